@@ -1,0 +1,36 @@
+"""The few kinds of error a user can meet, each with its exit code."""
+
+from __future__ import annotations
+
+
+class FlashbenchError(Exception):
+    """Something the user can mend: one line that names the thing, the rule and the value.
+
+    `hint` says what to do next, on a line of its own; `exit_code` is what the command exits with.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class AttentionError(FlashbenchError, ValueError):
+    """An argument of `attention` or of a class of `flashbench.modules` breaks a rule."""
+
+
+class UnsupportedError(FlashbenchError):
+    """An engine cannot run this problem; the message is the reason."""
+
+
+class EngineError(FlashbenchError):
+    """An engine is unknown, or its library is not installed."""
+
+
+class ConfigError(FlashbenchError):
+    """A command-line option or a study file breaks a rule."""
+
+
+class ResultsError(FlashbenchError):
+    """A results file cannot be read, or not be compared."""

@@ -1,0 +1,1 @@
+"""The results file: its schema, and reading and writing it without ever losing one."""
