@@ -59,7 +59,7 @@ class Memory(Record):
 
 
 class Accuracy(Record):
-    """Largest error against the float64 oracle, relative to the largest reference value."""
+    """Largest absolute difference from the float64 oracle, over o or over dq, dk and dv."""
 
     max_abs_error: float
     tolerance: float

@@ -1,0 +1,1 @@
+"""Measuring any callable: time, memory, machine. Nothing here knows what attention is."""
