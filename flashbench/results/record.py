@@ -13,7 +13,8 @@ from flashbench.problem import AttentionProblem, Direction
 SCHEMA_VERSION = 1
 
 Kind = Literal["profile", "sweep", "documented"]
-Status = Literal["ok", "unsupported", "out_of_memory", "timeout", "crashed", "wrong"]
+# too_large: predicted not to fit in memory and therefore not tried; out_of_memory: tried, and it did not.
+Status = Literal["ok", "unsupported", "too_large", "out_of_memory", "timeout", "crashed", "wrong"]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,7 +62,7 @@ class Memory(Record):
 class Accuracy(Record):
     """Largest absolute difference from the float64 oracle, over o or over dq, dk and dv."""
 
-    max_abs_error: float
+    max_abs_error: float | None  # None: not a finite number, which JSON cannot hold
     tolerance: float
     rows_checked: int  # query rows compared; large problems are checked on a sample of heads
 
@@ -79,6 +80,7 @@ class Measurement(Record):
     direction: Direction
     block_q: int | None  # as used; None: the engine has no blocks
     block_k: int | None
+    auto_blocks: bool = False  # the engine chose them
     threads: int | None
     status: Status
     reason: str | None = None  # one line, unless status is ok
