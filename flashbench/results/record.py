@@ -80,10 +80,10 @@ class Measurement(Record):
     direction: Direction
     block_q: int | None  # as used; None: the engine has no blocks
     block_k: int | None
-    auto_blocks: bool = False  # the engine chose them
     threads: int | None
     status: Status
     reason: str | None = None  # one line, unless status is ok
+    auto_blocks: bool = False  # the engine chose block_q and block_k
     time: Time | None = None
     memory: Memory | None = None
     accuracy: Accuracy | None = None
