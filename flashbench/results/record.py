@@ -21,7 +21,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of all: immutable, named fields only, an unknown field is an error."""
 
 
-class Machine(Record):
+class Machine(Record, frozen=True, kw_only=True):
     """Where the figures come from; None = could not be told."""
 
     host: str
@@ -40,7 +40,7 @@ class Machine(Record):
     libraries: dict[str, str] = {}  # {"numpy": "2.4.6", ...}
 
 
-class Time(Record):
+class Time(Record, frozen=True, kw_only=True):
     """Nanoseconds of single calls; one list per process, in the order taken, nothing dropped."""
 
     samples_ns: list[list[int]]
@@ -49,7 +49,7 @@ class Time(Record):
     high_ns: float  # 75th percentile
 
 
-class Memory(Record):
+class Memory(Record, frozen=True, kw_only=True):
     """Bytes of one call, measured by memray in a process that is not timed."""
 
     workspace_peak_bytes: int  # peak of what the call allocated, beyond its inputs and outputs
@@ -59,7 +59,7 @@ class Memory(Record):
     resident_delta_bytes: int | None = None
 
 
-class Accuracy(Record):
+class Accuracy(Record, frozen=True, kw_only=True):
     """Largest absolute difference from the float64 oracle, over o or over dq, dk and dv."""
 
     max_abs_error: float | None  # None: not a finite number, which JSON cannot hold
@@ -67,12 +67,12 @@ class Accuracy(Record):
     rows_checked: int  # query rows compared; large problems are checked on a sample of heads
 
 
-class Rates(Record):
+class Rates(Record, frozen=True, kw_only=True):
     gflops: float  # problem.flops(direction) / median time
     percent_of_peak: float | None  # of the FMA peak measured in the same run with the same threads
 
 
-class Measurement(Record):
+class Measurement(Record, frozen=True, kw_only=True):
     """One engine on one problem in one direction."""
 
     problem: AttentionProblem
@@ -90,7 +90,7 @@ class Measurement(Record):
     rates: Rates | None = None
 
 
-class Results(Record):
+class Results(Record, frozen=True, kw_only=True):
     """A results file."""
 
     schema_version: int

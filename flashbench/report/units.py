@@ -1,0 +1,84 @@
+"""Bytes, times and ratios as text, and sizes from text."""
+
+from __future__ import annotations
+
+import re
+
+from flashbench.errors import ConfigError
+
+# The documented names: KB, MB and GB are powers of 1024 here, in what is read as in what is written.
+_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([KMGTP]?)(?:I?B)?\s*", re.IGNORECASE)
+
+
+def format_bytes(count: int) -> str:
+    """Two decimals in the largest unit that leaves at least 1; whole bytes below 1 KB.
+
+    >>> format_bytes(131072), format_bytes(512), format_bytes(4 * 1024**3)
+    ('128.00 KB', '512 B', '4.00 GB')
+    """
+    if abs(count) < 1024:
+        return f"{count} B"
+    value = float(count)
+    for unit in _UNITS[1:]:
+        value /= 1024
+        # Compared as it will be printed, so that 1 MB less a byte is not "1024.00 KB".
+        if abs(round(value, 2)) < 1024 or unit == _UNITS[-1]:
+            break
+    return f"{value:.2f} {unit}"
+
+
+def parse_bytes(text: str, *, name: str = "size") -> int:
+    """Bytes from `16GiB`, `16GB`, `1.5g` or `4096`; K, M, G and T are powers of 1024 in every spelling.
+
+    Raises ConfigError that begins with `name`.
+
+    >>> parse_bytes("16GiB") == parse_bytes("16 gb") == 16 * 1024**3
+    True
+    """
+    match = _SIZE.fullmatch(text)
+    size = 0 if match is None else int(float(match[1]) * 1024 ** "BKMGTP".index(match[2].upper() or "B"))
+    if size < 1:
+        raise ConfigError(f"{name} must be a size such as 16GiB, 512MiB or 4096, not {text!r}")
+    return size
+
+
+def format_ratio(ratio: float) -> str:
+    """The documented `16.0x`; whole from 1000 up, where a tenth says nothing.
+
+    >>> format_ratio(16), format_ratio(5041.23)
+    ('16.0x', '5041x')
+    """
+    return f"{ratio:.1f}x" if ratio < 999.95 else f"{ratio:.0f}x"
+
+
+def format_times(times_ns: list[float]) -> list[str]:
+    """Milliseconds of one column: as many decimals in each as its smallest needs for two digits.
+
+    >>> format_times([1_230_000.0, 120_450_000.0]), format_times([43_210.0, 1_230_000.0])
+    (['1.23', '120.45'], ['0.043', '1.230'])
+    """
+    smallest = min((time for time in times_ns if time > 0), default=1e6) / 1e6
+    decimals = 2 if smallest >= 0.1 else 3 if smallest >= 0.01 else 4
+    return [f"{time / 1e6:.{decimals}f}" for time in times_ns]
+
+
+def format_change(ratio: float) -> str:
+    """A ratio as a change: `+12%`, `-3%`; a tenth is shown below 10 %.
+
+    >>> format_change(1.123), format_change(0.969), format_change(1.0)
+    ('+12%', '-3.1%', '+0.0%')
+    """
+    percent = (ratio - 1) * 100
+    return f"{percent:+.1f}%" if abs(percent) < 9.95 else f"{percent:+.0f}%"
+
+
+def format_error(error: float | None) -> str:
+    """An error in two digits; None, which a results file writes for it, is not a finite number.
+
+    >>> format_error(4.44e-16), format_error(0.0), format_error(None)
+    ('4.4e-16', '0', 'not finite')
+    """
+    if error is None:
+        return "not finite"
+    return "0" if error == 0 else f"{error:.1e}"

@@ -1,0 +1,137 @@
+"""Results files: written whole or not at all, read with their types checked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from flashbench.errors import ResultsError
+from flashbench.results.record import SCHEMA_VERSION, Results
+
+
+class _Header(msgspec.Struct):
+    """What every version of the file has: read first, so that a newer file is told from a broken one."""
+
+    schema_version: int
+
+
+def encode(results: Results) -> bytes:
+    """The file's bytes: indented JSON, ending in a newline."""
+    return msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n"
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise ResultsError now if `save` could not write there: before a long run, not after it."""
+    target = Path(path)
+    if target.is_dir():
+        raise ResultsError(f"cannot write {target}: it is a directory", hint="name a file in it")
+    parent = target.resolve().parent
+    if not parent.is_dir():
+        raise ResultsError(
+            f"cannot write {target}: there is no directory {parent}", hint=f"mkdir -p {parent}"
+        )
+    asked = target if target.exists() and not target.is_file() else parent
+    if not os.access(asked, os.W_OK):
+        raise ResultsError(f"cannot write {target}: no permission to write to {asked}")
+
+
+def save(results: Results, path: str | os.PathLike[str]) -> None:
+    """Write the file in one step: at every moment `path` is the old file or the whole new one.
+
+    Raises ResultsError when it cannot be written; an existing file is then as it was.
+    """
+    check_writable(path)
+    content = encode(results)
+    try:
+        # Through a symbolic link, so that the link stays and its target is replaced.
+        _write(Path(path).resolve(), content)
+    except OSError as error:
+        raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _write(target: Path, content: bytes) -> None:
+    if target.exists() and not target.is_file():  # a pipe or a device: there is nothing to lose
+        target.write_bytes(content)
+        return
+    # In the same directory, for os.replace is one step only within a file system.
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, part)
+        os.replace(part, target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_directory(target.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the new name last through a power cut, where the system can (not on Windows)."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def load(path: str | os.PathLike[str]) -> Results:
+    """Read a results file of this schema version.
+
+    Raises ResultsError, in one line: not found, unreadable, truncated, not JSON, not a results file,
+    of another schema version, or with a wrong field, which is named like `$.measurements[3].time`.
+    """
+    return decode(_read(path), name=str(path))
+
+
+def decode(content: bytes, *, name: str) -> Results:
+    """`load` for bytes; errors begin with `name`."""
+    if not content.strip():
+        raise ResultsError(f"{name} is empty, not a results file")
+    try:
+        content.decode("utf-8")  # all of it: msgspec checks only the strings that it reads
+        header = msgspec.json.decode(content, type=_Header)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise ResultsError(
+            f"{name} is not a results file of flashbench: it has no whole number schema_version",
+            hint="flashbench profile --save FILE writes one",
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if "truncated" in str(error):
+            raise ResultsError(f"{name} is truncated: it ends after {len(content)} bytes") from error
+        raise ResultsError(f"{name} is not JSON: {_lower_first(str(error))}") from error
+    if header.schema_version != SCHEMA_VERSION:
+        newer = header.schema_version > SCHEMA_VERSION
+        raise ResultsError(
+            f"{name} was written by {'a newer' if newer else 'another'} flashbench: "
+            f"schema_version {header.schema_version}, this one reads {SCHEMA_VERSION}",
+            hint="pip install --upgrade flashbench" if newer else None,
+        )
+    try:
+        return msgspec.json.decode(content, type=Results)
+    except msgspec.ValidationError as error:
+        raise ResultsError(f"{name} has a wrong field: {_lower_first(str(error))}") from error
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise ResultsError(f"results file {path} is not found") from error
+    except IsADirectoryError as error:
+        raise ResultsError(f"{path} is a directory, not a results file") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ResultsError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
