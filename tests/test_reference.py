@@ -1,0 +1,206 @@
+"""The oracle against what is not ours: PyTorch, SciPy, finite differences, and rows computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+import pytest
+from scipy.special import logsumexp, softmax
+from support import assert_close
+
+from flashbench import reference
+from flashbench.problem import AttentionProblem, Inputs
+from flashbench.reference import attention_backward_reference, attention_reference, head_group
+
+PROBLEMS = {
+    "one": AttentionProblem.of(1),
+    "square": AttentionProblem.of(33, batch=2, num_heads=3, head_dim=17),
+    "causal": AttentionProblem.of(33, batch=2, num_heads=2, causal=True),
+    "wide-values": AttentionProblem.of(20, head_dim=5, head_dim_v=40),
+    "gqa": AttentionProblem.of(20, num_heads=6, num_kv_heads=2, head_dim=8, causal=True),
+    "bottom-right": AttentionProblem.of(13, seqlen_k=29, causal=True, head_dim=8),
+    "top-left": AttentionProblem.of(13, seqlen_k=29, causal=True, causal_alignment="top-left", head_dim=8),
+    "more-queries-top-left": AttentionProblem.of(
+        29, seqlen_k=13, causal=True, causal_alignment="top-left", head_dim=8
+    ),
+    "more-queries-bottom-right": AttentionProblem.of(29, seqlen_k=13, causal=True, head_dim=8),
+    "scaled": AttentionProblem.of(20, softmax_scale=-0.7, head_dim=8),
+    "several-blocks": AttentionProblem.of(300, seqlen_k=280, causal=True, head_dim=4),
+}
+EVERY_PROBLEM = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+
+
+def visible_pairs(problem: AttentionProblem) -> np.ndarray:
+    """The mask as one comparison per pair: query i stands at i + offset among the keys."""
+    i, j = np.indices((problem.seqlen_q, problem.seqlen_k))
+    if not problem.causal:
+        return np.ones(i.shape, dtype=bool)
+    offset = problem.seqlen_k - problem.seqlen_q if problem.causal_alignment == "bottom-right" else 0
+    return j <= i + offset
+
+
+@EVERY_PROBLEM
+def test_the_oracle_agrees_with_pytorch_and_its_autograd(problem: AttentionProblem) -> None:
+    torch = pytest.importorskip("torch")
+    inputs = problem.make_inputs(1)
+    q, k, v = (torch.from_numpy(x).requires_grad_() for x in (inputs.q, inputs.k, inputs.v))
+    rows = visible_pairs(problem).any(axis=1)  # torch's softmax of nothing is NaN: leave those rows out
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        o = torch.nn.functional.scaled_dot_product_attention(
+            q[:, :, rows],
+            k,
+            v,
+            attn_mask=torch.from_numpy(visible_pairs(problem)[rows]),
+            scale=problem.scale,
+            enable_gqa=True,
+        )
+    expected = torch.autograd.grad(o, (q, k, v), torch.from_numpy(inputs.do[:, :, rows]))
+
+    actual, lse = attention_reference(problem, inputs.q, inputs.k, inputs.v)
+    gradients = attention_backward_reference(problem, inputs.do, inputs.q, inputs.k, inputs.v)
+
+    assert_close(actual[:, :, rows], o.detach().numpy(), 1e-13)
+    assert not actual[:, :, ~rows].any()
+    assert np.all(np.isneginf(lse) == ~rows)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        assert_close(ours, theirs.numpy(), 1e-13)
+
+
+@EVERY_PROBLEM
+def test_the_oracle_agrees_with_scipy(problem: AttentionProblem) -> None:
+    q, k, v, _ = problem.make_inputs(2)
+    o, lse = attention_reference(problem, q, k, v)
+    group = problem.num_heads // problem.num_kv_heads
+    for b, h in np.ndindex(problem.batch, problem.num_heads):
+        scores = problem.scale * np.einsum("id,jd->ij", q[b, h], k[b, h // group])
+        for i, seen in enumerate(visible_pairs(problem)):
+            if seen.any():
+                row = scores[i, seen]
+                assert abs(lse[b, h, i] - logsumexp(row)) < 1e-13
+                assert_close(o[b, h, i], softmax(row) @ v[b, h // group][seen], 1e-13)
+
+
+@EVERY_PROBLEM
+def test_gradients_agree_with_central_differences(problem: AttentionProblem) -> None:
+    """Along random directions: one number tests every entry of a gradient at once."""
+    inputs = problem.make_inputs(3)
+    gradients = attention_backward_reference(problem, inputs.do, inputs.q, inputs.k, inputs.v)
+    rng = np.random.default_rng(4)
+    for name in ("q", "k", "v"):
+        x = getattr(inputs, name)
+        direction = rng.standard_normal(x.shape) / math.sqrt(x.size)
+
+        def loss(step: float, x=x, name=name, direction=direction) -> float:
+            moved: Inputs = inputs._replace(**{name: x + step * direction})
+            o, _ = attention_reference(problem, moved.q, moved.k, moved.v)
+            return float((moved.do * o).sum())
+
+        # Central differences of step h err by h^2 / 6 of the third derivative: fourth order by Richardson.
+        h = 1e-3
+        slope = (8 * (loss(h) - loss(-h)) - (loss(2 * h) - loss(-2 * h))) / (12 * h)
+        assert slope == pytest.approx(float((getattr(gradients, "d" + name) * direction).sum()), abs=1e-9)
+
+
+def test_computes_in_float64_whatever_comes_in() -> None:
+    problem = AttentionProblem.of(12, head_dim=8, dtype="float32")
+    q, k, v, do = problem.make_inputs(0)
+    o, lse = attention_reference(problem, q, k, v)
+    exact, _ = attention_reference(problem, *(x.astype(np.float64) for x in (q, k, v)))
+    assert o.dtype == lse.dtype == np.float64
+    assert np.array_equal(o, exact)
+    assert {x.dtype for x in attention_backward_reference(problem, do, q, k, v)} == {np.dtype(np.float64)}
+
+
+def test_rows_without_a_visible_key_are_zero() -> None:
+    problem = AttentionProblem.of(9, seqlen_k=4, causal=True, head_dim=3)  # rows 0..4 see nothing
+    q, k, v, do = problem.make_inputs(0)
+    q[:, :, :5] = np.nan
+    do[:, :, :5] = np.inf
+    o, lse = attention_reference(problem, q, k, v)
+    gradients = attention_backward_reference(problem, do, q, k, v)
+    assert not o[:, :, :5].any()
+    assert np.isneginf(lse[:, :, :5]).all()
+    assert np.isfinite(lse[:, :, 5:]).all()
+    assert not gradients.dq[:, :, :5].any()
+    assert all(np.isfinite(x).all() for x in (o, *gradients))
+
+
+def rows_with_nan(x: np.ndarray) -> list[int]:
+    return sorted(set(np.nonzero(np.isnan(x))[2].tolist()))
+
+
+# Query i sees the keys 0..i, so a NaN in key or value 5 reaches the queries from 5 on, and a NaN in
+# query 5 the keys up to 5. What several rows mix (dk, dv of shared keys) follows from those.
+AFTER, UP_TO, ALL = list(range(5, 8)), list(range(6)), list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("name", "o", "dq", "dk", "dv"),
+    [
+        ("q", [5], [5], UP_TO, UP_TO),
+        ("k", AFTER, AFTER, ALL, ALL),
+        ("v", AFTER, AFTER, ALL, []),
+        ("do", [], [5], UP_TO, UP_TO),
+    ],
+)
+def test_nan_reaches_just_the_rows_that_see_it(
+    name: str, o: list[int], dq: list[int], dk: list[int], dv: list[int]
+) -> None:
+    problem = AttentionProblem.of(8, head_dim=3, causal=True)
+    inputs = problem.make_inputs(0)
+    getattr(inputs, name)[0, 0, 5, 1] = np.nan
+    actual, lse = attention_reference(problem, inputs.q, inputs.k, inputs.v)
+    gradients = attention_backward_reference(problem, inputs.do, inputs.q, inputs.k, inputs.v)
+    assert rows_with_nan(actual) == o
+    assert np.flatnonzero(np.isnan(lse)).tolist() == (o if name in "qk" else [])
+    assert [rows_with_nan(x) for x in gradients] == [dq, dk, dv]
+
+
+def test_a_visible_nan_counts_even_where_its_weight_underflows() -> None:
+    problem = AttentionProblem.of(2, head_dim=1, softmax_scale=1.0)
+    q = np.array([[[[1.0], [0.0]]]])
+    k = np.array([[[[0.0], [-1e4]]]])
+    v = np.array([[[[1.0], [np.nan]]]])
+    o, lse = attention_reference(problem, q, k, v)
+    assert np.isnan(o).all()
+    assert lse[0, 0, 0] == 0.0
+
+
+def test_scores_that_overflow_stay_in_the_rows_that_see_them() -> None:
+    problem = AttentionProblem.of(4, head_dim=2, causal=True)
+    q, k, v, do = problem.make_inputs(0)
+    q[0, 0, 2], k[0, 0, 2] = 1e200, 1e200
+    o, _ = attention_reference(problem, q, k, v)
+    gradients = attention_backward_reference(problem, do, q, k, v)
+    assert rows_with_nan(o) == rows_with_nan(gradients.dq) == [2]
+    assert rows_with_nan(gradients.dv) == [0, 1, 2]
+
+
+def test_blocks_of_rows_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = PROBLEMS["more-queries-bottom-right"]
+    q, k, v, do = problem.make_inputs(0)
+    whole = (*attention_reference(problem, q, k, v), *attention_backward_reference(problem, do, q, k, v))
+    for rows in (1, 5, 29):
+        monkeypatch.setattr(reference, "ROWS_PER_BLOCK", rows)
+        parts = (*attention_reference(problem, q, k, v), *attention_backward_reference(problem, do, q, k, v))
+        for part, expected in zip(parts, whole, strict=True):
+            assert_close(part, expected, 1e-14)
+
+
+def test_a_head_group_is_checked_alone() -> None:
+    problem = AttentionProblem.of(7, batch=2, num_heads=6, num_kv_heads=3, head_dim=4, causal=True)
+    q, k, v, do = problem.make_inputs(0)
+    o, lse = attention_reference(problem, q, k, v)
+    gradients = attention_backward_reference(problem, do, q, k, v)
+    for batch, kv_head in np.ndindex(2, 3):
+        part, queries, keys = head_group(problem, batch, kv_head)
+        assert part == msgspec.structs.replace(problem, batch=1, num_heads=2, num_kv_heads=1)
+        o_part, lse_part = attention_reference(part, q[queries], k[keys], v[keys])
+        of_part = attention_backward_reference(part, do[queries], q[queries], k[keys], v[keys])
+        assert np.array_equal(o_part, o[queries])
+        assert np.array_equal(lse_part, lse[queries])
+        assert np.array_equal(of_part.dq, gradients.dq[queries])
+        assert np.array_equal(of_part.dk, gradients.dk[keys])
+        assert np.array_equal(of_part.dv, gradients.dv[keys])
