@@ -1,0 +1,117 @@
+"""`compiled`: njit with machine code kept under the user's cache directory, never stale.
+
+Numba's own cache watches the file of a function alone, so an edit to a file it calls leaves stale
+machine code, and it writes beside the source, which a read-only install forbids. This one names each
+entry by a hash of everything it depends on: all kernel sources, versions, target CPU and signature.
+An entry therefore never changes; there is no index to corrupt and no race between processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba import njit
+from numba.core.caching import _Cache
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
+from platformdirs import user_cache_path
+
+_CHECKSUM_BYTES = 32
+
+
+def cache_directory() -> Path:
+    """$FLASHBENCH_CACHE_DIR, or the user's cache directory."""
+    chosen = os.environ.get("FLASHBENCH_CACHE_DIR")
+    return Path(chosen) if chosen else user_cache_path("flashbench", appauthor=False)
+
+
+def _hash_of_sources() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    digest.update(repr((numba.__version__, llvmlite.__version__, sys.version_info[:3])).encode())
+    return digest.hexdigest()
+
+
+_SOURCES = _hash_of_sources()
+
+
+class _KernelCache(_Cache):
+    """One file per function, signature and target, named by its key."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._enabled = True
+
+    @property
+    def cache_path(self) -> str:
+        return str(cache_directory() / "kernels" / _SOURCES[:16])
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def flush(self) -> None:
+        for path in Path(self.cache_path).glob(f"{self._function.__name__}-*.bin"):
+            path.unlink(missing_ok=True)
+
+    def _path(self, signature: Any, codegen: Any) -> Path:
+        name = f"{self._function.__module__}.{self._function.__qualname__}"
+        key = hashlib.sha256(
+            repr((_SOURCES, name, str(signature), codegen.magic_tuple())).encode()
+        ).hexdigest()
+        return Path(self.cache_path) / f"{self._function.__name__}-{key[:32]}.bin"
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        if not self._enabled:
+            return None
+        target_context.refresh()
+        try:
+            content = self._path(sig, target_context.codegen()).read_bytes()
+        except OSError:  # not there yet, or not readable: compile
+            return None
+        checksum, payload = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
+        if hashlib.sha256(payload).digest() != checksum:  # truncated by a full disk or damaged
+            return None
+        return CompileResult._rebuild(target_context, *pickle.loads(payload))
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        if not self._enabled:
+            return
+        path = self._path(sig, data.codegen)
+        payload = dumps(data._reduce())
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(payload).digest() + payload)
+            os.replace(temporary, path)
+        except OSError as error:
+            warnings.warn(
+                f"compiled kernels cannot be kept in {path.parent} ({error.strerror}): every process will compile "
+                "them again; set FLASHBENCH_CACHE_DIR to a writable directory",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile at the first call of each signature, without the GIL, and keep the machine code on disk.
+
+    error_model="numpy": a division by zero gives inf or NaN, as kernels have nobody to raise to.
+    """
+    dispatcher = njit(nogil=True, error_model="numpy")(function)
+    dispatcher._cache = _KernelCache(function)  # what cache=True does, with a cache of our own
+    return dispatcher

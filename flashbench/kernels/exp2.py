@@ -1,0 +1,82 @@
+"""Vector 2**x: the one exponential of all kernels.
+
+x = n + f with n an integer and |f| <= 1/2; 2**f is a near-minimax polynomial and 2**n goes into the
+exponent. 2**-inf is exactly 0, NaN stays NaN; below the normal range the result flushes to 0 or is
+denormal. Scores reach it after the row maximum is subtracted, so x <= 0 and it cannot overflow.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from flashbench.kernels.ir import call, constant, fma, integer_like, size_of
+from flashbench.kernels.isa import AVX512, ISA
+
+# 2**f = 1 + f * q(f), lowest power first; q from Chebyshev nodes (mpmath.chebyfit at 40 digits).
+# Largest relative error on [-1/2, 1/2]: 5.1e-9 (unit roundoff 6.0e-8) and 2.0e-17 (1.1e-16).
+_FLOAT32 = (
+    1.0,
+    0.6931471880262288,
+    0.24022650760568126,
+    0.05550357114219078,
+    0.009618082557277852,
+    0.0013390863364671234,
+    0.0001545316294512069,
+)
+_FLOAT64 = (
+    1.0,
+    0.6931471805599453,
+    0.24022650695910097,
+    0.0555041086648216,
+    0.009618129107606888,
+    0.0013333558146416936,
+    0.0001540353044173605,
+    1.525273382983612e-05,
+    1.321544258792169e-06,
+    1.0178062445845774e-07,
+    7.072585949269223e-09,
+    4.4549605981865186e-10,
+)
+
+
+def exp2(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """2**x for a vector x <= 0, -inf and NaN included."""
+    single = size_of(x.type.element) == 4
+    coefficients, mantissa, lowest = (_FLOAT32, 23, -126.0) if single else (_FLOAT64, 52, -1022.0)
+    in_hardware = ISA is AVX512 and x.type.count * size_of(x.type.element) == 64
+
+    # Adding 1.5 * 2**mantissa rounds x to an integer n, which is then in the sum's low bits.
+    magic = 1.5 * 2.0**mantissa
+    if in_hardware:
+        shifted = builder.fadd(x, constant(x.type, magic))
+        n = builder.fsub(shifted, constant(x.type, magic))
+        return _scale_by_power(builder, _polynomial(builder, builder.fsub(x, n), coefficients), n)
+
+    # The comparison is written so that NaN goes through (x86's min and max return the second operand).
+    too_low = builder.fcmp_ordered("<", x, constant(x.type, lowest))
+    clamped = builder.select(too_low, constant(x.type, lowest), x)
+    bias = 127 if single else 1023
+    shifted = builder.fadd(clamped, constant(x.type, magic + bias))
+    fraction = builder.fsub(clamped, builder.fsub(shifted, constant(x.type, magic + bias)))
+    # The low bits hold n + bias: moved up they are the float 2**n. A product, not an addition of
+    # exponents, so that NaN survives whatever its payload.
+    ints = integer_like(x.type)
+    power = builder.shl(builder.bitcast(shifted, ints), ir.Constant(ints, [mantissa] * ints.count))
+    result = builder.fmul(_polynomial(builder, fraction, coefficients), builder.bitcast(power, x.type))
+    return builder.select(too_low, constant(x.type, 0.0), result)
+
+
+def _polynomial(builder: ir.IRBuilder, fraction: ir.Value, coefficients: tuple[float, ...]) -> ir.Value:
+    total: ir.Value = constant(fraction.type, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = fma(builder, total, fraction, constant(fraction.type, coefficient))
+    return total
+
+
+def _scale_by_power(builder: ir.IRBuilder, value: ir.Value, n: ir.Value) -> ir.Value:
+    """value * 2**n by AVX-512's VSCALEF, which gives 0 for n = -inf even where value is NaN."""
+    single = size_of(value.type.element) == 4
+    name = f"llvm.x86.avx512.mask.scalef.{'ps' if single else 'pd'}.512"
+    mask = ir.Constant(ir.IntType(value.type.count), -1)
+    current_rounding = ir.Constant(ir.IntType(32), 4)
+    return call(builder, name, value.type, value, n, constant(value.type, 0.0), mask, current_rounding)

@@ -1,0 +1,112 @@
+"""Pointers and the atomics that threads share: arrays reach a kernel as addresses and strides.
+
+Numba would compile a kernel anew for every mix of contiguous and strided arguments; a table of
+addresses and strides keeps it at one machine code per dtype.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from flashbench.kernels.ir import INT, const
+
+
+@intrinsic
+def pointer(typingctx: Any, like: Any, address: Any) -> Any:
+    """The address as a pointer to elements of `like`'s type."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like)(like, types.intp), codegen
+
+
+@intrinsic
+def at(typingctx: Any, base: Any, offset: Any) -> Any:
+    """base + offset, in elements."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return base(base, types.intp), codegen
+
+
+@intrinsic
+def take_ticket(typingctx: Any, counter: Any) -> Any:
+    """The counter's value before adding one to it: each task goes to exactly one thread."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", args[0], const(1), "monotonic")
+
+    return types.intp(counter), codegen
+
+
+@intrinsic
+def publish(typingctx: Any, cell: Any, value: Any) -> Any:
+    """Store value where other threads look, after everything this thread has written."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.store_atomic(args[1], args[0], "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(cell, types.intp), codegen
+
+
+def _spin_hint(builder: ir.IRBuilder) -> None:
+    triple = builder.module.triple
+    if triple.startswith(("x86_64", "i686", "i386")):
+        signature = ir.FunctionType(ir.VoidType(), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, signature, "llvm.x86.sse2.pause"), [])
+    elif triple.startswith(("aarch64", "arm64")):
+        signature = ir.FunctionType(ir.VoidType(), [ir.IntType(32)])
+        hint = cgutils.get_or_insert_function(builder.module, signature, "llvm.aarch64.hint")
+        builder.call(hint, [ir.Constant(ir.IntType(32), 1)])
+
+
+def _yield_processor(builder: ir.IRBuilder) -> None:
+    name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
+    signature = ir.FunctionType(ir.IntType(32), [])
+    builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [])
+
+
+_SPINS = 256  # some microseconds; a neighbour that is later than that has lost its core
+
+
+@intrinsic
+def wait_for(typingctx: Any, cell: Any, value: Any) -> Any:
+    """Return once another thread has published at least `value` in the cell.
+
+    Spins briefly, then gives the core away between looks, so that more threads than cores still get on.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        entry = builder.block
+        look = builder.append_basic_block("look")
+        early = builder.append_basic_block("early")
+        spin = builder.append_basic_block("spin")
+        give_way = builder.append_basic_block("give_way")
+        done = builder.append_basic_block("done")
+        builder.branch(look)
+        builder.position_at_end(look)
+        turn = builder.phi(INT)
+        turn.add_incoming(const(0), entry)
+        seen = builder.load_atomic(args[0], "acquire", 8)
+        builder.cbranch(builder.icmp_signed(">=", seen, args[1]), done, early)
+        builder.position_at_end(early)
+        following = builder.add(turn, const(1))
+        builder.cbranch(builder.icmp_signed("<", turn, const(_SPINS)), spin, give_way)
+        for block, act in ((spin, _spin_hint), (give_way, _yield_processor)):
+            builder.position_at_end(block)
+            act(builder)
+            builder.branch(look)
+            turn.add_incoming(following, builder.block)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(cell, types.intp), codegen

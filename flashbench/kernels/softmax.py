@@ -1,0 +1,181 @@
+"""Softmax on a tile of transposed scores s[key, query lane], in units of log2.
+
+Queries are lanes, so max and sum over keys are vertical: no horizontal reduction anywhere. The scores
+arrive scaled by softmax_scale * log2(e), which the packing of q has folded in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from flashbench.kernels.exp2 import exp2
+from flashbench.kernels.ir import (
+    BOOL,
+    FLOATS,
+    INT,
+    const,
+    constant,
+    full_vector,
+    function,
+    load,
+    loop,
+    overload,
+    store,
+)
+
+_GROUP = 4  # vectors handled together: enough independent work to hide the polynomial's latency
+
+
+def _for_lane_groups(
+    b: ir.IRBuilder, lanes: ir.Value, vector: ir.VectorType, body: Callable[[list[ir.Value]], None]
+) -> None:
+    """body(offsets of the vectors) over all lanes: in groups of _GROUP vectors, then one by one."""
+    group = _GROUP * vector.count
+    with loop(b, lanes, step=group, carry=[]) as (lane, _, _):
+        body([b.add(lane, const(i * vector.count)) for i in range(_GROUP)])
+    done = b.mul(b.sdiv(lanes, const(group)), const(group))
+    with loop(b, lanes, start=done, step=vector.count, carry=[]) as (lane, _, _):
+        body([lane])
+
+
+def _online_softmax(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    vector = full_vector(element)
+    pointer = element.as_pointer()
+    lowest = constant(vector, float("-inf"))
+    zero = constant(vector, 0.0)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        s, s_row, rows, lanes, row_max, row_sum, rescale = args
+        grew_at = b.alloca(BOOL)
+        b.store(ir.Constant(BOOL, 0), grew_at)
+
+        def group(offsets: list[ir.Value]) -> None:
+            # Pass 1: the new maximum of each lane. NaN never compares greater, so it is left to the sum.
+            old = [load(b, row_max, offset, vector) for offset in offsets]
+            with loop(b, rows, carry=old) as (row, best, new):
+                base = b.mul(row, s_row)
+                for offset, value in zip(offsets, best, strict=True):
+                    x = load(b, s, b.add(base, offset), vector)
+                    new.append(b.select(b.fcmp_ordered(">", x, value), x, value))
+
+            # Pass 2: factors for what was summed under the old maximum. A lane that has seen no key
+            # yet keeps -inf, and 0 stands in for it below: exp2(-inf - 0) = 0, never -inf + inf.
+            totals, safe = [], []
+            for offset, before, now in zip(offsets, old, new, strict=True):
+                shift = b.select(b.fcmp_ordered("==", now, lowest), zero, now)
+                factor = exp2(b, b.fsub(before, shift))
+                store(b, factor, rescale, offset)
+                store(b, now, row_max, offset)
+                totals.append(b.fmul(load(b, row_sum, offset, vector), factor))
+                safe.append(shift)
+                changed = b.bitcast(b.fcmp_unordered("!=", now, before), ir.IntType(vector.count))
+                any_changed = b.icmp_unsigned("!=", changed, ir.Constant(changed.type, 0))
+                b.store(b.or_(b.load(grew_at), any_changed), grew_at)
+
+            # Pass 3: probabilities in place, and their sum.
+            with loop(b, rows, carry=totals) as (row, sums, following):
+                base = b.mul(row, s_row)
+                for offset, shift, value in zip(offsets, safe, sums, strict=True):
+                    at = b.add(base, offset)
+                    p = exp2(b, b.fsub(load(b, s, at, vector), shift))
+                    store(b, p, s, at)
+                    following.append(b.fadd(value, p))
+            for offset, value in zip(offsets, following, strict=True):
+                store(b, value, row_sum, offset)
+
+        _for_lane_groups(b, lanes, vector, group)
+        b.ret(b.load(grew_at))
+
+    signature = [pointer, INT, INT, INT, pointer, pointer, pointer]
+    return function(builder, f"fb.softmax.{overload(vector)}", signature, body, result=BOOL)
+
+
+def _probabilities(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    vector = full_vector(element)
+    pointer = element.as_pointer()
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        s, s_row, rows, lanes, lse2 = args
+
+        def group(offsets: list[ir.Value]) -> None:
+            shifts = [load(b, lse2, offset, vector) for offset in offsets]
+            with loop(b, rows, carry=[]) as (row, _, _):
+                base = b.mul(row, s_row)
+                for offset, shift in zip(offsets, shifts, strict=True):
+                    at = b.add(base, offset)
+                    store(b, exp2(b, b.fsub(load(b, s, at, vector), shift)), s, at)
+
+        _for_lane_groups(b, lanes, vector, group)
+
+    signature = [pointer, INT, INT, INT, pointer]
+    return function(builder, f"fb.probabilities.{overload(vector)}", signature, body)
+
+
+def _score_gradients(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    vector = full_vector(element)
+    pointer = element.as_pointer()
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        dp, p, s_row, rows, lanes, delta = args
+
+        def group(offsets: list[ir.Value]) -> None:
+            means = [load(b, delta, offset, vector) for offset in offsets]
+            with loop(b, rows, carry=[]) as (row, _, _):
+                base = b.mul(row, s_row)
+                for offset, mean in zip(offsets, means, strict=True):
+                    at = b.add(base, offset)
+                    difference = b.fsub(load(b, dp, at, vector), mean)
+                    store(b, b.fmul(load(b, p, at, vector), difference), dp, at)
+
+        _for_lane_groups(b, lanes, vector, group)
+
+    signature = [pointer, pointer, INT, INT, INT, pointer]
+    return function(builder, f"fb.gradients.{overload(vector)}", signature, body)
+
+
+@intrinsic
+def online_softmax(
+    typingctx: Any, s: Any, s_row: Any, rows: Any, lanes: Any, row_max: Any, row_sum: Any, rescale: Any
+) -> Any:
+    """One online-softmax step (Milakov & Gimelshein 2018) over a tile of scores.
+
+    s becomes exp2(s - row_max), row_max and row_sum are brought up to date, and rescale holds
+    exp2(old row_max - new row_max). Returns whether any lane's maximum changed.
+    """
+    n = types.intp
+    signature = types.boolean(s, n, n, n, s, s, s)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        grew = builder.call(_online_softmax(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.cast(builder, grew, types.boolean, types.boolean)
+
+    return signature, codegen
+
+
+@intrinsic
+def probabilities(typingctx: Any, s: Any, s_row: Any, rows: Any, lanes: Any, lse2: Any) -> Any:
+    """s becomes exp2(s - lse2): the recomputation of the backward pass."""
+    n = types.intp
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.call(_probabilities(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.get_dummy_value()
+
+    return types.void(s, n, n, n, s), codegen
+
+
+@intrinsic
+def score_gradients(typingctx: Any, dp: Any, p: Any, s_row: Any, rows: Any, lanes: Any, delta: Any) -> Any:
+    """dp becomes ds = p * (dp - delta)."""
+    n = types.intp
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.call(_score_gradients(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.get_dummy_value()
+
+    return types.void(dp, dp, n, n, n, dp), codegen
