@@ -49,6 +49,12 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         for name in ("repeats", "rounds"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, not {self.seed}")
+        if not 0 < self.timeout_s < float("inf"):
+            raise ConfigError(f"timeout_s must be above 0 and finite, not {self.timeout_s}")
+        if self.memory_budget_bytes is not None and self.memory_budget_bytes < 1:
+            raise ConfigError(f"memory_budget_bytes must be at least 1, not {self.memory_budget_bytes}")
         if (self.block_q is None) != (self.block_k is None):
             raise ConfigError("block_q and block_k must be given together")
         for size in (*self.block_sizes, self.block_q, self.block_k, self.threads):
