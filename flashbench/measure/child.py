@@ -1,0 +1,106 @@
+"""The worker process: answers the parent's requests about its workloads until the parent is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from flashbench.errors import UnsupportedError
+from flashbench.measure.memory import measure_memory
+from flashbench.measure.protocol import (
+    AnyRequest,
+    Check,
+    MeasureMemory,
+    Prepare,
+    Release,
+    Reply,
+    TimeBurst,
+    Workload,
+    build_workload,
+)
+from flashbench.measure.timing import burst
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(parent: int) -> None:
+    """Serve process `parent` over standard input and output."""
+    _die_with(parent)
+    requests, replies = _private_pipes()
+    decoder = msgspec.json.Decoder(AnyRequest)
+    workloads: dict[str, Workload] = {}
+    for line in requests:
+        replies.write(msgspec.json.encode(answer(decoder.decode(line), workloads)) + b"\n")
+        replies.flush()
+
+
+def answer(request: AnyRequest, workloads: dict[str, Workload]) -> Reply:
+    """Do what was asked; whatever a workload raises becomes a reply."""
+    try:
+        return Reply("ok", None, _handle(request, workloads))
+    except UnsupportedError as error:
+        return Reply("unsupported", str(error))
+    except MemoryError as error:
+        return Reply("out_of_memory", str(error) or "MemoryError")
+    except (Exception, SystemExit) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        return Reply(
+            "crashed", f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+        )
+
+
+def _handle(request: AnyRequest, workloads: dict[str, Workload]) -> dict[str, Any]:
+    match request:
+        case Prepare(slot=slot, factory=factory, arguments=arguments):
+            workloads.pop(slot, None)
+            workload = build_workload(factory, arguments)
+            workload.call()
+            workloads[slot] = workload
+            return workload.describe()
+        case TimeBurst(slot=slot, repeats=repeats, at_least_ns=at_least_ns, at_most=at_most):
+            call = workloads[slot].call
+            return {"samples_ns": burst(call, repeats, at_least_ns=at_least_ns, at_most=at_most)}
+        case MeasureMemory(slot=slot):
+            workload = workloads[slot]
+            return measure_memory(workload.call, workload.describe().get("output_bytes", 0))._asdict()
+        case Check(slot=slot):
+            return workloads[slot].check()
+        case Release(slot=slot):
+            workloads.pop(slot, None)
+            gc.collect()
+            return {}
+
+
+def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Take the protocol's pipes away from fd 0 and 1, which then read nothing and write to stderr.
+
+    So nothing that a library prints, from C or from Python, ends up between two replies.
+    """
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return requests, replies
+
+
+def _die_with(parent: int) -> None:
+    """Ask Linux to kill this process when the parent dies, and to choose it first when memory runs out.
+
+    Elsewhere the end of standard input has to do.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before we asked
+        sys.exit("the parent is gone")
+    with contextlib.suppress(OSError):  # a sandbox may forbid it: then chance decides who is killed
+        Path("/proc/self/oom_score_adj").write_text("1000")

@@ -1,0 +1,242 @@
+"""A worker: a child process for workloads that may crash, hang or eat all memory, seen by its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from time import sleep
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import msgspec
+
+from flashbench.measure.protocol import (
+    AnyRequest,
+    Check,
+    MeasureMemory,
+    Prepare,
+    Release,
+    Reply,
+    Request,
+    Status,
+    TimeBurst,
+)
+
+# Each library reads its own; set before the child imports anything.
+THREAD_VARIABLES = (
+    "NUMBA_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+# The child imports from where the parent does, installed or not.
+BOOTSTRAP = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from flashbench.measure.child import main; main(int(sys.argv[2]))"
+)
+# How long a thread pool may spin after its last call; LLVM's OpenMP does so for 200 ms.
+SPIN_S = 0.25
+LEAVE_S = 2.0  # for an idle child to leave by itself
+LAST_WORDS_BYTES = 4096
+ACTIVITY: dict[type[Request], str] = {
+    Prepare: "in its first call",
+    TimeBurst: "while being timed",
+    MeasureMemory: "while its memory was measured",
+    Check: "while being checked",
+    Release: "while giving memory back",
+}
+
+
+class WorkerFailure(Exception):  # noqa: N818 - not the parent's error: a finding about the workload
+    """A request that did not end well. The worker is dead afterwards, unless `status` is "unsupported"."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Worker:
+    """A child process with its own thread settings; use it as a context manager.
+
+    Requests raise WorkerFailure. A failure never takes the parent down, and the death of the parent
+    takes the child with it.
+    """
+
+    def __init__(self, threads: int, *, timeout_s: float) -> None:
+        """Start the child; every library in it is told to use `threads` threads."""
+        self.timeout_s = timeout_s
+        self._stopped = False
+        self._out_of_memory_kills = _out_of_memory_kills()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", BOOTSTRAP, json.dumps(sys.path), str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
+            start_new_session=True,  # Ctrl-C is the parent's to handle
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests = self._process.stdin
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        threading.Thread(target=_read_lines, args=(self._process.stdout, self._lines), daemon=True).start()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests can still be made."""
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        return self._process.pid
+
+    def prepare(self, slot: str, factory: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Build a workload in the child under the name `slot`, call it once and return its description."""
+        return self._ask(Prepare(slot, factory, arguments))
+
+    def time(self, slot: str, repeats: int, *, at_least_ns: int = 0, at_most: int = 50) -> list[int]:
+        """Nanoseconds of single calls of one burst: see `flashbench.measure.timing.burst`."""
+        samples: list[int] = self._ask(TimeBurst(slot, repeats, at_least_ns, at_most))["samples_ns"]
+        return samples
+
+    def memory(self, slot: str) -> dict[str, int]:
+        """Peak memory of one call: see `flashbench.measure.memory.PeakMemory`."""
+        return self._ask(MeasureMemory(slot))
+
+    def check(self, slot: str) -> dict[str, Any]:
+        """How exact the last call was, in the workload's own terms."""
+        return self._ask(Check(slot))
+
+    def release(self, slot: str) -> None:
+        """Forget a workload, so that its memory is free for others."""
+        self._ask(Release(slot))
+
+    def rest(self) -> None:
+        """Keep the child off the cores until its next request, whatever its thread pools spin on.
+
+        Linux stops the process; elsewhere a stopped child could outlive a parent that is killed, so
+        the pools are given the time they spin.
+        """
+        if sys.platform == "linux":
+            self._signal(signal.SIGSTOP)
+            self._stopped = True
+        else:
+            sleep(SPIN_S)
+
+    def kill(self) -> None:
+        """End the child and what it started at once."""
+        if sys.platform == "win32":
+            self._process.kill()
+        else:
+            self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def close(self) -> None:
+        """End the child: politely, and by force if it does not leave."""
+        with contextlib.suppress(OSError):  # a dead child's pipe
+            self._requests.close()  # which it takes as a goodbye
+        self._resume()
+        try:
+            self._process.wait(LEAVE_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._stderr.close()
+
+    def _ask(self, request: AnyRequest) -> dict[str, Any]:
+        self._resume()
+        try:
+            self._requests.write(msgspec.json.encode(request) + b"\n")
+            self._requests.flush()
+        except OSError:  # it died since its last reply
+            raise self._death(request) from None
+        try:
+            line = self._lines.get(timeout=self.timeout_s)
+        except queue.Empty:
+            self.kill()
+            reason = f"no answer after {self.timeout_s:g} s {ACTIVITY[type(request)]}"
+            raise WorkerFailure("timeout", reason) from None
+        except BaseException:  # Ctrl-C: what runs now has no one to answer to
+            self.kill()
+            raise
+        if line is None:
+            raise self._death(request)
+        reply = msgspec.json.decode(line, type=Reply)
+        if reply.status == "ok":
+            return reply.data
+        if reply.status != "unsupported":
+            self.kill()  # what an error leaves behind must not be measured
+        raise WorkerFailure(reply.status, reply.reason or reply.status)
+
+    def _death(self, request: AnyRequest) -> WorkerFailure:
+        try:
+            code = self._process.wait(LEAVE_S)
+        except subprocess.TimeoutExpired:  # it closed its pipe, but lives
+            self.kill()
+            code = self._process.returncode
+        how = f"killed by {_signal_name(-code)}" if code < 0 else f"left with exit code {code:#x}"
+        how = f"{how} {ACTIVITY[type(request)]}"
+        if "SIGKILL" in how and _out_of_memory_kills() > self._out_of_memory_kills:
+            return WorkerFailure("out_of_memory", f"{how}: the system had run out of memory")
+        words = self._last_words()
+        return WorkerFailure("crashed", f"{how}: {words}" if words else how)
+
+    def _last_words(self) -> str:
+        """The last line that the dead child wrote to stderr."""
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - LAST_WORDS_BYTES))
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].strip()[:200] if lines else ""
+
+    def _resume(self) -> None:
+        if self._stopped:
+            self._signal(signal.SIGCONT)
+            self._stopped = False
+
+    def _signal(self, number: int) -> None:
+        """Signal the child and what it started; nothing if it is gone already."""
+        if self.alive:
+            os.killpg(self._process.pid, number)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def _read_lines(pipe: BinaryIO, lines: queue.SimpleQueue[bytes | None]) -> None:
+    """Pass the child's replies on, then None: a thread, for a pipe cannot be waited for with a timeout."""
+    with pipe:
+        for line in pipe:
+            lines.put(line)
+    lines.put(None)
+
+
+def _out_of_memory_kills() -> int:
+    """How many processes Linux has killed for want of memory, containers included; 0 where unknown."""
+    try:
+        counters = Path("/proc/vmstat").read_text()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in counters.splitlines() if line.startswith("oom_kill "))

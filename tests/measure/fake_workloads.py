@@ -1,0 +1,127 @@
+"""Workloads for the tests of measure: well behaved, and badly behaved in every way a worker must survive."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from flashbench.errors import UnsupportedError
+
+
+class Fake:
+    """A workload from one function; what the function returns stays alive until the next call."""
+
+    def __init__(self, call: Callable[[], Any], output_bytes: int = 0) -> None:
+        self._call = call
+        self._output_bytes = output_bytes
+        self._output: Any = None
+        self.calls = 0
+
+    def call(self) -> None:
+        self._output = None
+        self._output = self._call()
+        self.calls += 1
+
+    def check(self) -> dict[str, Any]:
+        return {"calls": self.calls}
+
+    def describe(self) -> dict[str, Any]:
+        return {"output_bytes": self._output_bytes}
+
+
+def build(behaviour: str, **arguments: Any) -> Fake:
+    """The fake of that name, at its worst from the second call on so that `prepare` succeeds."""
+    action = globals()[f"_{behaviour}"]
+    calls = 0
+
+    def call() -> Any:
+        nonlocal calls
+        calls += 1
+        return action(**arguments) if calls > 1 else None
+
+    return Fake(call)
+
+
+def build_failing(behaviour: str) -> Fake:
+    """The fake of that name, at its worst at once."""
+    return Fake(globals()[f"_{behaviour}"])
+
+
+def build_environment() -> Fake:
+    """A fake whose check tells the thread settings that its process found when it started."""
+    fake = Fake(_sleep)
+    names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    fake.check = lambda: {name: os.environ[name] for name in names}  # type: ignore[method-assign]
+    return fake
+
+
+def build_temporaries(temporaries: int, output: int) -> Fake:
+    """Allocates two NumPy temporaries at a time, frees them, then makes its output."""
+
+    def call() -> Any:
+        first, second = np.ones(temporaries // 2, np.uint8), np.ones(temporaries // 2, np.uint8)
+        del first, second
+        return np.ones(output, np.uint8)
+
+    return Fake(call, output)
+
+
+def _sleep(seconds: float = 0.0) -> None:
+    time.sleep(seconds)
+
+
+def _segfault() -> None:
+    ctypes.string_at(0)
+
+
+def _abort() -> None:
+    print("terminate called for a test", file=sys.stderr, flush=True)
+    os.abort()
+
+
+def _exit() -> None:
+    os._exit(3)
+
+
+def _sigkill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _memory_error() -> None:
+    np.empty(1 << 62, np.uint8)
+
+
+def _unsupported() -> None:
+    raise UnsupportedError("head_dim must be at most 4, not 5")
+
+
+def _error() -> None:
+    raise ValueError("first line\nsecond line")
+
+
+def _system_exit() -> None:
+    sys.exit("enough")
+
+
+def _junk() -> None:
+    os.write(1, b'{"status": "ok", "data": {}}\nno newline')
+    print("junk on stdout", flush=True)
+    sys.stdin.read()
+
+
+def _spin() -> None:
+    """Leaves a thread behind that spins, as an OpenMP pool does after its last call."""
+    threading.Thread(target=_forever, daemon=True).start()
+
+
+def _forever() -> None:
+    while True:
+        pass

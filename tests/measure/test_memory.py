@@ -1,0 +1,178 @@
+"""Peak memory agrees with what is known to be allocated, to the kilobyte."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from fake_workloads import Fake
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flashbench.measure import memory
+from flashbench.measure.memory import Event, measure_memory, resident_growth, track, workspace_peak
+
+KB = 1024
+MB = 1024 * KB
+NOISE = 1024
+
+
+def workspace_of(call: Callable[[], Any], output_bytes: int = 0) -> int:
+    fake = Fake(call, output_bytes)
+    fake.call()
+    return measure_memory(fake.call, output_bytes).workspace_peak_bytes
+
+
+def test_call_that_allocates_nothing_has_no_workspace() -> None:
+    assert workspace_of(lambda: None) == 0
+
+
+@pytest.mark.parametrize("size", [8 * KB, 300 * KB, 5 * MB, 64 * MB])
+def test_one_buffer_is_measured_to_the_byte(size: int) -> None:
+    assert workspace_of(lambda: np.empty(size, np.uint8)) == size
+
+
+def test_buffers_that_are_not_alive_together_do_not_add_up() -> None:
+    def call() -> None:
+        for _ in range(4):
+            np.empty(MB, np.uint8)
+
+    assert workspace_of(call) == MB
+
+
+def test_outputs_are_not_workspace() -> None:
+    assert workspace_of(lambda: np.ones(MB, np.uint8), MB) == 0
+
+
+def test_output_made_after_the_peak_does_not_lower_it() -> None:
+    def call() -> Any:
+        np.empty(16 * KB, np.uint8)
+        return np.empty(MB, np.uint8)
+
+    assert workspace_of(call, MB) == pytest.approx(16 * KB, abs=NOISE)
+
+
+def test_what_leaks_beyond_the_outputs_is_workspace() -> None:
+    leak = []
+
+    def call() -> Any:
+        leak.append(np.empty(64 * KB, np.uint8))
+        return np.empty(MB, np.uint8)
+
+    assert workspace_of(call, MB) == pytest.approx(64 * KB, abs=NOISE)
+
+
+def test_numpy_attention_needs_two_score_matrices_and_little_more() -> None:
+    q, k, v = np.random.default_rng(0).standard_normal((3, 256, 64))
+
+    def call() -> Any:
+        scores = q @ k.T
+        weights = np.exp(scores)
+        return weights @ v
+
+    assert workspace_of(call, q.nbytes) == pytest.approx(2 * 256 * 256 * 8, abs=NOISE)
+
+
+def test_memory_taken_by_compiled_code_without_the_lock_is_seen() -> None:
+    @numba.njit(nogil=True)
+    def compiled(size: int) -> float:
+        buffer = np.empty(size)
+        buffer[0] = 1.0
+        return buffer[0]
+
+    assert workspace_of(lambda: compiled(2 * KB)) == pytest.approx(16 * KB, abs=NOISE)
+
+
+def test_memory_taken_in_other_threads_is_seen() -> None:
+    both_hold = threading.Barrier(2, timeout=20)
+
+    def hold() -> None:
+        buffer = np.ones(MB, np.uint8)
+        both_hold.wait()
+        del buffer
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+
+        def call() -> None:
+            for future in [pool.submit(hold), pool.submit(hold)]:
+                future.result()
+
+        assert workspace_of(call) == pytest.approx(2 * MB, abs=4 * KB)
+
+
+def test_interpreter_objects_are_not_workspace() -> None:
+    # Without this an arena of 1 MB that the interpreter takes for them would be.
+    assert workspace_of(lambda: [[number] for number in range(1000)][-1]) < 16 * KB
+
+
+def test_small_calls_are_tracked_until_two_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = iter([700, 0, 0])
+    tracked = [0]
+
+    def noisy(call: Callable[[], None]) -> list[Event]:
+        tracked[0] += 1
+        return [Event(1, 8192 + next(noise), False), Event(1, 0, True)]
+
+    monkeypatch.setattr(memory, "track", noisy)
+    assert measure_memory(lambda: None, 0).workspace_peak_bytes == 8192
+    assert tracked == [3]
+
+
+def test_resident_growth_is_what_the_process_gained() -> None:
+    assert resident_growth(lambda: np.ones(64 * MB, np.uint8)) == pytest.approx(64 * MB, rel=0.05)
+
+
+def test_resident_growth_is_sampled_where_the_system_does_not_tell_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def call() -> None:
+        buffer = np.ones(64 * MB, np.uint8)
+        threading.Event().wait(0.1)
+        del buffer
+
+    monkeypatch.setattr(memory, "_reset_peak_resident", lambda: False)
+    assert resident_growth(call) == pytest.approx(64 * MB, rel=0.05)
+
+
+def test_resident_growth_stands_in_where_there_is_no_memray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.importlib.util, "find_spec", lambda name: None)
+    measured = measure_memory(lambda: np.ones(64 * MB, np.uint8), 16 * MB)
+    assert measured.workspace_peak_bytes == measured.resident_delta_bytes - 16 * MB
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 100)), max_size=20))
+def test_peak_without_outputs_is_the_largest_running_total(steps: list[tuple[int, int]]) -> None:
+    """Each address is taken when free and released when taken."""
+    taken: dict[int, int] = {}
+    events, totals = [], [0]
+    for address, size in steps:
+        released = address in taken
+        totals.append(totals[-1] + (-taken.pop(address) if released else size))
+        if not released:
+            taken[address] = size
+        events.append(Event(address, 0 if released else size, released))
+    assert workspace_peak(events, 0) == max(totals)
+    kept = sum(taken.values())
+    assert workspace_peak(events, kept) <= max(totals)
+    assert workspace_peak(events, kept) >= max(totals) - kept
+
+
+def test_replayed_peak_is_memrays_own(tmp_path: Any) -> None:
+    from memray import FileReader, Tracker
+
+    def call() -> None:
+        blocks = [np.empty(size, np.uint8) for size in (10 * KB, 20 * KB, 40 * KB)]
+        blocks[0] = np.empty(5 * KB, np.uint8)
+        del blocks[1]
+
+    call()
+    with Tracker(tmp_path / "memray.bin"):
+        call()
+    with FileReader(tmp_path / "memray.bin") as reader:
+        peak = reader.metadata.peak_memory
+    assert workspace_peak(track(call), 0) == peak == 75 * KB

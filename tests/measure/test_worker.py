@@ -1,0 +1,171 @@
+"""A worker measures in a process of its own, and survives whatever happens there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import fake_workloads
+import psutil
+import pytest
+
+from flashbench.measure.worker import Worker, WorkerFailure
+
+FAKES = fake_workloads.__name__
+# Windows has no signals to die by.
+DEATHS_BY_SIGNAL = [
+    ("segfault", "crashed", "killed by SIGSEGV while being timed"),
+    ("sigkill", "crashed", "killed by SIGKILL while being timed"),
+    ("abort", "crashed", "killed by SIGABRT while being timed: terminate called for a test"),
+]
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    with Worker(1, timeout_s=20) as worker:
+        yield worker
+
+
+def prepare(worker: Worker, behaviour: str, **arguments: object) -> None:
+    worker.prepare("fake", f"{FAKES}:build", {"behaviour": behaviour, **arguments})
+
+
+def failure_of(worker: Worker) -> tuple[str, str]:
+    with pytest.raises(WorkerFailure) as caught:
+        worker.time("fake", 1)
+    return caught.value.status, caught.value.reason
+
+
+def test_worker_times_calls_and_discards_the_first(worker: Worker) -> None:
+    prepare(worker, "sleep", seconds=0.01)
+    samples = worker.time("fake", 3)
+    assert len(samples) == 3
+    assert min(samples) >= 10_000_000
+    assert worker.check("fake") == {"calls": 1 + 1 + 3}  # prepare, discarded, timed
+
+
+def test_worker_keeps_several_workloads_until_they_are_released(worker: Worker) -> None:
+    for slot in ("a", "b"):
+        worker.prepare(slot, f"{FAKES}:build", {"behaviour": "sleep"})
+    worker.time("a", 2)
+    assert worker.check("a") == {"calls": 4}
+    assert worker.check("b") == {"calls": 1}
+    worker.release("a")
+    worker.release("a")  # once more is no harm
+    assert worker.check("b") == {"calls": 1}
+
+
+def test_worker_tells_every_library_its_thread_count() -> None:
+    with Worker(3, timeout_s=20) as worker:
+        worker.prepare("fake", f"{FAKES}:build_environment", {})
+        assert set(worker.check("fake").values()) == {"3"}
+
+
+def test_worker_measures_memory(worker: Worker) -> None:
+    worker.prepare("fake", f"{FAKES}:build_temporaries", {"temporaries": 8192, "output": 1 << 20})
+    assert worker.memory("fake")["workspace_peak_bytes"] == pytest.approx(8192, abs=1024)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "reason"),
+    [
+        ("memory_error", "out_of_memory", "Unable to allocate 4.00 EiB"),
+        ("unsupported", "unsupported", "head_dim must be at most 4, not 5"),
+        ("error", "crashed", "ValueError: first line"),
+        ("system_exit", "crashed", "SystemExit: enough"),
+        ("exit", "crashed", "left with exit code 0x3 while being timed"),
+        *(DEATHS_BY_SIGNAL if sys.platform != "win32" else []),
+    ],
+)
+def test_worker_turns_a_failure_into_a_status_and_one_line(
+    worker: Worker, behaviour: str, status: str, reason: str
+) -> None:
+    prepare(worker, behaviour)
+    found_status, found_reason = failure_of(worker)
+    assert found_status == status
+    assert found_reason.startswith(reason)
+    assert "\n" not in found_reason
+    assert worker.alive == (status == "unsupported")
+
+
+def test_worker_that_failed_answers_no_more(worker: Worker) -> None:
+    prepare(worker, "exit")
+    first = failure_of(worker)
+    assert failure_of(worker) == first
+
+
+def test_worker_reports_a_failure_of_the_first_call(worker: Worker) -> None:
+    with pytest.raises(WorkerFailure, match=r"^ValueError: first line$"):
+        worker.prepare("fake", f"{FAKES}:build_failing", {"behaviour": "error"})
+
+
+def test_worker_that_hangs_is_killed_after_its_timeout() -> None:
+    with Worker(1, timeout_s=10) as worker:
+        prepare(worker, "sleep", seconds=3600)
+        worker.timeout_s = 0.2
+        assert failure_of(worker) == ("timeout", "no answer after 0.2 s while being timed")
+        assert not worker.alive
+
+
+def test_killed_for_want_of_memory_is_told_from_killed(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(worker, "sigkill")
+    monkeypatch.setattr("flashbench.measure.worker._out_of_memory_kills", lambda: 10**12)
+    status, reason = failure_of(worker)
+    assert status == "out_of_memory"
+    assert reason == "killed by SIGKILL while being timed: the system had run out of memory"
+
+
+def test_what_a_workload_prints_does_not_reach_the_protocol(worker: Worker) -> None:
+    prepare(worker, "junk")
+    assert len(worker.time("fake", 2)) == 2
+    assert worker.check("fake") == {"calls": 4}
+
+
+def test_interrupted_parent_kills_the_child(worker: Worker) -> None:
+    prepare(worker, "sleep", seconds=3600)
+
+    interrupt = threading.Timer(0.2, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        worker.time("fake", 1)
+    interrupt.join()
+    assert not worker.alive
+
+
+if sys.platform == "linux":
+
+    def test_resting_child_leaves_the_cores_alone(worker: Worker) -> None:
+        prepare(worker, "spin")
+        worker.time("fake", 1)
+        child = psutil.Process(worker.pid)
+        worker.rest()
+        time.sleep(0.05)  # the signal takes effect
+        before = child.cpu_times().user
+        time.sleep(0.2)
+        assert child.cpu_times().user == before
+        assert worker.check("fake") == {"calls": 3}  # it wakes when asked
+
+    @pytest.mark.parametrize("resting", [False, True])
+    def test_child_dies_with_its_parent(resting: bool) -> None:
+        script = (
+            f"import sys, time; sys.path[:] = {sys.path!r}\n"
+            "from flashbench.measure.worker import Worker\n"
+            "worker = Worker(1, timeout_s=20)\n"
+            f"worker.prepare('fake', '{FAKES}:build', {{'behaviour': 'spin'}})\n"
+            f"{resting} and worker.rest()\n"
+            "print(worker.pid, flush=True)\n"
+            "time.sleep(3600)\n"
+        )
+        with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+            assert parent.stdout is not None
+            child = psutil.Process(int(parent.stdout.readline()))
+            os.kill(parent.pid, signal.SIGKILL)
+        child.wait(timeout=5)
+        assert not child.is_running()
