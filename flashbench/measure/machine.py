@@ -1,0 +1,154 @@
+"""Where the figures come from: CPU, caches, memory, system and libraries; None is what cannot be told."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import archspec.cpu
+import psutil
+import threadpoolctl
+
+CPU_DIRECTORY = Path("/sys/devices/system/cpu/cpu0")
+CGROUP_DIRECTORY = Path("/sys/fs/cgroup")
+# Their versions go into the record, if they are installed.
+LIBRARIES = ("llvmlite", "memray", "numba", "numpy", "scipy", "torch")
+# file of the limit, file of the use, line of memory.stat for caches that are given back on demand
+CGROUP_V2 = ("memory.max", "memory.current", "inactive_file")
+CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+@dataclass(frozen=True)
+class MachineFacts:
+    """What can be known without measuring."""
+
+    host: str
+    cpu: str
+    microarchitecture: str | None
+    cores: int  # that this process may run on
+    memory_bytes: int  # of the machine, or of the container if it has less
+    caches: dict[str, int] = field(default_factory=dict)  # bytes, one core's view
+    governor: str | None = None
+    load: float | None = None  # 1-minute average
+    os: str | None = None
+    python: str | None = None
+    libraries: dict[str, str] = field(default_factory=dict)
+
+
+def describe_machine() -> MachineFacts:
+    """This machine as it is now."""
+    return MachineFacts(
+        host=platform.node(),
+        cpu=archspec.cpu.brand_string() or platform.processor() or platform.machine(),
+        microarchitecture=_microarchitecture(),
+        cores=available_cores(),
+        memory_bytes=total_memory_bytes(),
+        caches=_caches(),
+        governor=_text(CPU_DIRECTORY / "cpufreq" / "scaling_governor"),
+        load=psutil.getloadavg()[0],
+        os=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        libraries=_libraries(),
+    )
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    if sys.platform == "darwin":  # has no affinity
+        return os.cpu_count() or 1
+    return len(psutil.Process().cpu_affinity() or [0])
+
+
+def total_memory_bytes() -> int:
+    """Memory of the machine, or of the container if that may use less."""
+    limits = [limit for limit, _ in _cgroup_memory()]
+    return min([psutil.virtual_memory().total, *limits])
+
+
+def available_memory_bytes() -> int:
+    """What can be taken now without swapping and within the container's limit."""
+    left = [limit - used for limit, used in _cgroup_memory()]
+    return max(0, min([psutil.virtual_memory().available, *left]))
+
+
+def _microarchitecture() -> str | None:
+    host = archspec.cpu.host()
+    name: str = host.name
+    if host.vendor == "generic":
+        # A hypervisor that hides one feature leaves archspec with a family; LLVM looks at the model.
+        from llvmlite.binding import get_host_cpu_name
+
+        name = get_host_cpu_name()
+    return name or None
+
+
+def _caches() -> dict[str, int]:
+    if sys.platform == "darwin":
+        names = {"L1d": "hw.l1dcachesize", "L2": "hw.l2cachesize", "L3": "hw.l3cachesize"}
+        found = {name: _sysctl(key) for name, key in names.items()}
+        return {name: int(size) for name, size in found.items() if size}
+    caches = {}
+    for directory in sorted((CPU_DIRECTORY / "cache").glob("index*")):
+        level, kind, size = (_text(directory / name) for name in ("level", "type", "size"))
+        if level and size and kind != "Instruction" and size.endswith("K"):
+            caches[f"L{level}" + ("d" if kind == "Data" else "")] = int(size[:-1]) * 1024
+    return caches
+
+
+def _libraries() -> dict[str, str]:
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    for pool in threadpoolctl.threadpool_info():  # NumPy's BLAS, once NumPy is imported
+        if pool["user_api"] == "blas" and pool["version"]:
+            versions[pool["internal_api"]] = pool["version"]
+    return versions
+
+
+def _cgroup_memory() -> list[tuple[int, int]]:
+    """(limit, used) in bytes of every control group around this process that has a limit."""
+    found = []
+    for line in (_text(Path("/proc/self/cgroup")) or "").splitlines():
+        hierarchy, controllers, path = line.split(":", 2)
+        if hierarchy == "0":
+            root, names = CGROUP_DIRECTORY, CGROUP_V2
+        elif "memory" in controllers.split(","):
+            root, names = CGROUP_DIRECTORY / "memory", CGROUP_V1
+        else:
+            continue
+        group = root / path.lstrip("/")
+        for directory in (group, *group.parents):
+            limit, used = (_text(directory / name) for name in names[:2])
+            if limit and used and limit.isdigit():  # "max" is no limit
+                found.append((int(limit), int(used) - _reclaimable(directory, names[2])))
+            if directory == root:
+                break
+    return found
+
+
+def _reclaimable(directory: Path, name: str) -> int:
+    for line in (_text(directory / "memory.stat") or "").splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0
+
+
+def _sysctl(key: str) -> str | None:
+    answer = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text().strip() or None
+    except OSError:  # not this system, or hidden by a sandbox
+        return None

@@ -1,0 +1,82 @@
+"""The machine is described as far as it can be, and memory limits of containers count."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+
+from flashbench.measure import machine
+from flashbench.measure.machine import available_memory_bytes, describe_machine, total_memory_bytes
+
+GIB = 1024**3
+
+
+def test_machine_knows_itself() -> None:
+    facts = describe_machine()
+    assert facts.host == platform.node()
+    assert facts.cpu
+    assert facts.microarchitecture
+    assert 1 <= facts.cores <= (psutil.cpu_count() or 1)
+    assert 0 < facts.memory_bytes <= psutil.virtual_memory().total
+    assert facts.libraries["numpy"] == np.__version__
+    assert facts.python == platform.python_version()
+
+
+def test_caches_are_one_cores_view_without_instructions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [
+        ("1", "Data", "32K"),
+        ("1", "Instruction", "32K"),
+        ("2", "Unified", "1024K"),
+        ("3", "Unified", "32768K"),
+    ]
+    for index, values in enumerate(known):
+        directory = tmp_path / "cache" / f"index{index}"
+        directory.mkdir(parents=True)
+        for name, value in zip(("level", "type", "size"), values, strict=True):
+            (directory / name).write_text(value + "\n")
+    monkeypatch.setattr(machine, "CPU_DIRECTORY", tmp_path)
+    monkeypatch.setattr(machine.sys, "platform", "linux")
+    assert machine._caches() == {"L1d": 32 * 1024, "L2": 1024**2, "L3": 32 * 1024**2}
+
+
+def test_what_the_system_hides_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "CPU_DIRECTORY", tmp_path / "none")
+    facts = describe_machine()
+    assert facts.governor is None
+    assert facts.caches == {} or platform.system() == "Darwin"
+
+
+@pytest.mark.parametrize(
+    ("entry", "root", "names"),
+    [
+        ("0::/pod/job", "", machine.CGROUP_V2),
+        ("4:memory:/pod/job", "memory", machine.CGROUP_V1),
+        ("11:cpu,memory:/pod/job", "memory", machine.CGROUP_V1),
+    ],
+)
+def test_tightest_limit_of_the_containers_around_counts(
+    entry: str, root: str, names: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {
+        "pod": (str(2 * GIB), str(GIB), f"anon 1\n{names[2]} {GIB // 4}\n"),
+        "pod/job": ("max" if names is machine.CGROUP_V2 else str(2**62), str(GIB // 2), ""),
+    }
+    for group, contents in texts.items():
+        (tmp_path / root / group).mkdir(parents=True, exist_ok=True)
+        for name, content in zip((*names[:2], "memory.stat"), contents, strict=True):
+            (tmp_path / root / group / name).write_text(content)
+    monkeypatch.setattr(machine, "CGROUP_DIRECTORY", tmp_path)
+    read = machine._text
+    monkeypatch.setattr(
+        machine, "_text", lambda path: entry if str(path) == "/proc/self/cgroup" else read(path)
+    )
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=8 * GIB, available=6 * GIB))
+    assert total_memory_bytes() == 2 * GIB
+    assert available_memory_bytes() == GIB + GIB // 4
