@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flashbench.reference import largest_error
+from flashbench.engines import Engine, Settings
+from flashbench.problem import AttentionProblem
+from flashbench.reference import attention_backward_reference, attention_reference, largest_error
+from flashbench.tolerances import tolerance_for
 
 
 def assert_close(actual: NDArray[np.floating], expected: NDArray[np.floating], tolerance: float) -> None:
@@ -23,3 +26,28 @@ def assert_close(actual: NDArray[np.floating], expected: NDArray[np.floating], t
         f"error {error:.3g} is above {tolerance:.3g}: {actual[worst]!r} is not {expected[worst]!r}"
         f" at {tuple(map(int, worst))}; {int((difference > tolerance).sum())} of {difference.size} are wrong"
     )
+
+
+def assert_engine_is_exact(
+    engine: Engine, problem: AttentionProblem, settings: Settings | None = None, *, seed: int = 0
+) -> None:
+    """Assert o, lse and the gradients of standard normal inputs against the oracle, p kept and not kept."""
+    settings = settings or Settings()
+    q, k, v, do = problem.make_inputs(seed)
+    o, lse = attention_reference(problem, q, k, v)
+    gradients = attention_backward_reference(problem, do, q, k, v)
+    heads = problem.num_heads // problem.num_kv_heads
+    for keep in (False, True):
+        forward = engine.forward(problem, settings, q, k, v, keep=keep)
+        assert forward.o.dtype == forward.lse.dtype == q.dtype
+        assert_close(forward.o, o, tolerance_for(problem.dtype, "o"))
+        assert_close(forward.lse, lse, tolerance_for(problem.dtype, "lse"))
+        for what, actual, expected in zip(
+            ("dq", "dk", "dv"),
+            engine.backward(problem, settings, do, q, k, v, forward),
+            gradients,
+            strict=True,
+        ):
+            assert actual.dtype == q.dtype
+            tolerance = tolerance_for(problem.dtype, what, heads_per_key=heads, seqlen_q=problem.seqlen_q)
+            assert_close(actual, expected, tolerance)

@@ -1,0 +1,150 @@
+"""Attention as people write it today: four lines of NumPy, every score in memory.
+
+    scores = scale * q @ k.T
+    p = exp(scores - scores.max(axis=-1))
+    p /= p.sum(axis=-1)
+    o = p @ v
+
+The products are BLAS's. What a mask hides is multiplied by a weight of zero, so a NaN or an infinity
+in a hidden key or value does reach the rows that do not see it: that is what these lines do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from flashbench.engines import Array, AttentionGradients, Forward, Settings
+from flashbench.problem import AttentionProblem, Direction
+
+
+class NumpyEngine:
+    """The baseline of whoever has NumPy and nothing else."""
+
+    name = "numpy"
+    summary = "textbook attention in four lines of NumPy (BLAS), scores materialised"
+
+    def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
+        """None: everything runs here."""
+        return None
+
+    def forward(
+        self,
+        problem: AttentionProblem,
+        settings: Settings,
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        keep: bool = False,
+    ) -> Forward:
+        """o = softmax(scale q k^T) v; keep=True saves p for backward."""
+        with _threads(settings.num_threads), np.errstate(all="ignore"):
+            p, lse = _softmax(problem, q, k)
+            o = p @ v[:, :, None]
+        return Forward(_join(o), _join(lse), p if keep else None)
+
+    def backward(
+        self,
+        problem: AttentionProblem,
+        settings: Settings,
+        do: Array,
+        q: Array,
+        k: Array,
+        v: Array,
+        forward: Forward,
+    ) -> AttentionGradients:
+        """Gradients through p, from `forward.saved` or computed again."""
+        with _threads(settings.num_threads), np.errstate(all="ignore"):
+            p = _softmax(problem, q, k)[0] if forward.saved is None else forward.saved
+            do = _split(problem, do)
+            dv = _add_heads(p.swapaxes(3, 4) @ do)
+            ds = do @ v[:, :, None].swapaxes(3, 4)
+            ds -= np.einsum("...d,...d->...", do, _split(problem, forward.o))[..., None]
+            ds *= p
+            ds *= problem.scale
+            dq = _join(ds @ k[:, :, None])
+            dk = _add_heads(ds.swapaxes(3, 4) @ _split(problem, q))
+        return AttentionGradients(dq, dk, dv)
+
+    def blocks(
+        self, problem: AttentionProblem, direction: Direction, settings: Settings
+    ) -> tuple[int, int] | None:
+        """None: nothing is tiled."""
+        return None
+
+    def workspace_bytes(
+        self, problem: AttentionProblem, direction: Direction, settings: Settings
+    ) -> int | None:
+        """The scores, and a second array of their size for a mask or a gradient; p counts, kept or not."""
+        rows = problem.batch * problem.num_heads * problem.seqlen_q * problem.itemsize
+        scores = rows * problem.seqlen_k
+        # NumPy buffers the operand that it broadcasts along the rows of the scores.
+        broadcast = min(scores, np.getbufsize() * problem.itemsize)
+        softmax = scores + 2 * rows + max(rows, broadcast)  # row_max, row_sum and its logarithm
+        if problem.causal:  # the mask, and the scores before and behind it
+            softmax = max(softmax, 2 * scores + problem.seqlen_q * problem.seqlen_k)
+        if direction == "fwd":
+            return softmax
+        heads = 0  # dk of every query head, before those of one key head are added up
+        if problem.num_heads != problem.num_kv_heads:
+            heads = problem.batch * problem.num_heads * problem.seqlen_k * problem.head_dim * problem.itemsize
+        return max(softmax, 2 * scores + max(rows + broadcast, heads))
+
+
+def _softmax(problem: AttentionProblem, q: Array, k: Array) -> tuple[Array, Array]:
+    """p: (batch, num_kv_heads, group, seqlen_q, seqlen_k), and the log of its denominators."""
+    scores: Array = _split(problem, q) @ k[:, :, None].swapaxes(3, 4)
+    scores *= problem.scale
+    if problem.causal:
+        scores = np.where(_visible(problem), scores, scores.dtype.type(-np.inf))
+    row_max = scores.max(axis=-1, keepdims=True)
+    scores -= row_max
+    np.exp(scores, out=scores)
+    row_sum = scores.sum(axis=-1, keepdims=True)
+    scores /= row_sum
+    lse = (row_max + np.log(row_sum))[..., 0]
+    if problem.causal and problem.diagonal_offset < 0:
+        # The first rows see no key, and -inf - -inf is NaN.
+        scores[..., : -problem.diagonal_offset, :] = 0.0
+        lse[..., : -problem.diagonal_offset] = -np.inf
+    return scores, lse
+
+
+def _visible(problem: AttentionProblem) -> NDArray[np.bool_]:
+    return np.tri(problem.seqlen_q, problem.seqlen_k, problem.diagonal_offset, dtype=np.bool_)
+
+
+def _split(problem: AttentionProblem, x: Array) -> Array:
+    """(batch, num_heads, ...) to (batch, num_kv_heads, group, ...), so that keys broadcast over a group."""
+    group = problem.num_heads // problem.num_kv_heads
+    return x.reshape(problem.batch, problem.num_kv_heads, group, *x.shape[2:])
+
+
+def _join(x: Array) -> Array:
+    """`_split` undone; x is contiguous, so this is a view."""
+    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
+
+
+def _add_heads(x: Array) -> Array:
+    """Gradients of one key head from all the query heads that share it."""
+    return x[:, :, 0] if x.shape[2] == 1 else x.sum(axis=2)
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()  # looks at every loaded library: once is enough
+
+
+def _threads(num_threads: int | None) -> contextlib.AbstractContextManager[object]:
+    """BLAS's threads, its own choice unless told."""
+    if num_threads is None:
+        return contextlib.nullcontext()
+    limiter: contextlib.AbstractContextManager[object] = _controller().limit(
+        limits=num_threads, user_api="blas"
+    )
+    return limiter

@@ -1,0 +1,112 @@
+"""PyTorch's flash attention through our protocol: exact, without copies, and refused where it differs."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+import numpy as np
+import pytest
+from support import assert_close, assert_engine_is_exact
+
+from flashbench.engines import Settings, get_engine
+from flashbench.problem import AttentionProblem, Inputs
+from flashbench.reference import attention_backward_reference, attention_reference
+
+torch = pytest.importorskip("torch")
+ENGINE = get_engine("torch-flash")
+SETTINGS = Settings(num_threads=1)
+
+PROBLEMS = [
+    AttentionProblem.of(1, head_dim=1),
+    AttentionProblem.of(33, seqlen_k=70, batch=2, num_heads=3, head_dim=17),
+    AttentionProblem.of(128, causal=True),
+    AttentionProblem.of(20, batch=2, num_heads=6, num_kv_heads=2, causal=True),
+    AttentionProblem.of(13, seqlen_k=29, causal=True, causal_alignment="top-left"),
+    AttentionProblem.of(29, seqlen_k=13, causal=True, causal_alignment="top-left"),
+    AttentionProblem.of(20, softmax_scale=-0.2, head_dim=256),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_matches_the_oracle(problem: AttentionProblem, dtype: str) -> None:
+    assert ENGINE.unsupported(problem, "bwd") is None
+    assert_engine_is_exact(ENGINE, msgspec.structs.replace(problem, dtype=dtype), SETTINGS)
+
+
+def read_only(x: np.ndarray) -> np.ndarray:
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+LAYOUTS = {
+    "every-other-number": lambda x: np.repeat(x, 2, axis=3)[..., ::2],
+    "transposed": lambda x: x.swapaxes(2, 3).copy().swapaxes(2, 3),
+    "sequence-first": lambda x: x.swapaxes(1, 2).copy().swapaxes(1, 2),
+    "backwards": lambda x: x[:, :, ::-1].copy()[:, :, ::-1],
+    "read-only": read_only,
+    "misaligned": lambda x: np.frombuffer(b"?" + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_any_layout_gives_the_same_answer(layout) -> None:
+    problem = AttentionProblem.of(9, seqlen_k=12, num_heads=2, head_dim=6)
+    plain = problem.make_inputs()
+    q, k, v, do = Inputs(*map(layout, plain))
+    forward = ENGINE.forward(problem, SETTINGS, q, k, v)
+    assert_close(forward.o, attention_reference(problem, *plain[:3])[0], 1e-13)
+    kept = forward._replace(o=layout(forward.o))
+    gradients = ENGINE.backward(problem, SETTINGS, do, q, k, v, kept)
+    expected = attention_backward_reference(problem, plain.do, *plain[:3])
+    for ours, theirs in zip(gradients, expected, strict=True):
+        assert_close(ours, theirs, 1e-13)
+
+
+def test_arrays_that_torch_can_read_are_not_copied() -> None:
+    from flashbench.engines.torch import _tensor
+
+    x = np.zeros((1, 2, 3, 8))[..., 2:6]
+    assert _tensor(x).data_ptr() == x.ctypes.data
+
+
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [
+        (AttentionProblem.of(8, head_dim_v=32), "needs head_dim_v equal to head_dim, not 32 and 64"),
+        (AttentionProblem.of(8, seqlen_k=9, causal=True), "aligns top-left"),
+    ],
+)
+def test_what_torch_would_read_as_another_problem_is_refused(problem: AttentionProblem, reason: str) -> None:
+    assert reason in (ENGINE.unsupported(problem, "fwd") or "")
+
+
+def test_an_older_torch_does_not_share_key_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashbench.engines.torch._VERSION", (2, 8))
+    assert "PyTorch 2.9" in (
+        ENGINE.unsupported(AttentionProblem.of(8, num_heads=2, num_kv_heads=1), "fwd") or ""
+    )
+    assert ENGINE.unsupported(AttentionProblem.of(8, num_heads=2), "fwd") is None
+
+
+def test_each_call_sets_its_own_thread_count() -> None:
+    problem = AttentionProblem.of(4)
+    q, k, v, _ = problem.make_inputs()
+    before = torch.get_num_threads()
+    try:
+        ENGINE.forward(problem, Settings(num_threads=2), q, k, v)
+        assert torch.get_num_threads() == 2
+        ENGINE.forward(problem, Settings(), q, k, v)
+        assert torch.get_num_threads() == (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        )
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_says_nothing_of_blocks_and_memory() -> None:
+    problem = AttentionProblem.of(4)
+    assert ENGINE.blocks(problem, "fwd", SETTINGS) is None
+    assert ENGINE.workspace_bytes(problem, "fwd", SETTINGS) is None
