@@ -45,8 +45,12 @@ def save(results: Results, path: str | os.PathLike[str]) -> None:
 
     Raises ResultsError when it cannot be written; an existing file is then as it was.
     """
+    write_whole(path, encode(results))
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+    """`save` for any bytes."""
     check_writable(path)
-    content = encode(results)
     try:
         # Through a symbolic link, so that the link stays and its target is replaced.
         _write(Path(path).resolve(), content)

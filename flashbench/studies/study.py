@@ -43,7 +43,16 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     timeout_s: float = 600.0  # for one burst, one memory measurement or one check
 
     def __post_init__(self) -> None:
-        for name in ("engines", "seq_lens", "heads", "head_dims", "dtypes", "causal", "directions", "block_sizes"):
+        for name in (
+            "engines",
+            "seq_lens",
+            "heads",
+            "head_dims",
+            "dtypes",
+            "causal",
+            "directions",
+            "block_sizes",
+        ):
             if not getattr(self, name):
                 raise ConfigError(f"{name} must name at least one value")
         for name in ("repeats", "rounds"):

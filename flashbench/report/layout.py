@@ -1,0 +1,168 @@
+"""What the reports share: calm tables, the words for a problem and a machine, reasons for missing figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from flashbench.problem import AttentionProblem, Direction
+from flashbench.results.record import Machine, Measurement
+
+DIRECTION_WORDS: dict[Direction, str] = {
+    "fwd": "forward",
+    "bwd": "backward",
+    "fwd_bwd": "forward and backward",
+}
+STATUS_WORDS = {
+    "unsupported": "unsupported",
+    "too_large": "too large",
+    "out_of_memory": "out of memory",
+    "timeout": "timeout",
+    "crashed": "crashed",
+    "wrong": "wrong",
+}
+NOTHING = Text("-", style="dim")
+
+
+class Grid:
+    """A table as wide as the console allows: first its headers take two lines, then its gaps narrow."""
+
+    def __init__(self, *headers: str, left: Iterable[int] = ()) -> None:
+        """A line break in a header is where it may break, after a hyphen that it then needs.
+
+        Columns numbered in `left` are left-aligned.
+        """
+        self._headers = headers
+        self._left = frozenset(left)
+        self._rows: list[tuple[tuple[str | Text, ...], bool]] = []
+
+    def add_row(self, *cells: str | Text, last: bool = False) -> None:
+        """A row; `last` leaves a blank line after it."""
+        self._rows.append((cells, last))
+
+    def _table(self, gap: int, *, broken: bool) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, gap - 1))
+        for index, header in enumerate(self._headers):
+            text = Text(header if broken else header.replace("-\n", "").replace("\n", " "), style="bold")
+            table.add_column(text, justify="left" if index in self._left else "right", vertical="bottom")
+        for cells, last in self._rows:
+            table.add_row(
+                *(Text(cell) if isinstance(cell, str) else cell for cell in cells), end_section=last
+            )
+        return table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = self._table(1, broken=True)
+        for gap, broken in ((3, False), (2, False), (3, True), (2, True)):
+            wider = self._table(gap, broken=broken)
+            if console.measure(wider, options=options.update_width(10_000)).maximum <= options.max_width:
+                table = wider
+                break
+        yield table
+
+
+class GroupKey(NamedTuple):
+    """What the rows of one table have in common: a problem but for its lengths, and a direction."""
+
+    problem: AttentionProblem
+    direction: Direction
+
+
+def group_key(measurement: Measurement) -> GroupKey:
+    """The table that a measurement belongs to; its problem stands there with both lengths 1."""
+    problem = msgspec.structs.replace(measurement.problem, seqlen_q=1, seqlen_k=1)
+    return GroupKey(problem, measurement.direction)
+
+
+def group_measurements(measurements: Iterable[Measurement]) -> dict[GroupKey, list[Measurement]]:
+    """Measurements by table, both in the order measured."""
+    groups: dict[GroupKey, list[Measurement]] = {}
+    for measurement in measurements:
+        groups.setdefault(group_key(measurement), []).append(measurement)
+    return groups
+
+
+def problem_line(key: GroupKey) -> str:
+    """`forward, causal, float64, head_dim 64, 8 heads over 2, batch 1`."""
+    problem = key.problem
+    heads = f"{problem.num_heads} head{'s' if problem.num_heads > 1 else ''}"
+    if problem.num_kv_heads != problem.num_heads:
+        heads += f" over {problem.num_kv_heads}"
+    causal = "full"
+    if problem.causal:
+        causal = "causal" if problem.causal_alignment == "bottom-right" else "causal top-left"
+    head_dim = f"head_dim {problem.head_dim}"
+    if problem.head_dim_v != problem.head_dim:
+        head_dim += f" (v {problem.head_dim_v})"
+    words = [DIRECTION_WORDS[key.direction], causal, problem.dtype, head_dim, heads, f"batch {problem.batch}"]
+    if problem.softmax_scale is not None:
+        words.append(f"scale {problem.softmax_scale:g}")
+    return ", ".join(words)
+
+
+def length_word(problem: AttentionProblem) -> str:
+    """`4096`, or `128 x 4096` where queries and keys differ in number."""
+    if problem.seqlen_q == problem.seqlen_k:
+        return str(problem.seqlen_q)
+    return f"{problem.seqlen_q} x {problem.seqlen_k}"
+
+
+def block_word(measurement: Measurement) -> str:
+    """`64`, `64 x 128`, `auto (64)`; empty for an engine that has no blocks."""
+    if measurement.block_q is None:
+        return "auto" if measurement.auto_blocks else ""
+    same = measurement.block_q == measurement.block_k
+    size = f"{measurement.block_q}" if same else f"{measurement.block_q} x {measurement.block_k}"
+    return f"auto ({size})" if measurement.auto_blocks else size
+
+
+def threads_word(measurements: Iterable[Measurement]) -> str:
+    """`2 threads`, or `1-2 threads` where they differ; empty when not known."""
+    counts = sorted({row.threads for row in measurements if row.threads is not None})
+    if not counts:
+        return ""
+    if counts == [1]:
+        return "1 thread"
+    return f"{'-'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} threads"
+
+
+def machine_lines(machine: Machine) -> Text:
+    """The CPU on one line and, when measured, the peak that `% Peak` is a share of on the next."""
+    cores = None if machine.cores is None else f"{machine.cores} core{'s' if machine.cores > 1 else ''}"
+    lines = ", ".join(filter(None, (machine.cpu, machine.isa, cores)))
+    if machine.peak_gflops:
+        threads = f", {machine.peak_threads} threads" if machine.peak_threads else ""
+        peaks = ", ".join(f"{gflops:.0f} {dtype}" for dtype, gflops in machine.peak_gflops.items())
+        lines += f"\nFMA peak (measured{threads}), GFLOP/s: {peaks}"
+    return Text(lines, style="dim")
+
+
+def status_cell(measurement: Measurement) -> Text:
+    """What stands in place of a figure that is not there."""
+    style = "yellow" if measurement.status in ("unsupported", "too_large") else "bold red"
+    return Text(STATUS_WORDS.get(measurement.status, ""), style=style)
+
+
+def reason_lines(measurements: Iterable[Measurement]) -> list[Text]:
+    """One line per engine, status and reason of the rows that are not ok, with the lengths it holds for."""
+    lengths: dict[tuple[str, str, str, str], list[str]] = {}
+    for row in measurements:
+        if row.status != "ok":
+            key = (
+                row.engine,
+                block_word(row),
+                STATUS_WORDS[row.status],
+                row.reason or "no reason was recorded",
+            )
+            lengths.setdefault(key, []).append(length_word(row.problem))
+    lines = []
+    for (engine, block, status, reason), where in lengths.items():
+        name = f"{engine}, block {block}" if block else engine
+        lines.append(Text(f"{name} at {', '.join(where)}: {status}: {reason}", style="dim"))
+    return lines

@@ -1,0 +1,60 @@
+"""The documented table to the letter: banner, rules and column widths."""
+
+from __future__ import annotations
+
+from flashbench.errors import ConfigError
+from flashbench.report.layout import (
+    STATUS_WORDS,
+    group_measurements,
+    length_word,
+    problem_line,
+    reason_lines,
+)
+from flashbench.report.profile import by_problem, is_documented_layout
+from flashbench.report.units import format_bytes
+from flashbench.results.record import Measurement, Results
+from flashbench.studies.ratios import memory_ratio
+
+_BANNER = "\N{BAR CHART} Flash Attention Memory Profiling"
+
+
+def plain_report(results: Results) -> str:
+    """The documented text, one table per group; a group of several names its problem above its table.
+
+    Raises ConfigError unless the results are of standard and flash, each once per problem.
+    """
+    groups = group_measurements(results.measurements)
+    blocks = [_BANNER, "=" * 36]
+    for key, rows in groups.items():
+        if not is_documented_layout(rows):
+            raise ConfigError("--plain is the documented table: standard and flash, one block size each")
+        if len(groups) > 1:
+            blocks += ["", problem_line(key)]
+        blocks += ["", _line("Seq Len", "Standard Mem", "Flash Mem", "Savings", "Time (ms)"), "-" * 80]
+        for standard, flash in by_problem(rows):
+            some = flash or standard
+            assert some is not None, "a problem comes from a row"
+            ratio = memory_ratio(standard, flash)
+            saved = "-" if ratio is None else f"{ratio:.1f}x"
+            cells = (_memory(standard), _memory(flash), saved, _time(flash))
+            blocks.append(_line(length_word(some.problem), *cells))
+        blocks += [line.plain for line in reason_lines(rows)]
+    return "\n".join(blocks) + "\n"
+
+
+def _line(*cells: str) -> str:
+    return " ".join(f"{cell:<{width}}" for cell, width in zip(cells, (10, 15, 15, 10, 10), strict=True))
+
+
+def _memory(row: Measurement | None) -> str:
+    return format_bytes(row.memory.workspace_peak_bytes) if row and row.memory else _instead(row)
+
+
+def _time(row: Measurement | None) -> str:
+    if row is None or row.time is None or row.status != "ok":
+        return _instead(row)
+    return f"{row.time.median_ns / 1e6:.2f}"
+
+
+def _instead(row: Measurement | None) -> str:
+    return "-" if row is None else STATUS_WORDS.get(row.status, "-")

@@ -1,0 +1,182 @@
+"""The profile as tables: the documented columns for standard and flash, one row per engine for any others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from flashbench.report.layout import (
+    NOTHING,
+    Grid,
+    GroupKey,
+    block_word,
+    group_measurements,
+    length_word,
+    machine_lines,
+    problem_line,
+    reason_lines,
+    status_cell,
+    threads_word,
+)
+from flashbench.report.units import format_bytes, format_error, format_ratio, format_times
+from flashbench.results.record import Measurement, Results
+from flashbench.studies.ratios import memory_ratio, time_ratio
+
+DOCUMENTED_ENGINES = frozenset({"standard", "flash"})
+
+
+def profile_report(results: Results) -> RenderableType:
+    """Every measurement, one table per direction, masking, dtype, head size, heads and batch."""
+    parts: list[RenderableType] = [machine_lines(results.machine)]
+    for key, rows in group_measurements(results.measurements).items():
+        table = _documented_table(rows) if is_documented_layout(rows) else _engine_table(rows)
+        parts += [Text(), _title(key, rows), table, *reason_lines(rows)]
+    if not results.measurements:
+        parts.append(Text("no point was measured"))
+    return Group(*parts)
+
+
+def is_documented_layout(rows: Sequence[Measurement]) -> bool:
+    """Whether these are standard and flash alone, each once per problem."""
+    pairs = [(row.engine, row.problem) for row in rows]
+    return {row.engine for row in rows} == DOCUMENTED_ENGINES and len(set(pairs)) == len(pairs)
+
+
+def by_problem(rows: Sequence[Measurement]) -> list[tuple[Measurement | None, Measurement | None]]:
+    """(standard, flash) of each problem, in the order measured."""
+    problems = dict.fromkeys(row.problem for row in rows)
+    found = {(row.problem, row.engine): row for row in rows}
+    return [(found.get((problem, "standard")), found.get((problem, "flash"))) for problem in problems]
+
+
+def _title(key: GroupKey, rows: Sequence[Measurement]) -> Text:
+    words = [problem_line(key), threads_word(rows)]
+    blocks = {block_word(row) for row in rows if row.block_q is not None and not row.auto_blocks}
+    if len(blocks) == 1:
+        words.append(f"block {blocks.pop()}")
+    return Text(", ".join(filter(None, words)), style="bold")
+
+
+def _documented_table(rows: Sequence[Measurement]) -> Grid:
+    pairs = by_problem(rows)
+    flash_times = _times([flash for _, flash in pairs])
+    standard_times = _times([standard for standard, _ in pairs])
+    with_memory = any(row.memory for row in rows)
+    with_accuracy = any(row.accuracy for row in rows)
+    with_peak = any(_percent_of_peak(row) is not None for row in rows)
+    grid = Grid(
+        "Seq\nLen",
+        *(["Standard\nMem", "Flash\nMem", "Savings"] if with_memory else []),
+        "Time\n(ms)",
+        "Standard\n(ms)",
+        "Speed-up",
+        *(["%\nPeak"] if with_peak else []),
+        *(["Max\nError"] if with_accuracy else []),
+    )
+    for (standard, flash), flash_time, standard_time in zip(pairs, flash_times, standard_times, strict=True):
+        some = flash or standard
+        assert some is not None, "a problem comes from a row"
+        grid.add_row(
+            length_word(some.problem),
+            *([_memory(standard), _memory(flash), _savings(standard, flash)] if with_memory else []),
+            flash_time,
+            standard_time,
+            _speed_up(standard, flash),
+            *([_peak_share(flash)] if with_peak else []),
+            *([_error(flash)] if with_accuracy else []),
+        )
+    return grid
+
+
+def _engine_table(rows: Sequence[Measurement]) -> Grid:
+    first = rows[0]
+    base = {row.problem: row for row in reversed(rows) if row.engine == first.engine}
+    times = _times(rows)
+    with_blocks = len({(row.problem, row.engine) for row in rows}) < len(rows)
+    with_memory = any(row.memory for row in rows)
+    with_accuracy = any(row.accuracy for row in rows)
+    with_peak = any(_percent_of_peak(row) is not None for row in rows)
+    grid = Grid(
+        "Seq\nLen",
+        "Engine",
+        *(["Block"] if with_blocks else []),
+        "Time\n(ms)",
+        f"Time vs\n{first.engine}",
+        "GFLOP/s",
+        *(["%\nPeak"] if with_peak else []),
+        *(["Memory"] if with_memory else []),
+        *(["Max\nError"] if with_accuracy else []),
+        left=[1],
+    )
+    for index, (row, time) in enumerate(zip(rows, times, strict=True)):
+        begins = index == 0 or rows[index - 1].problem != row.problem
+        last = index + 1 < len(rows) and rows[index + 1].problem != row.problem
+        grid.add_row(
+            length_word(row.problem) if begins else "",
+            row.engine,
+            *([block_word(row) or NOTHING] if with_blocks else []),
+            time,
+            _time_ratio(row, base.get(row.problem)),
+            f"{row.rates.gflops:.1f}" if row.rates and row.status == "ok" else NOTHING,
+            *([_peak_share(row)] if with_peak else []),
+            *([_memory(row)] if with_memory else []),
+            *([_error(row)] if with_accuracy else []),
+            last=last,
+        )
+    return grid
+
+
+def _times(rows: Sequence[Measurement | None]) -> list[str | Text]:
+    """One column of times; a status stands where there is none, and where the result was wrong."""
+    timed = [row.time.median_ns for row in rows if row and row.time and row.status == "ok"]
+    words = iter(format_times(timed))
+    cells: list[str | Text] = []
+    for row in rows:
+        if row is None:
+            cells.append(NOTHING)
+        elif row.status != "ok":
+            cells.append(status_cell(row))
+        else:
+            cells.append(next(words) if row.time else NOTHING)
+    return cells
+
+
+def _memory(row: Measurement | None) -> str | Text:
+    return format_bytes(row.memory.workspace_peak_bytes) if row and row.memory else NOTHING
+
+
+def _savings(standard: Measurement | None, flash: Measurement | None) -> str | Text:
+    ratio = memory_ratio(standard, flash)
+    return NOTHING if ratio is None else format_ratio(ratio)
+
+
+def _percent_of_peak(row: Measurement | None) -> float | None:
+    return row.rates.percent_of_peak if row and row.rates and row.status == "ok" else None
+
+
+def _peak_share(row: Measurement | None) -> str | Text:
+    share = _percent_of_peak(row)
+    return NOTHING if share is None else f"{share:.1f}"
+
+
+def _error(row: Measurement | None) -> str | Text:
+    if row is None or row.accuracy is None:
+        return NOTHING
+    error, tolerance = row.accuracy.max_abs_error, row.accuracy.tolerance
+    return Text(format_error(error), style="bold red" if error is None or error > tolerance else "")
+
+
+def _speed_up(standard: Measurement | None, flash: Measurement | None) -> Text:
+    ratio = time_ratio(standard, flash)
+    if ratio is None:
+        return NOTHING
+    return Text(f"{ratio:.2f}x", style="green" if ratio >= 1 else "yellow")
+
+
+def _time_ratio(row: Measurement, base: Measurement | None) -> Text:
+    ratio = time_ratio(row, base)
+    if ratio is None:
+        return NOTHING
+    return Text(f"{ratio:.2f}x", style="dim" if row is base else "")

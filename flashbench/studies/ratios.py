@@ -1,0 +1,17 @@
+"""One measurement over another: of time and of memory, and only where both have a figure to trust."""
+
+from __future__ import annotations
+
+from flashbench.results.record import Measurement
+
+
+def time_ratio(over: Measurement | None, under: Measurement | None) -> float | None:
+    """Ratio of the median times; None unless both were measured and right."""
+    medians = [row.time.median_ns for row in (over, under) if row and row.time and row.status == "ok"]
+    return medians[0] / medians[1] if len(medians) == 2 and medians[1] > 0 else None
+
+
+def memory_ratio(over: Measurement | None, under: Measurement | None) -> float | None:
+    """Ratio of the peak workspaces; None unless both were measured. No workspace counts as one byte."""
+    peaks = [row.memory.workspace_peak_bytes for row in (over, under) if row and row.memory]
+    return peaks[0] / max(1, peaks[1]) if len(peaks) == 2 else None
