@@ -41,7 +41,11 @@ class Machine(Record, frozen=True, kw_only=True):
 
 
 class Time(Record, frozen=True, kw_only=True):
-    """Nanoseconds of single calls; one list per process, in the order taken, nothing dropped."""
+    """Nanoseconds of single calls; one list per burst, in the order taken, nothing dropped.
+
+    Bursts stay apart because the calls of one share its clock speed: only the spread between bursts
+    tells how sure a comparison with another file is (see `studies.verdict`).
+    """
 
     samples_ns: list[list[int]]
     median_ns: float  # of all samples
