@@ -51,12 +51,26 @@ class Engine(Protocol):
         """Why this problem cannot run here (one line), or None."""
 
     def forward(
-        self, problem: AttentionProblem, settings: Settings, q: Array, k: Array, v: Array, *, keep: bool = False
+        self,
+        problem: AttentionProblem,
+        settings: Settings,
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        keep: bool = False,
     ) -> Forward:
         """Attention; with keep=True also what backward wants to find in `saved`."""
 
     def backward(
-        self, problem: AttentionProblem, settings: Settings, do: Array, q: Array, k: Array, v: Array, forward: Forward
+        self,
+        problem: AttentionProblem,
+        settings: Settings,
+        do: Array,
+        q: Array,
+        k: Array,
+        v: Array,
+        forward: Forward,
     ) -> AttentionGradients:
         """Gradients of sum(do * o). `forward.saved` may be None: then it must be recomputed."""
 

@@ -100,8 +100,8 @@ class _KernelCache(_Cache):
             os.replace(temporary, path)
         except OSError as error:
             warnings.warn(
-                f"compiled kernels cannot be kept in {path.parent} ({error.strerror}): every process will compile "
-                "them again; set FLASHBENCH_CACHE_DIR to a writable directory",
+                f"compiled kernels cannot be kept in {path.parent} ({error.strerror}): every process will "
+                "compile them again; set FLASHBENCH_CACHE_DIR to a writable directory",
                 RuntimeWarning,
                 stacklevel=2,
             )

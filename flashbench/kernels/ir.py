@@ -145,13 +145,23 @@ def function(
     return made
 
 
-def sum_of_lanes(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
-    """The sum of a vector's lanes, halves added to halves."""
+def _reduce(
+    builder: ir.IRBuilder, vector: ir.Value, combine: Callable[[ir.Value, ir.Value], ir.Value]
+) -> ir.Value:
+    """Lanes combined pairwise: halves with halves."""
     count = vector.type.count
     while count > 1:
         count //= 2
         indices = ir.VectorType(ir.IntType(32), count)
         low = builder.shuffle_vector(vector, vector, ir.Constant(indices, list(range(count))))
         high = builder.shuffle_vector(vector, vector, ir.Constant(indices, list(range(count, 2 * count))))
-        vector = builder.fadd(low, high)
+        vector = combine(low, high)
     return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+
+def sum_of_lanes(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
+    return _reduce(builder, vector, builder.fadd)
+
+
+def max_of_lanes(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
+    return _reduce(builder, vector, lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))

@@ -55,9 +55,11 @@ def _pack(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         zero = constant(vector, 0.0)
         factors = splat(b, factor, lanes)
 
-        # Pass 1: zeros in the last, partly filled vector of lanes.
+        # Pass 1: zeros in the last, partly filled vector of lanes, where there is room for it.
         whole = b.mul(b.sdiv(rows, const(lanes)), const(lanes))
-        with b.if_then(b.icmp_signed("<", whole, rows)), loop(b, columns, carry=[]) as (column, _, _):
+        room = b.icmp_signed("<=", b.add(whole, const(lanes)), packed_row)
+        partly = b.and_(b.icmp_signed("<", whole, rows), room)
+        with b.if_then(partly), loop(b, columns, carry=[]) as (column, _, _):
             store(b, zero, packed, b.add(b.mul(column, packed_row), whole))
 
         # Pass 2: squares, in registers.
@@ -97,7 +99,10 @@ def pack(
     packed_row: Any,
     factor: Any,
 ) -> Any:
-    """packed[column, row] = factor * source[row, column]; lanes up to a whole vector become zero."""
+    """packed[column, row] = factor * source[row, column].
+
+    Where packed_row leaves room for it, lanes up to a whole vector become zero.
+    """
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:

@@ -1,0 +1,45 @@
+"""From NumPy arrays to a kernel's addresses and strides, and the scratch it works in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashbench.engines import Array
+from flashbench.kernels.blocks import ALIGNMENT
+
+
+def readable(array: Array) -> Array:
+    """The array itself where a kernel can read it, else a copy.
+
+    A kernel takes any strides but one: elements of a row are neighbours, at addresses that are whole
+    multiples of their size.
+    """
+    itemsize = array.itemsize
+    rows_in_one_piece = array.strides[-1] == itemsize or array.shape[-1] == 1
+    if rows_in_one_piece and array.strides[-2] % itemsize == 0 and array.flags.aligned:
+        return array
+    return np.ascontiguousarray(array)
+
+
+def array_table(*arrays: Array) -> NDArray[np.int64]:
+    """One row an array: address, batch and head stride in bytes, row stride in elements."""
+    table = np.empty((len(arrays), 4), dtype=np.int64)
+    for row, array in zip(table, arrays, strict=True):
+        strides = array.strides
+        row[:] = (array.__array_interface__["data"][0], strides[0], strides[1], strides[2] // array.itemsize)
+    return table
+
+
+def aligned_scratch(size: int) -> tuple[NDArray[np.uint8], int]:
+    """A buffer, to be kept alive, and the address of `size` bytes in it that begin a cache line."""
+    buffer = np.empty(size + ALIGNMENT, dtype=np.uint8)
+    address: int = buffer.__array_interface__["data"][0]
+    return buffer, address + -address % ALIGNMENT
+
+
+def address_of(array: NDArray[Any]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address

@@ -1,0 +1,114 @@
+"""A pool of threads for kernels without the GIL: asleep between calls, safe from any thread, after fork too.
+
+Not Numba's own: its workqueue layer aborts when two Python threads call at once, its OpenMP layer dies
+after fork, and an idle OpenMP pool goes on spinning, which robs whoever is timed next. Threads here
+wait on a queue. A call never waits for a thread that is busy elsewhere: tasks are handed out by ticket,
+so the caller does itself what nobody else takes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+
+def available_cores() -> int:
+    """Cores this process may run on; $NUMBA_NUM_THREADS lowers it, as it does for Numba."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        cores = os.cpu_count() or 1
+    wanted = os.environ.get("NUMBA_NUM_THREADS", "")
+    return min(cores, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else cores
+
+
+class _Call:
+    """One call's work, open to helpers until its caller has run out of tasks."""
+
+    def __init__(self, work: Callable[[int], None]) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._slots = 1  # slot 0 is the caller's
+        self._running = 0
+        self._open = True
+        self._error: BaseException | None = None
+
+    def help(self) -> None:
+        """What a pool thread does; nothing when it comes too late."""
+        with self._lock:
+            if not self._open:
+                return
+            slot = self._slots
+            self._slots += 1
+            self._running += 1
+        try:
+            self._work(slot)
+        except BaseException as error:
+            self._error = error
+        with self._lock:
+            self._running -= 1
+            if not self._running:
+                self._idle.notify()
+
+    def lead(self) -> None:
+        """What the caller does: its share, then wait for those who helped."""
+        try:
+            self._work(0)
+        finally:
+            with self._lock:
+                self._open = False
+                while self._running:
+                    self._idle.wait()
+        if self._error is not None:
+            raise self._error
+
+
+class _Pool:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: SimpleQueue[_Call] = SimpleQueue()
+        self._threads = 0
+
+    def ask(self, call: _Call, helpers: int) -> None:
+        if self._threads < helpers:
+            with self._lock:
+                while self._threads < helpers:
+                    name = f"flashbench-{self._threads}"
+                    threading.Thread(target=self._serve, name=name, daemon=True).start()
+                    self._threads += 1
+        for _ in range(helpers):
+            self._calls.put(call)
+
+    def _serve(self) -> None:
+        while True:
+            self._calls.get().help()
+
+
+_pool = _Pool()
+
+
+def _forget_threads() -> None:
+    """A forked child has none of its parent's threads, and its locks may be held by one of them."""
+    global _pool
+    _pool = _Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
+
+
+def run_on_threads(work: Callable[[int], None], num_threads: int) -> None:
+    """work(slot) in the caller (slot 0) and in up to num_threads - 1 pool threads at once.
+
+    `work` must take its tasks from a shared counter and release the GIL. Returns when every call of it
+    has returned; an exception of one is raised here.
+    """
+    if num_threads == 1:
+        work(0)
+        return
+    call = _Call(work)
+    _pool.ask(call, num_threads - 1)
+    call.lead()
