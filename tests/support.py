@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 from numpy.typing import NDArray
 
-from flashbench.engines import Engine, Settings
+from flashbench.engines import ENGINES, Engine, Settings
 from flashbench.problem import AttentionProblem
 from flashbench.reference import attention_backward_reference, attention_reference, largest_error
 from flashbench.tolerances import tolerance_for
@@ -51,3 +53,8 @@ def assert_engine_is_exact(
             assert actual.dtype == q.dtype
             tolerance = tolerance_for(problem.dtype, what, heads_per_key=heads, seqlen_q=problem.seqlen_q)
             assert_close(actual, expected, tolerance)
+
+
+def available_engines() -> list[str]:
+    """The built-in engines whose libraries are installed: what a test of every engine runs over."""
+    return [name for name, (_, _, extra) in ENGINES.items() if extra is None or find_spec(extra)]

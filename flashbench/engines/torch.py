@@ -40,6 +40,9 @@ class TorchFlashEngine:
                 "PyTorch's is_causal aligns top-left: bottom-right is the same only when seqlen_q equals"
                 f" seqlen_k, not for {problem.seqlen_q} and {problem.seqlen_k}"
             )
+        if problem.causal and problem.scale <= 0.0:
+            # It multiplies the masked scores, -inf, by the scale.
+            return f"PyTorch's is_causal needs a softmax_scale above 0, not {problem.scale}"
         if problem.num_heads != problem.num_kv_heads and _VERSION < _SHARES_KEY_HEADS:
             return f"num_kv_heads below num_heads needs PyTorch 2.9 or later, not {torch.__version__}"
         return None

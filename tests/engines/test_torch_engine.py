@@ -77,6 +77,8 @@ def test_arrays_that_torch_can_read_are_not_copied() -> None:
     [
         (AttentionProblem.of(8, head_dim_v=32), "needs head_dim_v equal to head_dim, not 32 and 64"),
         (AttentionProblem.of(8, seqlen_k=9, causal=True), "aligns top-left"),
+        (AttentionProblem.of(8, causal=True, softmax_scale=0.0), "needs a softmax_scale above 0, not 0.0"),
+        (AttentionProblem.of(8, causal=True, softmax_scale=-0.5), "needs a softmax_scale above 0, not -0.5"),
     ],
 )
 def test_what_torch_would_read_as_another_problem_is_refused(problem: AttentionProblem, reason: str) -> None:
