@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 import sys
@@ -30,7 +29,6 @@ class MachineFacts:
     host: str
     cpu: str
     microarchitecture: str | None
-    cores: int  # that this process may run on
     memory_bytes: int  # of the machine, or of the container if it has less
     caches: dict[str, int] = field(default_factory=dict)  # bytes, one core's view
     governor: str | None = None
@@ -46,7 +44,6 @@ def describe_machine() -> MachineFacts:
         host=platform.node(),
         cpu=archspec.cpu.brand_string() or platform.processor() or platform.machine(),
         microarchitecture=_microarchitecture(),
-        cores=available_cores(),
         memory_bytes=total_memory_bytes(),
         caches=_caches(),
         governor=_text(CPU_DIRECTORY / "cpufreq" / "scaling_governor"),
@@ -55,13 +52,6 @@ def describe_machine() -> MachineFacts:
         python=platform.python_version(),
         libraries=_libraries(),
     )
-
-
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    if sys.platform == "darwin":  # has no affinity
-        return os.cpu_count() or 1
-    return len(psutil.Process().cpu_affinity() or [0])
 
 
 def total_memory_bytes() -> int:

@@ -45,7 +45,7 @@ BOOTSTRAP = (
 )
 # How long a thread pool may spin after its last call; LLVM's OpenMP does so for 200 ms.
 SPIN_S = 0.25
-LEAVE_S = 2.0  # for an idle child to leave by itself
+DEATH_S = 2.0  # from the end of a child's answers to its own
 LAST_WORDS_BYTES = 4096
 ACTIVITY: dict[type[Request], str] = {
     Prepare: "in its first call",
@@ -152,14 +152,10 @@ class Worker:
         self._process.wait()
 
     def close(self) -> None:
-        """End the child: politely, and by force if it does not leave."""
-        with contextlib.suppress(OSError):  # a dead child's pipe
-            self._requests.close()  # which it takes as a goodbye
-        self._resume()
-        try:
-            self._process.wait(LEAVE_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        """End the child, which has nothing to save."""
+        self.kill()
+        with contextlib.suppress(OSError):  # a request that a dead child did not read
+            self._requests.close()
         self._stderr.close()
 
     def _ask(self, request: AnyRequest) -> dict[str, Any]:
@@ -189,7 +185,7 @@ class Worker:
 
     def _death(self, request: AnyRequest) -> WorkerFailure:
         try:
-            code = self._process.wait(LEAVE_S)
+            code = self._process.wait(DEATH_S)
         except subprocess.TimeoutExpired:  # it closed its pipe, but lives
             self.kill()
             code = self._process.returncode

@@ -21,7 +21,6 @@ def test_machine_knows_itself() -> None:
     assert facts.host == platform.node()
     assert facts.cpu
     assert facts.microarchitecture
-    assert 1 <= facts.cores <= (psutil.cpu_count() or 1)
     assert 0 < facts.memory_bytes <= psutil.virtual_memory().total
     assert facts.libraries["numpy"] == np.__version__
     assert facts.python == platform.python_version()

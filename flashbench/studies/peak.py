@@ -1,0 +1,69 @@
+"""The hardware limit as one more contestant: fused multiply-adds from registers, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from time import perf_counter_ns
+from typing import Any
+
+from flashbench.problem import Dtype
+
+FACTORY = "flashbench.studies.peak:build"
+# A call is long enough to hide the start of its threads, and short enough that one in a burst is not
+# interrupted.
+CALL_NS = 5_000_000
+BURST_NS = 30_000_000
+
+
+def build(dtype: Dtype, threads: int) -> PeakWorkload:
+    """The workload that reaches the limit of `threads` threads."""
+    from flashbench.kernels.peak import fma_burst  # here, so that the parent need not load Numba
+
+    return PeakWorkload(lambda iterations: fma_burst(dtype, iterations, threads))
+
+
+class PeakWorkload:
+    """Calls of about `CALL_NS` and a known number of operations.
+
+    `run(iterations)` does the work and returns how many operations that was.
+    """
+
+    def __init__(self, run: Callable[[int], int]) -> None:
+        self._run = run
+        self._flops = run(1)  # compiles
+        self._iterations = 1
+        while self._nanoseconds() < CALL_NS:
+            self._iterations *= 2
+
+    def call(self) -> None:
+        """Multiply and add on every thread."""
+        # The most of all calls: a thread that wakes too late for its share does not count in `run`.
+        self._flops = max(self._flops, self._run(self._iterations))
+
+    def check(self) -> dict[str, Any]:
+        """Nothing: the results are thrown away."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """{"flops": operations of one call}."""
+        return {"flops": self._flops}
+
+    def _nanoseconds(self) -> int:
+        start = perf_counter_ns()
+        self.call()
+        return perf_counter_ns() - start
+
+
+def peak_gflops(flops: int, bursts: Sequence[Sequence[int]]) -> float | None:
+    """The limit that the engines met: the best call of each burst, the median of the bursts.
+
+    Within a burst slower calls were interrupted. Between bursts the clock changes, and what the
+    machine could do at its coolest moment is not what the engines, whose medians are compared with
+    it, had to work with.
+
+    >>> peak_gflops(1000, [[10, 12], [11, 30], [8, 9]])
+    100.0
+    """
+    best = [min(burst) for burst in bursts if burst]
+    return flops / median(best) if best else None
