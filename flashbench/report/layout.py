@@ -91,7 +91,7 @@ def group_measurements(measurements: Iterable[Measurement]) -> dict[GroupKey, li
 def problem_line(key: GroupKey) -> str:
     """`forward, causal, float64, head_dim 64, 8 heads over 2, batch 1`."""
     problem = key.problem
-    heads = f"{problem.num_heads} head{'s' if problem.num_heads > 1 else ''}"
+    heads = _counted(problem.num_heads, "head")
     if problem.num_kv_heads != problem.num_heads:
         heads += f" over {problem.num_kv_heads}"
     causal = "full"
@@ -123,21 +123,19 @@ def block_word(measurement: Measurement) -> str:
 
 
 def threads_word(measurements: Iterable[Measurement]) -> str:
-    """`2 threads`, or `1-2 threads` where they differ; empty when not known."""
+    """`2 threads`, or `1 to 2 threads` where they differ; empty when not known."""
     counts = sorted({row.threads for row in measurements if row.threads is not None})
     if not counts:
         return ""
-    if counts == [1]:
-        return "1 thread"
-    return f"{'-'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} threads"
+    return _counted(counts[0], "thread") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} threads"
 
 
 def machine_lines(machine: Machine) -> Text:
     """The CPU on one line and, when measured, the peak that `% Peak` is a share of on the next."""
-    cores = None if machine.cores is None else f"{machine.cores} core{'s' if machine.cores > 1 else ''}"
+    cores = None if machine.cores is None else _counted(machine.cores, "core")
     lines = ", ".join(filter(None, (machine.cpu, machine.isa, cores)))
     if machine.peak_gflops:
-        threads = f", {machine.peak_threads} threads" if machine.peak_threads else ""
+        threads = f", {_counted(machine.peak_threads, 'thread')}" if machine.peak_threads else ""
         peaks = ", ".join(f"{gflops:.0f} {dtype}" for dtype, gflops in machine.peak_gflops.items())
         lines += f"\nFMA peak (measured{threads}), GFLOP/s: {peaks}"
     return Text(lines, style="dim")
@@ -166,3 +164,7 @@ def reason_lines(measurements: Iterable[Measurement]) -> list[Text]:
         name = f"{engine}, block {block}" if block else engine
         lines.append(Text(f"{name} at {', '.join(where)}: {status}: {reason}", style="dim"))
     return lines
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -10,24 +10,29 @@ from flashbench.report.layout import (
     problem_line,
     reason_lines,
 )
-from flashbench.report.profile import by_problem, is_documented_layout
+from flashbench.report.profile import DOCUMENTED_ENGINES, by_problem
 from flashbench.report.units import format_bytes
 from flashbench.results.record import Measurement, Results
 from flashbench.studies.ratios import memory_ratio
+from flashbench.studies.study import Study
 
 _BANNER = "\N{BAR CHART} Flash Attention Memory Profiling"
 
 
-def plain_report(results: Results) -> str:
-    """The documented text, one table per group; a group of several names its problem above its table.
+def check_plain(study: Study) -> None:
+    """Raise ConfigError unless the study is of standard and flash, with one block size."""
+    if set(study.engines) != DOCUMENTED_ENGINES or len(study.settings()) > 1:
+        raise ConfigError(
+            "--plain is the documented table of standard and flash with one block size, not "
+            f"{', '.join(study.engines)} with {len(study.settings())}"
+        )
 
-    Raises ConfigError unless the results are of standard and flash, each once per problem.
-    """
+
+def plain_report(results: Results) -> str:
+    """The documented text, one table per group; a group of several names its problem above its table."""
     groups = group_measurements(results.measurements)
     blocks = [_BANNER, "=" * 36]
     for key, rows in groups.items():
-        if not is_documented_layout(rows):
-            raise ConfigError("--plain is the documented table: standard and flash, one block size each")
         if len(groups) > 1:
             blocks += ["", problem_line(key)]
         blocks += ["", _line("Seq Len", "Standard Mem", "Flash Mem", "Savings", "Time (ms)"), "-" * 80]

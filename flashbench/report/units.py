@@ -73,6 +73,27 @@ def format_change(ratio: float) -> str:
     return f"{percent:+.1f}%" if abs(percent) < 9.95 else f"{percent:+.0f}%"
 
 
+def format_wide_ratio(ratio: float) -> str:
+    """A ratio that may be far below 1 as well as far above it.
+
+    >>> format_wide_ratio(1.031), format_wide_ratio(0.0123), format_wide_ratio(123.4)
+    ('1.03x', '0.012x', '123x')
+    """
+    if ratio >= 99.95:
+        return f"{ratio:.0f}x"
+    return f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.3f}x"
+
+
+def format_spread(ratio: float) -> str:
+    """An upper bound over its middle as a share: `2.3%`; a tenth is shown below 10 %.
+
+    >>> format_spread(1.0234), format_spread(1.3)
+    ('2.3%', '30%')
+    """
+    percent = (ratio - 1) * 100
+    return f"{percent:.1f}%" if percent < 9.95 else f"{min(percent, 999):.0f}%"
+
+
 def format_error(error: float | None) -> str:
     """An error in two digits; None, which a results file writes for it, is not a finite number.
 

@@ -1,0 +1,7 @@
+"""`python -m flashbench` is the command `flashbench`."""
+
+import sys
+
+from flashbench.cli.app import main
+
+sys.exit(main())

@@ -1,0 +1,107 @@
+"""The command `flashbench`: its table of commands, and the one place where an error becomes a line."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+import typer.main
+
+from flashbench.cli import compare, profile, sweep
+from flashbench.errors import FlashbenchError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+BUG = 70  # EX_SOFTWARE: not 1, which says that a measurement failed or regressed
+
+# What Typer raises for a wrong command line. By its place above BadParameter, because older releases of
+# Typer take it from Click and newer ones from a copy of their own.
+_UsageError = typer.BadParameter.mro()[1]
+
+app = typer.Typer(
+    name="flashbench",
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    epilog="Examples:\n"
+    "  flashbench profile\n"
+    "  flashbench profile --seq-lens 1k,4k --dtype float32 --causal --save new.json\n"
+    "  flashbench compare old.json new.json",
+)
+
+
+app.command(epilog=profile.EPILOG)(profile.profile)
+app.command(epilog=sweep.EPILOG)(sweep.sweep)
+app.command(epilog=compare.EPILOG)(compare.compare)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"flashbench {version('flashbench')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def flashbench(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
+    ] = False,
+) -> None:
+    """What exact attention costs on your CPU: time, peak memory, exactness, share of the hardware limit."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code; errors become `error:` and `hint:` lines on stderr."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # Taken out here, so that it may follow the command: that is where one adds it after an error.
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        # `obj` reaches every command as context.obj: the command line as typed, for the record.
+        code = typer.main.get_command(app).main(
+            words, prog_name="flashbench", standalone_mode=False, obj=["flashbench", *words]
+        )
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:
+        return _explain(error, debug=debug)
+    if code == INTERRUPTED:
+        _say("interrupted")
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception, *, debug: bool) -> int:
+    """Say what is wrong in a line, what to do in another, and return the exit code."""
+    if debug:
+        traceback.print_exception(error)
+    hint: str | None
+    if isinstance(error, FlashbenchError):
+        message, hint, code = str(error), error.hint, error.exit_code
+    elif isinstance(error, _UsageError):
+        usage: Any = error
+        text = usage.format_message()
+        message, code = text[:1].lower() + text[1:].rstrip("."), 2
+        hint = f"{usage.ctx.command_path} --help lists what there is" if usage.ctx else None
+    else:
+        message, code = f"unexpected {type(error).__name__}: {error}", BUG
+        hint = "this is a mistake of flashbench; --debug shows where, please report it"
+    _say("interrupted" if code == INTERRUPTED else "error", message)
+    if hint:
+        _say("hint", hint)
+    return code
+
+
+def _say(label: str, text: str | None = None) -> None:
+    """One line on stderr, whatever line breaks the text has."""
+    typer.echo(label if text is None else f"{label}: {' '.join(text.split())}", err=True)

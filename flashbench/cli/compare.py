@@ -1,0 +1,75 @@
+"""`flashbench compare`: a verdict per measurement of two results files."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+EPILOG = (
+    "Examples:\n"
+    "  flashbench compare old.json new.json\n"
+    "  flashbench compare old.json new.json --fail-over 10% --format markdown\n"
+    "  flashbench compare results/documented.json mine.json --force\n\n"
+    "Exit code: 0 all same or improved; 1 something regressed; 2 bad input; 3 something is inconclusive, or "
+    "the files are not comparable. --force compares them all the same, and the exit code then says what the "
+    "verdicts say. A figure without samples, such as the documented ones, has no verdict: exit code 3."
+)
+
+
+class Format(str, Enum):
+    """How to print a comparison."""
+
+    table = "table"
+    markdown = "markdown"
+    json = "json"
+
+
+def compare(
+    base: Annotated[str, typer.Argument(metavar="BASE.json", help="The results to compare with.")],
+    new: Annotated[str, typer.Argument(metavar="NEW.json", help="The results to judge.")],
+    fail_over: Annotated[
+        str,
+        typer.Option("--fail-over", metavar="SHARE", help="Slower by more than this regresses: 5% or 0.05."),
+    ] = "5%",
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare results of unlike machines, threads or blocks too.")
+    ] = False,
+    format_: Annotated[Format, typer.Option("--format", help="How to print the comparison.")] = Format.table,
+    json: Annotated[
+        str | None,
+        typer.Option(
+            "--json",
+            metavar="PATH|-",
+            help="Write the comparison there, - for stdout; all else then goes to stderr.",
+        ),
+    ] = None,
+) -> None:
+    """Say of every measurement in both files whether it improved, stayed the same or regressed."""
+    # Inside: these import NumPy, which --help must not.
+    import sys
+
+    from rich.console import Console
+
+    from flashbench.cli.values import parse_share
+    from flashbench.report.compare import compare_json, compare_markdown, compare_report
+    from flashbench.results.store import check_writable, load, write_whole
+    from flashbench.studies import compare as study
+
+    limit = parse_share("--fail-over", fail_over)
+    if json is not None and json != "-":
+        check_writable(json)
+    comparison = study.compare(
+        load(base), load(new), base_name=base, new_name=new, fail_over=limit, force=force
+    )
+    if json is not None and json != "-":
+        write_whole(json, compare_json(comparison).encode())
+    if json == "-":
+        sys.stdout.write(compare_json(comparison))
+    out = sys.stdout if json is None else sys.stderr
+    if format_ is Format.table:
+        Console(file=out).print(compare_report(comparison))
+    else:
+        out.write(compare_markdown(comparison) if format_ is Format.markdown else compare_json(comparison))
+    raise typer.Exit(comparison.exit_code)

@@ -1,0 +1,193 @@
+"""The options that commands share, as annotated types; `settings` turns them into a study.
+
+None stands for "not given" throughout: the study file, and below it the defaults, then decide.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+PROBLEM = "Problem"
+ENGINES = "Engines and blocks"
+MEASURING = "Measuring"
+OUTPUT = "Output"
+
+
+def _engine_words() -> list[str]:
+    # Inside: the table of engines imports NumPy, which --help must not.
+    from flashbench.engines import engine_names
+
+    return engine_names()
+
+
+Batch = Annotated[
+    int | None,
+    typer.Option("--batch", metavar="N", help="Sequences at once (default 1).", rich_help_panel=PROBLEM),
+]
+Heads = Annotated[
+    str | None,
+    typer.Option("--heads", metavar="N,...", help="Query heads (default 1).", rich_help_panel=PROBLEM),
+]
+KvHeads = Annotated[
+    int | None,
+    typer.Option(
+        "--kv-heads",
+        metavar="N",
+        help="Key and value heads; fewer than --heads is GQA, 1 is MQA (default as many as --heads).",
+        rich_help_panel=PROBLEM,
+    ),
+]
+HeadDim = Annotated[
+    str | None,
+    typer.Option(
+        "--head-dim",
+        metavar="N,...",
+        help="Size of a head, 1 to 256 (default 64).",
+        rich_help_panel=PROBLEM,
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="D,...",
+        help="float64, float32 or both, comma-separated (default float64).",
+        autocompletion=lambda: ["float64", "float32"],
+        rich_help_panel=PROBLEM,
+    ),
+]
+CausalAlignment = Annotated[
+    str | None,
+    typer.Option(
+        "--causal-alignment",
+        metavar="A",
+        help="bottom-right (the last query sees all keys) or top-left (default bottom-right).",
+        autocompletion=lambda: ["bottom-right", "top-left"],
+        rich_help_panel=PROBLEM,
+    ),
+]
+Direction = Annotated[
+    str | None,
+    typer.Option(
+        "--direction",
+        metavar="D,...",
+        help="fwd, bwd or fwd+bwd, comma-separated (default fwd).",
+        autocompletion=lambda: ["fwd", "bwd", "fwd+bwd"],
+        rich_help_panel=PROBLEM,
+    ),
+]
+Engine = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine",
+        "-e",
+        metavar="NAME",
+        help="flash, standard, numpy, torch-flash or a plug-in's; give it again for more, which are then "
+        "compared with the first.",
+        autocompletion=_engine_words,
+        rich_help_panel=ENGINES,
+    ),
+]
+BlockQ = Annotated[
+    int | None,
+    typer.Option(
+        "--block-q", metavar="N", help="Query rows of a tile, with --block-k.", rich_help_panel=ENGINES
+    ),
+]
+BlockK = Annotated[
+    int | None,
+    typer.Option(
+        "--block-k", metavar="N", help="Key rows of a tile, with --block-q.", rich_help_panel=ENGINES
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        help="Threads of each engine (default every core this process may use).",
+        rich_help_panel=ENGINES,
+    ),
+]
+Repeats = Annotated[
+    int | None,
+    typer.Option(
+        "--repeats",
+        metavar="N",
+        help="Timed calls in one burst (default 5).",
+        rich_help_panel=MEASURING,
+    ),
+]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        "--rounds",
+        metavar="N",
+        help="Bursts of each engine, the engines taking turns (default 3).",
+        rich_help_panel=MEASURING,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        help="Seed of the inputs (default 0).",
+        rich_help_panel=MEASURING,
+    ),
+]
+MeasureMemory = Annotated[
+    bool | None,
+    typer.Option(
+        "--memory/--no-memory",
+        help="Measure peak memory too, in processes that are not timed (default memory).",
+        rich_help_panel=MEASURING,
+    ),
+]
+Check = Annotated[
+    bool | None,
+    typer.Option(
+        "--check/--no-check",
+        help="Compare each result with a float64 oracle too (default check).",
+        rich_help_panel=MEASURING,
+    ),
+]
+MemoryBudget = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-budget",
+        metavar="SIZE",
+        help="Such as 16GiB: a point predicted to need more is not tried (default what is free).",
+        rich_help_panel=MEASURING,
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="S",
+        help="Seconds for one burst, one memory measurement or one check (default 600).",
+        rich_help_panel=MEASURING,
+    ),
+]
+Config = Annotated[
+    str | None,
+    typer.Option("--config", "-c", metavar="FILE.toml", help="Study file; options win over what it says."),
+]
+Json = Annotated[
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="PATH|-",
+        help="Write the results there, - for stdout; all else then goes to stderr.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Save = Annotated[
+    str | None,
+    typer.Option(
+        "--save", metavar="PATH", help="Keep the results there, beside the table.", rich_help_panel=OUTPUT
+    ),
+]

@@ -1,0 +1,105 @@
+"""`flashbench profile`: the documented table, measured."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flashbench.cli import options
+
+EPILOG = (
+    "Examples:\n"
+    "  flashbench profile\n"
+    "  flashbench profile --plain\n"
+    "  flashbench profile --seq-lens 512,4k --heads 8 --dtype float32 --causal --direction fwd,bwd\n"
+    "  flashbench profile -e flash -e torch-flash --save mine.json\n"
+    "  flashbench profile --batch 8 --memory-budget 16GiB\n"
+    "  flashbench profile --config configs/speed.toml --json - > speed.json\n\n"
+    "Exit code: 0 measured; 1 a point crashed, ran out of memory or time, or was wrong; 2 bad input."
+)
+
+
+def profile(
+    context: typer.Context,
+    config: options.Config = None,
+    seq_lens: Annotated[
+        str | None,
+        typer.Option(
+            "--seq-lens",
+            "-n",
+            metavar="N,...",
+            help="Sequence lengths; 4k is 4096 (default 128,512,1024,2048,4096).",
+            rich_help_panel=options.PROBLEM,
+        ),
+    ] = None,
+    batch: options.Batch = None,
+    heads: options.Heads = None,
+    kv_heads: options.KvHeads = None,
+    head_dim: options.HeadDim = None,
+    dtype: options.Dtype = None,
+    causal: Annotated[
+        bool | None,
+        typer.Option(
+            "--causal/--no-causal",
+            help="Let a query see only the keys up to its own place (default no-causal).",
+            rich_help_panel=options.PROBLEM,
+        ),
+    ] = None,
+    causal_alignment: options.CausalAlignment = None,
+    direction: options.Direction = None,
+    engine: options.Engine = None,
+    block_sizes: Annotated[
+        str | None,
+        typer.Option(
+            "--block-size",
+            metavar="N|auto,...",
+            help="Query and key rows of a tile (default auto).",
+            rich_help_panel=options.ENGINES,
+        ),
+    ] = None,
+    block_q: options.BlockQ = None,
+    block_k: options.BlockK = None,
+    threads: options.Threads = None,
+    repeats: options.Repeats = None,
+    rounds: options.Rounds = None,
+    seed: options.Seed = None,
+    memory: options.MeasureMemory = None,
+    check: options.Check = None,
+    memory_budget: options.MemoryBudget = None,
+    timeout: options.Timeout = None,
+    plain: Annotated[
+        bool,
+        typer.Option(
+            "--plain", help="Print the documented layout to the letter.", rich_help_panel=options.OUTPUT
+        ),
+    ] = False,
+    json: options.Json = None,
+    save: options.Save = None,
+) -> None:
+    """Measure time, peak memory and exactness over sequence lengths: the documented table."""
+    # Inside: these import NumPy, which --help must not.
+    from rich.console import Group, RenderableType
+    from rich.text import Text
+
+    from flashbench.cli.running import run_and_report
+    from flashbench.cli.settings import build_study
+    from flashbench.report.plain import check_plain, plain_report
+    from flashbench.report.profile import profile_report
+    from flashbench.report.training import training_report
+    from flashbench.results.record import Results
+    from flashbench.studies.training import training_rows
+
+    study = build_study("profile", context.params)
+    if plain:
+        check_plain(study)
+
+    def report(results: Results) -> RenderableType:
+        table = Text(plain_report(results), end="") if plain else profile_report(results)
+        budget = study.memory_budget_bytes or results.machine.memory_bytes
+        asked = study.batch > 1 or study.memory_budget_bytes is not None
+        if not asked or budget is None:
+            return table
+        return Group(table, Text(), training_report(training_rows(study, budget), budget))
+
+    run_and_report(study, command=context.obj, json=json, keep=save, report=report)

@@ -1,0 +1,197 @@
+"""A study from its three sources: defaults, over them the study file, over that the options given."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from flashbench.cli.values import parse_block_sizes, parse_choices, parse_wholes
+from flashbench.errors import ConfigError, FlashbenchError
+from flashbench.problem import CausalAlignment, Direction, Dtype
+from flashbench.report.units import parse_bytes
+from flashbench.studies.study import Study
+
+Kind = Literal["profile", "sweep"]
+
+# Where `sweep` differs from the defaults of Study.
+_SWEEP_DEFAULTS: dict[str, Any] = {
+    "engines": ["flash"],
+    "seq_lens": [128, 256, 512, 1024, 2048, 4096],
+    "block_sizes": ["auto", 16, 32, 64, 128, 256],
+    "causal": [False, True],
+}
+# What a study file may say where only certain words will do.
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "kind": get_args(Kind),
+    "dtypes": get_args(Dtype),
+    "directions": get_args(Direction),
+    "causal_alignment": get_args(CausalAlignment),
+    "block_sizes": ("auto", "whole numbers from 1 up"),
+}
+
+
+def _as_given(option: str, value: Any) -> Any:
+    return value
+
+
+def _engines(option: str, words: list[str]) -> list[str]:
+    return [name.strip() for word in words for name in word.split(",")]
+
+
+def _causal(option: str, value: bool | str) -> list[bool]:
+    if isinstance(value, bool):  # profile's --causal/--no-causal
+        return [value]
+    return parse_choices(option, value, {"both": [False, True], "yes": [True], "no": [False]}, many=False)[0]
+
+
+def _dtypes(option: str, text: str) -> list[str]:
+    return parse_choices(option, text, {word: word for word in get_args(Dtype)})
+
+
+def _directions(option: str, text: str) -> list[str]:
+    return parse_choices(option, text, {"fwd": "fwd", "bwd": "bwd", "fwd+bwd": "fwd_bwd"})
+
+
+def _alignment(option: str, text: str) -> str:
+    known: dict[str, str] = {word: word for word in get_args(CausalAlignment)}
+    return parse_choices(option, text, known, many=False)[0]
+
+
+# Parameter of a command -> (its option, the field of Study, how its value is read).
+_OPTIONS: Mapping[str, tuple[str, str, Callable[[str, Any], Any]]] = {
+    "seq_lens": ("--seq-lens", "seq_lens", parse_wholes),
+    "batch": ("--batch", "batch", _as_given),
+    "heads": ("--heads", "heads", parse_wholes),
+    "kv_heads": ("--kv-heads", "kv_heads", _as_given),
+    "head_dim": ("--head-dim", "head_dims", parse_wholes),
+    "dtype": ("--dtype", "dtypes", _dtypes),
+    "causal": ("--causal", "causal", _causal),
+    "causal_alignment": ("--causal-alignment", "causal_alignment", _alignment),
+    "direction": ("--direction", "directions", _directions),
+    "engine": ("--engine", "engines", _engines),
+    "block_sizes": ("--block-size", "block_sizes", parse_block_sizes),
+    "block_q": ("--block-q", "block_q", _as_given),
+    "block_k": ("--block-k", "block_k", _as_given),
+    "threads": ("--threads", "threads", _as_given),
+    "repeats": ("--repeats", "repeats", _as_given),
+    "rounds": ("--rounds", "rounds", _as_given),
+    "seed": ("--seed", "seed", _as_given),
+    "memory": ("--memory", "memory", _as_given),
+    "check": ("--check", "check", _as_given),
+    "memory_budget": (
+        "--memory-budget",
+        "memory_budget_bytes",
+        lambda name, text: parse_bytes(text, name=name),
+    ),
+    "timeout": ("--timeout", "timeout_s", _as_given),
+}
+
+
+def build_study(kind: Kind, params: Mapping[str, Any]) -> Study:
+    """The study that a command's parameters ask for; None and an empty list are "not given".
+
+    Raises ConfigError for a bad option or study file, AttentionError for an impossible problem.
+    """
+    values: dict[str, Any] = {"kind": kind} | (_SWEEP_DEFAULTS if kind == "sweep" else {})
+    if params.get("config") is not None:
+        values |= _file_settings(Path(params["config"]), kind)
+    given = {
+        field: read(option, params[name])
+        for name, (option, field, read) in _OPTIONS.items()
+        if params.get(name) not in (None, [], ())
+    }
+    if "block_sizes" in given:
+        if "block_q" in given or "block_k" in given:
+            raise ConfigError("--block-size sets both block sizes: give it, or --block-q with --block-k")
+        values |= {"block_q": None, "block_k": None}
+    study = _convert(values | given)
+    _check_points(study)
+    return study
+
+
+def load_study(path: str | Path) -> Study:
+    """The study of a file alone, of the kind that it states.
+
+    Raises ConfigError that begins with the file's name.
+    """
+    values = _file_settings(Path(path), None)
+    kind = values.get("kind", "profile")
+    study = _convert((_SWEEP_DEFAULTS if kind == "sweep" else {}) | values)
+    _check_points(study)
+    return study
+
+
+def _file_settings(path: Path, kind: Kind | None) -> dict[str, Any]:
+    """The file's keys and values, once they are known to make a study on their own."""
+    try:
+        values: dict[str, Any] = msgspec.toml.decode(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigError(f"study file {path} is not found") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {_lower_first(str(error))}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read {path}: {_lower_first(str(reason))}") from error
+    for key in values:
+        if key not in Study.__struct_fields__:
+            near = difflib.get_close_matches(key, Study.__struct_fields__, n=1)
+            raise ConfigError(
+                f"{path} has the unknown key {key!r}; known: {', '.join(Study.__struct_fields__)}",
+                hint=f"did you mean {near[0]!r}?" if near else None,
+            )
+    try:
+        study = _convert(({"kind": kind} if kind else {}) | values)
+        _check_points(study)
+    except FlashbenchError as error:
+        raise ConfigError(f"{path}: {error}", hint=error.hint) from error
+    if kind is not None and study.kind != kind:
+        raise ConfigError(
+            f"{path} is a study of kind {study.kind!r}, and this command is {kind!r}",
+            hint=f"flashbench {study.kind} --config {path}",
+        )
+    return values
+
+
+def _convert(values: Mapping[str, Any]) -> Study:
+    try:
+        return msgspec.convert(values, type=Study)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_field_error(str(error))) from error
+
+
+def _field_error(text: str) -> str:
+    """From "Expected `int`, got `str` - at `$.seq_lens[0]`": "seq_lens[0]: expected `int`, got `str`"."""
+    match = re.fullmatch(r"(.*) - at `\$\.((\w+).*)`", text)
+    if match is None:
+        return _lower_first(text)
+    rule, place, field = match.groups()
+    known = _WORDS.get(field) if rule.startswith("Invalid enum value") else None
+    return f"{place}: {_lower_first(rule)}" + (f"; known: {', '.join(known)}" if known else "")
+
+
+def _check_points(study: Study) -> None:
+    """Refuse what would be measured twice, and problems that cannot be, before anything runs."""
+    for field in (
+        "engines",
+        "seq_lens",
+        "heads",
+        "head_dims",
+        "dtypes",
+        "causal",
+        "directions",
+        "block_sizes",
+    ):
+        values = getattr(study, field)
+        for value in values:
+            if values.count(value) > 1:
+                raise ConfigError(f"{field} names {value} twice")
+    study.points()
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,79 @@
+"""`flashbench sweep`: which block size is best at which length."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flashbench.cli import options
+
+EPILOG = (
+    "Examples:\n"
+    "  flashbench sweep\n"
+    "  flashbench sweep --block-sizes 32,64,128,auto --seq-lens 1k,4k --causal yes --direction bwd\n"
+    "  flashbench sweep --config configs/block-sizes.toml --save blocks.json\n\n"
+    "Exit code: 0 measured; 1 a point crashed, ran out of memory or time, or was wrong; 2 bad input."
+)
+
+
+def sweep(
+    context: typer.Context,
+    config: options.Config = None,
+    seq_lens: Annotated[
+        str | None,
+        typer.Option(
+            "--seq-lens",
+            "-n",
+            metavar="N,...",
+            help="Sequence lengths; 4k is 4096 (default 128,256,512,1024,2048,4096).",
+            rich_help_panel=options.PROBLEM,
+        ),
+    ] = None,
+    batch: options.Batch = None,
+    heads: options.Heads = None,
+    kv_heads: options.KvHeads = None,
+    head_dim: options.HeadDim = None,
+    dtype: options.Dtype = None,
+    causal: Annotated[
+        str | None,
+        typer.Option(
+            "--causal",
+            metavar="both|yes|no",
+            help="Causal masking, none, or one after the other (default both).",
+            autocompletion=lambda: ["both", "yes", "no"],
+            rich_help_panel=options.PROBLEM,
+        ),
+    ] = None,
+    causal_alignment: options.CausalAlignment = None,
+    direction: options.Direction = None,
+    engine: options.Engine = None,
+    block_sizes: Annotated[
+        str | None,
+        typer.Option(
+            "--block-sizes",
+            "-b",
+            metavar="N|auto,...",
+            help="Query and key rows of a tile, or the engine's choice (default auto,16,32,64,128,256).",
+            rich_help_panel=options.ENGINES,
+        ),
+    ] = None,
+    threads: options.Threads = None,
+    repeats: options.Repeats = None,
+    rounds: options.Rounds = None,
+    seed: options.Seed = None,
+    memory: options.MeasureMemory = None,
+    check: options.Check = None,
+    memory_budget: options.MemoryBudget = None,
+    timeout: options.Timeout = None,
+    json: options.Json = None,
+    save: options.Save = None,
+) -> None:
+    """Measure a grid of block sizes and lengths: a heatmap, and the best size beside the documented one."""
+    # Inside: these import NumPy, which --help must not.
+    from flashbench.cli.running import run_and_report
+    from flashbench.cli.settings import build_study
+    from flashbench.report.sweep import sweep_report
+
+    study = build_study("sweep", context.params)
+    run_and_report(study, command=context.obj, json=json, keep=save, report=sweep_report)

@@ -1,0 +1,169 @@
+"""A comparison as tables for a terminal, as Markdown for a pull request, or as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from flashbench.report.layout import (
+    NOTHING,
+    STATUS_WORDS,
+    Grid,
+    block_word,
+    group_key,
+    length_word,
+    problem_line,
+)
+from flashbench.report.units import format_bytes, format_spread, format_times, format_wide_ratio
+from flashbench.results.record import Measurement
+from flashbench.studies.compare import Comparison, Pair
+from flashbench.studies.verdict import Verdict
+
+_STYLES = {"regressed": "bold red", "improved": "green", "same": "", "inconclusive": "yellow"}
+_HEADERS = (
+    "Seq\nLen",
+    "Base\n(ms)",
+    "New\n(ms)",
+    "Time\nratio",
+    "±\n95%",
+    "Base\nMem",
+    "New\nMem",
+    "Mem\nratio",
+    "Verdict",
+)
+
+
+class _Table(NamedTuple):
+    """One engine, direction and kind of problem."""
+
+    title: str
+    rows: list[tuple[list[str], Pair]]
+
+
+def compare_report(comparison: Comparison) -> RenderableType:
+    """The comparison for a terminal."""
+    parts: list[RenderableType] = [Text(line, style="dim") for line in _preface(comparison)]
+    for table in _tables(comparison.pairs):
+        grid = Grid(*_HEADERS, left=[len(_HEADERS) - 1])
+        for cells, pair in table.rows:
+            texts = [Text(cell) if cell else NOTHING for cell in cells]
+            texts[-1].stylize(_STYLES[pair.verdict])
+            grid.add_row(*texts)
+        parts += [Text(), Text(table.title, style="bold"), grid]
+    parts += [Text(), *map(Text, _afterword(comparison))]
+    return Group(*parts)
+
+
+def compare_markdown(comparison: Comparison) -> str:
+    """The comparison as GitHub renders it."""
+    blocks = [f"**{_summary(comparison)}**", "\n".join(f"- {line}" for line in _preface(comparison))]
+    headers = [header.replace("\n", " ") for header in _HEADERS]
+    for table in _tables(comparison.pairs):
+        lines = [_markdown_row(headers), _markdown_row(["--:"] * (len(headers) - 1) + [":--"])]
+        for cells, pair in table.rows:
+            words = [cell or "-" for cell in cells]
+            if pair.verdict == "regressed":
+                words[-1] = f"**{words[-1]}**"
+            lines.append(_markdown_row(words))
+        blocks += [f"{table.title}:", "\n".join(lines)]
+    missing = _missing_lines(comparison)
+    if missing:
+        blocks.append("\n".join(f"- {line}" for line in missing))
+    return "\n\n".join(blocks) + "\n"
+
+
+def compare_json(comparison: Comparison) -> str:
+    """The comparison as it is, with both measurements of each pair."""
+    document = msgspec.to_builtins(comparison) | {"exit_code": comparison.exit_code}
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _tables(pairs: Sequence[Pair]) -> list[_Table]:
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        words = [pair.new.engine, problem_line(group_key(pair.new)), _blocks(pair)]
+        groups.setdefault(", ".join(filter(None, words)), []).append(pair)
+    return [_Table(title, _rows(group)) for title, group in groups.items()]
+
+
+def _blocks(pair: Pair) -> str:
+    """The blocks asked for, and of both sides where they differ; what `auto` chose may differ by row."""
+    words = ["auto" if row.auto_blocks else block_word(row) for row in (pair.base, pair.new)]
+    if words[0] == words[1]:
+        return f"block {words[0]}" if words[0] else ""
+    return f"block {words[0] or 'unknown'} against {words[1] or 'unknown'}"
+
+
+def _rows(pairs: Sequence[Pair]) -> list[tuple[list[str], Pair]]:
+    both = [row for pair in pairs for row in (pair.base, pair.new)]
+    timed = iter(format_times([row.time.median_ns for row in both if row.time]))
+    times = [next(timed) if row.time else STATUS_WORDS.get(row.status, "") for row in both]
+    memory = [format_bytes(row.memory.workspace_peak_bytes) if row.memory else "" for row in both]
+    return [
+        (
+            [
+                length_word(pair.new.problem),
+                times[2 * index],
+                times[2 * index + 1],
+                _ratio(pair.time_ratio),
+                _spread(pair),
+                memory[2 * index],
+                memory[2 * index + 1],
+                _ratio(pair.memory_ratio),
+                pair.note or pair.verdict,
+            ],
+            pair,
+        )
+        for index, pair in enumerate(pairs)
+    ]
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else format_wide_ratio(ratio)
+
+
+def _spread(pair: Pair) -> str:
+    if pair.time_high is None or pair.time_ratio is None:
+        return ""
+    return format_spread(pair.time_high / pair.time_ratio)
+
+
+def _preface(comparison: Comparison) -> list[str]:
+    lines = [f"base: {comparison.base_name}", f"new:  {comparison.new_name}"]
+    lines.append("ratios are new / base; ± is the 95% interval of the time's")
+    lines += [f"not comparable: {one.name}: {one.base} / {one.new}" for one in comparison.differences]
+    return lines + [f"note: {remark}" for remark in comparison.remarks]
+
+
+def _afterword(comparison: Comparison) -> list[str]:
+    return [*_missing_lines(comparison), _summary(comparison)]
+
+
+def _summary(comparison: Comparison) -> str:
+    counts = Counter(pair.verdict for pair in comparison.pairs)
+    order: tuple[Verdict, ...] = ("regressed", "inconclusive", "same", "improved")
+    listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict])
+    return f"{len(comparison.pairs)} compared, allowing {comparison.fail_over * 100:g}%: {listed}"
+
+
+def _missing_lines(comparison: Comparison) -> list[str]:
+    sides = (("base", comparison.only_in_base), ("new", comparison.only_in_new))
+    return [f"only in {side}: {words}" for side, rows in sides for words in _listed(rows)]
+
+
+def _listed(rows: Sequence[Measurement]) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        block = f"block {block_word(row)}" if block_word(row) else ""
+        words = [row.engine, problem_line(group_key(row)), block]
+        groups.setdefault(", ".join(filter(None, words)), []).append(length_word(row.problem))
+    return [f"{words}: {', '.join(lengths)}" for words, lengths in groups.items()]
