@@ -45,10 +45,21 @@ blocks = st.none() | st.integers(1, 80)
 
 
 @EVERY_ENGINE
-@given(problem=problems(), block_q=blocks, block_k=blocks, num_threads=st.sampled_from([None, 1, 2, 3]))
+@given(
+    problem=problems(),
+    block_q=blocks,
+    block_k=blocks,
+    num_threads=st.sampled_from([None, 1, 2, 3]),
+    use_simd=st.booleans(),
+)
 @settings(max_examples=40, deadline=None)
 def test_any_problem_with_any_blocks_and_threads_is_exact(
-    engine: str, problem: AttentionProblem, block_q: int | None, block_k: int | None, num_threads: int | None
+    engine: str,
+    problem: AttentionProblem,
+    block_q: int | None,
+    block_k: int | None,
+    num_threads: int | None,
+    use_simd: bool,
 ) -> None:
     if find_engine(engine).unsupported(problem, "bwd"):
         return
@@ -61,6 +72,7 @@ def test_any_problem_with_any_blocks_and_threads_is_exact(
         "block_q": block_q,
         "block_k": block_k,
         "num_threads": num_threads,
+        "use_simd": use_simd,
     }
     o, lse = attention(q, k, v, return_lse=True, **options)
     gradients = attention_backward(do, q, k, v, o, lse, **options)
@@ -70,6 +82,45 @@ def test_any_problem_with_any_blocks_and_threads_is_exact(
     for actual, expected in zip(gradients, attention_backward_reference(problem, do, q, k, v), strict=True):
         assert actual.dtype == q.dtype
         assert_close(actual, expected, tolerance_for(problem.dtype, "bwd"))
+
+
+@pytest.mark.parametrize("engine", ["flash", "standard"])  # the others multiply what is masked by zero
+@given(
+    problem=problems(),
+    name=st.sampled_from(["q", "k", "v", "do"]),
+    where=st.floats(0.0, 1.0, exclude_max=True),
+    block_q=blocks,
+    block_k=blocks,
+    use_simd=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_nan_anywhere_reaches_just_what_sees_it(
+    engine: str,
+    problem: AttentionProblem,
+    name: str,
+    where: float,
+    block_q: int | None,
+    block_k: int | None,
+    use_simd: bool,
+) -> None:
+    inputs = problem.make_inputs()
+    poisoned = getattr(inputs, name)
+    poisoned.flat[int(where * poisoned.size)] = np.nan
+    q, k, v, do = inputs
+    options = {
+        "softmax_scale": problem.softmax_scale,
+        "causal": problem.causal,
+        "causal_alignment": problem.causal_alignment,
+        "engine": engine,
+        "block_q": block_q,
+        "block_k": block_k,
+        "use_simd": use_simd,
+    }
+    o, lse = attention(q, k, v, return_lse=True, **options)
+    gradients = attention_backward(do, q, k, v, o, lse, **options)
+    expected = (*attention_reference(problem, q, k, v), *attention_backward_reference(problem, do, q, k, v))
+    for actual, exact in zip((o, lse, *gradients), expected, strict=True):
+        assert_close(actual, exact, tolerance_for(problem.dtype, "bwd"))
 
 
 @EVERY_ENGINE
