@@ -16,11 +16,13 @@ from flashbench.kernels.isa import ISA
 from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import at, pointer, publish, take_ticket, wait_for
 from flashbench.kernels.softmax import probabilities, score_gradients
-from flashbench.kernels.tiles import all_finite, hide_above_diagonal, pack, row_dots
+from flashbench.kernels.tiles import all_finite, pack, row_dots
 from flashbench.kernels.visibility import (
     add_visible_to_keys,
     add_visible_to_rows,
     clear_rows,
+    hidden_finite,
+    hide,
     keys_seen,
     seen_by_first_row,
 )
@@ -138,14 +140,14 @@ def flash_backward(
             # Pass 1: probabilities again. Forward: s = k @ qt, p = exp2(s - lse2).
             multiply(k_tile, k_row, 1, qt, lanes, p, lanes, k_rows, lanes, head_dim, False)
             if partly_hidden:
-                hide_above_diagonal(p, lanes, k_rows, lanes, 1 - seen, -math.inf)
+                hide(p, lanes, seen, k_rows, -math.inf)
             probabilities(p, lanes, k_rows, lanes, lse2)
 
             # Pass 2: score gradients. Forward: o = p @ v, so dp = do @ v.T; softmax: ds = p * (dp - delta).
             multiply(v_tile, v_row, 1, dot, lanes, ds, lanes, k_rows, lanes, head_dim_v, False)
             score_gradients(ds, p, lanes, k_rows, lanes, delta)
             if partly_hidden:
-                hide_above_diagonal(ds, lanes, k_rows, lanes, 1 - seen, zero)
+                hide(ds, lanes, seen, k_rows, zero)
 
             # Pass 3: what the keys get, in the chain's order. Forward: o += p @ v, so dv += p.T @ do;
             # s = q @ k.T, so dk += ds.T @ q.
@@ -163,7 +165,7 @@ def flash_backward(
             publish(done, k_start + k_rows)
 
             # Pass 4: what the queries get. Forward: s = q @ k.T, so dq += ds @ k.
-            if partly_hidden and not all_finite(k_tile, k_row, k_rows, head_dim):
+            if partly_hidden and not hidden_finite(k_tile, k_row, seen, k_rows, head_dim):
                 if k_start == 0:
                     clear_rows(dq, dq_row, q_rows, head_dim, zero)
                 add_visible_to_rows(ds, lanes, seen, k_tile, k_row, dq, dq_row, q_rows, head_dim, k_rows)

@@ -14,8 +14,15 @@ from flashbench.kernels.isa import ISA
 from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import at, pointer, take_ticket
 from flashbench.kernels.softmax import online_softmax
-from flashbench.kernels.tiles import all_finite, hide_above_diagonal, pack, scale_rows
-from flashbench.kernels.visibility import add_visible_to_rows, clear_rows, keys_seen, seen_by_first_row
+from flashbench.kernels.tiles import pack, scale_rows
+from flashbench.kernels.visibility import (
+    add_visible_to_rows,
+    clear_rows,
+    hidden_finite,
+    hide,
+    keys_seen,
+    seen_by_first_row,
+)
 
 LN2 = math.log(2.0)
 VECTOR_BYTES = ISA.vector_bytes
@@ -94,7 +101,7 @@ def flash_forward(
             # Pass 1: scores, in units of log2.
             multiply(at(k, k_start * k_row), k_row, 1, qt, lanes, s, lanes, k_rows, lanes, head_dim, False)
             if seen < k_rows:
-                hide_above_diagonal(s, lanes, k_rows, lanes, 1 - seen, -math.inf)
+                hide(s, lanes, seen, k_rows, -math.inf)
 
             # Pass 2: probabilities under the maximum so far; what o holds comes to the same maximum.
             grew = online_softmax(s, lanes, k_rows, lanes, row_max, row_sum, rescale)
@@ -102,7 +109,7 @@ def flash_forward(
                 scale_rows(o, o_row, q_rows, head_dim_v, rescale)
 
             # Pass 3: o += p @ v.
-            if seen < k_rows and not all_finite(v_tile, v_row, k_rows, head_dim_v):
+            if seen < k_rows and not hidden_finite(v_tile, v_row, seen, k_rows, head_dim_v):
                 if k_start == 0:
                     clear_rows(o, o_row, q_rows, head_dim_v, zero)
                 add_visible_to_rows(s, lanes, seen, v_tile, v_row, o, o_row, q_rows, head_dim_v, k_rows)

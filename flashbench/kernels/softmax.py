@@ -28,19 +28,24 @@ from flashbench.kernels.ir import (
     store,
 )
 
-_GROUP = 4  # vectors handled together: enough independent work to hide the polynomial's latency
+_GROUPS = (4, 2, 1)  # vectors handled together: independent work that hides the polynomial's latency
+
+# A maximum is left as it is until a score exceeds it by this much, in units of log2. p is then at most
+# 2**8 and no less exact, and o need not be rescaled for every little growth (Zadouri et al. 2026,
+# FlashAttention-4, section 3).
+_SLACK = 8.0
 
 
 def _for_lane_groups(
     b: ir.IRBuilder, lanes: ir.Value, vector: ir.VectorType, body: Callable[[list[ir.Value]], None]
 ) -> None:
-    """body(offsets of the vectors) over all lanes: in groups of _GROUP vectors, then one by one."""
-    group = _GROUP * vector.count
-    with loop(b, lanes, step=group, carry=[]) as (lane, _, _):
-        body([b.add(lane, const(i * vector.count)) for i in range(_GROUP)])
-    done = b.mul(b.sdiv(lanes, const(group)), const(group))
-    with loop(b, lanes, start=done, step=vector.count, carry=[]) as (lane, _, _):
-        body([lane])
+    """body(offsets of the vectors) over all lanes, in groups of _GROUPS vectors."""
+    done: ir.Value = const(0)
+    for size in _GROUPS:
+        group = size * vector.count
+        with loop(b, lanes, start=done, step=group, carry=[]) as (lane, _, _):
+            body([b.add(lane, const(i * vector.count)) for i in range(size)])
+        done = b.mul(b.sdiv(lanes, const(group)), const(group))
 
 
 def _online_softmax(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
@@ -63,24 +68,33 @@ def _online_softmax(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
                     x = load(b, s, b.add(base, offset), vector)
                     new.append(b.select(b.fcmp_ordered(">", x, value), x, value))
 
-            # Pass 2: factors for what was summed under the old maximum. A lane that has seen no key
-            # yet keeps -inf, and 0 stands in for it below: exp2(-inf - 0) = 0, never -inf + inf.
-            totals, safe = [], []
-            for offset, before, now in zip(offsets, old, new, strict=True):
-                shift = b.select(b.fcmp_ordered("==", now, lowest), zero, now)
+            # Pass 2: where the maximum has grown for good, factors for what was summed under the old one.
+            # A lane that has seen no key yet keeps -inf, and 0 stands in for it below: exp2(-inf - 0) = 0,
+            # never -inf + inf.
+            grows = [
+                b.fcmp_ordered(">", b.fsub(now, before), constant(vector, _SLACK))
+                for before, now in zip(old, new, strict=True)
+            ]
+            growing = [b.bitcast(grow, ir.IntType(vector.count)) for grow in grows]
+            any_lane = growing[0]
+            for bits in growing[1:]:
+                any_lane = b.or_(any_lane, bits)
+            with b.if_then(b.icmp_unsigned("!=", any_lane, ir.Constant(any_lane.type, 0))):
+                b.store(ir.Constant(BOOL, 1), grew_at)
+            shifts, totals = [], []
+            for offset, before, now, grow in zip(offsets, old, new, grows, strict=True):
+                reference = b.select(grow, now, before)
+                store(b, reference, row_max, offset)
+                shift = b.select(b.fcmp_ordered("==", reference, lowest), zero, reference)
                 factor = exp2(b, b.fsub(before, shift))
                 store(b, factor, rescale, offset)
-                store(b, now, row_max, offset)
+                shifts.append(shift)
                 totals.append(b.fmul(load(b, row_sum, offset, vector), factor))
-                safe.append(shift)
-                changed = b.bitcast(b.fcmp_unordered("!=", now, before), ir.IntType(vector.count))
-                any_changed = b.icmp_unsigned("!=", changed, ir.Constant(changed.type, 0))
-                b.store(b.or_(b.load(grew_at), any_changed), grew_at)
 
             # Pass 3: probabilities in place, and their sum.
             with loop(b, rows, carry=totals) as (row, sums, following):
                 base = b.mul(row, s_row)
-                for offset, shift, value in zip(offsets, safe, sums, strict=True):
+                for offset, shift, value in zip(offsets, shifts, sums, strict=True):
                     at = b.add(base, offset)
                     p = exp2(b, b.fsub(load(b, s, at, vector), shift))
                     store(b, p, s, at)
@@ -144,8 +158,8 @@ def online_softmax(
 ) -> Any:
     """One online-softmax step (Milakov & Gimelshein 2018) over a tile of scores.
 
-    s becomes exp2(s - row_max), row_max and row_sum are brought up to date, and rescale holds
-    exp2(old row_max - new row_max). Returns whether any lane's maximum changed.
+    s becomes exp2(s - row_max), row_max (the maximum, or up to 8 below it) and row_sum are brought up to
+    date, and rescale holds exp2(old row_max - new row_max). Returns whether any lane's row_max changed.
     """
     n = types.intp
     signature = types.boolean(s, n, n, n, s, s, s)

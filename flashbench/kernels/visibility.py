@@ -9,6 +9,7 @@ from __future__ import annotations
 from numba import njit
 
 from flashbench.kernels.memory import at
+from flashbench.kernels.tiles import all_finite, hide_above_diagonal
 
 
 @njit(nogil=True)
@@ -25,6 +26,20 @@ def seen_by_first_row(q_start, k_start, k_rows, causal, diagonal):
     if causal:
         return q_start + diagonal + 1 - k_start
     return k_rows
+
+
+@njit(nogil=True)
+def hide(tile, lanes, seen, rows, value):
+    """Put `value` where a query does not see a key, in a tile[key, query lane]."""
+    first = max(0, seen)  # the keys before it are seen by every query
+    hide_above_diagonal(at(tile, first * lanes), lanes, rows - first, lanes, first + 1 - seen, value)
+
+
+@njit(nogil=True)
+def hidden_finite(x, x_row, seen, rows, columns):
+    """Whether the keys' rows of x that some query of the tile does not see are free of NaN and inf."""
+    first = max(0, seen)
+    return all_finite(at(x, first * x_row), x_row, rows - first, columns)
 
 
 @njit(nogil=True)
