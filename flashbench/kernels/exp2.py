@@ -39,19 +39,28 @@ _FLOAT64 = (
 )
 
 
+# The same on [-1/16, 1/16], without the leading 1 (largest relative error 6.0e-18).
+_FLOAT64_EIGHTHS = (
+    0.6931471805599453,
+    0.24022650695910933,
+    0.05550410866482224,
+    0.009618129089983302,
+    0.0013333558132838856,
+    0.00015404433819347582,
+    1.525342958649691e-05,
+)
+_POWERS_OF_EIGHTHS = [2.0 ** (i / 8) for i in range(8)]
+
+
 def exp2(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """2**x for a vector x <= 0, -inf and NaN included."""
+    if ISA is AVX512 and x.type.count * size_of(x.type.element) == 64:
+        return _exp2_avx512(builder, x)
     single = size_of(x.type.element) == 4
     coefficients, mantissa, lowest = (_FLOAT32, 23, -126.0) if single else (_FLOAT64, 52, -1022.0)
-    in_hardware = ISA is AVX512 and x.type.count * size_of(x.type.element) == 64
 
     # Adding 1.5 * 2**mantissa rounds x to an integer n, which is then in the sum's low bits.
     magic = 1.5 * 2.0**mantissa
-    if in_hardware:
-        shifted = builder.fadd(x, constant(x.type, magic))
-        n = builder.fsub(shifted, constant(x.type, magic))
-        return _scale_by_power(builder, _polynomial(builder, builder.fsub(x, n), coefficients), n)
-
     # The comparison is written so that NaN goes through (x86's min and max return the second operand).
     too_low = builder.fcmp_ordered("<", x, constant(x.type, lowest))
     clamped = builder.select(too_low, constant(x.type, lowest), x)
@@ -73,8 +82,27 @@ def _polynomial(builder: ir.IRBuilder, fraction: ir.Value, coefficients: tuple[f
     return total
 
 
+def _exp2_avx512(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """With VSCALEF for 2**n; in float64 n is a multiple of 1/8, and a table in one register gives
+    2**(n mod 1): three multiply-adds less. In float32 a table of sixteenths was measured to gain nothing.
+    """
+    vector = x.type
+    single = size_of(vector.element) == 4
+    magic = constant(vector, 1.5 * 2.0**23 if single else 1.5 * 2.0**52 / 8)
+    shifted = builder.fadd(x, magic)
+    n = builder.fsub(shifted, magic)
+    fraction = builder.fsub(x, n)
+    if single:
+        return _scale_by_power(builder, _polynomial(builder, fraction, _FLOAT32), n)
+    table = ir.Constant(vector, _POWERS_OF_EIGHTHS)
+    index = builder.bitcast(shifted, integer_like(vector))  # its low bits count the eighths
+    power = call(builder, "llvm.x86.avx512.permvar.df.512", vector, table, index)
+    rest = builder.fmul(fraction, _polynomial(builder, fraction, _FLOAT64_EIGHTHS))
+    return _scale_by_power(builder, fma(builder, power, rest, power), n)
+
+
 def _scale_by_power(builder: ir.IRBuilder, value: ir.Value, n: ir.Value) -> ir.Value:
-    """value * 2**n by AVX-512's VSCALEF, which gives 0 for n = -inf even where value is NaN."""
+    """value * 2**floor(n) by AVX-512's VSCALEF, which gives 0 for n = -inf even where value is NaN."""
     single = size_of(value.type.element) == 4
     name = f"llvm.x86.avx512.mask.scalef.{'ps' if single else 'pd'}.512"
     mask = ir.Constant(ir.IntType(value.type.count), -1)

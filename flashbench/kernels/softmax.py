@@ -31,8 +31,8 @@ from flashbench.kernels.ir import (
 _GROUPS = (4, 2, 1)  # vectors handled together: independent work that hides the polynomial's latency
 
 # A maximum is left as it is until a score exceeds it by this much, in units of log2. p is then at most
-# 2**8 and no less exact, and o need not be rescaled for every little growth (Zadouri et al. 2026,
-# FlashAttention-4, section 3).
+# 2**8 and no less exact, and o need not be rescaled for every little growth (the
+# conditional rescaling of FlashAttention-4).
 _SLACK = 8.0
 
 
