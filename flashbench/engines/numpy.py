@@ -80,7 +80,7 @@ class NumpyEngine:
     def workspace_bytes(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
     ) -> int | None:
-        """The scores, and a second array of their size for a mask or a gradient; p counts, kept or not."""
+        """The scores, twice behind a mask; the backward's own are ds, beside the p that its forward kept."""
         rows = problem.batch * problem.num_heads * problem.seqlen_q * problem.itemsize
         scores = rows * problem.seqlen_k
         # NumPy buffers the operand that it broadcasts along the rows of the scores.
@@ -88,12 +88,11 @@ class NumpyEngine:
         softmax = scores + 2 * rows + max(rows, broadcast)  # row_max, row_sum and its logarithm
         if problem.causal:  # the mask, and the scores before and behind it
             softmax = max(softmax, 2 * scores + problem.seqlen_q * problem.seqlen_k)
-        if direction == "fwd":
-            return softmax
         heads = 0  # dk of every query head, before those of one key head are added up
         if problem.num_heads != problem.num_kv_heads:
             heads = problem.batch * problem.num_heads * problem.seqlen_k * problem.head_dim * problem.itemsize
-        return max(softmax, 2 * scores + max(rows + broadcast, heads))
+        gradients = scores + max(rows + broadcast, heads)
+        return {"fwd": softmax, "bwd": gradients, "fwd_bwd": max(softmax, scores + gradients)}[direction]
 
 
 def _softmax(problem: AttentionProblem, q: Array, k: Array) -> tuple[Array, Array]:

@@ -52,7 +52,7 @@ def test_matches_the_oracle(problem: AttentionProblem, dtype: str) -> None:
 def test_allocates_what_workspace_bytes_says(problem: AttentionProblem, direction: Direction) -> None:
     pytest.importorskip("memray")
     q, k, v, do = problem.make_inputs()
-    kept = ENGINE.forward(problem, SETTINGS, q, k, v)
+    kept = ENGINE.forward(problem, SETTINGS, q, k, v, keep=True)
     outputs: list[object] = []
 
     def fwd_bwd() -> None:

@@ -1,0 +1,274 @@
+"""Multi-head attention on (batch, seqlen, d_model): split into heads, attend, merge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flashbench.arguments import Call, as_array, as_count, as_flag, find_engine, prepare
+from flashbench.engines import Array, Forward, Settings
+from flashbench.errors import AttentionError
+from flashbench.modules.flash_attention import check_dropout
+from flashbench.problem import MAX_HEAD_DIM, AttentionProblem, Direction, Dtype
+
+
+class AttentionMode(Enum):
+    """How `MultiHeadAttention` computes: the value is the name of the engine."""
+
+    FLASH = "flash"
+    STANDARD = "standard"
+
+
+@dataclass(frozen=True)
+class MultiHeadAttentionConfig:
+    """Settings of `MultiHeadAttention`. Raises AttentionError.
+
+    num_kv_heads: None is num_heads; fewer share their keys among neighbouring query heads.
+    flash_block_size: as `FlashAttentionConfig.block_size`, for mode FLASH. dropout: 0.0 is all that
+    this version can do.
+    """
+
+    d_model: int
+    num_heads: int
+    num_kv_heads: int | None = None
+    mode: AttentionMode = AttentionMode.FLASH
+    flash_block_size: int | None = 64
+    dropout: float = 0.0
+    causal: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "num_heads"):
+            if as_count(name, getattr(self, name)) is None:
+                raise AttentionError(f"{name} must be a whole number, not None")
+        as_count("num_kv_heads", self.num_kv_heads)
+        as_count("flash_block_size", self.flash_block_size)
+        as_flag("causal", self.causal)
+        check_dropout(self.dropout)
+        if not isinstance(self.mode, AttentionMode):
+            raise AttentionError(
+                f"mode must be one of {', '.join(map(str, AttentionMode))}, not {self.mode!r}"
+            )
+        if self.d_model % self.num_heads:
+            raise AttentionError(
+                f"d_model ({self.d_model}) must be a multiple of num_heads ({self.num_heads})"
+            )
+        if self.head_dim > MAX_HEAD_DIM:
+            raise AttentionError(
+                f"d_model / num_heads must be at most {MAX_HEAD_DIM}, not {self.d_model} / {self.num_heads}"
+            )
+        if self.num_heads % self.key_heads:
+            raise AttentionError(
+                f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.num_kv_heads})"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.d_model // self.num_heads
+
+    @property
+    def key_heads(self) -> int:
+        """Number of key and value heads."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+
+class ProjectionWeights(NamedTuple):
+    """Linear maps before and after the heads, x @ w + b; None leaves that step out.
+
+    w_q: (d_model, d_model); w_k and w_v: (d_model, num_kv_heads * head_dim); w_o: (d_model, d_model);
+    each bias as long as its matrix is wide. These are the transposes of PyTorch's Linear.weight.
+    """
+
+    w_q: Array | None = None
+    w_k: Array | None = None
+    w_v: Array | None = None
+    w_o: Array | None = None
+    b_q: Array | None = None
+    b_k: Array | None = None
+    b_v: Array | None = None
+    b_o: Array | None = None
+
+
+class MultiHeadGradients(NamedTuple):
+    """Gradients in the shapes of q, k and v, and of the weights; None where there is no weight."""
+
+    dq: Array
+    dk: Array
+    dv: Array
+    weights: ProjectionWeights
+
+
+class MemoryUsage(NamedTuple):
+    """Peak bytes that attention needs beyond its inputs and outputs, for each mode."""
+
+    flash_bytes: int
+    standard_bytes: int
+
+    @property
+    def savings(self) -> float:
+        """How many times less the flash mode needs."""
+        return self.standard_bytes / self.flash_bytes
+
+
+class _Step(NamedTuple):
+    """What backward needs of the last forward."""
+
+    inputs: tuple[Array, Array, Array]
+    call: Call
+    forward: Forward
+    merged: Array
+
+
+class MultiHeadAttention:
+    """Exact attention on model-wide arrays, by flash or by standard attention.
+
+    >>> import numpy as np
+    >>> attention = MultiHeadAttention(MultiHeadAttentionConfig(d_model=8, num_heads=2))
+    >>> x = np.ones((1, 4, 8))
+    >>> bool(np.allclose(attention.forward(x, x, x), x))
+    True
+    """
+
+    def __init__(self, config: MultiHeadAttentionConfig, weights: ProjectionWeights | None = None) -> None:
+        """Raises AttentionError when a weight has another shape than `ProjectionWeights` says."""
+        self.config = config
+        if not isinstance(weights, ProjectionWeights | None):
+            raise AttentionError(f"weights must be ProjectionWeights or None, not {type(weights).__name__}")
+        narrow = config.key_heads * config.head_dim
+        widths = {"q": config.d_model, "k": narrow, "v": narrow, "o": config.d_model}
+        checked: dict[str, Array] = {}
+        for name, value in (weights or ProjectionWeights())._asdict().items():
+            if value is None:
+                continue
+            kind, part = name.split("_")
+            shape = (config.d_model, widths[part]) if kind == "w" else (widths[part],)
+            checked[name] = as_array(name, value)
+            if checked[name].shape != shape:
+                raise AttentionError(f"{name} must have shape {shape}, not {checked[name].shape}")
+        self.weights = ProjectionWeights(**checked)
+        self._last: _Step | None = None
+
+    def forward(self, q: Any, k: Any, v: Any, *, keep: bool = True) -> Array:
+        """Attention of every head, merged: (batch, seqlen_q, d_model).
+
+        q: (batch, seqlen_q, d_model). k and v: (batch, seqlen_k, d_model), or as wide as the key heads
+        together where they have no projection. With keep=False nothing stays in memory for `backward`.
+        Raises AttentionError.
+        """
+        inputs = (self._input("q", q), self._input("k", k), self._input("v", v))
+        heads = (self.config.num_heads, self.config.key_heads, self.config.key_heads)
+        projected = (self._project(name, x) for name, x in zip("qkv", inputs, strict=True))
+        block_size = self.config.flash_block_size if self.config.mode is AttentionMode.FLASH else None
+        call = prepare(
+            "fwd",
+            *map(_split, projected, heads),
+            softmax_scale=None,
+            causal=self.config.causal,
+            causal_alignment="bottom-right",
+            engine=self.config.mode.value,
+            block_q=block_size,
+            block_k=block_size,
+            num_threads=None,
+            use_simd=True,
+        )
+        forward = call.engine.forward(call.problem, call.settings, call.q, call.k, call.v, keep=keep)
+        merged = _merge(forward.o)
+        self._last = _Step(inputs, call, forward, merged) if keep else None
+        return self._project("o", merged)
+
+    def backward(self, do: Any) -> MultiHeadGradients:
+        """Gradients of sum(do * o) by what the last forward was given, and by the weights.
+
+        Raises AttentionError.
+        """
+        if self._last is None:
+            raise AttentionError("backward has no forward to go back through", hint="call forward first")
+        (q, k, v), call, forward, merged = self._last
+        do = as_array("do", do)
+        if do.shape != merged.shape or do.dtype != merged.dtype:
+            raise AttentionError(
+                f"do must be {merged.dtype} of shape {merged.shape}, as o is, not {do.dtype} of {do.shape}"
+            )
+        # Forward: o = merged @ w_o + b_o.
+        d_merged, dw_o, db_o = self._project_backward("o", merged, do)
+        of_heads = call.engine.backward(
+            call.problem,
+            call.settings,
+            _split(d_merged, self.config.num_heads),
+            call.q,
+            call.k,
+            call.v,
+            forward,
+        )
+        # Forward: heads = split(x @ w + b).
+        dq, dw_q, db_q = self._project_backward("q", q, _merge(of_heads.dq))
+        dk, dw_k, db_k = self._project_backward("k", k, _merge(of_heads.dk))
+        dv, dw_v, db_v = self._project_backward("v", v, _merge(of_heads.dv))
+        weights = ProjectionWeights(dw_q, dw_k, dw_v, dw_o, db_q, db_k, db_v, db_o)
+        return MultiHeadGradients(dq, dk, dv, weights)
+
+    def memory_usage(
+        self, batch: int, seqlen: int, *, dtype: Dtype = "float64", direction: Direction = "fwd"
+    ) -> MemoryUsage:
+        """What attention itself would need in either mode, computed without running; projections aside.
+
+        Raises AttentionError.
+        """
+        problem = AttentionProblem.of(
+            seqlen,
+            batch=batch,
+            num_heads=self.config.num_heads,
+            num_kv_heads=self.config.key_heads,
+            head_dim=self.config.head_dim,
+            dtype=dtype,
+            causal=self.config.causal,
+        )
+        block_size = self.config.flash_block_size
+        flash = find_engine("flash").workspace_bytes(problem, direction, Settings(block_size, block_size))
+        standard = find_engine("standard").workspace_bytes(problem, direction, Settings())
+        assert flash is not None  # both engines of this package know
+        assert standard is not None
+        return MemoryUsage(flash, standard)
+
+    def _input(self, name: str, value: Any) -> Array:
+        x = as_array(name, value)
+        heads = self.config.num_heads if name == "q" else self.config.key_heads
+        projected = getattr(self.weights, f"w_{name}") is not None
+        width = self.config.d_model if projected else heads * self.config.head_dim
+        if x.ndim != 3 or x.shape[2] != width:
+            raise AttentionError(f"{name} must have shape (batch, seqlen, {width}), not {x.shape}")
+        for key, weight in self.weights._asdict().items():
+            if weight is not None and weight.dtype != x.dtype:
+                raise AttentionError(
+                    f"{name} has dtype {x.dtype}, {key} has {weight.dtype}: they must be the same"
+                )
+        return x
+
+    def _project(self, name: str, x: Array) -> Array:
+        """x @ w + b, of what there is."""
+        w, b = getattr(self.weights, f"w_{name}"), getattr(self.weights, f"b_{name}")
+        x = x if w is None else x @ w
+        return x if b is None else x + b
+
+    def _project_backward(self, name: str, x: Array, dy: Array) -> tuple[Array, Array | None, Array | None]:
+        """dx, dw and db of y = x @ w + b."""
+        w, b = getattr(self.weights, f"w_{name}"), getattr(self.weights, f"b_{name}")
+        db = None if b is None else dy.sum(axis=(0, 1))
+        if w is None:
+            return dy, None, db
+        return dy @ w.T, np.tensordot(x, dy, axes=((0, 1), (0, 1))), db
+
+
+def _split(x: Array, num_heads: int) -> Array:
+    """(batch, seqlen, width) to (batch, num_heads, seqlen, head_dim), without a copy."""
+    batch, seqlen, width = x.shape
+    return x.reshape(batch, seqlen, num_heads, width // num_heads).swapaxes(1, 2)
+
+
+def _merge(x: Array) -> Array:
+    """`_split` undone."""
+    batch, num_heads, seqlen, head_dim = x.shape
+    return x.swapaxes(1, 2).reshape(batch, seqlen, num_heads * head_dim)
