@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 import psutil
 
-# CPython serves requests up to this size from arenas of its own, which it takes and returns by the
-# megabyte: such small objects are the interpreter's, not the workspace of a call.
-SMALL_OBJECT_BYTES = 512
+# What Python's own allocators hand out up to this size is objects: frames, tuples, tables of names. Most
+# come from arenas that the interpreter keeps. NumPy, too, keeps blocks below 1 KiB for later arrays.
+SMALL_OBJECT_BYTES = 1024
 # Interpreter noise (code warming up, a table growing) differs between calls, buffers do not: track up
 # to this many times and believe the smallest. A long call is tracked once: there it is not worth it.
 TRACKED_CALLS = 3
@@ -55,15 +55,16 @@ def measure_memory(call: Callable[[], None], output_bytes: int) -> PeakMemory:
     `output_bytes` is the size of what the call returns and keeps alive. Where memray does not exist
     (Windows), the resident growth less the outputs stands in for the workspace.
     """
-    resident = resident_growth(call)
-    if importlib.util.find_spec("memray") is None:
-        return PeakMemory(max(0, resident - output_bytes), resident)
-    peaks: list[int] = []
-    while len(peaks) < TRACKED_CALLS:
-        start = time.monotonic()
-        peaks.append(workspace_peak(track(call), output_bytes))
-        if time.monotonic() - start > LONG_CALL_S or peaks[-1] in peaks[:-1]:
-            break
+    with _collector_off():
+        resident = resident_growth(call)
+        if importlib.util.find_spec("memray") is None:
+            return PeakMemory(max(0, resident - output_bytes), resident)
+        peaks: list[int] = []
+        while len(peaks) < TRACKED_CALLS:
+            start = time.monotonic()
+            peaks.append(workspace_peak(track(call), output_bytes))
+            if time.monotonic() - start > LONG_CALL_S or peaks[-1] in peaks[:-1]:
+                break
     return PeakMemory(min(peaks), resident)
 
 
@@ -108,7 +109,7 @@ def track(call: Callable[[], None]) -> list[Event]:
         path = Path(directory, "memray.bin")
         # Python's own allocators are traced so that memray shows objects instead of arenas.
         tracker = Tracker(destination=FileDestination(path), trace_python_allocators=True)
-        with _collector_off(), tracker:
+        with tracker:
             call()
         with FileReader(path) as reader:
             events = [
@@ -125,15 +126,14 @@ def resident_growth(call: Callable[[], None]) -> int:
     Linux tells the exact peak; elsewhere it is sampled, and the peak of a very short call is missed.
     """
     process = psutil.Process()
-    with _collector_off():
-        _return_free_memory()
-        before = process.memory_info().rss
-        if _reset_peak_resident():
-            call()
-            return max(0, _peak_resident() - before)
-        with _sampled(lambda: process.memory_info().rss) as samples:
-            call()
-        return max(0, max(samples) - before)
+    _return_free_memory()
+    before = process.memory_info().rss
+    if _reset_peak_resident():
+        call()
+        return max(0, _peak_resident() - before)
+    with _sampled(lambda: process.memory_info().rss) as samples:
+        call()
+    return max(0, max(samples) - before)
 
 
 def _reset_peak_resident() -> bool:

@@ -55,6 +55,7 @@ class Session:
                 runnable = [row for row in rows if _is_runnable(row, left, limit)]
                 for group in fitting_groups(runnable, left):
                     self._measure_together(group)
+        self._on_progress(Progress(len(self.rows), len(self.rows), "done"))
 
     def _memory_left(self) -> tuple[int, str]:
         """Bytes that a point may need now, and the rule in words."""

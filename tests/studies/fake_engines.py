@@ -1,0 +1,154 @@
+"""Engines for tests of studies: NumPy's, made wrong or deadly in one call of many."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flashbench.engines import Array, Forward, Settings
+from flashbench.engines.numpy import NumpyEngine
+from flashbench.problem import AttentionProblem, Direction
+
+ENGINES = ("Right", "Wrong", "NotANumber", "Unsupporting", "Blocked", "Segfaulting", "Killed")
+ENGINES += ("OutOfMemory", "Hanging", "Printing", "DyingOfBlocks", "Untellable")
+
+
+def install(directory: Path) -> None:
+    """Make a plug-in package in the directory that offers these engines by entry points."""
+    metadata = directory / "fake_engines-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-engines\nVersion: 1.0\n")
+    lines = "".join(f"{name} = {__name__}:{name}\n" for name in ENGINES)
+    (metadata / "entry_points.txt").write_text(f"[flashbench.engines]\n{lines}")
+
+
+class Right(NumpyEngine):
+    """Small problems, quickly and rightly."""
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return type(self).__name__
+
+
+class _Misbehaving(Right):
+    """Misbehaves in its second call: the first is the one that compiles, before anything is measured."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def forward(
+        self,
+        problem: AttentionProblem,
+        settings: Settings,
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        keep: bool = False,
+    ) -> Forward:
+        self._calls += 1
+        if self._calls > 1:
+            self.misbehave(settings)
+        return super().forward(problem, settings, q, k, v, keep=keep)
+
+    def misbehave(self, settings: Settings) -> None:
+        raise NotImplementedError
+
+
+class Segfaulting(_Misbehaving):
+    def misbehave(self, settings: Settings) -> None:
+        ctypes.string_at(0)
+
+
+class Killed(_Misbehaving):
+    def misbehave(self, settings: Settings) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class OutOfMemory(_Misbehaving):
+    def misbehave(self, settings: Settings) -> None:
+        np.empty(1 << 62, np.uint8)
+
+
+class Hanging(_Misbehaving):
+    def misbehave(self, settings: Settings) -> None:
+        time.sleep(3600)
+
+
+class Printing(_Misbehaving):
+    def misbehave(self, settings: Settings) -> None:
+        os.write(1, b'{"status": "crashed"}\n')
+        print("junk", file=sys.stdout, flush=True)
+
+
+class Wrong(Right):
+    """Half of what it should be, in the last row."""
+
+    def forward(self, *arguments: Any, keep: bool = False) -> Forward:
+        found = super().forward(*arguments, keep=keep)
+        found.o[..., -1, :] *= 0.5
+        return found
+
+
+class NotANumber(Right):
+    def forward(self, *arguments: Any, keep: bool = False) -> Forward:
+        found = super().forward(*arguments, keep=keep)
+        found.o[..., 0, 0] = np.nan
+        return found
+
+
+class Unsupporting(Right):
+    def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
+        return f"seqlen_q must be odd, not {problem.seqlen_q}"
+
+
+class Untellable(Right):
+    def workspace_bytes(
+        self, problem: AttentionProblem, direction: Direction, settings: Settings
+    ) -> int | None:
+        return None
+
+
+class Blocked(Right):
+    """Says that it has blocks."""
+
+    def blocks(
+        self, problem: AttentionProblem, direction: Direction, settings: Settings
+    ) -> tuple[int, int] | None:
+        return settings.block_q or 48, settings.block_k or 24
+
+
+class DyingOfBlocks(_Misbehaving, Blocked):
+    """Dies of blocks of 13, and takes what else is in its process along."""
+
+    def misbehave(self, settings: Settings) -> None:
+        if settings.block_q == 13:
+            os._exit(1)
+
+
+def build_peak(dtype: str, threads: int) -> Any:
+    """A hardware limit that is known: 1000 operations per millisecond."""
+    return _Peak()
+
+
+def build_no_peak(dtype: str, threads: int) -> Any:
+    """A machine whose limit cannot be measured."""
+    raise RuntimeError("no multiply-add here")
+
+
+class _Peak:
+    def call(self) -> None:
+        time.sleep(0.001)
+
+    def check(self) -> dict[str, Any]:
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        return {"flops": 1000}

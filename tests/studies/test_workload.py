@@ -1,0 +1,82 @@
+"""The workload calls an engine as a user would, and its check finds what is wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import fake_engines
+import numpy as np
+import pytest
+
+from flashbench.engines import Settings
+from flashbench.engines.numpy import NumpyEngine
+from flashbench.errors import UnsupportedError
+from flashbench.measure.protocol import build_workload
+from flashbench.problem import AttentionProblem, Direction
+from flashbench.studies import workload
+from flashbench.studies.study import Point
+from flashbench.studies.workload import AttentionWorkload
+
+GROUPED = AttentionProblem.of(40, seqlen_k=56, batch=3, num_heads=4, num_kv_heads=2, head_dim=8, causal=True)
+
+
+def make(engine: Any, direction: Direction, problem: AttentionProblem = GROUPED) -> AttentionWorkload:
+    made = AttentionWorkload(engine, problem, direction, Settings(num_threads=1), seed=0)
+    made.call()
+    return made
+
+
+def test_workload_is_made_again_in_another_process_from_json() -> None:
+    point = Point(GROUPED, "numpy", "bwd", Settings(block_q=16, block_k=32, num_threads=1))
+    arguments = json.loads(json.dumps(workload.arguments(point, seed=7)))
+    again = build_workload(workload.FACTORY, arguments)
+    again.call()
+    assert again.check()["wrong"] is None
+
+
+@pytest.mark.parametrize("direction", ["fwd", "bwd", "fwd_bwd"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_right_engine_passes(direction: Direction, dtype: Any) -> None:
+    problem = AttentionProblem.of(40, num_heads=2, num_kv_heads=1, dtype=dtype)
+    found = make(NumpyEngine(), direction, problem).check()
+    assert found["wrong"] is None
+    assert found["max_abs_error"] <= found["tolerance"]
+    assert found["rows_checked"] == 2 * 40
+
+
+def test_outputs_are_what_a_call_returns() -> None:
+    for direction in ("fwd", "bwd", "fwd_bwd"):
+        made = make(NumpyEngine(), direction)
+        returned = sum(array.nbytes for array in made._outputs.values())
+        assert made.describe() == {"output_bytes": returned}
+
+
+@pytest.mark.parametrize("output", ["o", "lse", "dq", "dk", "dv"])
+def test_error_in_any_output_of_any_head_is_found(output: Any) -> None:
+    made = make(NumpyEngine(), "fwd_bwd")
+    made._outputs[output] = made._outputs[output].copy()
+    made._outputs[output][-1, -1, -1] += 1e-6
+    found = made.check()
+    assert found["wrong"] == f"{output} is off the float64 oracle by 1e-06, more than rounding's 1e-12"
+
+
+def test_error_that_is_no_number_is_found() -> None:
+    found = make(fake_engines.NotANumber(), "fwd").check()
+    assert found["max_abs_error"] is None
+    assert found["wrong"] == "o has NaN or infinity where the float64 oracle has a number"
+
+
+def test_large_problem_is_checked_on_its_first_and_last_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workload, "SAMPLE_ABOVE_FLOPS", 0)
+    made = make(NumpyEngine(), "fwd_bwd")
+    assert made.check()["rows_checked"] == 2 * 2 * 40  # 2 groups of 2 heads
+    made._outputs["o"][1] = np.nan  # not in the sample
+    assert made.check()["wrong"] is None
+    made._outputs["dk"][2, 1, 0] = np.nan
+    assert made.check()["wrong"].startswith("dk has NaN")
+
+
+def test_unsupported_problem_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="seqlen_q must be odd, not 40"):
+        make(fake_engines.Unsupporting(), "fwd")
