@@ -1,0 +1,90 @@
+"""Exact attention on the CPU, and what it costs: time, memory, exactness, share of the hardware limit.
+
+Names are imported when first used, so that `import flashbench` and `flashbench --help` load neither
+NumPy nor Numba.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flashbench.engines import AttentionGradients
+    from flashbench.errors import AttentionError, EngineError, FlashbenchError, UnsupportedError
+    from flashbench.functional import AttentionOutput, attention, attention_backward
+    from flashbench.modules import (
+        AttentionMode,
+        FlashAttention,
+        FlashAttentionConfig,
+        MemoryUsage,
+        ModelConfig,
+        MultiHeadAttention,
+        MultiHeadAttentionConfig,
+        MultiHeadGradients,
+        ProjectionWeights,
+    )
+    from flashbench.problem import AttentionProblem
+
+    __version__: str
+
+__all__ = [
+    "AttentionError",
+    "AttentionGradients",
+    "AttentionMode",
+    "AttentionOutput",
+    "AttentionProblem",
+    "EngineError",
+    "FlashAttention",
+    "FlashAttentionConfig",
+    "FlashbenchError",
+    "MemoryUsage",
+    "ModelConfig",
+    "MultiHeadAttention",
+    "MultiHeadAttentionConfig",
+    "MultiHeadGradients",
+    "ProjectionWeights",
+    "UnsupportedError",
+    "__version__",
+    "attention",
+    "attention_backward",
+]
+
+_HOMES = {
+    "AttentionError": "errors",
+    "AttentionGradients": "engines",
+    "AttentionMode": "modules",
+    "AttentionOutput": "functional",
+    "AttentionProblem": "problem",
+    "EngineError": "errors",
+    "FlashAttention": "modules",
+    "FlashAttentionConfig": "modules",
+    "FlashbenchError": "errors",
+    "MemoryUsage": "modules",
+    "ModelConfig": "modules",
+    "MultiHeadAttention": "modules",
+    "MultiHeadAttentionConfig": "modules",
+    "MultiHeadGradients": "modules",
+    "ProjectionWeights": "modules",
+    "UnsupportedError": "errors",
+    # Its module may not be called `attention` too: importing it would hide the function.
+    "attention": "functional",
+    "attention_backward": "functional",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("flashbench")
+    elif name in _HOMES:
+        value = getattr(import_module(f"flashbench.{_HOMES[name]}"), name)
+    else:
+        raise AttributeError(f"module 'flashbench' has no attribute {name!r}")
+    globals()[name] = value  # found once, it needs no looking up again
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

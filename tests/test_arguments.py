@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flashbench.attention import attention, attention_backward
 from flashbench.errors import AttentionError, EngineError, FlashbenchError, UnsupportedError
+from flashbench.functional import attention, attention_backward
 
 X = np.zeros((2, 4, 6, 8))
 

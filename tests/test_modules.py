@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from support import assert_close
 
-from flashbench.attention import attention, attention_backward
 from flashbench.errors import AttentionError
+from flashbench.functional import attention, attention_backward
 from flashbench.modules import (
     AttentionMode,
     FlashAttention,

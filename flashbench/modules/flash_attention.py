@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 from flashbench.arguments import Call, as_count, as_flag, as_scale, prepare
-from flashbench.attention import AttentionOutput
 from flashbench.engines import Array, AttentionGradients, Forward
 from flashbench.errors import AttentionError
+from flashbench.functional import AttentionOutput
 from flashbench.problem import Direction
 
 

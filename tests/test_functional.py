@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support import assert_close, available_engines
 
 from flashbench.arguments import find_engine
-from flashbench.attention import AttentionOutput, attention, attention_backward
 from flashbench.engines import AttentionGradients
+from flashbench.functional import AttentionOutput, attention, attention_backward
 from flashbench.problem import AttentionProblem
 from flashbench.reference import attention_backward_reference, attention_reference
 from flashbench.tolerances import tolerance_for

@@ -1,0 +1,59 @@
+"""`import flashbench`: every name is there, and nothing heavy is loaded before it is used."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+import flashbench
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after `code`."""
+    script = f"{code}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+def test_importing_flashbench_loads_neither_numpy_nor_numba() -> None:
+    loaded = loaded_after("import flashbench; flashbench.__version__; flashbench.AttentionError")
+    assert not loaded & {"numpy", "numba", "llvmlite", "scipy", "torch"}
+
+
+def test_attention_in_numpy_does_not_load_numba() -> None:
+    code = (
+        "import flashbench, numpy; x = numpy.ones((1, 2, 3)); flashbench.attention(x, x, x, engine='numpy')"
+    )
+    assert not loaded_after(code) & {"numba", "llvmlite", "torch"}
+
+
+@pytest.mark.parametrize("name", flashbench.__all__)
+def test_every_public_name_exists_and_is_documented(name: str) -> None:
+    value = getattr(flashbench, name)
+    assert name == "__version__" or value.__doc__
+    assert name in dir(flashbench)
+
+
+def test_public_names_are_sorted_and_none_is_missing() -> None:
+    assert flashbench.__all__ == sorted(flashbench.__all__, key=lambda name: (not name[0].isupper(), name))
+    assert set(flashbench.__all__) == {*flashbench._HOMES, "__version__"}
+
+
+def test_a_module_does_not_hide_a_function() -> None:
+    import flashbench.functional
+    import flashbench.modules
+
+    assert callable(flashbench.attention)
+
+
+def test_the_version_is_the_installed_one() -> None:
+    assert flashbench.__version__ == importlib.metadata.version("flashbench")
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    unknown = "atention"
+    with pytest.raises(AttributeError, match="module 'flashbench' has no attribute 'atention'"):
+        getattr(flashbench, unknown)
