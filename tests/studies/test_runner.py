@@ -69,10 +69,17 @@ def test_run_measures_time_memory_and_exactness(direction: str) -> None:
     assert not failed(results)
 
 
-@pytest.mark.parametrize("direction", ["fwd", "fwd_bwd"])
-def test_memory_of_a_run_is_what_the_engine_expected(direction: str) -> None:
-    engines = ["standard", "flash", "numpy"]
-    for row in measure(engines=engines, directions=[direction], seq_lens=[64, 300]).measurements:
+def test_memory_of_a_run_is_what_the_engines_expected() -> None:
+    results = measure(
+        engines=["standard", "flash", "numpy"],
+        directions=["fwd", "bwd", "fwd_bwd"],
+        seq_lens=[64, 300],
+        repeats=1,
+        rounds=1,
+        check=False,
+    )
+    assert len(results.measurements) == 3 * 3 * 2
+    for row in results.measurements:
         assert row.memory is not None
         expected = row.memory.expected_workspace_bytes
         assert expected is not None
@@ -107,7 +114,7 @@ def test_results_are_complete_in_themselves() -> None:
 def test_percent_of_peak_is_of_the_limit_measured_in_the_same_run() -> None:
     results = measure(engines=["Right"])
     (gflops,) = results.machine.peak_gflops.values()
-    assert gflops == pytest.approx(1000 / 1e6, rel=0.9)  # it sleeps for 1 ms, and somewhat longer
+    assert 0 < gflops <= 1000 / 1e6  # it sleeps for 1 ms, or somewhat longer
     assert results.machine.peak_threads == 1
     rates = results.measurements[0].rates
     assert rates is not None
@@ -139,9 +146,22 @@ def test_run_goes_on_without_a_peak(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_engine_that_fails_is_a_row_beside_complete_ones(engine: str, status: Status, reason: str) -> None:
-    timeout = 1.0 if engine == "Hanging" else 20.0
-    results = measure(engines=[engine, "Right"], seq_lens=[24, 25], timeout_s=timeout)
+def test_engine_that_fails_is_a_row_beside_complete_ones(
+    engine: str, status: Status, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = Worker.time
+
+    def impatient(worker: Worker, slot: str, repeats: int, **limits: int) -> list[int]:
+        patience, worker.timeout_s = (
+            worker.timeout_s,
+            1.0,
+        )  # not for the start of a process, which may be slow
+        samples = timed(worker, slot, repeats, **limits)
+        worker.timeout_s = patience
+        return samples
+
+    monkeypatch.setattr(Worker, "time", impatient)
+    results = measure(engines=[engine, "Right"], seq_lens=[24, 25])
     bad, good = ([row for row in results.measurements if row.engine == name] for name in (engine, "Right"))
     assert len(bad) == len(good) == 2  # it was tried again at the next length
     for row in bad:
