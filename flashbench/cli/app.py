@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,21 +21,12 @@ BUG = 70  # EX_SOFTWARE: not 1, which says that a measurement failed or regresse
 # Typer take it from Click and newer ones from a copy of their own.
 _UsageError = typer.BadParameter.mro()[1]
 
-app = typer.Typer(
-    name="flashbench",
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
-    epilog="Examples:\n"
+EPILOG = (
+    "Examples:\n"
     "  flashbench profile\n"
     "  flashbench profile --seq-lens 1k,4k --dtype float32 --causal --save new.json\n"
-    "  flashbench compare old.json new.json",
+    "  flashbench compare old.json new.json"
 )
-
-
-app.command(epilog=profile.EPILOG)(profile.profile)
-app.command(epilog=sweep.EPILOG)(sweep.sweep)
-app.command(epilog=compare.EPILOG)(compare.compare)
 
 
 def _print_version(wanted: bool) -> None:
@@ -45,7 +37,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
 def flashbench(
     context: typer.Context,
     version: Annotated[
@@ -61,12 +52,38 @@ def flashbench(
         raise typer.Exit(2)
 
 
+def make_app(*, for_command: bool = False) -> typer.Typer:
+    """The table of commands.
+
+    `for_command` leaves out the options --help and --install-completion that stand before any command:
+    Typer reads them, even when they are not there, with Pydantic, which takes 0.1 s to import.
+    """
+    app = typer.Typer(
+        name="flashbench",
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        add_completion=not for_command,
+        context_settings={"help_option_names": ["--help", "-h"]},
+        epilog=EPILOG,
+    )
+    app.callback(invoke_without_command=True, add_help_option=not for_command)(flashbench)
+    app.command(epilog=profile.EPILOG)(profile.profile)
+    app.command(epilog=sweep.EPILOG)(sweep.sweep)
+    app.command(epilog=compare.EPILOG)(compare.compare)
+    return app
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; errors become `error:` and `hint:` lines on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a sign shows a question mark for it, not a traceback.
+            stream.reconfigure(errors="replace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Taken out here, so that it may follow the command: that is where one adds it after an error.
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    app = make_app(for_command=bool(words) and not words[0].startswith("-"))
     try:
         # `obj` reaches every command as context.obj: the command line as typed, for the record.
         code = typer.main.get_command(app).main(

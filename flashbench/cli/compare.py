@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Annotated
 
 import typer
@@ -18,14 +17,6 @@ EPILOG = (
 )
 
 
-class Format(str, Enum):
-    """How to print a comparison."""
-
-    table = "table"
-    markdown = "markdown"
-    json = "json"
-
-
 def compare(
     base: Annotated[str, typer.Argument(metavar="BASE.json", help="The results to compare with.")],
     new: Annotated[str, typer.Argument(metavar="NEW.json", help="The results to judge.")],
@@ -36,7 +27,15 @@ def compare(
     force: Annotated[
         bool, typer.Option("--force", help="Compare results of unlike machines, threads or blocks too.")
     ] = False,
-    format_: Annotated[Format, typer.Option("--format", help="How to print the comparison.")] = Format.table,
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="table, markdown or json.",
+            autocompletion=lambda: ["table", "markdown", "json"],
+        ),
+    ] = "table",
     json: Annotated[
         str | None,
         typer.Option(
@@ -52,12 +51,14 @@ def compare(
 
     from rich.console import Console
 
-    from flashbench.cli.values import parse_share
+    from flashbench.cli.values import parse_choices, parse_share
     from flashbench.report.compare import compare_json, compare_markdown, compare_report
     from flashbench.results.store import check_writable, load, write_whole
     from flashbench.studies import compare as study
 
     limit = parse_share("--fail-over", fail_over)
+    formats = {"table": None, "markdown": compare_markdown, "json": compare_json}
+    as_text = parse_choices("--format", format_, formats, many=False)[0]
     if json is not None and json != "-":
         check_writable(json)
     comparison = study.compare(
@@ -68,8 +69,8 @@ def compare(
     if json == "-":
         sys.stdout.write(compare_json(comparison))
     out = sys.stdout if json is None else sys.stderr
-    if format_ is Format.table:
+    if as_text is None:
         Console(file=out).print(compare_report(comparison))
     else:
-        out.write(compare_markdown(comparison) if format_ is Format.markdown else compare_json(comparison))
+        out.write(as_text(comparison))
     raise typer.Exit(comparison.exit_code)

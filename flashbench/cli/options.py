@@ -23,7 +23,7 @@ def _engine_words() -> list[str]:
 
 
 Batch = Annotated[
-    int | None,
+    str | None,
     typer.Option("--batch", metavar="N", help="Sequences at once (default 1).", rich_help_panel=PROBLEM),
 ]
 Heads = Annotated[
@@ -31,7 +31,7 @@ Heads = Annotated[
     typer.Option("--heads", metavar="N,...", help="Query heads (default 1).", rich_help_panel=PROBLEM),
 ]
 KvHeads = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--kv-heads",
         metavar="N",
@@ -91,19 +91,19 @@ Engine = Annotated[
     ),
 ]
 BlockQ = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--block-q", metavar="N", help="Query rows of a tile, with --block-k.", rich_help_panel=ENGINES
     ),
 ]
 BlockK = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--block-k", metavar="N", help="Key rows of a tile, with --block-q.", rich_help_panel=ENGINES
     ),
 ]
 Threads = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--threads",
         metavar="N",
@@ -112,7 +112,7 @@ Threads = Annotated[
     ),
 ]
 Repeats = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--repeats",
         metavar="N",
@@ -121,7 +121,7 @@ Repeats = Annotated[
     ),
 ]
 Rounds = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--rounds",
         metavar="N",
@@ -130,7 +130,7 @@ Rounds = Annotated[
     ),
 ]
 Seed = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--seed",
         metavar="N",
@@ -164,7 +164,7 @@ MemoryBudget = Annotated[
     ),
 ]
 Timeout = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         "--timeout",
         metavar="S",

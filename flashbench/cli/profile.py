@@ -79,8 +79,7 @@ def profile(
 ) -> None:
     """Measure time, peak memory and exactness over sequence lengths: the documented table."""
     # Inside: these import NumPy, which --help must not.
-    from rich.console import Group, RenderableType
-    from rich.text import Text
+    from rich.console import Console
 
     from flashbench.cli.running import run_and_report
     from flashbench.cli.settings import build_study
@@ -94,12 +93,14 @@ def profile(
     if plain:
         check_plain(study)
 
-    def report(results: Results) -> RenderableType:
-        table = Text(plain_report(results), end="") if plain else profile_report(results)
+    def report(console: Console, results: Results) -> None:
+        if plain:
+            console.out(plain_report(results), highlight=False, end="")  # never wrapped
+        else:
+            console.print(profile_report(results))
         budget = study.memory_budget_bytes or results.machine.memory_bytes
-        asked = study.batch > 1 or study.memory_budget_bytes is not None
-        if not asked or budget is None:
-            return table
-        return Group(table, Text(), training_report(training_rows(study, budget), budget))
+        if budget is not None and (study.batch > 1 or study.memory_budget_bytes is not None):
+            console.print()
+            console.print(training_report(training_rows(study, budget), budget))
 
     run_and_report(study, command=context.obj, json=json, keep=save, report=report)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
@@ -33,7 +33,7 @@ def run_and_report(
     command: Sequence[str],
     json: str | None,
     keep: str | None,
-    report: Callable[[Results], RenderableType],
+    report: Callable[[Console, Results], None],
 ) -> None:
     """Run, keep the results where asked, print the report; exits with 1 if a point was tried and failed.
 
@@ -56,7 +56,7 @@ def run_and_report(
     if json == "-":
         sys.stdout.write(encode(results).decode())
         sys.stdout.flush()
-    console.print(report(results))
+    report(console, results)
     raise typer.Exit(1 if runner.failed(results) else 0)
 
 

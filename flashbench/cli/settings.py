@@ -10,7 +10,14 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from flashbench.cli.values import parse_block_sizes, parse_choices, parse_wholes
+from flashbench.cli.values import (
+    parse_block_sizes,
+    parse_choices,
+    parse_seconds,
+    parse_seed,
+    parse_whole,
+    parse_wholes,
+)
 from flashbench.errors import ConfigError, FlashbenchError
 from flashbench.problem import CausalAlignment, Direction, Dtype
 from flashbench.report.units import parse_bytes
@@ -65,9 +72,9 @@ def _alignment(option: str, text: str) -> str:
 # Parameter of a command -> (its option, the field of Study, how its value is read).
 _OPTIONS: Mapping[str, tuple[str, str, Callable[[str, Any], Any]]] = {
     "seq_lens": ("--seq-lens", "seq_lens", parse_wholes),
-    "batch": ("--batch", "batch", _as_given),
+    "batch": ("--batch", "batch", parse_whole),
     "heads": ("--heads", "heads", parse_wholes),
-    "kv_heads": ("--kv-heads", "kv_heads", _as_given),
+    "kv_heads": ("--kv-heads", "kv_heads", parse_whole),
     "head_dim": ("--head-dim", "head_dims", parse_wholes),
     "dtype": ("--dtype", "dtypes", _dtypes),
     "causal": ("--causal", "causal", _causal),
@@ -75,12 +82,12 @@ _OPTIONS: Mapping[str, tuple[str, str, Callable[[str, Any], Any]]] = {
     "direction": ("--direction", "directions", _directions),
     "engine": ("--engine", "engines", _engines),
     "block_sizes": ("--block-size", "block_sizes", parse_block_sizes),
-    "block_q": ("--block-q", "block_q", _as_given),
-    "block_k": ("--block-k", "block_k", _as_given),
-    "threads": ("--threads", "threads", _as_given),
-    "repeats": ("--repeats", "repeats", _as_given),
-    "rounds": ("--rounds", "rounds", _as_given),
-    "seed": ("--seed", "seed", _as_given),
+    "block_q": ("--block-q", "block_q", parse_whole),
+    "block_k": ("--block-k", "block_k", parse_whole),
+    "threads": ("--threads", "threads", parse_whole),
+    "repeats": ("--repeats", "repeats", parse_whole),
+    "rounds": ("--rounds", "rounds", parse_whole),
+    "seed": ("--seed", "seed", parse_seed),
     "memory": ("--memory", "memory", _as_given),
     "check": ("--check", "check", _as_given),
     "memory_budget": (
@@ -88,7 +95,7 @@ _OPTIONS: Mapping[str, tuple[str, str, Callable[[str, Any], Any]]] = {
         "memory_budget_bytes",
         lambda name, text: parse_bytes(text, name=name),
     ),
-    "timeout": ("--timeout", "timeout_s", _as_given),
+    "timeout": ("--timeout", "timeout_s", parse_seconds),
 }
 
 

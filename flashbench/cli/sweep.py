@@ -76,4 +76,10 @@ def sweep(
     from flashbench.report.sweep import sweep_report
 
     study = build_study("sweep", context.params)
-    run_and_report(study, command=context.obj, json=json, keep=save, report=sweep_report)
+    run_and_report(
+        study,
+        command=context.obj,
+        json=json,
+        keep=save,
+        report=lambda console, results: console.print(sweep_report(results)),
+    )

@@ -9,7 +9,8 @@ from typing import TypeVar
 from flashbench.errors import ConfigError
 
 Value = TypeVar("Value")
-_SHARE = re.compile(r"(\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})(%?)")
+_NUMBER = re.compile(r"\d{1,9}(?:\.\d{0,9})?|\.\d{1,9}")
+_SHARE = re.compile(rf"({_NUMBER.pattern})(%?)")
 _WHOLE = re.compile(r"(\d{1,12})([kK]?)")
 
 
@@ -25,6 +26,22 @@ def parse_whole(option: str, text: str, *, also: str = "") -> int:
         rule = f"{also}whole numbers from 1 up, such as 64 or 4k (4096)"
         raise ConfigError(f"{option} takes {rule}, not {text.strip()!r}")
     return number
+
+
+def parse_seed(option: str, text: str) -> int:
+    """A whole number from 0 up."""
+    if not text.strip().isdecimal() or len(text) > 18:
+        raise ConfigError(f"{option} takes a whole number from 0 up, not {text!r}")
+    return int(text)
+
+
+def parse_seconds(option: str, text: str) -> float:
+    """A number of seconds above 0."""
+    match = _NUMBER.fullmatch(text.strip())
+    seconds = 0.0 if match is None else float(match[0])
+    if seconds <= 0:
+        raise ConfigError(f"{option} takes seconds above 0, such as 600 or 0.5, not {text!r}")
+    return seconds
 
 
 def parse_wholes(option: str, text: str) -> list[int]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from flashbench.problem import AttentionProblem, Direction
-from flashbench.results.record import Machine, Measurement
+from flashbench.results.record import Machine, Measurement, Results
 
+# What runs down a table, and the header of its column.
+Along = Literal["seqlen", "head_dim"]
+AXIS_HEADERS: dict[Along, str] = {"seqlen": "Seq\nLen", "head_dim": "Head\nDim"}
 DIRECTION_WORDS: dict[Direction, str] = {
     "fwd": "forward",
     "bwd": "backward",
@@ -68,23 +71,34 @@ class Grid:
 
 
 class GroupKey(NamedTuple):
-    """What the rows of one table have in common: a problem but for its lengths, and a direction."""
+    """What the rows of one table have in common: a problem but for what runs down the table, a direction."""
 
     problem: AttentionProblem
     direction: Direction
+    along: Along = "seqlen"
 
 
-def group_key(measurement: Measurement) -> GroupKey:
-    """The table that a measurement belongs to; its problem stands there with both lengths 1."""
-    problem = msgspec.structs.replace(measurement.problem, seqlen_q=1, seqlen_k=1)
-    return GroupKey(problem, measurement.direction)
+def table_axis(measurements: Iterable[Measurement]) -> Along:
+    """What runs down the tables: lengths, unless there is one length and several head sizes."""
+    problems = [row.problem for row in measurements]
+    one_length = len({(problem.seqlen_q, problem.seqlen_k) for problem in problems}) == 1
+    return "head_dim" if one_length and len({problem.head_dim for problem in problems}) > 1 else "seqlen"
 
 
-def group_measurements(measurements: Iterable[Measurement]) -> dict[GroupKey, list[Measurement]]:
+def group_key(measurement: Measurement, along: Along = "seqlen") -> GroupKey:
+    """The table that a measurement belongs to; what runs down it is 1 in its problem."""
+    fields = ("seqlen_q", "seqlen_k") if along == "seqlen" else ("head_dim", "head_dim_v")
+    problem = msgspec.structs.replace(measurement.problem, **dict.fromkeys(fields, 1))
+    return GroupKey(problem, measurement.direction, along)
+
+
+def group_measurements(
+    measurements: Iterable[Measurement], along: Along = "seqlen"
+) -> dict[GroupKey, list[Measurement]]:
     """Measurements by table, both in the order measured."""
     groups: dict[GroupKey, list[Measurement]] = {}
     for measurement in measurements:
-        groups.setdefault(group_key(measurement), []).append(measurement)
+        groups.setdefault(group_key(measurement, along), []).append(measurement)
     return groups
 
 
@@ -97,13 +111,21 @@ def problem_line(key: GroupKey) -> str:
     causal = "full"
     if problem.causal:
         causal = "causal" if problem.causal_alignment == "bottom-right" else "causal top-left"
-    head_dim = f"head_dim {problem.head_dim}"
-    if problem.head_dim_v != problem.head_dim:
-        head_dim += f" (v {problem.head_dim_v})"
-    words = [DIRECTION_WORDS[key.direction], causal, problem.dtype, head_dim, heads, f"batch {problem.batch}"]
+    if key.along == "head_dim":
+        size = f"N {length_word(problem)}"
+    else:
+        size = f"head_dim {problem.head_dim}"
+        if problem.head_dim_v != problem.head_dim:
+            size += f" (v {problem.head_dim_v})"
+    words = [DIRECTION_WORDS[key.direction], causal, problem.dtype, size, heads, f"batch {problem.batch}"]
     if problem.softmax_scale is not None:
         words.append(f"scale {problem.softmax_scale:g}")
     return ", ".join(words)
+
+
+def axis_word(problem: AttentionProblem, along: Along) -> str:
+    """Where along the table a problem stands."""
+    return length_word(problem) if along == "seqlen" else str(problem.head_dim)
 
 
 def length_word(problem: AttentionProblem) -> str:
@@ -130,7 +152,14 @@ def threads_word(measurements: Iterable[Measurement]) -> str:
     return _counted(counts[0], "thread") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} threads"
 
 
-def machine_lines(machine: Machine) -> Text:
+def heading(results: Results) -> list[RenderableType]:
+    """The study's title if it has one, and the machine."""
+    title = results.config.get("title")
+    lines: list[RenderableType] = [Text(str(title), style="bold underline")] if title else []
+    return [*lines, _machine_lines(results.machine)]
+
+
+def _machine_lines(machine: Machine) -> Text:
     """The CPU on one line and, when measured, the peak that `% Peak` is a share of on the next."""
     cores = None if machine.cores is None else _counted(machine.cores, "core")
     lines = ", ".join(filter(None, (machine.cpu, machine.isa, cores)))
@@ -147,9 +176,9 @@ def status_cell(measurement: Measurement) -> Text:
     return Text(STATUS_WORDS.get(measurement.status, ""), style=style)
 
 
-def reason_lines(measurements: Iterable[Measurement]) -> list[Text]:
-    """One line per engine, status and reason of the rows that are not ok, with the lengths it holds for."""
-    lengths: dict[tuple[str, str, str, str], list[str]] = {}
+def reason_lines(measurements: Iterable[Measurement], along: Along = "seqlen") -> list[Text]:
+    """One line per engine, status and reason of the rows that are not ok, with the rows it holds for."""
+    places: dict[tuple[str, str, str, str], list[str]] = {}
     for row in measurements:
         if row.status != "ok":
             key = (
@@ -158,9 +187,9 @@ def reason_lines(measurements: Iterable[Measurement]) -> list[Text]:
                 STATUS_WORDS[row.status],
                 row.reason or "no reason was recorded",
             )
-            lengths.setdefault(key, []).append(length_word(row.problem))
+            places.setdefault(key, []).append(axis_word(row.problem, along))
     lines = []
-    for (engine, block, status, reason), where in lengths.items():
+    for (engine, block, status, reason), where in places.items():
         name = f"{engine}, block {block}" if block else engine
         lines.append(Text(f"{name} at {', '.join(where)}: {status}: {reason}", style="dim"))
     return lines

@@ -24,7 +24,7 @@ def check_plain(study: Study) -> None:
     if set(study.engines) != DOCUMENTED_ENGINES or len(study.settings()) > 1:
         raise ConfigError(
             "--plain is the documented table of standard and flash with one block size, not "
-            f"{', '.join(study.engines)} with {len(study.settings())}"
+            f"{' and '.join(study.engines)} with {len(study.settings())}"
         )
 
 

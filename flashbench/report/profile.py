@@ -8,16 +8,19 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from flashbench.report.layout import (
+    AXIS_HEADERS,
     NOTHING,
+    Along,
     Grid,
     GroupKey,
+    axis_word,
     block_word,
     group_measurements,
-    length_word,
-    machine_lines,
+    heading,
     problem_line,
     reason_lines,
     status_cell,
+    table_axis,
     threads_word,
 )
 from flashbench.report.units import format_bytes, format_error, format_ratio, format_times
@@ -29,10 +32,11 @@ DOCUMENTED_ENGINES = frozenset({"standard", "flash"})
 
 def profile_report(results: Results) -> RenderableType:
     """Every measurement, one table per direction, masking, dtype, head size, heads and batch."""
-    parts: list[RenderableType] = [machine_lines(results.machine)]
-    for key, rows in group_measurements(results.measurements).items():
-        table = _documented_table(rows) if is_documented_layout(rows) else _engine_table(rows)
-        parts += [Text(), _title(key, rows), table, *reason_lines(rows)]
+    parts: list[RenderableType] = heading(results)
+    along = table_axis(results.measurements)
+    for key, rows in group_measurements(results.measurements, along).items():
+        table = _documented_table(rows, along) if is_documented_layout(rows) else _engine_table(rows, along)
+        parts += [Text(), _title(key, rows), table, *reason_lines(rows, along)]
     if not results.measurements:
         parts.append(Text("no point was measured"))
     return Group(*parts)
@@ -59,7 +63,7 @@ def _title(key: GroupKey, rows: Sequence[Measurement]) -> Text:
     return Text(", ".join(filter(None, words)), style="bold")
 
 
-def _documented_table(rows: Sequence[Measurement]) -> Grid:
+def _documented_table(rows: Sequence[Measurement], along: Along) -> Grid:
     pairs = by_problem(rows)
     flash_times = _times([flash for _, flash in pairs])
     standard_times = _times([standard for standard, _ in pairs])
@@ -67,7 +71,7 @@ def _documented_table(rows: Sequence[Measurement]) -> Grid:
     with_accuracy = any(row.accuracy for row in rows)
     with_peak = any(_percent_of_peak(row) is not None for row in rows)
     grid = Grid(
-        "Seq\nLen",
+        AXIS_HEADERS[along],
         *(["Standard\nMem", "Flash\nMem", "Savings"] if with_memory else []),
         "Time\n(ms)",
         "Standard\n(ms)",
@@ -79,7 +83,7 @@ def _documented_table(rows: Sequence[Measurement]) -> Grid:
         some = flash or standard
         assert some is not None, "a problem comes from a row"
         grid.add_row(
-            length_word(some.problem),
+            axis_word(some.problem, along),
             *([_memory(standard), _memory(flash), _savings(standard, flash)] if with_memory else []),
             flash_time,
             standard_time,
@@ -90,16 +94,17 @@ def _documented_table(rows: Sequence[Measurement]) -> Grid:
     return grid
 
 
-def _engine_table(rows: Sequence[Measurement]) -> Grid:
+def _engine_table(rows: Sequence[Measurement], along: Along) -> Grid:
     first = rows[0]
     base = {row.problem: row for row in reversed(rows) if row.engine == first.engine}
     times = _times(rows)
+    engines = len({row.engine for row in rows})
     with_blocks = len({(row.problem, row.engine) for row in rows}) < len(rows)
     with_memory = any(row.memory for row in rows)
     with_accuracy = any(row.accuracy for row in rows)
     with_peak = any(_percent_of_peak(row) is not None for row in rows)
     grid = Grid(
-        "Seq\nLen",
+        AXIS_HEADERS[along],
         "Engine",
         *(["Block"] if with_blocks else []),
         "Time\n(ms)",
@@ -112,9 +117,9 @@ def _engine_table(rows: Sequence[Measurement]) -> Grid:
     )
     for index, (row, time) in enumerate(zip(rows, times, strict=True)):
         begins = index == 0 or rows[index - 1].problem != row.problem
-        last = index + 1 < len(rows) and rows[index + 1].problem != row.problem
+        last = engines > 1 and index + 1 < len(rows) and rows[index + 1].problem != row.problem
         grid.add_row(
-            length_word(row.problem) if begins else "",
+            axis_word(row.problem, along) if begins else "",
             row.engine,
             *([block_word(row) or NOTHING] if with_blocks else []),
             time,

@@ -14,8 +14,8 @@ from flashbench.report.layout import (
     GroupKey,
     block_word,
     group_measurements,
+    heading,
     length_word,
-    machine_lines,
     problem_line,
     reason_lines,
     status_cell,
@@ -48,7 +48,7 @@ _CELL = 7  # a cell's width: "~+100% " and the like
 
 def sweep_report(results: Results) -> RenderableType:
     """A heatmap per engine with blocks and group of problems, and the sizes to choose."""
-    parts: list[RenderableType] = [machine_lines(results.machine)]
+    parts: list[RenderableType] = heading(results)
     for key, rows in group_measurements(results.measurements).items():
         by_engine = {engine: [row for row in rows if row.engine == engine] for engine in _engines(rows)}
         blockless = [engine for engine in by_engine if not has_blocks(by_engine[engine])]

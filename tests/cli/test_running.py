@@ -1,0 +1,162 @@
+"""profile and sweep around a fake runner: where results go, what is printed, how it exits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+
+from flashbench.results.store import load
+from flashbench.studies.study import Study
+
+
+def test_profile_prints_its_table_and_its_progress_apart(flashbench, fake_run, snapshot) -> None:
+    done = flashbench("profile", "--seq-lens", "128,512")
+    assert done.code == 0
+    assert done.out == snapshot
+    assert done.err.splitlines() == [
+        "[0/4] standard: first call",
+        "[1/4] flash: first call",
+        "[2/4] standard: first call",
+        "[3/4] flash: first call",
+    ]
+
+
+def test_sweep_prints_its_heatmap(flashbench, fake_run, snapshot: SnapshotAssertion) -> None:
+    done = flashbench("sweep", "--seq-lens", "128", "--block-sizes", "32,64,auto", "--causal", "yes")
+    assert done.code == 0
+    assert done.out == snapshot
+
+
+def test_the_runner_gets_the_study_and_the_command_as_typed(flashbench, fake_run) -> None:
+    flashbench("profile", "-n", "64", "-e", "numpy", "--no-memory", "--debug")
+    assert fake_run.studies == [Study(seq_lens=[64], engines=["numpy"], memory=False)]
+    assert fake_run.commands == [["flashbench", "profile", "-n", "64", "-e", "numpy", "--no-memory"]]
+
+
+def test_plain_is_the_documented_text_in_a_terminal_of_any_width(flashbench, fake_run, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    done = flashbench("profile", "--plain", "-n", "128")
+    lines = done.out.splitlines()
+    assert lines[1] == "=" * 36
+    assert lines[4] == "-" * 80
+    assert lines[5] == "128        128.00 KB       6.00 KB         21.3x      0.05      "
+    assert len(lines) == 6
+
+
+def test_json_to_stdout_is_all_of_stdout(flashbench, fake_run) -> None:
+    done = flashbench("profile", "-n", "128", "--json", "-")
+    assert len(json.loads(done.out)["measurements"]) == 2
+    assert "Seq" in done.err
+
+
+def test_json_to_a_file_leaves_stdout_empty(flashbench, fake_run, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    done = flashbench("profile", "-n", "128", "--json", str(path))
+    assert done.out == ""
+    assert "Seq" in done.err
+    assert len(load(path).measurements) == 2
+
+
+def test_save_keeps_the_file_beside_the_table(flashbench, fake_run, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    done = flashbench("profile", "-n", "128", "--save", str(path))
+    assert "Seq" in done.out
+    assert len(load(path).measurements) == 2
+
+
+@pytest.mark.parametrize("option", ["--json", "--save"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_run(
+    flashbench, fake_run, tmp_path: Path, option: str
+) -> None:
+    done = flashbench("profile", option, str(tmp_path / "none" / "run.json"))
+    assert done.code == 2
+    assert "there is no directory" in done.err
+    assert fake_run.studies == []
+
+
+def test_json_and_save_to_the_same_file_is_refused(flashbench, fake_run) -> None:
+    done = flashbench("profile", "--json", "run.json", "--save", "run.json")
+    assert done.code == 2
+    assert done.err == "error: --json and --save are both run.json: one of them is enough\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        ("ok", 0),
+        ("unsupported", 0),
+        ("too_large", 0),
+        ("crashed", 1),
+        ("timeout", 1),
+        ("out_of_memory", 1),
+        ("wrong", 1),
+    ],
+)
+def test_what_was_tried_and_failed_fails_the_command_and_is_kept(
+    flashbench, fake_run, tmp_path: Path, status: str, code: int
+) -> None:
+    fake_run.status = status
+    path = tmp_path / "run.json"
+    done = flashbench("profile", "-n", "128", "--save", str(path))
+    assert done.code == code
+    assert [row.status for row in load(path).measurements] == [status, status]
+
+
+def test_an_interrupted_run_keeps_what_is_finished(flashbench, fake_run, tmp_path: Path) -> None:
+    fake_run.stop_after = 3
+    path = tmp_path / "run.json"
+    done = flashbench("profile", "--save", str(path))
+    assert done.code == 130
+    assert done.err.splitlines()[-1] == f"interrupted: 3 measurements finished, kept in {path}"
+    assert len(load(path).measurements) == 3
+
+
+def test_an_interrupted_run_does_not_replace_a_whole_file(flashbench, fake_run, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text("an earlier run")
+    fake_run.stop_after = 1
+    done = flashbench("profile", "--save", str(path))
+    assert done.code == 130
+    assert path.read_text() == "an earlier run"
+    assert len(load(tmp_path / "run.partial.json").measurements) == 1
+    assert done.err.endswith(f"1 measurement finished, kept in {tmp_path / 'run.partial.json'}\n")
+
+
+def test_an_interrupted_run_with_nothing_to_keep_says_so(flashbench, fake_run, tmp_path: Path) -> None:
+    fake_run.stop_after = 0
+    done = flashbench("profile", "--save", str(tmp_path / "run.json"))
+    assert done.err.endswith("interrupted: 0 measurements finished, none kept\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_engine_is_refused_before_anything_runs(flashbench, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text("an earlier run")
+    done = flashbench("profile", "--engine", "flesh", "--save", str(path))
+    assert done.code == 2
+    assert done.err.startswith("error: unknown engine 'flesh'; known: flash, standard, numpy, torch-flash")
+    assert path.read_text() == "an earlier run"
+
+
+def test_batches_and_budgets_ask_whether_it_can_train(flashbench, fake_run) -> None:
+    for words in (["--batch", "8"], ["--memory-budget", "1GiB"]):
+        done = flashbench("profile", "-n", "128", "-e", "numpy", *words)
+        assert "Can train? (16.00 GB)" in done.out or "Can train? (1.00 GB)" in done.out
+        assert "longest" in done.out
+    assert "Can train?" not in flashbench("profile", "-n", "128", "-e", "numpy").out
+
+
+def test_a_real_run_of_a_small_problem(flashbench, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    words = ["-n", "16", "-e", "numpy", "--repeats", "1", "--rounds", "2", "--threads", "1"]
+    done = flashbench("profile", *words, "--save", str(path))
+    assert done.code == 0, done.err
+    (row,) = load(path).measurements
+    assert row.status == "ok"
+    assert row.time is not None
+    assert len(row.time.samples_ns) == 2
+    assert row.memory is not None
+    assert row.accuracy is not None

@@ -1,0 +1,168 @@
+"""What compare matches, refuses and concludes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fake_results import MACHINE, make_measurement, make_results
+
+from flashbench.errors import ResultsError
+from flashbench.results.record import Measurement, Results, Status
+from flashbench.results.store import load
+from flashbench.studies.compare import IncomparableError, compare
+
+
+def on_machine(**changes: Any) -> Results:
+    return make_results(machine=msgspec.structs.replace(MACHINE, **changes))
+
+
+def test_a_file_is_the_same_as_itself() -> None:
+    comparison = compare(make_results(), make_results())
+    assert {pair.verdict for pair in comparison.pairs} == {"same"}
+    assert comparison.exit_code == 0
+    assert comparison.differences == comparison.remarks == []
+
+
+@pytest.mark.parametrize(
+    ("slower", "verdict", "exit_code"),
+    [(1.2, "regressed", 1), (1.06, "inconclusive", 3), (1.02, "same", 0), (0.5, "improved", 0)],
+)
+def test_a_change_of_time_has_a_verdict_and_an_exit_code(slower: float, verdict: str, exit_code: int) -> None:
+    base = make_results([make_measurement("flash", 4096)])
+    new = make_results([make_measurement("flash", 4096, slower=slower)])
+    comparison = compare(base, new)
+    assert [pair.verdict for pair in comparison.pairs] == [verdict]
+    assert comparison.exit_code == exit_code
+
+
+def test_fail_over_moves_the_limit() -> None:
+    base = make_results([make_measurement("flash", 4096)])
+    new = make_results([make_measurement("flash", 4096, slower=1.2)])
+    assert compare(base, new, fail_over=0.5).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("workspace", "verdict", "note"),
+    [(1.2, "regressed", "more memory"), (1.01, "same", None), (0.5, "same", None)],
+)
+def test_more_memory_regresses_too(workspace: float, verdict: str, note: str | None) -> None:
+    row = make_measurement("flash", 4096)
+    assert row.memory is not None
+    peak = round(row.memory.workspace_peak_bytes * workspace)
+    memory = msgspec.structs.replace(row.memory, workspace_peak_bytes=peak)
+    new = msgspec.structs.replace(row, memory=memory)
+    (pair,) = compare(make_results([row]), make_results([new])).pairs
+    assert (pair.verdict, pair.note) == (verdict, note)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verdict", "note"),
+    [
+        ("ok", "crashed", "regressed", "now crashed"),
+        ("crashed", "ok", "improved", "was crashed"),
+        ("too_large", "too_large", "same", "too_large in both"),
+        ("timeout", "crashed", "inconclusive", "timeout, now crashed"),
+        ("ok", "wrong", "regressed", "now wrong"),
+    ],
+)
+def test_a_status_that_changes_is_a_verdict(old: Status, new: Status, verdict: str, note: str) -> None:
+    base = make_results([make_measurement("flash", 128, status=old)])
+    (pair,) = compare(base, make_results([make_measurement("flash", 128, status=new)])).pairs
+    assert (pair.verdict, pair.note) == (verdict, note)
+
+
+def test_times_without_spread_have_no_verdict() -> None:
+    row = make_measurement("flash", 128)
+    assert row.time is not None
+    one_burst = row.time.samples_ns[:1]
+    for samples, note in ((one_burst, "too few bursts"), ([one_burst[0][:1]], "no samples")):
+        time = msgspec.structs.replace(row.time, samples_ns=samples)
+        base = make_results([msgspec.structs.replace(row, time=time)])
+        comparison = compare(base, make_results([row]))
+        assert [(pair.verdict, pair.note) for pair in comparison.pairs] == [("inconclusive", note)]
+        assert comparison.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cpu": "Other CPU"}, "cpu: Example CPU 9000 @ 3.00GHz / Other CPU"),
+        ({"cores": 4}, "cores: 2 / 4"),
+        ({"isa": "avx2"}, "isa: avx512 / avx2"),
+        ({"governor": None}, "governor: performance / not stated"),
+    ],
+)
+def test_unlike_machines_are_refused_and_the_difference_is_named(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(IncomparableError) as caught:
+        compare(make_results(), on_machine(**changes), base_name="old.json", new_name="new.json")
+    assert str(caught.value) == f"old.json and new.json are not comparable: {said}"
+    assert caught.value.exit_code == 3
+    forced = compare(make_results(), on_machine(**changes), force=True)
+    assert [one.name for one in forced.differences] == list(changes)
+    assert forced.exit_code == 0
+
+
+def test_unlike_threads_are_refused() -> None:
+    rows = [msgspec.structs.replace(row, threads=1) for row in make_results().measurements]
+    with pytest.raises(IncomparableError, match="threads: 2 / 1"):
+        compare(make_results(), make_results(rows))
+
+
+def test_what_may_differ_is_remarked_on_but_not_refused() -> None:
+    new = on_machine(host="another", libraries={"numpy": "2.1.0"}, peak_gflops={"float64": 100.0})
+    assert compare(make_results(), new).remarks == [
+        "the machine itself ran at another speed: FMA peak 117 / 100 GFLOP/s float64",
+        "numpy 2.0.0 / 2.1.0",
+    ]
+
+
+def test_a_measurement_is_identified_by_problem_engine_direction_and_blocks_asked_for() -> None:
+    rows: list[Measurement] = [
+        make_measurement("flash", 128),
+        make_measurement("flash", 128, block=64),
+        make_measurement("flash", 128, causal=True),
+        make_measurement("flash", 128, direction="bwd"),
+        make_measurement("numpy", 128),
+    ]
+    comparison = compare(make_results(rows), make_results(rows[::-1]))
+    assert [(pair.base, pair.new) for pair in comparison.pairs] == [(row, row) for row in rows]
+
+
+def test_what_is_in_one_file_alone_is_listed() -> None:
+    rows = [make_measurement("flash", seqlen) for seqlen in (128, 256, 512)]
+    comparison = compare(make_results(rows[:2]), make_results(rows[1:]))
+    assert [pair.base for pair in comparison.pairs] == [rows[1]]
+    assert comparison.only_in_base == [rows[0]]
+    assert comparison.only_in_new == [rows[2]]
+
+
+def test_other_blocks_are_matched_by_force_alone_and_only_without_a_choice() -> None:
+    auto, small, large = (make_measurement("flash", 128, block=block) for block in (None, 32, 64))
+    with pytest.raises(IncomparableError, match="no measurement in common"):
+        compare(make_results([small]), make_results([auto]))
+    assert len(compare(make_results([small]), make_results([auto]), force=True).pairs) == 1
+    with pytest.raises(IncomparableError, match="no measurement in common"):
+        compare(make_results([small, large]), make_results([auto]), force=True)
+
+
+def test_a_file_that_holds_a_measurement_twice_is_refused() -> None:
+    row = make_measurement("flash", 128)
+    with pytest.raises(ResultsError, match=r"old\.json holds flash at 128 twice"):
+        compare(make_results([row, row]), make_results([row]), base_name="old.json")
+
+
+def test_documented_figures_stand_beside_measured_ones_but_get_no_verdict_on_time(repository: Path) -> None:
+    documented = load(repository / "results" / "documented.json")
+    with pytest.raises(IncomparableError, match="kind: documented / profile"):
+        compare(documented, make_results())
+    comparison = compare(documented, make_results(), force=True)
+    flash = [pair for pair in comparison.pairs if pair.base.engine == "flash"]
+    assert len(flash) == 5
+    assert {(pair.verdict, pair.note) for pair in flash} == {("inconclusive", "no samples")}
+    assert all(pair.time_ratio and pair.memory_ratio for pair in flash)
+    assert {pair.verdict for pair in comparison.pairs if pair.base.engine == "standard"} == {"same"}
+    assert comparison.exit_code == 3
+    assert len(comparison.only_in_base) == 10  # batch 8
