@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The first example of a test may compile a kernel: how long an example takes says nothing here.
+settings.register_profile("flashbench", deadline=None)
+settings.load_profile("flashbench")
 
 
 @pytest.fixture

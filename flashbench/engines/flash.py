@@ -186,7 +186,9 @@ def _threads(problem: AttentionProblem, direction: Direction, settings: Settings
 
 def _forward_plan(problem: AttentionProblem, settings: Settings) -> tuple[int, Blocks]:
     threads = _threads(problem, "fwd", settings)
-    auto = forward_blocks(problem.seqlen_q, problem.seqlen_k, problem.head_dim, problem.itemsize, threads)
+    auto = forward_blocks(
+        problem.seqlen_q, problem.seqlen_k, problem.head_dim, problem.itemsize, problem.flops("fwd")
+    )
     blocks = _chosen(settings, auto, problem)
     tiles = problem.batch * problem.num_heads * -(-problem.seqlen_q // blocks.block_q)
     return min(threads, tiles), blocks

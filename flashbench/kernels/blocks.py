@@ -52,9 +52,13 @@ def backward_elements(block_q: int, block_k: int, head_dim: int, head_dim_v: int
     return (head_dim + head_dim_v + 2 * block_k + 2) * padded_lanes(block_q, itemsize)
 
 
-def forward_blocks(seqlen_q: int, seqlen_k: int, head_dim: int, itemsize: int, threads: int) -> Blocks:
-    """Tiles for the forward pass: narrow in queries, as many keys as the workspace allows."""
-    share = _BYTES_PER_KEY * (2 if threads == 1 else 1) * seqlen_k - _OVERHEAD_BYTES
+def forward_blocks(seqlen_q: int, seqlen_k: int, head_dim: int, itemsize: int, flops: int) -> Blocks:
+    """Tiles for the forward pass: narrow in queries, as many keys as the workspace allows.
+
+    They depend on the problem alone, not on the number of threads, and so do the bits of the result.
+    """
+    threads = 1 if flops < 2 * _FLOPS_PER_THREAD else 2  # that share the documented figure
+    share = 2 * _BYTES_PER_KEY * seqlen_k // threads - _OVERHEAD_BYTES
     # A larger head_dim makes the packed queries larger, not the scores smaller.
     wider = max(0, head_dim - 64)
     vector = ISA.lanes(itemsize)

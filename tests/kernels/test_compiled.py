@@ -1,0 +1,95 @@
+"""The cache of machine code: found again, never stale, never in the way."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flashbench
+
+SCRIPT = """
+from flashbench.kernels import compiled
+saved = []
+original = compiled._KernelCache.save_overload
+def save(self, sig, data):
+    saved.append(sig)
+    original(self, sig, data)
+compiled._KernelCache.save_overload = save
+from flashbench.kernels.peak import fma_burst
+assert fma_burst("float64", 10, 1) > 0
+print("compiled" if saved else "cached")
+"""
+
+
+def run(cache: Path, *, path: Path | None = None) -> tuple[str, str]:
+    """stdout and stderr of a process that runs one small kernel."""
+    environment = {**os.environ, "FLASHBENCH_CACHE_DIR": str(cache), "PYTHONPATH": str(path or "")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env=environment,
+        cwd=cache.parent,  # not the checkout, whose package would come before that of PYTHONPATH
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr
+
+
+def entries(cache: Path) -> list[Path]:
+    return sorted(cache.rglob("*.bin"))
+
+
+def test_a_second_process_finds_the_machine_code(tmp_path):
+    assert run(tmp_path)[0] == "compiled"
+    before = {path: path.stat().st_mtime_ns for path in entries(tmp_path)}
+    assert run(tmp_path)[0] == "cached"
+    assert {path: path.stat().st_mtime_ns for path in entries(tmp_path)} == before
+
+
+@pytest.mark.parametrize("damage", ["truncate", "garble", "empty"])
+def test_a_damaged_entry_is_compiled_again(tmp_path, damage):
+    run(tmp_path)
+    (entry,) = entries(tmp_path)
+    content = entry.read_bytes()
+    entry.write_bytes(
+        {
+            "truncate": content[: len(content) // 2],
+            "garble": content[:-100] + bytes(100),
+            "empty": b"",
+        }[damage]
+    )
+    assert run(tmp_path)[0] == "compiled"
+    assert entry.read_bytes()[32:] != b""
+    assert run(tmp_path)[0] == "cached"
+
+
+def test_an_edit_of_any_kernel_source_makes_all_machine_code_new(tmp_path):
+    copy = tmp_path / "site" / "flashbench"
+    shutil.copytree(Path(flashbench.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    cache = tmp_path / "cache"
+    assert run(cache, path=copy.parent)[0] == "compiled"
+    assert run(cache, path=copy.parent)[0] == "cached"
+    # Not the file of the kernel that runs, but one that it is built from.
+    with (copy / "kernels" / "ir.py").open("a") as file:
+        file.write("# an edit\n")
+    assert run(cache, path=copy.parent)[0] == "compiled"
+
+
+def test_without_a_writable_directory_kernels_still_run_and_say_so(tmp_path):
+    blocked = tmp_path / "a-file"
+    blocked.write_text("not a directory")
+    output, warnings = run(blocked)
+    assert output == "compiled"
+    assert "cannot be kept" in warnings
+    assert "FLASHBENCH_CACHE_DIR" in warnings
+
+
+def test_the_target_cpu_is_part_of_the_key(tmp_path, monkeypatch):
+    run(tmp_path)
+    monkeypatch.setenv("NUMBA_CPU_NAME", "generic" if os.environ.get("NUMBA_CPU_NAME") != "generic" else "")
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", "")
+    assert run(tmp_path)[0] == "compiled"

@@ -1,0 +1,78 @@
+"""The thread pool: errors, fork, and calls that meet."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from flashbench.kernels.threads import available_cores, run_on_threads
+
+
+def test_every_slot_is_used_at_most_once_and_slot_zero_always():
+    for num_threads in (1, 2, 5):
+        slots = []
+        run_on_threads(slots.append, num_threads)
+        assert 0 in slots
+        assert len(set(slots)) == len(slots) <= num_threads
+        assert max(slots) < num_threads
+
+
+def test_all_threads_take_part_when_the_work_lasts():
+    everyone = threading.Barrier(4, timeout=20)
+    run_on_threads(lambda slot: everyone.wait(), 4)
+
+
+@pytest.mark.parametrize("guilty", [0, 1])
+def test_an_error_in_any_thread_reaches_the_caller(guilty):
+    everyone = threading.Barrier(2, timeout=20)
+
+    def work(slot):
+        everyone.wait()
+        if slot == guilty:
+            raise ValueError(f"slot {slot}")
+
+    with pytest.raises(ValueError, match=f"slot {guilty}"):
+        run_on_threads(work, 2)
+
+
+def test_a_call_inside_a_call_gets_on():
+    inner = []
+    run_on_threads(lambda slot: run_on_threads(inner.append, 3), 3)
+    assert inner.count(0) >= 1
+
+
+def test_available_cores_follow_numba_num_threads(monkeypatch):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
+    assert available_cores() == 1
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "100000")
+    assert available_cores() <= 100000
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "many")
+    assert available_cores() >= 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork on Windows")
+def test_attention_works_in_a_forked_child():
+    script = """
+import os, sys
+import numpy as np
+from flashbench.engines import Settings, get_engine
+from flashbench.problem import AttentionProblem
+problem = AttentionProblem.of(300, num_heads=4)
+q, k, v, do = problem.make_inputs()
+engine = get_engine("flash")
+def run():
+    forward = engine.forward(problem, Settings(num_threads=3), q, k, v)
+    return [forward.o, *engine.backward(problem, Settings(num_threads=3), do, q, k, v, forward)]
+expected = run()
+child = os.fork()
+if child == 0:
+    same = all(np.array_equal(a, b) for a, b in zip(run(), expected))
+    os._exit(0 if same else 1)
+_, status = os.waitpid(child, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], timeout=120, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
