@@ -95,7 +95,7 @@ def profile(
 
     def report(console: Console, results: Results) -> None:
         if plain:
-            console.out(plain_report(results), highlight=False, end="")  # never wrapped
+            console.file.write(plain_report(results))  # as it is: a console wraps and strips lines
         else:
             console.print(profile_report(results))
         budget = study.memory_budget_bytes or results.machine.memory_bytes

@@ -84,16 +84,21 @@ def _progress() -> Iterator[OnProgress]:
         yield _line_per_point()
         return
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
+        BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.description}"),
     )
-    with ProgressBar(*columns, console=console, transient=True, expand=True) as bar:
+    # Drawn between the measurements alone: a thread that redraws would take time from what is timed.
+    with ProgressBar(*columns, console=console, transient=True, auto_refresh=False) as bar:
         task = bar.add_task("starting", total=None)
-        yield lambda step: bar.update(task, description=step.label, completed=step.done, total=step.total)
+
+        def on_progress(step: runner.Progress) -> None:
+            bar.update(task, description=step.label, completed=step.done, total=step.total, refresh=True)
+
+        yield on_progress
 
 
 def _line_per_point() -> OnProgress:

@@ -24,6 +24,25 @@ def test_profile_prints_its_table_and_its_progress_apart(flashbench, fake_run, s
     ]
 
 
+def test_a_terminal_gets_a_bar_instead_of_lines(flashbench, fake_run, monkeypatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    done = flashbench("profile", "-n", "128,512")
+    assert "[0/4]" not in done.err
+    assert "3/4" in done.err
+    assert "flash: time" in done.err
+
+
+def test_no_color_leaves_the_words(flashbench, fake_run, monkeypatch) -> None:
+    words = ["sweep", "-n", "128", "--block-sizes", "32,64", "--causal", "no"]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert "48;5;" in flashbench(*words).out
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = flashbench(*words).out
+    assert "48;5;" not in plain
+    assert "best" in plain
+
+
 def test_sweep_prints_its_heatmap(flashbench, fake_run, snapshot: SnapshotAssertion) -> None:
     done = flashbench("sweep", "--seq-lens", "128", "--block-sizes", "32,64,auto", "--causal", "yes")
     assert done.code == 0

@@ -1,0 +1,98 @@
+"""`flashbench verify`: exactness and gradients of any engine against the float64 oracle."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+EPILOG = (
+    "Examples:\n"
+    "  flashbench verify\n"
+    "  flashbench verify --engine numpy --case square --case gqa-8-2\n"
+    "  flashbench verify --case nan --verbose\n"
+    "  flashbench verify --list\n"
+    "  flashbench verify --json exactness.json\n\n"
+    "Exit code: 0 everything is exact; 1 an engine is wrong or raised an error; 2 bad input."
+)
+
+
+def _engine_words() -> list[str]:
+    # Inside: the table of engines imports NumPy, which --help must not.
+    from flashbench.engines import engine_names
+
+    return engine_names()
+
+
+def _case_words() -> list[str]:
+    from flashbench.studies.cases import all_cases
+
+    return [case.name for case in all_cases()]
+
+
+def verify(
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine",
+            "-e",
+            metavar="NAME",
+            help="flash, standard, numpy, torch-flash or a plug-in's; give it again for more "
+            "(default flash and standard).",
+            autocompletion=_engine_words,
+        ),
+    ] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--case",
+            metavar="NAME",
+            help="Run only this case, or those whose names begin so; give it again for more.",
+            autocompletion=_case_words,
+        ),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Name the cases and run none.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A row per case.")] = False,
+    json: Annotated[
+        str | None,
+        typer.Option(
+            "--json",
+            metavar="PATH|-",
+            help="Write every error there, - for stdout; all else then goes to stderr.",
+        ),
+    ] = None,
+) -> None:
+    """Check outputs and gradients against a float64 oracle: lengths, heads, blocks, masks, extreme values."""
+    # Inside: these import NumPy, which --help must not.
+    import sys
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from flashbench.report.verify import verify_json, verify_lines, verify_report
+    from flashbench.results.store import check_writable, write_whole
+    from flashbench.studies import verify as study
+    from flashbench.studies.cases import choose_cases
+
+    cases = choose_cases(case or [])
+    if list_:
+        sys.stdout.write("".join(f"{each.name}\n" for each in cases))
+        return
+    if json is not None and json != "-":
+        check_writable(json)
+    progress = Console(stderr=True)
+    with Progress(console=progress, transient=True, disable=not progress.is_terminal) as bar:
+        task = bar.add_task("starting", total=len(cases))
+        engines = list(dict.fromkeys(engine or study.DEFAULT_ENGINES))
+        verification = study.verify(
+            engines, cases, lambda done, _, name: bar.update(task, completed=done, description=name)
+        )
+    if json is not None and json != "-":
+        write_whole(json, verify_json(verification).encode())
+    if json == "-":
+        sys.stdout.write(verify_json(verification))
+    out = sys.stdout if json is None else sys.stderr
+    Console(file=out).print(verify_report(verification, verbose=verbose))
+    for line in verify_lines(verification, verbose=verbose):
+        out.write(f"{line}\n")
+    raise typer.Exit(verification.exit_code)

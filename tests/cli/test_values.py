@@ -1,0 +1,61 @@
+"""Whatever is typed after an option is a value or one line that names the option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flashbench.cli.values import (
+    parse_block_sizes,
+    parse_choices,
+    parse_seconds,
+    parse_seed,
+    parse_share,
+    parse_whole,
+    parse_wholes,
+)
+from flashbench.errors import ConfigError
+from flashbench.report.units import parse_bytes
+
+TYPED = st.one_of(st.text(), st.from_regex(r"[-+.,0-9kKeE% _]{0,12}", fullmatch=True))
+PARSERS: list[Callable[[str, str], object]] = [
+    parse_whole,
+    parse_wholes,
+    parse_block_sizes,
+    parse_seed,
+    parse_seconds,
+    parse_share,
+    lambda option, text: parse_choices(option, text, {"one": 1, "two": 2}),
+    lambda option, text: parse_bytes(text, name=option),
+]
+
+
+@pytest.mark.parametrize("parse", PARSERS)
+@given(text=TYPED)
+def test_anything_typed_is_a_value_or_a_named_error(parse: Callable[[str, str], object], text: str) -> None:
+    try:
+        value = parse("--option", text)
+    except ConfigError as error:
+        message = str(error)
+    else:
+        message = None
+        assert value is not None
+    assert message is None or message.startswith("--option ")
+
+
+@given(numbers=st.lists(st.integers(1, 10**11), min_size=1))
+def test_a_list_reads_back(numbers: list[int]) -> None:
+    assert parse_wholes("--option", ",".join(map(str, numbers))) == numbers
+
+
+def test_a_k_is_1024_and_auto_stays_a_word() -> None:
+    assert parse_block_sizes("--option", "auto, 1k,3") == ["auto", 1024, 3]
+
+
+def test_choices_may_be_one_word_only() -> None:
+    assert parse_choices("--option", "one,two", {"one": 1, "two": 2}) == [1, 2]
+    with pytest.raises(ConfigError, match="--option takes one or two, not 'one,two'"):
+        parse_choices("--option", "one,two", {"one": 1, "two": 2}, many=False)
