@@ -110,6 +110,19 @@ def largest_error(actual: Array, expected: Array) -> float:
     return float("inf") if np.isnan(error) else error
 
 
+def worst_place(actual: Array, expected: Array) -> tuple[int, ...]:
+    """Index of the largest absolute difference, a misplaced NaN or infinity being larger than any.
+
+    >>> worst_place(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.5, np.nan]))
+    (1,)
+    """
+    same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(actual - expected)
+    difference = np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
+    return tuple(int(i) for i in np.unravel_index(np.argmax(difference), difference.shape))
+
+
 def _float64(x: Array) -> Array64:
     return np.ascontiguousarray(x, dtype=np.float64)
 

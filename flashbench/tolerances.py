@@ -41,13 +41,19 @@ Output = Literal["o", "lse", "dq", "dk", "dv"]
 
 
 class Sizes(NamedTuple):
-    """How many times standard normal the inputs are; logits: softmax_scale * sqrt(head_dim)."""
+    """How many times standard normal the inputs are, and softmax_scale * sqrt(head_dim).
+
+    crowd: how many times larger sums over queries are where many queries look at one key: up to a
+    quarter of the root of their number. With exact_logits, logits are powers of two, and only lse rounds.
+    """
 
     q: float = 1.0
     k: float = 1.0
     v: float = 1.0
     do: float = 1.0
     scale: float = 1.0
+    crowd: float = 1.0
+    exact_logits: bool = False
 
 
 STANDARD_NORMAL = Sizes()
@@ -70,11 +76,13 @@ def tolerance_for(
     (1e-12, 1e-12)
     """
     logits = abs(sizes.scale) * sizes.q * sizes.k
-    growth = max(1.0, logits)
+    growth = 1.0 if sizes.exact_logits and what != "lse" else max(1.0, logits)
     if what in ("fwd", "o", "lse"):
         size = 1.0 if what == "lse" else sizes.v
         return _FORWARD[dtype] * growth * size + SMALLEST_NORMAL[dtype]
     growth *= max(1.0, heads_per_key * math.sqrt(seqlen_q) / _HEADS_ROOT_ROWS)
+    if what in ("dk", "dv"):
+        growth *= sizes.crowd
     if what == "dv":
         return _GRADIENT[dtype] * growth * sizes.do + SMALLEST_NORMAL[dtype]
     factor = abs(sizes.scale) * {"dq": sizes.k, "dk": sizes.q}.get(what, 1.0)

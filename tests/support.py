@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from flashbench.engines import ENGINES, Engine, Settings
 from flashbench.problem import AttentionProblem
-from flashbench.reference import attention_backward_reference, attention_reference, largest_error
+from flashbench.reference import attention_backward_reference, attention_reference, largest_error, worst_place
 from flashbench.tolerances import tolerance_for
 
 
@@ -19,14 +19,9 @@ def assert_close(actual: NDArray[np.floating], expected: NDArray[np.floating], t
     error = largest_error(actual, expected)
     if error <= tolerance:
         return
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(actual - expected)
-    same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
-    difference = np.where(same, 0.0, np.where(np.isfinite(difference), difference, np.inf))
-    worst = np.unravel_index(np.argmax(difference), difference.shape)
+    worst = worst_place(actual, expected)
     raise AssertionError(
-        f"error {error:.3g} is above {tolerance:.3g}: {actual[worst]!r} is not {expected[worst]!r}"
-        f" at {tuple(map(int, worst))}; {int((difference > tolerance).sum())} of {difference.size} are wrong"
+        f"error {error:.3g} is above {tolerance:.3g}: {actual[worst]!r} is not {expected[worst]!r} at {worst}"
     )
 
 

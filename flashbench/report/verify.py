@@ -1,0 +1,109 @@
+"""What `verify` found: a table of worst errors beside their tolerances, and a line for each failure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from flashbench.report.layout import NOTHING, Grid
+from flashbench.report.units import format_error
+from flashbench.studies.verify import GRADIENTS, CaseResult, Deviation, Verdict, Verification
+from flashbench.tolerances import Output
+
+FORWARD: tuple[Output, ...] = ("o", "lse")
+# How many failures of an engine are told one by one; after so many alike, more say nothing new.
+FAILURES_SHOWN = 5
+
+_HEADERS = ("Cases", "Count", "Forward\nerror", "Tole-\nrance", "Gradient\nerror", "Tole-\nrance", "Verdict")
+_STYLES: dict[Verdict, str] = {
+    "wrong": "bold red",
+    "raised": "bold red",
+    "unsupported": "yellow",
+    "ok": "green",
+}
+
+
+def verify_report(verification: Verification, *, verbose: bool = False) -> RenderableType:
+    """A table per engine, a row per group of cases and dtype; verbose: a row per case."""
+    parts: list[RenderableType] = []
+    for engine, results in _by(verification.results, lambda result: result.engine).items():
+        grid = Grid(*_HEADERS, left=(0, len(_HEADERS) - 1))
+        label = _case_label if verbose else _group_label
+        for name, rows in _by(results, label).items():
+            grid.add_row(
+                name, str(len(rows)), *_worst(rows, FORWARD), *_worst(rows, GRADIENTS), _verdict(rows)
+            )
+        parts += [Text(engine, style="bold"), grid, Text()]
+    return Group(*parts)
+
+
+def verify_lines(verification: Verification, *, verbose: bool = False) -> list[str]:
+    """What failed, with the command that runs just that; what was not supported, and why; the count of all.
+
+    Plain lines, because a command must not be broken at the width of a terminal.
+    """
+    lines: list[str] = []
+    for engine, results in _by(verification.results, lambda result: result.engine).items():
+        failed = [result for result in results if result.failed]
+        shown = failed if verbose else failed[:FAILURES_SHOWN]
+        for result in shown:
+            lines += [f"FAILED {engine} {result.case}: {result.reason}", f"  {result.reproduce}"]
+        if len(failed) > len(shown):
+            lines.append(f"FAILED {engine}: and {len(failed) - len(shown)} more; --verbose tells them all")
+        refused = [result for result in results if result.verdict == "unsupported"]
+        # Reasons that differ only in their numbers are one.
+        for alike in _by(refused, lambda result: re.sub(r"\d+", "N", result.reason or "")).values():
+            more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
+            lines.append(f"unsupported by {engine}: {alike[0].case}{more}: {alike[0].reason}")
+        lines.append(f"{engine}: {_counted(results)} of {len(results)} cases")
+    return lines
+
+
+def verify_json(verification: Verification) -> str:
+    """Every result with every error, and the exit code."""
+    document = msgspec.to_builtins(verification) | {"exit_code": verification.exit_code}
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+
+
+def _by(results: Iterable[CaseResult], key: Callable[[CaseResult], str]) -> dict[str, list[CaseResult]]:
+    groups: dict[str, list[CaseResult]] = {}
+    for result in results:
+        groups.setdefault(key(result), []).append(result)
+    return groups
+
+
+def _group_label(result: CaseResult) -> str:
+    return f"{result.group}, {result.problem.dtype}"
+
+
+def _case_label(result: CaseResult) -> str:
+    return result.case
+
+
+def _worst(results: Sequence[CaseResult], outputs: Sequence[Output]) -> tuple[Text, Text]:
+    """The error that is the largest share of its tolerance, and that tolerance."""
+    deviations = [result.outputs[name] for result in results for name in outputs if name in result.outputs]
+    if not deviations:
+        return NOTHING, NOTHING
+    worst: Deviation = max(deviations, key=lambda deviation: deviation.share)
+    style = "bold red" if worst.share > 1 else ""
+    return Text(format_error(worst.error), style=style), Text(format_error(worst.tolerance), style="dim")
+
+
+def _verdict(results: Sequence[CaseResult]) -> Text:
+    counts = Counter(result.verdict for result in results)
+    verdicts = [verdict for verdict in _STYLES if counts[verdict]]
+    if verdicts == ["ok"]:
+        return Text("ok", style=_STYLES["ok"])
+    return Text(_counted(results), style=_STYLES[verdicts[0]])
+
+
+def _counted(results: Sequence[CaseResult]) -> str:
+    """`3 wrong, 1 ok`: the worst first."""
+    counts = Counter(result.verdict for result in results)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in _STYLES if counts[verdict])

@@ -1,0 +1,209 @@
+"""Exactness of engines against the float64 oracle, case by case, forward and gradients."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from flashbench.engines import Array, Engine, Forward, get_engine
+from flashbench.errors import UnsupportedError
+from flashbench.problem import AttentionProblem, Direction, Inputs
+from flashbench.reference import attention_backward_reference, attention_reference, largest_error, worst_place
+from flashbench.results.record import Record
+from flashbench.studies.cases import Case
+from flashbench.tolerances import Output, tolerance_for
+
+DEFAULT_ENGINES = ("flash", "standard")
+GRADIENTS: tuple[Output, ...] = ("dq", "dk", "dv")
+
+Verdict = Literal["ok", "wrong", "raised", "unsupported"]
+
+
+class Deviation(Record, frozen=True):
+    """How far one output is from the oracle, and how far it may be."""
+
+    error: float | None  # largest absolute difference; None: NaN or an infinity is not where it should be
+    tolerance: float
+
+    @property
+    def share(self) -> float:
+        """The error as a share of the tolerance."""
+        if not self.tolerance:
+            return math.inf if self.error else 0.0
+        return math.inf if self.error is None else self.error / self.tolerance
+
+
+class CaseResult(Record, frozen=True):
+    """One engine on one case."""
+
+    case: str
+    group: str
+    problem: AttentionProblem
+    block_q: int | None  # None: left to the engine
+    block_k: int | None
+    threads: int | None
+    engine: str
+    verdict: Verdict
+    reason: str | None = None  # one line, unless the verdict is ok
+    outputs: dict[Output, Deviation] = msgspec.field(default_factory=dict)  # of those that were computed
+
+    @property
+    def failed(self) -> bool:
+        """Whether the engine is to blame."""
+        return self.verdict in ("wrong", "raised")
+
+    @property
+    def reproduce(self) -> str:
+        """A shell command that runs just this."""
+        return shlex.join(["flashbench", "verify", "--engine", self.engine, "--case", self.case])
+
+
+class Verification(Record, frozen=True):
+    """Every engine on every case, in the order run."""
+
+    flashbench_version: str
+    results: list[CaseResult]
+
+    @property
+    def exit_code(self) -> int:
+        """1 when anything failed."""
+        return 1 if any(result.failed for result in self.results) else 0
+
+
+OnCase = Callable[[int, int, str], None]
+
+
+def verify(
+    engines: Sequence[str], cases: Sequence[Case], on_case: OnCase = lambda done, total, name: None
+) -> Verification:
+    """Run every case on every engine; `on_case(done, total, name)` is called before each case.
+
+    Raises EngineError when an engine is unknown or its library is missing, before anything runs.
+    """
+    chosen = {name: get_engine(name) for name in engines}
+    results = []
+    for done, case in enumerate(cases):
+        on_case(done, len(cases), case.name)
+        expected = _expected(case)
+        for name, engine in chosen.items():
+            verdict, reason, outputs = _try(engine, case, expected)
+            results.append(
+                CaseResult(
+                    case=case.name,
+                    group=case.group,
+                    problem=case.problem,
+                    block_q=case.settings.block_q,
+                    block_k=case.settings.block_k,
+                    threads=case.settings.num_threads,
+                    engine=name,
+                    verdict=verdict,
+                    reason=reason,
+                    outputs=outputs,
+                )
+            )
+    return Verification(flashbench_version=version("flashbench"), results=results)
+
+
+def _expected(case: Case) -> dict[Output, Array]:
+    q, k, v, do = case.make_inputs()
+    o, lse = attention_reference(case.problem, q, k, v)
+    dq, dk, dv = attention_backward_reference(case.problem, do, q, k, v)
+    return {"o": o, "lse": lse, "dq": dq, "dk": dk, "dv": dv}
+
+
+def _try(
+    engine: Engine, case: Case, expected: Mapping[Output, Array]
+) -> tuple[Verdict, str | None, dict[Output, Deviation]]:
+    """What the engine makes of the case, forward and then backward, up to the first failure."""
+    deviations: dict[Output, Deviation] = {}
+    for compute in (_forward, _backward):
+        inputs = case.make_inputs()
+        try:
+            outputs = compute(engine, case, inputs)
+        except UnsupportedError as error:
+            return "unsupported", str(error), deviations
+        except Exception as error:  # whatever it is, it is the engine's failure, not ours
+            first_line = str(error).partition("\n")[0]
+            return "raised", f"raised {type(error).__name__}: {first_line}", deviations
+        for name, actual in outputs:
+            wrong = _compare(case, name, actual, expected[name], deviations)
+            if wrong:
+                return "wrong", wrong, deviations
+        for field, now, before in zip(Inputs._fields, inputs, case.make_inputs(), strict=True):
+            if not np.array_equal(now, before, equal_nan=True):
+                return "wrong", f"changed its input {field}", deviations
+    return "ok", None, deviations
+
+
+def _forward(engine: Engine, case: Case, inputs: Inputs) -> list[tuple[Output, Any]]:
+    _check_supported(engine, case, "fwd")
+    forward = engine.forward(case.problem, case.settings, inputs.q, inputs.k, inputs.v)
+    return [("o", forward.o), ("lse", forward.lse)]
+
+
+def _backward(engine: Engine, case: Case, inputs: Inputs) -> list[tuple[Output, Any]]:
+    """Gradients from what the forward kept for them, and from o and lse alone."""
+    _check_supported(engine, case, "bwd")
+    q, k, v, do = inputs
+    kept = engine.forward(case.problem, case.settings, q, k, v, keep=True)
+    ways = [kept] if kept.saved is None else [kept, Forward(kept.o, kept.lse)]
+    return [
+        (name, gradient)
+        for way in ways
+        for name, gradient in zip(
+            GRADIENTS, engine.backward(case.problem, case.settings, do, q, k, v, way), strict=True
+        )
+    ]
+
+
+def _check_supported(engine: Engine, case: Case, direction: Direction) -> None:
+    if reason := engine.unsupported(case.problem, direction):
+        raise UnsupportedError(reason)
+
+
+def _compare(
+    case: Case, name: Output, actual: Any, expected: Array, deviations: dict[Output, Deviation]
+) -> str | None:
+    """Note how far an output is off, and say what is wrong with it, if anything."""
+    problem = case.problem
+    if not isinstance(actual, np.ndarray):
+        return f"{name} is of type {type(actual).__name__}, not an array"
+    if actual.shape != expected.shape or actual.dtype != problem.dtype:
+        return f"{name} is {actual.dtype} {actual.shape}, not {problem.dtype} {expected.shape}"
+    actual, expected = _folded(case, name, actual), _folded(case, name, expected)
+    error = largest_error(actual, expected)
+    tolerance = tolerance_for(
+        problem.dtype,
+        name,
+        heads_per_key=problem.num_heads // problem.num_kv_heads,
+        seqlen_q=problem.seqlen_q,
+        sizes=case.sizes,
+    )
+    deviation = Deviation(error=error if math.isfinite(error) else None, tolerance=tolerance)
+    if name not in deviations or deviation.share > deviations[name].share:
+        deviations[name] = deviation
+    if error <= tolerance:
+        return None
+    place = worst_place(actual, expected)
+    got, wanted = float(actual[place]), float(expected[place])
+    if not math.isfinite(error):
+        return f"{name}{list(place)} is {got:.6g}, and the oracle's is {wanted:.6g}"
+    return (
+        f"{name}{list(place)} is off by {error:.2g} from the oracle's {wanted:.6g}: more than {tolerance:.2g}"
+    )
+
+
+def _folded(case: Case, name: Output, x: Array) -> Array:
+    """With infinite inputs, whether a sum is infinite or NaN depends on the order of adding: both are NaN.
+
+    But not the -inf of lse, which says that a row sees no key.
+    """
+    if not case.infinite:
+        return x
+    return np.where(np.isposinf(x) if name == "lse" else np.isinf(x), np.nan, x)
