@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from flashbench.cli import compare, profile, sweep
+from flashbench.cli import compare, profile, sweep, verify
 from flashbench.errors import FlashbenchError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -25,6 +25,7 @@ EPILOG = (
     "Examples:\n"
     "  flashbench profile\n"
     "  flashbench profile --seq-lens 1k,4k --dtype float32 --causal --save new.json\n"
+    "  flashbench verify --engine flash\n"
     "  flashbench compare old.json new.json"
 )
 
@@ -69,6 +70,7 @@ def make_app(*, for_command: bool = False) -> typer.Typer:
     app.callback(invoke_without_command=True, add_help_option=not for_command)(flashbench)
     app.command(epilog=profile.EPILOG)(profile.profile)
     app.command(epilog=sweep.EPILOG)(sweep.sweep)
+    app.command(epilog=verify.EPILOG)(verify.verify)
     app.command(epilog=compare.EPILOG)(compare.compare)
     return app
 
