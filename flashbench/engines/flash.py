@@ -196,7 +196,8 @@ def _forward_plan(problem: AttentionProblem, settings: Settings) -> tuple[int, B
 
 def _backward_plan(problem: AttentionProblem, settings: Settings) -> tuple[int, Blocks]:
     threads = _threads(problem, "bwd", settings)
-    blocks = _chosen(settings, backward_blocks(problem.seqlen_q, problem.seqlen_k, problem.itemsize), problem)
+    auto = backward_blocks(problem.seqlen_q, problem.seqlen_k, problem.head_dim, problem.itemsize)
+    blocks = _chosen(settings, auto, problem)
     return min(threads, _backward_tasks(problem, blocks)), blocks
 
 

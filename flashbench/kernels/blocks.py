@@ -73,9 +73,16 @@ def forward_blocks(seqlen_q: int, seqlen_k: int, head_dim: int, itemsize: int, f
     return Blocks(min(lanes, seqlen_q), _even_share(seqlen_k, max(8, min(keys, _MOST_KEYS))))
 
 
-def backward_blocks(seqlen_q: int, seqlen_k: int, itemsize: int) -> Blocks:
-    """Tiles for the backward pass."""
-    lanes = max(ISA.lanes(itemsize), _BACKWARD_LANES if seqlen_k > 256 else _BACKWARD_LANES // 2)
+def backward_blocks(seqlen_q: int, seqlen_k: int, head_dim: int, itemsize: int) -> Blocks:
+    """Tiles for the backward pass: every task passes over k, v, dk and dv, so the larger these are, the
+    more queries a task should serve.
+    """
+    lanes = _BACKWARD_LANES
+    if seqlen_k <= 256:
+        lanes //= 2
+    elif head_dim * itemsize >= 1024:
+        lanes *= 2
+    lanes = max(ISA.lanes(itemsize), lanes)
     return Blocks(min(lanes, seqlen_q), _even_share(seqlen_k, _BACKWARD_KEY_BYTES // itemsize))
 
 

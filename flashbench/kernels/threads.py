@@ -4,11 +4,18 @@ Not Numba's own: its workqueue layer aborts when two Python threads call at once
 after fork, and an idle OpenMP pool goes on spinning, which robs whoever is timed next. Threads here
 wait on a queue. A call never waits for a thread that is busy elsewhere: tasks are handed out by ticket,
 so the caller does itself what nobody else takes.
+
+A thread that is woken starts on its waker's core, and Linux may leave it there for seconds beside an
+idle core, which halves the speed (seen on Linux 6.18 with two cores). So each looks where it is and steps
+aside.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -24,6 +31,31 @@ def available_cores() -> int:
     return min(cores, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else cores
 
 
+_current_core: Callable[[], int] | None = (
+    getattr(ctypes.CDLL(None), "sched_getcpu", None) if sys.platform == "linux" else None
+)
+
+
+class _Cores:
+    """The cores that the threads of one call are on, as far as the system lets us say."""
+
+    def __init__(self) -> None:
+        self._taken = {_current_core()} if _current_core else set()
+        self._allowed = os.sched_getaffinity(0) if _current_core else set()
+
+    def take_one(self) -> None:
+        """Move the calling pool thread off a core that another thread of the call is on."""
+        if _current_core is None:
+            return
+        free = self._allowed - self._taken
+        if _current_core() in self._taken and free:
+            # The mask stays: it is a thread of ours, and it will wake where it does not disturb. A core
+            # that has been taken from the process meanwhile only means that it stays where it is.
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, free)
+        self._taken.add(_current_core())
+
+
 class _Call:
     """One call's work, open to helpers until its caller has run out of tasks."""
 
@@ -31,6 +63,7 @@ class _Call:
         self._work = work
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
+        self._cores = _Cores()
         self._slots = 1  # slot 0 is the caller's
         self._running = 0
         self._open = True
@@ -44,6 +77,7 @@ class _Call:
             slot = self._slots
             self._slots += 1
             self._running += 1
+            self._cores.take_one()
         try:
             self._work(slot)
         except BaseException as error:

@@ -1,5 +1,7 @@
 """The thread pool: errors, fork, and calls that meet."""
 
+import ctypes
+import os
 import subprocess
 import sys
 import threading
@@ -21,6 +23,26 @@ def test_every_slot_is_used_at_most_once_and_slot_zero_always():
 def test_all_threads_take_part_when_the_work_lasts():
     everyone = threading.Barrier(4, timeout=20)
     run_on_threads(lambda slot: everyone.wait(), 4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a thread's core")
+def test_threads_of_a_call_start_on_cores_of_their_own():
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        return  # one core: there is nowhere to step aside to
+    getcpu = ctypes.CDLL(None).sched_getcpu
+    everyone = threading.Barrier(2, timeout=20)
+    shared = 0
+    for _ in range(50):
+        seen = {}
+
+        def work(slot, seen=seen):
+            seen[slot] = getcpu()
+            everyone.wait()
+
+        run_on_threads(work, 2)
+        shared += seen[0] == seen[1]
+    assert shared < 25  # the caller itself may be moved between being asked and starting
 
 
 @pytest.mark.parametrize("guilty", [0, 1])

@@ -42,7 +42,7 @@ def test_workspace_does_not_grow_with_the_batch(seqlen):
 def test_blocks_fit_any_problem(seqlen_q, seqlen_k, head_dim, itemsize, flops):
     for block_q, block_k in (
         forward_blocks(seqlen_q, seqlen_k, head_dim, itemsize, flops),
-        backward_blocks(seqlen_q, seqlen_k, itemsize),
+        backward_blocks(seqlen_q, seqlen_k, head_dim, itemsize),
     ):
         assert 1 <= block_q <= seqlen_q
         assert 1 <= block_k <= seqlen_k

@@ -1,0 +1,36 @@
+.DEFAULT_GOAL := check
+.PHONY: check ci clean contracts format help install lint speed test types
+
+check: lint types contracts test ## lint, types, import contracts, tests
+
+install: ## everything for development, into the active environment
+	pip install -e '.[test,torch,lint]'
+
+test: ## the tests
+	pytest -n 2
+
+lint: ## ruff, checks and format
+	ruff check .
+	ruff format --check .
+
+format: ## let ruff mend what it can
+	ruff check --fix .
+	ruff format .
+
+types: ## mypy --strict
+	mypy
+
+contracts: ## floors: who may import whom
+	lint-imports
+
+speed: ## the speed study of the README, on this machine (several minutes; leave the machine alone)
+	flashbench profile --config configs/speed.toml
+
+ci: ## what CI runs, in a fresh virtual environment
+	.ci/run
+
+clean: ## caches and builds
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-10s %s\n", $$1, $$2 }'
