@@ -60,7 +60,9 @@ def verify_lines(verification: Verification, *, verbose: bool = False) -> list[s
         for alike in _by(refused, lambda result: re.sub(r"\d+", "N", result.reason or "")).values():
             more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
             lines.append(f"unsupported by {engine}: {alike[0].case}{more}: {alike[0].reason}")
-        lines.append(f"{engine}: {_counted(results)} of {len(results)} cases")
+        lines.append(
+            f"{engine}: {_counted(results)} of {len(results)} case{'' if len(results) == 1 else 's'}"
+        )
     return lines
 
 
@@ -98,9 +100,8 @@ def _worst(results: Sequence[CaseResult], outputs: Sequence[Output]) -> tuple[Te
 def _verdict(results: Sequence[CaseResult]) -> Text:
     counts = Counter(result.verdict for result in results)
     verdicts = [verdict for verdict in _STYLES if counts[verdict]]
-    if verdicts == ["ok"]:
-        return Text("ok", style=_STYLES["ok"])
-    return Text(_counted(results), style=_STYLES[verdicts[0]])
+    words = verdicts[0] if len(results) == 1 or verdicts == ["ok"] else _counted(results)
+    return Text(words, style=_STYLES[verdicts[0]])
 
 
 def _counted(results: Sequence[CaseResult]) -> str:

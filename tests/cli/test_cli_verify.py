@@ -1,0 +1,112 @@
+"""`flashbench verify`: what it prints, writes and exits with."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wrong_engines
+
+FEW = ("--case", "square-2", "--case", "nan-in-v-causal")
+CommandLine = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    wrong_engines.install(packages)
+    monkeypatch.syspath_prepend(packages)
+
+
+def test_flash_and_standard_are_checked_by_default(flashbench: CommandLine) -> None:
+    done = flashbench("verify", *FEW)
+    assert done.code == 0
+    assert done.out.splitlines()[-2:] == ["flash: 4 ok of 4 cases", "standard: 4 ok of 4 cases"]
+    assert done.err == ""
+
+
+@pytest.mark.parametrize(
+    ("engine", "case"),
+    [
+        ("WrongForward", "square-2-float32"),
+        ("WrongDk", "square-2-float32"),
+        ("LeakyNan", "nan-in-v-causal-float32"),
+        ("Raising", "square-2-float32"),
+    ],
+)
+def test_a_wrong_plug_in_fails_with_a_command_that_reproduces_just_it(
+    flashbench: CommandLine, engine: str, case: str
+) -> None:
+    done = flashbench("verify", "--engine", "flash", "--engine", engine, *FEW)
+    assert done.code == 1
+    lines = done.out.splitlines()
+    assert "flash: 4 ok of 4 cases" in lines
+    (where,) = [i for i, line in enumerate(lines) if line.startswith(f"FAILED {engine} {case}: ")]
+    words = shlex.split(lines[where + 1])
+    assert words == ["flashbench", "verify", "--engine", engine, "--case", case]
+    again = flashbench(*words[1:])
+    assert again.code == 1
+    assert again.out.splitlines()[-1].endswith(" of 1 case")
+
+
+def test_unsupported_cases_are_counted_with_the_reason_and_do_not_fail(flashbench: CommandLine) -> None:
+    done = flashbench("verify", "-e", "Choosy", "--case", "square-2", "--case", "square-5")
+    assert done.code == 0
+    assert "unsupported by Choosy: square-2-float32 and 3 more: no backward of 2" in done.out
+    assert "Choosy: 4 unsupported of 4 cases" in done.out
+
+
+def test_verbose_shows_each_case(flashbench: CommandLine) -> None:
+    done = flashbench("verify", "-e", "flash", "--case", "square-2", "--verbose")
+    assert "square-2-float32" in done.out
+    assert "square-2-float64" in done.out
+
+
+def test_list_names_cases_and_runs_none(flashbench: CommandLine) -> None:
+    everything = flashbench("verify", "--list")
+    assert everything.code == 0
+    assert "gqa-8-2-len113x203-bottom-right-float64" in everything.out.splitlines()
+    assert flashbench("verify", "--list", "--case", "square-2").out == "square-2-float32\nsquare-2-float64\n"
+
+
+def test_json_on_stdout_leaves_the_table_to_stderr(flashbench: CommandLine) -> None:
+    done = flashbench("verify", "-e", "WrongDk", "--case", "square-2-float64", "--json", "-")
+    assert done.code == 1
+    document = json.loads(done.out)
+    assert document["exit_code"] == 1
+    assert document["results"][0]["verdict"] == "wrong"
+    assert "FAILED WrongDk square-2-float64" in done.err
+
+
+def test_json_in_a_file(flashbench: CommandLine, tmp_path: Path) -> None:
+    path = tmp_path / "exactness.json"
+    assert flashbench("verify", "-e", "flash", "--case", "square-2-float64", "--json", str(path)).code == 0
+    assert json.loads(path.read_text())["results"][0]["verdict"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (
+            ["--case", "sqare-17"],
+            "error: no case is named 'sqare-17' or begins so\nhint: did you mean 'square-17'?\n",
+        ),
+        (["--engine", "flush"], "error: unknown engine 'flush'; known: flash, standard, numpy, torch-flash"),
+        (["--json", "/nowhere/at/all.json"], "error: "),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(flashbench: CommandLine, words: list[str], error: str) -> None:
+    done = flashbench("verify", *words)
+    assert done.code == 2
+    assert done.out == ""
+    assert done.err.startswith(error)
+
+
+def test_an_engine_named_twice_runs_once(flashbench: CommandLine) -> None:
+    done = flashbench("verify", "-e", "flash", "-e", "flash", "--case", "square-2-float64")
+    assert done.out.count("flash: 1 ok of 1 case") == 1

@@ -1,0 +1,124 @@
+"""What verify prints, of made-up results."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rendering import rendered
+from syrupy.assertion import SnapshotAssertion
+
+from flashbench.problem import AttentionProblem
+from flashbench.report.verify import FAILURES_SHOWN, verify_json, verify_lines, verify_report
+from flashbench.studies.verify import CaseResult, Deviation, Verdict, Verification
+
+
+def make_result(
+    engine: str,
+    case: str,
+    verdict: Verdict = "ok",
+    *,
+    group: str = "square",
+    error: float | None = 1.8e-15,
+    reason: str | None = None,
+) -> CaseResult:
+    outputs = (
+        {}
+        if verdict in ("raised", "unsupported")
+        else {
+            "o": Deviation(error=error, tolerance=1e-12),
+            "lse": Deviation(error=4.4e-16, tolerance=1e-12),
+            "dk": Deviation(error=6e-15, tolerance=2e-12),
+        }
+    )
+    return CaseResult(
+        case=case,
+        group=group,
+        problem=AttentionProblem.of(4),
+        block_q=None,
+        block_k=None,
+        threads=None,
+        engine=engine,
+        verdict=verdict,
+        reason=reason,
+        outputs=outputs,
+    )
+
+
+@pytest.fixture
+def verification() -> Verification:
+    return Verification(
+        flashbench_version="0.1.0",
+        results=[
+            make_result("flash", "square-1-float64"),
+            make_result("flash", "square-2-float64", error=3.1e-15),
+            make_result("flash", "blocks-1x1-float64", group="blocks", error=0.0),
+            make_result("mine", "square-1-float64"),
+            make_result("mine", "square-2-float64", "wrong", error=2e-9, reason="o[0] is off by 2e-09"),
+            make_result("mine", "square-5-float64", "wrong", error=None, reason="o[0] is nan"),
+            make_result("mine", "blocks-1x1-float64", "raised", group="blocks", reason="raised OSError: no"),
+            make_result("mine", "len2x3-float64", "unsupported", group="len", reason="needs 3, not 2"),
+            make_result("mine", "len2x9-float64", "unsupported", group="len", reason="needs 9, not 2"),
+            make_result("mine", "len2x9-v-float64", "unsupported", group="len", reason="has no v"),
+        ],
+    )
+
+
+def test_table_of_groups(verification: Verification, snapshot: SnapshotAssertion) -> None:
+    assert rendered(verify_report(verification)) == snapshot
+
+
+def test_table_of_cases(verification: Verification, snapshot: SnapshotAssertion) -> None:
+    assert rendered(verify_report(verification, verbose=True)) == snapshot
+
+
+def test_lines_tell_failures_with_their_commands_then_what_is_unsupported(verification: Verification) -> None:
+    assert verify_lines(verification) == [
+        "flash: 3 ok of 3 cases",
+        "FAILED mine square-2-float64: o[0] is off by 2e-09",
+        "  flashbench verify --engine mine --case square-2-float64",
+        "FAILED mine square-5-float64: o[0] is nan",
+        "  flashbench verify --engine mine --case square-5-float64",
+        "FAILED mine blocks-1x1-float64: raised OSError: no",
+        "  flashbench verify --engine mine --case blocks-1x1-float64",
+        "unsupported by mine: len2x3-float64 and 1 more: needs 3, not 2",
+        "unsupported by mine: len2x9-v-float64: has no v",
+        "mine: 2 wrong, 1 raised, 3 unsupported, 1 ok of 7 cases",
+    ]
+
+
+def test_many_failures_are_told_by_the_first_few() -> None:
+    count = FAILURES_SHOWN + 7
+    many = [make_result("mine", f"square-{n}-float64", "wrong", reason="off") for n in range(count)]
+    verification = Verification(flashbench_version="0.1.0", results=many)
+    lines = verify_lines(verification)
+    assert lines[-2:] == [
+        "FAILED mine: and 7 more; --verbose tells them all",
+        f"mine: {count} wrong of {count} cases",
+    ]
+    assert len(lines) == 2 * FAILURES_SHOWN + 2
+    assert len(verify_lines(verification, verbose=True)) == 2 * count + 1
+
+
+def test_an_engine_name_is_quoted_for_the_shell() -> None:
+    verification = Verification(
+        flashbench_version="0.1.0", results=[make_result("my engine; rm", "square-1-float64", "raised")]
+    )
+    assert verify_lines(verification)[1] == (
+        "  flashbench verify --engine 'my engine; rm' --case square-1-float64"
+    )
+
+
+def test_json_holds_every_error_and_the_exit_code(verification: Verification) -> None:
+    document = json.loads(verify_json(verification))
+    assert document["exit_code"] == 1
+    assert document["flashbench_version"] == "0.1.0"
+    assert len(document["results"]) == 10
+    assert document["results"][4]["outputs"]["o"] == {"error": 2e-9, "tolerance": 1e-12}
+    assert document["results"][5]["outputs"]["o"]["error"] is None
+    assert document["results"][0]["problem"]["seqlen_q"] == 4
+
+
+def test_colors_do_not_change_the_words(verification: Verification) -> None:
+    assert "\x1b[1;31m" in rendered(verify_report(verification), color=True)
+    assert "\x1b" not in rendered(verify_report(verification))
