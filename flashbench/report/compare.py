@@ -14,13 +14,13 @@ from flashbench.report.layout import (
     NOTHING,
     STATUS_WORDS,
     Grid,
-    block_word,
     group_key,
     length_word,
     problem_line,
 )
 from flashbench.report.units import format_bytes, format_spread, format_times, format_wide_ratio
 from flashbench.results.record import Measurement
+from flashbench.studies.blocks import block_label
 from flashbench.studies.compare import Comparison, Pair
 from flashbench.studies.verdict import Verdict
 
@@ -96,11 +96,11 @@ def _tables(pairs: Sequence[Pair]) -> list[_Table]:
 
 
 def _blocks(pair: Pair) -> str:
-    """The blocks asked for, and of both sides where they differ; what `auto` chose may differ by row."""
-    words = ["auto" if row.auto_blocks else block_word(row) for row in (pair.base, pair.new)]
+    """The blocks asked for, of both sides where they differ."""
+    words = [block_label(row) for row in (pair.base, pair.new)]
     if words[0] == words[1]:
         return f"block {words[0]}" if words[0] else ""
-    return f"block {words[0] or 'unknown'} against {words[1] or 'unknown'}"
+    return f"block {words[0] or 'none'} against {words[1] or 'none'}"
 
 
 def _rows(pairs: Sequence[Pair]) -> list[tuple[list[str], Pair]]:
@@ -163,7 +163,7 @@ def _missing_lines(comparison: Comparison) -> list[str]:
 def _listed(rows: Sequence[Measurement]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for row in rows:
-        block = f"block {block_word(row)}" if block_word(row) else ""
+        block = f"block {block_label(row)}" if block_label(row) else ""
         words = [row.engine, problem_line(group_key(row)), block]
         groups.setdefault(", ".join(filter(None, words)), []).append(length_word(row.problem))
     return [f"{words}: {', '.join(lengths)}" for words, lengths in groups.items()]

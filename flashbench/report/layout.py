@@ -13,6 +13,7 @@ from rich.text import Text
 
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.results.record import Machine, Measurement, Results
+from flashbench.studies.blocks import block_label, blocks_word
 
 # What runs down a table, and the header of its column.
 Along = Literal["seqlen", "head_dim"]
@@ -136,12 +137,12 @@ def length_word(problem: AttentionProblem) -> str:
 
 
 def block_word(measurement: Measurement) -> str:
-    """`64`, `64 x 128`, `auto (64)`; empty for an engine that has no blocks."""
-    if measurement.block_q is None:
-        return "auto" if measurement.auto_blocks else ""
-    same = measurement.block_q == measurement.block_k
-    size = f"{measurement.block_q}" if same else f"{measurement.block_q} x {measurement.block_k}"
-    return f"auto ({size})" if measurement.auto_blocks else size
+    """As asked for, then as used where that differs: `64`, `auto (8 x 48)`; empty without blocks."""
+    label = block_label(measurement)
+    if not label or measurement.block_q is None or measurement.block_k is None:
+        return label
+    used = blocks_word(measurement.block_q, measurement.block_k)
+    return label if used == label else f"{label} ({used})"
 
 
 def threads_word(measurements: Iterable[Measurement]) -> str:

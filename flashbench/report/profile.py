@@ -25,6 +25,7 @@ from flashbench.report.layout import (
 )
 from flashbench.report.units import format_bytes, format_error, format_ratio, format_times
 from flashbench.results.record import Measurement, Results
+from flashbench.studies.blocks import AUTO, block_label
 from flashbench.studies.ratios import memory_ratio, time_ratio
 
 DOCUMENTED_ENGINES = frozenset({"standard", "flash"})
@@ -57,7 +58,7 @@ def by_problem(rows: Sequence[Measurement]) -> list[tuple[Measurement | None, Me
 
 def _title(key: GroupKey, rows: Sequence[Measurement]) -> Text:
     words = [problem_line(key), threads_word(rows)]
-    blocks = {block_word(row) for row in rows if row.block_q is not None and not row.auto_blocks}
+    blocks = {block_label(row) for row in rows} - {"", AUTO}
     if len(blocks) == 1:
         words.append(f"block {blocks.pop()}")
     return Text(", ".join(filter(None, words)), style="bold")

@@ -12,7 +12,6 @@ from flashbench.report.layout import (
     NOTHING,
     Grid,
     GroupKey,
-    block_word,
     group_measurements,
     heading,
     length_word,
@@ -29,6 +28,7 @@ from flashbench.studies.blocks import (
     block_label,
     block_labels,
     block_rows,
+    blocks_word,
     has_blocks,
     recommended_blocks,
 )
@@ -150,7 +150,9 @@ def _choice_table(rows: Sequence[BlockRow]) -> Grid:
 
 
 def _auto_choice(auto: Measurement | None) -> str | Text:
-    return block_word(auto).removeprefix("auto").strip(" ()") or NOTHING if auto else NOTHING
+    if auto is None or auto.block_q is None or auto.block_k is None:
+        return NOTHING
+    return blocks_word(auto.block_q, auto.block_k)
 
 
 def _listed(cost: float | None) -> list[float]:

@@ -87,7 +87,8 @@ class Measurement(Record, frozen=True, kw_only=True):
     threads: int | None
     status: Status
     reason: str | None = None  # one line, unless status is ok
-    auto_blocks: bool = False  # the engine chose block_q and block_k
+    # As asked for, which block_q and block_k, as used, need not be. None: the engine has no blocks.
+    blocks_asked: tuple[int, int] | Literal["auto"] | None = None
     time: Time | None = None
     memory: Memory | None = None
     accuracy: Accuracy | None = None

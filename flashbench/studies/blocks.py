@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -52,23 +53,26 @@ class BlockRow(NamedTuple):
 
 
 def block_label(measurement: Measurement) -> str:
-    """The block size that was asked for: `auto`, `64` or, where they differ, `64 x 128`."""
-    if measurement.auto_blocks or measurement.block_q is None:
-        return AUTO
-    if measurement.block_q == measurement.block_k:
-        return str(measurement.block_q)
-    return f"{measurement.block_q} x {measurement.block_k}"
+    """The block size that was asked for: `auto`, `64`, `64 x 128`; empty for an engine without blocks."""
+    asked = measurement.blocks_asked
+    return "" if asked is None else AUTO if asked == AUTO else blocks_word(*asked)
+
+
+def blocks_word(block_q: int, block_k: int) -> str:
+    """`64` where both are, else `64 x 128`."""
+    return str(block_q) if block_q == block_k else f"{block_q} x {block_k}"
 
 
 def has_blocks(measurements: Iterable[Measurement]) -> bool:
     """Whether these are of an engine that has blocks."""
-    return any(row.auto_blocks or row.block_q is not None for row in measurements)
+    return any(row.blocks_asked is not None for row in measurements)
 
 
 def block_labels(rows: Iterable[Measurement]) -> list[str]:
     """The sizes measured, from small to large, `auto` last."""
-    sizes = {block_label(row): (row.block_q or 0, row.block_k or 0) for row in rows}
-    return sorted(sizes, key=lambda label: (label == AUTO, sizes[label]))
+    asked = {block_label(row): row.blocks_asked for row in rows if row.blocks_asked is not None}
+    last = (math.inf, math.inf)
+    return sorted(asked, key=lambda label: last if asked[label] == AUTO else asked[label])
 
 
 def block_rows(measurements: Sequence[Measurement]) -> list[BlockRow]:

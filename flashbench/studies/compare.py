@@ -10,7 +10,7 @@ import msgspec
 from flashbench.errors import ResultsError
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.results.record import Measurement, Results
-from flashbench.studies.blocks import block_label, has_blocks
+from flashbench.studies.blocks import block_label
 from flashbench.studies.ratios import memory_ratio, time_ratio
 from flashbench.studies.verdict import Verdict, judge_interval, ratio_interval
 
@@ -123,8 +123,7 @@ def compare(
 def _by_key(results: Results, name: str) -> dict[Key, Measurement]:
     rows: dict[Key, Measurement] = {}
     for row in results.measurements:
-        blocks = block_label(row) if has_blocks([row]) else ""
-        key = Key(row.problem, row.engine, row.direction, blocks)
+        key = Key(row.problem, row.engine, row.direction, block_label(row))
         if key in rows:
             raise ResultsError(
                 f"{name} holds {row.engine} at {row.problem.seqlen_q} twice, alike in every setting"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
-from flashbench.engines import Engine, get_engine
+from flashbench.engines import Engine, Settings, get_engine
 from flashbench.measure.statistics import spread
 from flashbench.measure.worker import Worker, WorkerFailure
 from flashbench.results.record import Accuracy, Measurement, Memory, Rates, Status, Time
@@ -69,7 +70,7 @@ class Row:
             direction=direction,
             block_q=block_q,
             block_k=block_k,
-            auto_blocks=block_q is not None and settings.block_q is None,
+            blocks_asked=None if block_q is None else _asked(settings),
             threads=settings.num_threads,
             status=self.status,
             reason=self.reason,
@@ -84,6 +85,12 @@ class Row:
             return None
         median, low, high = spread([sample for burst in self.bursts for sample in burst])
         return Time(samples_ns=self.bursts, median_ns=median, low_ns=low, high_ns=high)
+
+
+def _asked(settings: Settings) -> tuple[int, int] | Literal["auto"]:
+    if settings.block_q is None or settings.block_k is None:
+        return "auto"
+    return settings.block_q, settings.block_k
 
 
 def rows_of(study: Study, threads: int) -> list[Row]:

@@ -231,12 +231,12 @@ def test_engines_that_do_not_fit_together_are_measured_one_by_one() -> None:
 
 def test_engine_without_blocks_is_measured_once() -> None:
     results = measure(engines=["Right", "Blocked"], block_sizes=[16, "auto", 32], memory=False, check=False)
-    found = [(row.engine, row.block_q, row.block_k, row.auto_blocks) for row in results.measurements]
+    found = [(row.engine, row.block_q, row.block_k, row.blocks_asked) for row in results.measurements]
     assert found == [
-        ("Right", None, None, False),
-        ("Blocked", 16, 16, False),
-        ("Blocked", 48, 24, True),
-        ("Blocked", 32, 32, False),
+        ("Right", None, None, None),
+        ("Blocked", 16, 16, (16, 16)),
+        ("Blocked", 48, 24, "auto"),
+        ("Blocked", 32, 32, (32, 32)),
     ]
     assert all(row.memory is None and row.accuracy is None for row in results.measurements)
     assert all(row.time is not None for row in results.measurements)
