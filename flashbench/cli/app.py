@@ -112,6 +112,8 @@ def _explain(error: Exception, *, debug: bool) -> int:
         text = usage.format_message()
         message, code = text[:1].lower() + text[1:].rstrip("."), 2
         hint = f"{usage.ctx.command_path} --help lists what there is" if usage.ctx else None
+    elif isinstance(error, OSError):  # such as a full disk behind stdout
+        message, hint, code = str(error), None, 2
     else:
         message, code = f"unexpected {type(error).__name__}: {error}", BUG
         hint = "this is a mistake of flashbench; --debug shows where, please report it"

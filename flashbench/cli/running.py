@@ -40,7 +40,9 @@ def run_and_report(
     With `json` stdout carries nothing but the results, and the report goes to stderr. Places that cannot
     be written are refused before anything runs.
     """
-    if json is not None and json != "-" and json == keep:
+    if keep == "-":
+        raise ConfigError("--save takes a file, not '-'", hint="--json - writes the results to stdout")
+    if json is not None and json == keep:
         raise ConfigError(f"--json and --save are both {keep}: one of them is enough")
     files = [path for path in (json, keep) if path is not None and path != "-"]
     for path in files:

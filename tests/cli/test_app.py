@@ -107,6 +107,11 @@ def test_a_bug_is_told_from_a_mistake_of_the_user(flashbench, monkeypatch) -> No
     assert "Traceback" not in done.err
 
 
+def test_a_full_disk_is_no_bug(flashbench, monkeypatch) -> None:
+    monkeypatch.setattr(app.profile, "profile", failing_with(OSError(28, "No space left on device")))
+    assert flashbench("profile") == (2, "", "error: [Errno 28] No space left on device\n")
+
+
 def test_ctrl_c_is_one_line_and_130(flashbench, monkeypatch) -> None:
     monkeypatch.setattr(app.profile, "profile", failing_with(KeyboardInterrupt()))
     assert flashbench("profile") == (130, "", "interrupted\n")

@@ -96,6 +96,12 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_run(
     assert fake_run.studies == []
 
 
+def test_save_to_stdout_is_refused(flashbench, fake_run) -> None:
+    done = flashbench("profile", "--save", "-")
+    assert done.code == 2
+    assert done.err.startswith("error: --save takes a file, not '-'\nhint: --json - ")
+
+
 def test_json_and_save_to_the_same_file_is_refused(flashbench, fake_run) -> None:
     done = flashbench("profile", "--json", "run.json", "--save", "run.json")
     assert done.code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from fake_results import make_measurement
 
@@ -76,3 +77,10 @@ def test_sizes_are_listed_from_small_to_large_and_auto_last() -> None:
     assert block_labels(rows) == ["16", "64", "128", "auto"]
     assert has_blocks(rows)
     assert not has_blocks([make_measurement("numpy", 128)])
+
+
+def test_sizes_that_the_engine_cuts_to_the_same_stay_apart() -> None:
+    asked = [make_measurement("flash", 128, block=block) for block in (128, 256)]
+    cut = [asked[0], msgspec.structs.replace(asked[1], block_q=128, block_k=128)]
+    assert block_labels(cut) == ["128", "256"]
+    assert list(block_rows(cut)[0].points.values()) == cut
