@@ -113,7 +113,7 @@ class FlashEngine:
         stride = _backward_stride(problem, blocks)
         do, q, k, v, o = readable(do), readable(q), readable(k), readable(v), readable(o)
         table = array_table(q, k, v, o, readable(lse[..., np.newaxis]), do, dq, dk, dv)
-        tickets = np.zeros(1, dtype=np.int64)
+        tickets = np.zeros(_chains(problem) + 1, dtype=np.int64)
         progress = np.zeros(_backward_tasks(problem, blocks), dtype=np.int64)
         scratch, scratch_address = aligned_scratch(threads * stride)
         number = q.dtype.type
@@ -128,7 +128,6 @@ class FlashEngine:
                 scratch_address,
                 stride,
                 slot,
-                threads,
                 problem.batch,
                 problem.num_heads,
                 problem.num_kv_heads,
@@ -172,7 +171,8 @@ class FlashEngine:
         if direction != "fwd":
             threads, blocks = _backward_plan(problem, settings)
             scratch = threads * _backward_stride(problem, blocks) + ALIGNMENT
-            shared = _BACKWARD_ARRAYS * _TABLE_ROW_BYTES + 8 + 8 * _backward_tasks(problem, blocks)
+            shared = _BACKWARD_ARRAYS * _TABLE_ROW_BYTES
+            shared += 8 * (1 + _chains(problem) + _backward_tasks(problem, blocks))
             needs.append(scratch + shared)
         return max(needs)
 
@@ -224,3 +224,8 @@ def _backward_stride(problem: AttentionProblem, blocks: Blocks) -> int:
 
 def _backward_tasks(problem: AttentionProblem, blocks: Blocks) -> int:
     return problem.batch * problem.num_heads * -(-problem.seqlen_q // blocks.block_q)
+
+
+def _chains(problem: AttentionProblem) -> int:
+    """Key/value heads: what the backward pass's tasks are chained by."""
+    return problem.batch * problem.num_kv_heads

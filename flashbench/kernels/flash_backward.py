@@ -1,15 +1,18 @@
 """Tiled attention, backward by recomputation: no seqlen_q x seqlen_k array anywhere (Dao et al. 2022).
 
 A task is one tile of queries of one head, as in the forward pass. dq belongs to the task; dk and dv
-are shared by all tasks of a key/value head, which add to them in one fixed order: a task waits, key
-block by key block, until the task before it is past that block. So threads that work on the same head
-follow each other like a wave, every core is busy even with a single head, and the sums do not depend on
-the number of threads.
+are shared by the chain of all tasks of a key/value head, which add to them in one fixed order: a task
+waits, key block by key block, until the task before it is past that block. A thread works through a chain
+of its own while there are any; when there are none left it joins another's, and the threads of a chain
+follow each other like a wave. So every core is busy even with a single head, and the sums do not depend
+on the number of threads.
 """
 
 from __future__ import annotations
 
 import math
+
+from numba import njit
 
 from flashbench.kernels.compiled import compiled
 from flashbench.kernels.isa import ISA
@@ -35,6 +38,26 @@ ALL_KEYS = 2**62  # published by a task that has finished, whatever it had to do
 Q, K, V, O, LSE, DO, DQ, DK, DV = range(9)
 
 
+@njit(nogil=True)
+def next_task(tickets, chain, chains, links, slot):
+    """chain * links + link of the task to do after one of `chain` (-1 at first), or -1.
+
+    tickets[0] counts the chains begun, tickets[1 + chain] the tasks of each.
+    """
+    while chain < chains:
+        if chain >= 0:
+            link = take_ticket(at(tickets, 1 + chain))
+            if link < links:
+                return chain * links + link
+        chain = take_ticket(tickets)
+    for step in range(chains):
+        chain = (slot + step) % chains
+        link = take_ticket(at(tickets, 1 + chain))
+        if link < links:
+            return chain * links + link
+    return -1
+
+
 @compiled
 def flash_backward(
     zero,  # of the arrays' dtype: tells it to the compiler
@@ -45,7 +68,6 @@ def flash_backward(
     scratch,
     scratch_stride,
     slot,
-    heads_abreast,
     batch,
     num_heads,
     num_kv_heads,
@@ -62,10 +84,9 @@ def flash_backward(
 ):
     """Work on tiles of queries until none is left.
 
-    `heads_abreast` key/value heads are worked on at a time, so that as many threads need not wait for
-    each other; it changes which task comes when, not the order of any sum. A thread's scratch, in
-    elements: qt (head_dim, lanes), dot (head_dim_v, lanes), p and ds (block_k, lanes each), lse2 and
-    delta (lanes each), where lanes is block_q rounded up to whole vectors.
+    tickets: 1 + batch * num_kv_heads counters; progress: one a task; both zero at first. A thread's
+    scratch, in elements: qt (head_dim, lanes), dot (head_dim_v, lanes), p and ds (block_k, lanes each),
+    lse2 and delta (lanes each), where lanes is block_q rounded up to whole vectors.
     """
     vector = VECTOR_BYTES // itemsize
     most_lanes = (block_q + vector - 1) // vector * vector
@@ -82,20 +103,15 @@ def flash_backward(
     links = group * tiles  # tasks of one chain, that is of one key/value head
     q_row, k_row, v_row, o_row = table[Q, 3], table[K, 3], table[V, 3], table[O, 3]
     do_row, dq_row, dk_row, dv_row = table[DO, 3], table[DQ, 3], table[DK, 3], table[DV, 3]
-    while True:
-        task = take_ticket(ticket)
-        if task >= chains * links:
-            return
-        first_chain = task // (heads_abreast * links) * heads_abreast
-        abreast = min(heads_abreast, chains - first_chain)
-        chain = first_chain + (task - first_chain * links) % abreast
-        link = (task - first_chain * links) // abreast
+    task = next_task(ticket, -1, chains, links, slot)
+    while task >= 0:
+        chain, link = task // links, task % links
         # Longest causal tiles first: each task then sees no key that the one before it did not.
         q_start = (tiles - 1 - link % tiles) * block_q
         b = chain // num_kv_heads
         kv = chain % num_kv_heads
         h = kv * group + link // tiles
-        done = pointer(slot, progress + 8 * (chain * links + link))
+        done = pointer(slot, progress + 8 * task)
         before = at(done, -1)
 
         q = at(pointer(zero, table[Q, 0] + b * table[Q, 1] + h * table[Q, 2]), q_start * q_row)
@@ -180,3 +196,4 @@ def flash_backward(
         else:
             wait_for(before, ALL_KEYS)
         publish(done, ALL_KEYS)
+        task = next_task(ticket, chain, chains, links, slot)
