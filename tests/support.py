@@ -46,7 +46,13 @@ def assert_engine_is_exact(
             strict=True,
         ):
             assert actual.dtype == q.dtype
-            tolerance = tolerance_for(problem.dtype, what, heads_per_key=heads, seqlen_q=problem.seqlen_q)
+            tolerance = tolerance_for(
+                problem.dtype,
+                what,
+                heads_per_key=heads,
+                seqlen_q=problem.seqlen_q,
+                seqlen_k=problem.seqlen_k,
+            )
             assert_close(actual, expected, tolerance)
 
 

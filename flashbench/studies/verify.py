@@ -183,6 +183,7 @@ def _compare(
         name,
         heads_per_key=problem.num_heads // problem.num_kv_heads,
         seqlen_q=problem.seqlen_q,
+        seqlen_k=problem.seqlen_k,
         sizes=case.sizes,
     )
     deviation = Deviation(error=error if math.isfinite(error) else None, tolerance=tolerance)
