@@ -22,7 +22,8 @@ class TorchFlashEngine:
     """`torch.nn.functional.scaled_dot_product_attention` on CPU tensors, without its dispatch.
 
     Its operators take the innermost dimension for contiguous without looking, so other arrays are
-    copied; and a NaN in a query or in do leaks into dk and dv of keys that the query does not see.
+    copied; and what its mask hides weighs zero in some products, so that a NaN there leaks: a hidden
+    value's into o, a query's or do's into dk of keys that the query does not see.
     """
 
     name = "torch-flash"
