@@ -82,6 +82,8 @@ def backward_blocks(seqlen_q: int, seqlen_k: int, head_dim: int, itemsize: int) 
         lanes //= 2
     elif head_dim * itemsize >= 1024:
         lanes *= 2
+    elif seqlen_k >= 2048 and itemsize == 4:
+        lanes += lanes // 2
     lanes = max(ISA.lanes(itemsize), lanes)
     return Blocks(min(lanes, seqlen_q), _even_share(seqlen_k, _BACKWARD_KEY_BYTES // itemsize))
 

@@ -28,11 +28,12 @@ from flashbench.kernels.ir import (
     store,
 )
 
-_GROUPS = (4, 2, 1)  # vectors handled together: independent work that hides the polynomial's latency
+_GROUPS = (4, 2, 1)  # vectors of a row handled together; of narrower tiles, more rows instead
+_AT_ONCE = 4  # vectors in one turn of a loop: independent work that hides the polynomial's latency
 
 # A maximum is left as it is until a score exceeds it by this much, in units of log2. p is then at most
-# 2**8 and no less exact, and o need not be rescaled for every little growth (the
-# conditional rescaling of FlashAttention-4).
+# 2**8 and no less exact, and o need not be rescaled for every little growth (the conditional rescaling
+# of FlashAttention-4).
 _SLACK = 8.0
 
 
@@ -46,6 +47,28 @@ def _for_lane_groups(
         with loop(b, lanes, start=done, step=group, carry=[]) as (lane, _, _):
             body([b.add(lane, const(i * vector.count)) for i in range(size)])
         done = b.mul(b.sdiv(lanes, const(group)), const(group))
+
+
+def _for_rows(
+    b: ir.IRBuilder,
+    rows: ir.Value,
+    at_once: int,
+    carry: list[ir.Value],
+    turn: Callable[[list[ir.Value], list[ir.Value]], list[ir.Value]],
+) -> list[ir.Value]:
+    """values = turn(some rows, values) over all rows, at_once of them at a time; returns the last values."""
+    done: ir.Value = const(0)
+    for step in sorted({at_once, 1}, reverse=True):
+        with loop(b, rows, start=done, step=step, carry=carry) as (row, values, following):
+            following += turn([b.add(row, const(i)) for i in range(step)], values)
+        carry = list(following)
+        done = b.mul(b.sdiv(rows, const(step)), const(step))
+    return carry
+
+
+def _larger(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """x where it is greater, else y; NaN never compares greater."""
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
 
 
 def _online_softmax(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
@@ -62,11 +85,19 @@ def _online_softmax(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         def group(offsets: list[ir.Value]) -> None:
             # Pass 1: the new maximum of each lane. NaN never compares greater, so it is left to the sum.
             old = [load(b, row_max, offset, vector) for offset in offsets]
-            with loop(b, rows, carry=old) as (row, best, new):
-                base = b.mul(row, s_row)
+            at_once = _AT_ONCE // len(offsets)
+
+            def take_maximum(at: list[ir.Value], best: list[ir.Value]) -> list[ir.Value]:
+                bases = [b.mul(row, s_row) for row in at]
+                following = []
                 for offset, value in zip(offsets, best, strict=True):
-                    x = load(b, s, b.add(base, offset), vector)
-                    new.append(b.select(b.fcmp_ordered(">", x, value), x, value))
+                    xs = [load(b, s, b.add(base, offset), vector) for base in bases]
+                    while len(xs) > 1:  # pairwise, so that only the last step waits for the turn before
+                        xs = [_larger(b, *pair) for pair in zip(xs[::2], xs[1::2], strict=True)]
+                    following.append(_larger(b, xs[0], value))
+                return following
+
+            new = _for_rows(b, rows, at_once, old, take_maximum)
 
             # Pass 2: where the maximum has grown for good, factors for what was summed under the old one.
             # A lane that has seen no key yet keeps -inf, and 0 stands in for it below: exp2(-inf - 0) = 0,
@@ -92,14 +123,19 @@ def _online_softmax(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
                 totals.append(b.fmul(load(b, row_sum, offset, vector), factor))
 
             # Pass 3: probabilities in place, and their sum.
-            with loop(b, rows, carry=totals) as (row, sums, following):
-                base = b.mul(row, s_row)
-                for offset, shift, value in zip(offsets, shifts, sums, strict=True):
-                    at = b.add(base, offset)
-                    p = exp2(b, b.fsub(load(b, s, at, vector), shift))
-                    store(b, p, s, at)
-                    following.append(b.fadd(value, p))
-            for offset, value in zip(offsets, following, strict=True):
+            def exponentiate(at: list[ir.Value], sums: list[ir.Value]) -> list[ir.Value]:
+                for row in at:
+                    base = b.mul(row, s_row)
+                    following = []
+                    for offset, shift, value in zip(offsets, shifts, sums, strict=True):
+                        place = b.add(base, offset)
+                        p = exp2(b, b.fsub(load(b, s, place, vector), shift))
+                        store(b, p, s, place)
+                        following.append(b.fadd(value, p))
+                    sums = following
+                return sums
+
+            for offset, value in zip(offsets, _for_rows(b, rows, at_once, totals, exponentiate), strict=True):
                 store(b, value, row_sum, offset)
 
         _for_lane_groups(b, lanes, vector, group)
