@@ -80,7 +80,10 @@ class NumpyEngine:
     def workspace_bytes(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
     ) -> int | None:
-        """The scores, twice behind a mask; the backward's own are ds, beside the p that its forward kept."""
+        """The scores, twice behind a mask; the backward's own are ds, beside the p that its forward kept.
+
+        What BLAS allocates for itself is not counted: OpenBLAS on several threads takes 512 KiB.
+        """
         rows = problem.batch * problem.num_heads * problem.seqlen_q * problem.itemsize
         scores = rows * problem.seqlen_k
         # NumPy buffers the operand that it broadcasts along the rows of the scores.
