@@ -61,17 +61,16 @@ def exp2(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
     # Adding 1.5 * 2**mantissa rounds x to an integer n, which is then in the sum's low bits.
     magic = 1.5 * 2.0**mantissa
-    # The comparison is written so that NaN goes through (x86's min and max return the second operand).
-    too_low = builder.fcmp_ordered("<", x, constant(x.type, lowest))
-    clamped = builder.select(too_low, constant(x.type, lowest), x)
-    bias = 127 if single else 1023
-    shifted = builder.fadd(clamped, constant(x.type, magic + bias))
-    fraction = builder.fsub(clamped, builder.fsub(shifted, constant(x.type, magic + bias)))
-    # The low bits hold n + bias: moved up they are the float 2**n. A product, not an addition of
-    # exponents, so that NaN survives whatever its payload.
+    # The low bits of x + magic + bias hold n + bias: moved up they are the float 2**n. A product with it,
+    # not an addition of exponents, so that NaN survives whatever its payload.
+    bias = constant(x.type, magic + (127 if single else 1023))
+    shifted = builder.fadd(x, bias)
+    fraction = builder.fsub(x, builder.fsub(shifted, bias))
     ints = integer_like(x.type)
     power = builder.shl(builder.bitcast(shifted, ints), ir.Constant(ints, [mantissa] * ints.count))
     result = builder.fmul(_polynomial(builder, fraction, coefficients), builder.bitcast(power, x.type))
+    # Below the normal range, and for -inf, that was nonsense.
+    too_low = builder.fcmp_ordered("<", x, constant(x.type, lowest))
     return builder.select(too_low, constant(x.type, 0.0), result)
 
 

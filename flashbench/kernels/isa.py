@@ -34,7 +34,7 @@ class Isa(NamedTuple):
 
 
 AVX512 = Isa("avx512", 64, {4: 6, 3: 8, 2: 12, 1: 14}, has_fma=True)  # 32 registers
-AVX2 = Isa("avx2", 32, {3: 4, 2: 6, 1: 8}, has_fma=True)  # 16 registers
+AVX2 = Isa("avx2", 32, {2: 6, 1: 12}, has_fma=True)  # 16 registers
 NEON = Isa("neon", 16, {4: 6, 3: 8, 2: 12, 1: 14}, has_fma=True)  # 32 registers
 # Baseline vectors of any other CPU (SSE2 on x86-64). Without a fused multiply-add a product needs a
 # register of its own, so tiles are smaller.
