@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from flashbench.engines import Array, AttentionGradients, Forward, Settings
-from flashbench.engines.launch import address_of, aligned_scratch, array_table, readable
+from flashbench.engines.launch import address_of, aligned_scratch, array_table, readable, threads_for
 from flashbench.kernels.blocks import (
     ALIGNMENT,
     Blocks,
@@ -16,12 +16,11 @@ from flashbench.kernels.blocks import (
     backward_elements,
     forward_blocks,
     forward_elements,
-    useful_threads,
 )
 from flashbench.kernels.flash_backward import flash_backward
 from flashbench.kernels.flash_forward import flash_forward
 from flashbench.kernels.scalar import scalar_backward, scalar_forward
-from flashbench.kernels.threads import available_cores, run_on_threads
+from flashbench.kernels.threads import run_on_threads
 from flashbench.problem import AttentionProblem, Direction
 
 LOG2E = math.log2(math.e)
@@ -112,7 +111,8 @@ class FlashEngine:
         itemsize = q.itemsize
         stride = _backward_stride(problem, blocks)
         do, q, k, v, o = readable(do), readable(q), readable(k), readable(v), readable(o)
-        table = array_table(q, k, v, o, readable(lse[..., np.newaxis]), do, dq, dk, dv)
+        lse = readable(lse[..., np.newaxis])  # a copy, too, has to live as long as its address is used
+        table = array_table(q, k, v, o, lse, do, dq, dk, dv)
         tickets = np.zeros(_chains(problem) + 1, dtype=np.int64)
         progress = np.zeros(_backward_tasks(problem, blocks), dtype=np.int64)
         scratch, scratch_address = aligned_scratch(threads * stride)
@@ -177,15 +177,8 @@ class FlashEngine:
         return max(needs)
 
 
-def _threads(problem: AttentionProblem, direction: Direction, settings: Settings) -> int:
-    wanted = settings.num_threads or available_cores()
-    return useful_threads(
-        problem.flops(direction), problem.batch * problem.num_heads * problem.seqlen_q, wanted
-    )
-
-
 def _forward_plan(problem: AttentionProblem, settings: Settings) -> tuple[int, Blocks]:
-    threads = _threads(problem, "fwd", settings)
+    threads = threads_for(problem, "fwd", settings)
     auto = forward_blocks(
         problem.seqlen_q, problem.seqlen_k, problem.head_dim, problem.itemsize, problem.flops("fwd")
     )
@@ -195,7 +188,7 @@ def _forward_plan(problem: AttentionProblem, settings: Settings) -> tuple[int, B
 
 
 def _backward_plan(problem: AttentionProblem, settings: Settings) -> tuple[int, Blocks]:
-    threads = _threads(problem, "bwd", settings)
+    threads = threads_for(problem, "bwd", settings)
     auto = backward_blocks(problem.seqlen_q, problem.seqlen_k, problem.head_dim, problem.itemsize)
     blocks = _chosen(settings, auto, problem)
     return min(threads, _backward_tasks(problem, blocks)), blocks

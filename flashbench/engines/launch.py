@@ -7,8 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flashbench.engines import Array
-from flashbench.kernels.blocks import ALIGNMENT
+from flashbench.engines import Array, Settings
+from flashbench.kernels.blocks import ALIGNMENT, useful_threads
+from flashbench.kernels.threads import available_cores
+from flashbench.problem import AttentionProblem, Direction
+
+
+def threads_for(problem: AttentionProblem, direction: Direction, settings: Settings) -> int:
+    """How many threads a call uses: those asked for, or every core, and no more than are worth waking."""
+    rows = problem.batch * problem.num_heads * problem.seqlen_q
+    return useful_threads(problem.flops(direction), rows, settings.num_threads or available_cores())
 
 
 def readable(array: Array) -> Array:

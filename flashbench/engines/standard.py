@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from flashbench.engines import Array, AttentionGradients, Forward, Settings
-from flashbench.engines.launch import address_of, aligned_scratch, array_table, readable
-from flashbench.kernels.blocks import ALIGNMENT, aligned, useful_threads
+from flashbench.engines.launch import address_of, aligned_scratch, array_table, readable, threads_for
+from flashbench.kernels.blocks import ALIGNMENT, aligned
 from flashbench.kernels.standard import (
     KEY_GRADIENTS,
     KEY_TILE,
@@ -21,7 +21,7 @@ from flashbench.kernels.standard import (
     standard_backward,
     standard_forward,
 )
-from flashbench.kernels.threads import available_cores, run_on_threads
+from flashbench.kernels.threads import run_on_threads
 from flashbench.problem import AttentionProblem, Direction
 
 LOG2E = math.log2(math.e)
@@ -49,7 +49,7 @@ class StandardEngine:
         shape = (problem.batch, problem.num_heads, problem.seqlen_q)
         o, lse = np.empty((*shape, problem.head_dim_v), dtype=q.dtype), np.empty(shape, dtype=q.dtype)
         p = np.empty((*shape, problem.seqlen_k), dtype=q.dtype)
-        threads = _threads(problem, settings)
+        threads = threads_for(problem, "fwd", settings)
         stride = _scratch_stride(problem)
         q, k, v = readable(q), readable(k), readable(v)
         table = array_table(q, k, v, o, lse[..., np.newaxis], p)
@@ -98,7 +98,7 @@ class StandardEngine:
             p = self.forward(problem, settings, q, k, v, keep=True).saved
         dq, dk, dv = (np.empty(x.shape, dtype=q.dtype) for x in (q, k, v))
         dp = np.empty_like(p)
-        threads = _threads(problem, settings)
+        threads = threads_for(problem, "fwd", settings)
         do, q, k, v = readable(do), readable(q), readable(k), readable(v)
         o, lse = forward.o, forward.lse  # in the table for its order only: P says it all
         table = array_table(q, k, v, o, lse[..., np.newaxis], p, dp, do, dq, dk, dv)
@@ -138,13 +138,8 @@ class StandardEngine:
     ) -> int | None:
         """The scores; the backward's own are dp beside the P that its forward kept."""
         scores = problem.batch * problem.num_heads * problem.seqlen_q * problem.seqlen_k * problem.itemsize
-        packed = _threads(problem, settings) * _scratch_stride(problem) + ALIGNMENT
+        packed = threads_for(problem, "fwd", settings) * _scratch_stride(problem) + ALIGNMENT
         return {"fwd": scores + packed, "bwd": scores, "fwd_bwd": 2 * scores}[direction]
-
-
-def _threads(problem: AttentionProblem, settings: Settings) -> int:
-    wanted = settings.num_threads or available_cores()
-    return useful_threads(problem.flops("fwd"), problem.batch * problem.num_heads * problem.seqlen_q, wanted)
 
 
 def _scratch_stride(problem: AttentionProblem) -> int:

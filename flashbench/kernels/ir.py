@@ -122,6 +122,21 @@ def loop(
     following[:] = values
 
 
+def if_fits(
+    builder: ir.IRBuilder, done: ir.Value, width: int, stop: ir.Value, body: Callable[[], None]
+) -> ir.Value:
+    """if done + width <= stop: body() and done += width. Returns the new `done`."""
+    before = builder.block
+    further = builder.add(done, const(width))
+    with builder.if_then(builder.icmp_signed("<=", further, stop)):
+        body()
+        inside = builder.block
+    moved = builder.phi(INT)
+    moved.add_incoming(done, before)
+    moved.add_incoming(further, inside)
+    return moved
+
+
 def function(
     builder: ir.IRBuilder,
     name: str,

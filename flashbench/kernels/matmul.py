@@ -6,6 +6,7 @@ strides, B and C as rows of contiguous vectors. A tile of C stays in registers f
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -21,6 +22,7 @@ from flashbench.kernels.ir import (
     fma,
     full_vector,
     function,
+    if_fits,
     load,
     loop,
     overload,
@@ -83,16 +85,7 @@ def _panel(builder: ir.IRBuilder, vector: ir.VectorType, vectors: int, rows_at_o
         # What is left of the rows, in tiles of 8, 4, 2 and 1.
         for tail in (8, 4, 2, 1):
             if tail < rows_at_once:
-                before = b.block
-                fits = b.icmp_signed("<=", b.add(done, const(tail)), rows)
-                with b.if_then(fits):
-                    _tile(b, vector, tail, vectors, args, done)
-                    further = b.add(done, const(tail))
-                    inside = b.block
-                moved = b.phi(INT)
-                moved.add_incoming(done, before)
-                moved.add_incoming(further, inside)
-                done = moved
+                done = if_fits(b, done, tail, rows, partial(_tile, b, vector, tail, vectors, args, done))
 
     signature = [pointer, INT, INT, pointer, INT, pointer, INT, INT, INT, BOOL]
     return function(builder, f"fb.panel.{overload(vector)}x{vectors}", signature, body)
@@ -124,16 +117,8 @@ def _product(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
             narrower.append((ir.VectorType(element, lanes), 1, ISA.tile_rows[1]))
             lanes //= 2
         for vector, vectors, rows_at_once in narrower:
-            width = vector.count * vectors
-            before = b.block
-            with b.if_then(b.icmp_signed("<=", b.add(done, const(width)), columns)):
-                panel_at(done, vector, vectors, rows_at_once)
-                further = b.add(done, const(width))
-                inside = b.block
-            moved = b.phi(INT)
-            moved.add_incoming(done, before)
-            moved.add_incoming(further, inside)
-            done = moved
+            panel = partial(panel_at, done, vector, vectors, rows_at_once)
+            done = if_fits(b, done, vector.count * vectors, columns, panel)
 
     signature = [pointer, INT, INT, pointer, INT, pointer, INT, INT, INT, INT, BOOL]
     return function(builder, f"fb.product.{overload(full_vector(element))}", signature, body)

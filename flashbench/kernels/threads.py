@@ -87,15 +87,22 @@ class _Call:
             if not self._running:
                 self._idle.notify()
 
-    def lead(self) -> None:
-        """What the caller does: its share, then wait for those who helped."""
-        try:
-            self._work(0)
-        finally:
-            with self._lock:
-                self._open = False
-                while self._running:
+    def close(self) -> None:
+        """What the caller does at its end: no more helpers, and wait for those who are at work.
+
+        Ctrl-C has to wait too: kernels know the caller's arrays by address only, and once the caller is
+        gone its arrays may be.
+        """
+        interrupt: KeyboardInterrupt | None = None
+        with self._lock:
+            self._open = False
+            while self._running:
+                try:
                     self._idle.wait()
+                except KeyboardInterrupt as stop:
+                    interrupt = stop
+        if interrupt is not None:
+            raise interrupt
         if self._error is not None:
             raise self._error
 
@@ -144,5 +151,8 @@ def run_on_threads(work: Callable[[int], None], num_threads: int) -> None:
         work(0)
         return
     call = _Call(work)
-    _pool.ask(call, num_threads - 1)
-    call.lead()
+    try:
+        _pool.ask(call, num_threads - 1)
+        work(0)
+    finally:
+        call.close()

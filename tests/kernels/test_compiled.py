@@ -71,8 +71,12 @@ def test_an_edit_of_any_kernel_source_makes_all_machine_code_new(tmp_path):
     copy = tmp_path / "site" / "flashbench"
     shutil.copytree(Path(flashbench.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
     cache = tmp_path / "cache"
+    before = sorted(path for path in copy.rglob("*") if "__pycache__" not in path.parts)
     assert run(cache, path=copy.parent)[0] == "compiled"
     assert run(cache, path=copy.parent)[0] == "cached"
+    # Nothing is kept beside the sources, so a read-only install works.
+    assert sorted(path for path in copy.rglob("*") if "__pycache__" not in path.parts) == before
+    assert not list(copy.rglob("*.nb*"))
     # Not the file of the kernel that runs, but one that it is built from.
     with (copy / "kernels" / "ir.py").open("a") as file:
         file.write("# an edit\n")

@@ -1,10 +1,12 @@
 """The thread pool: errors, fork, and calls that meet."""
 
+import _thread
 import ctypes
 import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -56,6 +58,23 @@ def test_an_error_in_any_thread_reaches_the_caller(guilty):
 
     with pytest.raises(ValueError, match=f"slot {guilty}"):
         run_on_threads(work, 2)
+
+
+def test_ctrl_c_waits_for_the_threads_that_work_on_the_callers_arrays():
+    everyone = threading.Barrier(2, timeout=20)
+    finished = []
+
+    def work(slot):
+        everyone.wait()
+        if slot:
+            time.sleep(0.2)
+            _thread.interrupt_main()  # while the caller waits for this thread
+            time.sleep(0.3)
+            finished.append(slot)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_on_threads(work, 2)
+    assert finished == [1]
 
 
 def test_a_call_inside_a_call_gets_on():

@@ -59,7 +59,7 @@ def build_environment() -> Fake:
     """A fake whose check tells the thread settings that its process found when it started."""
     fake = Fake(_sleep)
     names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    fake.check = lambda: {name: os.environ[name] for name in names}  # type: ignore[method-assign]
+    fake.check = lambda: {name: os.environ[name] for name in names}
     return fake
 
 

@@ -33,7 +33,7 @@ class Right(NumpyEngine):
     """Small problems, quickly and rightly."""
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         return type(self).__name__
 
 

@@ -38,7 +38,7 @@ def test_thread_that_wakes_too_late_does_not_lower_the_operations_of_a_call() ->
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_real_limit_counts_operations(dtype: str) -> None:
-    workload = build(dtype, 1)  # type: ignore[arg-type]
+    workload = build(dtype, 1)
     workload.call()
     assert workload.describe()["flops"] > 0
     assert workload.check() == {}
