@@ -10,8 +10,8 @@ ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
 # A thread's workspace grows with the keys, by half the documented 64 bytes each (two threads share
 # the documented figure), and stops where tiles no longer gain: measured on Zen 4 at head_dim 64, wider
-# tiles of fewer keys are slower than narrow ones of many, as the products run at 97 % of the peak from
-# one vector on and what remains to be saved is the visits to o and to the running maximum.
+# tiles of fewer keys are slower than narrow ones of many, as the products are near the peak from one
+# vector on and what remains to be saved is the visits to o and to the running maximum.
 _BYTES_PER_KEY = 32
 _MOST_FORWARD_BYTES = 40 * 1024
 _OVERHEAD_BYTES = 384  # tickets, the table of arrays and alignment: a thread's share
