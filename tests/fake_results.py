@@ -54,6 +54,7 @@ def make_time(median_ns: float, *, bursts: int = 3, calls: int = 5, spread: floa
         median_ns=float(flat[len(flat) // 2]),
         low_ns=float(flat[len(flat) // 4]),
         high_ns=float(flat[3 * len(flat) // 4]),
+        minimum_ns=float(flat[0]),
     )
 
 

@@ -14,10 +14,15 @@ from typing import Any, BinaryIO
 import msgspec
 
 from flashbench.errors import UnsupportedError
+from flashbench.measure.cold import evict_caches
 from flashbench.measure.memory import measure_memory
+from flashbench.measure.process import describe_process
 from flashbench.measure.protocol import (
+    PROTOCOL_VERSION,
     AnyRequest,
     Check,
+    Facts,
+    Hello,
     MeasureMemory,
     Prepare,
     Release,
@@ -25,6 +30,7 @@ from flashbench.measure.protocol import (
     TimeBurst,
     Workload,
     build_workload,
+    import_factory,
 )
 from flashbench.measure.timing import burst
 
@@ -61,15 +67,21 @@ def answer(request: AnyRequest, workloads: dict[str, Workload]) -> Reply:
 
 def _handle(request: AnyRequest, workloads: dict[str, Workload]) -> dict[str, Any]:
     match request:
+        case Hello(factory=factory):
+            import_factory(factory)
+            return {"protocol": PROTOCOL_VERSION}
+        case Facts():
+            return describe_process()
         case Prepare(slot=slot, factory=factory, arguments=arguments):
             workloads.pop(slot, None)
             workload = build_workload(factory, arguments)
             workload.call()
             workloads[slot] = workload
             return workload.describe()
-        case TimeBurst(slot=slot, repeats=repeats, at_least_ns=at_least_ns, at_most=at_most):
+        case TimeBurst(slot=slot, repeats=repeats, at_least_ns=at_least_ns, at_most=at_most, cold=cold):
+            evict = evict_caches if cold else None
             call = workloads[slot].call
-            return {"samples_ns": burst(call, repeats, at_least_ns=at_least_ns, at_most=at_most)}
+            return burst(call, repeats, at_least_ns=at_least_ns, at_most=at_most, between=evict)._asdict()
         case MeasureMemory(slot=slot):
             workload = workloads[slot]
             return measure_memory(workload.call, workload.describe().get("output_bytes", 0))._asdict()

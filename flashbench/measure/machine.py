@@ -50,7 +50,7 @@ def describe_machine() -> MachineFacts:
         load=psutil.getloadavg()[0],
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
-        libraries=_libraries(),
+        libraries=installed_libraries(),
     )
 
 
@@ -90,7 +90,13 @@ def _caches() -> dict[str, int]:
     return caches
 
 
-def _libraries() -> dict[str, str]:
+def cache_bytes() -> int:
+    """Size of the last-level cache, 0 where it is not told."""
+    return max(_caches().values(), default=0)
+
+
+def installed_libraries() -> dict[str, str]:
+    """Versions of `LIBRARIES`, and of the BLAS libraries that this process has loaded."""
     versions = {}
     for name in LIBRARIES:
         try:

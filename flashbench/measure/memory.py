@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import psutil
 
@@ -39,6 +39,7 @@ class PeakMemory(NamedTuple):
 
     workspace_peak_bytes: int
     resident_delta_bytes: int
+    instrument: Literal["memray", "resident"] = "memray"  # of workspace_peak_bytes
 
 
 class Event(NamedTuple):
@@ -58,7 +59,7 @@ def measure_memory(call: Callable[[], None], output_bytes: int) -> PeakMemory:
     with _collector_off():
         resident = resident_growth(call)
         if importlib.util.find_spec("memray") is None:
-            return PeakMemory(max(0, resident - output_bytes), resident)
+            return PeakMemory(max(0, resident - output_bytes), resident, "resident")
         peaks: list[int] = []
         while len(peaks) < TRACKED_CALLS:
             start = time.monotonic()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
+
+# Both ends must speak the same: the other end may be another environment's flashbench.
+#   2  Hello, Facts and TimeBurst.cold
+#   1  the first, without Hello
+PROTOCOL_VERSION = 2
 
 # How a request can end; `timeout` is the parent's verdict, the others may come from the child.
 Status = Literal["ok", "unsupported", "out_of_memory", "timeout", "crashed"]
@@ -34,6 +39,16 @@ class Request(msgspec.Struct, tag=True, frozen=True):
     slot: str
 
 
+class Hello(Request, frozen=True):
+    """Import the module of a factory, so that it is there when time is short. Answers {"protocol": ...}."""
+
+    factory: str
+
+
+class Facts(Request, frozen=True):
+    """Answers `measure.process.describe_process()`: what this process runs with."""
+
+
 class Prepare(Request, frozen=True):
     """Build a workload and call it once, so that it is compiled. Answers `describe()`."""
 
@@ -47,6 +62,7 @@ class TimeBurst(Request, frozen=True):
     repeats: int
     at_least_ns: int
     at_most: int
+    cold: bool = False
 
 
 class MeasureMemory(Request, frozen=True):
@@ -61,7 +77,7 @@ class Release(Request, frozen=True):
     """Forget a workload and give its memory back."""
 
 
-AnyRequest = Prepare | TimeBurst | MeasureMemory | Check | Release
+AnyRequest = Hello | Facts | Prepare | TimeBurst | MeasureMemory | Check | Release
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -74,6 +90,12 @@ class Reply(msgspec.Struct, frozen=True):
 
 def build_workload(factory: str, arguments: Mapping[str, Any]) -> Workload:
     """The workload that `factory`, a dotted path "package.module:function", makes of the arguments."""
-    module, _, attribute = factory.partition(":")
-    workload: Workload = getattr(importlib.import_module(module), attribute)(**arguments)
+    workload: Workload = import_factory(factory)(**arguments)
     return workload
+
+
+def import_factory(factory: str) -> Callable[..., Workload]:
+    """The function that a dotted path "package.module:function" names."""
+    module, _, attribute = factory.partition(":")
+    function: Callable[..., Workload] = getattr(importlib.import_module(module), attribute)
+    return function

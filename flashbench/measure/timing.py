@@ -5,6 +5,10 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from time import perf_counter_ns
+from typing import NamedTuple
+
+from flashbench.measure.cpu import CpuMeter, CpuUse
+from flashbench.measure.energy import EnergyMeter
 
 # Beside a call this long the first one's cold caches and sleeping threads do not show: it counts.
 LONG_CALL_NS = 500_000_000
@@ -12,31 +16,66 @@ LONG_CALL_NS = 500_000_000
 VERY_LONG_CALL_NS = 5_000_000_000
 
 
-def burst(call: Callable[[], None], repeats: int, *, at_least_ns: int, at_most: int) -> list[int]:
+class Burst(NamedTuple):
+    """Timed calls, and what went on meanwhile."""
+
+    samples_ns: list[int]
+    cpu: CpuUse  # while they were made, the discarded call included
+    joules_per_call: float | None  # None: no counter, or something else ran between the calls
+
+
+def burst(
+    call: Callable[[], None],
+    repeats: int,
+    *,
+    at_least_ns: int,
+    at_most: int,
+    between: Callable[[], None] | None = None,
+) -> Burst:
     """Nanoseconds of single calls, one after the other, with the garbage collector off.
 
     The first call is discarded: it wakes the threads and fills the caches. Short calls are repeated
     until about `at_least_ns` have passed, but not more than `at_most` times; never fewer than
-    `repeats`, except that a call of more than 5 s is made just once.
+    `repeats`, except that a call of more than 5 s is made just once. `between` runs, untimed, before
+    each call.
     """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        first = _timed(call)
-        if first >= VERY_LONG_CALL_NS:
-            return [first]
-        samples = [first] if first >= LONG_CALL_NS else []
-        total = sum(samples)
-        while len(samples) < repeats or (total < at_least_ns and len(samples) < at_most):
-            samples.append(_timed(call))
-            total += samples[-1]
-        return samples
+        cpu, energy = CpuMeter(), EnergyMeter()
+        samples = _samples(_timed(call, between), call, repeats, at_least_ns, at_most, between, energy)
+        joules = energy.joules() if between is None else None
+        return Burst(samples, cpu.read(), None if joules is None else joules / len(samples))
     finally:
         if was_enabled:
             gc.enable()
 
 
-def _timed(call: Callable[[], None]) -> int:
+def _samples(
+    first: int,
+    call: Callable[[], None],
+    repeats: int,
+    at_least_ns: int,
+    at_most: int,
+    between: Callable[[], None] | None,
+    energy: EnergyMeter,
+) -> list[int]:
+    """The counted calls; `first` is the time of one made before."""
+    if first >= VERY_LONG_CALL_NS:
+        return [first]
+    samples = [first] if first >= LONG_CALL_NS else []
+    if not samples:
+        energy.restart()
+    total = sum(samples)
+    while len(samples) < repeats or (total < at_least_ns and len(samples) < at_most):
+        samples.append(_timed(call, between))
+        total += samples[-1]
+    return samples
+
+
+def _timed(call: Callable[[], None], between: Callable[[], None] | None) -> int:
+    if between is not None:
+        between()
     start = perf_counter_ns()
     call()
     return perf_counter_ns() - start

@@ -18,9 +18,15 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from flashbench.measure.cpu import CpuUse
+from flashbench.measure.memory import PeakMemory
+from flashbench.measure.process import THREAD_VARIABLES
 from flashbench.measure.protocol import (
+    PROTOCOL_VERSION,
     AnyRequest,
     Check,
+    Facts,
+    Hello,
     MeasureMemory,
     Prepare,
     Release,
@@ -29,18 +35,12 @@ from flashbench.measure.protocol import (
     Status,
     TimeBurst,
 )
+from flashbench.measure.timing import Burst
 
-# Each library reads its own; set before the child imports anything.
-THREAD_VARIABLES = (
-    "NUMBA_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-# The child imports from where the parent does, installed or not.
+# The child imports from where the parent does, installed or not; another interpreter from where its own
+# environment does, and not from the directory that we happen to stand in.
 BOOTSTRAP = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]) or [path for path in sys.path if path]; "
     "from flashbench.measure.child import main; main(int(sys.argv[2]))"
 )
 # How long a thread pool may spin after its last call; LLVM's OpenMP does so for 200 ms.
@@ -48,6 +48,8 @@ SPIN_S = 0.25
 DEATH_S = 2.0  # from the end of a child's answers to its own
 LAST_WORDS_BYTES = 4096
 ACTIVITY: dict[type[Request], str] = {
+    Hello: "while it started",
+    Facts: "while it described itself",
     Prepare: "in its first call",
     TimeBurst: "while being timed",
     MeasureMemory: "while its memory was measured",
@@ -72,14 +74,24 @@ class Worker:
     takes the child with it.
     """
 
-    def __init__(self, threads: int, *, timeout_s: float) -> None:
-        """Start the child; every library in it is told to use `threads` threads."""
+    def __init__(self, threads: int, *, timeout_s: float, python: str | None = None) -> None:
+        """Start the child; every library in it is told to use `threads` threads.
+
+        `python` is another environment's interpreter, whose own flashbench then serves. Raises OSError
+        when it cannot be started.
+        """
         self.timeout_s = timeout_s
         self._stopped = False
         self._out_of_memory_kills = _out_of_memory_kills()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         self._process = subprocess.Popen(
-            [sys.executable, "-c", BOOTSTRAP, json.dumps(sys.path), str(os.getpid())],
+            [
+                python or sys.executable,
+                "-c",
+                BOOTSTRAP,
+                json.dumps([] if python else sys.path),
+                str(os.getpid()),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -110,18 +122,33 @@ class Worker:
         """Process id of the child."""
         return self._process.pid
 
+    def hello(self, factory: str) -> None:
+        """Have the child import what `factory` needs, and make sure that it speaks this protocol."""
+        protocol = self._ask(Hello("", factory)).get("protocol")
+        if protocol != PROTOCOL_VERSION:
+            self.kill()
+            raise WorkerFailure(
+                "crashed", f"its flashbench speaks protocol {protocol}, this one {PROTOCOL_VERSION}"
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """What the child runs with: see `flashbench.measure.process`."""
+        return self._ask(Facts(""))
+
     def prepare(self, slot: str, factory: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Build a workload in the child under the name `slot`, call it once and return its description."""
         return self._ask(Prepare(slot, factory, arguments))
 
-    def time(self, slot: str, repeats: int, *, at_least_ns: int = 0, at_most: int = 50) -> list[int]:
-        """Nanoseconds of single calls of one burst: see `flashbench.measure.timing.burst`."""
-        samples: list[int] = self._ask(TimeBurst(slot, repeats, at_least_ns, at_most))["samples_ns"]
-        return samples
+    def time(
+        self, slot: str, repeats: int, *, at_least_ns: int = 0, at_most: int = 50, cold: bool = False
+    ) -> Burst:
+        """Single calls in one burst: see `flashbench.measure.timing.burst`; `cold` with empty caches."""
+        answer = self._ask(TimeBurst(slot, repeats, at_least_ns, at_most, cold))
+        return Burst(answer["samples_ns"], CpuUse(*answer["cpu"]), answer["joules_per_call"])
 
-    def memory(self, slot: str) -> dict[str, int]:
+    def memory(self, slot: str) -> PeakMemory:
         """Peak memory of one call: see `flashbench.measure.memory.PeakMemory`."""
-        return self._ask(MeasureMemory(slot))
+        return PeakMemory(**self._ask(MeasureMemory(slot)))
 
     def check(self, slot: str) -> dict[str, Any]:
         """How exact the last call was, in the workload's own terms."""

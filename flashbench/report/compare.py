@@ -19,10 +19,9 @@ from flashbench.report.layout import (
     problem_line,
 )
 from flashbench.report.units import format_bytes, format_spread, format_times, format_wide_ratio
-from flashbench.results.record import Measurement
+from flashbench.results.record import Measurement, Verdict
 from flashbench.studies.blocks import block_label
 from flashbench.studies.compare import Comparison, Pair
-from flashbench.studies.verdict import Verdict
 
 _STYLES = {"regressed": "bold red", "improved": "green", "same": "", "inconclusive": "yellow"}
 _HEADERS = (

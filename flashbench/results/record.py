@@ -8,11 +8,16 @@ import msgspec
 
 from flashbench.problem import AttentionProblem, Direction
 
-# Version history
+# Version history: `results.upgrade` reads every older one.
+#   2  2026-11: samples are one list per process (were: per burst of one process); minimum and outliers of a
+#      time; which instrument measured memory; the kernel that ran, energy, disturbance and side of a
+#      measurement; processes, sides, duels, warnings and `complete` of a file; more of the machine.
 #   1  2026-11: first version.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-Kind = Literal["profile", "sweep", "documented"]
+Kind = Literal["profile", "sweep", "duel", "machine", "documented"]
+Side = Literal["a", "b"]
+Verdict = Literal["improved", "same", "regressed", "inconclusive"]
 # too_large: predicted not to fit in memory and therefore not tried; out_of_memory: tried, and it did not.
 Status = Literal["ok", "unsupported", "too_large", "out_of_memory", "timeout", "crashed", "wrong"]
 
@@ -29,10 +34,19 @@ class Machine(Record, frozen=True, kw_only=True):
     microarchitecture: str | None = None
     isa: str | None = None  # the SIMD path the kernels took: avx512, avx2, neon, generic
     cores: int | None = None  # that this process may run on
+    affinity: list[int] | None = None  # their numbers
+    threads_per_core: int | None = None
+    virtual: bool | None = None  # under a hypervisor
     memory_bytes: int | None = None
+    swap_used_bytes: int | None = None
     caches: dict[str, int] = {}  # bytes: {"L1d": ..., "L2": ..., "L3": ...}, one core's view
     governor: str | None = None
+    boost: bool | None = None  # whether clocks may rise above the nominal one
     load: float | None = None  # 1-minute load average before the run
+    others_cores: float | None = None  # cores kept busy by other processes just before the run
+    steal_percent: float | None = None  # of CPU time, taken by the hypervisor for others since boot
+    noise_floor: float | None = None  # smallest change that can be told here (0.02: 2 %), from duel --aa
+    read_bandwidth_gbps: float | None = None  # 10^9 bytes a second, measured on `peak_threads` threads
     peak_gflops: dict[str, float] = {}  # measured in this run: {"float64": ...} on `peak_threads` threads
     peak_threads: int | None = None
     os: str | None = None
@@ -40,27 +54,60 @@ class Machine(Record, frozen=True, kw_only=True):
     libraries: dict[str, str] = {}  # {"numpy": "2.4.6", ...}
 
 
-class Time(Record, frozen=True, kw_only=True):
-    """Nanoseconds of single calls; one list per burst, in the order taken, nothing dropped.
+class Threadpool(Record, frozen=True, kw_only=True):
+    """A native thread pool in an engine's process, as threadpoolctl sees it."""
 
-    Bursts stay apart because the calls of one share its clock speed: only the spread between bursts
-    tells how sure a comparison with another file is (see `studies.verdict`).
+    user_api: str  # blas, openmp
+    internal_api: str  # openblas, mkl, libgomp, ...
+    num_threads: int
+    version: str | None = None
+    threading_layer: str | None = None
+    architecture: str | None = None
+
+
+class Process(Record, frozen=True, kw_only=True):
+    """The processes of one engine (or of one side of a duel): what their libraries were told and found."""
+
+    python: str  # the interpreter's path
+    python_version: str
+    flashbench_version: str
+    environment: dict[str, str]  # thread settings, as set before anything was imported
+    threadpools: list[Threadpool] = []
+    libraries: dict[str, str] = {}
+
+
+class Time(Record, frozen=True, kw_only=True):
+    """Nanoseconds of single calls; one list per process, in the order taken, nothing dropped.
+
+    Processes stay apart because the calls of one share its memory layout, its cores and its clock speed:
+    only the spread between processes tells how sure a comparison is (see `measure.statistics`).
     """
 
     samples_ns: list[list[int]]
     median_ns: float  # of all samples
     low_ns: float  # 25th percentile
     high_ns: float  # 75th percentile
+    minimum_ns: float | None = None  # None: a file of schema_version 1 without samples
+    outliers: int = 0  # samples beyond Tukey's outer fences: counted, not dropped
 
 
 class Memory(Record, frozen=True, kw_only=True):
-    """Bytes of one call, measured by memray in a process that is not timed."""
+    """Bytes of one call, measured in a fresh process that is not timed: three views, side by side."""
 
     workspace_peak_bytes: int  # peak of what the call allocated, beyond its inputs and outputs
     expected_workspace_bytes: int | None  # computed before the run; None: the engine does not say
     input_bytes: int
     output_bytes: int
-    resident_delta_bytes: int | None = None
+    resident_delta_bytes: int | None = None  # growth of the process, outputs included
+    instrument: Literal["memray", "resident"] = "memray"  # what workspace_peak_bytes comes from
+
+
+class Disturbance(Record, frozen=True, kw_only=True):
+    """What else the machine did while a measurement was timed, and how far its times moved."""
+
+    moved: float  # largest over smallest median of its processes, less 1
+    others_cores: float | None = None  # cores kept busy by other processes
+    steal_percent: float | None = None  # of CPU time, taken by the hypervisor for others
 
 
 class Accuracy(Record, frozen=True, kw_only=True):
@@ -89,10 +136,33 @@ class Measurement(Record, frozen=True, kw_only=True):
     reason: str | None = None  # one line, unless status is ok
     # As asked for, which block_q and block_k, as used, need not be. None: the engine has no blocks.
     blocks_asked: tuple[int, int] | Literal["auto"] | None = None
+    side: Side | None = None  # in a duel
+    kernel: str | None = None  # which of its kernels the engine ran, where it has several
+    note: str | None = None  # one line on what ran, such as a fallback
     time: Time | None = None
     memory: Memory | None = None
     accuracy: Accuracy | None = None
     rates: Rates | None = None
+    energy_joules: float | None = None  # of one call, package and memory; None: no counter to read
+    disturbance: Disturbance | None = None
+
+
+class Duel(Record, frozen=True, kw_only=True):
+    """B against A on one problem: paired by rounds, each of a fresh process a side in random order."""
+
+    a: int  # places in `Results.measurements`
+    b: int
+    ratio: float | None  # exp of the median over rounds of ln(B / A); None: a side gave no time
+    low: float | None  # bootstrap interval over rounds at `confidence`
+    high: float | None
+    confidence: float | None
+    p_value: float | None  # exact sign-flip test of no difference
+    p_holm: float | None  # the same, adjusted for the number of duels in the file
+    threshold: float  # a change up to this is the same
+    orders: list[Literal["ab", "ba"]]  # who led, round by round
+    looks: int  # how often the rounds so far were judged
+    verdict: Verdict
+    reason: str | None = None  # one line, where the figures do not say it
 
 
 class Results(Record, frozen=True, kw_only=True):
@@ -106,3 +176,7 @@ class Results(Record, frozen=True, kw_only=True):
     config: dict[str, Any]  # every setting as used, defaults filled in
     machine: Machine
     measurements: list[Measurement]
+    processes: dict[str, Process] = {}  # by engine, in a duel by side
+    duels: list[Duel] = []
+    warnings: list[str] = []  # one line each: what a reader should know or do
+    complete: bool = True  # False: more was asked for than is here yet; --resume goes on

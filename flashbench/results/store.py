@@ -12,6 +12,7 @@ import msgspec
 
 from flashbench.errors import ResultsError
 from flashbench.results.record import SCHEMA_VERSION, Results
+from flashbench.results.upgrade import STEPS, upgrade
 
 
 class _Header(msgspec.Struct):
@@ -89,7 +90,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Results:
-    """Read a results file of this schema version.
+    """Read a results file of this schema version or an older one.
 
     Raises ResultsError, in one line: not found, unreadable, truncated, not JSON, not a results file,
     of another schema version, or with a wrong field, which is named like `$.measurements[3].time`.
@@ -113,15 +114,20 @@ def decode(content: bytes, *, name: str) -> Results:
         if "truncated" in str(error):
             raise ResultsError(f"{name} is truncated: it ends after {len(content)} bytes") from error
         raise ResultsError(f"{name} is not JSON: {_lower_first(str(error))}") from error
-    if header.schema_version != SCHEMA_VERSION:
-        newer = header.schema_version > SCHEMA_VERSION
+    version = header.schema_version
+    if version != SCHEMA_VERSION and version not in STEPS:
+        newer = version > SCHEMA_VERSION
         raise ResultsError(
             f"{name} was written by {'a newer' if newer else 'another'} flashbench: "
-            f"schema_version {header.schema_version}, this one reads {SCHEMA_VERSION}",
+            f"schema_version {version}, this one reads {min(STEPS)} to {SCHEMA_VERSION}",
             hint="pip install --upgrade flashbench" if newer else None,
         )
     try:
-        return msgspec.json.decode(content, type=Results)
+        if version == SCHEMA_VERSION:
+            return msgspec.json.decode(content, type=Results)
+        return msgspec.convert(upgrade(msgspec.json.decode(content), SCHEMA_VERSION), type=Results)
+    except (AttributeError, KeyError, TypeError) as error:  # an upgrade met what version 1 never held
+        raise ResultsError(f"{name} is not a results file of schema_version {version}: {error!r}") from error
     except msgspec.ValidationError as error:
         raise ResultsError(f"{name} has a wrong field: {_lower_first(str(error))}") from error
 

@@ -9,10 +9,10 @@ import msgspec
 
 from flashbench.errors import ResultsError
 from flashbench.problem import AttentionProblem, Direction
-from flashbench.results.record import Measurement, Results
+from flashbench.results.record import Measurement, Results, Verdict
 from flashbench.studies.blocks import block_label
 from flashbench.studies.ratios import memory_ratio, time_ratio
-from flashbench.studies.verdict import Verdict, judge_interval, ratio_interval
+from flashbench.studies.verdict import judge_interval, ratio_interval
 
 # memray counts whole allocations, but the interpreter's own come and go by about a page.
 MEMORY_NOISE_BYTES = 4096

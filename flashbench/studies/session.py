@@ -102,7 +102,9 @@ class Session:
             if row.home is not worker:  # another point of this engine took the process down
                 self._prepare(row, worker)
             row.bursts.append(
-                worker.time(row.slot, self._study.repeats, at_least_ns=BURST_NS, at_most=BURST_CALLS)
+                worker.time(
+                    row.slot, self._study.repeats, at_least_ns=BURST_NS, at_most=BURST_CALLS
+                ).samples_ns
             )
         if not row.can_run:
             row.bursts.clear()
@@ -117,7 +119,9 @@ class Session:
                 if limit.flops == 0:
                     arguments = {"dtype": dtype, "threads": self._threads}
                     limit.flops = worker.prepare(dtype, peak.FACTORY, arguments)["flops"]
-                limit.bursts.append(worker.time(dtype, 1, at_least_ns=peak.BURST_NS, at_most=BURST_CALLS))
+                limit.bursts.append(
+                    worker.time(dtype, 1, at_least_ns=peak.BURST_NS, at_most=BURST_CALLS).samples_ns
+                )
         except WorkerFailure:
             limit.lost = True
 
@@ -129,7 +133,9 @@ class Session:
             measured = worker.memory(row.slot)
             worker.release(row.slot)
             row.memory = Memory(
-                **measured,
+                workspace_peak_bytes=measured.workspace_peak_bytes,
+                resident_delta_bytes=measured.resident_delta_bytes,
+                instrument=measured.instrument,
                 expected_workspace_bytes=row.expected_workspace_bytes,
                 input_bytes=problem.input_bytes(direction),
                 output_bytes=problem.output_bytes(direction),

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from flashbench.results.record import Time
+from flashbench.results.record import Time, Verdict
 
-Verdict = Literal["improved", "same", "regressed", "inconclusive"]
 CONFIDENCE = 0.95
 
 

@@ -79,11 +79,11 @@ def test_json_goes_where_asked_and_the_table_to_stderr(flashbench, files, tmp_pa
 def test_a_bad_file_is_named_on_either_side(flashbench, files, tmp_path: Path, place: int) -> None:
     names = list(files())
     bad = tmp_path / "bad.json"
-    bad.write_text('{"schema_version": 2}')
+    bad.write_text('{"schema_version": 3}')
     names[place] = str(bad)
     done = flashbench("compare", *names)
     assert done.code == 2
-    assert done.err.startswith(f"error: {bad} was written by a newer flashbench: schema_version 2")
+    assert done.err.startswith(f"error: {bad} was written by a newer flashbench: schema_version 3")
 
 
 def test_documented_beside_measured(flashbench, tmp_path: Path, repository: Path) -> None:

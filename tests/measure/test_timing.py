@@ -29,7 +29,7 @@ class Clock:
 
 def run(monkeypatch: pytest.MonkeyPatch, clock: Clock, repeats: int, **limits: int) -> list[int]:
     monkeypatch.setattr(timing, "perf_counter_ns", lambda: clock.now)
-    return burst(clock.call, repeats, **{"at_least_ns": 0, "at_most": 50, **limits})
+    return burst(clock.call, repeats, **{"at_least_ns": 0, "at_most": 50, **limits}).samples_ns
 
 
 def test_burst_discards_the_first_call_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def failure_of(worker: Worker) -> tuple[str, str]:
 
 def test_worker_times_calls_and_discards_the_first(worker: Worker) -> None:
     prepare(worker, "sleep", seconds=0.01)
-    samples = worker.time("fake", 3)
+    samples = worker.time("fake", 3).samples_ns
     assert len(samples) == 3
     assert min(samples) >= 10_000_000
     assert worker.check("fake") == {"calls": 1 + 1 + 3}  # prepare, discarded, timed
@@ -68,7 +68,7 @@ def test_worker_tells_every_library_its_thread_count() -> None:
 
 def test_worker_measures_memory(worker: Worker) -> None:
     worker.prepare("fake", f"{FAKES}:build_temporaries", {"temporaries": 8192, "output": 1 << 20})
-    assert worker.memory("fake")["workspace_peak_bytes"] == pytest.approx(8192, abs=1024)
+    assert worker.memory("fake").workspace_peak_bytes == pytest.approx(8192, abs=1024)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_killed_for_want_of_memory_is_told_from_killed(
 
 def test_what_a_workload_prints_does_not_reach_the_protocol(worker: Worker) -> None:
     prepare(worker, "junk")
-    assert len(worker.time("fake", 2)) == 2
+    assert len(worker.time("fake", 2).samples_ns) == 2
     assert worker.check("fake") == {"calls": 4}
 
 

@@ -16,5 +16,5 @@ def test_the_committed_schema_is_current(repository: Path) -> None:
 
 def test_the_schema_fixes_the_version_and_allows_no_other_field() -> None:
     results = json_schema()["$defs"]["Results"]
-    assert results["properties"]["schema_version"]["const"] == 1
+    assert results["properties"]["schema_version"]["const"] == 2
     assert results["additionalProperties"] is False

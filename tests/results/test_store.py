@@ -129,10 +129,14 @@ def changed(**changes: Any) -> bytes:
         (b"[" * 100_000 + b"]" * 100_000, "is not a results file of flashbench"),
         (changed(schema_version="one"), "has no whole number schema_version"),
         (
-            changed(schema_version=2, shape="new"),
-            "was written by a newer flashbench: schema_version 2, this one reads 1",
+            changed(schema_version=3, shape="new"),
+            "was written by a newer flashbench: schema_version 3, this one reads 1 to 2",
         ),
-        (changed(schema_version=0), "was written by another flashbench: schema_version 0, this one reads 1"),
+        (
+            changed(schema_version=0),
+            "was written by another flashbench: schema_version 0, this one reads 1 to 2",
+        ),
+        (b'{"schema_version": 1, "measurements": 3}', "is not a results file of schema_version 1"),
         (changed(machine=None), "has a wrong field: expected `object`, got `null` - at `$.machine`"),
         (changed(surprise=1), "has a wrong field: object contains unknown field `surprise`"),
     ],
@@ -143,6 +147,25 @@ def test_a_file_that_is_not_ours_is_refused_in_one_line(tmp_path: Path, content:
     message = read_error(path)
     assert message.startswith(str(path))
     assert said in message
+
+
+def test_a_file_of_version_1_is_read_as_samples_of_one_process() -> None:
+    document = json.loads(CONTENT)
+    document["schema_version"] = 1
+    for row in document["measurements"]:
+        del row["time"]["minimum_ns"]
+    read = store.decode(json.dumps(document).encode(), name="run.json")
+    time, before = read.measurements[0].time, RESULTS.measurements[0].time
+    assert time is not None
+    assert before is not None
+    assert time.samples_ns == [[sample for burst in before.samples_ns for sample in burst]]
+    assert time.minimum_ns == min(time.samples_ns[0])
+    assert (read.schema_version, read.machine) == (2, RESULTS.machine)
+
+
+@pytest.mark.parametrize("name", ["documented.json", "amd-epyc-zen4-2-cores.json"])
+def test_the_committed_files_are_read(repository: Path, name: str) -> None:
+    assert store.load(repository / "results" / name).measurements
 
 
 def test_a_wrong_field_is_named_by_its_path(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Who used the CPUs: this process, other processes, or other guests of the same host (steal)."""
+
+from __future__ import annotations
+
+from time import perf_counter, process_time
+from typing import NamedTuple
+
+import psutil
+
+
+class CpuUse(NamedTuple):
+    """CPU seconds between two readings of the counters, and the seconds that passed."""
+
+    wall_s: float
+    others_s: float  # of every process but this one
+    steal_s: float  # taken by the hypervisor while this machine had work to do
+
+    @property
+    def others_cores(self) -> float:
+        """Cores that other processes kept busy on average."""
+        return self.others_s / self.wall_s if self.wall_s > 0 else 0.0
+
+    def __add__(self, more: object) -> CpuUse:
+        """Both spans together."""
+        if not isinstance(more, CpuUse):
+            return NotImplemented
+        return CpuUse(*(a + b for a, b in zip(self, more, strict=True)))
+
+
+NO_USE = CpuUse(0.0, 0.0, 0.0)
+
+
+class CpuMeter:
+    """Reads the counters when made and at each `read`; they advance in steps of about 10 ms."""
+
+    def __init__(self) -> None:
+        self._wall, self._own = perf_counter(), process_time()
+        self._busy, self._steal = _busy_and_steal()
+
+    def read(self) -> CpuUse:
+        """What was used since the meter was made. A step of the counters too early counts as none."""
+        busy, steal = _busy_and_steal()
+        own = process_time() - self._own
+        return CpuUse(
+            perf_counter() - self._wall, max(0.0, busy - self._busy - own), max(0.0, steal - self._steal)
+        )
+
+
+def steal_share() -> float | None:
+    """Share of the CPU time wanted since boot that the hypervisor gave to others; None where not told."""
+    times = psutil.cpu_times()
+    if not hasattr(times, "steal"):
+        return None
+    busy, steal = _busy_and_steal()
+    return float(steal / (busy + steal)) if busy + steal else 0.0
+
+
+def _busy_and_steal() -> tuple[float, float]:
+    """CPU seconds of all cores since boot: in use by any process, and stolen."""
+    times = psutil.cpu_times()
+    steal = getattr(times, "steal", 0.0)
+    # On Linux the time of guests is part of user and nice.
+    fields = ("user", "nice", "system", "irq", "softirq")
+    return sum(getattr(times, name, 0.0) for name in fields), steal

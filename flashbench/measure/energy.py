@@ -1,0 +1,60 @@
+"""Energy by RAPL, Intel's and AMD's own counters, where Linux lets us read them: rarely without root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+POWERCAP = Path("/sys/class/powercap")
+
+
+class EnergyMeter:
+    """Joules of all packages and their memory between two readings.
+
+    A counter starts again from zero every hour or so; one such turn is allowed for.
+    """
+
+    def __init__(self) -> None:
+        """Find the counters; none is no error."""
+        self._domains = [domain for domain in _domains() if _number(domain / "energy_uj") is not None]
+        self._start = self._read()
+
+    @property
+    def available(self) -> bool:
+        """Whether there is a counter to read."""
+        return bool(self._domains)
+
+    def restart(self) -> None:
+        """Count from now on."""
+        self._start = self._read()
+
+    def joules(self) -> float | None:
+        """Since the start; None without counters."""
+        if not self._domains:
+            return None
+        total = 0
+        for domain, before, now in zip(self._domains, self._start, self._read(), strict=True):
+            turn = _number(domain / "max_energy_range_uj") or 0
+            total += now - before if now >= before else now + turn - before
+        return total / 1e6
+
+    def _read(self) -> list[int]:
+        return [_number(domain / "energy_uj") or 0 for domain in self._domains]
+
+
+def _domains() -> list[Path]:
+    """Packages (intel-rapl:0) and the DRAM domains in them; cores and uncore are parts of a package."""
+    packages = sorted(POWERCAP.glob("*-rapl:[0-9]"))
+    inner = [path for package in packages for path in sorted(package.glob("*-rapl:*:*"))]
+    return packages + [path for path in inner if _text(path / "name") == "dram"]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:  # not there, or for root alone
+        return ""
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path)
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,58 @@
+"""What a worker process runs with: interpreter, thread settings, and the thread pools that came of them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import threadpoolctl
+
+from flashbench.measure.machine import installed_libraries
+
+# Each library reads its own; set before anything is imported.
+THREAD_VARIABLES = (
+    "NUMBA_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+# Not set by us, but they decide how a pool waits and where its threads run: a reader must know.
+WAITING_VARIABLES = (
+    "OMP_PROC_BIND",
+    "OMP_PLACES",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "NUMBA_CPU_NAME",
+    "OPENBLAS_CORETYPE",
+    "LD_PRELOAD",
+)
+
+
+def describe_process() -> dict[str, Any]:
+    """The fields of `results.record.Process`, of the process that this runs in."""
+    return {
+        "python": sys.executable,
+        "python_version": platform.python_version(),
+        "flashbench_version": version("flashbench"),
+        "environment": {
+            name: os.environ[name] for name in (*THREAD_VARIABLES, *WAITING_VARIABLES) if name in os.environ
+        },
+        "threadpools": [
+            {
+                "user_api": pool["user_api"],
+                "internal_api": pool["internal_api"],
+                "num_threads": pool["num_threads"],
+                "version": pool.get("version"),
+                "threading_layer": pool.get("threading_layer"),
+                "architecture": pool.get("architecture"),
+            }
+            for pool in threadpoolctl.threadpool_info()
+        ],
+        "libraries": installed_libraries(),
+    }
