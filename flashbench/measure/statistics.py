@@ -1,26 +1,162 @@
-"""One number for many samples, and how far they lie apart."""
+"""From samples to statements: medians, intervals by bootstrap, exact tests. The computing is SciPy's.
+
+What counts as one observation is the median of one process. Calls within a process share its memory
+layout, its cores and its clock, and are correlated: an interval over them would be far too narrow.
+"""
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+CONFIDENCE = 0.95
+# Bounds of a bootstrap interval wobble by about the spread over the square root of this; with the seed
+# fixed the same samples always give the same bounds.
+RESAMPLES = 9999
+SEED = 0
+OUTER_FENCE = 3.0  # Tukey 1977: beyond 3 interquartile ranges from the quartiles a sample is "far out"
+
 
 class Spread(NamedTuple):
-    """Median and quartiles."""
+    """Median, quartiles and minimum of samples, and how many of them are outliers."""
 
     median: float
     low: float  # 25th percentile
     high: float  # 75th percentile
+    minimum: float
+    outliers: int  # beyond Tukey's outer fences; counted, never dropped
+
+
+class Interval(NamedTuple):
+    """A ratio and the bounds that hold it with some confidence."""
+
+    ratio: float
+    low: float
+    high: float
 
 
 def spread(samples: Sequence[float]) -> Spread:
-    """Median and quartiles of all samples, interpolated.
+    """Of all samples; percentiles are interpolated.
 
     >>> spread([1, 2, 3, 10])
-    Spread(median=2.5, low=1.75, high=4.75)
+    Spread(median=2.5, low=1.75, high=4.75, minimum=1.0, outliers=0)
     """
     low, median, high = (float(value) for value in np.percentile(samples, (25, 50, 75)))
-    return Spread(median, low, high)
+    reach = OUTER_FENCE * (high - low)
+    far_out = sum(not low - reach <= sample <= high + reach for sample in samples)
+    return Spread(median, low, high, float(min(samples)), far_out)
+
+
+def process_medians(samples: Sequence[Sequence[float]]) -> list[float]:
+    """One number per process."""
+    return [statistics.median(process) for process in samples if process]
+
+
+def paired_ratio(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """exp of the median of paired log ratios, with a percentile bootstrap over the pairs.
+
+    The median, because a single disturbed round must not decide; for 7 pairs and a confidence of 98.3 %
+    the bounds are the smallest and the largest, which is the exact sign-test interval, too.
+    """
+    from scipy.stats import bootstrap  # here, so that measuring alone costs no SciPy
+
+    middle = float(np.median(log_ratios))
+    if len(set(log_ratios)) == 1:  # SciPy has no interval for values without spread, and needs two
+        return Interval(math.exp(middle), math.exp(middle), math.exp(middle))
+    found = bootstrap(
+        (np.asarray(log_ratios),),
+        np.median,
+        confidence_level=confidence,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval
+    return Interval(math.exp(middle), math.exp(float(found.low)), math.exp(float(found.high)))
+
+
+def unpaired_ratio(
+    base: Sequence[float], new: Sequence[float], confidence: float = CONFIDENCE
+) -> Interval | None:
+    """Median of `new` over median of `base`, each resampled on its own; None with fewer than two a side."""
+    from scipy.stats import bootstrap
+
+    if min(len(base), len(new)) < 2:
+        return None
+    ratio = statistics.median(new) / statistics.median(base)
+    if len(set(base)) == len(set(new)) == 1:
+        return Interval(ratio, ratio, ratio)
+
+    def statistic(over: np.ndarray, under: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(np.median(over, axis=axis) / np.median(under, axis=axis))
+
+    found = bootstrap(
+        (np.asarray(new, float), np.asarray(base, float)),
+        statistic,
+        confidence_level=confidence,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval
+    return Interval(ratio, float(found.low), float(found.high))
+
+
+def sign_flip_p(log_ratios: Sequence[float]) -> float:
+    """Two-sided p-value of "no difference", under which each pair's sign is a coin's: exact.
+
+    All 2^n sign patterns are gone through (Fisher 1935, "The Design of Experiments"); n pairs cannot
+    give less than 2 / 2^n.
+    """
+    from scipy.stats import permutation_test
+
+    if len(log_ratios) < 2 or not any(log_ratios):
+        return 1.0
+    found = permutation_test(
+        (np.asarray(log_ratios),),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=np.inf,
+        vectorized=True,
+        batch=2**16,
+    )
+    return min(1.0, float(found.pvalue))
+
+
+def smallest_sign_flip_p(pairs: int) -> float:
+    """The p-value when all pairs point the same way."""
+    return min(1.0, 2.0 ** (1 - pairs))
+
+
+def mann_whitney_p(base: Sequence[float], new: Sequence[float]) -> float:
+    """Two-sided p-value of "one side is as likely to be larger as the other"; exact without ties."""
+    from scipy.stats import mannwhitneyu
+
+    ties = len({*base, *new}) < len(base) + len(new)
+    return float(mannwhitneyu(base, new, method="asymptotic" if ties else "exact").pvalue)
+
+
+def smallest_mann_whitney_p(base: int, new: int) -> float:
+    """The p-value when every value of one side is above every one of the other.
+
+    >>> round(smallest_mann_whitney_p(4, 4), 4)
+    0.0286
+    """
+    return min(1.0, 2 / math.comb(base + new, base))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm 1979, "A simple sequentially rejective multiple test
+    procedure"): those not above alpha hold together with a chance of error of at most alpha.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted

@@ -1,0 +1,113 @@
+"""Intervals and tests against SciPy's own distributions, statsmodels, and rules worked out by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom, mannwhitneyu
+from statsmodels.stats.multitest import multipletests
+
+from flashbench.measure.statistics import (
+    holm,
+    mann_whitney_p,
+    paired_ratio,
+    process_medians,
+    sign_flip_p,
+    smallest_mann_whitney_p,
+    smallest_sign_flip_p,
+    spread,
+    unpaired_ratio,
+)
+
+LOGS = st.floats(-1, 1, allow_subnormal=False)
+
+
+def test_spread_counts_outliers_and_keeps_them_in_the_median() -> None:
+    found = spread([10, 11, 12, 13, 14, 100])
+    assert (found.outliers, found.minimum, found.median) == (1, 10.0, 12.5)
+    assert spread([5]).outliers == 0
+
+
+def test_a_process_is_one_number_however_many_calls_it_made() -> None:
+    assert process_medians([[1, 2, 9], [4], []]) == [2, 4]
+
+
+def test_a_paired_interval_of_seven_is_the_exact_one_of_the_median() -> None:
+    logs = [0.01, 0.05, -0.02, 0.03, 0.0, 0.08, 0.02]
+    found = paired_ratio(logs, 1 - 0.05 / 3)
+    # All seven on one side of the median: 2 / 2^7, so the extremes hold it with 98.4 %.
+    assert 1 - 2 * binom.cdf(0, 7, 0.5) > 1 - 0.05 / 3
+    assert (found.low, found.high) == (math.exp(-0.02), math.exp(0.08))
+    assert found.ratio == math.exp(0.02)
+
+
+@pytest.mark.parametrize("rounds", [7, 14, 21])
+def test_a_paired_interval_covers_the_truth_as_often_as_it_says(rounds: int) -> None:
+    rng = np.random.default_rng(1)
+    trials = 300
+    misses = 0
+    for _ in range(trials):
+        found = paired_ratio(list(rng.standard_t(3, rounds) * 0.02 + 0.05), 1 - 0.05 / 3)
+        misses += not found.low <= math.exp(0.05) <= found.high
+    # Binomial: 1.7 % of 300 is 5; even a third more than nominal stays well below this.
+    assert misses <= 15
+
+
+def test_one_wild_round_does_not_move_a_paired_ratio() -> None:
+    assert paired_ratio([0.0] * 6 + [0.9]).ratio == 1.0
+
+
+@given(st.lists(LOGS, min_size=1, max_size=8))
+def test_sign_flip_p_is_the_share_of_sign_patterns_as_far_out(logs: list[float]) -> None:
+    sums = [math.fsum(s * x for s, x in zip(signs, logs, strict=True)) for signs in
+            itertools.product((1, -1), repeat=len(logs))]  # fmt: skip
+    observed = math.fsum(logs)
+    slack = 1e-12
+    above = sum(x >= observed - slack for x in sums) / len(sums)
+    below = sum(x <= observed + slack for x in sums) / len(sums)
+    assert sign_flip_p(logs) == pytest.approx(min(1.0, 2 * min(above, below)), abs=1e-9)
+
+
+@pytest.mark.parametrize("pairs", [1, 4, 7, 12])
+def test_pairs_that_all_point_one_way_give_the_smallest_p(pairs: int) -> None:
+    logs = [0.1 + 0.01 * i for i in range(pairs)]
+    assert sign_flip_p(logs) == pytest.approx(smallest_sign_flip_p(pairs))
+
+
+@pytest.mark.parametrize(("base", "new"), [(1, 1), (3, 3), (4, 4), (5, 7)])
+def test_sides_that_do_not_overlap_give_the_smallest_mann_whitney_p(base: int, new: int) -> None:
+    low, high = [float(i) for i in range(base)], [100.0 + i for i in range(new)]
+    assert mann_whitney_p(low, high) == pytest.approx(smallest_mann_whitney_p(base, new))
+
+
+def test_four_processes_a_side_cannot_reach_what_the_issue_says() -> None:
+    assert smallest_mann_whitney_p(4, 4) == pytest.approx(0.02857, abs=1e-5)
+
+
+def test_ties_use_the_asymptotic_test() -> None:
+    base, new = [1.0, 2.0, 2.0, 3.0], [2.0, 3.0, 4.0, 5.0]
+    assert mann_whitney_p(base, new) == mannwhitneyu(base, new, method="asymptotic").pvalue
+
+
+def test_an_unpaired_ratio_is_of_the_medians_and_widens_with_their_spread() -> None:
+    base, new = [10.0, 11.0, 12.0, 10.5, 11.5], [20.0, 22.0, 24.0, 21.0, 23.0]
+    found = unpaired_ratio(base, new)
+    assert found is not None
+    assert found.ratio == 2.0
+    assert 20 / 12 <= found.low < 2.0 < found.high <= 24 / 10
+    assert unpaired_ratio([1.0], new) is None
+    assert unpaired_ratio([2.0, 2.0], [3.0, 3.0]) == (1.5, 1.5, 1.5)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_statsmodels_holm(p_values: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+
+
+def test_holm_of_nothing_is_nothing() -> None:
+    assert holm([]) == []
