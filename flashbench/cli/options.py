@@ -125,7 +125,24 @@ Rounds = Annotated[
     typer.Option(
         "--rounds",
         metavar="N",
-        help="Bursts of each engine, the engines taking turns (default 3).",
+        help="Fresh processes of each engine, a burst each, the engines taking turns (default 6, sweep 3).",
+        rich_help_panel=MEASURING,
+    ),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="TIME",
+        help="Such as 60s or 5m, instead of --rounds: every point once, then again where it is least sure.",
+        rich_help_panel=MEASURING,
+    ),
+]
+Cold = Annotated[
+    bool | None,
+    typer.Option(
+        "--cold/--warm",
+        help="Empty the caches before every timed call (default warm).",
         rich_help_panel=MEASURING,
     ),
 ]
@@ -188,6 +205,17 @@ Json = Annotated[
 Save = Annotated[
     str | None,
     typer.Option(
-        "--save", metavar="PATH", help="Keep the results there, beside the table.", rich_help_panel=OUTPUT
+        "--save",
+        metavar="PATH",
+        help="Keep the results there, beside the table; the file grows while the run goes on.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with the unfinished run in the file of --save or --json.",
+        rich_help_panel=OUTPUT,
     ),
 ]

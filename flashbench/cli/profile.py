@@ -63,6 +63,8 @@ def profile(
     threads: options.Threads = None,
     repeats: options.Repeats = None,
     rounds: options.Rounds = None,
+    budget: options.Budget = None,
+    cold: options.Cold = None,
     seed: options.Seed = None,
     memory: options.MeasureMemory = None,
     check: options.Check = None,
@@ -76,6 +78,7 @@ def profile(
     ] = False,
     json: options.Json = None,
     save: options.Save = None,
+    resume: options.Resume = False,
 ) -> None:
     """Measure time, peak memory and exactness over sequence lengths: the documented table."""
     # Inside: these import NumPy, which --help must not.
@@ -103,4 +106,4 @@ def profile(
             console.print()
             console.print(training_report(training_rows(study, budget), budget))
 
-    run_and_report(study, command=context.obj, json=json, keep=save, report=report)
+    run_and_report(study, command=context.obj, json=json, keep=save, resume=resume, report=report)

@@ -13,6 +13,7 @@ import msgspec
 from flashbench.cli.values import (
     parse_block_sizes,
     parse_choices,
+    parse_duration,
     parse_seconds,
     parse_seed,
     parse_whole,
@@ -31,6 +32,7 @@ _SWEEP_DEFAULTS: dict[str, Any] = {
     "seq_lens": [128, 256, 512, 1024, 2048, 4096],
     "block_sizes": ["auto", 16, 32, 64, 128, 256],
     "causal": [False, True],
+    "rounds": 3,  # a grid is wide, and its neighbours bear each other out
 }
 # What a study file may say where only certain words will do.
 _WORDS: Mapping[str, tuple[str, ...]] = {
@@ -87,6 +89,8 @@ _OPTIONS: Mapping[str, tuple[str, str, Callable[[str, Any], Any]]] = {
     "threads": ("--threads", "threads", parse_whole),
     "repeats": ("--repeats", "repeats", parse_whole),
     "rounds": ("--rounds", "rounds", parse_whole),
+    "budget": ("--budget", "budget_s", parse_duration),
+    "cold": ("--cold", "cold", _as_given),
     "seed": ("--seed", "seed", parse_seed),
     "memory": ("--memory", "memory", _as_given),
     "check": ("--check", "check", _as_given),
@@ -116,6 +120,10 @@ def build_study(kind: Kind, params: Mapping[str, Any]) -> Study:
         if "block_q" in given or "block_k" in given:
             raise ConfigError("--block-size sets both block sizes: give it, or --block-q with --block-k")
         values |= {"block_q": None, "block_k": None}
+    if "rounds" in given:
+        if "budget_s" in given:
+            raise ConfigError("--budget decides how many rounds there are: give it, or --rounds")
+        values |= {"budget_s": None}
     study = _convert(values | given)
     _check_points(study)
     return study

@@ -12,7 +12,9 @@ EPILOG = (
     "Examples:\n"
     "  flashbench sweep\n"
     "  flashbench sweep --block-sizes 32,64,128,auto --seq-lens 1k,4k --causal yes --direction bwd\n"
-    "  flashbench sweep --config configs/block-sizes.toml --save blocks.json\n\n"
+    "  flashbench sweep --config configs/block-sizes.toml --save blocks.json\n"
+    "  flashbench sweep --save blocks.json --resume\n"
+    "  flashbench sweep --budget 60s\n\n"
     "Exit code: 0 measured; 1 a point crashed, ran out of memory or time, or was wrong; 2 bad input."
 )
 
@@ -61,6 +63,8 @@ def sweep(
     threads: options.Threads = None,
     repeats: options.Repeats = None,
     rounds: options.Rounds = None,
+    budget: options.Budget = None,
+    cold: options.Cold = None,
     seed: options.Seed = None,
     memory: options.MeasureMemory = None,
     check: options.Check = None,
@@ -68,6 +72,7 @@ def sweep(
     timeout: options.Timeout = None,
     json: options.Json = None,
     save: options.Save = None,
+    resume: options.Resume = False,
 ) -> None:
     """Measure a grid of block sizes and lengths: a heatmap, and the best size beside the documented one."""
     # Inside: these import NumPy, which --help must not.
@@ -81,5 +86,6 @@ def sweep(
         command=context.obj,
         json=json,
         keep=save,
+        resume=resume,
         report=lambda console, results: console.print(sweep_report(results)),
     )

@@ -11,6 +11,7 @@ from flashbench.errors import ConfigError
 Value = TypeVar("Value")
 _NUMBER = re.compile(r"\d{1,9}(?:\.\d{0,9})?|\.\d{1,9}")
 _SHARE = re.compile(rf"({_NUMBER.pattern})(%?)")
+_DURATION = re.compile(rf"({_NUMBER.pattern})\s*([smh]?)")
 _WHOLE = re.compile(r"(\d{1,12})([kK]?)")
 
 
@@ -41,6 +42,19 @@ def parse_seconds(option: str, text: str) -> float:
     seconds = 0.0 if match is None else float(match[0])
     if seconds <= 0:
         raise ConfigError(f"{option} takes seconds above 0, such as 600 or 0.5, not {text!r}")
+    return seconds
+
+
+def parse_duration(option: str, text: str) -> float:
+    """Seconds from `90`, `90s`, `1.5m` or `1h`.
+
+    >>> parse_duration("--budget", "1.5m")
+    90.0
+    """
+    match = _DURATION.fullmatch(text.strip())
+    seconds = 0.0 if match is None else float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    if seconds <= 0:
+        raise ConfigError(f"{option} takes a time above 0, such as 60s, 5m or 1h, not {text!r}")
     return seconds
 
 

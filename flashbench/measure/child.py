@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import os
 import signal
 import sys
@@ -30,7 +31,6 @@ from flashbench.measure.protocol import (
     TimeBurst,
     Workload,
     build_workload,
-    import_factory,
 )
 from flashbench.measure.timing import burst
 
@@ -67,8 +67,9 @@ def answer(request: AnyRequest, workloads: dict[str, Workload]) -> Reply:
 
 def _handle(request: AnyRequest, workloads: dict[str, Workload]) -> dict[str, Any]:
     match request:
-        case Hello(factory=factory):
-            import_factory(factory)
+        case Hello(modules=modules):
+            for module in modules:
+                importlib.import_module(module)
             return {"protocol": PROTOCOL_VERSION}
         case Facts():
             return describe_process()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
-from flashbench.measure.worker import Worker
+from flashbench.measure.worker import Worker, WorkerFailure
 
 
 class WorkerPool:
@@ -27,6 +28,18 @@ class WorkerPool:
         for worker in self._workers.values():
             worker.close()
 
+    def renew(self, modules: Mapping[str, Sequence[str]]) -> None:
+        """Fresh workers of these names, each with its modules imported, and all at rest.
+
+        They start at the same time, since most of a start is waiting for files and for one core.
+        """
+        for name in modules:
+            if name in self._workers:
+                self._workers.pop(name).close()
+            self._workers[name] = self._start()
+        with ThreadPoolExecutor(max(1, len(modules))) as threads:
+            list(threads.map(lambda name: _wake_up(self._workers[name], modules[name]), modules))
+
     @contextlib.contextmanager
     def turn(self, name: str) -> Iterator[Worker]:
         """The worker of that name, sent to rest at the end of the body, so that it disturbs no other."""
@@ -34,9 +47,26 @@ class WorkerPool:
         if worker is None or not worker.alive:
             if worker is not None:
                 worker.close()
-            worker = self._workers[name] = Worker(self._threads, timeout_s=self._timeout_s)
+            worker = self._workers[name] = self._start()
         try:
             yield worker
         finally:
             if worker.alive:
                 worker.rest()
+
+    @contextlib.contextmanager
+    def fresh(self) -> Iterator[Worker]:
+        """A worker for one thing alone."""
+        with self._start() as worker:
+            yield worker
+
+    def _start(self) -> Worker:
+        return Worker(self._threads, timeout_s=self._timeout_s)
+
+
+def _wake_up(worker: Worker, modules: Sequence[str]) -> None:
+    # Whatever keeps it from starting will be told when it is asked for its first point.
+    with contextlib.suppress(WorkerFailure):
+        worker.hello(modules)
+    if worker.alive:
+        worker.rest()

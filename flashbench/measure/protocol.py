@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -40,9 +40,9 @@ class Request(msgspec.Struct, tag=True, frozen=True):
 
 
 class Hello(Request, frozen=True):
-    """Import the module of a factory, so that it is there when time is short. Answers {"protocol": ...}."""
+    """Import modules, so that they are there when it is this process's turn. Answers {"protocol": ...}."""
 
-    factory: str
+    modules: list[str]
 
 
 class Facts(Request, frozen=True):
@@ -90,12 +90,6 @@ class Reply(msgspec.Struct, frozen=True):
 
 def build_workload(factory: str, arguments: Mapping[str, Any]) -> Workload:
     """The workload that `factory`, a dotted path "package.module:function", makes of the arguments."""
-    workload: Workload = import_factory(factory)(**arguments)
-    return workload
-
-
-def import_factory(factory: str) -> Callable[..., Workload]:
-    """The function that a dotted path "package.module:function" names."""
     module, _, attribute = factory.partition(":")
-    function: Callable[..., Workload] = getattr(importlib.import_module(module), attribute)
-    return function
+    workload: Workload = getattr(importlib.import_module(module), attribute)(**arguments)
+    return workload

@@ -118,7 +118,7 @@ def sign_flip_p(log_ratios: Sequence[float]) -> float:
         (np.asarray(log_ratios),),
         np.mean,
         permutation_type="samples",
-        n_resamples=np.inf,
+        n_resamples=2 ** len(log_ratios),  # as many as there are: SciPy then takes each once
         vectorized=True,
         batch=2**16,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import perf_counter_ns
 from typing import NamedTuple
 
@@ -81,13 +81,10 @@ def _timed(call: Callable[[], None], between: Callable[[], None] | None) -> int:
     return perf_counter_ns() - start
 
 
-def turns(contestants: int, rounds: int) -> Iterator[tuple[int, int]]:
-    """(round, contestant): everyone once a round, each round led by another, so that none always follows
-    the same neighbour.
+def turn_order(contestants: int, number: int) -> list[int]:
+    """Everyone once, each round led by another, so that none always follows the same neighbour.
 
-    >>> list(turns(3, 2))
-    [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (1, 0)]
+    >>> [turn_order(3, number) for number in range(2)]
+    [[0, 1, 2], [1, 2, 0]]
     """
-    for number in range(rounds):
-        for place in range(contestants):
-            yield number, (number + place) % contestants
+    return [(number + place) % contestants for place in range(contestants)]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from time import sleep
 from types import TracebackType
@@ -122,9 +123,9 @@ class Worker:
         """Process id of the child."""
         return self._process.pid
 
-    def hello(self, factory: str) -> None:
-        """Have the child import what `factory` needs, and make sure that it speaks this protocol."""
-        protocol = self._ask(Hello("", factory)).get("protocol")
+    def hello(self, modules: Sequence[str] = ()) -> None:
+        """Have the child import modules, and make sure that it speaks this protocol."""
+        protocol = self._ask(Hello("", list(modules))).get("protocol")
         if protocol != PROTOCOL_VERSION:
             self.kill()
             raise WorkerFailure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 import shutil
@@ -49,17 +50,17 @@ def save(results: Results, path: str | os.PathLike[str]) -> None:
     write_whole(path, encode(results))
 
 
-def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """`save` for any bytes."""
+def write_whole(path: str | os.PathLike[str], content: bytes, *, durable: bool = True) -> None:
+    """`save` for any bytes. Without `durable` it survives the death of this process, but not a power cut."""
     check_writable(path)
     try:
         # Through a symbolic link, so that the link stays and its target is replaced.
-        _write(Path(path).resolve(), content)
+        _write(Path(path).resolve(), content, durable)
     except OSError as error:
         raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _write(target: Path, content: bytes) -> None:
+def _write(target: Path, content: bytes, durable: bool) -> None:
     if target.exists() and not target.is_file():  # a pipe or a device: there is nothing to lose
         target.write_bytes(content)
         return
@@ -69,14 +70,23 @@ def _write(target: Path, content: bytes) -> None:
         with part.open("xb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         if target.exists():
             shutil.copymode(target, part)
         os.replace(part, target)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    _sync_directory(target.parent)
+    if durable:
+        _sync_directory(target.parent)
+
+
+def remove_parts(path: str | os.PathLike[str]) -> None:
+    """Remove what writers of this file left beside it when they were killed."""
+    target = Path(path).resolve()
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        part.unlink(missing_ok=True)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from flashbench.engines import Engine, Settings, get_engine
-from flashbench.measure.statistics import spread
-from flashbench.measure.worker import Worker, WorkerFailure
-from flashbench.results.record import Accuracy, Measurement, Memory, Rates, Status, Time
+from flashbench.measure.cpu import NO_USE, CpuUse
+from flashbench.measure.statistics import process_medians, spread
+from flashbench.measure.timing import Burst
+from flashbench.measure.worker import WorkerFailure
+from flashbench.results.record import (
+    Accuracy,
+    Disturbance,
+    Measurement,
+    Memory,
+    Rates,
+    Side,
+    Status,
+    Time,
+)
 from flashbench.studies.fits import predicted_bytes
 from flashbench.studies.study import Point, Study
 
 
 @dataclass(eq=False)
 class Row:
-    """One point: filled in step by step, a `Measurement` in the end."""
+    """One point: filled in step by step, a `Measurement` at any time."""
 
     point: Point
     engine: Engine
     slot: str  # its name in a worker
+    side: Side | None = None
     status: Status = "ok"
     reason: str | None = None
-    done: bool = False
-    home: Worker | None = None  # where it was prepared last
-    bursts: list[list[int]] = field(default_factory=list)  # nanoseconds of single calls
+    tried: bool = False
+    kernel: str | None = None
+    note: str | None = None
+    samples: list[list[int]] = field(default_factory=list)  # nanoseconds of single calls, by process
+    cpu: CpuUse = NO_USE  # while it was timed
+    joules: list[float] = field(default_factory=list)  # of one call, by process
     memory: Memory | None = None
     accuracy: Accuracy | None = None
+    earlier: Disturbance | None = None  # what a run that this one resumes had seen
 
     @property
     def can_run(self) -> bool:
@@ -47,13 +64,38 @@ class Row:
         problem, _, direction, settings = self.point
         return self.engine.workspace_bytes(problem, direction, settings)
 
+    def add(self, burst: Burst, *, same_process: bool = False) -> None:
+        """One more burst, of one more process or of the last one again."""
+        if same_process:
+            self.samples[-1].extend(burst.samples_ns)
+        else:
+            self.samples.append(list(burst.samples_ns))
+        self.cpu += burst.cpu
+        if burst.joules_per_call is not None:
+            self.joules.append(burst.joules_per_call)
+
     @contextlib.contextmanager
     def keeping_failure(self) -> Iterator[None]:
-        """A worker's failure in the body becomes this row's status."""
+        """A worker's failure in the body becomes this row's status; times of a failing point are none."""
         try:
             yield
         except WorkerFailure as failure:
             self.status, self.reason = failure.status, failure.reason
+            self.samples.clear()
+
+    def describe(self, description: dict[str, str | None]) -> None:
+        """Note what the workload said of itself."""
+        self.kernel, self.note = description.get("kernel"), description.get("note")
+
+    def restore(self, earlier: Measurement) -> None:
+        """Go on from what an earlier run recorded of this point."""
+        self.tried = True
+        self.status, self.reason = earlier.status, earlier.reason
+        self.kernel, self.note = earlier.kernel, earlier.note
+        self.samples = [list(process) for process in earlier.time.samples_ns] if earlier.time else []
+        self.joules = [] if earlier.energy_joules is None else [earlier.energy_joules]
+        self.memory, self.accuracy = earlier.memory, earlier.accuracy
+        self.earlier = earlier.disturbance
 
     def measurement(self, peak_gflops: float | None) -> Measurement:
         """The record; `peak_gflops` is the limit measured in the same run."""
@@ -74,17 +116,46 @@ class Row:
             threads=settings.num_threads,
             status=self.status,
             reason=self.reason,
+            side=self.side,
+            kernel=self.kernel,
+            note=self.note,
             time=time,
             memory=self.memory,
             accuracy=self.accuracy,
             rates=rates,
+            energy_joules=statistics.median(self.joules) if self.joules else None,
+            disturbance=self._disturbance(),
         )
 
     def _time(self) -> Time | None:
-        if not self.bursts:
+        if not self.samples:
             return None
-        median, low, high = spread([sample for burst in self.bursts for sample in burst])
-        return Time(samples_ns=self.bursts, median_ns=median, low_ns=low, high_ns=high)
+        found = spread([sample for process in self.samples for sample in process])
+        return Time(
+            samples_ns=[list(process) for process in self.samples],
+            median_ns=found.median,
+            low_ns=found.low,
+            high_ns=found.high,
+            minimum_ns=found.minimum,
+            outliers=found.outliers,
+        )
+
+    def _disturbance(self) -> Disturbance | None:
+        if not self.samples:
+            return None
+        medians = process_medians(self.samples)
+        moved = max(medians) / max(1, min(medians)) - 1
+        if not self.cpu.wall_s:  # everything was timed by an earlier run
+            return Disturbance(
+                moved=moved,
+                others_cores=self.earlier.others_cores if self.earlier else None,
+                steal_percent=self.earlier.steal_percent if self.earlier else None,
+            )
+        return Disturbance(
+            moved=moved,
+            others_cores=self.cpu.others_cores,
+            steal_percent=100 * self.cpu.steal_s / self.cpu.wall_s,
+        )
 
 
 def _asked(settings: Settings) -> tuple[int, int] | Literal["auto"]:
@@ -108,19 +179,3 @@ def rows_of(study: Study, threads: int) -> list[Row]:
             seen.add(point)
             rows.append(Row(point, engine, slot=str(len(rows))))
     return rows
-
-
-def fitting_groups(rows: Sequence[Row], available_bytes: int) -> list[list[Row]]:
-    """Rows that may be in memory together, so that they can take turns; none of them alone is too large."""
-    groups: list[list[Row]] = []
-    waiting = list(rows)
-    while waiting:
-        group: list[Row] = []
-        left = available_bytes
-        for row in waiting:
-            if not group or row.predicted_bytes <= left:
-                group.append(row)
-                left -= row.predicted_bytes
-        groups.append(group)
-        waiting = [row for row in waiting if row not in group]
-    return groups

@@ -12,6 +12,8 @@ import msgspec
 from flashbench.kernels.threads import available_cores
 from flashbench.measure.machine import MachineFacts, describe_machine
 from flashbench.results.record import SCHEMA_VERSION, Machine, Results
+from flashbench.studies.movement import movement_warnings
+from flashbench.studies.resume import restore
 from flashbench.studies.session import Progress, Session
 from flashbench.studies.study import Study
 
@@ -21,7 +23,7 @@ FAILURES = ("out_of_memory", "timeout", "crashed", "wrong")
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run; `results` holds the points that were finished."""
+    """Ctrl-C during a run; `results` holds what was measured."""
 
     def __init__(self, results: Results) -> None:
         super().__init__()
@@ -29,33 +31,54 @@ class Interrupted(KeyboardInterrupt):
 
 
 def run(
-    study: Study, *, command: Sequence[str], on_progress: Callable[[Progress], None] = lambda _: None
+    study: Study,
+    *,
+    command: Sequence[str],
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_results: Callable[[Results], None] | None = None,
+    earlier: Results | None = None,
 ) -> Results:
     """Measure every point of the study; a point that fails is a row that says so.
 
-    `command` is what the user typed, for the record. Raises EngineError before anything runs if an
-    engine is unknown or its library is missing, and Interrupted on Ctrl-C.
+    `command` is what the user typed, for the record. `on_results` gets all that is known whenever
+    something new is, so that a killed run has lost only what was in flight. `earlier` is such a file:
+    the run goes on from there.
+
+    Raises EngineError before anything runs if an engine is unknown or its library is missing,
+    ResultsError if `earlier` is of another study or machine, and Interrupted on Ctrl-C.
     """
     threads = study.threads or available_cores()
     created = datetime.now().astimezone().isoformat(timespec="seconds")
     facts = describe_machine()  # before the run, whose own load is not of interest
-    session = Session(study, threads, on_progress)
+    config = {**msgspec.to_builtins(study), "threads": threads}
+
+    def step() -> None:
+        if on_results is not None:
+            on_results(results())
+
+    session = Session(study, threads, on_progress, step)
+    if earlier is not None:
+        restore(session.rows, earlier, config, facts.cpu)
 
     def results() -> Results:
-        machine = _machine(facts, session.peak_gflops(), threads)
+        machine = _machine(facts, session.limits.peak_gflops(), threads)
+        measurements = [
+            row.measurement(machine.peak_gflops.get(row.point.problem.dtype))
+            for row in session.rows
+            if row.tried
+        ]
         return Results(
             schema_version=SCHEMA_VERSION,
             kind=study.kind,
             created=created,
             flashbench_version=version("flashbench"),
             command=list(command),
-            config={**msgspec.to_builtins(study), "threads": threads},
+            config=config,
             machine=machine,
-            measurements=[
-                row.measurement(machine.peak_gflops.get(row.point.problem.dtype))
-                for row in session.rows
-                if row.done
-            ],
+            measurements=[row for row in measurements if row.time or row.status != "ok"],
+            processes={**(earlier.processes if earlier else {}), **session.processes},
+            warnings=movement_warnings(measurements),
+            complete=session.complete,
         )
 
     try:

@@ -1,137 +1,154 @@
-"""One run: which worker does what, in which order, so that nothing disturbs a timing."""
+"""One run: which worker does what, in which order, so that nothing disturbs a timing.
+
+Round by round: each round starts a fresh process per engine and goes once through all points, the
+engines of a point taking turns. So every process gives one median for every point, a slow drift of the
+machine meets all points alike, and a run that is cut short has every point roughly instead of a few finely.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+import msgspec
+
 from flashbench.measure.machine import available_memory_bytes
 from flashbench.measure.pool import WorkerPool
-from flashbench.measure.timing import turns
-from flashbench.measure.worker import Worker, WorkerFailure
-from flashbench.problem import Dtype
-from flashbench.results.record import Accuracy, Memory
-from flashbench.studies import peak, workload
-from flashbench.studies.rows import Row, fitting_groups, rows_of
+from flashbench.measure.timing import turn_order
+from flashbench.measure.worker import Worker
+from flashbench.results.record import Accuracy, Memory, Process
+from flashbench.studies import workload
+from flashbench.studies.budget import Budget
+from flashbench.studies.forecast import Forecast, Step
+from flashbench.studies.limits import Limits
+from flashbench.studies.rows import Row, rows_of
 from flashbench.studies.study import Study
 
 # A burst of short calls goes on for this long, or for this many calls where `repeats` is less.
 BURST_NS = 50_000_000
 BURST_CALLS = 50
-PEAK_WORKER = "fma peak"
+# Kinds of step, as forecasts tell them apart.
+TIMING, MEMORY = "time", "memory"
 
 
 class Progress(NamedTuple):
-    """How far a run has come: `done` of `total` points, and what it is at now."""
+    """How far a run has come: `done` of `total` steps, what it is at now, and what is left of its time."""
 
     done: int
     total: int
     label: str
+    left_s: float | None = None  # None: not known yet
 
 
 class Session:
     """The state of one run."""
 
-    def __init__(self, study: Study, threads: int, on_progress: Callable[[Progress], None]) -> None:
-        """Raises EngineError when an engine is unknown or its library is missing."""
-        self.rows = rows_of(study, threads)
-        self._study = study
-        self._threads = threads
-        self._on_progress = on_progress
-        self._pool = WorkerPool(threads, timeout_s=study.timeout_s)
-        self._peaks: dict[Dtype, _Peak] = {}
+    def __init__(
+        self,
+        study: Study,
+        threads: int,
+        on_progress: Callable[[Progress], None],
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_step` is called when something new is known, while all workers rest.
 
-    def peak_gflops(self) -> dict[str, float]:
-        """The hardware limit of each dtype, where it could be measured."""
-        found = {dtype: peak.peak_gflops(limit.flops, limit.bursts) for dtype, limit in self._peaks.items()}
-        return {dtype: value for dtype, value in found.items() if value is not None}
+        Raises EngineError when an engine is unknown or its library is missing.
+        """
+        self.rows = rows_of(study, threads)
+        self.processes: dict[str, Process] = {}
+        self._study = study
+        self._on_progress, self._on_step = on_progress, on_step
+        self._pool = WorkerPool(threads, timeout_s=study.timeout_s)
+        self.limits = Limits(self._pool, threads)
+        self._forecast = Forecast()
+        self._budget = None if study.budget_s is None else Budget(study.budget_s)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was asked for is there; with a budget, whether every point was tried."""
+        return not any(self._lacks_time(row) or self._lacks_memory(row) for row in self.rows)
 
     def measure(self) -> None:
-        """Fill in all rows, problem by problem."""
+        """Fill in all rows, round by round, then their memory."""
         with self._pool:
-            for _, rows in groupby(self.rows, key=lambda row: (row.point.problem, row.point.direction)):
-                left, limit = self._memory_left()
-                runnable = [row for row in rows if _is_runnable(row, left, limit)]
-                for group in fitting_groups(runnable, left):
-                    self._measure_together(group)
-        self._on_progress(Progress(len(self.rows), len(self.rows), "done"))
+            for number in range(self._least_rounds):
+                self._round(number, [row for row in self.rows if self._lacks_time(row, number + 1)])
+            for row in self.rows:
+                if self._lacks_memory(row) and self._has_time_for(MEMORY, [row]):
+                    self._measure_memory(row)
+            if self._budget is not None:
+                self._spend(self._budget)
+        total = self._total()
+        self._on_progress(Progress(total, total, "done", 0.0))
 
-    def _memory_left(self) -> tuple[int, str]:
-        """Bytes that a point may need now, and the rule in words."""
-        free, budget = available_memory_bytes(), self._study.memory_budget_bytes
-        if budget is not None and budget < free:
-            return budget, f"the memory budget is {_gib(budget)}"
-        return free, f"this machine has {_gib(free)} free"
+    @property
+    def _least_rounds(self) -> int:
+        return 1 if self._budget is not None else self._study.rounds
 
-    def _measure_together(self, rows: Sequence[Row]) -> None:
-        """Exactness first, then time in turns, then memory: timing and memray are never awake together."""
-        for row in rows:
+    def _lacks_time(self, row: Row, rounds: int | None = None) -> bool:
+        wanted = self._least_rounds if rounds is None else rounds
+        return row.can_run and len(row.samples) < wanted
+
+    def _lacks_memory(self, row: Row) -> bool:
+        return self._study.memory and row.can_run and row.memory is None
+
+    def _round(self, number: int, rows: Iterable[Row]) -> None:
+        """One burst of each row and of the hardware limit, from processes of this round alone."""
+        rows = [row for row in rows if self._is_runnable(row)]
+        modules = {row.point.engine: (workload.__name__, type(row.engine).__module__) for row in rows}
+        started = time.monotonic()
+        self._pool.renew(modules)
+        if self._budget is not None:
+            self._budget.start_s = time.monotonic() - started
+        for _, neighbours in groupby(rows, key=lambda row: (row.point.problem, row.point.direction)):
+            group = list(neighbours)
+            for place in turn_order(len(group) + 1, number):
+                if not self._has_time_for(TIMING, group[place : place + 1]):
+                    continue
+                if place == len(group):
+                    self.limits.time_peak(group[0].point.problem.dtype)
+                else:
+                    self._time(group[place], number)
+
+    def _time(self, row: Row, number: int) -> None:
+        """First call, exactness if it is not known yet, a burst; then the point gives its memory back."""
+        started = time.monotonic()
+        study = self._study
+        with row.keeping_failure(), self._pool.turn(row.point.engine) as worker:
             self._report(row, "first call")
-            with row.keeping_failure(), self._pool.turn(row.point.engine) as worker:
-                self._prepare(row, worker)
-                if self._study.check:
-                    self._report(row, "exactness")
-                    _check(row, worker)
-        self._take_turns([row for row in rows if row.can_run])
-        for row in rows:
-            if self._study.memory and row.can_run:
-                self._report(row, "memory")
-                self._measure_memory(row)
-            row.done = True
+            self._prepare(row, worker)
+            if study.check and row.accuracy is None:
+                self._report(row, "exactness")
+                _check(row, worker)
+                started = time.monotonic()  # only the first round checks: it would mislead the forecast
+            of = "" if self._budget is not None else f" of {study.rounds}"
+            self._report(row, f"time, round {number + 1}{of}")
+            limits = (0, study.repeats) if study.cold else (BURST_NS, BURST_CALLS)
+            row.add(
+                worker.time(
+                    row.slot, study.repeats, at_least_ns=limits[0], at_most=limits[1], cold=study.cold
+                )
+            )
+            worker.release(row.slot)
+        self._learn(TIMING, row, started)
+        self._on_step()
 
     def _prepare(self, row: Row, worker: Worker) -> None:
-        worker.prepare(row.slot, workload.FACTORY, workload.arguments(row.point, self._study.seed))
-        row.home = worker
-
-    def _take_turns(self, rows: Sequence[Row]) -> None:
-        """Bursts of every row and of the hardware limit, round by round."""
-        for number, place in turns(len(rows) + 1, self._study.rounds if rows else 0):
-            if place == len(rows):
-                self._time_peak(rows[0].point.problem.dtype)
-            elif rows[place].can_run:
-                self._report(rows[place], f"time, round {number + 1} of {self._study.rounds}")
-                self._time(rows[place])
-        for row in rows:
-            if row.home is not None and row.home.alive:
-                with row.keeping_failure(), self._pool.turn(row.point.engine) as worker:
-                    worker.release(row.slot)
-
-    def _time(self, row: Row) -> None:
-        with row.keeping_failure(), self._pool.turn(row.point.engine) as worker:
-            if row.home is not worker:  # another point of this engine took the process down
-                self._prepare(row, worker)
-            row.bursts.append(
-                worker.time(
-                    row.slot, self._study.repeats, at_least_ns=BURST_NS, at_most=BURST_CALLS
-                ).samples_ns
-            )
-        if not row.can_run:
-            row.bursts.clear()
-
-    def _time_peak(self, dtype: Dtype) -> None:
-        """One burst of the hardware limit. Without it rows have no percentage, and are rows all the same."""
-        limit = self._peaks.setdefault(dtype, _Peak())
-        if limit.lost:
-            return
-        try:
-            with self._pool.turn(PEAK_WORKER) as worker:
-                if limit.flops == 0:
-                    arguments = {"dtype": dtype, "threads": self._threads}
-                    limit.flops = worker.prepare(dtype, peak.FACTORY, arguments)["flops"]
-                limit.bursts.append(
-                    worker.time(dtype, 1, at_least_ns=peak.BURST_NS, at_most=BURST_CALLS).samples_ns
-                )
-        except WorkerFailure:
-            limit.lost = True
+        arguments = workload.arguments(row.point, self._study.seed)
+        row.describe(worker.prepare(row.slot, workload.FACTORY, arguments))
+        if row.point.engine not in self.processes:
+            self.processes[row.point.engine] = msgspec.convert(worker.facts(), Process)
 
     def _measure_memory(self, row: Row) -> None:
-        problem, engine, direction, _ = row.point
-        # A process of its own: memray and what it leaves behind must not be timed.
-        with row.keeping_failure(), self._pool.turn(f"{engine} memory") as worker:
+        """In a process of its own: memray must not be timed, and what others left behind not be counted."""
+        problem, _, direction, _ = row.point
+        started = time.monotonic()
+        self._report(row, "memory")
+        with row.keeping_failure(), self._pool.fresh() as worker:
             self._prepare(row, worker)
             measured = worker.memory(row.slot)
-            worker.release(row.slot)
             row.memory = Memory(
                 workspace_peak_bytes=measured.workspace_peak_bytes,
                 resident_delta_bytes=measured.resident_delta_bytes,
@@ -140,32 +157,74 @@ class Session:
                 input_bytes=problem.input_bytes(direction),
                 output_bytes=problem.output_bytes(direction),
             )
+        self._learn(MEMORY, row, started)
+        self._on_step()
+
+    def _spend(self, budget: Budget) -> None:
+        """Further rounds where the times are least sure for what they cost, until the budget is used."""
+        number = max((len(row.samples) for row in self.rows), default=0)
+        while chosen := budget.worth_another_round(
+            [row for row in self.rows if row.can_run and row.samples],
+            lambda row: self._forecast.seconds(_step(TIMING, row)),
+        ):
+            self._round(number, chosen)
+            number += 1
+
+    def _is_runnable(self, row: Row) -> bool:
+        """Whether to try this row; if not, it says why. Asked once, when it is first its turn."""
+        if row.tried:
+            return row.can_run
+        row.tried = True
+        reason = row.engine.unsupported(row.point.problem, row.point.direction)
+        left, limit = self._memory_left()
+        if reason is not None:
+            row.status, row.reason = "unsupported", reason
+        elif row.predicted_bytes > left:
+            row.status = "too_large"
+            row.reason = f"needs {_gib(row.predicted_bytes)}, {limit}: predicted, not tried"
+        return row.can_run
+
+    def _memory_left(self) -> tuple[int, str]:
+        """Bytes that a point may need now, and the rule in words."""
+        free, budget = available_memory_bytes(), self._study.memory_budget_bytes
+        if budget is not None and budget < free:
+            return budget, f"the memory budget is {_gib(budget)}"
+        return free, f"this machine has {_gib(free)} free"
+
+    def _has_time_for(self, kind: str, rows: Sequence[Row]) -> bool:
+        """Whether the budget, if there is one, allows another step."""
+        if self._budget is None:
+            return True
+        seconds = sum(self._forecast.seconds(_step(kind, row)) or 0.0 for row in rows)
+        return seconds <= self._budget.left_s
+
+    def _learn(self, kind: str, row: Row, started: float) -> None:
+        self._forecast.learn(_step(kind, row), time.monotonic() - started)
+
+    def _total(self) -> int:
+        return len(self.rows) * (self._least_rounds + self._study.memory)
 
     def _report(self, row: Row, what: str) -> None:
         problem, engine, direction, settings = row.point
         block = "" if settings.block_q is None else f", blocks {settings.block_q} x {settings.block_k}"
         label = f"{engine} {direction}, N={problem.seqlen_q}{block}: {what}"
-        self._on_progress(Progress(sum(row.done for row in self.rows), len(self.rows), label))
+        left = [
+            _step(kind, row)
+            for row in self.rows
+            if row.can_run
+            for kind, count in (
+                (TIMING, max(0, self._least_rounds - len(row.samples))),
+                (MEMORY, int(self._lacks_memory(row))),
+            )
+            for _ in range(count)
+        ]
+        total = self._total()
+        left_s = self._forecast.total(left) if self._budget is None else max(0.0, self._budget.left_s)
+        self._on_progress(Progress(max(0, total - len(left)), total, label, left_s))
 
 
-class _Peak:
-    """The hardware limit of one dtype, measured beside the engines."""
-
-    def __init__(self) -> None:
-        self.flops = 0  # of one call
-        self.bursts: list[list[int]] = []
-        self.lost = False  # it failed: do not try again
-
-
-def _is_runnable(row: Row, bytes_left: int, limit: str) -> bool:
-    """Whether to try this row; if not, the row says why."""
-    reason = row.engine.unsupported(row.point.problem, row.point.direction)
-    if reason is not None:
-        row.status, row.reason, row.done = "unsupported", reason, True
-    elif row.predicted_bytes > bytes_left:
-        reason = f"needs {_gib(row.predicted_bytes)}, {limit}: predicted, not tried"
-        row.status, row.reason, row.done = "too_large", reason, True
-    return not row.done
+def _step(kind: str, row: Row) -> Step:
+    return Step(kind, row.slot, max(1, row.point.problem.flops(row.point.direction)))
 
 
 def _check(row: Row, worker: Worker) -> None:

@@ -35,7 +35,9 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     block_k: int | None = None
     threads: int | None = None  # None: every core this process may use
     repeats: int = 5  # calls in one burst
-    rounds: int = 3  # bursts per engine, engines taking turns
+    rounds: int = 6  # fresh processes per engine, a burst each, engines taking turns
+    budget_s: float | None = None  # instead of rounds: one, then more where times are least sure
+    cold: bool = False  # empty the caches before every call
     seed: int = 0
     memory: bool = True  # measure peak memory too, in processes of its own
     check: bool = True  # compare with the float64 oracle too
@@ -60,8 +62,10 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0, not {self.seed}")
-        if not 0 < self.timeout_s < float("inf"):
-            raise ConfigError(f"timeout_s must be above 0 and finite, not {self.timeout_s}")
+        for name in ("timeout_s", "budget_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(f"{name} must be above 0 and finite, not {value}")
         if self.memory_budget_bytes is not None and self.memory_budget_bytes < 1:
             raise ConfigError(f"memory_budget_bytes must be at least 1, not {self.memory_budget_bytes}")
         if (self.block_q is None) != (self.block_k is None):

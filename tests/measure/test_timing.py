@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections import Counter
 
 import pytest
 
 from flashbench.measure import timing
-from flashbench.measure.timing import burst, turns
+from flashbench.measure.timing import burst, turn_order
 
 MS = 1_000_000
 
@@ -70,8 +69,24 @@ def test_burst_turns_the_collector_on_again(monkeypatch: pytest.MonkeyPatch) -> 
         assert gc.isenabled()
 
 
-def test_turns_let_everyone_lead_and_follow_everyone() -> None:
-    order = list(turns(3, 3))
-    assert Counter(contestant for _, contestant in order) == {0: 3, 1: 3, 2: 3}
-    leaders = [contestant for place, (_, contestant) in enumerate(order) if place % 3 == 0]
-    assert sorted(leaders) == [0, 1, 2]
+def test_burst_does_its_errand_before_every_call_and_does_not_time_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(1 * MS)
+    errands: list[int] = []
+
+    def errand() -> None:
+        errands.append(clock.calls)
+        clock.now += 700 * MS
+
+    monkeypatch.setattr(timing, "perf_counter_ns", lambda: clock.now)
+    found = burst(clock.call, 3, at_least_ns=0, at_most=3, between=errand)
+    assert found.samples_ns == [MS] * 3
+    assert errands == [0, 1, 2, 3]
+    assert found.joules_per_call is None  # the errands' energy is not the calls'
+
+
+def test_everyone_leads_and_has_a_turn_in_every_round() -> None:
+    orders = [turn_order(3, number) for number in range(3)]
+    assert all(sorted(order) == [0, 1, 2] for order in orders)
+    assert sorted(order[0] for order in orders) == [0, 1, 2]

@@ -1,0 +1,75 @@
+"""How far a long run has come: a bar on a terminal, now and then a line in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
+
+from flashbench.studies.session import Progress
+
+OnProgress = Callable[[Progress], None]
+# In a log, where every line stays.
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def show_progress() -> Iterator[OnProgress]:
+    """Takes each step's progress and shows it on stderr."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines_now_and_then()
+        return
+    columns = (
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.description}"),
+    )
+    # Drawn between the measurements alone: a thread that redraws would take time from what is timed.
+    with ProgressBar(*columns, console=console, transient=True, auto_refresh=False) as bar:
+        task = bar.add_task("starting", total=None, left="")
+
+        def on_progress(step: Progress) -> None:
+            bar.update(
+                task,
+                description=step.label,
+                completed=step.done,
+                total=step.total,
+                left=time_left(step),
+                refresh=True,
+            )
+
+        yield on_progress
+
+
+def time_left(step: Progress) -> str:
+    """`2:05 left`; empty while nobody knows.
+
+    >>> time_left(Progress(1, 9, "", 125.4)), time_left(Progress(1, 9, ""))
+    ('2:05 left', '')
+    """
+    if step.left_s is None:
+        return ""
+    minutes, seconds = divmod(round(step.left_s), 60)
+    return f"{minutes}:{seconds:02} left"
+
+
+def _lines_now_and_then() -> OnProgress:
+    last = -SECONDS_BETWEEN_LINES
+
+    def on_progress(step: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES or step.done == step.total:
+            last = now
+            left = f", {time_left(step)}" if step.left_s else ""
+            typer.echo(f"[{step.done}/{step.total}{left}] {step.label}", err=True)
+
+    return on_progress

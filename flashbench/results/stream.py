@@ -1,0 +1,73 @@
+"""A results file that grows with its run: at every moment it is a whole results file of what is known.
+
+It is written anew at each step, in one move, so that a kill at any moment costs only what was in flight.
+A finished file of an earlier run is not given up for an unfinished one: then the growing file stands
+beside it, as NAME.partial.json, until it is complete.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from flashbench.errors import ResultsError
+from flashbench.results.record import Results
+from flashbench.results.store import check_writable, load, remove_parts, save, write_whole
+
+
+class GrowingFile:
+    """The file at `path`, and what a run that was cut short left there."""
+
+    def __init__(self, path: str, *, resume: bool = False) -> None:
+        """Raises ResultsError when nothing can be written there, when an unfinished run would be
+        overwritten without `resume`, and when there is nothing to resume that can be read.
+        """
+        check_writable(path)
+        self.path = Path(path)
+        self.earlier: Results | None = None  # to go on from
+        partial = self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}")
+        unfinished = _unfinished(partial) or _unfinished(self.path)
+        if resume:
+            self.earlier = unfinished or (load(self.path) if self.path.is_file() else None)
+            for leftover in (self.path, partial):
+                remove_parts(leftover)
+        elif unfinished is not None:
+            where = partial if _unfinished(partial) else self.path
+            raise ResultsError(
+                f"{where} holds {len(unfinished.measurements)} measurements of an unfinished run",
+                hint=f"--resume goes on with it; to begin again: rm {where}",
+            )
+        taken = self.path.exists() and _unfinished(self.path) is None
+        self._growing = partial if taken and self.path.is_file() else self.path
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it can grow: a pipe or a device takes the results once, at the end."""
+        return not self.path.exists() or self.path.is_file()
+
+    def write(self, results: Results) -> Path:
+        """Keep what is known so far; returns where."""
+        if self.is_file:
+            write_whole(self._growing, msgspec.json.encode(results), durable=False)
+        return self._growing
+
+    def finish(self, results: Results) -> None:
+        """Keep all of it, for reading by people too; unfinished results stay resumable."""
+        if not results.complete:
+            save(results, self._growing)
+            return
+        save(results, self.path)
+        if self._growing != self.path:
+            self._growing.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> Results | None:
+    """The results there if they are of an unfinished run; None for anything else, whatever it is."""
+    if not path.is_file():
+        return None
+    try:
+        results = load(path)
+    except ResultsError:
+        return None
+    return None if results.complete else results

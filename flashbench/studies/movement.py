@@ -1,0 +1,45 @@
+"""Warnings about times that moved during a run, with what else the machine was doing then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flashbench.results.record import Disturbance, Measurement
+
+# Medians of processes that lie further apart than this are not one number any more.
+MOVED = 0.10
+# Less of a core than this cannot have moved a median by that much.
+OTHERS_CORES = 0.1
+STEAL_PERCENT = 2.0
+
+
+def movement_warnings(measurements: Iterable[Measurement]) -> list[str]:
+    """A line per engine and direction whose medians moved by more than `MOVED`."""
+    groups: dict[tuple[str, str], list[Measurement]] = {}
+    for row in measurements:
+        if row.disturbance is not None and row.disturbance.moved > MOVED:
+            groups.setdefault((row.engine, row.direction), []).append(row)
+    return [_line(engine, direction, rows) for (engine, direction), rows in groups.items()]
+
+
+def _line(engine: str, direction: str, rows: list[Measurement]) -> str:
+    found = [row.disturbance for row in rows if row.disturbance is not None]
+    moved = max(one.moved for one in found)
+    lengths = ", ".join(dict.fromkeys(str(row.problem.seqlen_q) for row in rows))
+    return (
+        f"{engine} {direction} at {lengths}: median moved {100 * moved:.0f} % between its processes: "
+        f"{_cause(found)}"
+    )
+
+
+def _cause(found: list[Disturbance]) -> str:
+    others = max((one.others_cores or 0.0 for one in found), default=0.0)
+    steal = max((one.steal_percent or 0.0 for one in found), default=0.0)
+    causes = []
+    if others >= OTHERS_CORES:
+        causes.append(f"other processes used {others:.1f} cores: end them and measure again")
+    if steal >= STEAL_PERCENT:
+        causes.append(f"the hypervisor gave {steal:.0f} % of the CPU time to others: use ratios of one run")
+    return "; ".join(causes) or (
+        "no other process was busy, so it is the clock, memory or where its threads ran: more --rounds tell"
+    )

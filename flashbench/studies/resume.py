@@ -1,0 +1,44 @@
+"""A run that was cut short goes on: what its file holds goes back into the rows of the same study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flashbench.errors import ResultsError
+from flashbench.results.record import Measurement, Results
+from flashbench.studies.blocks import block_label
+from flashbench.studies.rows import Row
+
+# How long to go on and what to call it may change from one part of a run to the next.
+FREE = ("title", "rounds", "budget_s", "timeout_s", "memory_budget_bytes")
+# What went wrong by chance is tried again; what cannot be, cannot be.
+TRIED_AGAIN = ("out_of_memory", "timeout", "crashed", "too_large")
+
+
+def restore(rows: Sequence[Row], earlier: Results, config: dict[str, Any], cpu: str) -> None:
+    """Fill the rows with what `earlier` holds of them.
+
+    Raises ResultsError when it is of another study or of another CPU.
+    """
+    if earlier.machine.cpu != cpu:
+        raise ResultsError(
+            f"the unfinished run is of another machine: {earlier.machine.cpu}, this one is {cpu}",
+            hint="name another file",
+        )
+    for name, value in config.items():
+        before = earlier.config.get(name)
+        if name not in FREE and before != value:
+            raise ResultsError(
+                f"the unfinished run is of another study: {name} was {before!r}, now it is {value!r}",
+                hint="repeat its options, or name another file",
+            )
+    known = {_key(measurement): measurement for measurement in earlier.measurements}
+    for row in rows:
+        found = known.get(_key(row.measurement(None)))
+        if found is not None and found.status not in TRIED_AGAIN:
+            row.restore(found)
+
+
+def _key(measurement: Measurement) -> tuple[object, ...]:
+    return measurement.problem, measurement.engine, measurement.direction, block_label(measurement)
