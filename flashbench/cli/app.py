@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from flashbench.cli import compare, profile, sweep, verify
+from flashbench.cli import compare, duel, profile, sweep, verify
 from flashbench.errors import FlashbenchError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -26,6 +26,7 @@ EPILOG = (
     "  flashbench profile\n"
     "  flashbench profile --seq-lens 1k,4k --dtype float32 --causal --save new.json\n"
     "  flashbench verify --engine flash\n"
+    "  flashbench duel flash standard\n"
     "  flashbench compare old.json new.json"
 )
 
@@ -72,6 +73,7 @@ def make_app(*, for_command: bool = False) -> typer.Typer:
     app.command(epilog=sweep.EPILOG)(sweep.sweep)
     app.command(epilog=verify.EPILOG)(verify.verify)
     app.command(epilog=compare.EPILOG)(compare.compare)
+    app.command(epilog=duel.EPILOG)(duel.duel)
     return app
 
 

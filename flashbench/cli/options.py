@@ -15,7 +15,8 @@ MEASURING = "Measuring"
 OUTPUT = "Output"
 
 
-def _engine_words() -> list[str]:
+def engine_words() -> list[str]:
+    """For shell completion."""
     # Inside: the table of engines imports NumPy, which --help must not.
     from flashbench.engines import engine_names
 
@@ -58,6 +59,16 @@ Dtype = Annotated[
         rich_help_panel=PROBLEM,
     ),
 ]
+CausalChoice = Annotated[
+    str | None,
+    typer.Option(
+        "--causal",
+        metavar="both|yes|no",
+        help="Causal masking, none, or one after the other.",
+        autocompletion=lambda: ["both", "yes", "no"],
+        rich_help_panel=PROBLEM,
+    ),
+]
 CausalAlignment = Annotated[
     str | None,
     typer.Option(
@@ -86,7 +97,7 @@ Engine = Annotated[
         metavar="NAME",
         help="flash, standard, numpy, torch-flash or a plug-in's; give it again for more, which are then "
         "compared with the first.",
-        autocompletion=_engine_words,
+        autocompletion=engine_words,
         rich_help_panel=ENGINES,
     ),
 ]

@@ -16,12 +16,14 @@ from flashbench.cli.values import (
     parse_duration,
     parse_seconds,
     parse_seed,
+    parse_share,
     parse_whole,
     parse_wholes,
 )
 from flashbench.errors import ConfigError, FlashbenchError
 from flashbench.problem import CausalAlignment, Direction, Dtype
 from flashbench.report.units import parse_bytes
+from flashbench.studies.duel.settings import Contestant, DuelStudy
 from flashbench.studies.study import Study
 
 Kind = Literal["profile", "sweep"]
@@ -127,6 +129,34 @@ def build_study(kind: Kind, params: Mapping[str, Any]) -> Study:
     study = _convert(values | given)
     _check_points(study)
     return study
+
+
+def build_duel(params: Mapping[str, Any]) -> DuelStudy:
+    """The duel that the parameters of the command ask for.
+
+    Raises ConfigError for a bad option, AttentionError for an impossible problem.
+    """
+    a = Contestant(engine=params["a"], python=params["python_a"])
+    b = Contestant(engine=params["b"] or params["a"], python=params["python_b"])
+    if params["aa"] and (params["b"] or params["python_a"] or params["python_b"]):
+        raise ConfigError("--aa is A against itself, here: it takes no B and no --python-a or --python-b")
+    if a == b and not params["aa"]:
+        raise ConfigError(
+            f"A and B are both {a.engine} of the same environment",
+            hint="name another engine, --python-a or --python-b; --aa measures the noise floor",
+        )
+    known = {name: params[name] for name in _OPTIONS if name in params and name != "rounds"}
+    study = build_study("profile", {**known, "engine": [a.engine], "memory": False})
+    if params["aa"] and len(study.points()) > 1:
+        raise ConfigError(f"--aa measures the noise floor of one problem, not of {len(study.points())}")
+    return DuelStudy(
+        a=a,
+        b=b,
+        study=study,
+        threshold=parse_share("--threshold", params["threshold"]),
+        rounds=None if params["rounds"] is None else parse_whole("--rounds", params["rounds"]),
+        looks=parse_whole("--looks", params["looks"]),
+    )
 
 
 def load_study(path: str | Path) -> Study:

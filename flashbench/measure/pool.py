@@ -13,10 +13,16 @@ from flashbench.measure.worker import Worker, WorkerFailure
 class WorkerPool:
     """Starts a worker when it is first needed, and a fresh one after a failure; use as a context manager."""
 
-    def __init__(self, threads: int, *, timeout_s: float) -> None:
-        """Every worker uses `threads` threads and has `timeout_s` for each request."""
+    def __init__(
+        self, threads: int, *, timeout_s: float, pythons: Mapping[str, str | None] | None = None
+    ) -> None:
+        """Every worker uses `threads` threads and has `timeout_s` for each request.
+
+        `pythons` names the interpreter of those workers that live in another environment.
+        """
         self._threads = threads
         self._timeout_s = timeout_s
+        self._pythons = pythons or {}
         self._workers: dict[str, Worker] = {}
 
     def __enter__(self) -> WorkerPool:
@@ -36,7 +42,7 @@ class WorkerPool:
         for name in modules:
             if name in self._workers:
                 self._workers.pop(name).close()
-            self._workers[name] = self._start()
+            self._workers[name] = self._start(name)
         with ThreadPoolExecutor(max(1, len(modules))) as threads:
             list(threads.map(lambda name: _wake_up(self._workers[name], modules[name]), modules))
 
@@ -47,7 +53,7 @@ class WorkerPool:
         if worker is None or not worker.alive:
             if worker is not None:
                 worker.close()
-            worker = self._workers[name] = self._start()
+            worker = self._workers[name] = self._start(name)
         try:
             yield worker
         finally:
@@ -57,11 +63,12 @@ class WorkerPool:
     @contextlib.contextmanager
     def fresh(self) -> Iterator[Worker]:
         """A worker for one thing alone."""
-        with self._start() as worker:
+        with self._start(None) as worker:
             yield worker
 
-    def _start(self) -> Worker:
-        return Worker(self._threads, timeout_s=self._timeout_s)
+    def _start(self, name: str | None) -> Worker:
+        python = None if name is None else self._pythons.get(name)
+        return Worker(self._threads, timeout_s=self._timeout_s, python=python)
 
 
 def _wake_up(worker: Worker, modules: Sequence[str]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -13,23 +12,26 @@ from rich.text import Text
 from flashbench.report.layout import (
     NOTHING,
     STATUS_WORDS,
+    VERDICT_STYLES,
     Grid,
     group_key,
     length_word,
+    markdown_table,
     problem_line,
+    verdict_counts,
 )
-from flashbench.report.units import format_bytes, format_spread, format_times, format_wide_ratio
-from flashbench.results.record import Measurement, Verdict
+from flashbench.report.units import format_bytes, format_p, format_times, format_wide_ratio
+from flashbench.results.record import Measurement
 from flashbench.studies.blocks import block_label
 from flashbench.studies.compare import Comparison, Pair
 
-_STYLES = {"regressed": "bold red", "improved": "green", "same": "", "inconclusive": "yellow"}
 _HEADERS = (
     "Seq\nLen",
     "Base\n(ms)",
     "New\n(ms)",
     "Time\nratio",
-    "±\n95%",
+    "95%\ninterval",
+    "p",
     "Base\nMem",
     "New\nMem",
     "Mem\nratio",
@@ -51,7 +53,7 @@ def compare_report(comparison: Comparison) -> RenderableType:
         grid = Grid(*_HEADERS, left=[len(_HEADERS) - 1])
         for cells, pair in table.rows:
             texts = [Text(cell) if cell else NOTHING for cell in cells]
-            texts[-1].stylize(_STYLES[pair.verdict])
+            texts[-1].stylize(VERDICT_STYLES[pair.verdict])
             grid.add_row(*texts)
         parts += [Text(), Text(table.title, style="bold"), grid]
     parts += [Text(), *map(Text, _afterword(comparison))]
@@ -61,15 +63,12 @@ def compare_report(comparison: Comparison) -> RenderableType:
 def compare_markdown(comparison: Comparison) -> str:
     """The comparison as GitHub renders it."""
     blocks = [f"**{_summary(comparison)}**", "\n".join(f"- {line}" for line in _preface(comparison))]
-    headers = [header.replace("\n", " ") for header in _HEADERS]
     for table in _tables(comparison.pairs):
-        lines = [_markdown_row(headers), _markdown_row(["--:"] * (len(headers) - 1) + [":--"])]
-        for cells, pair in table.rows:
-            words = [cell or "-" for cell in cells]
-            if pair.verdict == "regressed":
-                words[-1] = f"**{words[-1]}**"
-            lines.append(_markdown_row(words))
-        blocks += [f"{table.title}:", "\n".join(lines)]
+        rows = [
+            [*cells[:-1], f"**{cells[-1]}**" if pair.verdict == "regressed" else cells[-1]]
+            for cells, pair in table.rows
+        ]
+        blocks += [f"{table.title}:", markdown_table(_HEADERS, rows)]
     missing = _missing_lines(comparison)
     if missing:
         blocks.append("\n".join(f"- {line}" for line in missing))
@@ -80,10 +79,6 @@ def compare_json(comparison: Comparison) -> str:
     """The comparison as it is, with both measurements of each pair."""
     document = msgspec.to_builtins(comparison) | {"exit_code": comparison.exit_code}
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
-
-
-def _markdown_row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _tables(pairs: Sequence[Pair]) -> list[_Table]:
@@ -114,7 +109,8 @@ def _rows(pairs: Sequence[Pair]) -> list[tuple[list[str], Pair]]:
                 times[2 * index],
                 times[2 * index + 1],
                 _ratio(pair.time_ratio),
-                _spread(pair),
+                _interval(pair),
+                "" if pair.p_holm is None else format_p(pair.p_holm),
                 memory[2 * index],
                 memory[2 * index + 1],
                 _ratio(pair.memory_ratio),
@@ -130,15 +126,15 @@ def _ratio(ratio: float | None) -> str:
     return "" if ratio is None else format_wide_ratio(ratio)
 
 
-def _spread(pair: Pair) -> str:
-    if pair.time_high is None or pair.time_ratio is None:
-        return ""
-    return format_spread(pair.time_high / pair.time_ratio)
+def _interval(pair: Pair) -> str:
+    return (
+        "" if pair.time_low is None or pair.time_high is None else f"{pair.time_low:.2f}-{pair.time_high:.2f}"
+    )
 
 
 def _preface(comparison: Comparison) -> list[str]:
     lines = [f"base: {comparison.base_name}", f"new:  {comparison.new_name}"]
-    lines.append("ratios are new / base; ± is the 95% interval of the time's")
+    lines.append("ratios are new / base; p: Mann-Whitney over processes, adjusted (Holm)")
     lines += [f"not comparable: {one.name}: {one.base} / {one.new}" for one in comparison.differences]
     return lines + [f"note: {remark}" for remark in comparison.remarks]
 
@@ -148,9 +144,7 @@ def _afterword(comparison: Comparison) -> list[str]:
 
 
 def _summary(comparison: Comparison) -> str:
-    counts = Counter(pair.verdict for pair in comparison.pairs)
-    order: tuple[Verdict, ...] = ("regressed", "inconclusive", "same", "improved")
-    listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict])
+    listed = verdict_counts(pair.verdict for pair in comparison.pairs)
     return f"{len(comparison.pairs)} compared, allowing {comparison.fail_over * 100:g}%: {listed}"
 
 

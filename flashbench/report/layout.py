@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flashbench.problem import AttentionProblem, Direction
-from flashbench.results.record import Machine, Measurement, Results
+from flashbench.results.record import Machine, Measurement, Results, Verdict
 from flashbench.studies.blocks import block_label, blocks_word
 
 # What runs down a table, and the header of its column.
@@ -30,6 +31,12 @@ STATUS_WORDS = {
     "timeout": "timeout",
     "crashed": "crashed",
     "wrong": "wrong",
+}
+VERDICT_STYLES: dict[Verdict, str] = {
+    "regressed": "bold red",
+    "inconclusive": "yellow",
+    "same": "",
+    "improved": "green",
 }
 NOTHING = Text("-", style="dim")
 
@@ -194,6 +201,24 @@ def reason_lines(measurements: Iterable[Measurement], along: Along = "seqlen") -
         name = f"{engine}, block {block}" if block else engine
         lines.append(Text(f"{name} at {', '.join(where)}: {status}: {reason}", style="dim"))
     return lines
+
+
+def verdict_counts(verdicts: Iterable[Verdict]) -> str:
+    """`1 regressed, 3 same`: the worst first."""
+    counts = Counter(verdicts)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICT_STYLES if counts[verdict])
+
+
+def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """As GitHub renders it: figures to the right, the last column, which is words, to the left; an empty
+    cell is a dash.
+    """
+    lines = [
+        [header.replace("\n", " ") for header in headers],
+        ["--:"] * (len(headers) - 1) + [":--"],
+        *([cell or "-" for cell in row] for row in rows),
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _counted(count: int, word: str) -> str:

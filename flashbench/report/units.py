@@ -84,16 +84,6 @@ def format_wide_ratio(ratio: float) -> str:
     return f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.3f}x"
 
 
-def format_spread(ratio: float) -> str:
-    """An upper bound over its middle as a share: `2.3%`; a tenth is shown below 10 %.
-
-    >>> format_spread(1.0234), format_spread(1.3)
-    ('2.3%', '30%')
-    """
-    percent = (ratio - 1) * 100
-    return f"{percent:.1f}%" if percent < 9.95 else f"{min(percent, 999):.0f}%"
-
-
 def format_error(error: float | None) -> str:
     """An error in two digits; None, which a results file writes for it, is not a finite number.
 
@@ -103,3 +93,12 @@ def format_error(error: float | None) -> str:
     if error is None:
         return "not finite"
     return "0" if error == 0 else f"{error:.1e}"
+
+
+def format_p(p_value: float) -> str:
+    """A p-value in two digits; below a thousandth only that it is.
+
+    >>> format_p(0.0156), format_p(1.0), format_p(1e-5)
+    ('0.016', '1.000', '<0.001')
+    """
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"

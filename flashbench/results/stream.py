@@ -42,13 +42,13 @@ class GrowingFile:
         self._growing = partial if taken and self.path.is_file() else self.path
 
     @property
-    def is_file(self) -> bool:
-        """Whether it can grow: a pipe or a device takes the results once, at the end."""
+    def can_grow(self) -> bool:
+        """Whether it is a file; a pipe or a device takes the results once, at the end."""
         return not self.path.exists() or self.path.is_file()
 
     def write(self, results: Results) -> Path:
         """Keep what is known so far; returns where."""
-        if self.is_file:
+        if self.can_grow:
             write_whole(self._growing, msgspec.json.encode(results), durable=False)
         return self._growing
 
@@ -63,11 +63,11 @@ class GrowingFile:
 
 
 def _unfinished(path: Path) -> Results | None:
-    """The results there if they are of an unfinished run; None for anything else, whatever it is."""
+    """The results there if they are of an unfinished run that can go on; None for anything else."""
     if not path.is_file():
         return None
     try:
         results = load(path)
     except ResultsError:
         return None
-    return None if results.complete else results
+    return None if results.complete or results.kind == "duel" else results

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from flashbench.errors import ResultsError
+from flashbench.measure.statistics import (
+    Interval,
+    holm,
+    mann_whitney_p,
+    process_medians,
+    smallest_mann_whitney_p,
+    unpaired_ratio,
+)
 from flashbench.problem import AttentionProblem, Direction
-from flashbench.results.record import Measurement, Results, Verdict
+from flashbench.results.record import Measurement, Results, Side, Verdict
 from flashbench.studies.blocks import block_label
 from flashbench.studies.ratios import memory_ratio, time_ratio
-from flashbench.studies.verdict import judge_interval, ratio_interval
+from flashbench.studies.verdict import ALPHA, judge, status_verdict
 
 # memray counts whole allocations, but the interpreter's own come and go by about a page.
 MEMORY_NOISE_BYTES = 4096
@@ -31,6 +39,7 @@ class Key(NamedTuple):
     engine: str
     direction: Direction
     blocks: str
+    side: Side | None
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,8 +48,11 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     base: Measurement
     new: Measurement
     time_ratio: float | None  # new over base, of the medians; None: not both have one
-    time_low: float | None  # its interval, see studies.verdict; None: too few bursts
+    time_low: float | None  # its 95 % interval by bootstrap over processes; None: one process a side
     time_high: float | None
+    p_value: float | None  # Mann-Whitney, of process medians
+    p_holm: float | None  # the same, adjusted for how many pairs have a time
+    processes: tuple[int, int]  # of base and new
     memory_ratio: float | None
     verdict: Verdict
     note: str | None = None  # why, where the figures do not show it
@@ -85,9 +97,12 @@ def compare(
 ) -> Comparison:
     """Match the measurements of two files and judge each pair.
 
-    A pair has regressed when its whole interval lies above 1 + fail_over, or its memory does, or when
-    base was ok and new is not; it has improved when the whole interval lies below 1 / (1 + fail_over);
-    it is the same when the interval ends below 1 + fail_over; anything else is inconclusive.
+    The files were not measured in turns, so they are compared unpaired, process median by process
+    median: the ratio with its bootstrap interval, and the Mann-Whitney test adjusted for the number of
+    pairs (Holm). A pair has regressed when its whole interval lies above 1 + fail_over and chance is
+    excluded, or its memory lies above it, or when base was ok and new is not; it has improved when the
+    interval lies below 1 / (1 + fail_over); it is the same when the interval lies between. Anything else
+    is inconclusive, and so is everything when there are too few processes to exclude chance at all.
 
     Raises IncomparableError when machines or settings differ, unless `force`, and when no measurement is
     in both. With `force` also measurements that differ in their block size alone are matched.
@@ -108,13 +123,14 @@ def compare(
     if not matches:
         raise IncomparableError(f"{base_name} and {new_name} have no measurement in common")
     matched_old, matched_new = ({match[side] for match in matches} for side in (0, 1))
+    sides = [(old_rows[old], new_rows[key]) for old, key in matches]
     return Comparison(
         base_name=base_name,
         new_name=new_name,
         fail_over=fail_over,
         differences=differences,
-        remarks=_remarks(base, new, fail_over),
-        pairs=[_judge(old_rows[old], new_rows[key], fail_over) for old, key in matches],
+        remarks=_remarks(base, new, fail_over) + _too_few(sides),
+        pairs=_judge_all(sides, fail_over),
         only_in_base=[row for key, row in old_rows.items() if key not in matched_old],
         only_in_new=[row for key, row in new_rows.items() if key not in matched_new],
     )
@@ -123,7 +139,7 @@ def compare(
 def _by_key(results: Results, name: str) -> dict[Key, Measurement]:
     rows: dict[Key, Measurement] = {}
     for row in results.measurements:
-        key = Key(row.problem, row.engine, row.direction, block_label(row))
+        key = Key(row.problem, row.engine, row.direction, block_label(row), row.side)
         if key in rows:
             raise ResultsError(
                 f"{name} holds {row.engine} at {row.problem.seqlen_q} twice, alike in every setting"
@@ -158,6 +174,7 @@ def _differences(base: Results, new: Results) -> list[Difference]:
         ("cores", base.machine.cores, new.machine.cores),
         ("governor", base.machine.governor, new.machine.governor),
         ("threads", _threads(base), _threads(new)),
+        ("cold", base.config.get("cold", False), new.config.get("cold", False)),
     ]
     return [
         Difference(name=name, base=_word(old), new=_word(late)) for name, old, late in pairs if old != late
@@ -175,6 +192,13 @@ def _word(value: object) -> str:
 
 def _remarks(base: Results, new: Results, fail_over: float) -> list[str]:
     remarks = []
+    floors = [results.machine.noise_floor for results in (base, new)]
+    floor = max((one for one in floors if one is not None), default=0.0)
+    if floor > fail_over:
+        remarks.append(
+            f"the noise floor of this machine was {100 * floor:.1f}% (duel --aa): a change of "
+            f"{100 * fail_over:g}% cannot be told here, whatever the verdicts say"
+        )
     for dtype, peak in base.machine.peak_gflops.items():
         later = new.machine.peak_gflops.get(dtype)
         # The peak loop runs no code of an engine: when it changes, the machine's speed did.
@@ -189,22 +213,53 @@ def _remarks(base: Results, new: Results, fail_over: float) -> list[str]:
     return remarks
 
 
-def _judge(base: Measurement, new: Measurement, fail_over: float) -> Pair:
-    verdict, note = _status_verdict(base, new)
+def _too_few(sides: Sequence[tuple[Measurement, Measurement]]) -> list[str]:
+    """What to do where there are too few processes to decide."""
+    tested = sum(_p_value(*side) is not None for side in sides)
+    counts = [_processes(row) for side in sides if _p_value(*side) is not None for row in side]
+    needed = least_processes(tested) if tested else 0
+    if not counts or min(counts) >= needed:
+        return []
+    return [
+        f"{min(counts)} processes a side cannot exclude chance for {tested} "
+        f"measurement{'' if tested == 1 else 's'}: measure both with --rounds {needed} or more, or use duel"
+    ]
+
+
+def _judge_all(sides: Sequence[tuple[Measurement, Measurement]], fail_over: float) -> list[Pair]:
+    """Every pair, its p-value adjusted for all that have one."""
+    raw = [_p_value(base, new) for base, new in sides]
+    adjusted = iter(holm([p for p in raw if p is not None]))
+    tested = sum(p is not None for p in raw)
+    return [
+        _judge(base, new, p, None if p is None else next(adjusted), tested, fail_over)
+        for (base, new), p in zip(sides, raw, strict=True)
+    ]
+
+
+def _p_value(base: Measurement, new: Measurement) -> float | None:
+    """None where a time is missing or not to be trusted."""
+    if base.status != "ok" or new.status != "ok" or not base.time or not new.time:
+        return None
+    medians = [process_medians(time.samples_ns) for time in (base.time, new.time)]
+    return mann_whitney_p(*medians) if all(medians) else None
+
+
+def _judge(
+    base: Measurement, new: Measurement, p: float | None, p_holm: float | None, tested: int, fail_over: float
+) -> Pair:
+    verdict, note = status_verdict(base, new)
     interval = None
     if verdict is None:
-        interval = ratio_interval(base.time, new.time) if base.time and new.time else None
-        memory = _memory_verdict(base, new, fail_over)
-        if interval is not None:
-            verdict = judge_interval(interval, fail_over)
-        elif base.time and new.time:
-            verdict, note = (
-                "inconclusive",
-                "no samples" if _is_single(base) or _is_single(new) else "too few bursts",
+        verdict, note = "inconclusive", "time not measured"
+        if base.time and new.time:
+            interval = unpaired_ratio(
+                process_medians(base.time.samples_ns), process_medians(new.time.samples_ns)
             )
-        else:
-            verdict = memory or "inconclusive"
-            note = "time not measured" if verdict == "inconclusive" else None
+            verdict, note = _time_verdict(base, new, interval, p_holm, tested, fail_over)
+        memory = _memory_verdict(base, new, fail_over)
+        if memory is not None and not (base.time and new.time):
+            verdict, note = memory, None
         if memory == "regressed" and verdict != "regressed":
             verdict, note = "regressed", "more memory"
     return Pair(
@@ -213,21 +268,41 @@ def _judge(base: Measurement, new: Measurement, fail_over: float) -> Pair:
         time_ratio=time_ratio(new, base),
         time_low=interval and interval.low,
         time_high=interval and interval.high,
+        p_value=p,
+        p_holm=p_holm,
+        processes=(_processes(base), _processes(new)),
         memory_ratio=memory_ratio(new, base),
         verdict=verdict,
         note=note,
     )
 
 
-def _status_verdict(base: Measurement, new: Measurement) -> tuple[Verdict | None, str | None]:
-    """The verdict where a side is not ok; (None, None) where both are, and the figures decide."""
-    if base.status == new.status:
-        return (None, None) if base.status == "ok" else ("same", f"{base.status} in both")
-    if new.status == "ok":
-        return "improved", f"was {base.status}"
-    if base.status == "ok":
-        return "regressed", f"now {new.status}"
-    return "inconclusive", f"{base.status}, now {new.status}"
+def _time_verdict(
+    base: Measurement,
+    new: Measurement,
+    interval: Interval | None,
+    p_holm: float | None,
+    tested: int,
+    fail_over: float,
+) -> tuple[Verdict, str | None]:
+    if _is_single(base) or _is_single(new):
+        return "inconclusive", "no samples"
+    processes = _processes(base), _processes(new)
+    if interval is None or p_holm is None or tested * smallest_mann_whitney_p(*processes) > ALPHA:
+        return "inconclusive", f"{processes[0]} and {processes[1]} processes"
+    return judge(interval, p_holm, fail_over), None
+
+
+def least_processes(tested: int) -> int:
+    """Processes a side from which on the Mann-Whitney test, adjusted for that many pairs, can reject.
+
+    >>> least_processes(1), least_processes(10)
+    (4, 6)
+    """
+    processes = 1
+    while tested * smallest_mann_whitney_p(processes, processes) > ALPHA:
+        processes += 1
+    return processes
 
 
 def _memory_verdict(base: Measurement, new: Measurement, fail_over: float) -> Verdict | None:
@@ -239,6 +314,10 @@ def _memory_verdict(base: Measurement, new: Measurement, fail_over: float) -> Ve
     if late > old * (1 + fail_over):
         return "regressed"
     return "improved" if late < old / (1 + fail_over) else "same"
+
+
+def _processes(row: Measurement) -> int:
+    return sum(map(bool, row.time.samples_ns)) if row.time else 0
 
 
 def _is_single(row: Measurement) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from flashbench.engines import Engine, Settings, get_engine
 from flashbench.measure.cpu import NO_USE, CpuUse
@@ -32,8 +32,9 @@ class Row:
     """One point: filled in step by step, a `Measurement` at any time."""
 
     point: Point
-    engine: Engine
     slot: str  # its name in a worker
+    engine: Engine | None = None  # None: it is known in another environment alone
+    blocks: tuple[int, int] | None = None  # as used
     side: Side | None = None
     status: Status = "ok"
     reason: str | None = None
@@ -56,12 +57,14 @@ class Row:
     def predicted_bytes(self) -> int:
         """Inputs, outputs and workspace."""
         problem, _, direction, settings = self.point
+        assert self.engine is not None
         return predicted_bytes(problem, self.engine, direction, settings)
 
     @property
     def expected_workspace_bytes(self) -> int | None:
         """What the engine says it will take."""
         problem, _, direction, settings = self.point
+        assert self.engine is not None
         return self.engine.workspace_bytes(problem, direction, settings)
 
     def add(self, burst: Burst, *, same_process: bool = False) -> None:
@@ -83,9 +86,11 @@ class Row:
             self.status, self.reason = failure.status, failure.reason
             self.samples.clear()
 
-    def describe(self, description: dict[str, str | None]) -> None:
-        """Note what the workload said of itself."""
+    def describe(self, description: dict[str, Any]) -> None:
+        """Note what the workload, in its own process, said of itself."""
         self.kernel, self.note = description.get("kernel"), description.get("note")
+        blocks = description.get("blocks")
+        self.blocks = None if blocks is None else (blocks[0], blocks[1])
 
     def restore(self, earlier: Measurement) -> None:
         """Go on from what an earlier run recorded of this point."""
@@ -100,7 +105,7 @@ class Row:
     def measurement(self, peak_gflops: float | None) -> Measurement:
         """The record; `peak_gflops` is the limit measured in the same run."""
         problem, engine, direction, settings = self.point
-        block_q, block_k = self.engine.blocks(problem, direction, settings) or (None, None)
+        block_q, block_k = self.blocks or (None, None)
         time = self._time()
         rates = None
         if time is not None:
@@ -172,10 +177,11 @@ def rows_of(study: Study, threads: int) -> list[Row]:
     for point in study.points():
         engine = engines[point.engine]
         settings = point.settings._replace(num_threads=threads)
-        if engine.blocks(point.problem, point.direction, settings) is None:
+        blocks = engine.blocks(point.problem, point.direction, settings)
+        if blocks is None:
             settings = settings._replace(block_q=None, block_k=None)
         point = point._replace(settings=settings)
         if point not in seen:
             seen.add(point)
-            rows.append(Row(point, engine, slot=str(len(rows))))
+            rows.append(Row(point, slot=str(len(rows)), engine=engine, blocks=blocks))
     return rows

@@ -61,7 +61,7 @@ def run(
         restore(session.rows, earlier, config, facts.cpu)
 
     def results() -> Results:
-        machine = _machine(facts, session.limits.peak_gflops(), threads)
+        machine = make_machine(facts, session.limits.peak_gflops(), threads)
         measurements = [
             row.measurement(machine.peak_gflops.get(row.point.problem.dtype))
             for row in session.rows
@@ -93,7 +93,8 @@ def failed(results: Results) -> bool:
     return any(row.status in FAILURES for row in results.measurements)
 
 
-def _machine(facts: MachineFacts, peak_gflops: dict[str, float], threads: int) -> Machine:
+def make_machine(facts: MachineFacts, peak_gflops: dict[str, float], threads: int) -> Machine:
+    """The record of this machine, with what was measured of it."""
     from flashbench.kernels.isa import ISA  # loads Numba, which a run of other engines has no need of
 
     return Machine(

@@ -18,9 +18,10 @@ from flashbench.measure.machine import available_memory_bytes
 from flashbench.measure.pool import WorkerPool
 from flashbench.measure.timing import turn_order
 from flashbench.measure.worker import Worker
-from flashbench.results.record import Accuracy, Memory, Process
+from flashbench.results.record import Memory, Process
 from flashbench.studies import workload
 from flashbench.studies.budget import Budget
+from flashbench.studies.checking import check_row
 from flashbench.studies.forecast import Forecast, Step
 from flashbench.studies.limits import Limits
 from flashbench.studies.rows import Row, rows_of
@@ -121,7 +122,7 @@ class Session:
             self._prepare(row, worker)
             if study.check and row.accuracy is None:
                 self._report(row, "exactness")
-                _check(row, worker)
+                check_row(row, worker)
                 started = time.monotonic()  # only the first round checks: it would mislead the forecast
             of = "" if self._budget is not None else f" of {study.rounds}"
             self._report(row, f"time, round {number + 1}{of}")
@@ -175,6 +176,7 @@ class Session:
         if row.tried:
             return row.can_run
         row.tried = True
+        assert row.engine is not None
         reason = row.engine.unsupported(row.point.problem, row.point.direction)
         left, limit = self._memory_left()
         if reason is not None:
@@ -225,15 +227,6 @@ class Session:
 
 def _step(kind: str, row: Row) -> Step:
     return Step(kind, row.slot, max(1, row.point.problem.flops(row.point.direction)))
-
-
-def _check(row: Row, worker: Worker) -> None:
-    found = workload.Checked(**worker.check(row.slot))
-    row.accuracy = Accuracy(
-        max_abs_error=found.max_abs_error, tolerance=found.tolerance, rows_checked=found.rows_checked
-    )
-    if found.wrong is not None:
-        row.status, row.reason = "wrong", found.wrong
 
 
 def _gib(count: int) -> str:

@@ -87,8 +87,11 @@ class AttentionWorkload:
             self._outputs.update({"dq": dq, "dk": dk, "dv": dv})
 
     def describe(self) -> dict[str, Any]:
-        """How many bytes a call returns."""
-        return {"output_bytes": self._problem.output_bytes(self._direction)}
+        """How many bytes a call returns, and the block sizes it uses."""
+        return {
+            "output_bytes": self._problem.output_bytes(self._direction),
+            "blocks": self._engine.blocks(self._problem, self._direction, self._settings),
+        }
 
     def check(self) -> dict[str, Any]:
         """Compare the outputs of the last call with the float64 oracle (see `Checked`)."""

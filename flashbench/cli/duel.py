@@ -1,0 +1,120 @@
+"""`flashbench duel`: A against B, in randomly ordered rounds of fresh processes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flashbench.cli import options
+
+EPILOG = (
+    "Examples:\n"
+    "  flashbench duel flash standard\n"
+    "  flashbench duel flash torch-flash --seq-lens 512,2k --heads 8 --dtype float32\n"
+    "  flashbench duel flash --python-a .venv-main/bin/python --python-b .venv-change/bin/python\n"
+    "  flashbench duel --aa\n\n"
+    "Exit code: 0 B is the same or faster; 1 B is slower, or no longer right; 2 bad input, or a threshold "
+    "below the noise floor; 3 inconclusive, even after the last round."
+)
+
+
+def duel(
+    context: typer.Context,
+    a: Annotated[
+        str,
+        typer.Argument(metavar="A", help="The engine to compare with.", autocompletion=options.engine_words),
+    ] = "flash",
+    b: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="B", help="The engine to judge (default A's).", autocompletion=options.engine_words
+        ),
+    ] = None,
+    python_a: Annotated[
+        str | None,
+        typer.Option("--python-a", metavar="PATH", help="Interpreter of A's environment (default this one)."),
+    ] = None,
+    python_b: Annotated[
+        str | None,
+        typer.Option("--python-b", metavar="PATH", help="Interpreter of B's environment (default this one)."),
+    ] = None,
+    aa: Annotated[
+        bool,
+        typer.Option("--aa", help="A against itself: measure this machine's noise floor, and keep it."),
+    ] = False,
+    threshold: Annotated[
+        str,
+        typer.Option("--threshold", metavar="SHARE", help="A change up to this is the same: 5% or 0.05."),
+    ] = "5%",
+    seq_lens: Annotated[
+        str,
+        typer.Option(
+            "--seq-lens",
+            "-n",
+            metavar="N,...",
+            help="Sequence lengths; 4k is 4096.",
+            rich_help_panel=options.PROBLEM,
+        ),
+    ] = "1024",
+    batch: options.Batch = None,
+    heads: options.Heads = None,
+    kv_heads: options.KvHeads = None,
+    head_dim: options.HeadDim = None,
+    dtype: options.Dtype = None,
+    causal: options.CausalChoice = None,
+    causal_alignment: options.CausalAlignment = None,
+    direction: options.Direction = None,
+    block_q: options.BlockQ = None,
+    block_k: options.BlockK = None,
+    threads: options.Threads = None,
+    rounds: Annotated[
+        str | None,
+        typer.Option(
+            "--rounds",
+            metavar="N",
+            help="Rounds between looks (default as few as can decide: 7 for one problem).",
+            rich_help_panel=options.MEASURING,
+        ),
+    ] = None,
+    looks: Annotated[
+        str,
+        typer.Option(
+            "--looks",
+            metavar="N",
+            help="Looks at most, rounds being added between them while it is inconclusive.",
+            rich_help_panel=options.MEASURING,
+        ),
+    ] = "3",
+    repeats: options.Repeats = None,
+    cold: options.Cold = None,
+    seed: options.Seed = None,
+    check: options.Check = None,
+    timeout: options.Timeout = None,
+    json: options.Json = None,
+    save: options.Save = None,
+) -> None:
+    """Fight A against B until it is clear which is faster, or that more rounds would not tell."""
+    # Inside: these import NumPy, which --help must not.
+    from flashbench.cli.output import ResultFiles
+    from flashbench.cli.progress import show_progress
+    from flashbench.cli.settings import build_duel
+    from flashbench.report.duel import duel_report
+    from flashbench.studies import duel as study
+    from flashbench.studies.noise_floor import check_floor, keep_floor
+
+    settings = build_duel(context.params)
+    files = ResultFiles(json, save)
+    with show_progress() as on_progress, files.keeping_interrupted():
+        results = study.fight(settings, command=context.obj, on_progress=on_progress, to_the_end=aa)
+    files.finish(results)
+    console = files.console
+    console.print(duel_report(results))
+    files.warn(results)
+    if aa:
+        floor = study.floor_of(results)
+        keep_floor(floor)
+        console.print(f"noise floor {100 * floor.floor:.1f}%: duel refuses a smaller --threshold from now on")
+        check_floor(floor, settings.threshold)
+        raise typer.Exit(0)
+    raise typer.Exit(study.exit_code(results))

@@ -1,0 +1,109 @@
+"""A duel: B against A in randomly ordered rounds of fresh processes, until it is decided or time to say so.
+
+A round starts a fresh process a side and times both on every problem in the order A B B A or B A A B, so
+that a steady drift within the round cancels; the median of each process gives one ln(B / A). The rounds are
+judged at a few looks. The error allowed, 5 % in all, is shared among the looks evenly (Bonferroni), which
+is valid however early a look decides; over several problems p-values are adjusted by Holm's procedure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from importlib.metadata import version
+
+import msgspec
+
+from flashbench.errors import EngineError
+from flashbench.kernels.threads import available_cores
+from flashbench.measure.machine import describe_machine
+from flashbench.results.record import SCHEMA_VERSION, Results
+from flashbench.studies.duel.arena import Arena
+from flashbench.studies.duel.settings import SIDES, Contestant, DuelStudy
+from flashbench.studies.movement import movement_warnings
+from flashbench.studies.noise_floor import NoiseFloor, check_floor, known_floor
+from flashbench.studies.runner import Interrupted, make_machine
+from flashbench.studies.session import Progress
+
+__all__ = ["Contestant", "DuelStudy", "exit_code", "fight", "floor_of"]
+
+
+def fight(
+    duel: DuelStudy,
+    *,
+    command: Sequence[str],
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    to_the_end: bool = False,
+) -> Results:
+    """Fight it out; `to_the_end` makes all rounds even when an early look could decide.
+
+    Raises ConfigError when the threshold is below the noise floor known of this machine, EngineError when
+    a side cannot serve, and Interrupted on Ctrl-C.
+    """
+    threads = duel.study.threads or available_cores()
+    facts = describe_machine()
+    if not to_the_end:  # which measures a floor
+        _check_thresholds(duel, facts.cpu, threads)
+    created = datetime.now().astimezone().isoformat(timespec="seconds")
+    arena = Arena(duel, threads, on_progress)
+
+    def results(*, complete: bool) -> Results:
+        matches = [match for match in arena.matches if match.orders]
+        p_holm = dict(zip(arena.matches, arena.p_holm(), strict=True))
+        measurements = [match.rows[side].measurement(None) for match in matches for side in SIDES]
+        return Results(
+            schema_version=SCHEMA_VERSION,
+            kind="duel",
+            created=created,
+            flashbench_version=version("flashbench"),
+            command=list(command),
+            config={**msgspec.to_builtins(duel), "threads": threads},
+            machine=make_machine(facts, {}, threads),
+            measurements=measurements,
+            processes=arena.processes,
+            duels=[match.record(2 * place, p_holm[match]) for place, match in enumerate(matches)],
+            warnings=movement_warnings(measurements),
+            complete=complete,
+        )
+
+    try:
+        arena.fight(to_the_end=to_the_end)
+    except KeyboardInterrupt:
+        raise Interrupted(results(complete=False)) from None
+    return results(complete=True)
+
+
+def exit_code(results: Results) -> int:
+    """1: something regressed; 3: nothing did, but something is inconclusive; 0: all same or improved."""
+    verdicts = {duel.verdict for duel in results.duels}
+    return 1 if "regressed" in verdicts else 3 if "inconclusive" in verdicts else 0
+
+
+def floor_of(results: Results) -> NoiseFloor:
+    """What a duel of an engine with itself says of this machine: the smallest threshold at which it would
+    have been called the same.
+
+    Raises EngineError when the engine failed.
+    """
+    (duel,) = results.duels
+    row = results.measurements[duel.a]
+    if duel.low is None or duel.high is None or row.threads is None:
+        failed = next(one for one in results.measurements if one.status != "ok")
+        raise EngineError(f"no noise floor: {failed.engine} {failed.status}: {failed.reason}")
+    return NoiseFloor(
+        cpu=results.machine.cpu,
+        threads=row.threads,
+        problem=row.problem,
+        engine=row.engine,
+        direction=row.direction,
+        floor=max(1 / duel.low, duel.high) - 1,
+        rounds=len(duel.orders),
+        measured=results.created,
+    )
+
+
+def _check_thresholds(duel: DuelStudy, cpu: str, threads: int) -> None:
+    for point in duel.points():
+        known = known_floor(cpu, threads, point.problem, point.direction)
+        if known is not None:
+            check_floor(known, duel.threshold)

@@ -1,0 +1,93 @@
+"""Both sides of a duel on one problem, and what their rounds say."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from flashbench.measure.statistics import Interval, paired_ratio, process_medians, sign_flip_p
+from flashbench.results.record import Duel, Side, Verdict
+from flashbench.studies.duel.settings import SIDES, DuelStudy
+from flashbench.studies.rows import Row
+from flashbench.studies.study import Point
+from flashbench.studies.verdict import judge, status_verdict
+
+Order = Literal["ab", "ba"]
+
+
+class Match:
+    """Rounds so far; decided once a look has found a verdict, or a side has failed."""
+
+    def __init__(self, point: Point, duel: DuelStudy, slot: str) -> None:
+        """Nothing measured yet; `slot` is the problem's name in a worker."""
+        self._duel = duel
+        self.rows: dict[Side, Row] = {
+            side: Row(point._replace(engine=one.engine), slot, side=side)
+            for side, one in zip(SIDES, (duel.a, duel.b), strict=True)
+        }
+        self.orders: list[Order] = []
+        self._looks = 0
+        self._verdict: Verdict = "inconclusive"
+
+    @property
+    def both_ok(self) -> bool:
+        """Whether both sides give times, and the right results."""
+        return all(row.status == "ok" for row in self.rows.values())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more rounds could tell more."""
+        return self.both_ok and self._verdict == "inconclusive"
+
+    @property
+    def p_value(self) -> float:
+        """Of no difference between the sides."""
+        return sign_flip_p(self._log_ratios())
+
+    @property
+    def interval(self) -> Interval | None:
+        """Ratio B / A and its bounds at the confidence of one look; None when a side has failed."""
+        logs = self._log_ratios()
+        return paired_ratio(logs, 1 - self._duel.alpha) if logs else None
+
+    def look(self, p_holm: float) -> None:
+        """Judge the rounds so far; a verdict once found stays."""
+        self._looks += 1
+        interval = self.interval
+        if interval is not None:
+            self._verdict = judge(interval, p_holm, self._duel.threshold, self._duel.alpha)
+
+    def record(self, place: int, p_holm: float) -> Duel:
+        """The record; A's measurement stands at `place` of the file's, B's behind it."""
+        interval = self.interval
+        verdict: Verdict | None = self._verdict
+        reason = None
+        if not self.both_ok:
+            verdict, reason = status_verdict(*(self.rows[side].measurement(None) for side in SIDES))
+        elif interval is not None and verdict == "inconclusive":
+            reason = (
+                f"{len(self.orders)} rounds leave {interval.low:.3f} to {interval.high:.3f}, which crosses "
+                f"the threshold"
+            )
+        return Duel(
+            a=place,
+            b=place + 1,
+            ratio=interval and interval.ratio,
+            low=interval and interval.low,
+            high=interval and interval.high,
+            confidence=1 - self._duel.alpha if interval else None,
+            p_value=self.p_value if interval else None,
+            p_holm=p_holm if interval else None,
+            threshold=self._duel.threshold,
+            orders=list(self.orders),
+            looks=self._looks,
+            verdict=verdict or "inconclusive",
+            reason=reason,
+        )
+
+    def _log_ratios(self) -> list[float]:
+        """ln(B / A) of each round; none when a side has failed."""
+        if not self.both_ok:
+            return []
+        a, b = (process_medians(self.rows[side].samples) for side in SIDES)
+        return [math.log(late / early) for early, late in zip(a, b, strict=True)]
