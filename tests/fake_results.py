@@ -39,16 +39,16 @@ MACHINE = Machine(
 SHARE = {"flash": 0.8, "standard": 0.4, "numpy": 0.2, "torch-flash": 0.5}
 
 
-def make_time(median_ns: float, *, bursts: int = 3, calls: int = 5, spread: float = 0.02) -> Time:
-    """A burst drifts by a little and a call by a little more, by sines instead of chance."""
+def make_time(median_ns: float, *, processes: int = 7, calls: int = 5, spread: float = 0.02) -> Time:
+    """A process drifts by a little and a call by a little more, by sines instead of chance."""
     samples = [
         [
-            round(median_ns * (1 + spread * (0.5 * math.sin(7 * burst + 1) + math.sin(3 * call + burst))))
+            round(median_ns * (1 + spread * (0.5 * math.sin(7 * process + 1) + math.sin(3 * call + process))))
             for call in range(calls)
         ]
-        for burst in range(bursts)
+        for process in range(processes)
     ]
-    flat = sorted(sample for burst in samples for sample in burst)
+    flat = sorted(sample for process in samples for sample in process)
     return Time(
         samples_ns=samples,
         median_ns=float(flat[len(flat) // 2]),
@@ -113,7 +113,11 @@ def make_measurement(
 
 
 def make_results(
-    measurements: list[Measurement] | None = None, *, kind: Kind = "profile", machine: Machine = MACHINE
+    measurements: list[Measurement] | None = None,
+    *,
+    kind: Kind = "profile",
+    machine: Machine = MACHINE,
+    complete: bool = True,
 ) -> Results:
     """A file of these measurements; by default the documented rows of standard and flash."""
     if measurements is None:
@@ -128,7 +132,8 @@ def make_results(
         created="2026-11-23T12:00:00+00:00",
         flashbench_version="0.1.0",
         command=["flashbench", "profile"],
-        config={"kind": "profile", "seed": 0, "threads": None, "repeats": 5, "rounds": 3},
+        config={"kind": "profile", "seed": 0, "threads": None, "repeats": 5, "rounds": 7},
         machine=machine,
         measurements=measurements,
+        complete=complete,
     )

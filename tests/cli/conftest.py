@@ -44,19 +44,27 @@ class FakeRunner:
     def __init__(self) -> None:
         self.studies: list[Study] = []
         self.commands: list[list[str]] = []
+        self.resumed: list[Results | None] = []
         self.status: Status = "ok"
         self.stop_after: int | None = None  # points until Ctrl-C
 
     def __call__(
-        self, study: Study, *, command: Sequence[str], on_progress: Callable[[runner.Progress], None]
+        self,
+        study: Study,
+        *,
+        command: Sequence[str],
+        on_progress: Callable[[runner.Progress], None],
+        on_results: Callable[[Results], None],
+        earlier: Results | None,
     ) -> Results:
         self.studies.append(study)
         self.commands.append(list(command))
+        self.resumed.append(earlier)
         rows = []
         points = study.points()
         for index, point in enumerate(points):
             if index == self.stop_after:
-                raise runner.Interrupted(make_results(rows, kind=study.kind))
+                raise runner.Interrupted(make_results(rows, kind=study.kind, complete=False))
             for what in ("first call", "time"):
                 on_progress(runner.Progress(index, len(points), f"{point.engine}: {what}"))
             problem = point.problem
@@ -72,6 +80,7 @@ class FakeRunner:
                     batch=problem.batch,
                 )
             )
+            on_results(make_results(rows, kind=study.kind, complete=False))
         return make_results(rows, kind=study.kind)
 
 

@@ -12,7 +12,7 @@ from fake_results import MACHINE, make_measurement, make_results
 from flashbench.errors import ResultsError
 from flashbench.results.record import Measurement, Results, Status
 from flashbench.results.store import load
-from flashbench.studies.compare import IncomparableError, compare
+from flashbench.studies.compare import IncomparableError, compare, least_processes
 
 
 def on_machine(**changes: Any) -> Results:
@@ -28,7 +28,7 @@ def test_a_file_is_the_same_as_itself() -> None:
 
 @pytest.mark.parametrize(
     ("slower", "verdict", "exit_code"),
-    [(1.2, "regressed", 1), (1.06, "inconclusive", 3), (1.02, "same", 0), (0.5, "improved", 0)],
+    [(1.2, "regressed", 1), (1.06, "inconclusive", 3), (1.01, "same", 0), (0.5, "improved", 0)],
 )
 def test_a_change_of_time_has_a_verdict_and_an_exit_code(slower: float, verdict: str, exit_code: int) -> None:
     base = make_results([make_measurement("flash", 4096)])
@@ -74,16 +74,45 @@ def test_a_status_that_changes_is_a_verdict(old: Status, new: Status, verdict: s
     assert (pair.verdict, pair.note) == (verdict, note)
 
 
+def test_few_processes_have_no_verdict_however_far_apart() -> None:
+    for processes, note in ((4, None), (3, "3 and 3 processes"), (1, "1 and 1 processes")):
+        rows = [make_measurement("flash", 4096, slower=slower) for slower in (1.0, 2.0)]
+        few = []
+        for row in rows:
+            assert row.time is not None
+            time = msgspec.structs.replace(row.time, samples_ns=row.time.samples_ns[:processes])
+            few.append(make_results([msgspec.structs.replace(row, time=time)]))
+        comparison = compare(*few)
+        (pair,) = comparison.pairs
+        assert pair.note == note
+        assert pair.verdict == ("regressed" if note is None else "inconclusive")
+        assert any("--rounds 4 or more" in line for line in comparison.remarks) == (note is not None)
+
+
+def test_more_measurements_need_more_processes() -> None:
+    assert [least_processes(count) for count in (1, 2, 10, 40)] == [4, 5, 6, 7]
+    lengths = range(100, 140)
+    base, new = ([make_measurement("flash", n, slower=slower) for n in lengths] for slower in (1.0, 2.0))
+    comparison = compare(make_results(base), make_results(new))
+    assert {pair.verdict for pair in comparison.pairs} == {"regressed"}
+    for pair in comparison.pairs:
+        assert pair.p_value == pytest.approx(2 / 3432)
+        assert pair.p_holm == pytest.approx(40 * 2 / 3432)
+
+
+def test_a_threshold_below_the_noise_floor_is_remarked_on() -> None:
+    noisy = on_machine(noise_floor=0.08)
+    assert any("noise floor of this machine was 8.0%" in line for line in compare(noisy, noisy).remarks)
+    assert not any("noise floor" in line for line in compare(noisy, noisy, fail_over=0.1).remarks)
+
+
 def test_times_without_spread_have_no_verdict() -> None:
     row = make_measurement("flash", 128)
     assert row.time is not None
-    one_burst = row.time.samples_ns[:1]
-    for samples, note in ((one_burst, "too few bursts"), ([one_burst[0][:1]], "no samples")):
-        time = msgspec.structs.replace(row.time, samples_ns=samples)
-        base = make_results([msgspec.structs.replace(row, time=time)])
-        comparison = compare(base, make_results([row]))
-        assert [(pair.verdict, pair.note) for pair in comparison.pairs] == [("inconclusive", note)]
-        assert comparison.exit_code == 3
+    time = msgspec.structs.replace(row.time, samples_ns=[row.time.samples_ns[0][:1]])
+    comparison = compare(make_results([msgspec.structs.replace(row, time=time)]), make_results([row]))
+    assert [(pair.verdict, pair.note) for pair in comparison.pairs] == [("inconclusive", "no samples")]
+    assert comparison.exit_code == 3
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,6 @@ from flashbench.engines.numpy import NumpyEngine
 from flashbench.engines.standard import StandardEngine
 from flashbench.problem import AttentionProblem
 from flashbench.studies.fits import predicted_bytes, training_fit
-from flashbench.studies.rows import Row, fitting_groups
-from flashbench.studies.study import Point
 
 GIB = 1024**3
 ONE = Settings(num_threads=1)
@@ -59,26 +57,3 @@ def test_training_of_an_engine_that_cannot_tell_is_unknown() -> None:
     problem = AttentionProblem.of(64)
     assert training_fit(problem, fake_engines.Untellable(), ONE, GIB) is None
     assert training_fit(problem, fake_engines.Unsupporting(), ONE, GIB) is None
-
-
-class Sized(Row):
-    """A row that needs as many bytes as its slot says."""
-
-    @property
-    def predicted_bytes(self) -> int:
-        return int(self.slot)
-
-
-@pytest.mark.parametrize(
-    ("needs", "groups"),
-    [
-        ([3, 3, 3], [[3, 3, 3]]),
-        ([6, 3, 5, 1], [[6, 3, 1], [5]]),
-        ([10, 10], [[10], [10]]),
-        ([], []),
-    ],
-)
-def test_rows_are_grouped_by_what_fits_together(needs: list[int], groups: list[list[int]]) -> None:
-    point = Point(AttentionProblem.of(1), "numpy", "fwd", ONE)
-    found = fitting_groups([Sized(point, NumpyEngine(), slot=str(need)) for need in needs], 10)
-    assert [[row.predicted_bytes for row in group] for group in found] == groups

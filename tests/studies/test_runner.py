@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from flashbench.errors import EngineError
+from flashbench.measure.timing import Burst
 from flashbench.measure.worker import Worker
 from flashbench.results.record import Measurement, Results, Status
 from flashbench.studies import peak, session
@@ -36,6 +37,11 @@ def measure(**settings: Any) -> Results:
 def row_of(results: Results, engine: str) -> Measurement:
     (row,) = [row for row in results.measurements if row.engine == engine]
     return row
+
+
+def assert_times(row: Measurement, *, processes: int, calls: int) -> None:
+    assert row.time is not None
+    assert [len(process) for process in row.time.samples_ns] == [calls] * processes
 
 
 def assert_complete(row: Measurement, *, bursts: int = 2, repeats: int = 2) -> None:
@@ -151,14 +157,14 @@ def test_engine_that_fails_is_a_row_beside_complete_ones(
 ) -> None:
     timed = Worker.time
 
-    def impatient(worker: Worker, slot: str, repeats: int, **limits: int) -> list[int]:
+    def impatient(worker: Worker, slot: str, repeats: int, **limits: int) -> Burst:
         patience, worker.timeout_s = (
             worker.timeout_s,
             1.0,
         )  # not for the start of a process, which may be slow
-        samples = timed(worker, slot, repeats, **limits)
+        burst = timed(worker, slot, repeats, **limits)
         worker.timeout_s = patience
-        return samples
+        return burst
 
     monkeypatch.setattr(Worker, "time", impatient)
     results = measure(engines=[engine, "Right"], seq_lens=[24, 25])
@@ -223,12 +229,6 @@ def test_point_beyond_the_machine_is_not_tried(monkeypatch: pytest.MonkeyPatch) 
     assert row.reason == "needs 32.1 GiB, this machine has 2.0 GiB free: predicted, not tried"
 
 
-def test_engines_that_do_not_fit_together_are_measured_one_by_one() -> None:
-    results = measure(engines=["Right", "numpy"], seq_lens=[128], memory_budget_bytes=600 * 1024)
-    for row in results.measurements:
-        assert_complete(row)
-
-
 def test_engine_without_blocks_is_measured_once() -> None:
     results = measure(engines=["Right", "Blocked"], block_sizes=[16, "auto", 32], memory=False, check=False)
     found = [(row.engine, row.block_q, row.block_k, row.blocks_asked) for row in results.measurements]
@@ -250,18 +250,48 @@ def test_point_survives_the_death_of_its_neighbour_in_the_same_process() -> None
         assert_complete(row)
 
 
-def test_one_process_serves_an_engine_for_the_whole_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    started = []
+def test_every_round_times_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Worker] = []
 
     class Counted(Worker):
-        def __init__(self, threads: int, *, timeout_s: float) -> None:
+        def __init__(self, threads: int, **options: Any) -> None:
             started.append(self)
-            super().__init__(threads, timeout_s=timeout_s)
+            super().__init__(threads, **options)
 
     monkeypatch.setattr("flashbench.measure.pool.Worker", Counted)
-    measure(engines=["numpy", "Right"], seq_lens=[24, 25, 26])
-    assert len(started) == 5  # a timing and a memory worker for each engine, and the hardware limit
+    results = measure(engines=["numpy", "Right"], seq_lens=[24, 25, 26], rounds=3)
+    # Two engines in three rounds, a fresh one for the memory of each point, and the hardware limit.
+    assert len(started) == 2 * 3 + 2 * 3 + 1
     assert not any(worker.alive for worker in started)
+    for row in results.measurements:
+        assert_complete(row, bursts=3)
+
+
+def test_what_the_processes_run_with_is_recorded() -> None:
+    results = measure(engines=["numpy", "Right"], threads=1, memory=False)
+    assert set(results.processes) == {"numpy", "Right"}
+    process = results.processes["numpy"]
+    assert process.environment["OMP_NUM_THREADS"] == "1"
+    assert process.python == sys.executable
+    assert {pool.user_api for pool in process.threadpools} >= {"blas"}
+    assert all(pool.num_threads == 1 for pool in process.threadpools)
+
+
+def test_cold_calls_are_measured_and_recorded() -> None:
+    results = measure(engines=["Right"], cold=True, memory=False, repeats=2, rounds=1)
+    assert results.config["cold"] is True
+    assert_times(results.measurements[0], processes=1, calls=2)
+
+
+def test_a_step_hands_over_all_that_is_known() -> None:
+    seen: list[Results] = []
+    study = Study(engines=["Right"], seq_lens=[24, 25], repeats=1, rounds=2, threads=1)
+    results = run(study, command=[], on_results=seen.append)
+    assert len(seen) == 2 * 2 + 2  # bursts and memory
+    assert [len(step.measurements) for step in seen] == [1, 2, 2, 2, 2, 2]
+    assert not any(step.complete for step in seen[:-1])
+    assert seen[-1].complete
+    assert seen[-1].measurements == results.measurements
 
 
 @pytest.mark.parametrize("name", ["flsh", "Missing"])
@@ -271,7 +301,7 @@ def test_unknown_engine_stops_the_run_before_it_starts(name: str, monkeypatch: p
         measure(engines=["Right", name])
 
 
-def test_interrupted_run_returns_what_is_finished() -> None:
+def test_interrupted_run_returns_what_is_known() -> None:
     def interrupt(progress: Progress) -> None:
         if progress.done == 2:
             raise KeyboardInterrupt
@@ -279,17 +309,21 @@ def test_interrupted_run_returns_what_is_finished() -> None:
     study = Study(engines=["Right"], seq_lens=[24, 25, 26, 27], repeats=1, rounds=1, threads=1)
     with pytest.raises(Interrupted) as caught:
         run(study, command=[], on_progress=interrupt)
-    rows = caught.value.results.measurements
-    assert [row.problem.seqlen_q for row in rows] == [24, 25]
-    for row in rows:
-        assert_complete(row, bursts=1, repeats=1)
+    results = caught.value.results
+    assert not results.complete
+    assert [row.problem.seqlen_q for row in results.measurements] == [24, 25]
+    for row in results.measurements:
+        assert_times(row, processes=1, calls=1)
+        assert row.memory is None  # the memory of all comes after the time of all
 
 
-def test_progress_counts_up_to_all_points() -> None:
+def test_progress_counts_up_to_all_steps_and_learns_what_is_left() -> None:
     seen: list[Progress] = []
-    study = Study(engines=["Right", "Unsupporting"], seq_lens=[24, 25], repeats=1, rounds=1, threads=1)
+    study = Study(engines=["Right", "Unsupporting"], seq_lens=[24, 25], repeats=1, rounds=2, threads=1)
     run(study, command=[], on_progress=seen.append)
     assert [step.done for step in seen] == sorted(step.done for step in seen)
-    assert {step.total for step in seen} == {4}
-    assert seen[-1] == Progress(4, 4, "done")
+    assert {step.total for step in seen} == {4 * 3}
+    assert seen[-1] == Progress(12, 12, "done", 0.0)
     assert seen[0].label == "Right fwd, N=24: first call"
+    assert seen[0].left_s is None
+    assert all(step.left_s is not None for step in seen[4:])

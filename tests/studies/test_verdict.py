@@ -1,71 +1,54 @@
-"""How sure a ratio of times is."""
+"""What an interval and a p-value may say, and when they must not."""
 
 from __future__ import annotations
 
-import math
-import random
-
 import pytest
-from fake_results import make_time
+from fake_results import make_measurement
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashbench.results.record import Time
-from flashbench.studies.verdict import CONFIDENCE, Interval, judge_interval, ratio_interval
+from flashbench.measure.statistics import Interval
+from flashbench.results.record import Status
+from flashbench.studies.verdict import ALPHA, judge, status_verdict
 
 
-def make_bursts(medians: list[float]) -> Time:
-    """One call per burst."""
-    ordered = sorted(medians)
-    return Time(
-        samples_ns=[[round(median)] for median in medians],
-        median_ns=ordered[len(ordered) // 2],
-        low_ns=ordered[0],
-        high_ns=ordered[-1],
-    )
+@given(
+    ratio=st.floats(0.1, 10),
+    below=st.floats(0, 0.9),
+    above=st.floats(0, 3),
+    p_value=st.floats(0, 1),
+    threshold=st.sampled_from([0.0, 0.05, 0.5]),
+)
+def test_verdicts_follow_from_where_the_interval_lies(
+    ratio: float, below: float, above: float, p_value: float, threshold: float
+) -> None:
+    interval = Interval(ratio, ratio * (1 - below), ratio * (1 + above))
+    verdict = judge(interval, p_value, threshold)
+    assert (verdict == "regressed") == (interval.low > 1 + threshold and p_value <= ALPHA)
+    assert (verdict == "improved") == (interval.high < 1 / (1 + threshold) and p_value <= ALPHA)
+    if verdict == "same":
+        assert 1 / (1 + threshold) <= interval.low <= interval.high <= 1 + threshold
 
 
-def test_one_burst_has_no_interval() -> None:
-    assert ratio_interval(make_time(1e6, bursts=1), make_time(1e6)) is None
-    assert ratio_interval(make_time(1e6), make_time(1e6, bursts=1)) is None
+@pytest.mark.parametrize("interval", [Interval(1.2, 1.1, 1.3), Interval(0.8, 0.7, 0.9)])
+def test_a_change_that_may_be_chance_is_inconclusive(interval: Interval) -> None:
+    assert judge(interval, 0.06, threshold=0.05) == "inconclusive"
+    assert judge(interval, 0.04, threshold=0.05) != "inconclusive"
+    assert judge(interval, 0.04, threshold=0.05, alpha=0.05 / 3) == "inconclusive"
 
 
-def test_bursts_that_agree_have_an_interval_of_no_width() -> None:
-    interval = ratio_interval(make_time(1e6, spread=0), make_time(2e6, spread=0))
-    assert interval == Interval(2.0, 2.0, 2.0)
-
-
-def test_the_interval_is_welch_s() -> None:
-    from scipy.stats import ttest_ind
-
-    base, new = [1.00e6, 1.02e6, 0.99e6], [1.10e6, 1.15e6, 1.07e6]
-    interval = ratio_interval(make_bursts(base), make_bursts(new))
-    assert interval is not None
-    logs = [[math.log(value) for value in side] for side in (new, base)]
-    expected = ttest_ind(*logs, equal_var=False).confidence_interval(CONFIDENCE)
-    width = math.log(interval.high / interval.low)
-    assert width == pytest.approx(expected.high - expected.low, rel=1e-6)
-    assert interval.ratio == 1.10e6 / 1.00e6
-
-
-def test_the_interval_holds_the_true_ratio_as_often_as_it_says() -> None:
-    random.seed(1)
-    held, rounds = 0, 2000
-    for _ in range(rounds):
-        sides = [[1e9 * math.exp(random.gauss(0, 0.02)) for _ in range(4)] for _ in range(2)]
-        interval = ratio_interval(make_bursts(sides[0]), make_bursts(sides[1]))
-        assert interval is not None
-        held += interval.low <= 1 <= interval.high
-    # Centred on the ratio of the medians rather than of the means, it may hold a little less often.
-    assert held / rounds > 0.9
-
-
-@given(ratio=st.floats(0.1, 10), reach=st.floats(0, 3), fail_over=st.sampled_from([0.0, 0.05, 0.5]))
-def test_verdicts_follow_from_where_the_interval_lies(ratio: float, reach: float, fail_over: float) -> None:
-    interval = Interval(ratio, ratio * math.exp(-reach), ratio * math.exp(reach))
-    verdict = judge_interval(interval, fail_over)
-    assert (verdict == "regressed") == (interval.low > 1 + fail_over)
-    if verdict in ("same", "improved"):
-        assert interval.high <= 1 + fail_over
-    if verdict == "inconclusive":
-        assert interval.low <= 1 + fail_over < interval.high
+@pytest.mark.parametrize(
+    ("base", "new", "verdict"),
+    [
+        ("ok", "ok", (None, None)),
+        ("ok", "crashed", ("regressed", "now crashed")),
+        ("wrong", "ok", ("improved", "was wrong")),
+        ("timeout", "timeout", ("same", "timeout in both")),
+        ("timeout", "crashed", ("inconclusive", "timeout, now crashed")),
+    ],
+)
+def test_a_side_without_a_time_decides_by_its_status(
+    base: Status, new: Status, verdict: tuple[str | None, str | None]
+) -> None:
+    rows = [make_measurement("flash", 128, status=status) for status in (base, new)]
+    assert status_verdict(*rows) == verdict

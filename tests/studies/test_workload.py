@@ -49,7 +49,12 @@ def test_outputs_are_what_a_call_returns() -> None:
     for direction in ("fwd", "bwd", "fwd_bwd"):
         made = make(NumpyEngine(), direction)
         returned = sum(array.nbytes for array in made._outputs.values())
-        assert made.describe() == {"output_bytes": returned}
+        assert made.describe()["output_bytes"] == returned
+
+
+def test_blocks_are_told_as_the_engine_uses_them() -> None:
+    assert make(NumpyEngine(), "fwd").describe()["blocks"] is None
+    assert make(fake_engines.Blocked(), "fwd").describe()["blocks"] == (48, 24)
 
 
 @pytest.mark.parametrize("output", ["o", "lse", "dq", "dk", "dv"])
