@@ -14,9 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 CONFIDENCE = 0.95
-# Bounds of a bootstrap interval wobble by about the spread over the square root of this; with the seed
-# fixed the same samples always give the same bounds.
-RESAMPLES = 9999
+# The bounds of an interval wobble with the resamples, though with the seed fixed the same samples always
+# give the same bounds. Of seven pairs the smallest is the median of 1.0 % of resamples, where the bound of
+# a 98.3 % interval needs 0.8 %: that many resamples never miss it, a tenth of them would now and then.
+PAIRED_RESAMPLES = 49_999
+UNPAIRED_RESAMPLES = 9_999
 SEED = 0
 OUTER_FENCE = 3.0  # Tukey 1977: beyond 3 interquartile ranges from the quartiles a sample is "far out"
 
@@ -71,7 +73,7 @@ def paired_ratio(log_ratios: Sequence[float], confidence: float = CONFIDENCE) ->
         (np.asarray(log_ratios),),
         np.median,
         confidence_level=confidence,
-        n_resamples=RESAMPLES,
+        n_resamples=PAIRED_RESAMPLES,
         method="percentile",
         rng=np.random.default_rng(SEED),
     ).confidence_interval
@@ -97,7 +99,7 @@ def unpaired_ratio(
         (np.asarray(new, float), np.asarray(base, float)),
         statistic,
         confidence_level=confidence,
-        n_resamples=RESAMPLES,
+        n_resamples=UNPAIRED_RESAMPLES,
         method="percentile",
         rng=np.random.default_rng(SEED),
     ).confidence_interval

@@ -17,7 +17,7 @@ from flashbench.engines.numpy import NumpyEngine
 from flashbench.problem import AttentionProblem, Direction
 
 ENGINES = ("Right", "Wrong", "NotANumber", "Unsupporting", "Blocked", "Segfaulting", "Killed")
-ENGINES += ("OutOfMemory", "Hanging", "Printing", "DyingOfBlocks", "Untellable")
+ENGINES += ("OutOfMemory", "Hanging", "Printing", "DyingOfBlocks", "Untellable", "Slow", "Slower")
 
 
 def install(directory: Path) -> None:
@@ -95,6 +95,22 @@ class Wrong(Right):
         found = super().forward(*arguments, keep=keep)
         found.o[..., -1, :] *= 0.5
         return found
+
+
+class Slow(Right):
+    """Takes 4 ms more than it needs, whatever else the machine does."""
+
+    seconds = 0.004
+
+    def forward(self, *arguments: Any, keep: bool = False) -> Forward:
+        time.sleep(self.seconds)
+        return super().forward(*arguments, keep=keep)
+
+
+class Slower(Slow):
+    """Twice as long."""
+
+    seconds = 0.008
 
 
 class NotANumber(Right):

@@ -1,0 +1,92 @@
+"""What rounds say: looks, verdicts and records, from samples made up for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from flashbench.engines import Settings
+from flashbench.errors import ConfigError
+from flashbench.measure.cpu import NO_USE
+from flashbench.measure.statistics import sign_flip_p
+from flashbench.measure.timing import Burst
+from flashbench.problem import AttentionProblem
+from flashbench.results.record import Side
+from flashbench.studies.duel.match import Match
+from flashbench.studies.duel.settings import Contestant, DuelStudy, least_rounds
+from flashbench.studies.study import Point, Study
+
+DUEL = DuelStudy(a=Contestant(engine="flash"), b=Contestant(engine="standard"), study=Study(seq_lens=[64]))
+# A machine that changes its speed from round to round: only ratios within a round can tell.
+DRIFT = [1.0, 1.3, 0.8, 1.1, 2.0, 0.9, 1.2]
+
+
+def made(ratios: Sequence[float], duel: DuelStudy = DUEL) -> Match:
+    """A match whose rounds have these ratios; each process has three calls, one of them far out."""
+    match = Match(Point(AttentionProblem.of(64), "flash", "fwd", Settings(num_threads=2)), duel, "0")
+    for place, ratio in enumerate(ratios):
+        base = 1e6 * DRIFT[place % len(DRIFT)]
+        pair: tuple[tuple[Side, float], ...] = (("a", base), ("b", base * ratio))
+        for side, median in pair:
+            match.rows[side].add(Burst([round(median), round(median), round(50 * median)], NO_USE, None))
+        match.orders.append("ab")
+    return match
+
+
+@pytest.mark.parametrize(
+    ("ratios", "verdict"),
+    [
+        ([1.10, 1.12, 1.09, 1.11, 1.08, 1.13, 1.10], "regressed"),
+        ([0.90, 0.91, 0.89, 0.92, 0.90, 0.88, 0.93], "improved"),
+        ([1.00, 1.01, 0.99, 1.02, 0.98, 1.00, 1.01], "same"),
+        ([1.10, 1.12, 1.09, 1.11, 1.04, 1.13, 1.10], "inconclusive"),
+    ],
+)
+def test_a_look_judges_ratios_within_rounds(ratios: list[float], verdict: str) -> None:
+    match = made(ratios)
+    match.look(match.p_value)
+    found = match.record(0, match.p_value)
+    assert found.verdict == verdict
+    assert match.is_open == (verdict == "inconclusive")
+    assert found.ratio == pytest.approx(sorted(ratios)[3], rel=1e-5)
+    # At 98.3 % the interval of seven rounds is all of their range.
+    assert (found.low, found.high) == pytest.approx((min(ratios), max(ratios)), rel=1e-5)
+    assert found.confidence == pytest.approx(1 - 0.05 / 3)
+    assert found.p_value == pytest.approx(sign_flip_p([math.log(ratio) for ratio in ratios]), rel=1e-3)
+
+
+def test_a_p_value_adjusted_for_many_can_keep_a_verdict_back() -> None:
+    match = made([1.10, 1.12, 1.09, 1.11, 1.08, 1.13, 1.10])
+    match.look(p_holm=0.05)  # above the 5 % / 3 of one look
+    assert match.record(0, 0.05).verdict == "inconclusive"
+
+
+def test_an_inconclusive_record_says_between_what_it_hangs() -> None:
+    match = made([1.0, 1.1] * 4)
+    match.look(match.p_value)
+    reason = match.record(0, 0.05).reason
+    assert reason == "8 rounds leave 1.000 to 1.100, which crosses the threshold"
+
+
+def test_a_side_that_fails_decides_without_a_ratio() -> None:
+    match = made([1.0] * 7)
+    match.rows["b"].status, match.rows["b"].reason = "crashed", "killed by SIGSEGV"
+    assert not match.is_open
+    found = match.record(4, 1.0)
+    assert (found.verdict, found.reason, found.a, found.b) == ("regressed", "now crashed", 4, 5)
+    assert found.ratio is found.low is found.p_value is None
+
+
+def test_enough_rounds_are_asked_for_to_decide_at_all() -> None:
+    assert [least_rounds(problems, 3) for problems in (1, 2, 10)] == [7, 8, 11]
+    assert least_rounds(1, 1) == 7  # six could reject at 5 %, but not hold an interval at it
+    with pytest.raises(ConfigError, match=r"rounds must be at least 8 for 2 problems and 3 looks, not 7"):
+        DuelStudy(a=DUEL.a, b=DUEL.b, study=Study(seq_lens=[64, 128]), rounds=7)
+
+
+@pytest.mark.parametrize("threshold", [0.0, -0.1, math.inf, math.nan])
+def test_a_threshold_must_be_a_positive_number(threshold: float) -> None:
+    with pytest.raises(ConfigError, match="threshold must be above 0"):
+        DuelStudy(a=DUEL.a, b=DUEL.b, study=DUEL.study, threshold=threshold)
