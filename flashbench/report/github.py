@@ -33,13 +33,13 @@ def report_to_github(markdown: str, annotations: Sequence[Annotation], *, out: T
     """In GitHub Actions: append `markdown` to the step's summary, write the annotations; elsewhere nothing.
 
     Annotations go to `out`: stderr where stdout carries data, for the runner reads both. A summary that
-    could not be written is a warning among them, as it must not hide a verdict or the exit code.
+    could not be written is a warning before them, for it must not hide a verdict or the exit code.
     """
     if not in_github_actions():
         return
     trouble = append_summary(markdown)
     if trouble is not None:
-        annotations = [*annotations, Annotation("warning", "no step summary", trouble)]
+        annotations = [Annotation("warning", "no step summary", trouble), *annotations]
     annotate(annotations, out=out)
 
 

@@ -50,6 +50,7 @@ def _time_entry(name: str, row: Measurement, time: Time) -> dict[str, Any]:
         "name": name,
         "unit": "ms",
         "value": time.median_ns / 1e6,
-        "range": f"± {(time.high_ns - time.low_ns) / 2e6:.4g}",
+        # As a float's own text: the action reads a number only from two characters on, `5.0` but not `5`.
+        "range": f"± {float(f'{(time.high_ns - time.low_ns) / 2e6:.4g}')}",
         "extra": "\n".join(extra),
     }
