@@ -53,8 +53,10 @@ def make_duel(*, slower: float = 1.2, processes: int = 9) -> Results:
         environment={"FLASHBENCH_NUM_THREADS": "2"},
     )
     common = {"confidence": 0.95, "threshold": 0.05, "orders": ["ab", "ba", "ba"] * 3, "looks": 1}
+    side = {"engine": "flash", "python": ".venv/bin/python"}
     return msgspec.structs.replace(
         results,
+        config={"a": side, "b": side, "threshold": 0.05, "looks": 1},
         processes={"a": process, "b": msgspec.structs.replace(process, flashbench_version="0.2.0")},
         duels=[
             Duel(

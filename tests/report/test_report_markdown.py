@@ -51,14 +51,14 @@ def test_measurements_outside_the_duels_are_shown_too() -> None:
         duel, measurements=[*duel.measurements, make_measurement("standard", 2048)]
     )
     text = results_markdown(more)
-    assert "| **regressed** |" in text
+    assert "| regressed |" in text
     assert "| 2048 | standard | " in text
 
 
 def test_a_duel_that_was_not_judged_yet_shows_its_sides() -> None:
     text = results_markdown(msgspec.structs.replace(make_duel(), duels=[]))
     assert "| 512 | flash (A) |" in text
-    assert "|  | flash (B) |" in text
+    assert "|   | flash (B) |" in text
 
 
 def test_a_duel_with_a_side_that_crashed_has_no_figures() -> None:
@@ -79,8 +79,8 @@ def test_a_duel_with_a_side_that_crashed_has_no_figures() -> None:
         reason="B crashed",
     )
     text = results_markdown(msgspec.structs.replace(duel, measurements=rows, duels=[judged]))
-    assert "| 0.73 | - | - | - | - | inconclusive: B crashed |" in text
-    assert "- flash, block auto (64) at 512: crashed: killed by signal 9" in text
+    assert "| 512 | 0.73 | crashed | - | - | - | 9 | inconclusive |" in text
+    assert "- N=512: B crashed: killed by signal 9" in text
 
 
 def test_nothing_measured_says_so() -> None:
@@ -108,5 +108,5 @@ def test_a_grid_is_the_same_table_in_markdown() -> None:
     grid.add_row("128", Text("1.06x", style="green"), Text("bad", style="bold red"), last=True)
     grid.add_row("", Text("-", style="dim"), Text("", style="bold red"))
     assert grid.markdown() == (
-        "| Seq Len | Speedup | Verdict |\n| --: | --: | :-- |\n| 128 | 1.06x | **bad** |\n|  | - |  |\n"
+        "| Seq Len | Speedup | Verdict |\n| --: | --: | :-- |\n| 128 | 1.06x | **bad** |\n|   | - |   |"
     )
