@@ -90,5 +90,5 @@ def _side(side: Side, seqlen: int, *, slower: float = 1.0, processes: int) -> Me
     row = make_measurement("flash", seqlen, slower=slower)
     assert row.time is not None
     return msgspec.structs.replace(
-        row, side=side, time=make_time(row.time.median_ns, bursts=processes, calls=3)
+        row, side=side, time=make_time(row.time.median_ns, processes=processes, calls=3)
     )

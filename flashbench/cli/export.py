@@ -75,6 +75,8 @@ def export(
         sys.stdout.flush()
     else:
         write_whole(output, content)
+    if not file.complete:
+        typer.echo(f"{results} is unfinished: more was asked for than it holds", err=True)
     if left_out:
         of = f"{len(left_out)} of {len(file.measurements)} measurements"
         typer.echo(f"left out {of}, for which {format_} has no place: {statuses_line(left_out)}", err=True)

@@ -90,6 +90,13 @@ def test_what_is_left_out_is_counted_on_stderr(flashbench, saved, format_: str, 
     assert (done.code, done.err) == (0, line)
 
 
+def test_an_unfinished_file_is_exported_and_said_to_be_one(flashbench, saved) -> None:
+    name = saved(make_results([make_measurement("flash", 64)], complete=False))
+    done = flashbench("export", name, "--format", "csv")
+    assert (done.code, done.err) == (0, f"{name} is unfinished: more was asked for than it holds\n")
+    assert done.out.count("\r\n") == 2
+
+
 def test_nothing_to_write_is_an_error_and_writes_nothing(flashbench, saved, tmp_path: Path) -> None:
     name = saved(make_results([make_measurement("flash", 64, status="crashed", reason="signal 11")]))
     target = tmp_path / "out.json"

@@ -27,7 +27,7 @@ def timed(*, slower: float = 1.0) -> Results:
     for seqlen in (1024, 2048):  # pyperf doubts what takes less than 1 ms
         row = make_measurement("flash", seqlen, slower=slower)
         assert row.time is not None
-        time = make_time(row.time.median_ns, bursts=9, calls=5, spread=0.005)
+        time = make_time(row.time.median_ns, processes=9, calls=5, spread=0.005)
         rows.append(msgspec.structs.replace(row, time=time))
     return make_results(rows)
 
