@@ -11,7 +11,7 @@ from flashbench.results.record import Results
 
 
 def results_markdown(results: Results) -> str:
-    """Every measurement: a duel's in its table of verdicts, all others as `profile` shows them."""
+    """Every measurement, a duel's in its table of verdicts, all others as `profile` shows them; warnings."""
     *title, machine = (str(part) for part in heading(results))
     blocks = [f"### {escape_markdown(line)}" for line in title]
     blocks.append("\\\n".join(escape_markdown(line) for line in machine.splitlines()))
@@ -25,4 +25,5 @@ def results_markdown(results: Results) -> str:
             blocks.append("\n".join(f"- {escape_markdown(str(line))}" for line in section.reasons))
     if not results.measurements:
         blocks.append(NO_POINT)
+    blocks.append("\n".join(f"- warning: {escape_markdown(line)}" for line in results.warnings))
     return "\n\n".join(filter(None, blocks)) + "\n"

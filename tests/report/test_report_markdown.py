@@ -83,6 +83,11 @@ def test_a_duel_with_a_side_that_crashed_has_no_figures() -> None:
     assert "- N=512: B crashed: killed by signal 9" in text
 
 
+def test_warnings_are_there_too() -> None:
+    results = msgspec.structs.replace(small_profile(), warnings=["others used 0.8 cores: end them | again"])
+    assert results_markdown(results).endswith("\n\n- warning: others used 0.8 cores: end them \\| again\n")
+
+
 def test_nothing_measured_says_so() -> None:
     empty: Results = make_results([])
     assert results_markdown(empty).endswith("\n\nno point was measured\n")

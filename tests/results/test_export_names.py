@@ -67,6 +67,13 @@ def test_only_a_repetition_gets_a_number() -> None:
     assert endings == ["threads:2", "threads:2", "run:2", "run:3"]
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_cold_caches_are_another_benchmark(nested: bool) -> None:
+    config = {"study": {"cold": True}} if nested else {"cold": True}
+    cold = msgspec.structs.replace(make_duel(), config=config)
+    assert [name.split("threads:2")[1] for name, _ in named(cold)] == ["/cold/side:a", "/cold/side:b"] * 2
+
+
 MEASUREMENTS = st.builds(
     make_measurement,
     st.sampled_from(["flash", "standard", "numpy"]),

@@ -9,7 +9,7 @@ import csv
 import io
 from typing import Any, NamedTuple
 
-from flashbench.results.export.names import DIRECTIONS, named
+from flashbench.results.export.names import DIRECTIONS, named, with_cold_caches
 from flashbench.results.record import Duel, Measurement, Process, Results
 
 
@@ -30,6 +30,10 @@ class Line(NamedTuple):
     def blocks_asked(self) -> str | None:
         asked = self.row.blocks_asked
         return asked if asked is None or asked == "auto" else f"{asked[0]}x{asked[1]}"
+
+    @property
+    def cold(self) -> bool:
+        return with_cold_caches(self.file)
 
     @property
     def processes(self) -> int | None:
@@ -80,6 +84,7 @@ COLUMNS = {
     "block_q": "row.block_q",
     "block_k": "row.block_k",
     "threads": "row.threads",
+    "cold": "cold",
     "kernel": "row.kernel",
     "status": "row.status",
     "reason": "row.reason",

@@ -14,24 +14,32 @@ DIRECTIONS = {"fwd": "fwd", "bwd": "bwd", "fwd_bwd": "fwd+bwd"}
 def named(results: Results) -> list[tuple[str, Measurement]]:
     """Every measurement under its name, in the order measured.
 
-    A history lives by its names: each is made of its own measurement alone, so none changes when
-    another one joins or leaves the file. Only a measurement that repeats an earlier one says which
-    it is: `/run:2`.
+    A history lives by its names: each is made of its own measurement and of how the file was measured, so
+    none changes when another one joins or leaves the file. Only a measurement that repeats an earlier one
+    says which it is: `/run:2`.
     """
+    cold = with_cold_caches(results)
     seen: Counter[str] = Counter()
     rows = []
     for row in results.measurements:
-        name = benchmark_name(row)
+        name = benchmark_name(row, cold=cold)
         seen[name] += 1
         rows.append((name if seen[name] == 1 else f"{name}/run:{seen[name]}", row))
     return rows
 
 
-def benchmark_name(row: Measurement) -> str:
+def with_cold_caches(results: Results) -> bool:
+    """Whether the caches were emptied before every call."""
+    settings = results.config.get("study", results.config)  # a duel keeps its study's settings apart
+    return bool(settings.get("cold", False))
+
+
+def benchmark_name(row: Measurement, *, cold: bool = False) -> str:
     """`flash/fwd/N:1024/heads:8/head_dim:64/batch:1/float32/causal/block:auto/threads:2`.
 
     As google-benchmark writes arguments, so that a filter such as `flash/fwd/.*/causal` picks some. What
-    is nothing special is not there: kv_heads equal to heads, v's head_dim equal to q's, the usual scale.
+    is nothing special is not there: kv_heads equal to heads, v's head_dim equal to q's, the usual scale,
+    warm caches.
     """
     parts = [_word(row.engine), DIRECTIONS[row.direction], *_problem_parts(row.problem)]
     asked = row.blocks_asked
@@ -40,6 +48,8 @@ def benchmark_name(row: Measurement) -> str:
         parts.append("block:auto" if asked == "auto" else f"block:{asked[0]}x{asked[1]}")
     if row.threads is not None:
         parts.append(f"threads:{row.threads}")
+    if cold:
+        parts.append("cold")
     if row.side is not None:
         parts.append(f"side:{row.side}")
     return "/".join(parts)
