@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -60,13 +62,19 @@ class Grid:
     def _table(self, gap: int, *, broken: bool) -> Table:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, gap - 1))
         for index, header in enumerate(self._headers):
-            text = Text(header if broken else header.replace("-\n", "").replace("\n", " "), style="bold")
+            text = Text(header if broken else _unbroken(header), style="bold")
             table.add_column(text, justify="left" if index in self._left else "right", vertical="bottom")
         for cells, last in self._rows:
             table.add_row(
                 *(Text(cell) if isinstance(cell, str) else cell for cell in cells), end_section=last
             )
         return table
+
+    def markdown(self) -> str:
+        """The same table as GitHub renders it; what stands out by a bold style stands out there too."""
+        cells = [[_markdown_cell(cell) for cell in row] for row, _ in self._rows]
+        headers = [escape_markdown(_unbroken(header)) for header in self._headers]
+        return markdown_table(headers, cells, left=self._left)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = self._table(1, broken=True)
@@ -76,6 +84,27 @@ class Grid:
                 table = wider
                 break
         yield table
+
+
+def _unbroken(header: str) -> str:
+    return header.replace("-\n", "").replace("\n", " ")
+
+
+def _markdown_cell(cell: str | Text) -> str:
+    word = escape_markdown(str(cell))
+    if not word:
+        return " "  # said in a row above, which a dash would deny
+    return f"**{word}**" if isinstance(cell, Text) and "bold" in str(cell.style) else word
+
+
+def escape_markdown(text: str) -> str:
+    """Text that GitHub shows as it is: no HTML, no emphasis, no end of a cell or of the line.
+
+    >>> escape_markdown("a|b <lambda> *x*")
+    'a\\\\|b &lt;lambda&gt; \\\\*x\\\\*'
+    """
+    text = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\|*`])", r"\\\1", text)
 
 
 class GroupKey(NamedTuple):
@@ -209,16 +238,25 @@ def verdict_counts(verdicts: Iterable[Verdict]) -> str:
     return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICT_STYLES if counts[verdict])
 
 
-def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """As GitHub renders it: figures to the right, the last column, which is words, to the left; an empty
-    cell is a dash.
+def markdown_table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], *, left: Container[int] | None = None
+) -> str:
+    """As GitHub renders it: figures to the right, the last column, which is words, to the left, unless
+    `left` numbers the columns that are; an empty cell is a dash.
     """
+    to_left = [len(headers) - 1] if left is None else left
     lines = [
-        [header.replace("\n", " ") for header in headers],
-        ["--:"] * (len(headers) - 1) + [":--"],
+        [_unbroken(header) for header in headers],
+        [":--" if index in to_left else "--:" for index in range(len(headers))],
         *([cell or "-" for cell in row] for row in rows),
     ]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def statuses_line(measurements: Iterable[Measurement]) -> str:
+    """`2 crashed, 1 too large`; what is ok but was not timed is `no time`."""
+    counts = Counter(STATUS_WORDS.get(row.status, "no time") for row in measurements)
+    return ", ".join(f"{count} {word}" for word, count in counts.items())
 
 
 def _counted(count: int, word: str) -> str:

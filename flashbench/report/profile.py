@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -29,18 +30,38 @@ from flashbench.studies.blocks import AUTO, block_label
 from flashbench.studies.ratios import memory_ratio, time_ratio
 
 DOCUMENTED_ENGINES = frozenset({"standard", "flash"})
+NO_POINT = "no point was measured"
+
+
+class Section(NamedTuple):
+    """One table: a title above it, and below it why figures are missing."""
+
+    title: Text
+    grid: Grid
+    reasons: list[Text]
 
 
 def profile_report(results: Results) -> RenderableType:
     """Every measurement, one table per direction, masking, dtype, head size, heads and batch."""
     parts: list[RenderableType] = heading(results)
-    along = table_axis(results.measurements)
-    for key, rows in group_measurements(results.measurements, along).items():
-        table = _documented_table(rows, along) if is_documented_layout(rows) else _engine_table(rows, along)
-        parts += [Text(), _title(key, rows), table, *reason_lines(rows, along)]
+    for section in profile_sections(results):
+        parts += [Text(), section.title, section.grid, *section.reasons]
     if not results.measurements:
-        parts.append(Text("no point was measured"))
+        parts.append(Text(NO_POINT))
     return Group(*parts)
+
+
+def profile_sections(results: Results) -> list[Section]:
+    """What `profile_report` shows below its heading."""
+    along = table_axis(results.measurements)
+    return [
+        Section(
+            _title(key, rows),
+            _documented_table(rows, along) if is_documented_layout(rows) else _engine_table(rows, along),
+            reason_lines(rows, along),
+        )
+        for key, rows in group_measurements(results.measurements, along).items()
+    ]
 
 
 def is_documented_layout(rows: Sequence[Measurement]) -> bool:
@@ -121,7 +142,7 @@ def _engine_table(rows: Sequence[Measurement], along: Along) -> Grid:
         last = engines > 1 and index + 1 < len(rows) and rows[index + 1].problem != row.problem
         grid.add_row(
             axis_word(row.problem, along) if begins else "",
-            row.engine,
+            row.engine if row.side is None else f"{row.engine} ({row.side.upper()})",
             *([block_word(row) or NOTHING] if with_blocks else []),
             time,
             _time_ratio(row, base.get(row.problem)),

@@ -1,0 +1,26 @@
+"""Results in the formats that other tools and CI services read: the one table that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from flashbench.results.export import bmf, csv, github_action_benchmark, google_benchmark, pyperf
+from flashbench.results.record import Measurement, Results
+
+
+class Format(NamedTuple):
+    """A way to write results down."""
+
+    render: Callable[[Results], str]
+    takes: Callable[[Measurement], bool]  # whether the format has a place for that measurement
+
+
+# One line adds a format.
+FORMATS: Mapping[str, Format] = {
+    "bmf": Format(bmf.render, bmf.takes),
+    "github-action-benchmark": Format(github_action_benchmark.render, github_action_benchmark.takes),
+    "google-benchmark": Format(google_benchmark.render, google_benchmark.takes),
+    "pyperf": Format(pyperf.render, pyperf.takes),
+    "csv": Format(csv.render, csv.takes),
+}

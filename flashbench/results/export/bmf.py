@@ -1,0 +1,44 @@
+"""Bencher Metric Format: name -> measure -> value, for `bencher run --adapter json --file FILE`.
+
+https://bencher.dev/docs/reference/bencher-metric-format: `latency` is Bencher's own measure, in nanoseconds;
+it makes a measure of any other slug when it first meets it, so those have their unit in the slug.
+"""
+
+from __future__ import annotations
+
+from flashbench.results.export.names import named
+from flashbench.results.export.text import as_json
+from flashbench.results.export.times import usable_time
+from flashbench.results.record import Measurement, Results
+
+Metric = dict[str, float]  # value and, where there is a spread, lower_value and upper_value
+
+
+def takes(row: Measurement) -> bool:
+    """A right result with at least one figure."""
+    return bool(_metrics(row))
+
+
+def render(results: Results) -> str:
+    """The quartiles are the lower and upper value of the latency."""
+    return as_json({name: metrics for name, row in named(results) if (metrics := _metrics(row))})
+
+
+def _metrics(row: Measurement) -> dict[str, Metric]:
+    metrics: dict[str, Metric] = {}
+    if row.status != "ok":
+        return metrics
+    time = usable_time(row)
+    if time:
+        metrics["latency"] = {
+            "value": time.median_ns,
+            "lower_value": time.low_ns,
+            "upper_value": time.high_ns,
+        }
+    if row.rates:
+        metrics["gflops"] = {"value": row.rates.gflops}
+    if row.memory:
+        metrics["workspace-peak-bytes"] = {"value": row.memory.workspace_peak_bytes}
+    if row.energy_joules is not None:
+        metrics["energy-joules"] = {"value": row.energy_joules}
+    return metrics

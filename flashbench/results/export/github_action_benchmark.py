@@ -1,0 +1,56 @@
+"""The list that benchmark-action/github-action-benchmark reads as its tool `customSmallerIsBetter`.
+
+https://github.com/benchmark-action/github-action-benchmark: an entry has a name, a value and its unit, and
+maybe a range (shown after the value; only `± number` is converted with it) and extra lines for the tooltip.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flashbench.results.export.names import named
+from flashbench.results.export.text import as_json
+from flashbench.results.export.times import process_samples_ns, usable_time
+from flashbench.results.record import Measurement, Results, Time
+
+MEMORY = "workspace_peak"  # last part of the name of a measurement's second entry
+
+
+def takes(row: Measurement) -> bool:
+    """A right result with a time or a memory peak: both are better when smaller."""
+    return row.status == "ok" and bool(row.time or row.memory)
+
+
+def render(results: Results) -> str:
+    """One entry for the time of a measurement and one for its memory, where it has them."""
+    entries: list[dict[str, Any]] = []
+    for name, row in named(results):
+        time = usable_time(row)
+        if time:
+            entries.append(_time_entry(name, row, time))
+        if row.status == "ok" and row.memory:
+            peak = row.memory.workspace_peak_bytes
+            entries.append({"name": f"{name}/{MEMORY}", "unit": "bytes", "value": peak})
+    return as_json(entries)
+
+
+def _time_entry(name: str, row: Measurement, time: Time) -> dict[str, Any]:
+    """Milliseconds, in which the charts read best; the range is half the distance of the quartiles."""
+    processes = process_samples_ns(time)
+    extra = [
+        f"calls: {sum(map(len, processes))}, processes: {len(processes)}",
+        f"quartiles {time.low_ns / 1e6:.4g} to {time.high_ns / 1e6:.4g} ms",
+    ]
+    if row.rates:
+        share = row.rates.percent_of_peak
+        extra.append(
+            f"{row.rates.gflops:.4g} GFLOP/s" + ("" if share is None else f", {share:.1f} % of peak")
+        )
+    return {
+        "name": name,
+        "unit": "ms",
+        "value": time.median_ns / 1e6,
+        # As a float's own text: the action reads a number only from two characters on, `5.0` but not `5`.
+        "range": f"± {float(f'{(time.high_ns - time.low_ns) / 2e6:.4g}')}",
+        "extra": "\n".join(extra),
+    }

@@ -1,0 +1,80 @@
+"""pyperf's own JSON (format 1.0): what `python -m pyperf stats`, `hist` and `compare_to` read.
+
+https://pyperf.readthedocs.io/en/latest/api.html#json-format: a run is one process, its values are seconds.
+Written here, so that pyperf need not be installed where the export is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flashbench.results.export.names import named
+from flashbench.results.export.text import as_json
+from flashbench.results.export.times import process_samples_ns, usable_time
+from flashbench.results.record import Machine, Measurement, Results, Time
+
+FORMAT_VERSION = "1.0"
+SHORTEST_NS = 1.0  # pyperf refuses a value of 0, which a coarse clock may give
+Metadata = dict[str, int | float | str]
+
+
+def takes(row: Measurement) -> bool:
+    """A right result with a time: pyperf has no place for anything else."""
+    return usable_time(row) is not None
+
+
+def render(results: Results) -> str:
+    """Every sample, in the order taken. No warmups: calls that flashbench discards are in no file."""
+    benchmarks = [
+        _benchmark(results, name, row, time) for name, row in named(results) if (time := usable_time(row))
+    ]
+    metadata = _known({"created": results.created, **_machine(results.machine)})
+    return as_json({"version": FORMAT_VERSION, "metadata": metadata, "benchmarks": benchmarks})
+
+
+def _benchmark(results: Results, name: str, row: Measurement, time: Time) -> dict[str, Any]:
+    process = results.processes.get(row.side or row.engine)
+    metadata = _known(
+        {
+            "name": name,
+            "unit": "second",
+            "loops": 1,
+            "flashbench_version": process.flashbench_version if process else results.flashbench_version,
+            "python_version": process.python_version if process else results.machine.python,
+            "kernel": row.kernel,
+            "threads": row.threads,
+            "gflops": row.rates.gflops if row.rates else None,
+            "percent_of_peak": row.rates.percent_of_peak if row.rates else None,
+            "workspace_peak_bytes": row.memory.workspace_peak_bytes if row.memory else None,
+        }
+    )
+    return {
+        "metadata": metadata,
+        "runs": [
+            {"values": [max(SHORTEST_NS, sample) / 1e9 for sample in samples]}
+            for samples in process_samples_ns(time)
+        ],
+    }
+
+
+def _machine(machine: Machine) -> dict[str, int | float | str | None]:
+    """Under pyperf's own names where it has them."""
+    return {
+        "hostname": machine.host,
+        "cpu_model_name": machine.cpu,
+        "cpu_count": machine.cores,
+        "cpu_affinity": ",".join(map(str, machine.affinity)) if machine.affinity else None,
+        "platform": machine.os,
+        "load_avg_1min": machine.load,
+        "microarchitecture": machine.microarchitecture,
+        "isa": machine.isa,
+        "governor": machine.governor,
+    }
+
+
+def _known(metadata: dict[str, int | float | str | None]) -> Metadata:
+    """pyperf refuses empty values and line breaks in them."""
+    words = {
+        key: " ".join(value.split()) if isinstance(value, str) else value for key, value in metadata.items()
+    }
+    return {key: value for key, value in words.items() if value is not None and value != ""}
