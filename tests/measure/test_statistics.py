@@ -24,8 +24,6 @@ from flashbench.measure.statistics import (
     unpaired_ratio,
 )
 
-LOGS = st.integers(-(10**6), 10**6).map(lambda millionths: millionths / 1e6)
-
 
 def test_spread_counts_outliers_and_keeps_them_in_the_median() -> None:
     found = spread([10, 11, 12, 13, 14, 100])
@@ -62,18 +60,28 @@ def test_one_wild_round_does_not_move_a_paired_ratio() -> None:
     assert paired_ratio([0.0] * 6 + [0.9]).ratio == 1.0
 
 
-@given(st.lists(LOGS, min_size=1, max_size=8))
-def test_sign_flip_p_is_the_share_of_sign_patterns_as_far_out(logs: list[float]) -> None:
-    sums = [math.fsum(s * x for s, x in zip(signs, logs, strict=True)) for signs in
-            itertools.product((1, -1), repeat=len(logs))]  # fmt: skip
-    observed = math.fsum(logs)
-    slack = 1e-12
-    above = sum(x >= observed - slack for x in sums) / len(sums)
-    below = sum(x <= observed + slack for x in sums) / len(sums)
-    assert sign_flip_p(logs) == pytest.approx(min(1.0, 2 * min(above, below)), abs=1e-9)
+@given(st.lists(st.integers(1, 10**6), min_size=2, max_size=9, unique=True), st.data())
+def test_sign_flip_p_is_the_share_of_sign_patterns_as_far_out(sizes: list[int], data: st.DataObject) -> None:
+    signs = data.draw(st.lists(st.sampled_from([1, -1]), min_size=len(sizes), max_size=len(sizes)))
+    ranks = [sorted(sizes).index(size) + 1 for size in sizes]
+    observed = sum(sign * rank for sign, rank in zip(signs, ranks, strict=True))
+    patterns = itertools.product((1, -1), repeat=len(ranks))
+    sums = [sum(sign * rank for sign, rank in zip(pattern, ranks, strict=True)) for pattern in patterns]
+    above, below = (sum(test(x) for x in sums) / len(sums) for test in (observed.__le__, observed.__ge__))
+    logs = [sign * size / 1e6 for sign, size in zip(signs, sizes, strict=True)]
+    assert sign_flip_p(logs) == pytest.approx(min(1.0, 2 * min(above, below)))
 
 
-@pytest.mark.parametrize("pairs", [1, 4, 7, 12])
+def test_one_wild_round_does_not_hide_a_difference() -> None:
+    assert sign_flip_p([*(0.1 + 0.001 * place for place in range(11)), -5.0]) < 0.05
+
+
+def test_rounds_without_a_difference_say_nothing() -> None:
+    assert sign_flip_p([0.0] * 7) == 1.0
+    assert sign_flip_p([0.0, 0.1, 0.2]) == sign_flip_p([0.1, 0.2])
+
+
+@pytest.mark.parametrize("pairs", [2, 4, 7, 21])
 def test_pairs_that_all_point_one_way_give_the_smallest_p(pairs: int) -> None:
     logs = [0.1 + 0.01 * i for i in range(pairs)]
     assert sign_flip_p(logs) == pytest.approx(smallest_sign_flip_p(pairs))

@@ -28,9 +28,11 @@ def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLASHBENCH_CACHE_DIR", str(tmp_path / "cache"))
 
 
-def duel(a: str, b: str, *, lengths: tuple[int, ...] = (24,), **settings: Any) -> DuelStudy:
+def duel(
+    a: str, b: str, *, python_b: str | None = None, lengths: tuple[int, ...] = (24,), **settings: Any
+) -> DuelStudy:
     study = Study(engines=[a], seq_lens=list(lengths), repeats=2, threads=1, timeout_s=30.0)
-    sides = {"a": Contestant(engine=a), "b": Contestant(engine=b)}
+    sides = {"a": Contestant(engine=a), "b": Contestant(engine=b, python=python_b)}
     return DuelStudy(**{**sides, "study": study, "threshold": 0.5, **settings})
 
 
@@ -174,7 +176,7 @@ def test_sides_may_live_in_environments_of_their_own(tmp_path: Path, repository:
     python = interpreter(
         tmp_path / "python", f'PYTHONPATH="{plugins}:{repository}" exec "{sys.executable}" "$@"'
     )
-    results = fought(duel("Slow", "Slow", b=Contestant(engine="Slow", python=python)))
+    results = fought(duel("Slow", "Slow", python_b=python))
     (found,) = results.duels
     assert found.verdict == "regressed"
     assert found.ratio == pytest.approx(4, rel=0.25)
@@ -185,7 +187,7 @@ def test_sides_may_live_in_environments_of_their_own(tmp_path: Path, repository:
 def test_an_environment_that_cannot_serve_is_named(tmp_path: Path) -> None:
     def refused(python: str) -> EngineError:
         with pytest.raises(EngineError) as caught:
-            fought(duel("Slow", "Slow", b=Contestant(engine="Slow", python=python)))
+            fought(duel("Slow", "Slow", python_b=python))
         return caught.value
 
     missing = refused(str(tmp_path / "nothing"))
