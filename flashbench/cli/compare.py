@@ -52,7 +52,9 @@ def compare(
     from rich.console import Console
 
     from flashbench.cli.values import parse_choices, parse_share
+    from flashbench.report.annotations import compare_annotations
     from flashbench.report.compare import compare_json, compare_markdown, compare_report
+    from flashbench.report.github import report_to_github
     from flashbench.results.store import check_writable, load, write_whole
     from flashbench.studies import compare as study
 
@@ -73,4 +75,9 @@ def compare(
         Console(file=out).print(compare_report(comparison))
     else:
         out.write(as_text(comparison))
+    report_to_github(
+        compare_markdown(comparison),
+        compare_annotations(comparison),
+        out=sys.stderr if format_ == "json" else out,  # where stdout is data
+    )
     raise typer.Exit(comparison.exit_code)

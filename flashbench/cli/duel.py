@@ -99,7 +99,10 @@ def duel(
     from flashbench.cli.output import ResultFiles
     from flashbench.cli.progress import show_progress
     from flashbench.cli.settings import build_duel
+    from flashbench.report.annotations import duel_annotations
     from flashbench.report.duel import duel_report
+    from flashbench.report.github import report_to_github
+    from flashbench.report.markdown import results_markdown
     from flashbench.studies import duel as study
     from flashbench.studies.noise_floor import check_floor, keep_floor
 
@@ -117,4 +120,5 @@ def duel(
         console.print(f"noise floor {100 * floor.floor:.1f}%: duel refuses a smaller --threshold from now on")
         check_floor(floor, settings.threshold)
         raise typer.Exit(0)
+    report_to_github(results_markdown(results), duel_annotations(results), out=console.file)
     raise typer.Exit(study.exit_code(results))

@@ -85,20 +85,24 @@ class Worker:
         self._stopped = False
         self._out_of_memory_kills = _out_of_memory_kills()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
-        self._process = subprocess.Popen(
-            [
-                python or sys.executable,
-                "-c",
-                BOOTSTRAP,
-                json.dumps([] if python else sys.path),
-                str(os.getpid()),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
-            start_new_session=True,  # Ctrl-C is the parent's to handle
-        )
+        try:
+            self._process = subprocess.Popen(
+                [
+                    python or sys.executable,
+                    "-c",
+                    BOOTSTRAP,
+                    json.dumps([] if python else sys.path),
+                    str(os.getpid()),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
+                start_new_session=True,  # Ctrl-C is the parent's to handle
+            )
+        except OSError:
+            self._stderr.close()
+            raise
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests = self._process.stdin

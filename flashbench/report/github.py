@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TextIO
+from typing import IO, Literal, NamedTuple
 
 Level = Literal["error", "warning", "notice"]
 # GitHub drops a step's summary altogether when its file is larger, and a few bytes earlier by some reports
@@ -29,7 +29,7 @@ def in_github_actions() -> bool:
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
-def report_to_github(markdown: str, annotations: Sequence[Annotation], *, out: TextIO) -> None:
+def report_to_github(markdown: str, annotations: Sequence[Annotation], *, out: IO[str]) -> None:
     """In GitHub Actions: append `markdown` to the step's summary, write the annotations; elsewhere nothing.
 
     Annotations go to `out`: stderr where stdout carries data, for the runner reads both. A summary that
@@ -43,7 +43,7 @@ def report_to_github(markdown: str, annotations: Sequence[Annotation], *, out: T
     annotate(annotations, out=out)
 
 
-def annotate(annotations: Sequence[Annotation], *, out: TextIO) -> None:
+def annotate(annotations: Sequence[Annotation], *, out: IO[str]) -> None:
     """Write annotations as workflow commands; outside GitHub Actions nothing.
 
     Of more than GitHub shows of a level, the last one shown counts those that are not.

@@ -95,3 +95,20 @@ def test_documented_beside_measured(flashbench, tmp_path: Path, repository: Path
     assert done.code == 3
     assert done.out.count("no samples") == 5
     assert "120.45" in done.out
+
+
+def test_in_github_actions_a_regression_is_an_error_and_the_table_in_the_summary(
+    flashbench, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    names = files(1.2)
+    done = flashbench("compare", *names)
+    (line,) = [line for line in done.out.splitlines() if line.startswith("::")]
+    assert line.startswith("::error title=regressed%3A flash/fwd/N%3A1024/")
+    assert line.endswith("::time 1.20x, memory 1.00x")
+    assert "**regressed**" in summary.read_text()
+    machine_readable = flashbench("compare", *names, "--format", "json")
+    assert json.loads(machine_readable.out)["exit_code"] == 1
+    assert "::error" in machine_readable.err

@@ -1,0 +1,45 @@
+"""What of a comparison or a duel deserves a line on GitHub's page: regressions, and what is not decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flashbench.report.duel import duel_line, duel_title
+from flashbench.report.github import Annotation, Level
+from flashbench.results.export.names import benchmark_name
+from flashbench.results.record import Results, Verdict
+from flashbench.studies.compare import Comparison
+
+LEVELS: Mapping[Verdict, Level] = {"regressed": "error", "inconclusive": "warning"}
+
+
+def duel_annotations(results: Results) -> list[Annotation]:
+    """One a duel that B lost or that stayed open."""
+    return [
+        Annotation(LEVELS[duel.verdict], duel_title(results), duel_line(results, duel))
+        for duel in results.duels
+        if duel.verdict in LEVELS
+    ]
+
+
+def compare_annotations(comparison: Comparison) -> list[Annotation]:
+    """One a pair that regressed or cannot be judged."""
+    return [
+        Annotation(
+            LEVELS[pair.verdict],
+            f"{pair.verdict}: {benchmark_name(pair.new)}",
+            ", ".join(
+                filter(
+                    None,
+                    (
+                        "" if pair.time_ratio is None else f"time {pair.time_ratio:.2f}x",
+                        "" if pair.memory_ratio is None else f"memory {pair.memory_ratio:.2f}x",
+                        pair.note,
+                    ),
+                )
+            )
+            or pair.verdict,
+        )
+        for pair in comparison.pairs
+        if pair.verdict in LEVELS
+    ]

@@ -1,0 +1,184 @@
+"""`flashbench duel` from its options to its exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fake_results import make_measurement, make_results
+
+from flashbench.problem import AttentionProblem
+from flashbench.results.record import Duel, Process, Results, Verdict
+from flashbench.results.store import load
+from flashbench.studies import duel as study
+from flashbench.studies.duel import DuelStudy
+from flashbench.studies.noise_floor import known_floor
+from flashbench.studies.runner import Interrupted
+
+PROCESS = Process(
+    python="/env/bin/python", python_version="3.11.9", flashbench_version="0.1.0", environment={}
+)
+
+
+def make_duel(verdict: Verdict = "same", ratio: float = 1.01, lengths: tuple[int, ...] = (1024,)) -> Results:
+    """A duel file of flash against standard with one verdict for all lengths."""
+    rows = []
+    duels = []
+    for place, n in enumerate(lengths):
+        a = msgspec.structs.replace(make_measurement("flash", n), side="a")
+        b = msgspec.structs.replace(make_measurement("standard", n), side="b")
+        rows += [a, b]
+        duels.append(
+            Duel(
+                a=2 * place,
+                b=2 * place + 1,
+                ratio=ratio,
+                low=ratio * 0.98,
+                high=ratio * 1.02,
+                confidence=1 - 0.05 / 3,
+                p_value=2 / 2**7,
+                p_holm=min(1.0, len(lengths) * 2 / 2**7),
+                threshold=0.05,
+                orders=["ab", "ba", "ab", "ba", "ba", "ab", "ab"],
+                looks=1,
+                verdict=verdict,
+                reason="7 rounds leave 0.990 to 1.100, which crosses the threshold"
+                if verdict == "inconclusive"
+                else None,
+            )
+        )
+    sides = {
+        "a": {"engine": "flash", "python": None},
+        "b": {"engine": "standard", "python": "/env/bin/python"},
+    }
+    return msgspec.structs.replace(
+        make_results(rows, kind="duel"),
+        duels=duels,
+        config={**sides, "looks": 3, "threshold": 0.05},
+        processes={"a": PROCESS, "b": PROCESS},
+    )
+
+
+@pytest.fixture
+def fake_fight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Stands in for the fight; `.results` is what it returns, `.studies` what it was asked for."""
+
+    class Fake:
+        def __init__(self) -> None:
+            self.results = make_duel()
+            self.studies: list[DuelStudy] = []
+            self.options: list[dict[str, Any]] = []
+            self.interrupt = False
+
+        def __call__(self, asked: DuelStudy, *, command: Any, on_progress: Any, to_the_end: bool) -> Results:
+            self.studies.append(asked)
+            self.options.append({"command": command, "to_the_end": to_the_end})
+            if self.interrupt:
+                raise Interrupted(msgspec.structs.replace(self.results, complete=False))
+            return self.results
+
+    fake = Fake()
+    monkeypatch.setattr(study, "fight", fake)
+    monkeypatch.setenv("FLASHBENCH_CACHE_DIR", str(tmp_path / "cache"))
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code"), [("same", 0), ("improved", 0), ("regressed", 1), ("inconclusive", 3)]
+)
+def test_the_exit_code_is_the_verdict(flashbench, fake_fight, verdict: Verdict, code: int) -> None:
+    fake_fight.results = make_duel(verdict)
+    assert flashbench("duel", "flash", "standard").code == code
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_the_table(flashbench, fake_fight, snapshot, monkeypatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    fake_fight.results = make_duel("inconclusive", 1.04, (512, 1024, 4096))
+    assert flashbench("duel", "flash", "standard").out == snapshot
+
+
+def test_options_become_the_study(flashbench, fake_fight) -> None:
+    words = ["--seq-lens", "512,2k", "--heads", "8", "--dtype", "float32", "--causal", "both", "--cold"]
+    flashbench("duel", "flash", "numpy", *words, "--threshold", "3%", "--rounds", "12", "--looks", "2")
+    (asked,) = fake_fight.studies
+    assert (asked.a.engine, asked.b.engine, asked.threshold) == ("flash", "numpy", 0.03)
+    assert (asked.rounds, asked.looks) == (12, 2)
+    assert {point.problem for point in asked.points()} == {
+        AttentionProblem.of(n, num_heads=8, dtype="float32", causal=causal)
+        for n in (512, 2048)
+        for causal in (False, True)
+    }
+    assert asked.study.cold
+    assert fake_fight.options[0]["command"][:4] == ["flashbench", "duel", "flash", "numpy"]
+
+
+def test_two_environments_fight_with_the_same_engine(flashbench, fake_fight) -> None:
+    flashbench("duel", "standard", "--python-a", "old/bin/python", "--python-b", "new/bin/python")
+    (asked,) = fake_fight.studies
+    assert (asked.a.engine, asked.a.python) == ("standard", "old/bin/python")
+    assert (asked.b.engine, asked.b.python) == ("standard", "new/bin/python")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["flash"], "A and B are both flash of the same environment"),
+        (["flash", "flash"], "A and B are both flash of the same environment"),
+        (["--aa", "--python-b", "x"], "--aa is A against itself, here: it takes no B and no --python-a or"),
+        (["--aa", "-n", "64,128"], "--aa measures the noise floor of one problem, not of 2"),
+        (["flash", "numpy", "--threshold", "5"], "--threshold takes a share such as 5% or 0.05, not '5'"),
+        (["flash", "numpy", "--rounds", "3"], "rounds must be at least 7 for 1 problem and 3 looks, not 3"),
+        (["flash", "numpy", "--threshold", "0"], "threshold must be above 0, not 0"),
+    ],
+)
+def test_what_cannot_be_fought_is_refused(flashbench, fake_fight, words: list[str], said: str) -> None:
+    done = flashbench("duel", *words)
+    assert done.code == 2
+    assert done.err.startswith(f"error: {said}")
+    assert fake_fight.studies == []
+
+
+def test_aa_keeps_the_floor_and_refuses_a_smaller_threshold(flashbench, fake_fight) -> None:
+    fake_fight.results = make_duel("same", 1.0)
+    done = flashbench("duel", "--aa")
+    assert done.code == 0
+    assert "noise floor 2.0%: duel refuses a smaller --threshold from now on" in done.out
+    assert fake_fight.options[0]["to_the_end"]
+    known = known_floor("Example CPU 9000 @ 3.00GHz", 2, AttentionProblem.of(1024), "fwd")
+    assert known is not None
+    assert known.floor == pytest.approx(1 / 0.98 - 1)
+    refused = flashbench("duel", "--aa", "--threshold", "1%")
+    assert refused.code == 2
+    assert "error: --threshold 1% is below this machine's noise floor of 2.0%" in refused.err
+
+
+def test_json_is_all_of_stdout_and_the_file_is_whole(flashbench, fake_fight, tmp_path: Path) -> None:
+    done = flashbench("duel", "flash", "standard", "--json", "-", "--save", str(tmp_path / "duel.json"))
+    assert json.loads(done.out)["kind"] == "duel"
+    assert "Verdict" in done.err
+    assert load(tmp_path / "duel.json").duels == fake_fight.results.duels
+
+
+def test_an_interrupted_duel_keeps_its_rounds(flashbench, fake_fight, tmp_path: Path) -> None:
+    fake_fight.interrupt = True
+    path = tmp_path / "duel.json"
+    done = flashbench("duel", "flash", "standard", "--save", str(path))
+    assert done.code == 130
+    assert done.err.splitlines()[-1] == f"interrupted: 2 measurements begun or finished, kept in {path}"
+
+
+def test_in_github_actions_a_regression_is_an_error_and_the_table_in_the_summary(
+    flashbench, fake_fight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    fake_fight.results = make_duel("regressed", 1.2)
+    done = flashbench("duel", "flash", "standard")
+    (line,) = [line for line in done.out.splitlines() if line.startswith("::")]
+    assert line.startswith("::error title=B standard against A flash::forward, full, ")
+    assert "1 regressed" in summary.read_text()
