@@ -55,6 +55,8 @@ def test_a_sweep_has_defaults_of_its_own() -> None:
         ("threads", "2", "threads", 2),
         ("repeats", "7", "repeats", 7),
         ("rounds", "9", "rounds", 9),
+        ("budget", "1.5m", "budget_s", 90.0),
+        ("cold", True, "cold", True),
         ("seed", "0", "seed", 0),
         ("memory", False, "memory", False),
         ("check", False, "check", False),
@@ -189,3 +191,17 @@ def test_the_documented_study_is_the_default_and_all_are_there() -> None:
     assert names >= {"documented", "block-sizes", "causal", "long-context", "ci", "speed"}
     documented = load_study(CONFIGS[0].with_name("documented.toml"))
     assert documented.points() == Study().points()
+
+
+def test_a_budget_and_rounds_exclude_each_other_but_options_win_over_the_file(study_file) -> None:
+    with pytest.raises(ConfigError, match="--budget decides how many rounds there are"):
+        build_study("sweep", {"budget": "60s", "rounds": "3"})
+    path = study_file("budget_s = 60.0\n")
+    assert build_study("profile", {"config": path}).budget_s == 60.0
+    assert build_study("profile", {"config": path, "rounds": "3"}).budget_s is None
+
+
+@pytest.mark.parametrize("text", ["0", "0s", "-1m", "soon", "5 days", ""])
+def test_a_budget_that_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--budget takes a time above 0, such as 60s, 5m or 1h, not"):
+        build_study("sweep", {"budget": text})
