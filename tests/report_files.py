@@ -133,6 +133,7 @@ def make_duel() -> Results:
     return replace(
         make_results(rows, kind="duel"),
         duels=[duel, undecided],
+        config={"kind": "duel", "a": {"engine": "flash", "python": None}, "study": {"seed": 0}, "looks": 2},
         processes={"a": PROCESS, "b": replace(PROCESS, python_version="3.12.1", python="/opt/python")},
     )
 
