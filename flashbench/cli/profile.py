@@ -15,6 +15,7 @@ EPILOG = (
     "  flashbench profile --seq-lens 512,4k --heads 8 --dtype float32 --causal --direction fwd,bwd\n"
     "  flashbench profile -e flash -e torch-flash --save mine.json\n"
     "  flashbench profile --batch 8 --memory-budget 16GiB\n"
+    "  flashbench profile --causal --plot chart.svg\n"
     "  flashbench profile --config configs/speed.toml --json - > speed.json\n\n"
     "Exit code: 0 measured; 1 a point crashed, ran out of memory or time, or was wrong; 2 bad input."
 )
@@ -76,6 +77,15 @@ def profile(
             "--plain", help="Print the documented layout to the letter.", rich_help_panel=options.OUTPUT
         ),
     ] = False,
+    plot: Annotated[
+        str | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE.svg|png",
+            help="Draw time and memory over the lengths there, beside the table.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
     json: options.Json = None,
     save: options.Save = None,
     resume: options.Resume = False,
@@ -84,6 +94,7 @@ def profile(
     # Inside: these import NumPy, which --help must not.
     from rich.console import Console
 
+    from flashbench.cli.plotting import check_plot, write_plot
     from flashbench.cli.running import run_and_report
     from flashbench.cli.settings import build_study
     from flashbench.report.plain import check_plain, plain_report
@@ -95,6 +106,8 @@ def profile(
     study = build_study("profile", context.params)
     if plain:
         check_plain(study)
+    if plot is not None:
+        check_plot(plot, others=(json, save))
 
     def report(console: Console, results: Results) -> None:
         if plain:
@@ -105,5 +118,7 @@ def profile(
         if budget is not None and (study.batch > 1 or study.memory_budget_bytes is not None):
             console.print()
             console.print(training_report(training_rows(study, budget), budget))
+        if plot is not None and not write_plot(plot, results):
+            console.print("no chart: nothing was timed")
 
     run_and_report(study, command=context.obj, json=json, keep=save, resume=resume, report=report)

@@ -142,7 +142,7 @@ def group_measurements(
 def problem_line(key: GroupKey) -> str:
     """`forward, causal, float64, head_dim 64, 8 heads over 2, batch 1`."""
     problem = key.problem
-    heads = _counted(problem.num_heads, "head")
+    heads = counted(problem.num_heads, "head")
     if problem.num_kv_heads != problem.num_heads:
         heads += f" over {problem.num_kv_heads}"
     causal = "full"
@@ -186,7 +186,7 @@ def threads_word(measurements: Iterable[Measurement]) -> str:
     counts = sorted({row.threads for row in measurements if row.threads is not None})
     if not counts:
         return ""
-    return _counted(counts[0], "thread") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} threads"
+    return counted(counts[0], "thread") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} threads"
 
 
 def heading(results: Results) -> list[RenderableType]:
@@ -198,10 +198,10 @@ def heading(results: Results) -> list[RenderableType]:
 
 def _machine_lines(machine: Machine) -> Text:
     """The CPU on one line and, when measured, the peak that `% Peak` is a share of on the next."""
-    cores = None if machine.cores is None else _counted(machine.cores, "core")
+    cores = None if machine.cores is None else counted(machine.cores, "core")
     lines = ", ".join(filter(None, (machine.cpu, machine.isa, cores)))
     if machine.peak_gflops:
-        threads = f", {_counted(machine.peak_threads, 'thread')}" if machine.peak_threads else ""
+        threads = f", {counted(machine.peak_threads, 'thread')}" if machine.peak_threads else ""
         peaks = ", ".join(f"{gflops:.0f} {dtype}" for dtype, gflops in machine.peak_gflops.items())
         lines += f"\nFMA peak (measured{threads}), GFLOP/s: {peaks}"
     return Text(lines, style="dim")
@@ -259,5 +259,6 @@ def statuses_line(measurements: Iterable[Measurement]) -> str:
     return ", ".join(f"{count} {word}" for word, count in counts.items())
 
 
-def _counted(count: int, word: str) -> str:
+def counted(count: int, word: str) -> str:
+    """`1 head`, `2 heads`."""
     return f"{count} {word}{'' if count == 1 else 's'}"

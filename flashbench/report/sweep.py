@@ -34,13 +34,14 @@ from flashbench.studies.blocks import (
 )
 from flashbench.studies.ratios import time_ratio
 
-# Ratio to the fastest up to which a cell has this colour; the last is for all above.
-_HEAT = (
-    (1.02, "black on #8fd19e"),
-    (1.10, "black on #cbe8b5"),
-    (1.25, "black on #f5ecae"),
-    (1.50, "black on #f6cf9b"),
-    (math.inf, "black on #efa79d"),
+# Ratio to the fastest up to which a cell has the style of the same place; the last is for all above.
+HEAT_LIMITS = (1.02, 1.10, 1.25, 1.50, math.inf)
+_HEAT_STYLES = (
+    "black on #8fd19e",
+    "black on #cbe8b5",
+    "black on #f5ecae",
+    "black on #f6cf9b",
+    "black on #efa79d",
 )
 _LEGEND = "time over the row's fastest (best); ~ this run cannot tell it from the fastest"
 _CELL = 7  # a cell's width: "~+100% " and the like
@@ -110,7 +111,7 @@ def _heat_cell(row: BlockRow, label: str) -> Text:
     ratio = time_ratio(point, row.fastest)
     if ratio is None:
         return status_cell(point)
-    style = next(style for limit, style in _HEAT if ratio <= limit)
+    style = next(style for limit, style in zip(HEAT_LIMITS, _HEAT_STYLES, strict=True) if ratio <= limit)
     if point is row.fastest:
         return Text(f"{'best':>{_CELL - 1}} ", style=f"bold {style}")
     tie = "~" if row.is_tie(label) else ""

@@ -1,0 +1,48 @@
+"""`flashbench report`: results files as one page for a browser."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+EPILOG = (
+    "Examples:\n"
+    "  flashbench report mine.json -o mine.html\n"
+    "  flashbench report before.json after.json blocks.json -o report.html\n\n"
+    "Exit code: 0 written; 2 bad input, or the extra is missing: pip install 'flashbench\\[plot]'."
+)
+
+
+def report(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="Results files, of any kind.", show_default=False)
+    ],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE.html", help="Where to write the page.")
+    ] = "report.html",
+) -> None:
+    """Write one self-contained page of charts, verdicts and tables: no network, light and dark, any width."""
+    # Inside: these import NumPy and Matplotlib, which --help must not.
+    from pathlib import Path
+
+    from flashbench.errors import ConfigError
+    from flashbench.report.charts import require_plot_extra
+    from flashbench.report.layout import counted
+    from flashbench.report.units import format_bytes
+    from flashbench.results.store import check_writable, load, write_whole
+
+    require_plot_extra()
+    if Path(output).suffix not in (".html", ".htm"):  # a results file given by mistake is not written over
+        raise ConfigError(f"--output takes a name that ends in .html, not {output!r}")
+    check_writable(output)
+    results = [load(path) for path in files]
+    from flashbench.report.page.page import name_sources, report_page
+
+    page = report_page(name_sources(files, results)).encode()
+    write_whole(output, page)
+    measurements = sum(len(result.measurements) for result in results)
+    typer.echo(
+        f"{output}: {format_bytes(len(page))}, {counted(measurements, 'measurement')} "
+        f"of {counted(len(files), 'file')}"
+    )

@@ -1,0 +1,106 @@
+"""Heatmap: how much slower than the fastest each block size is, lengths down and sizes across."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from flashbench.report.charts.series import Series
+from flashbench.report.charts.style import FONT_SIZE, HEAT, INK, MUTED, PANEL_INCHES, PAPER, house_style
+from flashbench.report.layout import STATUS_WORDS, length_word
+from flashbench.report.sweep import HEAT_LIMITS
+from flashbench.report.units import format_change
+from flashbench.results.record import Measurement
+from flashbench.studies.blocks import AUTO, BlockRow, block_labels, block_rows, blocks_word
+from flashbench.studies.ratios import time_ratio
+
+CELL_INCHES = (0.62, 0.42)
+
+
+@house_style()
+def heatmap_chart(series: Series) -> Figure:
+    """Every block size of one engine; the fastest of a length is framed and called best."""
+    rows = block_rows(series.sweep)
+    labels = block_labels(series.sweep)
+    width = max(PANEL_INCHES[0], 0.7 + CELL_INCHES[0] * len(labels))
+    figure = Figure(figsize=(width, 0.8 + CELL_INCHES[1] * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    _dress(axes, rows, labels)
+    for down, row in enumerate(rows):
+        for across, label in enumerate(labels):
+            _draw_cell(axes, across, down, row, label)
+    return figure
+
+
+def heat_level(ratio: float) -> int:
+    """Which of the colours says how far from the fastest."""
+    return next(level for level, limit in enumerate(HEAT_LIMITS) if ratio <= limit)
+
+
+def cell_words(row: BlockRow, label: str) -> str:
+    """`best`, `+12%`, or `~+1.5%` where this run cannot tell it from the fastest; a status; or nothing."""
+    point = row.points.get(label)
+    if point is None:
+        return "-"
+    ratio = time_ratio(point, row.fastest)
+    if ratio is None:
+        return STATUS_WORDS.get(point.status, "-")
+    if point is row.fastest:
+        return "best"
+    return ("~" if row.is_tie(label) else "") + format_change(ratio)
+
+
+def _dress(axes: Axes, rows: list[BlockRow], labels: list[str]) -> None:
+    axes.set_xlim(0, len(labels))
+    axes.set_ylim(len(rows), 0)
+    axes.set_xticks([place + 0.5 for place in range(len(labels))], labels)
+    axes.set_yticks([place + 0.5 for place in range(len(rows))], [length_word(row.problem) for row in rows])
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title("N down, block size across", loc="left", fontsize=FONT_SIZE, color=MUTED.light, pad=8)
+
+
+def _draw_cell(axes: Axes, across: int, down: int, row: BlockRow, label: str) -> None:
+    point = row.points.get(label)
+    ratio = time_ratio(point, row.fastest)
+    best = point is not None and point is row.fastest
+    axes.add_patch(
+        Rectangle(
+            (across + 0.02, down + 0.04),
+            0.96,
+            0.92,
+            facecolor=PAPER.light if ratio is None else HEAT[heat_level(ratio)].light,
+            edgecolor=INK.light if best else "none",
+            linewidth=1.6 if best else 0,
+        )
+    )
+    chosen = _chosen(point) if label == AUTO else ""
+    axes.text(
+        across + 0.5,
+        down + (0.34 if chosen else 0.5),
+        cell_words(row, label).replace(" ", "\n", 1 if ratio is None else 0),
+        color=MUTED.light if ratio is None else INK.light,
+        fontsize=FONT_SIZE - 1 if ratio is not None else FONT_SIZE - 2,
+        fontweight="bold" if best else "normal",
+        horizontalalignment="center",
+        verticalalignment="center",
+    )
+    if chosen:
+        axes.text(
+            across + 0.5,
+            down + 0.72,
+            chosen,
+            color=INK.light,
+            fontsize=FONT_SIZE - 2,
+            horizontalalignment="center",
+            verticalalignment="center",
+        )
+
+
+def _chosen(point: Measurement | None) -> str:
+    """The sizes that `auto` stands for here."""
+    if point is None or point.block_q is None or point.block_k is None:
+        return ""
+    return blocks_word(point.block_q, point.block_k).replace(" x ", "\N{MULTIPLICATION SIGN}")

@@ -1,0 +1,184 @@
+"""Lines over an axis, both logarithmic, each named at its end: what most charts have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.transforms import ScaledTranslation
+
+from flashbench.report.charts.series import AXIS_WORDS, Panel, Series, axis_value
+from flashbench.report.charts.style import FONT_SIZE, INK, MUTED, PAPER, dress, log_axis
+from flashbench.report.charts.ticks import Interval, padded, spread_out, value_ticks
+from flashbench.results.record import Measurement
+
+Value = Callable[[Measurement], float | None]
+# Longer names, or more of them, go below the chart: at its side they would take its width.
+LONGEST_NAME = 13
+MOST_NAMES = 6
+LONGEST_IN_TWO = 21  # of a legend in two columns
+LEGEND_LINE_INCHES = 0.21
+BELOW_AXIS_POINTS = 44  # ticks and the axis's own name
+NAME_GAP = 0.075  # of the axes' height: a line of text
+
+
+class Limits(NamedTuple):
+    """The same for all panels of a chart, so that they can be compared by eye."""
+
+    x: Interval
+    y: Interval
+
+
+class Peak(NamedTuple):
+    """A measured peak, and what its name adds to the figure."""
+
+    gflops: float
+    remark: str = ""
+
+
+def line_limits(panels: Iterable[Panel], value: Value, also: Iterable[float] = ()) -> Limits | None:
+    """Around every point that has a value, and what else is to be seen; None when there is no point."""
+    points = [
+        (axis_value(row, panel.key.along), height)
+        for panel in panels
+        for series in panel.series
+        for row in series.rows
+        if (height := value(row)) is not None
+    ]
+    x = padded((place for place, _ in points), least=2.0)
+    y = padded([*(height for _, height in points), *(also if points else ())])
+    return Limits(x, y) if x and y else None
+
+
+def draw_axes(
+    axes: Axes, panel: Panel, limits: Limits, y_word: str, y_ticks: list[tuple[float, str]]
+) -> None:
+    """The frame that the lines come into."""
+    along = panel.key.along
+    values = {axis_value(row, along) for series in panel.series for row in series.rows}
+    dress(axes, x_word=AXIS_WORDS[along], y_word=y_word)
+    log_axis(axes, "x", limits.x, value_ticks(values, limits.x))
+    log_axis(axes, "y", limits.y, y_ticks)
+
+
+def draw_lines(
+    axes: Axes,
+    panel: Panel,
+    limits: Limits,
+    value: Value,
+    bounds: Callable[[Measurement], tuple[float, float]] | None = None,
+) -> None:
+    """A line per series, with a bar from lower to upper bound at each point."""
+    ends = []
+    for series in panel.series:
+        rows = [row for row in series.rows if value(row) is not None]
+        if not rows:
+            continue
+        xs = [axis_value(row, panel.key.along) for row in rows]
+        ys = [y for row in rows if (y := value(row)) is not None]
+        plot_series(axes, series, xs, ys)
+        if bounds is not None:
+            low, high = zip(*map(bounds, rows), strict=True)
+            axes.vlines(xs, low, high, color=series.look.colour, linewidth=1.2)
+        ends.append((series, ys[-1]))
+    name_series(axes, limits, ends)
+
+
+def plot_series(axes: Axes, series: Series, xs: Sequence[float], ys: Sequence[float]) -> None:
+    """Points and the line through them."""
+    look = series.look
+    axes.plot(
+        xs,
+        ys,
+        label=series.label,
+        color=look.colour,
+        marker=look.marker,
+        markersize=5.5,
+        markerfacecolor=PAPER.light if look.hollow else look.colour,
+        linestyle=look.dash,
+        linewidth=1.6,
+    )
+
+
+def name_series(axes: Axes, limits: Limits, ends: Sequence[tuple[Series, float]]) -> None:
+    """Each line's name at the height of its end, or all below where that takes too much room."""
+    if _are_below([series for series, _ in ends]):
+        figure = axes.get_figure(root=True)
+        assert figure is not None, "axes are made by a figure"
+        # In points from the axes' corner, for their height is not known until they are laid out.
+        below = ScaledTranslation(0, -BELOW_AXIS_POINTS / 72, figure.dpi_scale_trans)
+        axes.legend(
+            loc="upper left",
+            bbox_to_anchor=(0, 0),
+            bbox_transform=axes.transAxes + below,
+            ncols=_columns([series for series, _ in ends]),
+            borderaxespad=0,
+            borderpad=0,
+            columnspacing=1.2,
+            frameon=False,
+            fontsize=FONT_SIZE - 1,
+            handlelength=2.6,
+            labelcolor=INK.light,
+        )
+        return
+    places = [share_of(y, limits.y) for _, y in ends]
+    for (series, _), place in zip(ends, spread_out(places, NAME_GAP), strict=True):
+        axes.text(
+            1.02,
+            place,
+            series.label,
+            color=series.look.colour,
+            transform=axes.transAxes,
+            verticalalignment="center_baseline",
+        )
+
+
+def legend_inches(series: Sequence[Series]) -> float:
+    """How much room the names take below a chart: none where they are beside it."""
+    if not _are_below(series):
+        return 0.0
+    return LEGEND_LINE_INCHES * math.ceil(len(series) / _columns(series))
+
+
+def _are_below(series: Sequence[Series]) -> bool:
+    return len(series) > MOST_NAMES or any(len(one.label) > LONGEST_NAME for one in series)
+
+
+def _columns(series: Sequence[Series]) -> int:
+    return 2 if len(series) > 1 and all(len(one.label) <= LONGEST_IN_TWO for one in series) else 1
+
+
+def draw_peak(axes: Axes, gflops: float) -> None:
+    """A horizontal line for a measured peak; its label keeps it from among the series."""
+    axes.axhline(gflops, color=MUTED.light, linewidth=1.1, linestyle=(0, (4, 2)), label="_peak")
+
+
+def name_peaks(axes: Axes, limits: Limits, peaks: Sequence[Peak], side: Literal["left", "right"]) -> None:
+    """Each peak's words above its line; those too close for that share a line of words."""
+    groups: list[list[Peak]] = []
+    for peak in sorted(peaks):
+        place = share_of(peak.gflops, limits.y)
+        if groups and place - share_of(groups[-1][-1].gflops, limits.y) < NAME_GAP:
+            groups[-1].append(peak)
+        else:
+            groups.append([peak])
+    for group in groups:
+        words = [f"{peak.gflops:.0f}" for peak in group]
+        remark = group[0].remark if len(group) == 1 else ""
+        axes.annotate(
+            f"measured peak {' and '.join(dict.fromkeys(words))}{remark}",
+            (0.01 if side == "left" else 0.99, group[-1].gflops),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 4),
+            textcoords="offset points",
+            horizontalalignment=side,
+            color=MUTED.light,
+            fontsize=FONT_SIZE - 1,
+        )
+
+
+def share_of(value: float, limits: Interval) -> float:
+    """Where in the limits a value is, from 0 to 1, on a logarithmic axis."""
+    return math.log(value / limits[0]) / math.log(limits[1] / limits[0])

@@ -1,0 +1,98 @@
+"""Limits and ticks of logarithmic axes: few, round, and never one label over another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+Interval = tuple[float, float]
+MOST_TICKS = 6
+# Lengths may be any numbers: two labels need this share of the axis between them.
+LEAST_GAP = 0.13
+_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+
+
+def padded(values: Iterable[float], *, least: float = 4.0) -> Interval | None:
+    """The values with a margin on a logarithmic axis, and at least a factor of `least` in all.
+
+    >>> padded([100.0, 100.0])
+    (50.0, 200.0)
+    """
+    positive = [value for value in values if value > 0]
+    if not positive:
+        return None
+    low, high = min(positive), max(positive)
+    margin = max((high / low) ** 0.07, math.sqrt(max(1.0, least / (high / low))))
+    return low / margin, high * margin
+
+
+def number_ticks(limits: Interval) -> list[tuple[float, str]]:
+    """1, 2, 5, 10, ... or whole decades, or every so many of them.
+
+    >>> [word for _, word in number_ticks((7, 300))]
+    ['10', '20', '50', '100', '200']
+    """
+    low, high = limits
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    fine = [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
+    choices = [fine, *([10.0**decade for decade in decades if decade % step == 0] for step in (1, 2, 3, 4))]
+    inside = [[tick for tick in ticks if low <= tick <= high] for ticks in choices]
+    chosen = next((ticks for ticks in inside if len(ticks) <= MOST_TICKS), inside[-1])
+    return [(tick, f"{tick:.12g}") for tick in chosen]
+
+
+def byte_ticks(limits: Interval) -> list[tuple[float, str]]:
+    """Powers of two: every one, or every so many.
+
+    >>> [word for _, word in byte_ticks((5000, 200 * 1024**2))]
+    ['32 KB', '256 KB', '2 MB', '16 MB', '128 MB']
+    """
+    low, high = math.ceil(math.log2(limits[0])), math.floor(math.log2(limits[1]))
+    powers = range(max(0, low), high + 1)
+    inside = [[power for power in powers if power % step == 0] for step in (1, 2, 3, 4, 5, 10)]
+    chosen = next((ticks for ticks in inside if len(ticks) <= MOST_TICKS), inside[-1])
+    return [(2.0**power, f"{2 ** (power % 10)} {_UNITS[power // 10]}") for power in chosen]
+
+
+def value_ticks(values: Iterable[int], limits: Interval) -> list[tuple[float, str]]:
+    """The measured values themselves, from the largest down, as far as their labels have room.
+
+    >>> [word for _, word in value_ticks([128, 500, 512, 1024], (100, 1300))]
+    ['128', '512', '1024']
+    """
+    width = math.log(limits[1] / limits[0])
+    chosen: list[int] = []
+    for value in sorted(set(values), reverse=True):
+        if not chosen or math.log(chosen[-1] / value) >= LEAST_GAP * width:
+            chosen.append(value)
+    return [(float(value), str(value)) for value in reversed(chosen)]
+
+
+def spread_out(places: list[float], gap: float) -> list[float]:
+    """The places in their order, moved as little as keeps `gap` between neighbours, within 0 to 1.
+
+    >>> [round(place, 2) for place in spread_out([0.5, 0.5, 0.9], 0.1)]
+    [0.45, 0.55, 0.9]
+    """
+    order = sorted(range(len(places)), key=places.__getitem__)
+    # Groups of labels that touch, each centred on the mean of where its members want to be.
+    groups: list[list[int]] = []
+    for index in order:
+        groups.append([index])
+        while len(groups) > 1 and _low(groups[-1], places, gap) < _high(groups[-2], places, gap) + gap:
+            groups[-2:] = [groups[-2] + groups[-1]]
+    moved = list(places)
+    for group in groups:
+        for place, index in enumerate(group):
+            moved[index] = _low(group, places, gap) + place * gap
+    return moved
+
+
+def _low(group: list[int], places: list[float], gap: float) -> float:
+    middle = sum(places[index] for index in group) / len(group)
+    reach = gap * (len(group) - 1)
+    return min(max(0.0, middle - reach / 2), max(0.0, 1.0 - reach))
+
+
+def _high(group: list[int], places: list[float], gap: float) -> float:
+    return _low(group, places, gap) + gap * (len(group) - 1)

@@ -1,0 +1,1 @@
+"""The one-file page: what it says, its tables, its charts inside it, and its template."""

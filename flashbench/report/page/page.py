@@ -1,0 +1,86 @@
+"""The page: every part in its order, put into the template; one file that asks nothing of any network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from flashbench.errors import ConfigError
+from flashbench.report.charts.series import Source, make_panels
+from flashbench.report.charts.style import COLOURS
+from flashbench.report.page.documented import documented_tables
+from flashbench.report.page.figures import chart_sections
+from flashbench.report.page.measured import measured_tables
+from flashbench.report.page.settings import machine_table, process_tables, run_table
+from flashbench.report.page.summary import ratio_tables, summary
+from flashbench.report.page.verdicts import verdict_tables
+from flashbench.report.page.words import common_words
+from flashbench.results.documented import documented_results
+from flashbench.results.record import Results
+
+# Up to so many rows the tables of everything measured are open from the start.
+OPEN_ROWS = 40
+
+
+def name_sources(paths: Sequence[str], results: Sequence[Results]) -> list[Source]:
+    """Each file under its bare name, or under its path where two bare names are alike.
+
+    Raises ConfigError when a file is given twice.
+    """
+    for path, count in Counter(paths).items():
+        if count > 1:
+            raise ConfigError(f"{path} is given {count} times: once is enough")
+    stems = [Path(path).stem for path in paths]
+    names = [path if stems.count(stem) > 1 else stem for path, stem in zip(paths, stems, strict=True)]
+    return [Source(name, result) for name, result in zip(names, results, strict=True)]
+
+
+def report_page(sources: Sequence[Source]) -> str:
+    """The HTML of a report on these files.
+
+    The documented figures stand beside those of every report; a file of them takes their place.
+    """
+    own = [source for source in sources if source.results.kind != "documented"]
+    given = [source.results for source in sources if source.results.kind == "documented"]
+    panels = make_panels(own)
+    measured = measured_tables(own)
+    return (
+        _environment()
+        .get_template("template.html.jinja")
+        .render(
+            title=_title(own),
+            summary=summary(own),
+            ratios=ratio_tables(own),
+            warnings=[(source.name, warning) for source in own for warning in source.results.warnings],
+            several=len(own) > 1,
+            verdicts=verdict_tables(own),
+            sections=chart_sections(panels, measured),
+            single=len(panels) == 1,
+            common=common_words([panel.key for panel in panels]),
+            documented=documented_tables(given[0] if given else documented_results(), own),
+            measured=list(measured.values()),
+            open_measured=sum(len(table.rows) for table in measured.values()) <= OPEN_ROWS,
+            settings=[machine_table(own), run_table(own), *process_tables(own)] if own else [],
+            colours=COLOURS,
+        )
+    )
+
+
+def _title(sources: Sequence[Source]) -> str:
+    """The studies' own titles where they have one, else the names of the files."""
+    titles = [str(source.results.config.get("title") or source.name) for source in sources]
+    return ", ".join(dict.fromkeys(titles)) or "The documented figures"
+
+
+def _environment() -> Environment:
+    def read(name: str) -> str:
+        return files("flashbench.report.page").joinpath(name).read_text(encoding="utf-8")
+
+    # Whatever a file holds is text: only what `inline_svg` returns is taken for markup.
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    return Environment(loader=FunctionLoader(read), autoescape=True, undefined=StrictUndefined, **options)

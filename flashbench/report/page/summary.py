@@ -1,0 +1,203 @@
+"""The page's first words: what was measured, where, and the headline ratios, all as measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from flashbench.report.charts.series import Source
+from flashbench.report.layout import (
+    DIRECTION_WORDS,
+    STATUS_WORDS,
+    axis_word,
+    counted,
+    group_measurements,
+    table_axis,
+    threads_word,
+    verdict_counts,
+)
+from flashbench.report.page.table import Table, make_table
+from flashbench.report.page.words import capital, caption_words, common_words
+from flashbench.report.units import format_change, format_ratio, format_wide_ratio
+from flashbench.results.record import Measurement, Results
+from flashbench.studies.blocks import AUTO, block_rows
+from flashbench.studies.ratios import memory_ratio, time_ratio
+
+
+def summary(sources: Sequence[Source]) -> list[str]:
+    """A paragraph per file; each range is over all that the file holds of it."""
+    return [" ".join(_sentences(source, len(sources))) for source in sources]
+
+
+def ratio_tables(sources: Sequence[Source]) -> list[Table]:
+    """Time and memory over the base's, a row per kind of problem, for each file with several engines."""
+    tables = []
+    for number, source in enumerate(sources, start=1):
+        rows = _profiled(source.results)
+        engines = _engines(rows)
+        if len(engines) < 2:
+            continue
+        base, *others = engines
+        along = table_axis(rows)
+        groups = group_measurements(rows, along)
+        names = caption_words(list(groups))
+        cells = []
+        for key, group in groups.items():
+            places = list(dict.fromkeys(axis_word(row.problem, along) for row in group))
+            ends = places[0] if len(places) == 1 else f"{places[0]} to {places[-1]}"
+            times = [_span(_time_ratios(group, other, base), format_wide_ratio) for other in others]
+            memory = [_span(_memory_ratios(group, other, base), format_ratio) for other in others]
+            cells.append([names[key], ends, *times, *memory])
+        with_memory = any(row.memory for row in rows)
+        what = "Time and workspace over those of" if with_memory else "Time over that of"
+        tables.append(
+            make_table(
+                f"ratios-{number}",
+                f"{what} {base}{_named(source, len(sources))}",
+                [
+                    "Problem",
+                    "N" if along == "seqlen" else "Head size",
+                    *(f"{other}, time" for other in others),
+                    *(f"{other}, memory" for other in others),
+                ],
+                cells,
+                words=["Problem"],
+                notes=[
+                    f"Lowest and highest of the places where both were measured. Above 1: {base} took less. "
+                    + common_words(list(groups))
+                ],
+            )
+        )
+    return tables
+
+
+def _sentences(source: Source, files: int) -> Iterator[str]:
+    results = source.results
+    rows = results.measurements
+    yield _where(source, files)
+    if not rows:
+        yield "It holds no measurement."
+        return
+    problems = len({(row.problem, row.direction) for row in rows})
+    engines = " and ".join(filter(None, [", ".join(_engines(rows)[:-1]), *_engines(rows)[-1:]]))
+    threads = threads_word(rows)
+    yield (
+        f"It holds {counted(len(rows), 'measurement')} of {engines} on {counted(problems, 'problem')}"
+        f"{f', with {threads}' if threads else ''}."
+    )
+    yield from _missing(rows)
+    if results.duels:
+        listed = verdict_counts(duel.verdict for duel in results.duels)
+        yield f"{counted(len(results.duels), 'duel')} of B against A: {listed}."
+        return
+    yield from _headlines(_profiled(results))
+    yield from _block_words(results.measurements)
+
+
+def _where(source: Source, files: int) -> str:
+    """`Measured on AMD EPYC, avx512, 2 cores, on 2026-11-23, by flashbench 0.1.0.`"""
+    machine = source.results.machine
+    cores = "" if machine.cores is None else counted(machine.cores, "core")
+    place = ", ".join(filter(None, (machine.cpu, machine.isa, cores)))
+    name = f"{source.name}: measured" if files > 1 else "Measured"
+    day = source.results.created[:10]
+    unfinished = "" if source.results.complete else " The run is not complete."
+    return f"{name} on {place}, on {day}, by flashbench {source.results.flashbench_version}.{unfinished}"
+
+
+def _missing(rows: Sequence[Measurement]) -> Iterator[str]:
+    counts = Counter(STATUS_WORDS[row.status] for row in rows if row.status != "ok")
+    if counts:
+        listed = ", ".join(f"{count} {word}" for word, count in counts.items())
+        yield f"{counted(sum(counts.values()), 'measurement')} of these gave no right result: {listed}."
+
+
+def _headlines(rows: Sequence[Measurement]) -> Iterator[str]:
+    """Ratios to flash where it is there, else to the first engine, and the share of the peak."""
+    if not rows:
+        return
+    base, *others = _engines(rows)
+    for direction in dict.fromkeys(row.direction for row in rows):
+        own = [row for row in rows if row.direction == direction]
+        parts = [
+            f"{other} {span}"
+            for other in others
+            if (span := _span(_time_ratios(own, other, base), format_wide_ratio))
+        ]
+        if parts:
+            words = capital(DIRECTION_WORDS[direction])
+            yield f"{words}, the median time over that of {base}: {', '.join(parts)}."
+    memory = [
+        f"{other} {span}"
+        for other in others
+        if (span := _span(_memory_ratios(rows, other, base), format_ratio))
+    ]
+    if memory:
+        yield f"Peak workspace over that of {base}: {', '.join(memory)}."
+    shares = sorted(
+        row.rates.percent_of_peak
+        for row in rows
+        if row.engine == base and row.status == "ok" and row.rates and row.rates.percent_of_peak is not None
+    )
+    if shares:
+        span = f"{shares[0]:.0f}" if len(shares) == 1 else f"{shares[0]:.0f} to {shares[-1]:.0f}"
+        yield f"{base} reached {span} % of the multiply-add peak measured in the same run."
+
+
+def _block_words(rows: Sequence[Measurement]) -> Iterator[str]:
+    """Of a sweep: that its figures are of the best sizes, and what the engine's own choice costs beside."""
+    for engine in _engines(rows):
+        groups = group_measurements(row for row in rows if row.engine == engine)
+        found = [at for group in groups.values() for at in block_rows(group)]
+        if not any(len(at.points) > 1 for at in found):
+            continue
+        yield f"Figures of {engine} are those of the fastest block size of each problem."
+        costs = [cost for at in found if (cost := at.cost(AUTO)) is not None]
+        if costs:
+            span = _span(costs, format_change)
+            yield f"Its own choice, auto, took {span} over the best fixed size."
+
+
+def _profiled(results: Results) -> list[Measurement]:
+    """Every row but those of other block sizes than the fastest; none of a duel, which has its own table."""
+    if results.duels:
+        return []
+    rows = []
+    for _, group in group_measurements(results.measurements, table_axis(results.measurements)).items():
+        for engine in dict.fromkeys(row.engine for row in group):
+            found = block_rows([row for row in group if row.engine == engine])
+            rows += [at.fastest or next(iter(at.points.values())) for at in found]
+    return rows
+
+
+def _engines(rows: Iterable[Measurement]) -> list[str]:
+    """In the order measured, but flash first: the others are compared with it."""
+    return sorted(dict.fromkeys(row.engine for row in rows), key=lambda name: name != "flash")
+
+
+def _pairs(
+    rows: Iterable[Measurement], over: str, under: str
+) -> Iterator[tuple[Measurement | None, Measurement | None]]:
+    found = {(row.problem, row.direction, row.engine): row for row in rows}
+    for problem, direction, engine in found:
+        if engine == over:
+            yield found[problem, direction, over], found.get((problem, direction, under))
+
+
+def _time_ratios(rows: Iterable[Measurement], over: str, under: str) -> list[float]:
+    ratios = (time_ratio(*pair) for pair in _pairs(rows, over, under))
+    return [ratio for ratio in ratios if ratio is not None]
+
+
+def _memory_ratios(rows: Iterable[Measurement], over: str, under: str) -> list[float]:
+    ratios = (memory_ratio(*pair) for pair in _pairs(rows, over, under))
+    return [ratio for ratio in ratios if ratio is not None]
+
+
+def _span(ratios: Sequence[float], written: Callable[[float], str]) -> str:
+    ends = dict.fromkeys(written(ratio) for ratio in (min(ratios), max(ratios))) if ratios else {}
+    return " to ".join(ends)
+
+
+def _named(source: Source, files: int) -> str:
+    return f", {source.name}" if files > 1 else ""

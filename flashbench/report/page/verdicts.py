@@ -1,0 +1,106 @@
+"""Verdict tables: every duel of a file, B against A, with all that its verdict rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flashbench.report.charts.series import Source
+from flashbench.report.layout import block_word, group_key, length_word, problem_line
+from flashbench.report.page.table import Cell, Table, Tone, make_table
+from flashbench.report.units import format_p, format_times
+from flashbench.results.record import Duel, Measurement, Results, Verdict
+
+_TONES: dict[Verdict, Tone] = {
+    "improved": "good",
+    "same": "",
+    "regressed": "bad",
+    "inconclusive": "doubtful",
+}
+_HEADINGS = (
+    "Problem",
+    "N",
+    "A",
+    "B",
+    "Verdict",
+    "B / A",
+    "Interval",
+    "p",
+    "p, Holm",
+    "Threshold",
+    "Rounds",
+    "A led",
+    "Looks",
+    "A, ms",
+    "B, ms",
+    "Reason",
+)
+
+
+def verdict_tables(sources: Sequence[Source]) -> list[Table]:
+    """One table per file with duels."""
+    return [
+        _table(f"verdicts-{number}", source, several=len(sources) > 1)
+        for number, source in enumerate(sources, start=1)
+        if source.results.duels
+    ]
+
+
+def _table(id_: str, source: Source, *, several: bool) -> Table:
+    results = source.results
+    name = f", {source.name}" if several else ""
+    return make_table(
+        id_,
+        f"B against A{name}",
+        _HEADINGS,
+        [_cells(results, duel) for duel in results.duels],
+        words=("Problem", "A", "B", "Verdict", "Reason"),
+        notes=_notes(results),
+    )
+
+
+def _cells(results: Results, duel: Duel) -> list[Cell | str]:
+    a, b = results.measurements[duel.a], results.measurements[duel.b]
+    return [
+        problem_line(group_key(b)),
+        length_word(b.problem),
+        _side(a),
+        _side(b),
+        Cell(duel.verdict, _TONES[duel.verdict]),
+        "" if duel.ratio is None else f"{duel.ratio:.3f}",
+        "" if duel.low is None or duel.high is None else f"{duel.low:.3f} to {duel.high:.3f}",
+        "" if duel.p_value is None else format_p(duel.p_value),
+        "" if duel.p_holm is None else format_p(duel.p_holm),
+        f"{100 * duel.threshold:g} %",
+        str(len(duel.orders)),
+        str(duel.orders.count("ab")),
+        str(duel.looks),
+        *_medians(a, b),
+        duel.reason or "",
+    ]
+
+
+def _side(row: Measurement) -> str:
+    block = block_word(row)
+    return f"{row.engine}, block {block}" if block else row.engine
+
+
+def _medians(a: Measurement, b: Measurement) -> list[str]:
+    words = iter(format_times([row.time.median_ns for row in (a, b) if row.time]))
+    return [next(words) if row.time else "" for row in (a, b)]
+
+
+def _notes(results: Results) -> list[str]:
+    confidences = sorted({duel.confidence for duel in results.duels if duel.confidence is not None})
+    shares = " and ".join(f"{100 * confidence:.1f} %" for confidence in confidences)
+    notes = [
+        "B / A is the exponential of the median over rounds of the logarithm of B's time over A's: above 1, "
+        "B is slower. Each round is a fresh process a side, in random order. p is of the exact sign-flip "
+        "test of no difference, p, Holm the same adjusted for all duels of the file; a change up to the "
+        "threshold counts as none." + (f" Intervals are at {shares}." if shares else "")
+    ]
+    sides = [(side.upper(), results.processes[side]) for side in ("a", "b") if side in results.processes]
+    notes += [
+        f"{side}: Python {process.python_version} ({process.python}), flashbench {process.flashbench_version}"
+        for side, process in sides
+    ]
+    return notes
