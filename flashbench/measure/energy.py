@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flashbench.measure.sysfs import read_number, read_text
+
 POWERCAP = Path("/sys/class/powercap")
 
 
@@ -15,7 +17,7 @@ class EnergyMeter:
 
     def __init__(self) -> None:
         """Find the counters; none is no error."""
-        self._domains = [domain for domain in _domains() if _number(domain / "energy_uj") is not None]
+        self._domains = [domain for domain in _domains() if read_number(domain / "energy_uj") is not None]
         self._start = self._read()
 
     @property
@@ -33,28 +35,23 @@ class EnergyMeter:
             return None
         total = 0
         for domain, before, now in zip(self._domains, self._start, self._read(), strict=True):
-            turn = _number(domain / "max_energy_range_uj") or 0
+            turn = read_number(domain / "max_energy_range_uj") or 0
             total += now - before if now >= before else now + turn - before
         return total / 1e6
 
     def _read(self) -> list[int]:
-        return [_number(domain / "energy_uj") or 0 for domain in self._domains]
+        return [read_number(domain / "energy_uj") or 0 for domain in self._domains]
 
 
 def _domains() -> list[Path]:
-    """Packages (intel-rapl:0) and the DRAM domains in them; cores and uncore are parts of a package."""
-    packages = sorted(POWERCAP.glob("*-rapl:[0-9]"))
+    """Packages (intel-rapl:0) and the DRAM domains in them.
+
+    Cores and uncore are parts of a package, and the platform (psys) has the packages as its parts.
+    """
+    packages = [path for path in sorted(POWERCAP.glob("*-rapl:*")) if _name(path).startswith("package")]
     inner = [path for package in packages for path in sorted(package.glob("*-rapl:*:*"))]
-    return packages + [path for path in inner if _text(path / "name") == "dram"]
+    return packages + [path for path in inner if _name(path) == "dram"]
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:  # not there, or for root alone
-        return ""
-
-
-def _number(path: Path) -> int | None:
-    text = _text(path)
-    return int(text) if text.isdigit() else None
+def _name(domain: Path) -> str:
+    return read_text(domain / "name") or ""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import archspec.cpu
 import psutil
 import threadpoolctl
+
+from flashbench.measure.cpu import CpuMeter, steal_share
+from flashbench.measure.sysfs import read_text
+from flashbench.measure.topology import affinity, boost, governor, sysctl, threads_per_core, virtual
 
 CPU_DIRECTORY = Path("/sys/devices/system/cpu/cpu0")
 CGROUP_DIRECTORY = Path("/sys/fs/cgroup")
@@ -20,34 +24,53 @@ LIBRARIES = ("llvmlite", "memray", "numba", "numpy", "scipy", "torch")
 # file of the limit, file of the use, line of memory.stat for caches that are given back on demand
 CGROUP_V2 = ("memory.max", "memory.current", "inactive_file")
 CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+# How long to watch what else runs: the counters advance by 10 ms, 5 % of this.
+OTHERS_S = 0.2
 
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """What can be known without measuring."""
+    """What can be known without measuring; the fields of `results.record.Machine` of the same names."""
 
     host: str
     cpu: str
     microarchitecture: str | None
     memory_bytes: int  # of the machine, or of the container if it has less
+    affinity: list[int] | None = None
+    threads_per_core: int | None = None  # of those that this process may use
+    virtual: bool | None = None
+    swap_used_bytes: int | None = None
     caches: dict[str, int] = field(default_factory=dict)  # bytes, one core's view
     governor: str | None = None
+    boost: bool | None = None
     load: float | None = None  # 1-minute average
+    others_cores: float | None = None  # over the last `OTHERS_S`
+    steal_percent: float | None = None
     os: str | None = None
     python: str | None = None
     libraries: dict[str, str] = field(default_factory=dict)
 
 
 def describe_machine() -> MachineFacts:
-    """This machine as it is now."""
+    """This machine as it is now; takes `OTHERS_S`, to see what else runs."""
+    meter, load = CpuMeter(), psutil.getloadavg()[0]
+    time.sleep(OTHERS_S)
+    others, steal = meter.read().others_cores, steal_share()
     return MachineFacts(
         host=platform.node(),
         cpu=archspec.cpu.brand_string() or platform.processor() or platform.machine(),
         microarchitecture=_microarchitecture(),
         memory_bytes=total_memory_bytes(),
+        affinity=affinity(),
+        threads_per_core=threads_per_core(),
+        virtual=virtual(),
+        swap_used_bytes=psutil.swap_memory().used,
         caches=_caches(),
-        governor=_text(CPU_DIRECTORY / "cpufreq" / "scaling_governor"),
-        load=psutil.getloadavg()[0],
+        governor=governor(),
+        boost=boost(),
+        load=load,
+        others_cores=others,
+        steal_percent=None if steal is None else 100 * steal,
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         libraries=installed_libraries(),
@@ -80,11 +103,11 @@ def _microarchitecture() -> str | None:
 def _caches() -> dict[str, int]:
     if sys.platform == "darwin":
         names = {"L1d": "hw.l1dcachesize", "L2": "hw.l2cachesize", "L3": "hw.l3cachesize"}
-        found = {name: _sysctl(key) for name, key in names.items()}
+        found = {name: sysctl(key) for name, key in names.items()}
         return {name: int(size) for name, size in found.items() if size}
     caches = {}
     for directory in sorted((CPU_DIRECTORY / "cache").glob("index*")):
-        level, kind, size = (_text(directory / name) for name in ("level", "type", "size"))
+        level, kind, size = (read_text(directory / name) for name in ("level", "type", "size"))
         if level and size and kind != "Instruction" and size.endswith("K"):
             caches[f"L{level}" + ("d" if kind == "Data" else "")] = int(size[:-1]) * 1024
     return caches
@@ -112,7 +135,7 @@ def installed_libraries() -> dict[str, str]:
 def _cgroup_memory() -> list[tuple[int, int]]:
     """(limit, used) in bytes of every control group around this process that has a limit."""
     found = []
-    for line in (_text(Path("/proc/self/cgroup")) or "").splitlines():
+    for line in (read_text(Path("/proc/self/cgroup")) or "").splitlines():
         hierarchy, controllers, path = line.split(":", 2)
         if hierarchy == "0":
             root, names = CGROUP_DIRECTORY, CGROUP_V2
@@ -122,7 +145,7 @@ def _cgroup_memory() -> list[tuple[int, int]]:
             continue
         group = root / path.lstrip("/")
         for directory in (group, *group.parents):
-            limit, used = (_text(directory / name) for name in names[:2])
+            limit, used = (read_text(directory / name) for name in names[:2])
             if limit and used and limit.isdigit():  # "max" is no limit
                 found.append((int(limit), int(used) - _reclaimable(directory, names[2])))
             if directory == root:
@@ -131,20 +154,8 @@ def _cgroup_memory() -> list[tuple[int, int]]:
 
 
 def _reclaimable(directory: Path, name: str) -> int:
-    for line in (_text(directory / "memory.stat") or "").splitlines():
+    for line in (read_text(directory / "memory.stat") or "").splitlines():
         key, _, value = line.partition(" ")
         if key == name:
             return int(value)
     return 0
-
-
-def _sysctl(key: str) -> str | None:
-    answer = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or None
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text().strip() or None
-    except OSError:  # not this system, or hidden by a sandbox
-        return None

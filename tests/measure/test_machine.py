@@ -72,9 +72,9 @@ def test_tightest_limit_of_the_containers_around_counts(
         for name, content in zip((*names[:2], "memory.stat"), contents, strict=True):
             (tmp_path / root / group / name).write_text(content)
     monkeypatch.setattr(machine, "CGROUP_DIRECTORY", tmp_path)
-    read = machine._text
+    read = machine.read_text
     monkeypatch.setattr(
-        machine, "_text", lambda path: entry if str(path) == "/proc/self/cgroup" else read(path)
+        machine, "read_text", lambda path: entry if str(path) == "/proc/self/cgroup" else read(path)
     )
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=8 * GIB, available=6 * GIB))
     assert total_memory_bytes() == 2 * GIB
