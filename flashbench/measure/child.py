@@ -85,7 +85,8 @@ def _handle(request: AnyRequest, workloads: dict[str, Workload]) -> dict[str, An
             return burst(call, repeats, at_least_ns=at_least_ns, at_most=at_most, between=evict)._asdict()
         case MeasureMemory(slot=slot):
             workload = workloads[slot]
-            return measure_memory(workload.call, workload.describe().get("output_bytes", 0))._asdict()
+            output_bytes = workload.describe().get("output_bytes", 0)
+            return measure_memory(workload.call, output_bytes, workload.forget)._asdict()
         case Check(slot=slot):
             return workloads[slot].check()
         case Release(slot=slot):

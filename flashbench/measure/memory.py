@@ -3,7 +3,8 @@
 Two instruments, neither of which may run beside a timing:
 
 - memray sees every allocation of the call in every thread, native code included, to the byte;
-- the resident size is what the operating system gave, in pages, library pools and all.
+- the resident size is what was touched of that, in pages. It tells something of the call alone only in a
+  process that has done nothing else: what others left behind is used again before anything grows.
 
 Memory that a library took at an earlier call and keeps (thread stacks, the packing buffers of a BLAS)
 is not allocated by the call and not counted by memray.
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import psutil
+
+from flashbench.measure.sysfs import read_text
 
 # What Python's own allocators hand out up to this size is objects: frames, tuples, tables of names. Most
 # come from arenas that the interpreter keeps. NumPy, too, keeps blocks below 1 KiB for later arrays.
@@ -50,14 +53,16 @@ class Event(NamedTuple):
     released: bool
 
 
-def measure_memory(call: Callable[[], None], output_bytes: int) -> PeakMemory:
+def measure_memory(
+    call: Callable[[], None], output_bytes: int, forget: Callable[[], None] = lambda: None
+) -> PeakMemory:
     """Workspace and resident growth of `call`, which must have been called before.
 
-    `output_bytes` is the size of what the call returns and keeps alive. Where memray does not exist
-    (Windows), the resident growth less the outputs stands in for the workspace.
+    `output_bytes` is the size of what the call returns and keeps alive until the next call or `forget`.
+    Where memray does not exist (Windows), the resident growth less the outputs stands in for the workspace.
     """
     with _collector_off():
-        resident = resident_growth(call)
+        resident = resident_growth(call, forget)
         if importlib.util.find_spec("memray") is None:
             return PeakMemory(max(0, resident - output_bytes), resident, "resident")
         peaks: list[int] = []
@@ -121,20 +126,32 @@ def track(call: Callable[[], None]) -> list[Event]:
     return events
 
 
-def resident_growth(call: Callable[[], None]) -> int:
+def resident_growth(call: Callable[[], None], forget: Callable[[], None] = lambda: None) -> int:
     """How far the process's resident memory rises above its level before the call, outputs included.
 
+    Outputs of an earlier call are forgotten first: where this call found their memory it would not grow.
     Linux tells the exact peak; elsewhere it is sampled, and the peak of a very short call is missed.
     """
-    process = psutil.Process()
+    forget()
     _return_free_memory()
-    before = process.memory_info().rss
+    before = _resident()
     if _reset_peak_resident():
         call()
-        return max(0, _peak_resident() - before)
-    with _sampled(lambda: process.memory_info().rss) as samples:
+        # Linux counts pages by core and adds up now and then (from 6.2 on): its peak may be low by some
+        # 128 KiB a thread. What is there after the call is counted page by page, and what malloc took
+        # for blocks that are not huge is still there.
+        return max(0, max(_peak_resident(), _resident()) - before)
+    with _sampled(_resident) as samples:
         call()
     return max(0, max(samples) - before)
+
+
+def _resident() -> int:
+    """Bytes in memory: exact where Linux walks its page tables for it, otherwise by its counters."""
+    for line in (read_text(Path("/proc/self/smaps_rollup")) or "").splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024
+    return int(psutil.Process().memory_info().rss)
 
 
 def _reset_peak_resident() -> bool:

@@ -26,6 +26,9 @@ class Workload(Protocol):
     def call(self) -> None:
         """Do once what is measured; what it returns to a user must stay alive until the next call."""
 
+    def forget(self) -> None:
+        """Drop what the last call returned, as its user would."""
+
     def check(self) -> dict[str, Any]:
         """How exact the last call was."""
 

@@ -41,6 +41,9 @@ class PeakWorkload:
         # The most of all calls: a thread that wakes too late for its share does not count in `run`.
         self._flops = max(self._flops, self._run(self._iterations))
 
+    def forget(self) -> None:
+        """Nothing is kept."""
+
     def check(self) -> dict[str, Any]:
         """Nothing: the results are thrown away."""
         return {}

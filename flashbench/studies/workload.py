@@ -74,8 +74,7 @@ class AttentionWorkload:
 
     def call(self) -> None:
         """The forward, the backward, or one after the other."""
-        # First, so that this call may have their memory, as in a program that drops them.
-        self._outputs = {}
+        self.forget()  # first, so that this call may have their memory, as in a program that drops them
         q, k, v, do = self._inputs
         forward = self._forward
         if forward is None:
@@ -85,6 +84,10 @@ class AttentionWorkload:
         if self._direction != "fwd":
             dq, dk, dv = self._engine.backward(self._problem, self._settings, do, q, k, v, forward)
             self._outputs.update({"dq": dq, "dk": dk, "dv": dv})
+
+    def forget(self) -> None:
+        """Drop the outputs of the last call."""
+        self._outputs = {}
 
     def describe(self) -> dict[str, Any]:
         """How many bytes a call returns, and the block sizes it uses."""

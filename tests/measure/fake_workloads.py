@@ -30,6 +30,9 @@ class Fake:
         self._output = self._call()
         self.calls += 1
 
+    def forget(self) -> None:
+        self._output = None
+
     def check(self) -> dict[str, Any]:
         return {"calls": self.calls}
 
