@@ -43,20 +43,23 @@ GENERIC = Isa("generic", 16, {2: 4, 1: 8}, has_fma=False)
 _LLVM_TO_ARCHSPEC = {"znver1": "zen", "znver2": "zen2", "znver3": "zen3", "znver4": "zen4", "znver5": "zen5"}
 
 
+def _host_features() -> set[str]:
+    return {name for name, present in llvm.get_host_cpu_features().items() if present}
+
+
 def _features() -> set[str]:
     """Features of the CPU that Numba compiles for, which NUMBA_CPU_NAME and NUMBA_CPU_FEATURES override."""
     if config.CPU_FEATURES:
         return {flag[1:] for flag in config.CPU_FEATURES.split(",") if flag.startswith("+")}
     if not config.CPU_NAME or config.CPU_NAME == "host":
-        return {name for name, present in llvm.get_host_cpu_features().items() if present}
+        return _host_features()
     name = _LLVM_TO_ARCHSPEC.get(config.CPU_NAME, config.CPU_NAME.replace("-", "_"))
     return set(TARGETS[name].features) if name in TARGETS else set()
 
 
-def _target_isa() -> Isa:
+def _isa_of(features: set[str]) -> Isa:
     if platform.machine().lower() in {"arm64", "aarch64"}:
         return NEON
-    features = _features()
     if {"avx512f", "avx512vl", "avx512dq"} <= features:
         return AVX512
     if {"avx2", "fma"} <= features:
@@ -64,4 +67,9 @@ def _target_isa() -> Isa:
     return GENERIC
 
 
-ISA = _target_isa()
+def host_isa() -> Isa:
+    """What this CPU could do, whatever NUMBA_CPU_NAME says."""
+    return _isa_of(_host_features())
+
+
+ISA = _isa_of(_features())
