@@ -16,6 +16,7 @@ EPILOG = (
     "  flashbench profile -e flash -e torch-flash --save mine.json\n"
     "  flashbench profile --batch 8 --memory-budget 16GiB\n"
     "  flashbench profile --causal --plot chart.svg\n"
+    "  flashbench profile -e flash -e numpy --memory-detail\n"
     "  flashbench profile --config configs/speed.toml --json - > speed.json\n\n"
     "Exit code: 0 measured; 1 a point crashed, ran out of memory or time, or was wrong; 2 bad input."
 )
@@ -86,6 +87,14 @@ def profile(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
+    memory_detail: Annotated[
+        bool,
+        typer.Option(
+            "--memory-detail",
+            help="Print memory three ways too: memray, resident, expected.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
     json: options.Json = None,
     save: options.Save = None,
     resume: options.Resume = False,
@@ -97,6 +106,8 @@ def profile(
     from flashbench.cli.plotting import check_plot, write_plot
     from flashbench.cli.running import run_and_report
     from flashbench.cli.settings import build_study
+    from flashbench.errors import ConfigError
+    from flashbench.report.memory import memory_report
     from flashbench.report.plain import check_plain, plain_report
     from flashbench.report.profile import profile_report
     from flashbench.report.training import training_report
@@ -108,12 +119,17 @@ def profile(
         check_plain(study)
     if plot is not None:
         check_plot(plot, others=(json, save))
+    if memory_detail and not study.memory:
+        raise ConfigError("--memory-detail shows what --no-memory leaves out: give one of them")
 
     def report(console: Console, results: Results) -> None:
         if plain:
             console.file.write(plain_report(results))  # as it is: a console wraps and strips lines
         else:
             console.print(profile_report(results))
+        if memory_detail:
+            console.print()
+            console.print(memory_report(results))
         budget = study.memory_budget_bytes or results.machine.memory_bytes
         if budget is not None and (study.batch > 1 or study.memory_budget_bytes is not None):
             console.print()

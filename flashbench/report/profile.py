@@ -24,7 +24,8 @@ from flashbench.report.layout import (
     table_axis,
     threads_word,
 )
-from flashbench.report.units import format_bytes, format_error, format_ratio, format_times
+from flashbench.report.memory import memory_cells, memory_lines
+from flashbench.report.units import format_error, format_ratio, format_times
 from flashbench.results.record import Measurement, Results
 from flashbench.studies.blocks import AUTO, block_label
 from flashbench.studies.ratios import memory_ratio, time_ratio
@@ -34,7 +35,7 @@ NO_POINT = "no point was measured"
 
 
 class Section(NamedTuple):
-    """One table: a title above it, and below it why figures are missing."""
+    """One table: a title above it, and below it why figures are missing or flagged."""
 
     title: Text
     grid: Grid
@@ -58,7 +59,7 @@ def profile_sections(results: Results) -> list[Section]:
         Section(
             _title(key, rows),
             _documented_table(rows, along) if is_documented_layout(rows) else _engine_table(rows, along),
-            reason_lines(rows, along),
+            [*reason_lines(rows, along), *memory_lines(rows, along)],
         )
         for key, rows in group_measurements(results.measurements, along).items()
     ]
@@ -89,6 +90,8 @@ def _documented_table(rows: Sequence[Measurement], along: Along) -> Grid:
     pairs = by_problem(rows)
     flash_times = _times([flash for _, flash in pairs])
     standard_times = _times([standard for standard, _ in pairs])
+    flash_memory = memory_cells([flash for _, flash in pairs])
+    standard_memory = memory_cells([standard for standard, _ in pairs])
     with_memory = any(row.memory for row in rows)
     with_accuracy = any(row.accuracy for row in rows)
     with_peak = any(_percent_of_peak(row) is not None for row in rows)
@@ -101,14 +104,18 @@ def _documented_table(rows: Sequence[Measurement], along: Along) -> Grid:
         *(["%\nPeak"] if with_peak else []),
         *(["Max\nError"] if with_accuracy else []),
     )
-    for (standard, flash), flash_time, standard_time in zip(pairs, flash_times, standard_times, strict=True):
+    for index, (standard, flash) in enumerate(pairs):
         some = flash or standard
         assert some is not None, "a problem comes from a row"
         grid.add_row(
             axis_word(some.problem, along),
-            *([_memory(standard), _memory(flash), _savings(standard, flash)] if with_memory else []),
-            flash_time,
-            standard_time,
+            *(
+                [standard_memory[index], flash_memory[index], _savings(standard, flash)]
+                if with_memory
+                else []
+            ),
+            flash_times[index],
+            standard_times[index],
             _speed_up(standard, flash),
             *([_peak_share(flash)] if with_peak else []),
             *([_error(flash)] if with_accuracy else []),
@@ -119,7 +126,7 @@ def _documented_table(rows: Sequence[Measurement], along: Along) -> Grid:
 def _engine_table(rows: Sequence[Measurement], along: Along) -> Grid:
     first = rows[0]
     base = {row.problem: row for row in reversed(rows) if row.engine == first.engine}
-    times = _times(rows)
+    times, memory = _times(rows), memory_cells(rows)
     engines = len({row.engine for row in rows})
     with_blocks = len({(row.problem, row.engine) for row in rows}) < len(rows)
     with_memory = any(row.memory for row in rows)
@@ -137,18 +144,18 @@ def _engine_table(rows: Sequence[Measurement], along: Along) -> Grid:
         *(["Max\nError"] if with_accuracy else []),
         left=[1],
     )
-    for index, (row, time) in enumerate(zip(rows, times, strict=True)):
+    for index, row in enumerate(rows):
         begins = index == 0 or rows[index - 1].problem != row.problem
         last = engines > 1 and index + 1 < len(rows) and rows[index + 1].problem != row.problem
         grid.add_row(
             axis_word(row.problem, along) if begins else "",
             row.engine if row.side is None else f"{row.engine} ({row.side.upper()})",
             *([block_word(row) or NOTHING] if with_blocks else []),
-            time,
+            times[index],
             _time_ratio(row, base.get(row.problem)),
             f"{row.rates.gflops:.1f}" if row.rates and row.status == "ok" else NOTHING,
             *([_peak_share(row)] if with_peak else []),
-            *([_memory(row)] if with_memory else []),
+            *([memory[index]] if with_memory else []),
             *([_error(row)] if with_accuracy else []),
             last=last,
         )
@@ -168,10 +175,6 @@ def _times(rows: Sequence[Measurement | None]) -> list[str | Text]:
         else:
             cells.append(next(words) if row.time else NOTHING)
     return cells
-
-
-def _memory(row: Measurement | None) -> str | Text:
-    return format_bytes(row.memory.workspace_peak_bytes) if row and row.memory else NOTHING
 
 
 def _savings(standard: Measurement | None, flash: Measurement | None) -> str | Text:

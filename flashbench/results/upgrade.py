@@ -7,8 +7,14 @@ from typing import Any
 
 
 def _from_1(document: dict[str, Any]) -> None:
-    """Version 1 listed the bursts of a single process: of processes there was one."""
+    """Version 1 listed the bursts of a single process: of processes there was one.
+
+    Its growth of a process began from a level that still held the outputs of an earlier call.
+    """
     for row in document.get("measurements", ()):
+        memory = row.get("memory")
+        if memory is not None and memory.get("resident_delta_bytes") is not None:
+            memory["resident_delta_bytes"] += memory["output_bytes"]
         time = row.get("time")
         if time is not None:
             samples = [sample for burst in time["samples_ns"] for sample in burst]
