@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from flashbench.cli import compare, duel, export, profile, report, sweep, verify
+from flashbench.cli import compare, duel, export, machine, profile, report, sweep, verify
 from flashbench.errors import FlashbenchError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -76,6 +76,7 @@ def make_app(*, for_command: bool = False) -> typer.Typer:
     app.command(epilog=duel.EPILOG)(duel.duel)
     app.command(epilog=export.EPILOG)(export.export)
     app.command(epilog=report.EPILOG)(report.report)
+    app.command(epilog=machine.EPILOG)(machine.machine)
     return app
 
 

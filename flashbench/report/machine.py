@@ -1,0 +1,138 @@
+"""The machine as a table of two columns, and its advice a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from flashbench.report.units import format_bytes
+from flashbench.results.record import Machine, Results
+
+# What the system does not tell is said in these words, everywhere.
+NOT_TOLD = "not told"
+Rows = list[tuple[str, str | None]]
+
+
+def machine_report(results: Results) -> RenderableType:
+    """What the machine is, what it does now, what was measured, and what to do."""
+    machine = results.machine
+    sections = [
+        _hardware(machine),
+        _state(machine),
+        _limits(machine, quick=bool(results.config.get("quick"))),
+    ]
+    parts: list[RenderableType] = [Text(machine.host, style="bold"), _table(sections)]
+    if results.warnings:
+        parts += [Text(), Text("Advice", style="bold"), _list(results.warnings)]
+    return Group(*parts)
+
+
+def _hardware(machine: Machine) -> Rows:
+    return [
+        ("CPU", machine.cpu),
+        ("microarchitecture", machine.microarchitecture),
+        ("ISA used", machine.isa),
+        ("cores", _cores(machine)),
+        ("threads a core", _number(machine.threads_per_core)),
+        ("virtual machine", _yes_no(machine.virtual)),
+        ("caches", ", ".join(f"{name} {format_bytes(size)}" for name, size in machine.caches.items())),
+        ("memory", None if machine.memory_bytes is None else format_bytes(machine.memory_bytes)),
+        ("system", _joined(machine.os, machine.python and f"Python {machine.python}")),
+        ("libraries", ", ".join(f"{name} {version}" for name, version in machine.libraries.items())),
+    ]
+
+
+def _state(machine: Machine) -> Rows:
+    return [
+        ("governor", machine.governor),
+        ("boost", _yes_no(machine.boost, "on", "off")),
+        ("load", None if machine.load is None else f"{machine.load:.2f} over the last minute"),
+        (
+            "other processes",
+            None if machine.others_cores is None else f"keep {machine.others_cores:.2f} cores busy just now",
+        ),
+        (
+            "steal",
+            None
+            if machine.steal_percent is None
+            else f"{machine.steal_percent:.2f} % of CPU time since boot",
+        ),
+        (
+            "swap",
+            None if machine.swap_used_bytes is None else f"{format_bytes(machine.swap_used_bytes)} used",
+        ),
+    ]
+
+
+def _limits(machine: Machine, *, quick: bool) -> Rows:
+    threads = machine.peak_threads
+    on = "" if threads is None else f" on {threads} thread{'' if threads == 1 else 's'}"
+    peaks = ", ".join(f"{gflops:.0f} GFLOP/s {dtype}" for dtype, gflops in machine.peak_gflops.items())
+    missing = "not measured" + (" (--quick)" if quick else "")
+    bandwidth, floor = machine.read_bandwidth_gbps, machine.noise_floor
+    return [
+        ("FMA peak", f"{peaks}{on}" if peaks else missing),
+        ("read bandwidth", missing if bandwidth is None else f"{bandwidth:.1f} GB/s{on}"),
+        (
+            "noise floor",
+            "not measured: flashbench duel --aa measures it"
+            if floor is None
+            else f"{100 * floor:.1f} %: smaller changes cannot be told",
+        ),
+    ]
+
+
+def _table(sections: Iterable[Rows]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for rows in sections:
+        table.add_row()
+        for name, value in rows:
+            table.add_row(name, Text(value) if value else Text(NOT_TOLD, style="dim"))
+    return table
+
+
+def _list(lines: Sequence[str]) -> Table:
+    """Each with a dash, its further lines under its first."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for line in lines:
+        table.add_row("-", Text(line))
+    return table
+
+
+def _cores(machine: Machine) -> str | None:
+    if machine.cores is None:
+        return None
+    if machine.affinity is None:
+        return str(machine.cores)
+    return f"{machine.cores} (numbers {core_ranges(machine.affinity)})"
+
+
+def core_ranges(cores: Sequence[int]) -> str:
+    """As Linux writes them.
+
+    >>> core_ranges([0, 1, 2, 3, 8, 10, 11])
+    '0-3,8,10-11'
+    """
+    runs = [
+        [core for _, core in run]
+        for _, run in groupby(enumerate(sorted(cores)), key=lambda pair: pair[1] - pair[0])
+    ]
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _yes_no(value: bool | None, yes: str = "yes", no: str = "no") -> str | None:
+    return None if value is None else yes if value else no
+
+
+def _number(value: int | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _joined(*words: str | None) -> str:
+    return ", ".join(filter(None, words))
