@@ -35,6 +35,10 @@ SMALL_OBJECT_BYTES = 1024
 # to this many times and believe the smallest. A long call is tracked once: there it is not worth it.
 TRACKED_CALLS = 3
 LONG_CALL_S = 0.5
+# glibc's malloc.h: options of mallopt.
+M_TRIM_THRESHOLD, M_TOP_PAD = -1, -2
+DEFAULT_TOP_PAD = 128 * 1024
+NEVER = 2**31 - 1
 
 
 class PeakMemory(NamedTuple):
@@ -132,14 +136,13 @@ def resident_growth(call: Callable[[], None], forget: Callable[[], None] = lambd
     Outputs of an earlier call are forgotten first: where this call found their memory it would not grow.
     Linux tells the exact peak; elsewhere it is sampled, and the peak of a very short call is missed.
     """
-    forget()
-    _return_free_memory()
+    _return_free_memory(call, forget)
     before = _resident()
     if _reset_peak_resident():
         call()
         # Linux counts pages by core and adds up now and then (from 6.2 on): its peak may be low by some
-        # 128 KiB a thread. What is there after the call is counted page by page, and what malloc took
-        # for blocks that are not huge is still there.
+        # 128 KiB a thread. What is there after the call is counted page by page, and malloc has kept all
+        # blocks but the huge ones, of which that is a small part.
         return max(0, max(_peak_resident(), _resident()) - before)
     with _sampled(_resident) as samples:
         call()
@@ -202,9 +205,20 @@ def _collector_off() -> Iterator[None]:
             gc.enable()
 
 
-def _return_free_memory() -> None:
-    """Give what malloc kept from earlier calls back, so that this call's growth is seen. Only glibc can."""
-    if os.name == "posix":
-        libc: Any = ctypes.CDLL(None)
-        if hasattr(libc, "malloc_trim"):
-            libc.malloc_trim(0)
+def _return_free_memory(call: Callable[[], None], forget: Callable[[], None]) -> None:
+    """Make malloc give back what it keeps from earlier calls, and from then on keep everything.
+
+    Only glibc can, and the end of a thread's own heap it gives back only when something is freed there:
+    hence another call.
+    """
+    libc: Any = ctypes.CDLL(None) if os.name == "posix" else None
+    if libc is None or not hasattr(libc, "malloc_trim"):
+        forget()
+        return
+    libc.mallopt(M_TOP_PAD, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, 0)
+    call()
+    forget()
+    libc.malloc_trim(0)
+    libc.mallopt(M_TOP_PAD, DEFAULT_TOP_PAD)
+    libc.mallopt(M_TRIM_THRESHOLD, NEVER)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,23 @@ def build_temporaries(temporaries: int, output: int) -> Fake:
         return np.ones(output, np.uint8)
 
     return Fake(call, output)
+
+
+def build_growing(size: int, threads: int) -> Fake:
+    """Touches `size` bytes at once, each of some threads its share, and gives them back."""
+    pool = ThreadPoolExecutor(threads)
+    all_hold = threading.Barrier(threads, timeout=20)
+
+    def hold() -> None:
+        buffer = np.ones(size // threads, np.uint8)
+        all_hold.wait()
+        del buffer
+
+    def call() -> None:
+        for future in [pool.submit(hold) for _ in range(threads)]:
+            future.result()
+
+    return Fake(call)
 
 
 def _sleep(seconds: float = 0.0) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import fake_workloads
 import numba
 import numpy as np
+import psutil
 import pytest
 from fake_workloads import Fake
 from hypothesis import given
@@ -17,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from flashbench.measure import memory
 from flashbench.measure.memory import Event, measure_memory, resident_growth, track, workspace_peak
+from flashbench.measure.worker import Worker
 
 KB = 1024
 MB = 1024 * KB
@@ -80,14 +85,43 @@ def test_numpy_attention_needs_two_score_matrices_and_little_more() -> None:
         assert workspace_of(call, q.nbytes) == pytest.approx(2 * 256 * 256 * 8, abs=NOISE)
 
 
-def test_memory_taken_by_compiled_code_without_the_lock_is_seen() -> None:
-    @numba.njit(nogil=True)
-    def compiled(size: int) -> float:
-        buffer = np.empty(size)
-        buffer[0] = 1.0
-        return buffer[0]
+@numba.njit(nogil=True)
+def empty_inside_njit(size: int) -> int:
+    """What np.empty takes in machine code: memory that no Python allocator has seen."""
+    buffer = np.empty(size, np.uint8)
+    buffer[0] = 7
+    buffer[size - 1] = 1
+    return buffer[0] + buffer[size - 1]
 
-    assert workspace_of(lambda: compiled(2 * KB)) == pytest.approx(16 * KB, abs=NOISE)
+
+@functools.cache
+def numba_header_bytes() -> int:
+    """What Numba puts before an array's data (its counter of owners) and beside it to align it."""
+    empty_inside_njit(MB)
+    return max(event.size for event in track(lambda: empty_inside_njit(MB))) - MB
+
+
+@pytest.mark.parametrize("size", [8 * KB, 300 * KB, 5 * MB, 64 * MB])
+@pytest.mark.parametrize("thread", ["caller", "another"])
+def test_empty_inside_njit_is_seen_to_the_byte(size: int, thread: str) -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+
+        def call() -> None:
+            if thread == "caller":
+                empty_inside_njit(size)
+            else:
+                pool.submit(empty_inside_njit, size).result()
+
+        call()  # compiles, and starts the thread
+        events = [event for event in track(call) if event.size >= size]
+    assert [event.size for event in events] == [size + numba_header_bytes()]
+    assert 0 < numba_header_bytes() <= 128
+
+
+def test_empty_inside_njit_is_workspace() -> None:
+    assert workspace_of(lambda: empty_inside_njit(16 * KB)) == pytest.approx(
+        16 * KB + numba_header_bytes(), abs=NOISE
+    )
 
 
 def test_memory_taken_in_other_threads_is_seen() -> None:
@@ -123,6 +157,34 @@ def test_small_calls_are_tracked_until_two_agree(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(memory, "track", noisy)
     assert measure_memory(lambda: None, 0).workspace_peak_bytes == 8192
     assert tracked == [3]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("size", [16 * KB, 80 * KB, 600 * KB, 3 * MB])
+def test_resident_growth_agrees_with_memray_within_its_pages(size: int, threads: int) -> None:
+    """In a process of its own, as a run measures it: this one's heap is full of holes."""
+    arguments = {"size": size, "threads": threads}
+    with Worker(1, timeout_s=60) as worker:
+        worker.prepare("grow", f"{fake_workloads.__name__}:build_growing", arguments)
+        measured = worker.memory("grow")
+    assert measured.instrument == "memray"
+    assert abs(measured.resident_delta_bytes - measured.workspace_peak_bytes) <= 48 * KB
+
+
+def test_outputs_of_an_earlier_call_do_not_hide_growth() -> None:
+    fake = Fake(lambda: np.ones(40 * MB, np.uint8), 40 * MB)
+    fake.call()
+    assert resident_growth(fake.call, fake.forget) == pytest.approx(40 * MB, rel=0.02)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the file")
+def test_resident_is_what_linux_counts_page_by_page() -> None:
+    before = memory._resident()
+    buffer = np.ones(64 * MB, np.uint8)
+    assert memory._resident() - before == pytest.approx(64 * MB, abs=256 * KB)
+    # The system's own counter, which adds its cores up now and then.
+    assert memory._resident() == pytest.approx(psutil.Process().memory_info().rss, abs=4 * MB)
+    del buffer
 
 
 def test_resident_growth_is_what_the_process_gained() -> None:

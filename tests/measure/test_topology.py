@@ -34,7 +34,9 @@ def test_nothing_is_told_where_nothing_is_there(root: Path) -> None:
 
 
 def test_affinity_is_what_the_system_says() -> None:
-    assert affinity() == (psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else None)
+    assert affinity() == (
+        psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else None
+    )
 
 
 def test_system_without_affinity_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
