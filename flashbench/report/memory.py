@@ -22,6 +22,7 @@ from flashbench.report.layout import (
 )
 from flashbench.report.units import format_bytes
 from flashbench.results.record import Measurement, Results
+from flashbench.studies.blocks import AUTO, block_label
 from flashbench.studies.memory_views import CAUSES, View, memory_views
 
 FLAG = "!"
@@ -66,8 +67,8 @@ def memory_lines(rows: Iterable[Measurement], along: Along) -> list[Text]:
     for row in measured:
         pairs = _disagreements(row)
         if pairs:
-            block = block_word(row)
-            name = f"{row.engine}, block {block}" if block and block != "auto" else row.engine
+            block = block_label(row)
+            name = row.engine if block in ("", AUTO) else f"{row.engine}, block {block}"
             places.setdefault((name, pairs), []).append(axis_word(row.problem, along))
     for (name, pairs), where in places.items():
         why = "; ".join(f"{high} above {low} ({CAUSES[high, low]})" for high, low in pairs)

@@ -163,6 +163,18 @@ def test_a_file_of_version_1_is_read_as_samples_of_one_process() -> None:
     assert (read.schema_version, read.machine) == (2, RESULTS.machine)
 
 
+def test_growth_of_version_1_began_from_a_level_that_held_the_outputs() -> None:
+    document = json.loads(CONTENT)
+    document["schema_version"] = 1
+    document["measurements"][0]["memory"]["resident_delta_bytes"] = 4096
+    read = store.decode(json.dumps(document).encode(), name="run.json")
+    first, second = (row.memory for row in read.measurements[:2])
+    assert first is not None
+    assert second is not None
+    assert first.resident_delta_bytes == 4096 + first.output_bytes
+    assert second.resident_delta_bytes is None
+
+
 @pytest.mark.parametrize("name", ["documented.json", "amd-epyc-zen4-2-cores.json"])
 def test_the_committed_files_are_read(repository: Path, name: str) -> None:
     assert store.load(repository / "results" / name).measurements
