@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,9 @@ import numpy as np
 import psutil
 import pytest
 
-from flashbench.measure import machine
+from flashbench.measure import machine, topology
 from flashbench.measure.machine import available_memory_bytes, describe_machine, total_memory_bytes
+from flashbench.results.record import Machine
 
 GIB = 1024**3
 
@@ -24,6 +26,16 @@ def test_machine_knows_itself() -> None:
     assert 0 < facts.memory_bytes <= psutil.virtual_memory().total
     assert facts.libraries["numpy"] == np.__version__
     assert facts.python == platform.python_version()
+
+
+def test_facts_are_fields_of_the_record_and_say_what_psutil_says() -> None:
+    facts = describe_machine()
+    assert Machine(**dataclasses.asdict(facts)).affinity == topology.affinity()
+    assert facts.others_cores is not None
+    assert 0 <= facts.others_cores <= 1.5 * (psutil.cpu_count() or 1)
+    assert facts.steal_percent is None or 0 <= facts.steal_percent < 100
+    assert facts.swap_used_bytes is not None
+    assert 0 <= facts.swap_used_bytes <= psutil.swap_memory().total
 
 
 def test_caches_are_one_cores_view_without_instructions(
@@ -47,8 +59,9 @@ def test_caches_are_one_cores_view_without_instructions(
 
 def test_what_the_system_hides_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "CPU_DIRECTORY", tmp_path / "none")
+    monkeypatch.setattr(topology, "CPUS", tmp_path / "none")
     facts = describe_machine()
-    assert facts.governor is None
+    assert (facts.governor, facts.boost) == (None, None)
     assert facts.caches == {} or platform.system() == "Darwin"
 
 
