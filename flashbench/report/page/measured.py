@@ -20,7 +20,7 @@ from flashbench.report.page.table import Cell, Table, make_table
 from flashbench.report.page.words import capital
 from flashbench.report.units import format_bytes, format_error, format_times
 from flashbench.results.record import Accuracy, Measurement, Memory, Time
-from flashbench.studies.agreement import expected_disagrees, resident_disagrees
+from flashbench.studies.memory_views import memory_views
 
 _HEADINGS = (
     "File",
@@ -81,8 +81,8 @@ def _table(
     ]
     if any(row.memory for _, row in rows):
         notes.append(
-            "Memory is the peak beyond inputs and outputs as memray saw it, the growth of the process, which "
-            "may include the outputs or not, and what the engine said before the run. "
+            "Memory is beyond inputs and outputs: the peak as memray saw it, the growth of the process, and "
+            "what the engine said before the run. "
             f"{DISAGREES.strip()} marks one that differs from memray's by more than 5 % and 64 KB."
         )
     return make_table(
@@ -136,10 +136,13 @@ def _memory(memory: Memory | None) -> list[Cell | str]:
     if memory is None:
         return ["", "", ""]
     instrument = "" if memory.instrument == "memray" else f" ({memory.instrument})"
+    views = memory_views(memory)
+    pairs = [pair for pair in views.disagreements() if memory.instrument in pair]
+    apart = {view for pair in pairs for view in pair}
     return [
         format_bytes(memory.workspace_peak_bytes) + instrument,
-        _view(memory.resident_delta_bytes, resident_disagrees(memory)),
-        _view(memory.expected_workspace_bytes, expected_disagrees(memory)),
+        _view(views.resident, memory.instrument != "resident" and "resident" in apart),
+        _view(views.expected, "expected" in apart),
     ]
 
 
