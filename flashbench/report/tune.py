@@ -120,7 +120,8 @@ def _cells(outcome: Outcome) -> list[str | Text]:
     checks = _counting(outcome)
     if not checks:
         return [_lengths(outcome), NOTHING, tuned, heads, *[NOTHING] * 5]
-    least = max(checks, key=lambda check: check.ratio)
+    # Where nothing was won, what stood in the way is the highest bound.
+    least = max(checks, key=lambda check: check.high if outcome.heads_from is None else check.ratio)
     style = "" if outcome.heads_from is not None else "dim"
     most = min(check.ratio for check in checks)
     interval = f"{format_change(least.low)} to {format_change(least.high)}"

@@ -12,7 +12,7 @@ import pytest
 from flashbench.engines.flash import built_in_blocks
 from flashbench.engines.tuned import Check, Key
 from flashbench.kernels.blocks import Blocks
-from flashbench.measure.cpu import NO_USE
+from flashbench.measure.cpu import NO_USE, CpuUse
 from flashbench.measure.timing import Burst
 from flashbench.studies.tune.contest import PROCESSES, Duel, fastest, heads_won
 from flashbench.studies.tune.plan import search_problem
@@ -27,8 +27,11 @@ Formula = Callable[[Blocks, int, int], float]
 class FakeTimer:
     """Times by a formula, with a little or a lot of chance on top."""
 
-    def __init__(self, formula: Formula, *, noise: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self, formula: Formula, *, noise: float = 0.0, seed: int = 0, disturbed: bool = False
+    ) -> None:
         self._formula = formula
+        self._use = CpuUse(1.0, 0.7, 0.0) if disturbed else NO_USE
         self._noise = noise
         self._chance = random.Random(seed)
         self.slots: dict[str, tuple[Blocks, int, int]] = {}
@@ -44,7 +47,7 @@ class FakeTimer:
         self.timed.append(self.slots[slot])
         middle = self._formula(*self.slots[slot])
         samples = [round(middle * math.exp(self._chance.gauss(0, self._noise))) for _ in range(3)]
-        return Burst(samples, NO_USE, None)
+        return Burst(samples, self._use, None)
 
     def release(self, slot: str) -> None:
         del self.slots[slot]
@@ -163,3 +166,12 @@ def test_the_opponent_is_what_the_rule_chooses_at_each_length() -> None:
         problem = type(problem).of(check.seqlen, num_heads=check.heads)
         assert check.built_in == built_in_blocks(problem, "fwd")
         assert (Blocks(*check.built_in), check.seqlen, check.heads) in timer.timed
+
+
+def test_a_disturbed_burst_is_taken_again_but_not_for_ever() -> None:
+    counts = []
+    for disturbed in (False, True):
+        timer = FakeTimer(gaining(0.1), disturbed=disturbed)
+        Duel(LONG_KEY, TUNED, threads=2).fight(timer, 0)
+        counts.append(len(timer.timed))
+    assert counts[1] == 3 * counts[0] > 0

@@ -29,6 +29,8 @@ BURST_NS = 4_000_000
 TURNS = 3
 LONG_CALL_FLOPS_PER_THREAD = 400_000_000
 MOST_CALLS = 50
+MOST_RETAKES = 2
+DISTURBED_CORES = 0.2
 MOST_TURNS = 8  # of a candidate in one round of the search
 
 
@@ -149,7 +151,14 @@ def is_won(check: Check) -> bool:
 
 
 def _fastest_call(timer: Timer, slot: str) -> float:
-    return min(timer.time(slot, 1, at_least_ns=BURST_NS, at_most=MOST_CALLS).samples_ns)
+    """Of a burst, or of a few where other processes were at work meanwhile."""
+    best = math.inf
+    for _ in range(1 + MOST_RETAKES):
+        burst = timer.time(slot, 1, at_least_ns=BURST_NS, at_most=MOST_CALLS)
+        best = min(best, *burst.samples_ns)
+        if burst.cpu.others_cores < DISTURBED_CORES:
+            break
+    return best
 
 
 def _prepare(
