@@ -83,7 +83,8 @@ def attention(
         causal_alignment: where that position is when seqlen_q is not seqlen_k: "bottom-right" lets the
             last query see all keys, "top-left" lets the first query see the first key.
         engine: "flash", "standard", "numpy", "torch-flash" or one that an installed package adds.
-        block_q, block_k: tile sizes, for engines that have them. None: the engine chooses. The
+        block_q, block_k: tile sizes, for engines that have them. None: the engine chooses, "flash"
+            from what `flashbench tune` found on this CPU, if it ran before this process began. The
             result is the same but for rounding.
         num_threads: None is every core that this process may use.
         use_simd: False selects scalar loops in the engines that have both.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,28 @@ from hypothesis import settings
 # The first example of a test may compile a kernel: how long an example takes says nothing here.
 settings.register_profile("flashbench", deadline=None)
 settings.load_profile("flashbench")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_tuned_blocks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this machine's `flashbench tune` found must not decide what is tested, in workers neither."""
+    before = os.environ.get("FLASHBENCH_TUNED_DIR")
+    os.environ["FLASHBENCH_TUNED_DIR"] = str(tmp_path_factory.mktemp("no-tuned-blocks"))
+    yield
+    del os.environ["FLASHBENCH_TUNED_DIR"]
+    if before is not None:
+        os.environ["FLASHBENCH_TUNED_DIR"] = before
+
+
+@pytest.fixture
+def tuned_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this CPU's table would be, in a directory of the test's own; nothing is read yet."""
+    from flashbench.engines import tuned
+
+    monkeypatch.setenv("FLASHBENCH_TUNED_DIR", str(tmp_path / "tuned"))
+    monkeypatch.setattr(tuned, "_read", None)
+    monkeypatch.setattr(tuned, "_warned", {})
+    return tuned.table_path()
 
 
 @pytest.fixture

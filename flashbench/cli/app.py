@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 import typer.main
 
-from flashbench.cli import compare, duel, export, machine, profile, report, sweep, verify
+from flashbench.cli import compare, duel, export, machine, profile, report, sweep, tune, verify
 from flashbench.errors import FlashbenchError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -77,6 +78,7 @@ def make_app(*, for_command: bool = False) -> typer.Typer:
     app.command(epilog=export.EPILOG)(export.export)
     app.command(epilog=report.EPILOG)(report.report)
     app.command(epilog=machine.EPILOG)(machine.machine)
+    app.command(epilog=tune.EPILOG)(tune.tune)
     return app
 
 
@@ -92,10 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     app = make_app(for_command=bool(words) and not words[0].startswith("-"))
     try:
-        # `obj` reaches every command as context.obj: the command line as typed, for the record.
-        code = typer.main.get_command(app).main(
-            words, prog_name="flashbench", standalone_mode=False, obj=["flashbench", *words]
-        )
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.showwarning = _say_warning
+            # `obj` reaches every command as context.obj: the command line as typed, for the record.
+            code = typer.main.get_command(app).main(
+                words, prog_name="flashbench", standalone_mode=False, obj=["flashbench", *words]
+            )
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
@@ -126,6 +131,18 @@ def _explain(error: Exception, *, debug: bool) -> int:
     if hint:
         _say("hint", hint)
     return code
+
+
+def _say_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """In place of `warnings.showwarning`, which also quotes the line of source that warned."""
+    _say("warning", str(message))
 
 
 def _say(label: str, text: str | None = None) -> None:

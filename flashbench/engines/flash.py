@@ -8,6 +8,7 @@ import numpy as np
 
 from flashbench.engines import Array, AttentionGradients, Forward, Settings
 from flashbench.engines.launch import address_of, aligned_scratch, array_table, readable, threads_for
+from flashbench.engines.tuned import Pass, tuned_blocks
 from flashbench.kernels.blocks import (
     ALIGNMENT,
     Blocks,
@@ -177,25 +178,36 @@ class FlashEngine:
         return max(needs)
 
 
+def built_in_blocks(problem: AttentionProblem, direction: Pass) -> Blocks:
+    """What `flash` chooses by rule, where no table says better."""
+    if direction == "fwd":
+        return forward_blocks(
+            problem.seqlen_q, problem.seqlen_k, problem.head_dim, problem.itemsize, problem.flops("fwd")
+        )
+    return backward_blocks(problem.seqlen_q, problem.seqlen_k, problem.head_dim, problem.itemsize)
+
+
 def _forward_plan(problem: AttentionProblem, settings: Settings) -> tuple[int, Blocks]:
     threads = threads_for(problem, "fwd", settings)
-    auto = forward_blocks(
-        problem.seqlen_q, problem.seqlen_k, problem.head_dim, problem.itemsize, problem.flops("fwd")
-    )
-    blocks = _chosen(settings, auto, problem)
+    blocks = _chosen(problem, "fwd", settings)
     tiles = problem.batch * problem.num_heads * -(-problem.seqlen_q // blocks.block_q)
     return min(threads, tiles), blocks
 
 
 def _backward_plan(problem: AttentionProblem, settings: Settings) -> tuple[int, Blocks]:
     threads = threads_for(problem, "bwd", settings)
-    auto = backward_blocks(problem.seqlen_q, problem.seqlen_k, problem.head_dim, problem.itemsize)
-    blocks = _chosen(settings, auto, problem)
+    blocks = _chosen(problem, "bwd", settings)
     return min(threads, _backward_tasks(problem, blocks)), blocks
 
 
-def _chosen(settings: Settings, auto: Blocks, problem: AttentionProblem) -> Blocks:
-    """The caller's block sizes where given; a block never needs to be larger than the sequence."""
+def _chosen(problem: AttentionProblem, direction: Pass, settings: Settings) -> Blocks:
+    """The caller's block sizes where given, else the tuned pair, else the rule's; never longer than the
+    sequence. A caller who gives one size gets the rule's other: the tuned one goes with its own partner.
+    """
+    auto = None
+    if settings.block_q is None and settings.block_k is None:
+        auto = tuned_blocks(problem, direction)
+    auto = auto or built_in_blocks(problem, direction)
     return Blocks(
         min(settings.block_q or auto.block_q, problem.seqlen_q),
         min(settings.block_k or auto.block_k, problem.seqlen_k),

@@ -39,11 +39,12 @@ def _hash_of_sources() -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    digest.update(repr((numba.__version__, llvmlite.__version__, sys.version_info[:3])).encode())
     return digest.hexdigest()
 
 
-_SOURCES = _hash_of_sources()
+KERNEL_SOURCES = _hash_of_sources()  # what is said about kernels of one hash holds for no other
+_VERSIONS = (numba.__version__, llvmlite.__version__, sys.version_info[:3])
+_SOURCES = hashlib.sha256(repr((KERNEL_SOURCES, _VERSIONS)).encode()).hexdigest()
 
 
 class _KernelCache(_Cache):

@@ -1,0 +1,67 @@
+"""Which block sizes to try: whole vectors of queries, and no more memory than is promised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flashbench.engines import Settings
+from flashbench.engines.flash import FlashEngine, built_in_blocks
+from flashbench.engines.tuned import Key
+from flashbench.kernels.blocks import Blocks
+from flashbench.kernels.isa import ISA
+from flashbench.problem import ITEMSIZE, AttentionProblem
+from flashbench.studies.tune.plan import LEAST_MANY_HEADS, longest_of, problem_of, search_problem, seqlen_from
+
+BLOCK_Q = (8, 16, 24, 32, 48, 64, 96, 128)
+BLOCK_K = (32, 64, 96, 128, 192, 256, 384, 512, 1024)
+KEY_STEP = 8
+# The documented "Flash Mem": 8 KB at 128 tokens to 256 KB at 4096.
+DOCUMENTED_BYTES_PER_KEY = 64
+_ENGINE = FlashEngine()
+
+
+def candidates(key: Key, threads: int) -> list[Blocks]:
+    """The built-in choice first, then every size that keeps the promise over all the band."""
+    vector = ISA.lanes(ITEMSIZE[key.dtype])
+    limits = list(_limits(key, threads))
+    found = [built_in_blocks(search_problem(key, threads), key.direction)]
+    for block_q in BLOCK_Q:
+        if block_q % vector == 0 and block_q <= seqlen_from(key):
+            found += [Blocks(block_q, block_k) for block_k in _key_sizes(key, block_q, limits, threads)]
+    return list(dict.fromkeys(found))
+
+
+def allowed_bytes(problem: AttentionProblem, key: Key, threads: int) -> int:
+    """What a tuned choice may take: as much as the built-in one or as the documented figure."""
+    built_in = _workspace(problem, key, built_in_blocks(problem, key.direction), threads)
+    return max(built_in, DOCUMENTED_BYTES_PER_KEY * problem.seqlen_k)
+
+
+def _limits(key: Key, threads: int) -> Iterator[tuple[AttentionProblem, int]]:
+    """Problems from end to end of the band, and what each allows: the rule's sizes come in steps."""
+    first, last = seqlen_from(key), longest_of(key)
+    lengths = {first, last, *range(first + 1, last, max(1, first // 16))}
+    for heads in (1, LEAST_MANY_HEADS):
+        for seqlen in sorted(lengths):
+            problem = problem_of(key, seqlen, heads=heads)
+            yield problem, allowed_bytes(problem, key, threads)
+
+
+def _key_sizes(key: Key, block_q: int, limits: list[tuple[AttentionProblem, int]], threads: int) -> list[int]:
+    """The usual numbers of keys, and the largest that there is room for."""
+
+    def fits(block_k: int) -> bool:
+        blocks = Blocks(block_q, block_k)
+        return all(_workspace(problem, key, blocks, threads) <= limit for problem, limit in limits)
+
+    most = min(max(BLOCK_K), seqlen_from(key)) // KEY_STEP * KEY_STEP
+    while most and not fits(most):
+        most -= KEY_STEP
+    return [size for size in BLOCK_K if size < most] + [most] if most else []
+
+
+def _workspace(problem: AttentionProblem, key: Key, blocks: Blocks, threads: int) -> int:
+    settings = Settings(blocks.block_q, blocks.block_k, num_threads=threads)
+    needed = _ENGINE.workspace_bytes(problem, key.direction, settings)
+    assert needed is not None  # flash always tells
+    return needed

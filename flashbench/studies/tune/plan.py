@@ -1,0 +1,109 @@
+"""What to tune: the keys of a run, and the problems that stand for each."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import msgspec
+
+from flashbench.engines.tuned import Key, Pass, band_of
+from flashbench.errors import ConfigError
+from flashbench.problem import AttentionProblem, Dtype
+
+# Many heads: enough for every thread to have several, of which none waits for another.
+LEAST_MANY_HEADS = 8
+# With many heads only where a call is this short; longer sequences keep every thread busy with one.
+MANY_HEADS_FLOPS_PER_THREAD = 1_500_000_000
+# Query rows a thread of the search: a whole number of tiles of every candidate's width.
+SEARCH_ROWS_PER_THREAD = 384
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of a run are the product of these."""
+
+    dtypes: list[Dtype] = msgspec.field(default_factory=lambda: ["float64", "float32"])
+    head_dims: list[int] = msgspec.field(default_factory=lambda: [64])
+    causal: list[bool] = msgspec.field(default_factory=lambda: [False, True])
+    directions: list[Pass] = msgspec.field(default_factory=lambda: ["fwd", "bwd"])
+    seq_lens: list[int] = msgspec.field(default_factory=lambda: [256, 512, 1024, 2048, 4096])
+    threads: int
+
+    def __post_init__(self) -> None:
+        for name in ("dtypes", "head_dims", "causal", "directions", "seq_lens"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} must name at least one value")
+        for value in (*self.seq_lens, self.threads):
+            if value < 1:
+                raise ConfigError(f"lengths and threads must be at least 1, not {value}")
+        for key in self.keys():
+            problem_of(key, seqlen_from(key), heads=1)  # raises what is wrong with it
+
+    def keys(self) -> list[Key]:
+        """One per combination and band; lengths of one band are one key."""
+        bands = dict.fromkeys(band_of(seqlen) for seqlen in self.seq_lens)
+        cases = product(self.dtypes, self.head_dims, self.directions, self.causal, bands)
+        return list(
+            dict.fromkeys(
+                Key(dtype, head_dim, causal, direction, band)
+                for dtype, head_dim, direction, causal, band in cases
+            )
+        )
+
+
+def seqlen_from(key: Key) -> int:
+    """The shortest length of the key's band; the longest is one less than twice that."""
+    return 1 << (key.band - 1)
+
+
+def longest_of(key: Key) -> int:
+    """The longest length of the key's band."""
+    return 2 * seqlen_from(key) - 1
+
+
+def problem_of(key: Key, seqlen: int, *, heads: int, seqlen_q: int | None = None) -> AttentionProblem:
+    """A problem of the key's kind."""
+    return AttentionProblem.of(
+        seqlen_q or seqlen,
+        seqlen_k=seqlen,
+        num_heads=heads,
+        head_dim=key.head_dim,
+        dtype=key.dtype,
+        causal=key.causal,
+    )
+
+
+def search_problem(key: Key, threads: int) -> AttentionProblem:
+    """Keys from the middle of the band, and just as many queries as keep the threads busy: every tile of
+    queries passes over all the keys, so that more of them would tell nothing new.
+    """
+    seqlen = max(1, seqlen_from(key) * 3 // 2)
+    rows = SEARCH_ROWS_PER_THREAD * threads
+    return problem_of(key, seqlen, heads=-(-rows // seqlen), seqlen_q=min(seqlen, rows))
+
+
+def head_counts(key: Key, threads: int) -> list[int]:
+    """Numbers of heads to judge at: one, where tiles are few, and many, where calls are short enough."""
+    many = max(LEAST_MANY_HEADS, 2 * threads)
+    flops = problem_of(key, longest_of(key), heads=many).flops(key.direction)
+    return [1, many] if flops <= MANY_HEADS_FLOPS_PER_THREAD * threads else [1]
+
+
+def judged_lengths(key: Key, block_q: int, *, heads: int, threads: int) -> list[int]:
+    """Both ends of the band, and the length at which tiles of `block_q` share out worst among threads.
+
+    >>> judged_lengths(Key("float64", 64, False, "fwd", 9), 32, heads=1, threads=2)
+    [256, 288, 511]
+    >>> judged_lengths(Key("float64", 64, False, "fwd", 9), 32, heads=8, threads=2)
+    [256, 511]
+    """
+    first, last = seqlen_from(key), longest_of(key)
+    whole = range(-(-first // block_q) * block_q, last + 1, block_q)
+    worst = max(whole, key=lambda seqlen: _idle_share(heads * seqlen // block_q, threads), default=first)
+    awkward = [worst] if _idle_share(heads * worst // block_q, threads) > 0 else []
+    return sorted({first, *awkward, last})
+
+
+def _idle_share(tiles: int, threads: int) -> float:
+    """Share of the threads' time in which some have no tile left, all tiles being alike."""
+    turns = -(-tiles // threads)
+    return 1 - tiles / (turns * threads) if turns else 0.0
