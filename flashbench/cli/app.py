@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from flashbench.cli import compare, duel, export, profile, sweep, verify
+from flashbench.cli import compare, duel, engines, export, profile, sweep, verify
 from flashbench.errors import FlashbenchError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -75,6 +75,7 @@ def make_app(*, for_command: bool = False) -> typer.Typer:
     app.command(epilog=compare.EPILOG)(compare.compare)
     app.command(epilog=duel.EPILOG)(duel.duel)
     app.command(epilog=export.EPILOG)(export.export)
+    app.command(epilog=engines.EPILOG)(engines.engines)
     return app
 
 

@@ -168,9 +168,15 @@ def engine_names() -> list[str]:
 
 
 def plugins() -> dict[str, EntryPoint]:
-    """Entry points of other packages' engines by name, found without importing them."""
-    found = entry_points(group=ENTRY_POINT_GROUP)
-    return {point.name: point for point in found if point.name not in ENGINES}
+    """Entry points of other packages' engines by name, found without importing them.
+
+    A name that two packages have is the first one's; one of ours is not theirs to take.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name not in ENGINES:
+            found.setdefault(point.name, point)
+    return found
 
 
 def get_engine(name: str) -> Engine:

@@ -46,7 +46,7 @@ class OnnxEngine:
     """
 
     name = "onnxruntime"
-    summary = f"the CPU MultiHeadAttention operator of ONNX Runtime {onnxruntime.__version__}, forward only"
+    summary = "ONNX Runtime's CPU MultiHeadAttention operator, forward only"
     layout: Layout = "bshd"
 
     def __init__(self) -> None:

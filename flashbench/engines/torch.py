@@ -39,7 +39,7 @@ class TorchFlashEngine:
     """
 
     name = "torch-flash"
-    summary = f"the CPU flash attention of PyTorch {torch.__version__}, or what it falls back to"
+    summary = "PyTorch's CPU flash attention, or what PyTorch falls back to"
     layout: Layout = "bhsd"
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ class TorchMathEngine:
     """
 
     name = "torch-math"
-    summary = f"the math attention of PyTorch {torch.__version__}, scores materialised, autograd"
+    summary = "PyTorch's math attention: scores materialised, autograd"
     layout: Layout = "bhsd"
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:

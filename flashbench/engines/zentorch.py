@@ -31,7 +31,7 @@ class ZentorchEngine:
     """
 
     name = "zentorch"
-    summary = f"the CPU attention of AMD's zentorch {zentorch.__version__}, forward only"
+    summary = "AMD's zentorch in PyTorch, forward only"
     layout: Layout = "bhsd"
 
     def __init__(self) -> None:
