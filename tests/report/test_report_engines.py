@@ -56,7 +56,10 @@ ENGINES = [
     ),
     EngineFacts(name="mine", state="broken", reason="killed by SIGSEGV in its first call"),
     EngineFacts(
-        name="yours", state="ready", summary="forward only, in full", lacks={"causal": "is not there"}
+        name="yours",
+        state="ready",
+        summary="full attention alone",
+        lacks=dict.fromkeys(("gqa", "causal", "bottom_right", "top_left", "head_dim_v"), "is not there"),
     ),
 ]
 
