@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from flashbench.engines import Array, Engine, Settings, engine_names, get_engine
+from flashbench.engines import Array, Engine, Forward, Settings, engine_names, get_engine
 from flashbench.errors import AttentionError, EngineError, UnsupportedError
 from flashbench.problem import AttentionProblem, CausalAlignment, Direction, Dtype
 
@@ -46,6 +46,15 @@ class Call(NamedTuple):
         if x.shape != shape:
             raise AttentionError(f"{name} must have shape {shape} for these q, k and v, not {x.shape}")
         return x[:, None] if self.one_head else x
+
+    def give_lse(self, forward: Forward) -> Array:
+        """The forward's lse as the caller takes it. Raises UnsupportedError when the engine gave none."""
+        if forward.lse is None:
+            raise UnsupportedError(
+                f"engine {self.engine.name!r} gives no lse for this problem",
+                hint="leave return_lse out, or choose another engine",
+            )
+        return self.give(forward.lse)
 
     def give(self, x: Array) -> Array:
         """A result in the number of dimensions that the caller uses."""

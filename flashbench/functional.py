@@ -89,7 +89,7 @@ def attention(
         num_threads: None is every core that this process may use.
         use_simd: False selects scalar loops in the engines that have both.
         return_lse: also return the logarithm of each row's softmax denominator, which
-            `attention_backward` needs.
+            `attention_backward` needs. Some engines do not give it.
 
     Returns:
         o: (batch, num_heads, seqlen_q, head_dim_v), or (batch, seqlen_q, head_dim_v) in 3-D; with
@@ -97,7 +97,7 @@ def attention(
 
     Raises:
         AttentionError: an argument breaks a rule. EngineError: the engine's library is not installed.
-        UnsupportedError: the engine cannot run this problem.
+        UnsupportedError: the engine cannot run this problem, or gives no lse where that is asked for.
 
     >>> import numpy as np
     >>> q = k = v = np.eye(4)[None]
@@ -120,7 +120,7 @@ def attention(
     )
     forward = call.engine.forward(call.problem, call.settings, call.q, call.k, call.v)
     if return_lse:
-        return AttentionOutput(call.give(forward.o), call.give(forward.lse))
+        return AttentionOutput(call.give(forward.o), call.give_lse(forward))
     return call.give(forward.o)
 
 

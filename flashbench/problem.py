@@ -122,6 +122,11 @@ class AttentionProblem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         low = first + self.diagonal_offset + 1
         return ramp * (2 * low + ramp - 1) // 2 + (self.seqlen_q - max(first, full)) * self.seqlen_k
 
+    @property
+    def masked(self) -> bool:
+        """Whether the causal mask hides anything: the one query of a decoding step sees every key."""
+        return self.visible_pairs < self.seqlen_q * self.seqlen_k
+
     def flops(self, direction: Direction) -> int:
         """Multiply-adds count two. Forward: q k^T and p v. Backward: those two scores again
         (q k^T, do v^T) and dv, dk, dq, which is 2.5 times the forward when head_dim_v = head_dim

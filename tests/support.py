@@ -28,7 +28,10 @@ def assert_close(actual: NDArray[np.floating], expected: NDArray[np.floating], t
 def assert_engine_is_exact(
     engine: Engine, problem: AttentionProblem, settings: Settings | None = None, *, seed: int = 0
 ) -> None:
-    """Assert o, lse and the gradients of standard normal inputs against the oracle, p kept and not kept."""
+    """Assert o, lse and the gradients of standard normal inputs against the oracle, p kept and not kept.
+
+    lse where the engine gives it, gradients where it has a backward.
+    """
     settings = settings or Settings()
     q, k, v, do = problem.make_inputs(seed)
     o, lse = attention_reference(problem, q, k, v)
@@ -36,9 +39,13 @@ def assert_engine_is_exact(
     heads = problem.num_heads // problem.num_kv_heads
     for keep in (False, True):
         forward = engine.forward(problem, settings, q, k, v, keep=keep)
-        assert forward.o.dtype == forward.lse.dtype == q.dtype
+        assert forward.o.dtype == q.dtype
         assert_close(forward.o, o, tolerance_for(problem.dtype, "o"))
-        assert_close(forward.lse, lse, tolerance_for(problem.dtype, "lse"))
+        if forward.lse is not None:
+            assert forward.lse.dtype == q.dtype
+            assert_close(forward.lse, lse, tolerance_for(problem.dtype, "lse"))
+        if engine.unsupported(problem, "bwd"):
+            continue
         for what, actual, expected in zip(
             ("dq", "dk", "dv"),
             engine.backward(problem, settings, do, q, k, v, forward),
@@ -58,4 +65,4 @@ def assert_engine_is_exact(
 
 def available_engines() -> list[str]:
     """The built-in engines whose libraries are installed: what a test of every engine runs over."""
-    return [name for name, (_, _, extra) in ENGINES.items() if extra is None or find_spec(extra)]
+    return [name for name, engine in ENGINES.items() if engine.extra is None or find_spec(engine.library)]

@@ -138,8 +138,8 @@ def test_what_to_do_comes_as_a_hint() -> None:
 
 def test_an_engine_that_cannot_run_the_problem_says_why() -> None:
     pytest.importorskip("torch")
-    with pytest.raises(UnsupportedError, match=r"engine 'torch-flash' cannot run this: .* not 4 and 8"):
-        attention(X, X, X[..., :4], engine="torch-flash")
+    with pytest.raises(UnsupportedError, match=r"engine 'torch-flash' cannot run this: .* above 0, not -1"):
+        attention(X, X, X, causal=True, softmax_scale=-1, engine="torch-flash")
 
 
 def test_a_missing_library_is_not_an_unknown_engine(monkeypatch: pytest.MonkeyPatch) -> None:

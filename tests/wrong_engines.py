@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from flashbench.engines import Array, AttentionGradients, Engine, Forward, Settings, get_engine
+from flashbench.engines import (
+    Array,
+    AttentionGradients,
+    Engine,
+    Forward,
+    Layout,
+    Ran,
+    Settings,
+    get_engine,
+)
 from flashbench.engines.numpy import NumpyEngine
 from flashbench.problem import AttentionProblem, Direction
 
@@ -16,6 +25,7 @@ class Right:
     """Flash attention by another name: what is wrong with the others is theirs alone."""
 
     summary = "for tests"
+    layout: Layout = "bhsd"
 
     def __init__(self) -> None:
         self.name = type(self).__name__
@@ -52,6 +62,9 @@ class Right:
         return None
 
     def workspace_bytes(self, *_: Any) -> int | None:
+        return None
+
+    def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
         return None
 
 

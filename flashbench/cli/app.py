@@ -12,7 +12,18 @@ from typing import Annotated, Any, TextIO
 import typer
 import typer.main
 
-from flashbench.cli import compare, duel, export, machine, profile, report, sweep, tune, verify
+from flashbench.cli import (
+    compare,
+    duel,
+    engines,
+    export,
+    machine,
+    profile,
+    report,
+    sweep,
+    tune,
+    verify,
+)
 from flashbench.errors import FlashbenchError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -79,6 +90,7 @@ def make_app(*, for_command: bool = False) -> typer.Typer:
     app.command(epilog=report.EPILOG)(report.report)
     app.command(epilog=machine.EPILOG)(machine.machine)
     app.command(epilog=tune.EPILOG)(tune.tune)
+    app.command(epilog=engines.EPILOG)(engines.engines)
     return app
 
 

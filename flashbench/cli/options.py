@@ -20,7 +20,7 @@ def engine_words() -> list[str]:
     # Inside: the table of engines imports NumPy, which --help must not.
     from flashbench.engines import engine_names
 
-    return engine_names()
+    return [*engine_names(), "all"]
 
 
 Batch = Annotated[
@@ -95,7 +95,7 @@ Engine = Annotated[
         "--engine",
         "-e",
         metavar="NAME",
-        help="flash, standard, numpy, torch-flash or a plug-in's; give it again for more, which are then "
+        help="One of `flashbench engines`, or all that are ready; give it again for more, which are then "
         "compared with the first.",
         autocompletion=engine_words,
         rich_help_panel=ENGINES,

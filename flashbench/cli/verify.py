@@ -10,6 +10,7 @@ EPILOG = (
     "Examples:\n"
     "  flashbench verify\n"
     "  flashbench verify --engine numpy --case square --case gqa-8-2\n"
+    "  flashbench verify --engine all --case head-dim\n"
     "  flashbench verify --case nan --verbose\n"
     "  flashbench verify --list\n"
     "  flashbench verify --json exactness.json\n\n"
@@ -21,7 +22,7 @@ def _engine_words() -> list[str]:
     # Inside: the table of engines imports NumPy, which --help must not.
     from flashbench.engines import engine_names
 
-    return engine_names()
+    return [*engine_names(), "all"]
 
 
 def _case_words() -> list[str]:
@@ -37,7 +38,7 @@ def verify(
             "--engine",
             "-e",
             metavar="NAME",
-            help="flash, standard, numpy, torch-flash or a plug-in's; give it again for more "
+            help="One of `flashbench engines`, or all that are ready; give it again for more "
             "(default flash and standard).",
             autocompletion=_engine_words,
         ),
@@ -73,6 +74,7 @@ def verify(
     from flashbench.results.store import check_writable, write_whole
     from flashbench.studies import verify as study
     from flashbench.studies.cases import choose_cases
+    from flashbench.studies.engine_list import resolve_engines
 
     cases = choose_cases(case or [])
     if list_:
@@ -80,10 +82,12 @@ def verify(
         return
     if json is not None and json != "-":
         check_writable(json)
+    engines, left_out = resolve_engines(engine or study.DEFAULT_ENGINES)
+    for line in left_out:
+        typer.echo(line, err=True)
     progress = Console(stderr=True)
     with Progress(console=progress, transient=True, disable=not progress.is_terminal) as bar:
         task = bar.add_task("starting", total=len(cases))
-        engines = list(dict.fromkeys(engine or study.DEFAULT_ENGINES))
         verification = study.verify(
             engines, cases, lambda done, _, name: bar.update(task, completed=done, description=name)
         )

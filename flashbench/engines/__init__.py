@@ -1,11 +1,23 @@
-"""The engines: what every engine offers, and the one table that names them."""
+"""The engines: what every engine offers, and the one table that names them.
+
+Another package adds an engine by an entry point, whose name is the engine's and whose object is a class, or
+a function, that makes an `Engine` when called without arguments:
+
+    [project.entry-points."flashbench.engines"]
+    mine = "my_package.my_module:MyEngine"
+
+`flashbench engines` then lists it, every command takes it as `--engine mine`, and `flashbench verify
+--engine mine` says whether it is exact. The Protocol `Engine` below is all that it has to offer; no base
+class is needed. tests/example_plugin of flashbench's repository is such a package, to begin from.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from importlib.metadata import entry_points
-from typing import Any, NamedTuple, Protocol
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +26,7 @@ from flashbench.errors import EngineError
 from flashbench.problem import AttentionProblem, Direction
 
 Array = NDArray[np.floating]
+Layout = Literal["bhsd", "bshd"]
 
 
 class Settings(NamedTuple):
@@ -23,13 +36,19 @@ class Settings(NamedTuple):
     block_k: int | None = None
     num_threads: int | None = None  # None: every core this process may use
     use_simd: bool = True
+    keep_scratch: bool = (
+        True  # may keep a call's memory for the next, as an arena does; not while it is measured
+    )
 
 
 class Forward(NamedTuple):
-    """o: (batch, num_heads, seqlen_q, head_dim_v); lse: (batch, num_heads, seqlen_q), natural log."""
+    """o: (batch, num_heads, seqlen_q, head_dim_v); lse: (batch, num_heads, seqlen_q), natural log.
+
+    A row that sees no key has o = 0 and lse = -inf. lse is None where an engine does not give it.
+    """
 
     o: Array
-    lse: Array
+    lse: Array | None
     saved: Any = None  # what the engine keeps for its own backward, for instance P
 
 
@@ -41,14 +60,33 @@ class AttentionGradients(NamedTuple):
     dv: Array
 
 
+class Ran(NamedTuple):
+    """What a call really ran, where an engine has several kernels."""
+
+    kernel: str  # a word or two, such as "flash" or "math"
+    note: str | None = None  # one line, where it is not what one would expect, such as a fallback
+
+
 class Engine(Protocol):
-    """An attention implementation. Arrays are validated, 4-D and of the problem's shapes and dtype."""
+    """An attention implementation.
+
+    Arrays that it is given are NumPy's, aligned, in this machine's byte order, 4-D, of the problem's shapes
+    and dtype, of any strides, and not to be written to. What it returns may be of any strides, in the
+    problem's dtype, and must not share memory with the next call's. It should run on
+    `settings.num_threads` threads, or on every core where that is None.
+    """
 
     name: str
-    summary: str  # one line for `flashbench profile --help` and error messages
+    summary: str  # one line for `flashbench engines`
+    # The order in memory, by the letters of (batch, heads, seqlen, head_dim), that it reads without copying:
+    # measurements give it 4-D views of arrays in that order, so that no engine is timed transposing.
+    layout: Layout
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
-        """Why this problem cannot run here (one line), or None."""
+        """Why this problem cannot run here (one line that names the rule and the value), or None.
+
+        It is asked before every call; an approximation is unsupported, and so is another problem's result.
+        """
 
     def forward(
         self,
@@ -60,7 +98,10 @@ class Engine(Protocol):
         *,
         keep: bool = False,
     ) -> Forward:
-        """Attention; with keep=True also what backward wants to find in `saved`."""
+        """softmax(problem.scale * q k^T) v; with keep=True also what backward wants to find in `saved`.
+
+        Query i sees the keys up to i + problem.diagonal_offset when problem.causal, else all.
+        """
 
     def backward(
         self,
@@ -72,7 +113,11 @@ class Engine(Protocol):
         v: Array,
         forward: Forward,
     ) -> AttentionGradients:
-        """Gradients of sum(do * o). `forward.saved` may be None: then it must be recomputed."""
+        """Gradients of sum(do * o), for the same forward as often as it is called.
+
+        `forward` is this engine's own, or an o and lse from anywhere: then its `saved` is None, and what
+        it would hold must be recomputed.
+        """
 
     def blocks(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
@@ -84,47 +129,98 @@ class Engine(Protocol):
     ) -> int | None:
         """Peak bytes beyond inputs and outputs, computed without running; None: unknown."""
 
+    def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
+        """Which of its kernels the last call of this problem ran, as observed; None: it has only one.
 
-# name -> (module, attribute, extra that installs its library). One line adds an engine.
-ENGINES: Mapping[str, tuple[str, str, str | None]] = {
-    "flash": ("flashbench.engines.flash", "FlashEngine", None),
-    "standard": ("flashbench.engines.standard", "StandardEngine", None),
-    "numpy": ("flashbench.engines.numpy", "NumpyEngine", None),
-    "torch-flash": ("flashbench.engines.torch", "TorchFlashEngine", "torch"),
+        Asked after such a call.
+        """
+
+
+# What a plug-in must have, said once: in the protocol.
+MEMBERS = (*Engine.__annotations__, *(name for name in vars(Engine) if not name.startswith("_")))
+
+
+class BuiltIn(NamedTuple):
+    """Where an engine of ours is, and what it runs on."""
+
+    module: str
+    attribute: str
+    library: str  # the distribution whose version is the engine's
+    extra: str | None = None  # what installs it; None: always there
+
+
+# One line adds an engine.
+ENGINES: Mapping[str, BuiltIn] = {
+    "flash": BuiltIn("flashbench.engines.flash", "FlashEngine", "numba"),
+    "standard": BuiltIn("flashbench.engines.standard", "StandardEngine", "numba"),
+    "numpy": BuiltIn("flashbench.engines.numpy", "NumpyEngine", "numpy"),
+    "torch-flash": BuiltIn("flashbench.engines.torch", "TorchFlashEngine", "torch", "torch"),
+    "torch-math": BuiltIn("flashbench.engines.torch_math", "TorchMathEngine", "torch", "torch"),
+    "zentorch": BuiltIn("flashbench.engines.zentorch", "ZentorchEngine", "zentorch", "zentorch"),
+    "onnxruntime": BuiltIn("flashbench.engines.onnxruntime", "OnnxEngine", "onnxruntime", "onnxruntime"),
 }
 ENTRY_POINT_GROUP = "flashbench.engines"
 
 
 def engine_names() -> list[str]:
     """Built-in names first, then those that installed packages add by entry point."""
-    plugins = sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)} - set(ENGINES))
-    return [*ENGINES, *plugins]
+    return [*ENGINES, *sorted(plugins())]
+
+
+def plugins() -> dict[str, EntryPoint]:
+    """Entry points of other packages' engines by name, found without importing them.
+
+    A name that two packages have is the first one's; one of ours is not theirs to take.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name not in ENGINES:
+            found.setdefault(point.name, point)
+    return found
 
 
 def get_engine(name: str) -> Engine:
     """The engine of that name.
 
-    Raises EngineError when the name is unknown, its library is missing or its plug-in does not load.
+    Raises EngineError when the name is unknown, its library is missing or does not load, or its plug-in
+    does not load or is no engine.
     """
     if name in ENGINES:
-        module, attribute, extra = ENGINES[name]
-        try:
-            engine: Engine = getattr(importlib.import_module(module), attribute)()
-        except ModuleNotFoundError as error:
-            if extra is None or (error.name or "").startswith("flashbench"):
-                raise
-            raise EngineError(
-                f"engine {name!r} needs the package {error.name!r}, which is not installed",
-                hint=f"pip install 'flashbench[{extra}]'",
-            ) from error
-        return engine
-    points = [point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name == name]
-    if not points:
+        return _built_in(name)
+    point = plugins().get(name)
+    if point is None:
         raise EngineError(f"unknown engine {name!r}; known: {', '.join(engine_names())}")
+    where = f"engine {name!r} of {point.value}"
     try:
-        plugin: Engine = points[0].load()()
-    except Exception as error:
+        plugin: Engine = point.load()()
+    except (Exception, SystemExit) as error:
+        raise EngineError(f"{where} does not load: {type(error).__name__}: {error}") from error
+    lacking = [member for member in MEMBERS if not hasattr(plugin, member)]
+    if lacking:
         raise EngineError(
-            f"engine {name!r} of {points[0].value} does not load: {type(error).__name__}: {error}"
-        ) from error
+            f"{where} is no engine: it lacks {', '.join(lacking)}",
+            hint="what an engine must have is in flashbench/engines/__init__.py",
+        )
+    if plugin.layout not in get_args(Layout):
+        known = ", ".join(get_args(Layout))
+        raise EngineError(f"{where} has the unknown layout {plugin.layout!r}; known: {known}")
     return plugin
+
+
+@cache  # one of each: an engine may keep what is dear to make, such as a session
+def _built_in(name: str) -> Engine:
+    module, attribute, library, extra = ENGINES[name]
+    try:
+        engine: Engine = getattr(importlib.import_module(module), attribute)()
+    except ModuleNotFoundError as error:
+        if extra is None or (error.name or "").startswith("flashbench"):
+            raise
+        raise EngineError(
+            f"engine {name!r} needs the package {error.name!r}, which is not installed",
+            hint=f"pip install 'flashbench[{extra}]'",
+        ) from error
+    except (ImportError, OSError) as error:  # it is installed, but not for this machine
+        if extra is None:
+            raise
+        raise EngineError(f"engine {name!r} does not load: {library}: {error}") from error
+    return engine

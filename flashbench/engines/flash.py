@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from flashbench.engines import Array, AttentionGradients, Forward, Settings
+from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
 from flashbench.engines.launch import address_of, aligned_scratch, array_table, readable, threads_for
 from flashbench.engines.tuned import Pass, tuned_blocks
 from flashbench.kernels.blocks import (
@@ -35,6 +35,7 @@ class FlashEngine:
 
     name = "flash"
     summary = "tiled, online softmax, backward by recomputation (Numba, SIMD)"
+    layout: Layout = "bhsd"
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         return None
@@ -103,6 +104,7 @@ class FlashEngine:
     ) -> AttentionGradients:
         dq, dk, dv = (np.empty(x.shape, dtype=q.dtype) for x in (q, k, v))
         o, lse = forward.o, forward.lse
+        assert lse is not None  # ours gives it, and callers who bring their own must bring it
         if not settings.use_simd:
             scalar_backward(
                 do, q, k, v, o, lse, dq, dk, dv, problem.scale, problem.causal, problem.diagonal_offset
@@ -176,6 +178,10 @@ class FlashEngine:
             shared += 8 * (1 + _chains(problem) + _backward_tasks(problem, blocks))
             needs.append(scratch + shared)
         return max(needs)
+
+    def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
+        """None: there is one."""
+        return None
 
 
 def built_in_blocks(problem: AttentionProblem, direction: Pass) -> Blocks:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from flashbench.engines import Array, AttentionGradients, Forward, Settings
+from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
 from flashbench.problem import AttentionProblem, Direction
 
 
@@ -27,6 +27,7 @@ class NumpyEngine:
 
     name = "numpy"
     summary = "textbook attention in four lines of NumPy (BLAS), scores materialised"
+    layout: Layout = "bhsd"
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         """None: everything runs here."""
@@ -96,6 +97,10 @@ class NumpyEngine:
             heads = problem.batch * problem.num_heads * problem.seqlen_k * problem.head_dim * problem.itemsize
         gradients = scores + max(rows + broadcast, heads)
         return {"fwd": softmax, "bwd": gradients, "fwd_bwd": max(softmax, scores + gradients)}[direction]
+
+    def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
+        """None: there is one."""
+        return None
 
 
 def _softmax(problem: AttentionProblem, q: Array, k: Array) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from flashbench.engines import Array, AttentionGradients, Forward, Settings
+from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
 from flashbench.engines.launch import address_of, aligned_scratch, array_table, readable, threads_for
 from flashbench.kernels.blocks import ALIGNMENT, aligned
 from flashbench.kernels.standard import (
@@ -32,6 +32,7 @@ class StandardEngine:
 
     name = "standard"
     summary = "scores materialised, softmax in place (Numba, the same SIMD products as flash)"
+    layout: Layout = "bhsd"
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         return None
@@ -101,6 +102,7 @@ class StandardEngine:
         threads = threads_for(problem, "fwd", settings)
         do, q, k, v = readable(do), readable(q), readable(k), readable(v)
         o, lse = forward.o, forward.lse  # in the table for its order only: P says it all
+        assert lse is not None  # ours gives it, and callers who bring their own must bring it
         table = array_table(q, k, v, o, lse[..., np.newaxis], p, dp, do, dq, dk, dv)
         tickets = np.zeros(4, dtype=np.int64)
         number = q.dtype.type
@@ -140,6 +142,10 @@ class StandardEngine:
         scores = problem.batch * problem.num_heads * problem.seqlen_q * problem.seqlen_k * problem.itemsize
         packed = threads_for(problem, "fwd", settings) * _scratch_stride(problem) + ALIGNMENT
         return {"fwd": scores + packed, "bwd": scores, "fwd_bwd": 2 * scores}[direction]
+
+    def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
+        """None: there is one."""
+        return None
 
 
 def _scratch_stride(problem: AttentionProblem) -> int:

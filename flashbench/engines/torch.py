@@ -2,48 +2,53 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
-from flashbench.engines import Array, AttentionGradients, Forward, Settings
+from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
+from flashbench.engines.torch_tensors import (
+    backward_through,
+    forward_with_graph,
+    refuse_top_left_only,
+    set_threads,
+    tensor,
+)
 from flashbench.problem import AttentionProblem, Direction
 
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
+# What torch's chooser answers: the numbers of torch.nn.attention.SDPBackend.
+_MATH, _FLASH = 0, 1
+_KERNELS = {_MATH: "math", _FLASH: "flash"}
 _VERSION = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
 # https://github.com/pytorch/pytorch/pull/157893 taught the operator to share key heads.
 _SHARES_KEY_HEADS = (2, 9)
 
 
 class TorchFlashEngine:
-    """`torch.nn.functional.scaled_dot_product_attention` on CPU tensors, without its dispatch.
+    """`torch.nn.functional.scaled_dot_product_attention` on 4-D CPU tensors.
 
-    Its operators take the innermost dimension for contiguous without looking, so other arrays are
-    copied; and what its mask hides weighs zero in some products, so that a NaN there leaks: a hidden
-    value's into o, a query's or do's into dk of keys that the query does not see.
+    PyTorch's own chooser is asked at each call. Where it chooses flash, the operator is called directly: it
+    gives lse, too, and its backward needs no autograd. It takes the innermost dimension for contiguous
+    without looking, so other arrays are copied; and what its mask hides weighs zero in some products, so
+    that a NaN there leaks: a hidden value's into o, a query's or do's into dk of keys that the query does
+    not see. Where PyTorch chooses another kernel, the public function runs that one.
     """
 
     name = "torch-flash"
-    summary = f"the CPU flash attention of PyTorch {torch.__version__}"
+    summary = "PyTorch's CPU flash attention, or what PyTorch falls back to"
+    layout: Layout = "bhsd"
+
+    def __init__(self) -> None:
+        self._chosen: dict[AttentionProblem, int] = {}
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
-        """PyTorch's own checks, and what its operator would read as another problem."""
-        if problem.head_dim != problem.head_dim_v:
-            return (
-                "PyTorch's CPU flash attention needs head_dim_v equal to head_dim, not"
-                f" {problem.head_dim_v} and {problem.head_dim}"
-            )
-        if problem.causal and problem.diagonal_offset:
-            return (
-                "PyTorch's is_causal aligns top-left: bottom-right is the same only when seqlen_q equals"
-                f" seqlen_k, not for {problem.seqlen_q} and {problem.seqlen_k}"
-            )
-        if problem.causal and problem.scale <= 0.0:
-            # It multiplies the masked scores, -inf, by the scale.
-            return f"PyTorch's is_causal needs a softmax_scale above 0, not {problem.scale}"
+        """What PyTorch would read as another problem."""
+        if reason := refuse_top_left_only(problem):
+            return reason
         if problem.num_heads != problem.num_kv_heads and _VERSION < _SHARES_KEY_HEADS:
             return f"num_kv_heads below num_heads needs PyTorch 2.9 or later, not {torch.__version__}"
         return None
@@ -58,10 +63,13 @@ class TorchFlashEngine:
         *,
         keep: bool = False,
     ) -> Forward:
-        """o and lse; nothing else needs saving."""
-        _set_threads(settings.num_threads)
-        o, lse = _FORWARD(_tensor(q), _tensor(k), _tensor(v), 0.0, problem.causal, scale=problem.scale)
-        return Forward(o.numpy(), lse.numpy())
+        """o and lse, nothing else needing to be saved; of a fallback o alone, and autograd's graph."""
+        set_threads(settings.num_threads)
+        tensors = tensor(q), tensor(k), tensor(v)
+        if self._choose(problem, *tensors) == _FLASH:
+            o, lse = _FORWARD(*tensors, 0.0, problem.masked, scale=problem.scale)
+            return Forward(o.numpy(), lse.numpy())
+        return forward_with_graph(_public(problem), q, k, v, keep=keep)
 
     def backward(
         self,
@@ -73,10 +81,17 @@ class TorchFlashEngine:
         v: Array,
         forward: Forward,
     ) -> AttentionGradients:
-        """Gradients from do, q, k, v, o and lse."""
-        _set_threads(settings.num_threads)
-        tensors = [_tensor(x) for x in (do, q, k, v, forward.o, forward.lse)]
-        dq, dk, dv = _BACKWARD(*tensors, 0.0, problem.causal, scale=problem.scale)
+        """Gradients from do, q, k, v, o and lse; of a fallback through autograd."""
+        set_threads(settings.num_threads)
+        if forward.saved is not None:
+            return backward_through(forward.saved, do)
+        tensors = [tensor(x) for x in (do, q, k, v)]
+        if self._choose(problem, *tensors[1:]) != _FLASH:
+            kept = forward_with_graph(_public(problem), q, k, v, keep=True)
+            return backward_through(kept.saved, do)
+        assert forward.lse is not None  # flash gives it, and callers who bring their own must bring it
+        tensors += [tensor(forward.o), tensor(forward.lse)]
+        dq, dk, dv = _BACKWARD(*tensors, 0.0, problem.masked, scale=problem.scale)
         return AttentionGradients(dq.numpy(), dk.numpy(), dv.numpy())
 
     def blocks(
@@ -91,23 +106,37 @@ class TorchFlashEngine:
         """None: unknown without running."""
         return None
 
+    def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
+        """What PyTorch's own chooser chose in the last call."""
+        choice = self._chosen.get(problem)
+        if choice is None:
+            return None
+        kernel = _KERNELS.get(choice, f"number {choice} of torch.nn.attention.SDPBackend")
+        if choice == _FLASH:
+            return Ran(kernel)
+        note = f"PyTorch fell back to its {kernel} kernel"
+        if problem.head_dim != problem.head_dim_v:
+            note += f": head_dim_v ({problem.head_dim_v}) differs from head_dim ({problem.head_dim})"
+        return Ran(kernel, note)
 
-def _tensor(x: Array) -> Any:
-    """The array's memory as a tensor; a copy where torch cannot read it as it lies."""
-    shareable = (
-        x.flags.writeable
-        and x.flags.aligned
-        and x.strides[-1] == x.itemsize
-        and all(stride >= 0 and stride % x.itemsize == 0 for stride in x.strides)
-    )
-    return torch.from_numpy(x if shareable else x.copy(order="C"))
-
-
-def _set_threads(num_threads: int | None) -> None:
-    """PyTorch's threads are the process's: set them each time, for an earlier call may have."""
-    if num_threads is None:
-        num_threads = (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    def _choose(self, problem: AttentionProblem, q: Any, k: Any, v: Any) -> int:
+        choice: int = torch._fused_sdp_choice(
+            q, k, v, None, 0.0, problem.masked, scale=problem.scale, enable_gqa=_shares_heads(problem)
         )
-    if torch.get_num_threads() != num_threads:
-        torch.set_num_threads(num_threads)
+        self._chosen[problem] = choice
+        return choice
+
+
+def _public(problem: AttentionProblem) -> Any:
+    """PyTorch's function of q, k and v."""
+
+    def attend(q: Any, k: Any, v: Any) -> Any:
+        return scaled_dot_product_attention(
+            q, k, v, is_causal=problem.masked, scale=problem.scale, enable_gqa=_shares_heads(problem)
+        )
+
+    return attend
+
+
+def _shares_heads(problem: AttentionProblem) -> bool:
+    return problem.num_heads != problem.num_kv_heads

@@ -20,7 +20,7 @@ from flashbench.measure.topology import affinity, boost, governor, sysctl, threa
 CPU_DIRECTORY = Path("/sys/devices/system/cpu/cpu0")
 CGROUP_DIRECTORY = Path("/sys/fs/cgroup")
 # Their versions go into the record, if they are installed.
-LIBRARIES = ("llvmlite", "memray", "numba", "numpy", "scipy", "torch")
+LIBRARIES = ("llvmlite", "memray", "numba", "numpy", "onnxruntime", "scipy", "torch", "zentorch")
 # file of the limit, file of the use, line of memory.stat for caches that are given back on demand
 CGROUP_V2 = ("memory.max", "memory.current", "inactive_file")
 CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")

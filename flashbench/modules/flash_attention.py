@@ -75,7 +75,7 @@ class FlashAttention:
         forward = call.engine.forward(call.problem, call.settings, call.q, call.k, call.v, keep=True)
         self._last = call, forward
         if return_lse:
-            return AttentionOutput(call.give(forward.o), call.give(forward.lse))
+            return AttentionOutput(call.give(forward.o), call.give_lse(forward))
         return call.give(forward.o)
 
     @overload

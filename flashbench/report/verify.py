@@ -24,6 +24,7 @@ _STYLES: dict[Verdict, str] = {
     "wrong": "bold red",
     "raised": "bold red",
     "unsupported": "yellow",
+    "forward ok": "green",
     "ok": "green",
 }
 
@@ -55,7 +56,7 @@ def verify_lines(verification: Verification, *, verbose: bool = False) -> list[s
             lines += [f"FAILED {engine} {result.case}: {result.reason}", f"  {result.reproduce}"]
         if len(failed) > len(shown):
             lines.append(f"FAILED {engine}: and {len(failed) - len(shown)} more; --verbose tells them all")
-        refused = [result for result in results if result.verdict == "unsupported"]
+        refused = [result for result in results if result.verdict in ("unsupported", "forward ok")]
         # Reasons that differ only in their numbers are one.
         for alike in _by(refused, lambda result: re.sub(r"\d+", "N", result.reason or "")).values():
             more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
@@ -100,7 +101,7 @@ def _worst(results: Sequence[CaseResult], outputs: Sequence[Output]) -> tuple[Te
 def _verdict(results: Sequence[CaseResult]) -> Text:
     counts = Counter(result.verdict for result in results)
     verdicts = [verdict for verdict in _STYLES if counts[verdict]]
-    words = verdicts[0] if len(results) == 1 or verdicts == ["ok"] else _counted(results)
+    words = verdicts[0] if len(results) == 1 or verdicts in (["ok"], ["forward ok"]) else _counted(results)
     return Text(words, style=_STYLES[verdicts[0]])
 
 

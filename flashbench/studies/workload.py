@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from flashbench.engines import Engine, Forward, Settings, get_engine
+from flashbench.engines import Array, Engine, Forward, Layout, Settings, get_engine
 from flashbench.errors import UnsupportedError
 from flashbench.problem import AttentionProblem, Direction, Inputs
 from flashbench.reference import attention_backward_reference, attention_reference, head_group, largest_error
@@ -30,13 +30,16 @@ class Checked(NamedTuple):
     wrong: str | None
 
 
-def arguments(point: Point, seed: int) -> dict[str, Any]:
-    """What `build` needs to make this point's workload in another process."""
+def arguments(point: Point, seed: int, *, keep_scratch: bool = True) -> dict[str, Any]:
+    """What `build` needs to make this point's workload in another process.
+
+    keep_scratch=False where memory is to be measured: what an arena kept would not be seen again.
+    """
     return {
         "problem": msgspec.to_builtins(point.problem),
         "engine": point.engine,
         "direction": point.direction,
-        "settings": point.settings._asdict(),
+        "settings": point.settings._replace(keep_scratch=keep_scratch)._asdict(),
         "seed": seed,
     }
 
@@ -54,6 +57,11 @@ def build(
     )
 
 
+def in_layout(x: Array, layout: Layout) -> Array:
+    """A 4-D (batch, heads, seqlen, head_dim) view of the same numbers, in that order in memory."""
+    return x if layout == "bhsd" else np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2)
+
+
 class AttentionWorkload:
     """Calls an engine on inputs of its own and keeps the outputs of the last call."""
 
@@ -64,7 +72,7 @@ class AttentionWorkload:
         if reason is not None:
             raise UnsupportedError(reason)
         self._engine, self._problem, self._direction, self._settings = engine, problem, direction, settings
-        self._inputs: Inputs = problem.make_inputs(seed)
+        self._inputs = Inputs(*(in_layout(x, engine.layout) for x in problem.make_inputs(seed)))
         self._outputs: dict[Output, Any] = {}
         q, k, v, _ = self._inputs
         # The backward alone is measured with what a training step has at hand by then.
@@ -80,7 +88,9 @@ class AttentionWorkload:
         if forward is None:
             keep = self._direction == "fwd_bwd"
             forward = self._engine.forward(self._problem, self._settings, q, k, v, keep=keep)
-            self._outputs.update({"o": forward.o, "lse": forward.lse})
+            self._outputs["o"] = forward.o
+            if forward.lse is not None:
+                self._outputs["lse"] = forward.lse
         if self._direction != "fwd":
             dq, dk, dv = self._engine.backward(self._problem, self._settings, do, q, k, v, forward)
             self._outputs.update({"dq": dq, "dk": dk, "dv": dv})
@@ -90,10 +100,13 @@ class AttentionWorkload:
         self._outputs = {}
 
     def describe(self) -> dict[str, Any]:
-        """How many bytes a call returns, and the block sizes it uses."""
+        """How many bytes the last call returned, its block sizes, and which kernel it ran."""
+        ran = self._engine.kernel(self._problem, self._direction)
         return {
-            "output_bytes": self._problem.output_bytes(self._direction),
+            "output_bytes": sum(x.nbytes for x in self._outputs.values()),
             "blocks": self._engine.blocks(self._problem, self._direction, self._settings),
+            "kernel": None if ran is None else ran.kernel,
+            "note": None if ran is None else ran.note,
         }
 
     def check(self) -> dict[str, Any]:
@@ -132,7 +145,10 @@ class AttentionWorkload:
         expected: dict[Output, Any] = {}
         q, k, v, do = inputs
         if "o" in self._outputs:
-            expected["o"], expected["lse"] = attention_reference(part, q, k, v)
+            o, lse = attention_reference(part, q, k, v)
+            expected["o"] = o
+            if "lse" in self._outputs:
+                expected["lse"] = lse
         if "dq" in self._outputs:
             dq, dk, dv = attention_backward_reference(part, do, q, k, v)
             expected.update({"dq": dq, "dk": dk, "dv": dv})

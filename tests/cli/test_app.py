@@ -148,7 +148,8 @@ def test_completion_scripts_can_be_shown(shell: str) -> None:
     ("typed", "offered"),
     [
         ("pro", ["profile"]),
-        ("profile --engine ", ["flash", "standard", "numpy", "torch-flash"]),
+        ("profile --engine t", ["torch-flash", "torch-math"]),
+        ("verify --engine a", ["all"]),
         ("profile --dtype ", ["float64", "float32"]),
         ("sweep --causal ", ["both", "yes", "no"]),
         ("sweep --block-s", ["--block-sizes"]),

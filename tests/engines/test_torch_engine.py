@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from support import assert_close, assert_engine_is_exact
 
-from flashbench.engines import Settings, get_engine
-from flashbench.problem import AttentionProblem, Inputs
+from flashbench.engines import Engine, Ran, Settings, get_engine
+from flashbench.problem import AttentionProblem, Direction, Inputs
 from flashbench.reference import attention_backward_reference, attention_reference
 
 torch = pytest.importorskip("torch")
@@ -25,6 +25,9 @@ PROBLEMS = [
     AttentionProblem.of(13, seqlen_k=29, causal=True, causal_alignment="top-left"),
     AttentionProblem.of(29, seqlen_k=13, causal=True, causal_alignment="top-left"),
     AttentionProblem.of(20, softmax_scale=-0.2, head_dim=256),
+    AttentionProblem.of(1, seqlen_k=40, num_heads=2, causal=True),  # bottom-right, and nothing is hidden
+    AttentionProblem.of(21, seqlen_k=34, num_heads=4, num_kv_heads=2, head_dim=12, head_dim_v=7),
+    AttentionProblem.of(21, head_dim=12, head_dim_v=7, causal=True),
 ]
 
 
@@ -66,16 +69,15 @@ def test_any_layout_gives_the_same_answer(layout) -> None:
 
 
 def test_arrays_that_torch_can_read_are_not_copied() -> None:
-    from flashbench.engines.torch import _tensor
+    from flashbench.engines.torch_tensors import tensor
 
     x = np.zeros((1, 2, 3, 8))[..., 2:6]
-    assert _tensor(x).data_ptr() == x.ctypes.data
+    assert tensor(x).data_ptr() == x.ctypes.data
 
 
 @pytest.mark.parametrize(
     ("problem", "reason"),
     [
-        (AttentionProblem.of(8, head_dim_v=32), "needs head_dim_v equal to head_dim, not 32 and 64"),
         (AttentionProblem.of(8, seqlen_k=9, causal=True), "aligns top-left"),
         (AttentionProblem.of(8, causal=True, softmax_scale=0.0), "needs a softmax_scale above 0, not 0.0"),
         (AttentionProblem.of(8, causal=True, softmax_scale=-0.5), "needs a softmax_scale above 0, not -0.5"),
@@ -106,6 +108,56 @@ def test_each_call_sets_its_own_thread_count() -> None:
         )
     finally:
         torch.set_num_threads(before)
+
+
+def operators_of(engine: Engine, problem: AttentionProblem, direction: Direction) -> set[str]:
+    """The attention operators that PyTorch's profiler sees in the call of that direction."""
+    q, k, v, do = problem.make_inputs()
+    kept = engine.forward(problem, SETTINGS, q, k, v, keep=True)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        if direction == "fwd":
+            engine.forward(problem, SETTINGS, q, k, v)
+        else:
+            engine.backward(problem, SETTINGS, do, q, k, v, kept)
+    names = {event.key for event in profile.key_averages()}
+    return {name for name in names if "scaled_dot_product" in name or "softmax" in name}
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@pytest.mark.parametrize("direction", ["fwd", "bwd"])
+def test_the_kernel_told_is_the_one_that_the_profiler_sees(
+    problem: AttentionProblem, direction: Direction
+) -> None:
+    operators = operators_of(ENGINE, problem, direction)
+    ran = ENGINE.kernel(problem, direction)
+    assert ran is not None
+    flash = any("flash_attention_for_cpu" in name for name in operators)
+    assert ran.kernel == ("flash" if flash else "math")
+    assert flash == (problem.head_dim == problem.head_dim_v)
+    assert any("softmax" in name for name in operators) != flash
+
+
+def test_a_fallback_says_why_and_gives_no_lse() -> None:
+    problem = AttentionProblem.of(8, head_dim_v=32)
+    forward = ENGINE.forward(problem, SETTINGS, *problem.make_inputs()[:3])
+    assert forward.lse is None
+    assert ENGINE.kernel(problem, "fwd") == Ran(
+        "math", "PyTorch fell back to its math kernel: head_dim_v (32) differs from head_dim (64)"
+    )
+
+
+def test_what_pytorch_is_told_to_choose_is_what_runs() -> None:
+    problem = AttentionProblem.of(8, head_dim=16)
+    q, k, v, _ = problem.make_inputs()
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        ENGINE.forward(problem, SETTINGS, q, k, v)
+    assert ENGINE.kernel(problem, "fwd") == Ran("math", "PyTorch fell back to its math kernel")
+    ENGINE.forward(problem, SETTINGS, q, k, v)
+    assert ENGINE.kernel(problem, "fwd") == Ran("flash")
+
+
+def test_nothing_is_told_of_a_call_that_was_not_made() -> None:
+    assert ENGINE.kernel(AttentionProblem.of(3, head_dim=77), "fwd") is None
 
 
 def test_says_nothing_of_blocks_and_memory() -> None:

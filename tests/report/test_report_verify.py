@@ -87,6 +87,18 @@ def test_lines_tell_failures_with_their_commands_then_what_is_unsupported(verifi
     ]
 
 
+def test_an_exact_forward_without_a_backward_is_told_apart() -> None:
+    alone = [make_result("mine", f"square-{n}-float64", "forward ok", reason="has no dq") for n in (1, 2)]
+    verification = Verification(flashbench_version="0.1.0", results=alone)
+    assert verify_lines(verification) == [
+        "unsupported by mine: square-1-float64 and 1 more: has no dq",
+        "mine: 2 forward ok of 2 cases",
+    ]
+    (row,) = [line for line in rendered(verify_report(verification)).splitlines() if "square" in line]
+    assert row.split()[-2:] == ["forward", "ok"]
+    assert verification.exit_code == 0
+
+
 def test_many_failures_are_told_by_the_first_few() -> None:
     count = FAILURES_SHOWN + 7
     many = [make_result("mine", f"square-{n}-float64", "wrong", reason="off") for n in range(count)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flashbench.engines import Array, Forward, Settings
+from flashbench.engines import Array, Forward, Layout, Ran, Settings
 from flashbench.engines.numpy import NumpyEngine
 from flashbench.problem import AttentionProblem, Direction
 
@@ -118,6 +118,42 @@ class NotANumber(Right):
         found = super().forward(*arguments, keep=keep)
         found.o[..., 0, 0] = np.nan
         return found
+
+
+class Lean(Right):
+    """Gives no lse, and tells its kernel."""
+
+    def __init__(self) -> None:
+        self._forwards = 0
+
+    def forward(self, *arguments: Any, keep: bool = False) -> Forward:
+        self._forwards += 1
+        return super().forward(*arguments, keep=keep)._replace(lse=None)
+
+    def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
+        return Ran(f"lean {direction}", f"after {self._forwards} forward")
+
+
+class SequenceFirst(Right):
+    """Asks for (batch, seqlen, heads, head_dim) in memory, and remembers what it was given."""
+
+    layout: Layout = "bshd"
+
+    def __init__(self) -> None:
+        self.orders: set[str] = set()
+
+    def _look(self, *arrays: Array) -> None:
+        for x in arrays:
+            sequence_first = x.swapaxes(1, 2).flags.c_contiguous
+            self.orders.add("sequence first" if sequence_first else f"strides {x.strides}")
+
+    def forward(self, *arguments: Any, keep: bool = False) -> Forward:
+        self._look(*arguments[2:5])
+        return super().forward(*arguments, keep=keep)
+
+    def backward(self, *arguments: Any) -> Any:
+        self._look(*arguments[2:6])
+        return super().backward(*arguments)
 
 
 class Unsupporting(Right):

@@ -45,11 +45,37 @@ def test_right_engine_passes(direction: Direction, dtype: Any) -> None:
     assert found["rows_checked"] == 2 * 40
 
 
-def test_outputs_are_what_a_call_returns() -> None:
-    for direction in ("fwd", "bwd", "fwd_bwd"):
-        made = make(NumpyEngine(), direction)
-        returned = sum(array.nbytes for array in made._outputs.values())
-        assert made.describe()["output_bytes"] == returned
+@pytest.mark.parametrize("direction", ["fwd", "bwd", "fwd_bwd"])
+def test_output_bytes_are_what_the_problem_says_where_lse_is_given(direction: Direction) -> None:
+    assert make(NumpyEngine(), direction).describe()["output_bytes"] == GROUPED.output_bytes(direction)
+
+
+def test_an_engine_without_lse_is_checked_on_what_it_gives() -> None:
+    made = make(fake_engines.Lean(), "fwd_bwd")
+    without_lse = GROUPED.output_bytes("fwd_bwd") - GROUPED.batch * 4 * 40 * GROUPED.itemsize
+    assert made.describe()["output_bytes"] == without_lse
+    assert made.check()["wrong"] is None
+    made._outputs["o"][0, 0, 0, 0] += 1e-6
+    assert made.check()["wrong"].startswith("o is off")
+
+
+def test_the_kernel_that_ran_and_its_note_are_told() -> None:
+    assert make(NumpyEngine(), "fwd").describe()["kernel"] is None
+    described = make(fake_engines.Lean(), "bwd").describe()
+    assert (described["kernel"], described["note"]) == ("lean bwd", "after 1 forward")
+
+
+def test_an_engine_reads_arrays_in_the_order_it_asks_for() -> None:
+    engine = fake_engines.SequenceFirst()
+    assert make(engine, "fwd_bwd").check()["wrong"] is None
+    assert engine.orders == {"sequence first"}
+    assert make(NumpyEngine(), "fwd")._inputs.q.flags.c_contiguous
+
+
+def test_memory_is_measured_without_what_an_arena_kept() -> None:
+    point = Point(GROUPED, "numpy", "fwd", Settings())
+    assert workload.arguments(point, seed=0)["settings"]["keep_scratch"] is True
+    assert workload.arguments(point, seed=0, keep_scratch=False)["settings"]["keep_scratch"] is False
 
 
 def test_blocks_are_told_as_the_engine_uses_them() -> None:

@@ -1,0 +1,260 @@
+"""ONNX Runtime's CPU attention: a model of one node, fed from and into the caller's own memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
+from flashbench.kernels.threads import available_cores
+from flashbench.problem import AttentionProblem, Direction
+
+_MICROSOFT = "com.microsoft"
+_MULTI_HEAD, _GROUP_QUERY = "MultiHeadAttention", "GroupQueryAttention"
+# The oldest that releases with either operator read.
+_OPSET, _IR_VERSION = 17, 8
+# The operators read these when a session is made. Where they change no bit, no flash kernel had run.
+_WITHOUT_FLASH = {"ORT_DISABLE_FLASH_ATTENTION": "1", "ORT_GQA_DISABLE_FLASH_ATTENTION": "1"}
+_PROBE_SEQLEN = 128
+_SESSIONS = 8
+
+
+class Node(NamedTuple):
+    """The operator that a problem needs, of any lengths and batch."""
+
+    operator: str
+    num_heads: int
+    num_kv_heads: int
+    scale: float
+    causal: bool
+
+
+class OnnxEngine:
+    """`com.microsoft.MultiHeadAttention`, or `GroupQueryAttention` where query heads share key heads.
+
+    Threads are ours to say; all else is left at ONNX Runtime's defaults, among them its arena, which keeps
+    a call's scratch for the next one: it is off where `settings.keep_scratch` is.
+    """
+
+    name = "onnxruntime"
+    summary = "ONNX Runtime's CPU MultiHeadAttention operator, forward only"
+    layout: Layout = "bshd"
+
+    def __init__(self) -> None:
+        self._kernels: dict[tuple[str, bool, int, int], str] = {}
+
+    def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
+        """What the operators do not take, and what they would read as another problem."""
+        if direction != "fwd":
+            return "ONNX Runtime's attention operators have no backward"
+        if problem.dtype != "float32":
+            return f"ONNX Runtime's CPU attention takes float32, not {problem.dtype}"
+        if np.float32(problem.scale) == 0.0:
+            return "ONNX Runtime takes a softmax_scale of 0 for its default"
+        if problem.num_heads != problem.num_kv_heads:
+            return _unsupported_by_group_query(problem)
+        if problem.masked and problem.seqlen_q != problem.seqlen_k:
+            # Some releases let a query see the keys beyond seqlen_q, others shift the diagonal.
+            return (
+                "ONNX Runtime's unidirectional needs seqlen_q equal to seqlen_k,"
+                f" not {problem.seqlen_q} and {problem.seqlen_k}"
+            )
+        return None
+
+    def forward(
+        self,
+        problem: AttentionProblem,
+        settings: Settings,
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        keep: bool = False,
+    ) -> Forward:
+        """o, written by ONNX Runtime; it has no lse to give."""
+        session = _session(
+            _node_of(problem), settings.num_threads or available_cores(), settings.keep_scratch
+        )
+        return Forward(_run(session, problem, q, k, v), None)
+
+    def backward(
+        self,
+        problem: AttentionProblem,
+        settings: Settings,
+        do: Array,
+        q: Array,
+        k: Array,
+        v: Array,
+        forward: Forward,
+    ) -> AttentionGradients:
+        """There is none: `unsupported` says so."""
+        raise NotImplementedError(self.unsupported(problem, "bwd"))
+
+    def blocks(
+        self, problem: AttentionProblem, direction: Direction, settings: Settings
+    ) -> tuple[int, int] | None:
+        """None: its block sizes are its own affair."""
+        return None
+
+    def workspace_bytes(
+        self, problem: AttentionProblem, direction: Direction, settings: Settings
+    ) -> int | None:
+        """None: unknown without running."""
+        return None
+
+    def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
+        """Flash or unfused, told by whether turning flash off changes a bit of a small problem like it.
+
+        ONNX Runtime does not say; it chooses by the node and the machine, not by lengths or batch.
+        """
+        node = _node_of(problem)
+        key = (node.operator, node.causal, problem.head_dim, problem.head_dim_v)
+        if key not in self._kernels:
+            self._kernels[key] = _observed_kernel(problem)
+        kernel = self._kernels[key]
+        notes = []
+        if node.operator == _GROUP_QUERY:
+            notes.append("GroupQueryAttention ran: MultiHeadAttention does not share key heads")
+        if kernel == "unfused":
+            notes.append("ONNX Runtime ran its unfused kernel, which keeps every score in memory")
+        return Ran(kernel, "; ".join(notes) or None)
+
+
+def _unsupported_by_group_query(problem: AttentionProblem) -> str | None:
+    if not _has_plain_group_query():
+        version = onnxruntime.__version__
+        return f"the GroupQueryAttention of ONNX Runtime {version} is always causal and fills a cache"
+    if problem.seqlen_q != problem.seqlen_k:
+        return (
+            "ONNX Runtime's GroupQueryAttention needs seqlen_q equal to seqlen_k,"
+            f" not {problem.seqlen_q} and {problem.seqlen_k}"
+        )
+    if problem.head_dim != problem.head_dim_v:
+        return (
+            "ONNX Runtime's GroupQueryAttention needs head_dim_v equal to head_dim,"
+            f" not {problem.head_dim_v} and {problem.head_dim}"
+        )
+    if problem.head_dim % 8:
+        return f"ONNX Runtime's GroupQueryAttention needs head_dim in eights, not {problem.head_dim}"
+    return None
+
+
+@lru_cache
+def _has_plain_group_query() -> bool:
+    """Whether GroupQueryAttention can leave out the mask and the cache, which is younger than itself."""
+    schemas = onnxruntime.capi.onnxruntime_pybind11_state.get_all_operator_schema()
+    schema = next(schema for schema in schemas if schema.name == _GROUP_QUERY)
+    return "causal" in schema.attributes and schema.outputs[1].option == schema.FormalParameterOption.Optional
+
+
+def _node_of(problem: AttentionProblem) -> Node:
+    shared = problem.num_heads != problem.num_kv_heads
+    return Node(
+        _GROUP_QUERY if shared else _MULTI_HEAD,
+        problem.num_heads,
+        problem.num_kv_heads,
+        problem.scale,
+        problem.masked,
+    )
+
+
+@lru_cache(maxsize=_SESSIONS)
+def _session(node: Node, threads: int, keep_scratch: bool) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = keep_scratch
+    model = _model(node).SerializeToString()
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _model(node: Node) -> onnx.ModelProto:
+    """One node between inputs q, k and v and the output o: (batch, seqlen, heads * head_dim)."""
+    attributes: dict[str, Any] = {"num_heads": node.num_heads, "scale": node.scale}
+    names, lengths = ["q", "k", "v"], []
+    if node.operator == _MULTI_HEAD:
+        attributes["unidirectional"] = int(node.causal)
+    else:
+        attributes["kv_num_heads"] = node.num_kv_heads
+        if not node.causal:
+            attributes["causal"] = 0
+        lengths = [
+            helper.make_tensor_value_info("last_keys", TensorProto.INT32, ["batch"]),
+            helper.make_tensor_value_info("seqlen", TensorProto.INT32, []),
+        ]
+        names += ["", "", "last_keys", "seqlen"]
+    arrays = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", f"{name}_seqlen", f"{name}_size"])
+        for name in ("q", "k", "v", "o")
+    ]
+    attend = helper.make_node(node.operator, names, ["o"], domain=_MICROSOFT, **attributes)
+    return helper.make_model(
+        helper.make_graph([attend], "attention", [*arrays[:3], *lengths], arrays[3:]),
+        opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(_MICROSOFT, 1)],
+        ir_version=_IR_VERSION,
+    )
+
+
+def _run(session: Any, problem: AttentionProblem, q: Array, k: Array, v: Array) -> Array:
+    """o as a 4-D view: (batch, num_heads, seqlen_q, head_dim_v), sequence before heads in memory."""
+    o = np.empty((problem.batch, problem.seqlen_q, problem.num_heads, problem.head_dim_v), dtype=q.dtype)
+    # Copied only where they are not in that order yet; kept alive until the run is over.
+    inputs = {name: np.ascontiguousarray(x.swapaxes(1, 2)) for name, x in (("q", q), ("k", k), ("v", v))}
+    binding = session.io_binding()
+    for name, x in inputs.items():
+        binding.bind_input(name, "cpu", 0, x.dtype, (*x.shape[:2], x.shape[2] * x.shape[3]), _address(x))
+    lengths: dict[str, NDArray[np.int32]] = {}
+    if problem.num_heads != problem.num_kv_heads:
+        lengths["last_keys"] = np.full(problem.batch, problem.seqlen_k - 1, dtype=np.int32)
+        lengths["seqlen"] = np.array(problem.seqlen_k, dtype=np.int32)
+    for name, length in lengths.items():
+        binding.bind_input(name, "cpu", 0, length.dtype, length.shape, _address(length))
+    size = (*o.shape[:2], o.shape[2] * o.shape[3])
+    binding.bind_output("o", "cpu", 0, o.dtype, size, _address(o))
+    session.run_with_iobinding(binding)
+    return o.swapaxes(1, 2)
+
+
+def _address(x: NDArray[Any]) -> int:
+    address: int = x.__array_interface__["data"][0]
+    return address
+
+
+def _observed_kernel(problem: AttentionProblem) -> str:
+    small = AttentionProblem.of(
+        _PROBE_SEQLEN,
+        num_heads=problem.num_heads // problem.num_kv_heads,
+        num_kv_heads=1,
+        head_dim=problem.head_dim,
+        head_dim_v=problem.head_dim_v,
+        dtype="float32",
+        causal=problem.masked,
+    )
+    q, k, v, _ = small.make_inputs()
+    node = _node_of(small)
+    as_it_is = _run(_session.__wrapped__(node, 1, False), small, q, k, v)
+    with _environment(_WITHOUT_FLASH):
+        unfused = _run(_session.__wrapped__(node, 1, False), small, q, k, v)
+    return "unfused" if np.array_equal(as_it_is, unfused) else "flash"
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

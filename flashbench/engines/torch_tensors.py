@@ -1,0 +1,69 @@
+"""What the PyTorch engines share: NumPy arrays as tensors, threads, and gradients through autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from flashbench.engines import Array, AttentionGradients, Forward
+from flashbench.kernels.threads import available_cores
+from flashbench.problem import AttentionProblem
+
+Attend = Callable[[Any, Any, Any], Any]  # q, k and v to o
+
+
+class Graph(NamedTuple):
+    """A forward that autograd can go back through, as often as it likes."""
+
+    o: Any
+    leaves: list[Any]  # q, k, v
+
+
+def tensor(x: Array) -> Any:
+    """The array's memory as a tensor; a copy where torch cannot read it as it lies."""
+    shareable = (
+        x.flags.writeable
+        and x.flags.aligned
+        and x.strides[-1] == x.itemsize
+        and all(stride >= 0 and stride % x.itemsize == 0 for stride in x.strides)
+    )
+    return torch.from_numpy(x if shareable else x.copy(order="C"))
+
+
+def set_threads(num_threads: int | None) -> None:
+    """PyTorch's threads are the process's: set them each time, for an earlier call may have."""
+    wanted = num_threads or available_cores()
+    if torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
+
+
+def forward_with_graph(attend: Attend, q: Array, k: Array, v: Array, *, keep: bool) -> Forward:
+    """o alone; keep=True saves the graph, and with it P, for backward."""
+    leaves = [tensor(x) for x in (q, k, v)]
+    if not keep:
+        with torch.no_grad():
+            return Forward(attend(*leaves).numpy(), None)
+    with torch.enable_grad():
+        o = attend(*(leaf.requires_grad_() for leaf in leaves))
+    return Forward(o.detach().numpy(), None, Graph(o, leaves))
+
+
+def backward_through(graph: Graph, do: Array) -> AttentionGradients:
+    """Autograd's gradients; the graph is left as it was."""
+    gradients = torch.autograd.grad(graph.o, graph.leaves, tensor(do), retain_graph=True)
+    return AttentionGradients(*(x.numpy() for x in gradients))
+
+
+def refuse_top_left_only(problem: AttentionProblem) -> str | None:
+    """Why is_causal would compute another problem, or None."""
+    if problem.masked and problem.diagonal_offset:
+        return (
+            "PyTorch's is_causal aligns top-left: bottom-right is the same only when seqlen_q equals"
+            f" seqlen_k, not for {problem.seqlen_q} and {problem.seqlen_k}"
+        )
+    if problem.masked and problem.scale <= 0.0:
+        # It multiplies the masked scores, -inf, by the scale.
+        return f"PyTorch's is_causal needs a softmax_scale above 0, not {problem.scale}"
+    return None

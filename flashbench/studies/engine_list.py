@@ -1,0 +1,133 @@
+"""The engines that are there, what each can do, and what is wrong with those that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import entry_points
+from typing import Literal
+
+import msgspec
+
+from flashbench.engines import ENGINES, ENTRY_POINT_GROUP, engine_names, plugins
+from flashbench.errors import EngineError
+from flashbench.kernels.threads import available_cores
+from flashbench.measure.worker import Worker, WorkerFailure
+from flashbench.results.record import Record
+from flashbench.studies.engine_probe import FACTORY, Probed
+
+ALL = "all"  # as the name of an engine: every one that is ready
+PROBE_TIMEOUT_S = 60.0  # PyTorch alone takes 10 s to import on a busy machine
+
+State = Literal["ready", "not installed", "broken"]
+
+
+class EngineFacts(Record, frozen=True):
+    """One engine, as a process of its own found it."""
+
+    name: str
+    state: State
+    reason: str | None = None  # one line, unless ready
+    loads: bool = True  # False: it does not, or takes its process down
+    hint: str | None = None  # what to do about it, where that is known
+    library: str | None = None  # the distribution that it runs on, or that brings it
+    version: str | None = None
+    summary: str = ""
+    layout: str = ""  # the memory order that it reads without copying
+    # By feature (see `engine_probe.FEATURES`), or `fwd_float32` and the like:
+    lacks: dict[str, str] = msgspec.field(default_factory=dict)  # why it cannot
+    notes: dict[str, str] = msgspec.field(default_factory=dict)  # what it fell back to
+
+    def can(self, feature: str) -> bool:
+        """Whether it is there and did not refuse."""
+        return self.state == "ready" and feature not in self.lacks
+
+
+def list_engines(
+    names: Sequence[str] | None = None, *, timeout_s: float = PROBE_TIMEOUT_S
+) -> list[EngineFacts]:
+    """The engines of these names, by default all, built-in first: each probed in a process of its own.
+
+    One that crashes, exits, hangs or is no engine is told to be broken, and why.
+    """
+    wanted = engine_names() if names is None else names
+    with ThreadPoolExecutor(available_cores()) as pool:
+        found = list(pool.map(lambda name: probe(name, timeout_s=timeout_s), wanted))
+    return found if names is not None else [*found, *_hidden()]
+
+
+def probe(name: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> EngineFacts:
+    """One engine."""
+    try:
+        with Worker(1, timeout_s=timeout_s) as worker:
+            probed = Probed(**worker.prepare(name, FACTORY, {"engine": name}))
+    except WorkerFailure as failure:
+        return EngineFacts(name=name, state="broken", reason=failure.reason, loads=False)
+    reason = probed.error or probed.raised
+    state: State = "ready" if reason is None else "broken"
+    if probed.missing and name in ENGINES:
+        state = "not installed"
+    return EngineFacts(
+        name=name,
+        state=state,
+        reason=reason,
+        loads=probed.error is None,
+        hint=probed.hint,
+        library=probed.library,
+        version=probed.version,
+        summary=probed.summary,
+        layout=probed.layout,
+        lacks=probed.lacks,
+        notes=probed.notes,
+    )
+
+
+def resolve_engines(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The engines that these names stand for, without doubles, and a line for each that `all` leaves out.
+
+    `all` is every engine that is ready, built-in first. An engine of another package is probed before it may
+    be loaded into this process: raises EngineError when it does not load, or takes its process down. What
+    it merely raises is for a study to tell. Other names are left as they are.
+    """
+    resolved: dict[str, None] = {}
+    left_out = []
+    others = plugins()
+    for name in names:
+        if name == ALL:
+            for facts in list_engines():
+                if facts.state == "ready":
+                    resolved[facts.name] = None
+                else:
+                    left_out.append(f"{facts.name} is left out: {why_not(facts)}")
+        elif name in others and name not in resolved:
+            facts = probe(name)
+            if not facts.loads:
+                raise EngineError(
+                    f"engine {name!r} of {others[name].value} is broken: {facts.reason}", hint=facts.hint
+                )
+            resolved[name] = None
+        else:
+            resolved[name] = None
+    return list(resolved), left_out
+
+
+def why_not(facts: EngineFacts) -> str:
+    """One line for an engine that is not ready: what is wrong, or what would install it."""
+    if facts.state == "not installed" and facts.hint is not None:
+        return f"not installed: {facts.hint}"
+    return f"{facts.state}: {facts.reason}"
+
+
+def _hidden() -> list[EngineFacts]:
+    """Plug-ins that cannot be called by their name, for an engine of ours has it."""
+    return [
+        EngineFacts(
+            name=point.name,
+            state="broken",
+            reason=f"{point.value} takes the name of a built-in engine",
+            library=None if point.dist is None else point.dist.name,
+            version=None if point.dist is None else point.dist.version,
+        )
+        for point in entry_points(group=ENTRY_POINT_GROUP)
+        if point.name in ENGINES
+    ]

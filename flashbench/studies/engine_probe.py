@@ -1,0 +1,146 @@
+"""The workload that a worker runs to see what one engine is and can do: load it, ask it, call it."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flashbench.engines import ENGINES, Engine, Forward, Settings, get_engine, plugins
+from flashbench.errors import EngineError
+from flashbench.problem import AttentionProblem, Direction, Dtype
+
+FACTORY = "flashbench.studies.engine_probe:build"
+DTYPES: tuple[Dtype, ...] = ("float32", "float64")
+DIRECTIONS: tuple[Direction, ...] = ("fwd", "bwd")
+# What an engine may lack, and a small problem that needs it; lse is told by a call.
+FEATURES: dict[str, dict[str, Any]] = {
+    "gqa": {"num_heads": 4, "num_kv_heads": 2},
+    "causal": {"causal": True},
+    "bottom_right": {"causal": True, "seqlen_k": 24, "causal_alignment": "bottom-right"},
+    "top_left": {"causal": True, "seqlen_k": 24, "causal_alignment": "top-left"},
+    "head_dim_v": {"head_dim_v": 32},
+}
+LSE = "lse"
+_SEQLEN = 16
+
+
+class Probed(NamedTuple):
+    """What an engine said, in its own words."""
+
+    error: str | None  # why it does not load; the rest is empty then
+    raised: str | None  # what it raised when it was asked or called
+    hint: str | None
+    missing: bool  # what it lacks is its library
+    library: str | None
+    version: str | None
+    summary: str
+    layout: str
+    lacks: dict[str, str]  # reason by feature, or by direction and dtype
+    notes: dict[str, str]  # how it did a feature, where that is worth a word: a fallback
+
+
+def build(engine: str) -> EngineProbe:
+    """The probe of the engine of that name."""
+    return EngineProbe(engine)
+
+
+def ability(direction: Direction, dtype: Dtype) -> str:
+    """The name of a direction in a dtype among the features."""
+    return f"{direction}_{dtype}"
+
+
+class EngineProbe:
+    """A workload whose description is a `Probed`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._engine: Engine | None = None
+        self._error: EngineError | None = None
+        self._raised: str | None = None
+        self._lacks: dict[str, str] = {}
+        self._notes: dict[str, str] = {}
+        try:
+            self._engine = get_engine(name)
+        except EngineError as error:
+            self._error = error
+
+    def call(self) -> None:
+        """Ask about each feature, and call the engine on a small problem for each that it has."""
+        if self._engine is None:
+            return
+        try:
+            self._explore(self._engine)
+        except Exception as error:  # whatever it is, it is the engine's
+            self._raised = f"{type(error).__name__}: {error}"
+
+    def _explore(self, engine: Engine) -> None:
+        for dtype in DTYPES:
+            for direction in DIRECTIONS:
+                self._ask(ability(direction, dtype), engine, _problem(dtype), direction)
+        runs = [dtype for dtype in DTYPES if ability("fwd", dtype) not in self._lacks]
+        if not runs:
+            self._lacks |= dict.fromkeys((*FEATURES, LSE), "it runs no small plain problem of any dtype")
+            return
+        for dtype in runs:
+            if self._run(ability("fwd", dtype), engine, _problem(dtype)).lse is None:
+                self._lacks.setdefault(LSE, f"its forward in {dtype} gives none")
+        for feature, sizes in FEATURES.items():
+            problem = _problem(runs[0], **sizes)
+            if self._ask(feature, engine, problem, "fwd"):
+                self._run(feature, engine, problem)
+
+    def check(self) -> dict[str, Any]:
+        """Nothing: whether an engine is exact is what `verify` says."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """What there is to know: see `Probed`."""
+        library, number = _library(self._name)
+        return Probed(
+            error=None if self._error is None else " ".join(str(self._error).split()),
+            raised=None if self._raised is None else " ".join(self._raised.split()),
+            hint=None if self._error is None else self._error.hint,
+            missing=self._error is not None and isinstance(self._error.__cause__, ModuleNotFoundError),
+            library=library,
+            version=number,
+            summary="" if self._engine is None else self._engine.summary,
+            layout="" if self._engine is None else self._engine.layout,
+            lacks=self._lacks,
+            notes=self._notes,
+        )._asdict()
+
+    def _ask(self, feature: str, engine: Engine, problem: AttentionProblem, direction: Direction) -> bool:
+        reason = engine.unsupported(problem, direction)
+        if reason is not None:
+            self._lacks[feature] = reason
+        return reason is None
+
+    def _run(self, feature: str, engine: Engine, problem: AttentionProblem) -> Forward:
+        q, k, v, _ = problem.make_inputs()
+        forward = engine.forward(problem, Settings(num_threads=1), q, k, v)
+        if not isinstance(forward.o, np.ndarray):
+            raise TypeError(f"forward gave an o of type {type(forward.o).__name__}, not an array")
+        ran = engine.kernel(problem, "fwd")
+        if ran is not None and ran.note is not None:
+            self._notes[feature] = ran.note
+        return forward
+
+
+def _problem(dtype: Dtype, **sizes: Any) -> AttentionProblem:
+    return AttentionProblem.of(_SEQLEN, dtype=dtype, **sizes)
+
+
+def _library(name: str) -> tuple[str | None, str | None]:
+    """The distribution that the engine's version is that of, and that version, where they can be told."""
+    if name in ENGINES:
+        library = ENGINES[name].library
+        try:
+            return library, version(library)
+        except PackageNotFoundError:
+            return library, None
+    point = plugins().get(name)
+    if point is None or point.dist is None:
+        return None, None
+    return point.dist.name, point.dist.version

@@ -1,0 +1,56 @@
+"""Packages with engines, as tests need them: the example, installed by pip, and made-up broken ones."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+EXAMPLE = Path(__file__).parent / "example_plugin"
+
+_GOOD = "from flashbench.engines.numpy import NumpyEngine\nclass E(NumpyEngine):\n"
+# name of the engine -> the module that offers it as `E`
+BROKEN: Mapping[str, str] = {
+    "import-error": "import a_library_that_is_not_there",
+    "syntax-error": "def E(:",
+    "segfault": "import ctypes\nctypes.string_at(0)",
+    "exits": "import sys\nsys.exit(3)",
+    "exits-hard": "import os\nos._exit(7)",
+    "hangs": "import time\ntime.sleep(3600)",
+    "no-engine": "class E:\n    name = summary = 'an engine by name alone'",
+    "no-attribute": "",
+    "no-call": "E = 7",
+    "raises": "class E:\n    def __init__(self):\n        raise RuntimeError('two\\nlines')",
+    "unknown-layout": f"{_GOOD}    layout = 'sbhd'",
+    "unsupported-raises": f"{_GOOD}    def unsupported(self, *_):\n        return 1 / 0",
+    "wrong-forward": (
+        f"{_GOOD}    def forward(self, *a, **k):\n        f = super().forward(*a, **k)\n"
+        "        return f._replace(o=f.o.tolist())"
+    ),
+    "choosy": f"{_GOOD}    def unsupported(self, *_):\n        return 'it is Sunday'",
+}
+
+
+def install(directory: Path, modules: Mapping[str, str], *, distribution: str = "made-up") -> None:
+    """Lay a package into the directory that offers `E` of each module as the engine of the module's key."""
+    name = distribution.replace("-", "_")
+    metadata = directory / f"{name}-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    lines = ["[flashbench.engines]"]
+    for number, (engine, source) in enumerate(modules.items()):
+        (directory / f"{name}_{number}.py").write_text(source)
+        lines.append(f"{engine} = {name}_{number}:E")
+    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
+
+
+def install_example(directory: Path) -> None:
+    """Have pip build and install tests/example_plugin into the directory, as a user would but offline."""
+    copy = directory / "source"
+    shutil.copytree(EXAMPLE, copy)  # a build leaves its traces beside the sources
+    target = directory / "packages"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
+    options = ["--no-deps", "--no-build-isolation", "--target", str(target), str(copy)]
+    subprocess.run([*pip, *options], check=True, capture_output=True, text=True)

@@ -1,0 +1,79 @@
+"""What engines prints, of made-up engines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rendering import rendered
+from syrupy.assertion import SnapshotAssertion
+
+from flashbench.report.engines import engines_json, engines_report
+from flashbench.studies.engine_list import EngineFacts
+
+ENGINES = [
+    EngineFacts(
+        name="flash",
+        state="ready",
+        library="numba",
+        version="0.61.0",
+        summary="tiled, online softmax, backward by recomputation (Numba, SIMD)",
+        layout="bhsd",
+    ),
+    EngineFacts(
+        name="torch-flash",
+        state="ready",
+        library="torch",
+        version="2.13.0+cpu",
+        summary="PyTorch's CPU flash attention, or what PyTorch falls back to",
+        layout="bhsd",
+        lacks={"bottom_right": "PyTorch's is_causal aligns top-left"},
+        notes={"head_dim_v": "PyTorch fell back to its math kernel: head_dim_v differs from head_dim"},
+    ),
+    EngineFacts(
+        name="zentorch",
+        state="not installed",
+        reason="engine 'zentorch' needs the package 'zentorch', which is not installed",
+        hint="pip install 'flashbench[zentorch]'",
+        library="zentorch",
+    ),
+    EngineFacts(
+        name="onnxruntime",
+        state="ready",
+        library="onnxruntime",
+        version="1.32.0",
+        summary="ONNX Runtime's CPU MultiHeadAttention operator, forward only",
+        layout="bshd",
+        lacks={
+            "fwd_float64": "takes float32",
+            "bwd_float32": "has no backward",
+            "bwd_float64": "has no backward",
+            "bottom_right": "needs equal lengths",
+            "top_left": "needs equal lengths",
+            "lse": "its forward in float32 gives none",
+        },
+        notes={"causal": "ONNX Runtime ran its unfused kernel"},
+    ),
+    EngineFacts(name="mine", state="broken", reason="killed by SIGSEGV in its first call"),
+    EngineFacts(
+        name="yours",
+        state="ready",
+        summary="full attention alone",
+        lacks=dict.fromkeys(("gqa", "causal", "bottom_right", "top_left", "head_dim_v"), "is not there"),
+    ),
+]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_table_of_engines(width: int, snapshot: SnapshotAssertion) -> None:
+    text = rendered(engines_report(ENGINES), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert text == snapshot
+
+
+def test_json_holds_every_reason() -> None:
+    document = json.loads(engines_json(ENGINES))
+    assert document[3]["lacks"]["fwd_float64"] == "takes float32"
+    assert document[1]["notes"]["head_dim_v"].startswith("PyTorch fell back")
+    assert [each["state"] for each in document].count("ready") == 4
+    assert document[2]["hint"] == "pip install 'flashbench[zentorch]'"

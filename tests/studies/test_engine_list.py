@@ -1,0 +1,158 @@
+"""The list of engines: each probed in its own process, and a broken one a line of the list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import plugins
+import pytest
+from support import available_engines
+
+from flashbench.engines import ENGINES, engine_names
+from flashbench.errors import EngineError
+from flashbench.studies import engine_list
+from flashbench.studies.engine_list import EngineFacts, list_engines, probe, resolve_engines
+from flashbench.studies.engine_probe import LSE
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broken plug-ins, installed."""
+    plugins.install(tmp_path, plugins.BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("broken")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("import-error", "does not load: ModuleNotFoundError: No module named 'a_library_that_is_not_there'"),
+        ("syntax-error", "does not load: SyntaxError: "),
+        ("segfault", "killed by SIGSEGV"),
+        ("exits", "does not load: SystemExit: 3"),
+        ("exits-hard", "left with exit code 0x7"),
+        (
+            "no-engine",
+            "is no engine: it lacks layout, unsupported, forward, backward, blocks, workspace_bytes",
+        ),
+        ("no-attribute", "does not load: AttributeError: "),
+        ("no-call", "does not load: TypeError: 'int' object is not callable"),
+        ("raises", "does not load: RuntimeError: two lines"),
+        ("unknown-layout", "has the unknown layout 'sbhd'; known: bhsd, bshd"),
+        ("unsupported-raises", "ZeroDivisionError: division by zero"),
+        ("wrong-forward", "TypeError: forward gave an o of type list, not an array"),
+    ],
+)
+def test_a_broken_plug_in_is_one_line(name: str, reason: str) -> None:
+    facts = probe(name)
+    assert facts.state == "broken"
+    assert reason in (facts.reason or "")
+    assert "\n" not in (facts.reason or "")
+    assert not facts.can("fwd_float64")
+
+
+@pytest.mark.usefixtures("broken")
+def test_one_that_hangs_is_given_up() -> None:
+    facts = probe("hangs", timeout_s=5.0)
+    assert facts.state == "broken"
+    assert "no answer after 5 s" in (facts.reason or "")
+
+
+@pytest.mark.usefixtures("broken")
+def test_one_that_runs_nothing_is_ready_and_can_do_nothing() -> None:
+    facts = probe("choosy")
+    assert facts.state == "ready"
+    assert facts.lacks["fwd_float32"] == facts.lacks["bwd_float64"] == "it is Sunday"
+    assert not facts.can("gqa")
+    assert not facts.can(LSE)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_built_in_engines_are_ready_where_their_library_is_there(name: str) -> None:
+    facts = probe(name)
+    if name in available_engines():
+        assert (facts.state, facts.reason) == ("ready", None)
+        assert facts.library == ENGINES[name].library
+        assert facts.version
+        assert facts.can("fwd_float32")
+        assert facts.can("causal")
+    else:
+        assert facts.state == "not installed"
+        assert facts.hint == f"pip install 'flashbench[{ENGINES[name].extra}]'"
+
+
+def test_what_an_engine_lacks_is_its_own_reason() -> None:
+    pytest.importorskip("torch")
+    flash = probe("torch-flash")
+    assert "aligns top-left" in flash.lacks["bottom_right"]
+    assert flash.can("top_left")
+    assert "fell back to its math kernel" in flash.notes["head_dim_v"]
+    math = probe("torch-math")
+    assert set(math.lacks) == {LSE}
+    assert math.notes == {}
+
+
+def test_the_list_begins_with_the_built_in_engines_and_tells_names_that_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugins.install(tmp_path, {"flash": "", "zebra": ""}, distribution="greedy")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(engine_list, "probe", lambda name, **_: EngineFacts(name=name, state="ready"))
+    found = list_engines()
+    assert [facts.name for facts in found] == [*ENGINES, "zebra", "flash"]
+    assert found[-1].state == "broken"
+    assert found[-1].reason == "greedy_0:E takes the name of a built-in engine"
+    assert (found[-1].library, found[-1].version) == ("greedy", "1.0")
+
+
+def fake_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """flash and mine are ready, zentorch is not installed, yours is broken."""
+    facts = {
+        "flash": EngineFacts(name="flash", state="ready"),
+        "zentorch": EngineFacts(
+            name="zentorch", state="not installed", reason="needs zentorch", hint="pip install zentorch"
+        ),
+        "mine": EngineFacts(name="mine", state="ready"),
+        "yours": EngineFacts(name="yours", state="broken", reason="killed by SIGSEGV", loads=False),
+    }
+    monkeypatch.setattr(engine_list, "list_engines", lambda: list(facts.values()))
+    monkeypatch.setattr(engine_list, "probe", facts.__getitem__)
+
+
+@pytest.fixture
+def mine_and_yours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two plug-ins by name, and a list that was not probed."""
+    plugins.install(tmp_path, {"mine": "", "yours": ""})
+    monkeypatch.syspath_prepend(tmp_path)
+    fake_list(monkeypatch)
+
+
+@pytest.mark.usefixtures("mine_and_yours")
+def test_all_is_every_engine_that_is_ready_and_a_line_for_each_other() -> None:
+    assert resolve_engines(["all"]) == (
+        ["flash", "mine"],
+        [
+            "zentorch is left out: not installed: pip install zentorch",
+            "yours is left out: broken: killed by SIGSEGV",
+        ],
+    )
+
+
+@pytest.mark.usefixtures("broken")
+def test_one_that_only_raises_when_called_is_for_a_study_to_tell() -> None:
+    assert resolve_engines(["wrong-forward"]) == (["wrong-forward"], [])
+    with pytest.raises(EngineError, match="does not load: SystemExit: 3"):
+        resolve_engines(["exits"])
+
+
+@pytest.mark.usefixtures("mine_and_yours")
+def test_names_stay_in_their_order_and_appear_once() -> None:
+    assert resolve_engines(["mine", "all", "flash", "numpy"])[0] == ["mine", "flash", "numpy"]
+    assert resolve_engines(["unknown", "flash", "flash"]) == (["unknown", "flash"], [])
+
+
+@pytest.mark.usefixtures("mine_and_yours")
+def test_a_broken_plug_in_that_is_asked_for_is_an_error_and_not_loaded_here() -> None:
+    with pytest.raises(EngineError, match="engine 'yours' of made_up_1:E is broken: killed by SIGSEGV"):
+        resolve_engines(["flash", "yours"])
+    assert "yours" in engine_names()
