@@ -37,12 +37,18 @@ def machine(
     from flashbench.cli.progress import show_progress
     from flashbench.report.machine import machine_report
     from flashbench.results.store import check_writable, encode, save
+    from flashbench.studies.duel import measure_floor
     from flashbench.studies.machine import inspect_machine
 
     if json is not None and json != "-":
         check_writable(json)
     with show_progress() as on_progress:
-        results = inspect_machine(command=context.obj, quick=quick, on_progress=on_progress)
+        results = inspect_machine(
+            command=context.obj,
+            quick=quick,
+            noise_floor=lambda: measure_floor(on_progress=on_progress),
+            on_progress=on_progress,
+        )
     if json == "-":
         sys.stdout.write(encode(results).decode())
         sys.stdout.flush()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import msgspec
+import typer
 
 from flashbench.cli.values import (
     parse_block_sizes,
@@ -24,6 +25,7 @@ from flashbench.errors import ConfigError, FlashbenchError
 from flashbench.problem import CausalAlignment, Direction, Dtype
 from flashbench.report.units import parse_bytes
 from flashbench.studies.duel.settings import Contestant, DuelStudy
+from flashbench.studies.engine_list import resolve_engines
 from flashbench.studies.study import Study
 
 Kind = Literal["profile", "sweep"]
@@ -51,7 +53,11 @@ def _as_given(option: str, value: Any) -> Any:
 
 
 def _engines(option: str, words: list[str]) -> list[str]:
-    return [name.strip() for word in words for name in word.split(",")]
+    """`all` becomes every engine that is ready; what it leaves out is said in a line each."""
+    names, left_out = resolve_engines([name.strip() for word in words for name in word.split(",")])
+    for line in left_out:
+        typer.echo(line, err=True)
+    return names
 
 
 def _causal(option: str, value: bool | str) -> list[bool]:

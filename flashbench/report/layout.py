@@ -232,6 +232,18 @@ def reason_lines(measurements: Iterable[Measurement], along: Along = "seqlen") -
     return lines
 
 
+def note_lines(measurements: Iterable[Measurement], along: Along = "seqlen") -> list[Text]:
+    """One line per engine and note on what it really ran, with the rows it holds for."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for row in measurements:
+        if row.note is not None:
+            places.setdefault((row.engine, row.note), []).append(axis_word(row.problem, along))
+    return [
+        Text(f"{engine} at {', '.join(dict.fromkeys(where))}: {note}", style="dim")
+        for (engine, note), where in places.items()
+    ]
+
+
 def verdict_counts(verdicts: Iterable[Verdict]) -> str:
     """`1 regressed, 3 same`: the worst first."""
     counts = Counter(verdicts)

@@ -69,7 +69,7 @@ def read_bandwidth_gbps(size_bytes: int, bursts: Sequence[Sequence[int]]) -> flo
     return size_bytes / median(best) if best else None
 
 
-def measure_bandwidth(worker: Worker, threads: int, *, bursts: int = BURSTS) -> float | None:
+def measure_bandwidth(worker: Worker, threads: int, *, bursts: int) -> float | None:
     """The read bandwidth of `threads` threads, measured in the worker, which then has its memory back.
 
     Raises WorkerFailure.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from flashbench.measure.pool import WorkerPool
 from flashbench.measure.worker import WorkerFailure
 from flashbench.problem import Dtype
 from flashbench.studies import peak
+from flashbench.studies.bandwidth import measure_bandwidth
 
 PEAK_WORKER = "fma peak"
 PEAK_CALLS = 50
+# Enough for a line in a roofline; `flashbench machine` takes more.
+BANDWIDTH_BURSTS = 2
 
 
 class Limits:
@@ -24,6 +29,7 @@ class Limits:
         self._flops: dict[Dtype, int] = {}  # of one call
         self._bursts: dict[Dtype, list[list[int]]] = {}
         self._lost: set[Dtype] = set()
+        self.read_bandwidth_gbps: float | None = None
 
     def time_peak(self, dtype: Dtype) -> None:
         """One burst of multiply-adds."""
@@ -38,6 +44,11 @@ class Limits:
                 self._bursts.setdefault(dtype, []).append(burst.samples_ns)
         except WorkerFailure:
             self._lost.add(dtype)
+
+    def time_bandwidth(self, bursts: int = BANDWIDTH_BURSTS) -> None:
+        """How fast all threads together read memory; once, as it takes a gigabyte."""
+        with contextlib.suppress(WorkerFailure), self._pool.fresh() as worker:
+            self.read_bandwidth_gbps = measure_bandwidth(worker, self._threads, bursts=bursts)
 
     def peak_gflops(self) -> dict[str, float]:
         """The multiply-add peak of each dtype, where it could be measured."""

@@ -9,15 +9,15 @@ from importlib.metadata import version
 import psutil
 from msgspec.structs import replace
 
+from flashbench.errors import EngineError
 from flashbench.kernels.threads import available_cores
 from flashbench.measure.energy import EnergyMeter
 from flashbench.measure.machine import describe_machine
 from flashbench.measure.pool import WorkerPool
-from flashbench.measure.worker import WorkerFailure
 from flashbench.problem import Dtype
 from flashbench.results.record import SCHEMA_VERSION, Machine, Results
 from flashbench.studies.advice import advice
-from flashbench.studies.bandwidth import measure_bandwidth
+from flashbench.studies.bandwidth import BURSTS
 from flashbench.studies.limits import Limits
 from flashbench.studies.runner import make_machine
 from flashbench.studies.session import Progress
@@ -28,7 +28,6 @@ PEAK_BURSTS = 5
 # To look around, then the bursts, the bandwidth and the noise floor.
 STEPS = 1 + PEAK_BURSTS * len(DTYPES) + 2
 TIMEOUT_S = 120.0
-BANDWIDTH_WORKER = "bandwidth"
 
 
 def inspect_machine(
@@ -36,13 +35,13 @@ def inspect_machine(
     command: Sequence[str],
     threads: int | None = None,
     quick: bool = False,
-    noise_floor: Callable[[], float | None] = lambda: None,
+    noise_floor: Callable[[], float],
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Results:
     """Facts, limits and advice; `quick` measures nothing.
 
-    `noise_floor` measures the smallest change that can be told here, and gives None where it cannot. What
-    could not be measured is missing, and a warning says why.
+    `noise_floor` measures the smallest change that can be told here, or raises EngineError. What could not
+    be measured is missing, and a warning says why.
     """
     from flashbench.kernels.isa import host_isa  # here: loads Numba, which --help must not
 
@@ -61,7 +60,10 @@ def inspect_machine(
         machine, failures = _with_limits(machine, used, on_progress)
         lines += failures
         on_progress(Progress(STEPS - 1, STEPS, "noise floor"))
-        machine = replace(machine, noise_floor=noise_floor())
+        try:
+            machine = replace(machine, noise_floor=noise_floor())
+        except EngineError as error:
+            lines.append(str(error))
     on_progress(Progress(STEPS, STEPS, "done"))
     return Results(
         schema_version=SCHEMA_VERSION,
@@ -81,7 +83,6 @@ def _with_limits(
 ) -> tuple[Machine, list[str]]:
     """The machine with its peaks and its bandwidth, and a line for each that could not be measured."""
     failures: list[str] = []
-    bandwidth = None
     bursts = [(number, dtype) for number in range(1, PEAK_BURSTS + 1) for dtype in DTYPES]
     with WorkerPool(threads, timeout_s=TIMEOUT_S) as pool:
         limits = Limits(pool, threads)
@@ -89,12 +90,12 @@ def _with_limits(
             on_progress(Progress(done, STEPS, f"FMA peak, {dtype}, burst {number} of {PEAK_BURSTS}"))
             limits.time_peak(dtype)
         on_progress(Progress(STEPS - 2, STEPS, "read bandwidth"))
-        try:
-            with pool.turn(BANDWIDTH_WORKER) as worker:
-                bandwidth = measure_bandwidth(worker, threads)
-        except WorkerFailure as failure:
-            failures.append(f"read bandwidth could not be measured: {failure.reason}")
+        limits.time_bandwidth(BURSTS)
+    if limits.read_bandwidth_gbps is None:
+        failures.append("read bandwidth could not be measured")
     peaks = limits.peak_gflops()
     failures += [f"FMA peak of {dtype} could not be measured" for dtype in DTYPES if dtype not in peaks]
-    measured = replace(machine, peak_gflops=peaks, peak_threads=threads, read_bandwidth_gbps=bandwidth)
+    measured = replace(
+        machine, peak_gflops=peaks, peak_threads=threads, read_bandwidth_gbps=limits.read_bandwidth_gbps
+    )
     return measured, failures

@@ -13,6 +13,7 @@ from flashbench.results.record import Record
 from flashbench.results.store import write_whole
 
 VERSION = 1
+DEFAULT_SEQLEN = 1024
 
 
 class NoiseFloor(Record, frozen=True):
@@ -44,6 +45,11 @@ def known_floor(cpu: str, threads: int, problem: AttentionProblem, direction: Di
     """
     about = (cpu, threads, problem, direction)
     return next((floor for floor in _kept() if floor.about == about), None)
+
+
+def machine_floor(cpu: str, threads: int) -> NoiseFloor | None:
+    """The one that stands for the machine: of the problem that `duel --aa` takes when none is named."""
+    return known_floor(cpu, threads, AttentionProblem.of(DEFAULT_SEQLEN), "fwd")
 
 
 def keep_floor(floor: NoiseFloor) -> None:

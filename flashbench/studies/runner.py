@@ -12,7 +12,9 @@ import msgspec
 from flashbench.kernels.threads import available_cores
 from flashbench.measure.machine import MachineFacts, describe_machine
 from flashbench.results.record import SCHEMA_VERSION, Machine, Results
+from flashbench.studies.advice import run_warnings
 from flashbench.studies.movement import movement_warnings
+from flashbench.studies.noise_floor import machine_floor
 from flashbench.studies.resume import restore
 from flashbench.studies.session import Progress, Session
 from flashbench.studies.study import Study
@@ -61,7 +63,13 @@ def run(
         restore(session.rows, earlier, config, facts.cpu)
 
     def results() -> Results:
-        machine = make_machine(facts, session.limits.peak_gflops(), threads)
+        machine = make_machine(
+            facts,
+            session.limits.peak_gflops(),
+            threads,
+            read_bandwidth_gbps=session.limits.read_bandwidth_gbps
+            or (earlier.machine.read_bandwidth_gbps if earlier else None),
+        )
         measurements = [
             row.measurement(machine.peak_gflops.get(row.point.problem.dtype))
             for row in session.rows
@@ -77,7 +85,7 @@ def run(
             machine=machine,
             measurements=[row for row in measurements if row.time or row.status != "ok"],
             processes={**(earlier.processes if earlier else {}), **session.processes},
-            warnings=movement_warnings(measurements),
+            warnings=[*run_warnings(machine), *movement_warnings(measurements)],
             complete=session.complete,
         )
 
@@ -93,14 +101,23 @@ def failed(results: Results) -> bool:
     return any(row.status in FAILURES for row in results.measurements)
 
 
-def make_machine(facts: MachineFacts, peak_gflops: dict[str, float], threads: int) -> Machine:
-    """The record of this machine, with what was measured of it."""
+def make_machine(
+    facts: MachineFacts,
+    peak_gflops: dict[str, float],
+    threads: int,
+    *,
+    read_bandwidth_gbps: float | None = None,
+) -> Machine:
+    """The record of this machine, with what was measured of it, its noise floor by an earlier duel."""
     from flashbench.kernels.isa import ISA  # loads Numba, which a run of other engines has no need of
 
+    floor = machine_floor(facts.cpu, threads)
     return Machine(
         **dataclasses.asdict(facts),
         isa=ISA.name,
         cores=available_cores(),
         peak_gflops=peak_gflops,
         peak_threads=threads if peak_gflops else None,
+        read_bandwidth_gbps=read_bandwidth_gbps,
+        noise_floor=None if floor is None else floor.floor,
     )

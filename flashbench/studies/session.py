@@ -74,6 +74,8 @@ class Session:
     def measure(self) -> None:
         """Fill in all rows, round by round, then their memory."""
         with self._pool:
+            if any(self._lacks_time(row) for row in self.rows):
+                self.limits.time_bandwidth()
             for number in range(self._least_rounds):
                 self._round(number, [row for row in self.rows if self._lacks_time(row, number + 1)])
             for row in self.rows:

@@ -18,14 +18,16 @@ from flashbench.errors import EngineError
 from flashbench.kernels.threads import available_cores
 from flashbench.measure.machine import describe_machine
 from flashbench.results.record import SCHEMA_VERSION, Results
+from flashbench.studies.advice import run_warnings
 from flashbench.studies.duel.arena import Arena
 from flashbench.studies.duel.settings import SIDES, Contestant, DuelStudy
 from flashbench.studies.movement import movement_warnings
-from flashbench.studies.noise_floor import NoiseFloor, check_floor, known_floor
+from flashbench.studies.noise_floor import DEFAULT_SEQLEN, NoiseFloor, check_floor, keep_floor, known_floor
 from flashbench.studies.runner import Interrupted, make_machine
 from flashbench.studies.session import Progress
+from flashbench.studies.study import Study
 
-__all__ = ["Contestant", "DuelStudy", "exit_code", "fight", "floor_of"]
+__all__ = ["Contestant", "DuelStudy", "exit_code", "fight", "floor_of", "measure_floor"]
 
 
 def fight(
@@ -45,6 +47,7 @@ def fight(
     if not to_the_end:  # which measures a floor
         _check_thresholds(duel, facts.cpu, threads)
     created = datetime.now().astimezone().isoformat(timespec="seconds")
+    machine = make_machine(facts, {}, threads)
     arena = Arena(duel, threads, on_progress)
 
     def results(*, complete: bool) -> Results:
@@ -58,11 +61,11 @@ def fight(
             flashbench_version=version("flashbench"),
             command=list(command),
             config={**msgspec.to_builtins(duel), "threads": threads},
-            machine=make_machine(facts, {}, threads),
+            machine=machine,
             measurements=measurements,
             processes=arena.processes,
             duels=[match.record(2 * place, p_holm[match]) for place, match in enumerate(matches)],
-            warnings=movement_warnings(measurements),
+            warnings=[*run_warnings(machine), *movement_warnings(measurements)],
             complete=complete,
         )
 
@@ -100,6 +103,23 @@ def floor_of(results: Results) -> NoiseFloor:
         rounds=len(duel.orders),
         measured=results.created,
     )
+
+
+def measure_floor(
+    *, threads: int | None = None, on_progress: Callable[[Progress], None] = lambda _: None
+) -> float:
+    """This machine's noise floor, by a duel of flash with itself, kept for later duels.
+
+    Raises EngineError when it cannot be measured.
+    """
+    flash = Contestant(engine="flash")
+    study = Study(engines=["flash"], seq_lens=[DEFAULT_SEQLEN], memory=False, threads=threads)
+    results = fight(
+        DuelStudy(a=flash, b=flash, study=study), command=[], on_progress=on_progress, to_the_end=True
+    )
+    floor = floor_of(results)
+    keep_floor(floor)
+    return floor.floor
 
 
 def _check_thresholds(duel: DuelStudy, cpu: str, threads: int) -> None:
