@@ -31,9 +31,9 @@ from flashbench.measure.sysfs import read_text
 # What Python's own allocators hand out up to this size is objects: frames, tuples, tables of names. Most
 # come from arenas that the interpreter keeps. NumPy, too, keeps blocks below 1 KiB for later arrays.
 SMALL_OBJECT_BYTES = 1024
-# Interpreter noise (code warming up, a table growing) differs between calls, buffers do not: track up
-# to this many times and believe the smallest. A long call is tracked once: there it is not worth it.
-TRACKED_CALLS = 3
+# Interpreter noise (code warming up, a table growing) differs between calls, buffers do not: measure up
+# to this many times and believe the smallest. A long call is measured once: there it is not worth it.
+MEASURED_CALLS = 3
 LONG_CALL_S = 0.5
 # glibc's malloc.h: options of mallopt.
 M_TRIM_THRESHOLD, M_TOP_PAD = -1, -2
@@ -66,16 +66,21 @@ def measure_memory(
     Where memray does not exist (Windows), the resident growth less the outputs stands in for the workspace.
     """
     with _collector_off():
-        resident = resident_growth(call, forget)
+        resident = _smallest(lambda: resident_growth(call, forget))
         if importlib.util.find_spec("memray") is None:
             return PeakMemory(max(0, resident - output_bytes), resident, "resident")
-        peaks: list[int] = []
-        while len(peaks) < TRACKED_CALLS:
-            start = time.monotonic()
-            peaks.append(workspace_peak(track(call), output_bytes))
-            if time.monotonic() - start > LONG_CALL_S or peaks[-1] in peaks[:-1]:
-                break
-    return PeakMemory(min(peaks), resident)
+        return PeakMemory(_smallest(lambda: workspace_peak(track(call), output_bytes)), resident)
+
+
+def _smallest(measure: Callable[[], int]) -> int:
+    """The smallest of up to `MEASURED_CALLS` figures; one is enough of a long call, or if two agree."""
+    figures: list[int] = []
+    while len(figures) < MEASURED_CALLS:
+        start = time.monotonic()
+        figures.append(measure())
+        if time.monotonic() - start > LONG_CALL_S or figures[-1] in figures[:-1]:
+            break
+    return min(figures)
 
 
 def workspace_peak(events: Iterable[Event], output_bytes: int) -> int:
