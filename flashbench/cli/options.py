@@ -20,7 +20,12 @@ def engine_words() -> list[str]:
     # Inside: the table of engines imports NumPy, which --help must not.
     from flashbench.engines import engine_names
 
-    return [*engine_names(), "all"]
+    return engine_names()
+
+
+def engine_words_or_all() -> list[str]:
+    """For shell completion where several may be named."""
+    return [*engine_words(), "all"]
 
 
 Batch = Annotated[
@@ -97,7 +102,7 @@ Engine = Annotated[
         metavar="NAME",
         help="One of `flashbench engines`, or all that are ready; give it again for more, which are then "
         "compared with the first.",
-        autocompletion=engine_words,
+        autocompletion=engine_words_or_all,
         rich_help_panel=ENGINES,
     ),
 ]

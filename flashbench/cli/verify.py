@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from flashbench.cli import options
+
 EPILOG = (
     "Examples:\n"
     "  flashbench verify\n"
@@ -16,13 +18,6 @@ EPILOG = (
     "  flashbench verify --json exactness.json\n\n"
     "Exit code: 0 everything is exact; 1 an engine is wrong or raised an error; 2 bad input."
 )
-
-
-def _engine_words() -> list[str]:
-    # Inside: the table of engines imports NumPy, which --help must not.
-    from flashbench.engines import engine_names
-
-    return [*engine_names(), "all"]
 
 
 def _case_words() -> list[str]:
@@ -40,7 +35,7 @@ def verify(
             metavar="NAME",
             help="One of `flashbench engines`, or all that are ready; give it again for more "
             "(default flash and standard).",
-            autocompletion=_engine_words,
+            autocompletion=options.engine_words_or_all,
         ),
     ] = None,
     case: Annotated[
