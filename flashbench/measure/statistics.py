@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
-# The bounds of an interval wobble with the resamples, though with the seed fixed the same samples always
-# give the same bounds. Of seven pairs the smallest is the median of 1.0 % of resamples, where the bound of
-# a 98.3 % interval needs 0.8 %: that many resamples never miss it, a tenth of them would now and then.
-PAIRED_RESAMPLES = 49_999
-UNPAIRED_RESAMPLES = 9_999
+# The bounds of an interval wobble a little with the resamples, though with the seed fixed the same samples
+# always give the same bounds.
+RESAMPLES = 9_999
+BATCH = 1_000  # resamples at a time: all of them at once would take 100 MB
 SEED = 0
 OUTER_FENCE = 3.0  # Tukey 1977: beyond 3 interquartile ranges from the quartiles a sample is "far out"
 
@@ -59,25 +59,40 @@ def process_medians(samples: Sequence[Sequence[float]]) -> list[float]:
 
 
 def paired_ratio(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """exp of the median of paired log ratios, with a percentile bootstrap over the pairs.
+    """exp of the pseudo-median of paired log ratios, with a percentile bootstrap over the pairs.
 
-    The median, because a single disturbed round must not decide; for 7 pairs and a confidence of 98.3 %
-    the bounds are the smallest and the largest, which is the exact sign-test interval, too.
+    The pseudo-median (Hodges and Lehmann 1963) is the median of the means of all pairs of values: a few
+    wild rounds cannot move it, as they cannot move a median, and for ordinary noise it needs two thirds
+    of the rounds that a median needs. It belongs to the signed-rank test as the mean does to the t-test.
+    With seven values the interval is somewhat narrow: it misses the truth in 4 % of cases where 1.7 %
+    were meant, which is why a verdict needs the exact test as well.
     """
     from scipy.stats import bootstrap  # here, so that measuring alone costs no SciPy
 
-    middle = float(np.median(log_ratios))
+    middle = math.exp(float(pseudo_median(np.asarray(log_ratios))))
     if len(set(log_ratios)) == 1:  # SciPy has no interval for values without spread, and needs two
-        return Interval(math.exp(middle), math.exp(middle), math.exp(middle))
+        return Interval(middle, middle, middle)
     found = bootstrap(
         (np.asarray(log_ratios),),
-        np.median,
+        pseudo_median,
         confidence_level=confidence,
-        n_resamples=PAIRED_RESAMPLES,
+        n_resamples=RESAMPLES,
+        batch=BATCH,
         method="percentile",
         rng=np.random.default_rng(SEED),
     ).confidence_interval
-    return Interval(math.exp(middle), math.exp(float(found.low)), math.exp(float(found.high)))
+    return Interval(middle, math.exp(float(found.low)), math.exp(float(found.high)))
+
+
+def pseudo_median(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+    """The median of the means of all pairs, each value with itself included.
+
+    >>> float(pseudo_median(np.array([1.0, 2.0, 30.0])))
+    8.75
+    """
+    values = np.moveaxis(values, axis, -1)
+    first, second = np.triu_indices(values.shape[-1])
+    return np.asarray(np.median((values[..., first] + values[..., second]) / 2, axis=-1))
 
 
 def unpaired_ratio(
@@ -99,7 +114,7 @@ def unpaired_ratio(
         (np.asarray(new, float), np.asarray(base, float)),
         statistic,
         confidence_level=confidence,
-        n_resamples=UNPAIRED_RESAMPLES,
+        n_resamples=RESAMPLES,
         method="percentile",
         rng=np.random.default_rng(SEED),
     ).confidence_interval

@@ -107,7 +107,7 @@ def _sides(results: Results) -> list[str]:
     looks = results.config["looks"]
     for confidence in confidences:
         lines.append(
-            f"ratio: median over rounds, with its {100 * confidence:.1f}% interval"
+            f"ratio: pseudo-median over rounds, with its {100 * confidence:.1f}% interval"
             + (f" (5% shared among up to {looks} looks)" if looks > 1 else "")
         )
     if len(results.duels) > 1:

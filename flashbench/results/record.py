@@ -152,7 +152,7 @@ class Duel(Record, frozen=True, kw_only=True):
 
     a: int  # places in `Results.measurements`
     b: int
-    ratio: float | None  # exp of the median over rounds of ln(B / A); None: a side gave no time
+    ratio: float | None  # exp of the pseudo-median over rounds of ln(B / A); None: a side gave no time
     low: float | None  # bootstrap interval over rounds at `confidence`
     high: float | None
     confidence: float | None

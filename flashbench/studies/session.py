@@ -138,8 +138,8 @@ class Session:
         self._learn(TIMING, row, started)
         self._on_step()
 
-    def _prepare(self, row: Row, worker: Worker) -> None:
-        arguments = workload.arguments(row.point, self._study.seed)
+    def _prepare(self, row: Row, worker: Worker, *, keep_scratch: bool = True) -> None:
+        arguments = workload.arguments(row.point, self._study.seed, keep_scratch=keep_scratch)
         row.describe(worker.prepare(row.slot, workload.FACTORY, arguments))
         if row.point.engine not in self.processes:
             self.processes[row.point.engine] = msgspec.convert(worker.facts(), Process)
@@ -150,7 +150,7 @@ class Session:
         started = time.monotonic()
         self._report(row, "memory")
         with row.keeping_failure(), self._pool.fresh() as worker:
-            self._prepare(row, worker)
+            self._prepare(row, worker, keep_scratch=False)
             measured = worker.memory(row.slot)
             row.memory = Memory(
                 workspace_peak_bytes=measured.workspace_peak_bytes,

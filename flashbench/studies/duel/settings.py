@@ -14,8 +14,7 @@ from flashbench.studies.verdict import ALPHA
 
 SIDES: tuple[Side, Side] = ("a", "b")
 LOOKS = 3
-# Seven pairs that all point one way have p = 2 / 2^7, below the 5 % / 3 of a look; and their bootstrap
-# interval of the median reaches from the smallest to the largest.
+# Seven pairs that all point one way have p = 2 / 2^7, below the 5 % / 3 of a look.
 LEAST_ROUNDS = 7
 
 
