@@ -1,10 +1,10 @@
 .DEFAULT_GOAL := check
-.PHONY: check ci clean contracts format help install lint speed test types
+.PHONY: check ci clean contracts format help install lint speed test trials types
 
 check: lint types contracts test ## lint, types, import contracts, tests
 
 install: ## everything for development, into the active environment
-	pip install -e '.[test,torch,lint]'
+	pip install -e '.[test,torch,onnxruntime,lint]'
 
 test: ## the tests
 	pytest -n 2
@@ -25,6 +25,9 @@ contracts: ## floors: who may import whom
 
 speed: ## the speed study of the README, on this machine (several minutes; leave the machine alone)
 	flashbench profile --config configs/speed.toml
+
+trials: ## how often a duel is wrong on this machine (half an hour; leave the machine alone)
+	python tests/duel_trials.py --equal 200 --slowed 100 --save results/duel-trials.json
 
 ci: ## what CI runs, in a fresh virtual environment
 	.ci/run

@@ -95,6 +95,7 @@ def _documented_table(rows: Sequence[Measurement], along: Along) -> Grid:
     standard_memory = memory_cells([standard for standard, _ in pairs])
     with_memory = any(row.memory for row in rows)
     with_accuracy = any(row.accuracy for row in rows)
+    with_energy = any(row.energy_joules is not None for row in rows)
     with_peak = any(_percent_of_peak(row) is not None for row in rows)
     grid = Grid(
         AXIS_HEADERS[along],
@@ -104,6 +105,7 @@ def _documented_table(rows: Sequence[Measurement], along: Along) -> Grid:
         "Speed-up",
         *(["%\nPeak"] if with_peak else []),
         *(["Max\nError"] if with_accuracy else []),
+        *(["Energy\n(mJ)"] if with_energy else []),
     )
     for index, (standard, flash) in enumerate(pairs):
         some = flash or standard
@@ -120,6 +122,7 @@ def _documented_table(rows: Sequence[Measurement], along: Along) -> Grid:
             _speed_up(standard, flash),
             *([_peak_share(flash)] if with_peak else []),
             *([_error(flash)] if with_accuracy else []),
+            *([_energy(flash)] if with_energy else []),
         )
     return grid
 
@@ -132,6 +135,7 @@ def _engine_table(rows: Sequence[Measurement], along: Along) -> Grid:
     with_blocks = len({(row.problem, row.engine) for row in rows}) < len(rows)
     with_memory = any(row.memory for row in rows)
     with_accuracy = any(row.accuracy for row in rows)
+    with_energy = any(row.energy_joules is not None for row in rows)
     with_peak = any(_percent_of_peak(row) is not None for row in rows)
     grid = Grid(
         AXIS_HEADERS[along],
@@ -143,6 +147,7 @@ def _engine_table(rows: Sequence[Measurement], along: Along) -> Grid:
         *(["%\nPeak"] if with_peak else []),
         *(["Memory"] if with_memory else []),
         *(["Max\nError"] if with_accuracy else []),
+        *(["Energy\n(mJ)"] if with_energy else []),
         left=[1],
     )
     for index, row in enumerate(rows):
@@ -158,6 +163,7 @@ def _engine_table(rows: Sequence[Measurement], along: Along) -> Grid:
             *([_peak_share(row)] if with_peak else []),
             *([memory[index]] if with_memory else []),
             *([_error(row)] if with_accuracy else []),
+            *([_energy(row)] if with_energy else []),
             last=last,
         )
     return grid
@@ -197,6 +203,12 @@ def _error(row: Measurement | None) -> str | Text:
         return NOTHING
     error, tolerance = row.accuracy.max_abs_error, row.accuracy.tolerance
     return Text(format_error(error), style="bold red" if error is None or error > tolerance else "")
+
+
+def _energy(row: Measurement | None) -> str | Text:
+    if row is None or row.energy_joules is None or row.status != "ok":
+        return NOTHING
+    return f"{1000 * row.energy_joules:.3g}"
 
 
 def _speed_up(standard: Measurement | None, flash: Measurement | None) -> Text:

@@ -129,3 +129,15 @@ def test_plain_is_refused_for_anything_else(study: Study, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check_plain(study)
     check_plain(Study(engines=["flash", "standard"], block_sizes=[32]))
+
+
+def test_energy_has_a_column_where_it_was_measured_and_none_elsewhere() -> None:
+    results = make_results()
+    assert "Energy" not in rendered(profile_report(results))
+    rows = [
+        msgspec.structs.replace(row, energy_joules=0.01234 if row.engine == "flash" else None)
+        for row in results.measurements
+    ]
+    table = rendered(profile_report(msgspec.structs.replace(results, measurements=rows)), 120)
+    assert "Energy" in table
+    assert table.count("12.3") == len(rows) / 2

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import fake_engines
 import numpy as np
 import pytest
 
-from flashbench.engines import Settings
+from flashbench.engines import Layout, Settings
 from flashbench.engines.numpy import NumpyEngine
 from flashbench.errors import UnsupportedError
 from flashbench.measure.protocol import build_workload
@@ -111,3 +111,16 @@ def test_large_problem_is_checked_on_its_first_and_last_heads(monkeypatch: pytes
 def test_unsupported_problem_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="seqlen_q must be odd, not 40"):
         make(fake_engines.Unsupporting(), "fwd")
+
+
+@pytest.mark.parametrize("layout", get_args(Layout))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_inputs_begin_at_cache_lines_in_the_order_that_the_engine_reads(layout: Layout, dtype: Any) -> None:
+    problem = AttentionProblem.of(33, batch=2, num_heads=3, head_dim=5, dtype=dtype)
+    for x in problem.make_inputs(0):
+        for _ in range(8):  # where malloc puts an array is chance
+            found = workload.placed(x, layout)
+            assert np.array_equal(found, x)
+            assert found.__array_interface__["data"][0] % 64 == 0
+            ordered = found if layout == "bhsd" else found.swapaxes(1, 2)
+            assert ordered.flags.c_contiguous

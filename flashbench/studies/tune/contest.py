@@ -21,7 +21,7 @@ from flashbench.studies import workload
 from flashbench.studies.study import Point
 from flashbench.studies.tune.plan import head_counts, judged_lengths, problem_of
 
-# Each process gives one ratio; the interval of seven is from the second smallest to the second largest.
+# Each process gives one ratio.
 PROCESSES = 7
 LEAST_GAIN = 0.015
 BURST_NS = 4_000_000
@@ -110,7 +110,7 @@ class Duel:
         found = []
         for heads in sorted({heads for heads, _ in self._log_ratios}, reverse=True):
             ratios = [logs for (number, _), logs in self._log_ratios.items() if number == heads]
-            # Two rounds of seven that the built-in wins put the end of the interval there.
+            # Two rounds of seven that the built-in wins leave nothing certain.
             if any(sum(ratio >= 0 for ratio in logs) >= 2 for logs in ratios):
                 break
             found.append(heads)
