@@ -77,7 +77,7 @@ def verify(
         return
     if json is not None and json != "-":
         check_writable(json)
-    engines, left_out = resolve_engines(engine or study.DEFAULT_ENGINES)
+    engines, left_out = resolve_engines(list(dict.fromkeys(engine or study.DEFAULT_ENGINES)))
     for line in left_out:
         typer.echo(line, err=True)
     progress = Console(stderr=True)

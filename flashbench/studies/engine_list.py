@@ -83,32 +83,29 @@ def probe(name: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> EngineFacts:
 
 
 def resolve_engines(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The engines that these names stand for, without doubles, and a line for each that `all` leaves out.
+    """The engines that these names stand for, and a line for each that `all` leaves out.
 
-    `all` is every engine that is ready, built-in first. An engine of another package is probed before it may
-    be loaded into this process: raises EngineError when it does not load, or takes its process down. What
-    it merely raises is for a study to tell. Other names are left as they are.
+    `all` is every engine that is ready and not named beside it, built-in first. An engine of another package
+    is probed before it may be loaded into this process: raises EngineError when it does not load, or takes
+    its process down. What it merely raises is for a study to tell. Other names are left as they are.
     """
-    resolved: dict[str, None] = {}
+    resolved: list[str] = []
     left_out = []
     others = plugins()
     for name in names:
         if name == ALL:
             for facts in list_engines():
-                if facts.state == "ready":
-                    resolved[facts.name] = None
-                else:
+                if facts.state != "ready":
                     left_out.append(f"{facts.name} is left out: {why_not(facts)}")
-        elif name in others and name not in resolved:
-            facts = probe(name)
-            if not facts.loads:
-                raise EngineError(
-                    f"engine {name!r} of {others[name].value} is broken: {facts.reason}", hint=facts.hint
-                )
-            resolved[name] = None
-        else:
-            resolved[name] = None
-    return list(resolved), left_out
+                elif facts.name not in (*names, *resolved):
+                    resolved.append(facts.name)
+            continue
+        if name in others and not (facts := probe(name)).loads:
+            raise EngineError(
+                f"engine {name!r} of {others[name].value} is broken: {facts.reason}", hint=facts.hint
+            )
+        resolved.append(name)
+    return resolved, left_out
 
 
 def why_not(facts: EngineFacts) -> str:

@@ -146,9 +146,10 @@ def test_one_that_only_raises_when_called_is_for_a_study_to_tell() -> None:
 
 
 @pytest.mark.usefixtures("mine_and_yours")
-def test_names_stay_in_their_order_and_appear_once() -> None:
-    assert resolve_engines(["mine", "all", "flash", "numpy"])[0] == ["mine", "flash", "numpy"]
-    assert resolve_engines(["unknown", "flash", "flash"]) == (["unknown", "flash"], [])
+def test_names_stay_as_they_were_given_and_all_adds_the_rest() -> None:
+    assert resolve_engines(["mine", "all", "numpy"])[0] == ["mine", "flash", "numpy"]
+    assert resolve_engines(["all", "mine", "all"])[0] == ["flash", "mine"]
+    assert resolve_engines(["unknown", "flash", "flash"]) == (["unknown", "flash", "flash"], [])
 
 
 @pytest.mark.usefixtures("mine_and_yours")
