@@ -64,7 +64,7 @@ def paired_ratio(log_ratios: Sequence[float], confidence: float = CONFIDENCE) ->
     The pseudo-median (Hodges and Lehmann 1963) is the median of the means of all pairs of values: a few
     wild rounds cannot move it, as they cannot move a median, and for ordinary noise it needs two thirds
     of the rounds that a median needs. It belongs to the signed-rank test as the mean does to the t-test.
-    With seven values the interval is somewhat narrow: it misses the truth in 4 % of cases where 1.7 %
+    With seven values the interval is somewhat narrow: it misses the truth in 4 to 6 % of cases where 1.7 %
     were meant, which is why a verdict needs the exact test as well.
     """
     from scipy.stats import bootstrap  # here, so that measuring alone costs no SciPy

@@ -8,10 +8,11 @@ import fake_engines
 import msgspec
 import pytest
 
+from flashbench.errors import EngineError
 from flashbench.measure.worker import WorkerFailure
 from flashbench.results.record import Results
 from flashbench.results.store import decode, encode
-from flashbench.studies import machine, peak
+from flashbench.studies import limits, machine, peak
 from flashbench.studies.machine import inspect_machine
 from flashbench.studies.session import Progress
 
@@ -20,16 +21,17 @@ from flashbench.studies.session import Progress
 def fake_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peak, "FACTORY", f"{fake_engines.__name__}:build_peak")
     monkeypatch.setattr(machine, "PEAK_BURSTS", 1)
-    monkeypatch.setattr(machine, "measure_bandwidth", lambda worker, threads: 10.0 * threads)
+    monkeypatch.setattr(limits, "measure_bandwidth", lambda worker, threads, *, bursts: 10.0 * threads)
 
 
 def inspect(**options: Any) -> Results:
-    return inspect_machine(command=["flashbench", "machine"], threads=1, **options)
+    given = {"noise_floor": lambda: 0.02, **options}
+    return inspect_machine(command=["flashbench", "machine"], threads=1, **given)
 
 
 @pytest.mark.usefixtures("fake_limits")
 def test_machine_is_described_and_measured() -> None:
-    results = inspect(noise_floor=lambda: 0.02)
+    results = inspect()
     found = results.machine
     assert set(found.peak_gflops) == {"float64", "float32"}
     assert found.peak_threads == 1
@@ -59,15 +61,20 @@ def test_quick_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("fake_limits")
 def test_what_cannot_be_measured_is_missing_and_a_warning_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> float:
+    def fail(*_: object, **__: object) -> float:
         raise WorkerFailure("out_of_memory", "MemoryError")
 
-    monkeypatch.setattr(machine, "measure_bandwidth", fail)
+    def no_floor() -> float:
+        raise EngineError("no noise floor: flash crashed")
+
+    monkeypatch.setattr(limits, "measure_bandwidth", fail)
     monkeypatch.setattr(peak, "FACTORY", f"{fake_engines.__name__}:build_no_peak")
-    results = inspect()
+    results = inspect(noise_floor=no_floor)
     assert results.machine.peak_gflops == {}
     assert results.machine.read_bandwidth_gbps is None
-    assert "read bandwidth could not be measured: MemoryError" in results.warnings
+    assert results.machine.noise_floor is None
+    assert "no noise floor: flash crashed" in results.warnings
+    assert "read bandwidth could not be measured" in results.warnings
     assert "FMA peak of float32 could not be measured" in results.warnings
 
 

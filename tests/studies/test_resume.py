@@ -68,7 +68,7 @@ def test_only_what_is_missing_is_measured(
     monkeypatch.setattr(Worker, "time", counted)
     earlier = cut(whole, rounds=rounds, rows=rows, memory=memory)
     results = run(STUDY, command=[], earlier=earlier)
-    assert len([slot for slot in timed if slot != "float64"]) == bursts
+    assert len([slot for slot in timed if slot.isdigit()]) == bursts  # the others are the hardware's limits
     assert results.complete
     for row, before in zip(results.measurements, whole.measurements, strict=True):
         assert row.time is not None

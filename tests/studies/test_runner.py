@@ -260,8 +260,8 @@ def test_every_round_times_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("flashbench.measure.pool.Worker", Counted)
     results = measure(engines=["numpy", "Right"], seq_lens=[24, 25, 26], rounds=3)
-    # Two engines in three rounds, a fresh one for the memory of each point, and the hardware limit.
-    assert len(started) == 2 * 3 + 2 * 3 + 1
+    # Two engines in three rounds, a fresh one for the memory of each point, and the two hardware limits.
+    assert len(started) == 2 * 3 + 2 * 3 + 2
     assert not any(worker.alive for worker in started)
     for row in results.measurements:
         assert_complete(row, bursts=3)

@@ -25,8 +25,13 @@ def candidates(key: Key, threads: int) -> list[Blocks]:
     vector = ISA.lanes(ITEMSIZE[key.dtype])
     limits = list(_limits(key, threads))
     found = [built_in_blocks(search_problem(key, threads), key.direction)]
+    least = 1
+    if key.direction == "bwd":
+        # The backward keeps account of each block of queries of each head: more blocks than the rule's take
+        # more memory as soon as there are heads enough.
+        least = max(built_in_blocks(problem, key.direction).block_q for problem, _ in limits)
     for block_q in BLOCK_Q:
-        if block_q % vector == 0 and block_q <= seqlen_from(key):
+        if block_q % vector == 0 and least <= block_q <= seqlen_from(key):
             found += [Blocks(block_q, block_k) for block_k in _key_sizes(key, block_q, limits, threads)]
     return list(dict.fromkeys(found))
 
