@@ -15,7 +15,7 @@ from flashbench.studies.tune.plan import LEAST_MANY_HEADS, longest_of, problem_o
 BLOCK_Q = (8, 16, 24, 32, 48, 64, 96, 128)
 BLOCK_K = (32, 64, 96, 128, 192, 256, 384, 512, 1024)
 KEY_STEP = 8
-# The documented "Flash Mem": 8 KB at 128 tokens to 256 KB at 4096.
+# The documented "Flash Mem" of each head: 8 KB at 128 tokens to 256 KB at 4096, eight times that at batch 8.
 DOCUMENTED_BYTES_PER_KEY = 64
 _ENGINE = FlashEngine()
 
@@ -25,13 +25,8 @@ def candidates(key: Key, threads: int) -> list[Blocks]:
     vector = ISA.lanes(ITEMSIZE[key.dtype])
     limits = list(_limits(key, threads))
     found = [built_in_blocks(search_problem(key, threads), key.direction)]
-    least = 1
-    if key.direction == "bwd":
-        # The backward keeps account of each block of queries of each head: more blocks than the rule's take
-        # more memory as soon as there are heads enough.
-        least = max(built_in_blocks(problem, key.direction).block_q for problem, _ in limits)
     for block_q in BLOCK_Q:
-        if block_q % vector == 0 and least <= block_q <= seqlen_from(key):
+        if block_q % vector == 0 and block_q <= seqlen_from(key):
             found += [Blocks(block_q, block_k) for block_k in _key_sizes(key, block_q, limits, threads)]
     return list(dict.fromkeys(found))
 
@@ -39,7 +34,8 @@ def candidates(key: Key, threads: int) -> list[Blocks]:
 def allowed_bytes(problem: AttentionProblem, key: Key, threads: int) -> int:
     """What a tuned choice may take: as much as the built-in one or as the documented figure."""
     built_in = _workspace(problem, key, built_in_blocks(problem, key.direction), threads)
-    return max(built_in, DOCUMENTED_BYTES_PER_KEY * problem.seqlen_k)
+    documented = DOCUMENTED_BYTES_PER_KEY * problem.seqlen_k * problem.batch * problem.num_heads
+    return max(built_in, documented)
 
 
 def _limits(key: Key, threads: int) -> Iterator[tuple[AttentionProblem, int]]:
