@@ -35,6 +35,7 @@ class Row:
     slot: str  # its name in a worker
     engine: Engine | None = None  # None: it is known in another environment alone
     blocks: tuple[int, int] | None = None  # as used
+    output_bytes: int = 0  # that a call returns; engines without lse return less
     side: Side | None = None
     status: Status = "ok"
     reason: str | None = None
@@ -89,6 +90,7 @@ class Row:
     def describe(self, description: dict[str, Any]) -> None:
         """Note what the workload, in its own process, said of itself."""
         self.kernel, self.note = description.get("kernel"), description.get("note")
+        self.output_bytes = description["output_bytes"]
         blocks = description.get("blocks")
         self.blocks = None if blocks is None else (blocks[0], blocks[1])
 

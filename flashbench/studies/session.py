@@ -158,7 +158,7 @@ class Session:
                 instrument=measured.instrument,
                 expected_workspace_bytes=row.expected_workspace_bytes,
                 input_bytes=problem.input_bytes(direction),
-                output_bytes=problem.output_bytes(direction),
+                output_bytes=row.output_bytes,
             )
         self._learn(MEMORY, row, started)
         self._on_step()

@@ -93,8 +93,8 @@ def _notes(results: Results) -> list[str]:
     confidences = sorted({duel.confidence for duel in results.duels if duel.confidence is not None})
     shares = " and ".join(f"{100 * confidence:.1f} %" for confidence in confidences)
     notes = [
-        "B / A is the exponential of the median over rounds of the logarithm of B's time over A's: above 1, "
-        "B is slower. Each round is a fresh process a side, in random order. p is of the exact sign-flip "
+        "B / A is the exponential of the pseudo-median over rounds of the logarithm of B's time over A's: "
+        "above 1, B is slower. Each round is a fresh process a side, in random order. p is of the exact sign-flip "
         "test of no difference, p, Holm the same adjusted for all duels of the file; a change up to the "
         "threshold counts as none." + (f" Intervals are at {shares}." if shares else "")
     ]
