@@ -95,8 +95,8 @@ def _notes(results: Results) -> list[str]:
     notes = [
         "B / A is the exponential of the pseudo-median over rounds of the logarithm of B's time over A's: "
         "above 1, B is slower. Each round is a fresh process a side, in random order. p is of the exact "
-        "sign-flip test of no difference, p, Holm the same adjusted for all duels of the file; a change up to the "
-        "threshold counts as none." + (f" Intervals are at {shares}." if shares else "")
+        "sign-flip test of no difference, p, Holm the same adjusted for all duels of the file; a change "
+        "up to the threshold counts as none." + (f" Intervals are at {shares}." if shares else "")
     ]
     sides = [(side.upper(), results.processes[side]) for side in ("a", "b") if side in results.processes]
     notes += [
