@@ -244,6 +244,17 @@ def note_lines(measurements: Iterable[Measurement], along: Along = "seqlen") -> 
     ]
 
 
+def outlier_lines(measurements: Iterable[Measurement]) -> list[Text]:
+    """How many calls lie far outside, in one line; none where there are none."""
+    times = [row.time for row in measurements if row.time is not None]
+    outliers = sum(time.outliers for time in times)
+    calls = sum(len(process) for time in times for process in time.samples_ns)
+    if not outliers:
+        return []
+    words = f"{outliers} of {calls} calls lie 3 interquartile ranges or more outside; none is left out"
+    return [Text(words, style="dim")]
+
+
 def verdict_counts(verdicts: Iterable[Verdict]) -> str:
     """`1 regressed, 3 same`: the worst first."""
     counts = Counter(verdicts)

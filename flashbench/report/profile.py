@@ -19,6 +19,7 @@ from flashbench.report.layout import (
     group_measurements,
     heading,
     note_lines,
+    outlier_lines,
     problem_line,
     reason_lines,
     status_cell,
@@ -60,7 +61,12 @@ def profile_sections(results: Results) -> list[Section]:
         Section(
             _title(key, rows),
             _documented_table(rows, along) if is_documented_layout(rows) else _engine_table(rows, along),
-            [*reason_lines(rows, along), *note_lines(rows, along), *memory_lines(rows, along)],
+            [
+                *reason_lines(rows, along),
+                *note_lines(rows, along),
+                *memory_lines(rows, along),
+                *outlier_lines(rows),
+            ],
         )
         for key, rows in group_measurements(results.measurements, along).items()
     ]

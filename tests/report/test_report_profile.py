@@ -141,3 +141,13 @@ def test_energy_has_a_column_where_it_was_measured_and_none_elsewhere() -> None:
     table = rendered(profile_report(msgspec.structs.replace(results, measurements=rows)), 120)
     assert "Energy" in table
     assert table.count("12.3") == len(rows) / 2
+
+
+def test_outliers_are_counted_below_the_table() -> None:
+    results = make_results()
+    assert "interquartile" not in rendered(profile_report(results))
+    row = results.measurements[0]
+    assert row.time is not None
+    far_out = msgspec.structs.replace(row, time=msgspec.structs.replace(row.time, outliers=3))
+    found = msgspec.structs.replace(results, measurements=[far_out, *results.measurements[1:]])
+    assert "3 of 350 calls lie 3 interquartile ranges or more outside" in rendered(profile_report(found), 120)
