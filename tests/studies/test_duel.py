@@ -46,16 +46,18 @@ def test_the_slower_side_loses_by_its_ratio() -> None:
     assert found.verdict == "regressed"
     assert exit_code(results) == 1
     assert found.ratio == pytest.approx(2, rel=0.2)
-    assert len(found.orders) == 7
-    assert found.looks == 1
-    assert found.p_value == found.p_holm == pytest.approx(2 / 2**7)
+    # A machine under load may need further looks.
+    assert len(found.orders) == 7 * found.looks
+    assert found.p_value == found.p_holm
+    assert found.p_value is not None
+    assert found.p_value <= 0.05 / 3
     assert [row.side for row in results.measurements] == ["a", "b"]
     for row in results.measurements:
         assert row.status == "ok"
         assert row.accuracy is not None
         assert row.time is not None
         # A process has two bursts of two calls.
-        assert [len(process) for process in row.time.samples_ns] == [4] * 7
+        assert [len(process) for process in row.time.samples_ns] == [4] * len(found.orders)
     assert set(results.processes) == {"a", "b"}
     assert msgspec.json.decode(msgspec.json.encode(results), type=Results) == results
 
@@ -71,8 +73,10 @@ def test_many_problems_are_fought_in_the_same_processes_and_adjusted_for() -> No
     assert [found.verdict for found in results.duels] == ["regressed"] * 3
     assert [(found.a, found.b) for found in results.duels] == [(0, 1), (2, 3), (4, 5)]
     for found in results.duels:
-        assert len(found.orders) == 9
-        assert found.p_holm == pytest.approx(3 * 2 / 2**9)
+        assert len(found.orders) == 9 * found.looks
+        assert found.p_value is not None
+        assert found.p_holm is not None
+        assert found.p_value < found.p_holm <= 0.05 / 3
 
 
 def test_a_duel_with_itself_goes_to_the_end_and_gives_a_floor() -> None:
@@ -221,9 +225,9 @@ def test_an_interrupted_duel_returns_the_rounds_so_far() -> None:
 
 def test_progress_tells_rounds_and_what_is_left_at_most() -> None:
     seen: list[Progress] = []
-    fought(duel("Slow", "Slower"), on_progress=seen.append)
+    fought(duel("Slow", "Slower", looks=1), on_progress=seen.append)
     assert [step.done for step in seen] == list(range(7))
-    assert {step.total for step in seen} == {21}
+    assert {step.total for step in seen} == {7}
     assert seen[0].left_s is None
-    assert seen[-1].label == "round 7, look 1 of 3"
+    assert seen[-1].label == "round 7, look 1 of 1"
     assert all(step.left_s for step in seen[1:])
