@@ -14,6 +14,7 @@ from flashbench.engines.tuned import Check
 from flashbench.kernels.threads import available_cores
 from flashbench.report.layout import DIRECTION_WORDS, NOTHING, Grid
 from flashbench.report.units import format_change
+from flashbench.studies.tune.contest import CONFIDENCE
 from flashbench.studies.tune.keep import Outcome, Tuned
 from flashbench.studies.tune.plan import longest_of, seqlen_from
 
@@ -23,7 +24,7 @@ _HEADERS = (
     "Tuned\nblocks",
     "From\nheads",
     "Time",
-    "95%\ninterval",
+    f"{CONFIDENCE:.0%}\ninterval",
     "At\nN",
     "Heads",
     "Best",

@@ -147,6 +147,27 @@ def test_a_gain_is_found_through_noise() -> None:
     assert won.count(1) >= 18
 
 
+def test_a_gain_that_one_process_hides_is_not_decided_yet() -> None:
+    contest = Duel(KEY, TUNED, threads=2)
+    for number in range(7):
+        contest.fight(FakeTimer(gaining(-0.5 if number == 1 else 0.1)), number)
+    assert heads_won(contest.checks()) is None
+    assert contest.open_heads() == [8, 1]
+    assert not contest.is_decided()
+    for number in range(7, 15):
+        contest.fight(FakeTimer(gaining(0.1)), number)
+    assert heads_won(contest.checks()) == 1
+    assert contest.is_decided()
+
+
+def test_what_gains_too_little_is_decided() -> None:
+    contest = Duel(KEY, TUNED, threads=2)
+    for number in range(3):
+        contest.fight(FakeTimer(gaining(0.01)), number)
+    assert contest.open_heads() == [8, 1]
+    assert contest.is_decided()
+
+
 def test_sides_lead_in_turns() -> None:
     contest = Duel(LONG_KEY, TUNED, threads=2)  # long calls: one turn a side and process
     leaders = []

@@ -34,6 +34,7 @@ def make_plan(**changes: Any) -> Plan:
 @pytest.fixture(autouse=True)
 def _quick(tuned_table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune_run, "PROCESSES", 2)
+    monkeypatch.setattr(tune_run, "MOST_PROCESSES", 3)
     monkeypatch.setattr(contest, "BURST_NS", 0)
     monkeypatch.setattr(contest, "MOST_TURNS", 1)
 

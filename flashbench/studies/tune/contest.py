@@ -1,7 +1,7 @@
 """Who is fastest: candidates against each other in one process, then the winner against the rule.
 
 Within a process the fastest call counts, since whatever disturbs a call only makes it slower; between
-processes, which differ in their memory's layout, the median does.
+processes, which differ in their memory's layout, the middle does.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from flashbench.studies import workload
 from flashbench.studies.study import Point
 from flashbench.studies.tune.plan import head_counts, judged_lengths, problem_of
 
-# Each process gives one ratio.
+# Each process gives one ratio. More of them where much seems to be won, but is not for certain, as on a
+# machine that has other work.
 PROCESSES = 7
+MOST_PROCESSES = 15
+CONFIDENCE = 0.98
 LEAST_GAIN = 0.015
 BURST_NS = 4_000_000
 # Sides take turns this often in a process, and once where a call has more operations than this a thread.
@@ -110,11 +113,21 @@ class Duel:
         found = []
         for heads in sorted({heads for heads, _ in self._log_ratios}, reverse=True):
             ratios = [logs for (number, _), logs in self._log_ratios.items() if number == heads]
-            # Two rounds of seven that the built-in wins leave nothing certain.
-            if any(sum(ratio >= 0 for ratio in logs) >= 2 for logs in ratios):
+            if any(_is_losing(logs) for logs in ratios):
                 break
             found.append(heads)
         return found
+
+    def is_decided(self) -> bool:
+        """Whether it has won or is not about to; False while it gains enough everywhere, but may do so by
+        chance.
+        """
+        checks = self.checks()
+        for heads in self.open_heads():
+            places = [check for check in checks if check.heads == heads]
+            if not all(is_won(check) for check in places):
+                return not all(check.ratio <= 1 - LEAST_GAIN for check in places)
+        return True
 
     def checks(self) -> list[Check]:
         """What was measured so far."""
@@ -122,11 +135,17 @@ class Duel:
         for (heads, seqlen), logs in self._log_ratios.items():
             if logs:
                 built_in = built_in_blocks(problem_of(self.key, seqlen, heads=heads), self.key.direction)
-                ratio, low, high = paired_ratio(logs)
+                ratio, low, high = paired_ratio(logs, CONFIDENCE)
                 found.append(
                     Check(seqlen=seqlen, heads=heads, built_in=built_in, ratio=ratio, low=low, high=high)
                 )
         return found
+
+
+def _is_losing(log_ratios: Sequence[float]) -> bool:
+    """Whether most processes were against it, two at least."""
+    lost = sum(ratio >= 0 for ratio in log_ratios)
+    return lost >= 2 and 2 * lost > len(log_ratios)
 
 
 def heads_won(checks: Sequence[Check]) -> int | None:

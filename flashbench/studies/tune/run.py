@@ -17,7 +17,7 @@ from flashbench.studies import workload
 from flashbench.studies.forecast import Forecast, Step
 from flashbench.studies.session import Progress
 from flashbench.studies.tune.candidates import candidates
-from flashbench.studies.tune.contest import PROCESSES, Duel, fastest
+from flashbench.studies.tune.contest import MOST_PROCESSES, PROCESSES, Duel, fastest
 from flashbench.studies.tune.keep import Outcome, Tuned, keep, make_writable
 from flashbench.studies.tune.plan import Plan, longest_of, search_problem, seqlen_from
 
@@ -82,13 +82,16 @@ def _tune_group(
                 best = fastest(_Watched(worker, use), key, problem, sizes, threads)
             if best != sizes[0]:
                 duels[key] = Duel(key, best, threads)
-    for number in range(PROCESSES):
+    for number in range(MOST_PROCESSES):
         left = [key for key, duel in duels.items() if key not in failures and duel.open_heads()]
+        if number >= PROCESSES:
+            left = [key for key in left if not duels[key].is_decided()]
+            course.extend(left)
         course.narrow(keys, left)
         if left:
             pool.renew({WORKER: MODULES})
         for key in left:
-            label = f"{_word(duels[key].blocks)} against built-in, process {number + 1} of {PROCESSES}"
+            label = f"{_word(duels[key].blocks)} against built-in, process {number + 1}"
             with course.step("duel", key, label), _keeping(failures, key), pool.turn(WORKER) as worker:
                 duels[key].fight(_Watched(worker, use), number)
     return [Outcome.of(key, threads, duels.get(key), failures.get(key)) for key in keys]
@@ -159,6 +162,13 @@ class _Course:
         for step in self._left:
             if step.kind == "duel" and step.name in keys and step.name not in left:
                 self._left[step] = 0
+
+    def extend(self, keys: Sequence[Key]) -> None:
+        """These have one more duel than was thought."""
+        for step in self._left:
+            if step.kind == "duel" and step.name in keys:
+                self._left[step] += 1
+                self._total += 1
 
     def report(self, label: str) -> None:
         """Say how far it is."""
