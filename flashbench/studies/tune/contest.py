@@ -33,6 +33,8 @@ TURNS = 3
 LONG_CALL_FLOPS_PER_THREAD = 400_000_000
 MOST_CALLS = 50
 MOST_RETAKES = 2
+# Other processes' use is read off counters with steps of 10 ms, which tell nothing of a short burst.
+LEAST_SPAN_S = 0.1
 DISTURBED_CORES = 0.2
 MOST_TURNS = 8  # of a candidate in one round of the search
 
@@ -175,7 +177,7 @@ def _fastest_call(timer: Timer, slot: str) -> float:
     for _ in range(1 + MOST_RETAKES):
         burst = timer.time(slot, 1, at_least_ns=BURST_NS, at_most=MOST_CALLS)
         best = min(best, *burst.samples_ns)
-        if burst.cpu.others_cores < DISTURBED_CORES:
+        if burst.cpu.wall_s < LEAST_SPAN_S or burst.cpu.others_cores < DISTURBED_CORES:
             break
     return best
 

@@ -17,7 +17,7 @@ from flashbench.studies import workload
 from flashbench.studies.forecast import Forecast, Step
 from flashbench.studies.session import Progress
 from flashbench.studies.tune.candidates import candidates
-from flashbench.studies.tune.contest import MOST_PROCESSES, PROCESSES, Duel, fastest
+from flashbench.studies.tune.contest import LEAST_SPAN_S, MOST_PROCESSES, PROCESSES, Duel, fastest
 from flashbench.studies.tune.keep import Outcome, Tuned, keep, make_writable
 from flashbench.studies.tune.plan import Plan, longest_of, search_problem, seqlen_from
 
@@ -111,7 +111,7 @@ def _word(blocks: Blocks) -> str:
 
 
 class _Use:
-    """Who used the CPUs during all that was timed."""
+    """Who used the CPUs during bursts long enough to tell."""
 
     def __init__(self) -> None:
         self.total = NO_USE
@@ -128,7 +128,8 @@ class _Watched:
     def time(self, slot: str, repeats: int, *, at_least_ns: int = 0, at_most: int = 50) -> Burst:
         """As the worker does."""
         burst = self._worker.time(slot, repeats, at_least_ns=at_least_ns, at_most=at_most)
-        self._use.total += burst.cpu
+        if burst.cpu.wall_s >= LEAST_SPAN_S:
+            self._use.total += burst.cpu
         return burst
 
 
