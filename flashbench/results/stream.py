@@ -27,19 +27,23 @@ class GrowingFile:
         self.path = Path(path)
         self.earlier: Results | None = None  # to go on from
         partial = self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}")
-        unfinished = _unfinished(partial) or _unfinished(self.path)
+        unfinished = {
+            each: results for each in (partial, self.path) if (results := _unfinished(each)) is not None
+        }
         if resume:
-            self.earlier = unfinished or (load(self.path) if self.path.is_file() else None)
-            for leftover in (self.path, partial):
-                remove_parts(leftover)
-        elif unfinished is not None:
-            where = partial if _unfinished(partial) else self.path
-            raise ResultsError(
-                f"{where} holds {len(unfinished.measurements)} measurements of an unfinished run",
-                hint=f"--resume goes on with it; to begin again: rm {where}",
-            )
-        taken = self.path.exists() and _unfinished(self.path) is None
-        self._growing = partial if taken and self.path.is_file() else self.path
+            self.earlier = next(iter(unfinished.values()), None)
+            if self.earlier is None and self.path.is_file():
+                self.earlier = load(self.path)
+            for each in (partial, self.path):
+                remove_parts(each)
+        else:
+            for each, results in unfinished.items():
+                raise ResultsError(
+                    f"{each} holds {len(results.measurements)} measurements of an unfinished run",
+                    hint=f"--resume goes on with it; to begin again: rm {each}",
+                )
+        finished = self.path.is_file() and self.path not in unfinished
+        self._growing = partial if finished else self.path
 
     @property
     def can_grow(self) -> bool:

@@ -21,15 +21,13 @@ from flashbench.measure.worker import Worker
 from flashbench.results.record import Memory, Process
 from flashbench.studies import workload
 from flashbench.studies.budget import Budget
+from flashbench.studies.bursts import time_row
 from flashbench.studies.checking import check_row
 from flashbench.studies.forecast import Forecast, Step
 from flashbench.studies.limits import Limits
 from flashbench.studies.rows import Row, rows_of
 from flashbench.studies.study import Study
 
-# A burst of short calls goes on for this long, or for this many calls where `repeats` is less.
-BURST_NS = 50_000_000
-BURST_CALLS = 50
 # Kinds of step, as forecasts tell them apart.
 TIMING, MEMORY = "time", "memory"
 
@@ -128,12 +126,7 @@ class Session:
                 started = time.monotonic()  # only the first round checks: it would mislead the forecast
             of = "" if self._budget is not None else f" of {study.rounds}"
             self._report(row, f"time, round {number + 1}{of}")
-            limits = (0, study.repeats) if study.cold else (BURST_NS, BURST_CALLS)
-            row.add(
-                worker.time(
-                    row.slot, study.repeats, at_least_ns=limits[0], at_most=limits[1], cold=study.cold
-                )
-            )
+            time_row(row, worker, study)
             worker.release(row.slot)
         self._learn(TIMING, row, started)
         self._on_step()

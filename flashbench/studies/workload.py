@@ -61,9 +61,9 @@ def build(
 def placed(x: Array, layout: Layout) -> Array:
     """A 4-D (batch, heads, seqlen, head_dim) view of a copy in that order in memory, from a cache line on.
 
-    NumPy aligns arrays to 16 bytes, and where one begins is chance, differing from process to process: a
-    v that is not at the start of a cache line made a whole call 9 % slower. PyTorch and ONNX Runtime
-    begin theirs at 64 bytes; so do measurements, for every engine alike.
+    NumPy aligns arrays to 16 bytes, and where one begins is chance, differing from process to process: with
+    v across cache lines each of its vectors takes two reads, which slows the whole call. PyTorch and ONNX
+    Runtime begin theirs at 64 bytes; so do measurements, for every engine alike.
     """
     ordered = x if layout == "bhsd" else x.swapaxes(1, 2)
     buffer = np.empty(ordered.nbytes + CACHE_LINE, np.uint8)

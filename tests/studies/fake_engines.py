@@ -18,6 +18,7 @@ from flashbench.problem import AttentionProblem, Direction
 
 ENGINES = ("Right", "Wrong", "NotANumber", "Unsupporting", "Blocked", "Segfaulting", "Killed")
 ENGINES += ("OutOfMemory", "Hanging", "Printing", "DyingOfBlocks", "Untellable", "Slow", "Slower")
+ENGINES += ("Lean",)
 
 
 def install(directory: Path) -> None:

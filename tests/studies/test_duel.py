@@ -13,6 +13,7 @@ import pytest
 
 from flashbench.errors import ConfigError, EngineError
 from flashbench.results.record import Results
+from flashbench.studies import bursts
 from flashbench.studies.duel import Contestant, DuelStudy, arena, exit_code, fight, floor_of
 from flashbench.studies.noise_floor import keep_floor, known_floor
 from flashbench.studies.runner import Interrupted
@@ -24,7 +25,7 @@ from flashbench.studies.study import Study
 def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_engines.install(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(arena, "BURST_NS", 0)
+    monkeypatch.setattr(bursts, "BURST_NS", 0)
     monkeypatch.setenv("FLASHBENCH_CACHE_DIR", str(tmp_path / "cache"))
 
 

@@ -12,7 +12,7 @@ import pytest
 from flashbench.errors import ResultsError
 from flashbench.measure.worker import Worker
 from flashbench.results.record import Results
-from flashbench.studies import peak, session
+from flashbench.studies import bursts, peak
 from flashbench.studies.runner import run
 from flashbench.studies.study import Study
 
@@ -24,7 +24,7 @@ def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_engines.install(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(peak, "FACTORY", f"{fake_engines.__name__}:build_peak")
-    monkeypatch.setattr(session, "BURST_NS", 0)
+    monkeypatch.setattr(bursts, "BURST_NS", 0)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import msgspec
 import pytest
 
 from flashbench.errors import EngineError
+from flashbench.measure.machine import MachineFacts, describe_machine
 from flashbench.measure.timing import Burst
 from flashbench.measure.worker import Worker
 from flashbench.results.record import Measurement, Results, Status
-from flashbench.studies import peak, session
+from flashbench.studies import bursts, peak, runner, session
 from flashbench.studies.runner import Interrupted, Progress, failed, run
 from flashbench.studies.study import Study
 
@@ -26,7 +28,7 @@ def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_engines.install(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(peak, "FACTORY", f"{fake_engines.__name__}:build_peak")
-    monkeypatch.setattr(session, "BURST_NS", 0)
+    monkeypatch.setattr(bursts, "BURST_NS", 0)
 
 
 def measure(**settings: Any) -> Results:
@@ -275,6 +277,31 @@ def test_what_the_processes_run_with_is_recorded() -> None:
     assert process.python == sys.executable
     assert {pool.user_api for pool in process.threadpools} >= {"blas"}
     assert all(pool.num_threads == 1 for pool in process.threadpools)
+
+
+def test_a_run_on_a_loaded_machine_warns_and_records_what_the_machine_can_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def busy() -> MachineFacts:
+        return dataclasses.replace(describe_machine(), others_cores=1.5)
+
+    monkeypatch.setattr(runner, "describe_machine", busy)
+    results = measure(engines=["Right"], memory=False)
+    assert results.machine.others_cores == 1.5
+    assert any("other processes use 1.5 cores" in line for line in results.warnings)
+    assert results.machine.read_bandwidth_gbps is not None
+    assert results.machine.read_bandwidth_gbps > 0
+
+
+def test_outputs_are_counted_as_the_engine_returns_them_and_its_kernel_is_recorded() -> None:
+    right, lean = measure(engines=["Right", "Lean"], check=False, rounds=1).measurements
+    assert right.memory is not None
+    assert lean.memory is not None
+    lse_bytes = 24 * 8
+    assert right.memory.output_bytes == right.problem.output_bytes("fwd")
+    assert lean.memory.output_bytes == right.memory.output_bytes - lse_bytes
+    assert right.kernel is None
+    assert lean.kernel == "lean fwd"
 
 
 def test_cold_calls_are_measured_and_recorded() -> None:

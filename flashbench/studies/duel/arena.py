@@ -15,11 +15,12 @@ from flashbench.measure.statistics import holm
 from flashbench.measure.worker import Worker, WorkerFailure
 from flashbench.results.record import Process, Side
 from flashbench.studies import workload
+from flashbench.studies.bursts import time_row
 from flashbench.studies.checking import check_row
 from flashbench.studies.duel.match import Match, Order
 from flashbench.studies.duel.settings import SIDES, DuelStudy
 from flashbench.studies.rows import Row
-from flashbench.studies.session import BURST_CALLS, BURST_NS, Progress
+from flashbench.studies.session import Progress
 
 
 class Arena:
@@ -124,9 +125,6 @@ class Arena:
             check_row(row, worker)
 
     def _time(self, row: Row, *, again: bool) -> None:
-        study = self._duel.study
-        least_ns, most = (0, study.repeats) if study.cold else (BURST_NS, BURST_CALLS)
         assert row.side is not None
         with row.keeping_failure(), self._pool.turn(row.side) as worker:
-            burst = worker.time(row.slot, study.repeats, at_least_ns=least_ns, at_most=most, cold=study.cold)
-            row.add(burst, same_process=again)
+            time_row(row, worker, self._duel.study, same_process=again)
