@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from flashbench.engines import Array, Engine, Forward, Settings, engine_names, get_engine
+from flashbench.engines import Array, Engine, Forward, Settings, engine_names, get_engine, refusal
 from flashbench.errors import AttentionError, EngineError, UnsupportedError
 from flashbench.problem import AttentionProblem, CausalAlignment, Direction, Dtype
 
@@ -110,7 +110,7 @@ def prepare(
         softmax_scale=as_scale("softmax_scale", softmax_scale),
     )
     chosen = find_engine(engine)
-    if reason := chosen.unsupported(problem, direction):
+    if reason := refusal(chosen, problem, direction):
         raise UnsupportedError(f"engine {engine!r} cannot run this: {reason}")
     return Call(chosen, problem, settings, q, k, v, one_head)
 

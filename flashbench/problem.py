@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -16,6 +18,12 @@ if TYPE_CHECKING:
 Direction = Literal["fwd", "bwd", "fwd_bwd"]
 CausalAlignment = Literal["bottom-right", "top-left"]
 Dtype = Literal["float32", "float64"]
+MaskKind = Literal["bool", "float", "block"]
+# What attention may do beyond softmax(scale q k^T) v with or without a causal mask.
+Feature = Literal[
+    "window", "softcap", "alibi", "sinks", "mask", "key_lengths", "varlen", "dropout", "block_table"
+]
+Window = tuple[int | None, int | None]
 
 ITEMSIZE: dict[str, int] = {"float32": 4, "float64": 8}
 MAX_HEAD_DIM = 256
@@ -30,8 +38,28 @@ class Inputs(NamedTuple):
     do: NDArray[np.floating]
 
 
-class AttentionProblem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Shapes, dtype and masking of one attention call; `AttentionProblem.of` fills in the defaults.
+class Sequence(NamedTuple):
+    """Where one sequence of a batch lies in the arrays, and how long it is, in rows."""
+
+    batch_index: int
+    first_query: int
+    first_key: int
+    seqlen_q: int
+    seqlen_k: int
+
+
+_NO_DROPOUT = 0.0
+
+
+class AttentionProblem(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """Shapes, dtype, masking and optional features of one attention call; `AttentionProblem.of` fills in
+    the defaults.
+
+    Arrays that a feature needs (mask, slopes, sinks, block table) come beside q, k and v, as `Extras`; the
+    problem says that they are there. What follows from s = scale q k^T, in this order: softcap, ALiBi,
+    the additive mask, what hides keys (bool mask, window, lengths), softmax with sinks, dropout.
 
     Raises AttentionError when a rule is broken, also when read from a file.
     """
@@ -47,6 +75,20 @@ class AttentionProblem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     causal: bool
     causal_alignment: CausalAlignment = "bottom-right"
     softmax_scale: float | None = None  # None: 1 / sqrt(head_dim)
+    # Query i sees the keys from i + diagonal - window_left to i + diagonal + window_right; None: no limit.
+    window_left: int | None = None
+    window_right: int | None = None
+    softcap: float | None = None  # s becomes softcap * tanh(s / softcap)
+    alibi: bool = False  # s -= slope * |i + diagonal - j|, a slope a head
+    sinks: bool = False  # a logit a head that joins the softmax's denominator
+    mask: MaskKind | None = None  # bool: True = may attend; float: added to s; block: a BlockMask
+    mask_axes: str = "qk"  # along which of b, h, q, k the mask varies; it is broadcast along the others
+    dropout: float = _NO_DROPOUT  # the share of probabilities that become zero
+    dropout_seed: int = 0
+    key_lengths: tuple[int, ...] | None = None  # keys of each sequence that count; None: all
+    # Of each sequence, with key_lengths: then q is (1, num_heads, sum of them, head_dim), and k likewise.
+    query_lengths: tuple[int, ...] | None = None
+    page_size: int | None = None  # k and v: (pages, num_kv_heads, page_size, ...), found by a block table
 
     def __post_init__(self) -> None:
         for name in ("batch", "num_heads", "num_kv_heads", "seqlen_q", "seqlen_k", "head_dim", "head_dim_v"):
@@ -61,6 +103,40 @@ class AttentionProblem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             )
         if self.softmax_scale is not None and not math.isfinite(self.softmax_scale):
             raise AttentionError(f"softmax_scale must be finite, not {self.softmax_scale}")
+        self._check_features()
+        self._check_lengths()
+        if self.dropout == 0:  # the default itself, so that records leave it out
+            msgspec.structs.force_setattr(self, "dropout", _NO_DROPOUT)
+
+    def _check_features(self) -> None:
+        for name in ("window_left", "window_right"):
+            keys = getattr(self, name)
+            if keys is not None and keys < 0:
+                raise AttentionError(f"{name} must be at least 0, or None for no limit, not {keys}")
+        if self.softcap is not None and not 0 < self.softcap < math.inf:
+            raise AttentionError(f"softcap must be above 0 and finite, not {self.softcap}")
+        if not 0 <= self.dropout < 1:
+            raise AttentionError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        if not 0 <= self.dropout_seed < 2**64:
+            raise AttentionError(f"dropout_seed must be at least 0 and below 2**64, not {self.dropout_seed}")
+        if "".join(axis for axis in "bhqk" if axis in self.mask_axes) != self.mask_axes:
+            raise AttentionError(
+                f"mask_axes must be some of b, h, q, k in this order, not {self.mask_axes!r}"
+            )
+        if self.page_size is not None and self.page_size < 1:
+            raise AttentionError(f"page_size must be at least 1, not {self.page_size}")
+
+    def _check_lengths(self) -> None:
+        for name, longest in (("query_lengths", self.seqlen_q), ("key_lengths", self.seqlen_k)):
+            lengths = getattr(self, name)
+            if lengths is None:
+                continue
+            if len(lengths) != self.batch:
+                raise AttentionError(f"{name} must name batch ({self.batch}) lengths, not {len(lengths)}")
+            if min(lengths) < 0 or max(lengths) > longest:
+                raise AttentionError(f"{name} must be from 0 to {longest}, not {list(lengths)}")
+        if self.query_lengths is not None and self.key_lengths is None:
+            raise AttentionError("query_lengths must come with key_lengths")
 
     @classmethod
     def of(
@@ -77,8 +153,12 @@ class AttentionProblem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         causal: bool = False,
         causal_alignment: CausalAlignment = "bottom-right",
         softmax_scale: float | None = None,
+        window: Window = (None, None),
+        **features: Any,
     ) -> AttentionProblem:
         """A problem whose unnamed sizes follow the named ones: seqlen_k = seqlen_q, and so on.
+
+        features: further fields by their names.
 
         >>> AttentionProblem.of(128, num_heads=4, num_kv_heads=2, causal=True).visible_pairs
         8256
@@ -95,6 +175,9 @@ class AttentionProblem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             causal=causal,
             causal_alignment=causal_alignment,
             softmax_scale=softmax_scale,
+            window_left=window[0],
+            window_right=window[1],
+            **features,
         )
 
     @property
@@ -106,58 +189,133 @@ class AttentionProblem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return 1.0 / math.sqrt(self.head_dim) if self.softmax_scale is None else self.softmax_scale
 
     @property
+    def features(self) -> frozenset[Feature]:
+        """Those that are on; `window` only where it hides more than the causal mask does."""
+        window = self.window_left is not None or (self.window_right is not None and not self.causal)
+        on: dict[Feature, bool] = {
+            "window": window,
+            "softcap": self.softcap is not None,
+            "alibi": self.alibi,
+            "sinks": self.sinks,
+            "mask": self.mask is not None,
+            "key_lengths": self.key_lengths is not None and not self.packed,
+            "varlen": self.packed,
+            "dropout": self.dropout > 0,
+            "block_table": self.page_size is not None,
+        }
+        return frozenset(name for name, is_on in on.items() if is_on)
+
+    @property
+    def packed(self) -> bool:
+        """Whether sequences of different lengths lie end to end instead of in a batch."""
+        return self.query_lengths is not None
+
+    @property
+    def window(self) -> Window:
+        """(left, right) keys that a query sees beside its diagonal; causal means 0 on the right."""
+        return self.window_left, 0 if self.causal else self.window_right
+
+    @property
     def diagonal_offset(self) -> int:
-        """Query i sees the keys up to i + diagonal_offset when causal."""
-        return self.seqlen_k - self.seqlen_q if self.causal_alignment == "bottom-right" else 0
+        """Query i's own key is i + diagonal_offset, where all sequences are of full length."""
+        return self.diagonal_of(self.seqlen_q, self.seqlen_k)
+
+    def diagonal_of(self, seqlen_q: int, seqlen_k: int) -> int:
+        """The same of a sequence of these lengths."""
+        return seqlen_k - seqlen_q if self.causal_alignment == "bottom-right" else 0
+
+    def sequences(self) -> list[Sequence]:
+        """Every sequence of the batch, where it lies and how long it is."""
+        keys = self.key_lengths or (self.seqlen_k,) * self.batch
+        if self.query_lengths is None:
+            return [Sequence(b, 0, 0, self.seqlen_q, length) for b, length in enumerate(keys)]
+        first_queries = itertools.accumulate(self.query_lengths, initial=0)
+        first_keys = itertools.accumulate(keys, initial=0)
+        lengths = zip(first_queries, first_keys, self.query_lengths, keys, strict=False)  # one start too many
+        return [Sequence(0, *where) for where in lengths]
 
     @property
     def visible_pairs(self) -> int:
-        """Pairs (query, key) of one head that the mask lets through, counted exactly."""
-        if not self.causal:
-            return self.seqlen_q * self.seqlen_k
-        # Row i sees clip(i + offset + 1, 0, seqlen_k) keys: zeros, then a ramp, then full rows.
-        first = max(0, -self.diagonal_offset)  # first row that sees a key
-        full = max(0, min(self.seqlen_q, self.seqlen_k - self.diagonal_offset))  # first row that sees all
-        ramp = max(0, full - first)
-        low = first + self.diagonal_offset + 1
-        return ramp * (2 * low + ramp - 1) // 2 + (self.seqlen_q - max(first, full)) * self.seqlen_k
+        """Pairs (query, key) of one head that causal mask, window and lengths let through, counted exactly,
+        over all sequences of the batch. What a mask array hides is not known here, and counts.
+        """
+        left, right = self.window
+        total = 0
+        for (seqlen_q, seqlen_k), count in Counter(s[3:] for s in self.sequences()).items():
+            diagonal = self.diagonal_of(seqlen_q, seqlen_k)
+            pairs = seqlen_q * seqlen_k
+            if right is not None:
+                pairs = _sum_of_clipped(seqlen_q, diagonal + right + 1, seqlen_k)
+            if left is not None:
+                pairs -= _sum_of_clipped(seqlen_q, diagonal - left, seqlen_k)
+            total += count * pairs
+        return total
 
     @property
     def masked(self) -> bool:
-        """Whether the causal mask hides anything: the one query of a decoding step sees every key."""
-        return self.visible_pairs < self.seqlen_q * self.seqlen_k
+        """Whether causal mask or window hide anything: the one query of a decoding step sees every key."""
+        return self.visible_pairs < sum(s.seqlen_q * s.seqlen_k for s in self.sequences())
 
     def flops(self, direction: Direction) -> int:
         """Multiply-adds count two. Forward: q k^T and p v. Backward: those two scores again
         (q k^T, do v^T) and dv, dk, dq, which is 2.5 times the forward when head_dim_v = head_dim
         (Dao et al. 2022, FlashAttention, algorithm 4). Softmax is not counted.
         """
-        pairs = self.batch * self.num_heads * self.visible_pairs
+        pairs = self.num_heads * self.visible_pairs
         forward = 2 * pairs * (self.head_dim + self.head_dim_v)
         backward = 2 * pairs * (3 * self.head_dim + 2 * self.head_dim_v)
         return {"fwd": forward, "bwd": backward, "fwd_bwd": forward + backward}[direction]
 
     @property
-    def _q_bytes(self) -> int:
-        return self.batch * self.num_heads * self.seqlen_q * self.head_dim * self.itemsize
+    def query_rows(self) -> int:
+        """Rows of q of one head, over the batch."""
+        return sum(self.query_lengths) if self.query_lengths is not None else self.batch * self.seqlen_q
 
     @property
-    def _kv_bytes(self) -> int:
-        return (
-            self.batch * self.num_kv_heads * self.seqlen_k * (self.head_dim + self.head_dim_v) * self.itemsize
-        )
+    def key_rows(self) -> int:
+        """Rows of k of one head, over the batch."""
+        if self.page_size is not None:  # whole pages
+            return sum(-(-s.seqlen_k // self.page_size) * self.page_size for s in self.sequences())
+        if self.packed and self.key_lengths is not None:
+            return sum(self.key_lengths)
+        return self.batch * self.seqlen_k
+
+    @property
+    def q_shape(self) -> tuple[int, int, int, int]:
+        """(batch, num_heads, seqlen_q, head_dim), or (1, num_heads, all queries, head_dim) when packed."""
+        if self.packed:
+            return 1, self.num_heads, self.query_rows, self.head_dim
+        return self.batch, self.num_heads, self.seqlen_q, self.head_dim
+
+    @property
+    def k_shape(self) -> tuple[int, int, int, int]:
+        """(batch, num_kv_heads, seqlen_k, head_dim), packed as q_shape; pages in place of a batch."""
+        if self.page_size is not None:
+            return self.key_rows // self.page_size, self.num_kv_heads, self.page_size, self.head_dim
+        if self.packed:
+            return 1, self.num_kv_heads, self.key_rows, self.head_dim
+        return self.batch, self.num_kv_heads, self.seqlen_k, self.head_dim
+
+    @property
+    def _q_bytes(self) -> int:
+        return self.query_rows * self.num_heads * self.head_dim * self.itemsize
+
+    @property
+    def kv_bytes(self) -> int:
+        """k and v: what a decoding step reads."""
+        return self.key_rows * self.num_kv_heads * (self.head_dim + self.head_dim_v) * self.itemsize
 
     @property
     def _o_bytes(self) -> int:
-        return self.batch * self.num_heads * self.seqlen_q * self.head_dim_v * self.itemsize
+        return self.query_rows * self.num_heads * self.head_dim_v * self.itemsize
 
     @property
     def _lse_bytes(self) -> int:
-        return self.batch * self.num_heads * self.seqlen_q * self.itemsize
+        return self.query_rows * self.num_heads * self.itemsize
 
     def input_bytes(self, direction: Direction) -> int:
         """q, k, v; the backward also reads do, o and lse (from a forward before it, or given)."""
-        forward = self._q_bytes + self._kv_bytes
+        forward = self._q_bytes + self.kv_bytes
         if direction == "fwd":
             return forward
         extra = self._o_bytes if direction == "fwd_bwd" else 2 * self._o_bytes + self._lse_bytes
@@ -166,7 +324,7 @@ class AttentionProblem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def output_bytes(self, direction: Direction) -> int:
         """o and lse; dq, dk and dv."""
         forward = self._o_bytes + self._lse_bytes
-        backward = self._q_bytes + self._kv_bytes
+        backward = self._q_bytes + self.kv_bytes
         return {"fwd": forward, "bwd": backward, "fwd_bwd": forward + backward}[direction]
 
     def make_inputs(self, seed: int = 0) -> Inputs:
@@ -174,13 +332,23 @@ class AttentionProblem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         import numpy as np
 
         rng = np.random.default_rng(seed)
-        q_shape = (self.batch, self.num_heads, self.seqlen_q)
-        k_shape = (self.batch, self.num_kv_heads, self.seqlen_k)
         dtype = np.dtype(self.dtype)
         shapes = (
-            (*q_shape, self.head_dim),
-            (*k_shape, self.head_dim),
-            (*k_shape, self.head_dim_v),
-            (*q_shape, self.head_dim_v),
+            self.q_shape,
+            self.k_shape,
+            (*self.k_shape[:3], self.head_dim_v),
+            (*self.q_shape[:3], self.head_dim_v),
         )
         return Inputs(*(rng.standard_normal(shape).astype(dtype, copy=False) for shape in shapes))
+
+
+def _sum_of_clipped(count: int, start: int, most: int) -> int:
+    """Sum over i < count of min(max(i + start, 0), most): zeros, then a ramp, then full rows.
+
+    >>> _sum_of_clipped(5, -1, 2)  # 0 + 0 + 1 + 2 + 2
+    5
+    """
+    first = min(count, max(0, -start))
+    full = min(count, max(first, most - start))
+    ramp = full - first
+    return ramp * (2 * (first + start) + ramp - 1) // 2 + (count - full) * most

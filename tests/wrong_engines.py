@@ -30,6 +30,7 @@ class Right:
     def __init__(self) -> None:
         self.name = type(self).__name__
         self._flash: Engine = get_engine("flash")
+        self.features = self._flash.features
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         return None
@@ -43,8 +44,9 @@ class Right:
         v: Array,
         *,
         keep: bool = False,
+        **options: Any,
     ) -> Forward:
-        return self._flash.forward(problem, settings, q, k, v, keep=keep)
+        return self._flash.forward(problem, settings, q, k, v, keep=keep, **options)
 
     def backward(
         self,
@@ -55,8 +57,9 @@ class Right:
         k: Array,
         v: Array,
         forward: Forward,
+        **options: Any,
     ) -> AttentionGradients:
-        return self._flash.backward(problem, settings, do, q, k, v, forward)
+        return self._flash.backward(problem, settings, do, q, k, v, forward, **options)
 
     def blocks(self, *_: Any) -> tuple[int, int] | None:
         return None
@@ -71,8 +74,8 @@ class Right:
 class WrongForward(Right):
     """Off in one number by what the documented tolerance would let pass; its gradients are right."""
 
-    def forward(self, *arguments: Any, keep: bool = False) -> Forward:
-        found = super().forward(*arguments, keep=keep)
+    def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
+        found = super().forward(*arguments, keep=keep, **options)
         if not keep:
             found.o[0, 0, -1, -1] += 3e-11 if found.o.dtype == np.float64 else 3e-4
         return found
@@ -81,16 +84,16 @@ class WrongForward(Right):
 class WrongLse(Right):
     """In base 2."""
 
-    def forward(self, *arguments: Any, keep: bool = False) -> Forward:
-        found = super().forward(*arguments, keep=keep)
+    def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
+        found = super().forward(*arguments, keep=keep, **options)
         return found if keep else found._replace(lse=found.lse / np.log(2).astype(found.lse.dtype))
 
 
 class WrongDk(Right):
     """Loses the last key's gradient."""
 
-    def backward(self, *arguments: Any) -> AttentionGradients:
-        gradients = super().backward(*arguments)
+    def backward(self, *arguments: Any, **options: Any) -> AttentionGradients:
+        gradients = super().backward(*arguments, **options)
         gradients.dk[:, :, -1] = 0.0
         return gradients
 
@@ -100,37 +103,37 @@ class LeakyNan(NumpyEngine):
 
 
 class WrongOnlyWhenRecomputing(Right):
-    def forward(self, *arguments: Any, keep: bool = False) -> Forward:
-        return super().forward(*arguments, keep=keep)._replace(saved=keep or None)
+    def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
+        return super().forward(*arguments, keep=keep, **options)._replace(saved=keep or None)
 
-    def backward(self, *arguments: Any) -> AttentionGradients:
-        gradients = super().backward(*arguments)
+    def backward(self, *arguments: Any, **options: Any) -> AttentionGradients:
+        gradients = super().backward(*arguments, **options)
         return gradients if arguments[-1].saved else gradients._replace(dq=-gradients.dq)
 
 
 class Raising(Right):
-    def forward(self, *arguments: Any, keep: bool = False) -> Forward:
+    def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
         raise RuntimeError("the first line\nand the second")
 
 
 class Untidy(Right):
     """Scribbles on an input."""
 
-    def backward(self, *arguments: Any) -> AttentionGradients:
-        gradients = super().backward(*arguments)
+    def backward(self, *arguments: Any, **options: Any) -> AttentionGradients:
+        gradients = super().backward(*arguments, **options)
         arguments[2][0, 0, 0, 0] = 7.0
         return gradients
 
 
 class WrongDtype(Right):
-    def forward(self, *arguments: Any, keep: bool = False) -> Forward:
-        found = super().forward(*arguments, keep=keep)
+    def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
+        found = super().forward(*arguments, keep=keep, **options)
         return found._replace(o=found.o.astype(np.float64))
 
 
 class WrongType(Right):
-    def forward(self, *arguments: Any, keep: bool = False) -> Forward:
-        found = super().forward(*arguments, keep=keep)
+    def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
+        found = super().forward(*arguments, keep=keep, **options)
         return found._replace(lse=found.lse.tolist())
 
 

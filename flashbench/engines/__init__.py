@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.errors import EngineError
-from flashbench.problem import AttentionProblem, Direction
+from flashbench.extras import NO_EXTRAS, Extras
+from flashbench.problem import AttentionProblem, Direction, Feature
 
 Array = NDArray[np.floating]
 Layout = Literal["bhsd", "bshd"]
@@ -52,12 +53,28 @@ class Forward(NamedTuple):
     saved: Any = None  # what the engine keeps for its own backward, for instance P
 
 
-class AttentionGradients(NamedTuple):
-    """Gradients in the shapes of q, k and v."""
-
+class _Gradients(NamedTuple):
     dq: Array
     dk: Array
     dv: Array
+
+
+class AttentionGradients(_Gradients):
+    """dq, dk and dv, in the shapes of q, k and v: what it unpacks into; and two more by name.
+
+    dsinks: (num_heads,), None without sinks. dmask: in the mask's own shape, which is added up along the
+    axes that it was broadcast along; None where it was not asked for.
+    """
+
+    dsinks: Array | None = None
+    dmask: Array | None = None
+
+    def __new__(
+        cls, dq: Array, dk: Array, dv: Array, dsinks: Array | None = None, dmask: Array | None = None
+    ) -> AttentionGradients:
+        made = super().__new__(cls, dq, dk, dv)
+        made.dsinks, made.dmask = dsinks, dmask
+        return made
 
 
 class Ran(NamedTuple):
@@ -81,11 +98,14 @@ class Engine(Protocol):
     # The order in memory, by the letters of (batch, heads, seqlen, head_dim), that it reads without copying:
     # measurements give it 4-D views of arrays in that order, so that no engine is timed transposing.
     layout: Layout
+    # The optional features that it has; problems with others are never shown to it.
+    features: frozenset[Feature]
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         """Why this problem cannot run here (one line that names the rule and the value), or None.
 
-        It is asked before every call; an approximation is unsupported, and so is another problem's result.
+        It is asked before every call, by `refusal`, if the engine has all of the problem's features; an
+        approximation is unsupported, and so is another problem's result.
         """
 
     def forward(
@@ -96,11 +116,13 @@ class Engine(Protocol):
         k: Array,
         v: Array,
         *,
+        extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
         """softmax(problem.scale * q k^T) v; with keep=True also what backward wants to find in `saved`.
 
-        Query i sees the keys up to i + problem.diagonal_offset when problem.causal, else all.
+        Query i sees the keys up to i + problem.diagonal_offset when problem.causal, else all. `extras` holds
+        the arrays of the problem's features.
         """
 
     def backward(
@@ -112,8 +134,12 @@ class Engine(Protocol):
         k: Array,
         v: Array,
         forward: Forward,
+        *,
+        extras: Extras = NO_EXTRAS,
+        mask_gradient: bool = False,
     ) -> AttentionGradients:
-        """Gradients of sum(do * o), for the same forward as often as it is called.
+        """Gradients of sum(do * o), for the same forward as often as it is called; with mask_gradient=True
+        also by the additive mask.
 
         `forward` is this engine's own, or an o and lse from anywhere: then its `saved` is None, and what
         it would hold must be recomputed.
@@ -134,6 +160,14 @@ class Engine(Protocol):
 
         Asked after such a call.
         """
+
+
+def refusal(engine: Engine, problem: AttentionProblem, direction: Direction) -> str | None:
+    """Why the engine cannot run the problem, in one line, or None."""
+    lacking = sorted(problem.features - engine.features)
+    if lacking:
+        return f"the engine has no {', '.join(lacking)}"
+    return engine.unsupported(problem, direction)
 
 
 # What a plug-in must have, said once: in the protocol.

@@ -9,6 +9,7 @@ import numpy as np
 from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
 from flashbench.engines.launch import address_of, aligned_scratch, array_table, readable, threads_for
 from flashbench.engines.tuned import Pass, tuned_blocks
+from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.kernels.blocks import (
     ALIGNMENT,
     Blocks,
@@ -22,7 +23,7 @@ from flashbench.kernels.flash_backward import flash_backward
 from flashbench.kernels.flash_forward import flash_forward
 from flashbench.kernels.scalar import scalar_backward, scalar_forward
 from flashbench.kernels.threads import run_on_threads
-from flashbench.problem import AttentionProblem, Direction
+from flashbench.problem import AttentionProblem, Direction, Feature
 
 LOG2E = math.log2(math.e)
 _FORWARD_ARRAYS = 5
@@ -36,6 +37,7 @@ class FlashEngine:
     name = "flash"
     summary = "tiled, online softmax, backward by recomputation (Numba, SIMD)"
     layout: Layout = "bhsd"
+    features: frozenset[Feature] = frozenset()
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         return None
@@ -48,6 +50,7 @@ class FlashEngine:
         k: Array,
         v: Array,
         *,
+        extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
         shape = (problem.batch, problem.num_heads, problem.seqlen_q)
@@ -101,6 +104,9 @@ class FlashEngine:
         k: Array,
         v: Array,
         forward: Forward,
+        *,
+        extras: Extras = NO_EXTRAS,
+        mask_gradient: bool = False,
     ) -> AttentionGradients:
         dq, dk, dv = (np.empty(x.shape, dtype=q.dtype) for x in (q, k, v))
         o, lse = forward.o, forward.lse

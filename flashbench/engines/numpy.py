@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
-from flashbench.problem import AttentionProblem, Direction
+from flashbench.extras import NO_EXTRAS, Extras
+from flashbench.problem import AttentionProblem, Direction, Feature
 
 
 class NumpyEngine:
@@ -28,6 +29,7 @@ class NumpyEngine:
     name = "numpy"
     summary = "textbook attention in four lines of NumPy (BLAS), scores materialised"
     layout: Layout = "bhsd"
+    features: frozenset[Feature] = frozenset()
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         """None: everything runs here."""
@@ -41,6 +43,7 @@ class NumpyEngine:
         k: Array,
         v: Array,
         *,
+        extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
         """o = softmax(scale q k^T) v; keep=True saves p for backward."""
@@ -58,6 +61,9 @@ class NumpyEngine:
         k: Array,
         v: Array,
         forward: Forward,
+        *,
+        extras: Extras = NO_EXTRAS,
+        mask_gradient: bool = False,
     ) -> AttentionGradients:
         """Gradients through p, from `forward.saved` or computed again."""
         with _threads(settings.num_threads), np.errstate(all="ignore"):

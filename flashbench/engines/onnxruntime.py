@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
+from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.kernels.threads import available_cores
-from flashbench.problem import AttentionProblem, Direction
+from flashbench.problem import AttentionProblem, Direction, Feature
 
 _MICROSOFT = "com.microsoft"
 _MULTI_HEAD, _GROUP_QUERY = "MultiHeadAttention", "GroupQueryAttention"
@@ -48,6 +49,7 @@ class OnnxEngine:
     name = "onnxruntime"
     summary = "ONNX Runtime's CPU MultiHeadAttention operator, forward only"
     layout: Layout = "bshd"
+    features: frozenset[Feature] = frozenset()
 
     def __init__(self) -> None:
         self._kernels: dict[tuple[str, bool, int, int], str] = {}
@@ -78,6 +80,7 @@ class OnnxEngine:
         k: Array,
         v: Array,
         *,
+        extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
         """o, written by ONNX Runtime; it has no lse to give."""
@@ -95,6 +98,9 @@ class OnnxEngine:
         k: Array,
         v: Array,
         forward: Forward,
+        *,
+        extras: Extras = NO_EXTRAS,
+        mask_gradient: bool = False,
     ) -> AttentionGradients:
         """There is none: `unsupported` says so."""
         raise NotImplementedError(self.unsupported(problem, "bwd"))

@@ -8,6 +8,7 @@ import numpy as np
 
 from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
 from flashbench.engines.launch import address_of, aligned_scratch, array_table, readable, threads_for
+from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.kernels.blocks import ALIGNMENT, aligned
 from flashbench.kernels.standard import (
     KEY_GRADIENTS,
@@ -22,7 +23,7 @@ from flashbench.kernels.standard import (
     standard_forward,
 )
 from flashbench.kernels.threads import run_on_threads
-from flashbench.problem import AttentionProblem, Direction
+from flashbench.problem import AttentionProblem, Direction, Feature
 
 LOG2E = math.log2(math.e)
 
@@ -33,6 +34,7 @@ class StandardEngine:
     name = "standard"
     summary = "scores materialised, softmax in place (Numba, the same SIMD products as flash)"
     layout: Layout = "bhsd"
+    features: frozenset[Feature] = frozenset()
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         return None
@@ -45,6 +47,7 @@ class StandardEngine:
         k: Array,
         v: Array,
         *,
+        extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
         shape = (problem.batch, problem.num_heads, problem.seqlen_q)
@@ -93,6 +96,9 @@ class StandardEngine:
         k: Array,
         v: Array,
         forward: Forward,
+        *,
+        extras: Extras = NO_EXTRAS,
+        mask_gradient: bool = False,
     ) -> AttentionGradients:
         p = forward.saved
         if p is None:

@@ -15,7 +15,8 @@ from flashbench.engines.torch_tensors import (
     set_threads,
     tensor,
 )
-from flashbench.problem import AttentionProblem, Direction
+from flashbench.extras import NO_EXTRAS, Extras
+from flashbench.problem import AttentionProblem, Direction, Feature
 
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -41,6 +42,7 @@ class TorchFlashEngine:
     name = "torch-flash"
     summary = "PyTorch's CPU flash attention, or what PyTorch falls back to"
     layout: Layout = "bhsd"
+    features: frozenset[Feature] = frozenset()
 
     def __init__(self) -> None:
         self._chosen: dict[AttentionProblem, int] = {}
@@ -61,6 +63,7 @@ class TorchFlashEngine:
         k: Array,
         v: Array,
         *,
+        extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
         """o and lse, nothing else needing to be saved; of a fallback o alone, and autograd's graph."""
@@ -80,6 +83,9 @@ class TorchFlashEngine:
         k: Array,
         v: Array,
         forward: Forward,
+        *,
+        extras: Extras = NO_EXTRAS,
+        mask_gradient: bool = False,
     ) -> AttentionGradients:
         """Gradients from do, q, k, v, o and lse; of a fallback through autograd."""
         set_threads(settings.num_threads)

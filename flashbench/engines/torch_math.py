@@ -8,7 +8,8 @@ import torch
 
 from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
 from flashbench.engines.torch_tensors import Attend, backward_through, forward_with_graph, set_threads
-from flashbench.problem import AttentionProblem, Direction
+from flashbench.extras import NO_EXTRAS, Extras
+from flashbench.problem import AttentionProblem, Direction, Feature
 
 _ATTEND = torch.ops.aten._scaled_dot_product_attention_math
 
@@ -24,6 +25,7 @@ class TorchMathEngine:
     name = "torch-math"
     summary = "PyTorch's math attention: scores materialised, autograd"
     layout: Layout = "bhsd"
+    features: frozenset[Feature] = frozenset()
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         """None: everything runs here."""
@@ -37,6 +39,7 @@ class TorchMathEngine:
         k: Array,
         v: Array,
         *,
+        extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
         """o; keep=True saves autograd's graph, with P in it."""
@@ -52,6 +55,9 @@ class TorchMathEngine:
         k: Array,
         v: Array,
         forward: Forward,
+        *,
+        extras: Extras = NO_EXTRAS,
+        mask_gradient: bool = False,
     ) -> AttentionGradients:
         """Autograd's gradients, through `forward.saved` or a forward of its own."""
         set_threads(settings.num_threads)

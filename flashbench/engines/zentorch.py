@@ -10,7 +10,8 @@ import zentorch  # registers its operators with torch
 
 from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
 from flashbench.engines.torch_tensors import refuse_top_left_only, set_threads, tensor
-from flashbench.problem import AttentionProblem, Direction
+from flashbench.extras import NO_EXTRAS, Extras
+from flashbench.problem import AttentionProblem, Direction, Feature
 
 _PEER = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 # Long enough for another kernel to round differently somewhere.
@@ -33,6 +34,7 @@ class ZentorchEngine:
     name = "zentorch"
     summary = "AMD's zentorch in PyTorch, forward only"
     layout: Layout = "bhsd"
+    features: frozenset[Feature] = frozenset()
 
     def __init__(self) -> None:
         if not hasattr(torch.ops.zentorch, "zentorch_sdpa"):
@@ -61,6 +63,7 @@ class ZentorchEngine:
         k: Array,
         v: Array,
         *,
+        extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
         """o, and lse where the kernel writes one."""
@@ -77,6 +80,9 @@ class ZentorchEngine:
         k: Array,
         v: Array,
         forward: Forward,
+        *,
+        extras: Extras = NO_EXTRAS,
+        mask_gradient: bool = False,
     ) -> AttentionGradients:
         """There is none: `unsupported` says so."""
         raise NotImplementedError(self.unsupported(problem, "bwd"))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flashbench.engines import ENGINES, Engine, Forward, Settings, get_engine, plugins
+from flashbench.engines import ENGINES, Engine, Forward, Settings, get_engine, plugins, refusal
 from flashbench.errors import EngineError
 from flashbench.problem import AttentionProblem, Direction, Dtype
 
@@ -112,7 +112,7 @@ class EngineProbe:
         )._asdict()
 
     def _ask(self, feature: str, engine: Engine, problem: AttentionProblem, direction: Direction) -> bool:
-        reason = engine.unsupported(problem, direction)
+        reason = refusal(engine, problem, direction)
         if reason is not None:
             self._lacks[feature] = reason
         return reason is None

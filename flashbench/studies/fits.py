@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from flashbench.engines import Engine, Settings
+from flashbench.engines import Engine, Settings, refusal
 from flashbench.problem import AttentionProblem, Direction
 
 # Sequences longer than this are not searched for: 2^40 rows fit nowhere.
@@ -45,7 +45,7 @@ def training_fit(
 
     None when the engine cannot run the step or tell its workspace.
     """
-    if engine.unsupported(problem, "fwd_bwd") or engine.workspace_bytes(problem, "fwd_bwd", settings) is None:
+    if refusal(engine, problem, "fwd_bwd") or engine.workspace_bytes(problem, "fwd_bwd", settings) is None:
         return None
 
     def needed(seqlen: int) -> int:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from flashbench.engines import refusal
 from flashbench.measure.machine import available_memory_bytes
 from flashbench.measure.pool import WorkerPool
 from flashbench.measure.timing import turn_order
@@ -172,7 +173,7 @@ class Session:
             return row.can_run
         row.tried = True
         assert row.engine is not None
-        reason = row.engine.unsupported(row.point.problem, row.point.direction)
+        reason = refusal(row.engine, row.point.problem, row.point.direction)
         left, limit = self._memory_left()
         if reason is not None:
             row.status, row.reason = "unsupported", reason

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from flashbench.engines import Array, Engine, Forward, get_engine
+from flashbench.engines import Array, Engine, Forward, get_engine, refusal
 from flashbench.errors import UnsupportedError
 from flashbench.problem import AttentionProblem, Direction, Inputs
 from flashbench.reference import attention_backward_reference, attention_reference, largest_error, worst_place
@@ -165,7 +165,7 @@ def _backward(engine: Engine, case: Case, inputs: Inputs) -> list[tuple[Output, 
 
 
 def _check_supported(engine: Engine, case: Case, direction: Direction) -> None:
-    if reason := engine.unsupported(case.problem, direction):
+    if reason := refusal(engine, case.problem, direction):
         raise UnsupportedError(reason)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from flashbench.engines import Array, Engine, Forward, Layout, Settings, get_engine
+from flashbench.engines import Array, Engine, Forward, Layout, Settings, get_engine, refusal
 from flashbench.errors import UnsupportedError
 from flashbench.problem import AttentionProblem, Direction, Inputs
 from flashbench.reference import attention_backward_reference, attention_reference, head_group, largest_error
@@ -79,7 +79,7 @@ class AttentionWorkload:
     def __init__(
         self, engine: Engine, problem: AttentionProblem, direction: Direction, settings: Settings, seed: int
     ) -> None:
-        reason = engine.unsupported(problem, direction)
+        reason = refusal(engine, problem, direction)
         if reason is not None:
             raise UnsupportedError(reason)
         self._engine, self._problem, self._direction, self._settings = engine, problem, direction, settings

@@ -13,7 +13,8 @@ from time import perf_counter_ns
 from typing import TypeVar
 
 from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings, get_engine
-from flashbench.problem import AttentionProblem, Direction
+from flashbench.extras import NO_EXTRAS, Extras
+from flashbench.problem import AttentionProblem, Direction, Feature
 
 Result = TypeVar("Result")
 
@@ -30,6 +31,8 @@ class SlowedEngine:
         """Called without arguments. What it raises is told by `flashbench engines`, in one line."""
         self._share = float(os.environ.get("FLASHBENCH_SLOWED_BY", "0.10"))
         self._flash = get_engine("flash")
+        # The optional features that it has: a problem with others is refused before it gets here.
+        self.features: frozenset[Feature] = self._flash.features
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         """None: it runs what flash runs. Else one line that names the rule and the value."""
@@ -43,10 +46,11 @@ class SlowedEngine:
         k: Array,
         v: Array,
         *,
+        extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
         """o and lse; whoever has no lse returns Forward(o, None)."""
-        return self._late(lambda: self._flash.forward(problem, settings, q, k, v, keep=keep))
+        return self._late(lambda: self._flash.forward(problem, settings, q, k, v, extras=extras, keep=keep))
 
     def backward(
         self,
@@ -57,9 +61,16 @@ class SlowedEngine:
         k: Array,
         v: Array,
         forward: Forward,
+        *,
+        extras: Extras = NO_EXTRAS,
+        mask_gradient: bool = False,
     ) -> AttentionGradients:
         """dq, dk and dv; whoever has no backward says so in `unsupported`, and this is never called."""
-        return self._late(lambda: self._flash.backward(problem, settings, do, q, k, v, forward))
+        return self._late(
+            lambda: self._flash.backward(
+                problem, settings, do, q, k, v, forward, extras=extras, mask_gradient=mask_gradient
+            )
+        )
 
     def blocks(
         self, problem: AttentionProblem, direction: Direction, settings: Settings

@@ -53,11 +53,12 @@ class _Misbehaving(Right):
         v: Array,
         *,
         keep: bool = False,
+        **options: Any,
     ) -> Forward:
         self._calls += 1
         if self._calls > 1:
             self.misbehave(settings)
-        return super().forward(problem, settings, q, k, v, keep=keep)
+        return super().forward(problem, settings, q, k, v, keep=keep, **options)
 
     def misbehave(self, settings: Settings) -> None:
         raise NotImplementedError
@@ -92,8 +93,8 @@ class Printing(_Misbehaving):
 class Wrong(Right):
     """Half of what it should be, in the last row."""
 
-    def forward(self, *arguments: Any, keep: bool = False) -> Forward:
-        found = super().forward(*arguments, keep=keep)
+    def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
+        found = super().forward(*arguments, keep=keep, **options)
         found.o[..., -1, :] *= 0.5
         return found
 
@@ -103,9 +104,9 @@ class Slow(Right):
 
     seconds = 0.004
 
-    def forward(self, *arguments: Any, keep: bool = False) -> Forward:
+    def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
         time.sleep(self.seconds)
-        return super().forward(*arguments, keep=keep)
+        return super().forward(*arguments, keep=keep, **options)
 
 
 class Slower(Slow):
@@ -115,8 +116,8 @@ class Slower(Slow):
 
 
 class NotANumber(Right):
-    def forward(self, *arguments: Any, keep: bool = False) -> Forward:
-        found = super().forward(*arguments, keep=keep)
+    def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
+        found = super().forward(*arguments, keep=keep, **options)
         found.o[..., 0, 0] = np.nan
         return found
 
@@ -127,9 +128,9 @@ class Lean(Right):
     def __init__(self) -> None:
         self._forwards = 0
 
-    def forward(self, *arguments: Any, keep: bool = False) -> Forward:
+    def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
         self._forwards += 1
-        return super().forward(*arguments, keep=keep)._replace(lse=None)
+        return super().forward(*arguments, keep=keep, **options)._replace(lse=None)
 
     def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
         return Ran(f"lean {direction}", f"after {self._forwards} forward")
@@ -148,13 +149,13 @@ class SequenceFirst(Right):
             sequence_first = x.swapaxes(1, 2).flags.c_contiguous
             self.orders.add("sequence first" if sequence_first else f"strides {x.strides}")
 
-    def forward(self, *arguments: Any, keep: bool = False) -> Forward:
+    def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
         self._look(*arguments[2:5])
-        return super().forward(*arguments, keep=keep)
+        return super().forward(*arguments, keep=keep, **options)
 
-    def backward(self, *arguments: Any) -> Any:
+    def backward(self, *arguments: Any, **options: Any) -> Any:
         self._look(*arguments[2:6])
-        return super().backward(*arguments)
+        return super().backward(*arguments, **options)
 
 
 class Unsupporting(Right):

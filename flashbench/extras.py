@@ -1,0 +1,102 @@
+"""The arrays that come beside q, k and v when features are on: mask, ALiBi slopes, sinks, block table."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashbench.block_mask import BlockMask
+from flashbench.problem import AttentionProblem
+
+Array = NDArray[np.floating]
+# Made masks let a query see this share of the keys, so that no tile is wholly seen or hidden.
+_SEEN_SHARE = 0.75
+_SEEN_BLOCKS = 0.25
+_MADE_BLOCK = 64
+
+
+class Extras(NamedTuple):
+    """None where the feature is off. Floats are in the problem's dtype."""
+
+    mask: NDArray[Any] | BlockMask | None = None  # bool or float, (batch, num_heads, seqlen_q, seqlen_k)
+    alibi_slopes: Array | None = None  # (batch, num_heads)
+    sinks: Array | None = None  # (num_heads,)
+    block_table: NDArray[np.int64] | None = None  # (batch, pages of the longest sequence): places in k and v
+
+
+NO_EXTRAS = Extras()
+
+
+def alibi_slopes(num_heads: int) -> NDArray[np.float64]:
+    """The slopes of Press et al. 2022, "Train Short, Test Long": 2^(-8 i / num_heads) for i = 1 and up.
+
+    Where num_heads is no power of two: those of the next lower power, then every other one of the next
+    higher power's, as their code has it.
+
+    >>> alibi_slopes(4)
+    array([0.25      , 0.0625    , 0.015625  , 0.00390625])
+    """
+    lower = 2 ** (num_heads.bit_length() - 1)
+    slopes = 2.0 ** (-8.0 * np.arange(1, lower + 1) / lower)
+    between = 2.0 ** (-4.0 * np.arange(1, 2 * (num_heads - lower), 2) / lower)
+    return np.concatenate([slopes, between])
+
+
+def make_extras(problem: AttentionProblem, seed: int = 0) -> Extras:
+    """What the problem's features need, the same for the same seed on every machine.
+
+    Slopes are ALiBi's own; sinks and float masks standard normal; a bool mask lets 3 of 4 pairs be seen, a
+    block mask 1 of 4 blocks and every query at least its first; pages lie in a random order.
+    """
+    rng = np.random.default_rng((seed, 1))
+    dtype = np.dtype(problem.dtype)
+    slopes = sinks = table = None
+    if problem.alibi:
+        slopes = np.broadcast_to(
+            alibi_slopes(problem.num_heads).astype(dtype), (problem.batch, problem.num_heads)
+        )
+    if problem.sinks:
+        sinks = rng.standard_normal(problem.num_heads).astype(dtype)
+    if problem.page_size is not None:
+        table = _make_table(problem, rng)
+    return Extras(_make_mask(problem, rng), slopes, sinks, table)
+
+
+def _make_mask(problem: AttentionProblem, rng: np.random.Generator) -> NDArray[Any] | BlockMask | None:
+    full = {"b": problem.batch, "h": problem.num_heads, "q": problem.seqlen_q, "k": problem.seqlen_k}
+    shape = tuple(full[axis] if axis in problem.mask_axes else 1 for axis in "bhqk")
+    if problem.mask == "block":
+        blocks = tuple(
+            -(-size // _MADE_BLOCK) if axis in "qk" else size
+            for size, axis in zip(shape, "bhqk", strict=True)
+        )
+        seen = rng.random(blocks) < _SEEN_BLOCKS
+        seen[..., 0] = True
+
+        def visible(b: Any, h: Any, q: Any, k: Any) -> Any:
+            # Half of the visible blocks are so in part.
+            block_q, block_k = q // _MADE_BLOCK, k // _MADE_BLOCK
+            return seen[b, h, block_q, block_k] & (
+                ((block_q + block_k) % 2 == 0) | (k % _MADE_BLOCK <= q % _MADE_BLOCK)
+            )
+
+        return BlockMask.from_predicate(
+            visible, shape[2], shape[3], batch=shape[0], num_heads=shape[1], block=_MADE_BLOCK
+        )
+    if problem.mask == "bool":
+        return np.broadcast_to(rng.random(shape) < _SEEN_SHARE, tuple(full.values()))
+    if problem.mask == "float":
+        return np.broadcast_to(rng.standard_normal(shape).astype(problem.dtype), tuple(full.values()))
+    return None
+
+
+def _make_table(problem: AttentionProblem, rng: np.random.Generator) -> NDArray[np.int64]:
+    assert problem.page_size is not None
+    pages = [-(-sequence.seqlen_k // problem.page_size) for sequence in problem.sequences()]
+    order = iter(rng.permutation(sum(pages)))
+    table = np.zeros((problem.batch, max(pages)), np.int64)
+    for row, count in zip(table, pages, strict=True):
+        row[:count] = [next(order) for _ in range(count)]
+    return table
