@@ -27,7 +27,7 @@ from flashbench.kernels.ir import (
 )
 
 
-def _transpose(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+def transpose(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
     """A square of vectors transposed in registers: off-diagonal blocks of 1, 2, 4 ... lanes change places."""
     count = len(rows)
     half = 1
@@ -71,7 +71,7 @@ def _pack(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
                 load(b, source, b.add(b.mul(b.add(row, const(i)), source_row), column), vector)
                 for i in range(lanes)
             ]
-            for i, value in enumerate(_transpose(b, square)):
+            for i, value in enumerate(transpose(b, square)):
                 offset = b.add(b.mul(b.add(column, const(i)), packed_row), row)
                 store(b, b.fmul(value, factors), packed, offset)
 

@@ -1,0 +1,172 @@
+"""What optional features do to a tile of scores s[key, query lane]: softcap, ALiBi, limits of sight.
+
+Scores are in units of log2, but for what softcap is given. Each function is one pass over a tile that lies
+in the first-level cache, and is called only where its feature is on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from flashbench.kernels.ir import (
+    FLOATS,
+    INT,
+    call,
+    const,
+    constant,
+    fma,
+    full_vector,
+    function,
+    integer_like,
+    load,
+    loop,
+    overload,
+    splat,
+    store,
+)
+from flashbench.kernels.tanh import tanh
+
+
+def intrinsic_on_tile(build: Callable[[ir.IRBuilder, ir.Type], ir.Function]) -> Callable[..., Any]:
+    """codegen of an intrinsic without a result that calls build(builder, element type of the tile)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.call(build(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.get_dummy_value()
+
+    return codegen
+
+
+def _cap(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    pointer = element.as_pointer()
+    vector = full_vector(element)
+    one = constant(vector, 1.0)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        s, count, cap, slopes = args
+        caps = splat(b, cap, vector.count)
+        keep = b.icmp_unsigned("!=", b.ptrtoint(slopes, INT), const(0))
+        with loop(b, count, step=vector.count, carry=[]) as (place, _, _):
+            t = tanh(b, load(b, s, place, vector))
+            store(b, b.fmul(t, caps), s, place)
+            with b.if_then(keep):
+                store(b, fma(b, b.fneg(t), t, one), slopes, place)
+
+    return function(builder, f"fb.cap.{overload(vector)}", [pointer, INT, element, pointer], body)
+
+
+@intrinsic
+def cap_scores(typingctx: Any, s: Any, count: Any, cap: Any, slopes: Any) -> Any:
+    """s becomes cap * tanh(s), `count` numbers from s on, a multiple of the vector's lanes.
+
+    What tanh's derivative is there goes to `slopes`, unless that is the null pointer.
+    """
+    signature = types.void(s, types.intp, s.dtype, s)
+    return signature, intrinsic_on_tile(_cap)
+
+
+def _product(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    pointer = element.as_pointer()
+    vector = full_vector(element)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        x, y, count = args
+        with loop(b, count, step=vector.count, carry=[]) as (place, _, _):
+            store(b, b.fmul(load(b, x, place, vector), load(b, y, place, vector)), x, place)
+
+    return function(builder, f"fb.times.{overload(vector)}", [pointer, pointer, INT], body)
+
+
+@intrinsic
+def multiply_by(typingctx: Any, x: Any, y: Any, count: Any) -> Any:
+    """x *= y, `count` numbers, a multiple of the vector's lanes: the chain rule of softcap."""
+    return types.void(x, x, types.intp), intrinsic_on_tile(_product)
+
+
+def _alibi(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    pointer = element.as_pointer()
+    vector = full_vector(element)
+    name = f"llvm.fabs.{overload(vector)}"
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        s, rows, lanes, first_key, positions, slopes = args
+        with loop(b, lanes, step=vector.count, carry=[]) as (lane, _, _):
+            position, slope = load(b, positions, lane, vector), load(b, slopes, lane, vector)
+            with loop(b, rows, carry=[]) as (row, _, _):
+                key = splat(b, b.sitofp(b.add(first_key, row), element), vector.count)
+                distance = call(b, name, vector, b.fsub(position, key))
+                place = b.add(b.mul(row, lanes), lane)
+                store(b, fma(b, slope, distance, load(b, s, place, vector)), s, place)
+
+    signature = [pointer, INT, INT, INT, pointer, pointer]
+    return function(builder, f"fb.alibi.{overload(vector)}", signature, body)
+
+
+@intrinsic
+def add_alibi(
+    typingctx: Any, s: Any, rows: Any, lanes: Any, first_key: Any, positions: Any, slopes: Any
+) -> Any:
+    """s[j, lane] += slopes[lane] * |positions[lane] - (first_key + j)|.
+
+    slopes: minus ALiBi's, in units of log2; positions: of the queries, counted as keys are, exact in float32
+    up to 2**24.
+    """
+    n = types.intp
+    return types.void(s, n, n, n, s, s), intrinsic_on_tile(_alibi)
+
+
+def _hide(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    pointer = element.as_pointer()
+    vector = full_vector(element)
+    ints = integer_like(vector)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        tile, rows, lanes, first_key, firsts, ends, value = args
+        values = splat(b, value, vector.count)
+        with loop(b, lanes, step=vector.count, carry=[]) as (lane, _, _):
+            first, end = (b.bitcast(load(b, x, lane, vector), ints) for x in (firsts, ends))
+            with loop(b, rows, carry=[]) as (row, _, _):
+                number = b.add(first_key, row)
+                if ints.element.width < 64:
+                    number = b.trunc(number, ints.element)
+                key = splat(b, number, vector.count)
+                seen = b.and_(b.icmp_signed(">=", key, first), b.icmp_signed("<", key, end))
+                place = b.add(b.mul(row, lanes), lane)
+                store(b, b.select(seen, load(b, tile, place, vector), values), tile, place)
+
+    signature = [pointer, INT, INT, INT, pointer, pointer, element]
+    return function(builder, f"fb.limits.{overload(vector)}", signature, body)
+
+
+@intrinsic
+def hide_outside(
+    typingctx: Any, tile: Any, rows: Any, lanes: Any, first_key: Any, firsts: Any, ends: Any, value: Any
+) -> Any:
+    """tile[j, lane] = value where key first_key + j is not one of firsts[lane] to ends[lane] - 1.
+
+    firsts and ends hold whole numbers as `put_whole` puts them.
+    """
+    n = types.intp
+    return types.void(tile, n, n, n, tile, tile, tile.dtype), intrinsic_on_tile(_hide)
+
+
+@intrinsic
+def put_whole(typingctx: Any, table: Any, place: Any, value: Any) -> Any:
+    """table[place] = value as an integer of the size of table's floats: below 2**31 in float32."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> Any:
+        target, index, number = args
+        element = FLOATS[signature.args[0].dtype]
+        whole = integer_like(ir.VectorType(element, 1)).element
+        if whole.width < 64:
+            number = builder.trunc(number, whole)
+        cell = builder.bitcast(builder.gep(target, [index]), whole.as_pointer())
+        builder.store(number, cell)
+        return context.get_dummy_value()
+
+    return types.void(table, types.intp, types.intp), codegen
