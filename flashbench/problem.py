@@ -83,6 +83,8 @@ class AttentionProblem(
     sinks: bool = False  # a logit a head that joins the softmax's denominator
     mask: MaskKind | None = None  # bool: True = may attend; float: added to s; block: a BlockMask
     mask_axes: str = "qk"  # along which of b, h, q, k the mask varies; it is broadcast along the others
+    mask_block_q: int = 64  # queries and keys of a block of a block mask
+    mask_block_k: int = 64
     dropout: float = _NO_DROPOUT  # the share of probabilities that become zero
     dropout_seed: int = 0
     key_lengths: tuple[int, ...] | None = None  # keys of each sequence that count; None: all
@@ -123,8 +125,10 @@ class AttentionProblem(
             raise AttentionError(
                 f"mask_axes must be some of b, h, q, k in this order, not {self.mask_axes!r}"
             )
-        if self.page_size is not None and self.page_size < 1:
-            raise AttentionError(f"page_size must be at least 1, not {self.page_size}")
+        for name in ("mask_block_q", "mask_block_k", "page_size"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise AttentionError(f"{name} must be at least 1, not {size}")
 
     def _check_lengths(self) -> None:
         for name, longest in (("query_lengths", self.seqlen_q), ("key_lengths", self.seqlen_k)):

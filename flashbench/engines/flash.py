@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import numpy as np
 
 from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
-from flashbench.engines.launch import address_of, aligned_scratch, array_table, readable, threads_for
+from flashbench.engines.features import (
+    FEATURE_BYTES,
+    kernel_features,
+    limited,
+    number_bytes,
+    sinks_gradient,
+)
+from flashbench.engines.launch import (
+    address_of,
+    aligned_scratch,
+    array_table,
+    readable,
+    sequence_table,
+    threads_for,
+)
 from flashbench.engines.tuned import Pass, tuned_blocks
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.kernels.blocks import (
@@ -16,19 +30,22 @@ from flashbench.kernels.blocks import (
     aligned,
     backward_blocks,
     backward_elements,
+    feature_numbers,
     forward_blocks,
     forward_elements,
+    within_window,
 )
+from flashbench.kernels.features import SEQUENCE_COLUMNS
 from flashbench.kernels.flash_backward import flash_backward
 from flashbench.kernels.flash_forward import flash_forward
 from flashbench.kernels.scalar import scalar_backward, scalar_forward
 from flashbench.kernels.threads import run_on_threads
 from flashbench.problem import AttentionProblem, Direction, Feature
 
-LOG2E = math.log2(math.e)
 _FORWARD_ARRAYS = 5
 _BACKWARD_ARRAYS = 9
 _TABLE_ROW_BYTES = 32
+BYTE = np.uint8(0)  # tells the compiler what a bool mask is made of
 
 
 class FlashEngine:
@@ -37,7 +54,9 @@ class FlashEngine:
     name = "flash"
     summary = "tiled, online softmax, backward by recomputation (Numba, SIMD)"
     layout: Layout = "bhsd"
-    features: frozenset[Feature] = frozenset()
+    features: frozenset[Feature] = frozenset(
+        ("window", "softcap", "alibi", "sinks", "mask", "key_lengths", "varlen", "dropout")
+    )
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         return None
@@ -53,8 +72,8 @@ class FlashEngine:
         extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
-        shape = (problem.batch, problem.num_heads, problem.seqlen_q)
-        o, lse = np.empty((*shape, problem.head_dim_v), dtype=q.dtype), np.empty(shape, dtype=q.dtype)
+        o = np.empty((*problem.q_shape[:3], problem.head_dim_v), dtype=q.dtype)
+        lse = np.empty(problem.q_shape[:3], dtype=q.dtype)
         if not settings.use_simd:
             scalar_forward(q, k, v, o, lse, problem.scale, problem.causal, problem.diagonal_offset)
             return Forward(o, lse)
@@ -63,16 +82,22 @@ class FlashEngine:
         stride = _forward_stride(problem, blocks)
         q, k, v = readable(q), readable(k), readable(v)
         table = array_table(q, k, v, o, lse[..., np.newaxis])
+        sequences = sequence_table(problem, _tiles(problem, blocks))
+        features = kernel_features(problem, extras)
         tickets = np.zeros(1, dtype=np.int64)
         scratch, scratch_address = aligned_scratch(threads * stride)
         number = q.dtype.type
-        tasks = problem.batch * problem.num_heads * -(-problem.seqlen_q // blocks.block_q)
+        tasks = problem.num_heads * _all_tiles(problem, blocks)
 
         def work(slot: int) -> None:
             flash_forward(
                 number(0),
+                BYTE,
                 itemsize,
                 table,
+                sequences,
+                features.whole,
+                features.numbers,
                 address_of(tickets),
                 scratch_address,
                 stride,
@@ -80,13 +105,8 @@ class FlashEngine:
                 tasks,
                 problem.num_heads,
                 problem.num_heads // problem.num_kv_heads,
-                problem.seqlen_q,
-                problem.seqlen_k,
                 problem.head_dim,
                 problem.head_dim_v,
-                number(problem.scale * LOG2E),
-                problem.causal,
-                problem.diagonal_offset,
                 blocks.block_q,
                 blocks.block_k,
             )
@@ -108,9 +128,13 @@ class FlashEngine:
         extras: Extras = NO_EXTRAS,
         mask_gradient: bool = False,
     ) -> AttentionGradients:
-        dq, dk, dv = (np.empty(x.shape, dtype=q.dtype) for x in (q, k, v))
+        dq = np.empty(q.shape, dtype=q.dtype)
+        # Keys beyond a sequence's own are nobody's task.
+        whole = problem.key_lengths is None
+        dk, dv = (np.empty(x.shape, q.dtype) if whole else np.zeros(x.shape, q.dtype) for x in (k, v))
         o, lse = forward.o, forward.lse
         assert lse is not None  # ours gives it, and callers who bring their own must bring it
+        dsinks = sinks_gradient(problem, extras, do, o, lse)
         if not settings.use_simd:
             scalar_backward(
                 do, q, k, v, o, lse, dq, dk, dv, problem.scale, problem.causal, problem.diagonal_offset
@@ -122,39 +146,39 @@ class FlashEngine:
         do, q, k, v, o = readable(do), readable(q), readable(k), readable(v), readable(o)
         lse = readable(lse[..., np.newaxis])  # a copy, too, has to live as long as its address is used
         table = array_table(q, k, v, o, lse, do, dq, dk, dv)
+        sequences = sequence_table(problem, _tiles(problem, blocks))
+        features = kernel_features(problem, extras)
         tickets = np.zeros(_chains(problem) + 1, dtype=np.int64)
-        progress = np.zeros(_backward_tasks(problem, blocks), dtype=np.int64)
+        progress = np.zeros(problem.num_heads * _all_tiles(problem, blocks), dtype=np.int64)
         scratch, scratch_address = aligned_scratch(threads * stride)
         number = q.dtype.type
 
         def work(slot: int) -> None:
             flash_backward(
                 number(0),
+                BYTE,
                 itemsize,
                 table,
+                sequences,
+                features.whole,
+                features.numbers,
                 address_of(tickets),
                 address_of(progress),
                 scratch_address,
                 stride,
                 slot,
-                problem.batch,
                 problem.num_heads,
                 problem.num_kv_heads,
-                problem.seqlen_q,
-                problem.seqlen_k,
                 problem.head_dim,
                 problem.head_dim_v,
-                number(problem.scale * LOG2E),
                 number(problem.scale),
-                problem.causal,
-                problem.diagonal_offset,
                 blocks.block_q,
                 blocks.block_k,
             )
 
         run_on_threads(work, threads)
         del scratch
-        return AttentionGradients(dq, dk, dv)
+        return AttentionGradients(dq, dk, dv, dsinks)
 
     def blocks(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
@@ -176,12 +200,12 @@ class FlashEngine:
         if direction != "bwd":
             threads, blocks = _forward_plan(problem, settings)
             scratch = threads * _forward_stride(problem, blocks) + ALIGNMENT
-            needs.append(scratch + _FORWARD_ARRAYS * _TABLE_ROW_BYTES + 8)
+            needs.append(scratch + _FORWARD_ARRAYS * _TABLE_ROW_BYTES + _told_bytes(problem) + 8)
         if direction != "fwd":
             threads, blocks = _backward_plan(problem, settings)
             scratch = threads * _backward_stride(problem, blocks) + ALIGNMENT
-            shared = _BACKWARD_ARRAYS * _TABLE_ROW_BYTES
-            shared += 8 * (1 + _chains(problem) + _backward_tasks(problem, blocks))
+            shared = _BACKWARD_ARRAYS * _TABLE_ROW_BYTES + _told_bytes(problem)
+            shared += 8 * (1 + _chains(problem) + problem.num_heads * _all_tiles(problem, blocks))
             needs.append(scratch + shared)
         return max(needs)
 
@@ -192,24 +216,29 @@ class FlashEngine:
 
 def built_in_blocks(problem: AttentionProblem, direction: Pass) -> Blocks:
     """What `flash` chooses by rule, where no table says better."""
+    seqlen_q, seqlen_k, window = problem.seqlen_q, problem.seqlen_k, _window(problem)
     if direction == "fwd":
-        return forward_blocks(
-            problem.seqlen_q, problem.seqlen_k, problem.head_dim, problem.itemsize, problem.flops("fwd")
-        )
-    return backward_blocks(problem.seqlen_q, problem.seqlen_k, problem.head_dim, problem.itemsize)
+        flops = problem.flops("fwd")
+        return forward_blocks(seqlen_q, seqlen_k, problem.head_dim, problem.itemsize, flops, window)
+    return backward_blocks(seqlen_q, seqlen_k, problem.head_dim, problem.itemsize, window)
+
+
+def _window(problem: AttentionProblem) -> int | None:
+    """Keys that a query sees at most; None: no limit but the sequence."""
+    left, right = problem.window
+    return None if left is None or right is None else left + right + 1
 
 
 def _forward_plan(problem: AttentionProblem, settings: Settings) -> tuple[int, Blocks]:
     threads = threads_for(problem, "fwd", settings)
     blocks = _chosen(problem, "fwd", settings)
-    tiles = problem.batch * problem.num_heads * -(-problem.seqlen_q // blocks.block_q)
-    return min(threads, tiles), blocks
+    return min(threads, max(1, problem.num_heads * _all_tiles(problem, blocks))), blocks
 
 
 def _backward_plan(problem: AttentionProblem, settings: Settings) -> tuple[int, Blocks]:
     threads = threads_for(problem, "bwd", settings)
     blocks = _chosen(problem, "bwd", settings)
-    return min(threads, _backward_tasks(problem, blocks)), blocks
+    return min(threads, max(1, problem.num_heads * _all_tiles(problem, blocks))), blocks
 
 
 def _chosen(problem: AttentionProblem, direction: Pass, settings: Settings) -> Blocks:
@@ -219,28 +248,57 @@ def _chosen(problem: AttentionProblem, direction: Pass, settings: Settings) -> B
     auto = None
     if settings.block_q is None and settings.block_k is None:
         auto = tuned_blocks(problem, direction)
+        if auto is not None:
+            auto = within_window(auto, problem.seqlen_k, _window(problem))
     auto = auto or built_in_blocks(problem, direction)
-    return Blocks(
-        min(settings.block_q or auto.block_q, problem.seqlen_q),
-        min(settings.block_k or auto.block_k, problem.seqlen_k),
-    )
+    block_q = min(settings.block_q or auto.block_q, problem.seqlen_q)
+    block_k = min(settings.block_k or auto.block_k, problem.seqlen_k)
+    if problem.mask == "block":  # a tile is part of one of its blocks
+        return Blocks(min(block_q, problem.mask_block_q), min(block_k, problem.mask_block_k))
+    return Blocks(block_q, block_k)
+
+
+def _tiles(problem: AttentionProblem, blocks: Blocks) -> Callable[[int], int]:
+    """Tiles of queries of one head of a sequence of any length, as kernels count them."""
+    if problem.mask == "block":
+        per_block = -(-problem.mask_block_q // blocks.block_q)
+        return lambda seqlen_q: -(-seqlen_q // problem.mask_block_q) * per_block
+    return lambda seqlen_q: -(-seqlen_q // blocks.block_q)
+
+
+def _all_tiles(problem: AttentionProblem, blocks: Blocks) -> int:
+    """Tiles of queries of one head, over all sequences."""
+    tiles = _tiles(problem, blocks)
+    if problem.query_lengths is None:
+        return problem.batch * tiles(problem.seqlen_q)
+    return sum(map(tiles, problem.query_lengths))
+
+
+def _numbers(problem: AttentionProblem) -> int:
+    return feature_numbers(limited=limited(problem), alibi=problem.alibi)
 
 
 def _forward_stride(problem: AttentionProblem, blocks: Blocks) -> int:
     """Bytes from one thread's scratch to the next."""
-    elements = forward_elements(blocks.block_q, blocks.block_k, problem.head_dim, problem.itemsize)
+    elements = forward_elements(*blocks, problem.head_dim, problem.itemsize, _numbers(problem))
     return aligned(elements * problem.itemsize)
 
 
 def _backward_stride(problem: AttentionProblem, blocks: Blocks) -> int:
     elements = backward_elements(
-        blocks.block_q, blocks.block_k, problem.head_dim, problem.head_dim_v, problem.itemsize
+        *blocks,
+        problem.head_dim,
+        problem.head_dim_v,
+        problem.itemsize,
+        _numbers(problem),
+        softcap=problem.softcap is not None,
     )
     return aligned(elements * problem.itemsize)
 
 
-def _backward_tasks(problem: AttentionProblem, blocks: Blocks) -> int:
-    return problem.batch * problem.num_heads * -(-problem.seqlen_q // blocks.block_q)
+def _told_bytes(problem: AttentionProblem) -> int:
+    """What tells the kernels of sequences and features."""
+    return problem.batch * SEQUENCE_COLUMNS * 8 + FEATURE_BYTES + number_bytes(problem)
 
 
 def _chains(problem: AttentionProblem) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,14 @@ from numpy.typing import NDArray
 
 from flashbench.engines import Array, Settings
 from flashbench.kernels.blocks import ALIGNMENT, useful_threads
+from flashbench.kernels.features import SEQUENCE_COLUMNS
 from flashbench.kernels.threads import available_cores
 from flashbench.problem import AttentionProblem, Direction
 
 
 def threads_for(problem: AttentionProblem, direction: Direction, settings: Settings) -> int:
     """How many threads a call uses: those asked for, or every core, and no more than are worth waking."""
-    rows = problem.batch * problem.num_heads * problem.seqlen_q
+    rows = problem.num_heads * problem.query_rows
     return useful_threads(problem.flops(direction), rows, settings.num_threads or available_cores())
 
 
@@ -38,6 +40,16 @@ def array_table(*arrays: Array) -> NDArray[np.int64]:
     for row, array in zip(table, arrays, strict=True):
         strides = array.strides
         row[:] = (array.__array_interface__["data"][0], strides[0], strides[1], strides[2] // array.itemsize)
+    return table
+
+
+def sequence_table(problem: AttentionProblem, tiles: Callable[[int], int]) -> NDArray[np.int64]:
+    """One row a sequence, in the columns of kernels/features.py; tiles(seqlen_q): how many tiles a head has."""
+    table = np.empty((problem.batch, SEQUENCE_COLUMNS), dtype=np.int64)
+    before = 0
+    for row, sequence in zip(table, problem.sequences(), strict=True):
+        row[:] = (*sequence, problem.diagonal_of(sequence.seqlen_q, sequence.seqlen_k), before)
+        before += tiles(sequence.seqlen_q)
     return table
 
 

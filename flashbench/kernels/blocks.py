@@ -14,7 +14,12 @@ ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 # vector on and what remains to be saved is the visits to o and to the running maximum.
 _BYTES_PER_KEY = 32
 _MOST_FORWARD_BYTES = 40 * 1024
-_OVERHEAD_BYTES = 384  # tickets, the table of arrays and alignment: a thread's share
+_OVERHEAD_BYTES = 384  # tickets, tables and alignment: a thread's share
+# Numbers that a thread keeps for each lane of its tile, in this order.
+_FORWARD_NUMBERS = 3  # row_max, row_sum, rescale
+_BACKWARD_NUMBERS = 2  # lse2, delta
+LIMIT_NUMBERS = 2  # firsts, ends: where causality or a window hides something
+ALIBI_NUMBERS = 2  # positions, slopes
 _FORWARD_LANES = 16
 _MOST_KEYS = 512
 _BACKWARD_LANES = 32
@@ -42,20 +47,42 @@ def useful_threads(flops: int, tiles: int, num_threads: int) -> int:
     return max(1, min(num_threads, tiles, flops // _FLOPS_PER_THREAD))
 
 
-def forward_elements(block_q: int, block_k: int, head_dim: int, itemsize: int) -> int:
-    """Scratch of one thread of the forward pass: qt, s, row_max, row_sum and rescale."""
-    return (head_dim + block_k + 3) * padded_lanes(block_q, itemsize)
+def feature_numbers(*, limited: bool, alibi: bool) -> int:
+    """Numbers a lane that optional features need: up to the last one used, as their places are fixed."""
+    return LIMIT_NUMBERS + ALIBI_NUMBERS if alibi else LIMIT_NUMBERS if limited else 0
 
 
-def backward_elements(block_q: int, block_k: int, head_dim: int, head_dim_v: int, itemsize: int) -> int:
-    """Scratch of one thread of the backward pass: qt, dot, p, ds, lse2 and delta."""
-    return (head_dim + head_dim_v + 2 * block_k + 2) * padded_lanes(block_q, itemsize)
+def forward_elements(block_q: int, block_k: int, head_dim: int, itemsize: int, numbers: int = 0) -> int:
+    """Scratch of one thread of the forward pass: qt, s, row_max, row_sum, rescale and `numbers` more a lane."""
+    return (head_dim + block_k + _FORWARD_NUMBERS + numbers) * padded_lanes(block_q, itemsize)
 
 
-def forward_blocks(seqlen_q: int, seqlen_k: int, head_dim: int, itemsize: int, flops: int) -> Blocks:
+def backward_elements(
+    block_q: int,
+    block_k: int,
+    head_dim: int,
+    head_dim_v: int,
+    itemsize: int,
+    numbers: int = 0,
+    *,
+    softcap: bool = False,
+) -> int:
+    """Scratch of one thread of the backward pass: qt, dot, p, ds, lse2, delta and `numbers` more a lane.
+
+    With softcap also the tile of its derivatives, behind all that features may need.
+    """
+    if softcap:
+        numbers = LIMIT_NUMBERS + ALIBI_NUMBERS + block_k
+    rows = head_dim + head_dim_v + 2 * block_k + _BACKWARD_NUMBERS + numbers
+    return rows * padded_lanes(block_q, itemsize)
+
+
+def forward_blocks(
+    seqlen_q: int, seqlen_k: int, head_dim: int, itemsize: int, flops: int, window: int | None = None
+) -> Blocks:
     """Tiles for the forward pass: narrow in queries, as many keys as the workspace allows.
 
-    They depend on the problem alone, not on the number of threads, and so do the bits of the result.
+    window: keys that a query sees at most; a tile sees some more, in a row of even blocks. Tiles depend on the problem alone, not on the number of threads, and so do the bits of the result.
     """
     threads = 1 if flops < 2 * _FLOPS_PER_THREAD else 2  # that share the documented figure
     share = 2 * _BYTES_PER_KEY * seqlen_k // threads - _OVERHEAD_BYTES
@@ -65,15 +92,18 @@ def forward_blocks(seqlen_q: int, seqlen_k: int, head_dim: int, itemsize: int, f
     lanes = max(vector, _FORWARD_LANES)
     while True:
         limit = min(share, _MOST_FORWARD_BYTES) + wider * lanes * itemsize
-        keys = limit // (lanes * itemsize) - head_dim - 3
+        keys = limit // (lanes * itemsize) - head_dim - _FORWARD_NUMBERS
         if keys >= 48 or lanes // 2 < vector:
             break
         lanes //= 2
     lanes = min(lanes, padded_lanes(seqlen_q, itemsize))
-    return Blocks(min(lanes, seqlen_q), _even_share(seqlen_k, max(8, min(keys, _MOST_KEYS))))
+    keys = max(8, min(keys, _MOST_KEYS))
+    return within_window(Blocks(min(lanes, seqlen_q), keys), seqlen_k, window)
 
 
-def backward_blocks(seqlen_q: int, seqlen_k: int, head_dim: int, itemsize: int) -> Blocks:
+def backward_blocks(
+    seqlen_q: int, seqlen_k: int, head_dim: int, itemsize: int, window: int | None = None
+) -> Blocks:
     """Tiles for the backward pass: every task passes over k, v, dk and dv, so the larger these are, the
     more queries a task should serve.
     """
@@ -85,7 +115,14 @@ def backward_blocks(seqlen_q: int, seqlen_k: int, head_dim: int, itemsize: int) 
     elif seqlen_k >= 2048 and itemsize == 4:
         lanes += lanes // 2
     lanes = max(ISA.lanes(itemsize), lanes)
-    return Blocks(min(lanes, seqlen_q), _even_share(seqlen_k, _BACKWARD_KEY_BYTES // itemsize))
+    blocks = Blocks(min(lanes, seqlen_q), _BACKWARD_KEY_BYTES // itemsize)
+    return within_window(blocks, seqlen_k, window)
+
+
+def within_window(blocks: Blocks, seqlen_k: int, window: int | None) -> Blocks:
+    """The blocks with as many keys as divide what a tile of queries sees evenly, at most those they had."""
+    span = seqlen_k if window is None else min(seqlen_k, window + blocks.block_q - 1)
+    return blocks._replace(block_k=_even_share(span, blocks.block_k))
 
 
 def _even_share(seqlen_k: int, most: int) -> int:

@@ -152,6 +152,6 @@ def drop_gradients(
     seed: Any,
     threshold: Any,
 ) -> Any:
-    """dp becomes ds = p * (factor * dp where kept - delta), and p what o was made of: factor * p where kept."""
+    """dp becomes ds = p * (factor * dp where kept - delta), and p becomes factor * p where kept, else 0."""
     n = types.intp
     return types.void(dp, dp, dp, dp.dtype, *[n] * 8), intrinsic_on_tile(_drop_gradients)

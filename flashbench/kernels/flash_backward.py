@@ -15,22 +15,56 @@ import math
 from numba import njit
 
 from flashbench.kernels.compiled import compiled
+from flashbench.kernels.dropout import drop_gradients
+from flashbench.kernels.features import (
+    ALIBI,
+    BATCH_INDEX,
+    CAP,
+    DIAGONAL,
+    DROPOUT,
+    FIRST_KEY,
+    FIRST_QUERY,
+    HIDDEN,
+    KEEP_FACTOR,
+    MASK,
+    NO_MASK,
+    PARTLY,
+    Q_FACTOR,
+    SEED,
+    SEQLEN_K,
+    SEQLEN_Q,
+    SLOPES_AT,
+    SLOPES_BATCH,
+    SLOPES_HEAD,
+    SOFTCAP,
+    THRESHOLD,
+    TILES_BEFORE,
+    end_key,
+    first_key,
+    key_blocks,
+    key_span,
+    mask_address,
+    mask_on_tile,
+    tile_rows,
+    tiles_of,
+)
 from flashbench.kernels.isa import ISA
 from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import at, pointer, publish, take_ticket, wait_for
+from flashbench.kernels.scores import add_alibi, cap_scores, hide_outside, multiply_by
 from flashbench.kernels.softmax import probabilities, score_gradients
 from flashbench.kernels.tiles import all_finite, pack, row_dots
 from flashbench.kernels.visibility import (
-    add_visible_to_keys,
-    add_visible_to_rows,
+    LOG2E,
+    add_seen_to_keys,
+    add_seen_to_rows,
+    apply_mask,
+    clear_masked,
     clear_rows,
-    hidden_finite,
-    hide,
-    keys_seen,
-    seen_by_first_row,
+    crosses_limits,
+    put_limits,
 )
 
-LOG2E = math.log2(math.e)
 VECTOR_BYTES = ISA.vector_bytes
 ALL_KEYS = 2**62  # published by a task that has finished, whatever it had to do
 
@@ -39,54 +73,61 @@ Q, K, V, O, LSE, DO, DQ, DK, DV = range(9)
 
 
 @njit(nogil=True)
-def next_task(tickets, chain, chains, links, slot):
-    """chain * links + link of the task to do after one of `chain` (-1 at first), or -1.
+def links_of(sequences, chain, num_heads, num_kv_heads, block_q, features):
+    """How many tasks there are in a chain, which is a key/value head of a sequence."""
+    tiles = tiles_of(sequences[chain // num_kv_heads, SEQLEN_Q], block_q, features)
+    return num_heads // num_kv_heads * tiles
+
+
+@njit(nogil=True)
+def next_task(tickets, chain, sequences, num_heads, num_kv_heads, block_q, features, slot):
+    """(chain, link) of the task to do after one of `chain` (-1 at first); a chain of -1 when none is left.
 
     tickets[0] counts the chains begun, tickets[1 + chain] the tasks of each.
     """
+    chains = len(sequences) * num_kv_heads
     while chain < chains:
         if chain >= 0:
             link = take_ticket(at(tickets, 1 + chain))
-            if link < links:
-                return chain * links + link
+            if link < links_of(sequences, chain, num_heads, num_kv_heads, block_q, features):
+                return chain, link
         chain = take_ticket(tickets)
     for step in range(chains):
         chain = (slot + step) % chains
         link = take_ticket(at(tickets, 1 + chain))
-        if link < links:
-            return chain * links + link
-    return -1
+        if link < links_of(sequences, chain, num_heads, num_kv_heads, block_q, features):
+            return chain, link
+    return -1, 0
 
 
 @compiled
 def flash_backward(
     zero,  # of the arrays' dtype: tells it to the compiler
+    byte,  # of a bool mask's entries, for the same reason
     itemsize,
     table,
+    sequences,
+    features,
+    numbers,
     tickets,
     progress,
     scratch,
     scratch_stride,
     slot,
-    batch,
     num_heads,
     num_kv_heads,
-    seqlen_q,
-    seqlen_k,
     head_dim,
     head_dim_v,
-    log2_scale,  # softmax_scale * log2(e), in the arrays' dtype
     scale,  # softmax_scale, in the arrays' dtype
-    causal,
-    diagonal,
     block_q,
     block_k,
 ):
     """Work on tiles of queries until none is left.
 
-    tickets: 1 + batch * num_kv_heads counters; progress: one a task; both zero at first. A thread's
-    scratch, in elements: qt (head_dim, lanes), dot (head_dim_v, lanes), p and ds (block_k, lanes each),
-    lse2 and delta (lanes each), where lanes is block_q rounded up to whole vectors.
+    tickets: 1 + chains counters; progress: one a task; both zero at first. A thread's scratch, in elements:
+    qt (head_dim, lanes), dot (head_dim_v, lanes), p and ds (block_k, lanes each), then lse2, delta, firsts,
+    ends, positions and slopes (lanes each), where lanes is block_q rounded up to whole vectors; with softcap
+    also its derivatives (block_k, lanes).
     """
     vector = VECTOR_BYTES // itemsize
     most_lanes = (block_q + vector - 1) // vector * vector
@@ -97,40 +138,43 @@ def flash_backward(
     ds = at(p, block_k * most_lanes)
     lse2 = at(ds, block_k * most_lanes)
     delta = at(lse2, most_lanes)
+    firsts = at(delta, most_lanes)
+    ends = at(firsts, most_lanes)
+    positions = at(ends, most_lanes)
+    slopes = at(positions, most_lanes)
+    cap_slopes = at(slopes, most_lanes)
     group = num_heads // num_kv_heads
-    tiles = (seqlen_q + block_q - 1) // block_q
-    chains = batch * num_kv_heads
-    links = group * tiles  # tasks of one chain, that is of one key/value head
     q_row, k_row, v_row, o_row = table[Q, 3], table[K, 3], table[V, 3], table[O, 3]
     do_row, dq_row, dk_row, dv_row = table[DO, 3], table[DQ, 3], table[DK, 3], table[DV, 3]
-    task = next_task(ticket, -1, chains, links, slot)
-    while task >= 0:
-        chain, link = task // links, task % links
-        # Longest causal tiles first: each task then sees no key that the one before it did not.
-        q_start = (tiles - 1 - link % tiles) * block_q
-        b = chain // num_kv_heads
-        kv = chain % num_kv_heads
+    chain, link = next_task(ticket, -1, sequences, num_heads, num_kv_heads, block_q, features, slot)
+    while chain >= 0:
+        b, kv = chain // num_kv_heads, chain % num_kv_heads
+        seqlen_q, seqlen_k = sequences[b, SEQLEN_Q], sequences[b, SEQLEN_K]
+        diagonal = sequences[b, DIAGONAL]
+        tiles = tiles_of(seqlen_q, block_q, features)
         h = kv * group + link // tiles
+        q_start, q_rows = tile_rows(tiles - 1 - link % tiles, seqlen_q, block_q, features)
+        task = sequences[b, TILES_BEFORE] * num_heads + kv * group * tiles + link
         done = pointer(slot, progress + 8 * task)
         before = at(done, -1)
 
-        q = at(pointer(zero, table[Q, 0] + b * table[Q, 1] + h * table[Q, 2]), q_start * q_row)
-        k = pointer(zero, table[K, 0] + b * table[K, 1] + kv * table[K, 2])
-        v = pointer(zero, table[V, 0] + b * table[V, 1] + kv * table[V, 2])
-        o = at(pointer(zero, table[O, 0] + b * table[O, 1] + h * table[O, 2]), q_start * o_row)
+        batch, query, key = sequences[b, BATCH_INDEX], sequences[b, FIRST_QUERY], sequences[b, FIRST_KEY]
+        query += q_start
+        q = at(pointer(zero, table[Q, 0] + batch * table[Q, 1] + h * table[Q, 2]), query * q_row)
+        k = at(pointer(zero, table[K, 0] + batch * table[K, 1] + kv * table[K, 2]), key * k_row)
+        v = at(pointer(zero, table[V, 0] + batch * table[V, 1] + kv * table[V, 2]), key * v_row)
+        o = at(pointer(zero, table[O, 0] + batch * table[O, 1] + h * table[O, 2]), query * o_row)
         lse = at(
-            pointer(zero, table[LSE, 0] + b * table[LSE, 1] + h * table[LSE, 2]), q_start * table[LSE, 3]
+            pointer(zero, table[LSE, 0] + batch * table[LSE, 1] + h * table[LSE, 2]), query * table[LSE, 3]
         )
-        do = at(pointer(zero, table[DO, 0] + b * table[DO, 1] + h * table[DO, 2]), q_start * do_row)
-        dq = at(pointer(zero, table[DQ, 0] + b * table[DQ, 1] + h * table[DQ, 2]), q_start * dq_row)
-        dk = pointer(zero, table[DK, 0] + b * table[DK, 1] + kv * table[DK, 2])
-        dv = pointer(zero, table[DV, 0] + b * table[DV, 1] + kv * table[DV, 2])
+        do = at(pointer(zero, table[DO, 0] + batch * table[DO, 1] + h * table[DO, 2]), query * do_row)
+        dq = at(pointer(zero, table[DQ, 0] + batch * table[DQ, 1] + h * table[DQ, 2]), query * dq_row)
+        dk = at(pointer(zero, table[DK, 0] + batch * table[DK, 1] + kv * table[DK, 2]), key * dk_row)
+        dv = at(pointer(zero, table[DV, 0] + batch * table[DV, 1] + kv * table[DV, 2]), key * dv_row)
 
-        q_rows = min(block_q, seqlen_q - q_start)
         lanes = (q_rows + vector - 1) // vector * vector
-        k_end = keys_seen(q_start + q_rows - 1, seqlen_k, causal, diagonal)
         # softmax_scale goes into the packed tiles: scores come out in units of log2, ds ready for dq and dk.
-        pack(q, q_row, q_rows, head_dim, qt, lanes, log2_scale)
+        pack(q, q_row, q_rows, head_dim, qt, lanes, numbers[Q_FACTOR])
         pack(do, do_row, q_rows, head_dim_v, dot, lanes, scale)
         row_dots(o, o_row, do, do_row, q_rows, head_dim_v, scale, delta)
         for r in range(q_rows):
@@ -140,60 +184,163 @@ def flash_backward(
         for r in range(q_rows, lanes):
             at(lse2, r)[0] = math.inf
             at(delta, r)[0] = zero
+        if features[ALIBI]:
+            slope = pointer(
+                zero, features[SLOPES_AT] + b * features[SLOPES_BATCH] + h * features[SLOPES_HEAD]
+            )[0]
+            for lane in range(lanes):
+                at(positions, lane)[0] = q_start + lane + diagonal
+                at(slopes, lane)[0] = -slope * LOG2E
+        k_first = first_key(q_start, seqlen_k, diagonal, features)
+        k_end = end_key(q_start + q_rows - 1, seqlen_k, diagonal, features) if q_rows else 0
+        limited = k_first < k_end and (
+            crosses_limits(q_start, q_rows, k_first, k_end - k_first, seqlen_k, diagonal, features)
+        )
+        if limited:
+            put_limits(firsts, ends, q_start, q_rows, lanes, seqlen_k, diagonal, features)
         rows_finite = True
-        if seen_by_first_row(q_start, 0, k_end, causal, diagonal) < k_end:
+        if limited or features[MASK] != NO_MASK:
             rows_finite = all_finite(q, q_row, q_rows, head_dim) and all_finite(
                 do, do_row, q_rows, head_dim_v
             )
+        begun = False
+        past = 0  # keys that this task is done with, or leaves alone
+        if link > 0 and k_first > 0:  # so that the next task need not wait for this one's first tile
+            wait_for(before, k_first)
+            publish(done, k_first)
 
-        for k_start in range(0, k_end, block_k):
-            k_rows = min(block_k, k_end - k_start)
-            k_tile, v_tile = at(k, k_start * k_row), at(v, k_start * v_row)
-            dk_tile, dv_tile = at(dk, k_start * dk_row), at(dv, k_start * dv_row)
-            seen = seen_by_first_row(q_start, k_start, k_rows, causal, diagonal)
-            partly_hidden = seen < k_rows
+        block, last_block = key_blocks(b, h, q_start, features, slot)
+        while block < last_block:
+            k_start, span_end = key_span(block, k_first, k_end, features, slot)
+            while k_start < span_end:
+                k_rows = min(block_k, span_end - k_start)
+                mask = mask_address(b, h, block, q_start, k_start, itemsize, features, slot)
+                seen = mask_on_tile(mask, q_rows, k_rows, zero, byte, features)
+                if seen == HIDDEN:
+                    k_start += k_rows
+                    continue
+                k_tile, v_tile = at(k, k_start * k_row), at(v, k_start * v_row)
+                dk_tile, dv_tile = at(dk, k_start * dk_row), at(dv, k_start * dv_row)
+                crosses = crosses_limits(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features)
+                partly = crosses or seen == PARTLY
+                tile = (q_start, k_start, seqlen_k, diagonal, mask)
 
-            # Pass 1: probabilities again. Forward: s = k @ qt, p = exp2(s - lse2).
-            multiply(k_tile, k_row, 1, qt, lanes, p, lanes, k_rows, lanes, head_dim, False)
-            if partly_hidden:
-                hide(p, lanes, seen, k_rows, -math.inf)
-            probabilities(p, lanes, k_rows, lanes, lse2)
+                # Pass 1: probabilities again. Forward: s = k @ qt, p = exp2(s - lse2).
+                multiply(k_tile, k_row, 1, qt, lanes, p, lanes, k_rows, lanes, head_dim, False)
+                if features[SOFTCAP]:
+                    cap_scores(p, k_rows * lanes, numbers[CAP], cap_slopes)
+                if features[ALIBI]:
+                    add_alibi(p, k_rows, lanes, k_start, positions, slopes)
+                if seen == PARTLY:
+                    apply_mask(p, k_rows, lanes, q_rows, mask, zero, byte, features)
+                if crosses:
+                    hide_outside(p, k_rows, lanes, k_start, firsts, ends, -math.inf)
+                probabilities(p, lanes, k_rows, lanes, lse2)
 
-            # Pass 2: score gradients. Forward: o = p @ v, so dp = do @ v.T; softmax: ds = p * (dp - delta).
-            multiply(v_tile, v_row, 1, dot, lanes, ds, lanes, k_rows, lanes, head_dim_v, False)
-            score_gradients(ds, p, lanes, k_rows, lanes, delta)
-            if partly_hidden:
-                hide(ds, lanes, seen, k_rows, zero)
+                # Pass 2: score gradients. Forward: o = p @ v, so dp = do @ v.T; softmax: ds = p * (dp - delta).
+                multiply(v_tile, v_row, 1, dot, lanes, ds, lanes, k_rows, lanes, head_dim_v, False)
+                if features[DROPOUT]:
+                    drop_gradients(
+                        ds,
+                        p,
+                        delta,
+                        numbers[KEEP_FACTOR],
+                        k_rows,
+                        lanes,
+                        k_start,
+                        q_start,
+                        h,
+                        b,
+                        features[SEED],
+                        features[THRESHOLD],
+                    )
+                else:
+                    score_gradients(ds, p, lanes, k_rows, lanes, delta)
+                if features[SOFTCAP]:
+                    multiply_by(ds, cap_slopes, k_rows * lanes)
+                if crosses:
+                    hide_outside(ds, k_rows, lanes, k_start, firsts, ends, zero)
+                if seen == PARTLY:
+                    clear_masked(ds, k_rows, lanes, q_rows, mask, zero, byte, features)
 
-            # Pass 3: what the keys get, in the chain's order. Forward: o += p @ v, so dv += p.T @ do;
-            # s = q @ k.T, so dk += ds.T @ q.
-            if link > 0:
-                wait_for(before, k_start + k_rows)
-            if partly_hidden and not rows_finite:
-                if link == 0:
-                    clear_rows(dv_tile, dv_row, k_rows, head_dim_v, zero)
-                    clear_rows(dk_tile, dk_row, k_rows, head_dim, zero)
-                add_visible_to_keys(p, lanes, seen, do, do_row, dv_tile, dv_row, k_rows, head_dim_v, q_rows)
-                add_visible_to_keys(ds, lanes, seen, q, q_row, dk_tile, dk_row, k_rows, head_dim, q_rows)
-            else:
-                multiply(p, lanes, 1, do, do_row, dv_tile, dv_row, k_rows, head_dim_v, q_rows, link > 0)
-                multiply(ds, lanes, 1, q, q_row, dk_tile, dk_row, k_rows, head_dim, q_rows, link > 0)
-            publish(done, k_start + k_rows)
+                # Pass 3: what the keys get, in the chain's order. Forward: o += p @ v, so dv += p.T @ do;
+                # s = q @ k.T, so dk += ds.T @ q.
+                if link > 0:
+                    wait_for(before, k_start + k_rows)
+                elif past < k_start:  # keys that no query of the first task sees
+                    clear_rows(at(dk, past * dk_row), dk_row, k_start - past, head_dim, zero)
+                    clear_rows(at(dv, past * dv_row), dv_row, k_start - past, head_dim_v, zero)
+                if partly and not rows_finite:
+                    if link == 0:
+                        clear_rows(dv_tile, dv_row, k_rows, head_dim_v, zero)
+                        clear_rows(dk_tile, dk_row, k_rows, head_dim, zero)
+                    add_seen_to_keys(
+                        p,
+                        lanes,
+                        tile,
+                        do,
+                        do_row,
+                        dv_tile,
+                        dv_row,
+                        q_rows,
+                        head_dim_v,
+                        k_rows,
+                        zero,
+                        byte,
+                        features,
+                    )
+                    add_seen_to_keys(
+                        ds,
+                        lanes,
+                        tile,
+                        q,
+                        q_row,
+                        dk_tile,
+                        dk_row,
+                        q_rows,
+                        head_dim,
+                        k_rows,
+                        zero,
+                        byte,
+                        features,
+                    )
+                else:
+                    multiply(p, lanes, 1, do, do_row, dv_tile, dv_row, k_rows, head_dim_v, q_rows, link > 0)
+                    multiply(ds, lanes, 1, q, q_row, dk_tile, dk_row, k_rows, head_dim, q_rows, link > 0)
+                past = k_start + k_rows
+                publish(done, past)
 
-            # Pass 4: what the queries get. Forward: s = q @ k.T, so dq += ds @ k.
-            if partly_hidden and not hidden_finite(k_tile, k_row, seen, k_rows, head_dim):
-                if k_start == 0:
-                    clear_rows(dq, dq_row, q_rows, head_dim, zero)
-                add_visible_to_rows(ds, lanes, seen, k_tile, k_row, dq, dq_row, q_rows, head_dim, k_rows)
-            else:
-                multiply(ds, 1, lanes, k_tile, k_row, dq, dq_row, q_rows, head_dim, k_rows, k_start > 0)
+                # Pass 4: what the queries get. Forward: s = q @ k.T, so dq += ds @ k.
+                if partly and not all_finite(k_tile, k_row, k_rows, head_dim):
+                    if not begun:
+                        clear_rows(dq, dq_row, q_rows, head_dim, zero)
+                    add_seen_to_rows(
+                        ds,
+                        lanes,
+                        tile,
+                        k_tile,
+                        k_row,
+                        dq,
+                        dq_row,
+                        q_rows,
+                        head_dim,
+                        k_rows,
+                        zero,
+                        byte,
+                        features,
+                    )
+                else:
+                    multiply(ds, 1, lanes, k_tile, k_row, dq, dq_row, q_rows, head_dim, k_rows, begun)
+                begun = True
+                k_start += k_rows
+            block += 1
 
-        if k_end == 0:
+        if not begun:
             clear_rows(dq, dq_row, q_rows, head_dim, zero)
-        if link == 0:  # keys that no query sees
-            clear_rows(at(dk, k_end * dk_row), dk_row, seqlen_k - k_end, head_dim, zero)
-            clear_rows(at(dv, k_end * dv_row), dv_row, seqlen_k - k_end, head_dim_v, zero)
+        if link == 0:
+            clear_rows(at(dk, past * dk_row), dk_row, seqlen_k - past, head_dim, zero)
+            clear_rows(at(dv, past * dv_row), dv_row, seqlen_k - past, head_dim_v, zero)
         else:
             wait_for(before, ALL_KEYS)
         publish(done, ALL_KEYS)
-        task = next_task(ticket, chain, chains, links, slot)
+        chain, link = next_task(ticket, chain, sequences, num_heads, num_kv_heads, block_q, features, slot)

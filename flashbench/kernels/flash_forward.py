@@ -10,18 +10,54 @@ from __future__ import annotations
 import math
 
 from flashbench.kernels.compiled import compiled
+from flashbench.kernels.dropout import drop
+from flashbench.kernels.features import (
+    ALIBI,
+    BATCH_INDEX,
+    CAP,
+    DIAGONAL,
+    DROPOUT,
+    FIRST_KEY,
+    FIRST_QUERY,
+    HIDDEN,
+    KEEP_FACTOR,
+    PARTLY,
+    Q_FACTOR,
+    SEED,
+    SEQLEN_K,
+    SEQLEN_Q,
+    SINKS,
+    SINKS_AT,
+    SINKS_HEAD,
+    SLOPES_AT,
+    SLOPES_BATCH,
+    SLOPES_HEAD,
+    SOFTCAP,
+    THRESHOLD,
+    TILES_BEFORE,
+    end_key,
+    first_key,
+    key_blocks,
+    key_span,
+    mask_address,
+    mask_on_tile,
+    sequence_of,
+    tile_rows,
+    tiles_of,
+)
 from flashbench.kernels.isa import ISA
 from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import at, pointer, take_ticket
+from flashbench.kernels.scores import add_alibi, cap_scores, hide_outside
 from flashbench.kernels.softmax import online_softmax
-from flashbench.kernels.tiles import pack, scale_rows
+from flashbench.kernels.tiles import all_finite, pack, scale_rows
 from flashbench.kernels.visibility import (
-    add_visible_to_rows,
+    LOG2E,
+    add_seen_to_rows,
+    apply_mask,
     clear_rows,
-    hidden_finite,
-    hide,
-    keys_seen,
-    seen_by_first_row,
+    crosses_limits,
+    put_limits,
 )
 
 LN2 = math.log(2.0)
@@ -35,8 +71,12 @@ Q, K, V, O, LSE = range(5)
 @compiled
 def flash_forward(
     zero,  # of the arrays' dtype: tells it to the compiler
+    byte,  # of a bool mask's entries, for the same reason
     itemsize,
     table,
+    sequences,
+    features,
+    numbers,
     tickets,
     scratch,
     scratch_stride,
@@ -44,20 +84,16 @@ def flash_forward(
     tasks,
     num_heads,
     group,
-    seqlen_q,
-    seqlen_k,
     head_dim,
     head_dim_v,
-    log2_scale,  # softmax_scale * log2(e), in the arrays' dtype
-    causal,
-    diagonal,
     block_q,
     block_k,
 ):
     """Work on tiles of queries until none of the `tasks` is left; tickets hand them out.
 
-    A thread's scratch, in elements: qt (head_dim, lanes), s (block_k, lanes), row_max, row_sum and
-    rescale (lanes each), where lanes is block_q rounded up to whole vectors.
+    A thread's scratch, in elements: qt (head_dim, lanes), s (block_k, lanes), then row_max, row_sum and
+    rescale (lanes each), as far as features need them firsts, ends, positions and slopes (lanes each), where
+    lanes is block_q rounded up to whole vectors.
     """
     vector = VECTOR_BYTES // itemsize
     most_lanes = (block_q + vector - 1) // vector * vector
@@ -67,58 +103,123 @@ def flash_forward(
     row_max = at(s, block_k * most_lanes)
     row_sum = at(row_max, most_lanes)
     rescale = at(row_sum, most_lanes)
-    tiles = (seqlen_q + block_q - 1) // block_q
+    firsts = at(rescale, most_lanes)
+    ends = at(firsts, most_lanes)
+    positions = at(ends, most_lanes)
+    slopes = at(positions, most_lanes)
     q_row, k_row, v_row, o_row = table[Q, 3], table[K, 3], table[V, 3], table[O, 3]
     while True:
         task = take_ticket(ticket)
         if task >= tasks:
             return
-        # Longest causal tiles first, so that the last tasks are short and threads finish together.
-        q_start = (tiles - 1 - task % tiles) * block_q
-        b = task // tiles // num_heads
-        h = task // tiles % num_heads
+        b = sequence_of(sequences, task, num_heads)
+        seqlen_q, seqlen_k = sequences[b, SEQLEN_Q], sequences[b, SEQLEN_K]
+        diagonal = sequences[b, DIAGONAL]
+        tiles = tiles_of(seqlen_q, block_q, features)
+        task -= sequences[b, TILES_BEFORE] * num_heads
+        h = task // tiles
         kv = h // group
-        q = at(pointer(zero, table[Q, 0] + b * table[Q, 1] + h * table[Q, 2]), q_start * q_row)
-        k = pointer(zero, table[K, 0] + b * table[K, 1] + kv * table[K, 2])
-        v = pointer(zero, table[V, 0] + b * table[V, 1] + kv * table[V, 2])
-        o = at(pointer(zero, table[O, 0] + b * table[O, 1] + h * table[O, 2]), q_start * o_row)
-        lse = at(pointer(zero, table[LSE, 0] + b * table[LSE, 1] + h * table[LSE, 2]), q_start)
+        # Longest causal tiles first, so that the last tasks are short and threads finish together.
+        q_start, q_rows = tile_rows(tiles - 1 - task % tiles, seqlen_q, block_q, features)
+        if q_rows == 0:
+            continue
+        batch, query, key = sequences[b, BATCH_INDEX], sequences[b, FIRST_QUERY], sequences[b, FIRST_KEY]
+        query += q_start
+        q = at(pointer(zero, table[Q, 0] + batch * table[Q, 1] + h * table[Q, 2]), query * q_row)
+        k = at(pointer(zero, table[K, 0] + batch * table[K, 1] + kv * table[K, 2]), key * k_row)
+        v = at(pointer(zero, table[V, 0] + batch * table[V, 1] + kv * table[V, 2]), key * v_row)
+        o = at(pointer(zero, table[O, 0] + batch * table[O, 1] + h * table[O, 2]), query * o_row)
+        lse = at(pointer(zero, table[LSE, 0] + batch * table[LSE, 1] + h * table[LSE, 2]), query)
 
-        q_rows = min(block_q, seqlen_q - q_start)
         lanes = (q_rows + vector - 1) // vector * vector
-        pack(q, q_row, q_rows, head_dim, qt, lanes, log2_scale)
+        pack(q, q_row, q_rows, head_dim, qt, lanes, numbers[Q_FACTOR])
+        start_max, start_sum = zero - math.inf, zero
+        if features[SINKS]:
+            sink = pointer(zero, features[SINKS_AT] + h * features[SINKS_HEAD])[0]
+            if sink != -math.inf:  # a key of its own, that carries no value
+                start_max, start_sum = sink * LOG2E, zero + 1
         for lane in range(lanes):
-            at(row_max, lane)[0] = -math.inf
-            at(row_sum, lane)[0] = zero
-        k_end = keys_seen(q_start + q_rows - 1, seqlen_k, causal, diagonal)
-        if k_end == 0:
+            at(row_max, lane)[0] = start_max
+            at(row_sum, lane)[0] = start_sum
+        if features[ALIBI]:
+            slope = pointer(
+                zero, features[SLOPES_AT] + b * features[SLOPES_BATCH] + h * features[SLOPES_HEAD]
+            )[0]
+            for lane in range(lanes):
+                at(positions, lane)[0] = q_start + lane + diagonal
+                at(slopes, lane)[0] = -slope * LOG2E
+        k_first = first_key(q_start, seqlen_k, diagonal, features)
+        k_end = end_key(q_start + q_rows - 1, seqlen_k, diagonal, features)
+        if k_first < k_end and (
+            crosses_limits(q_start, q_rows, k_first, k_end - k_first, seqlen_k, diagonal, features)
+        ):
+            put_limits(firsts, ends, q_start, q_rows, lanes, seqlen_k, diagonal, features)
+        begun = False
+        block, last_block = key_blocks(b, h, q_start, features, slot)
+        while block < last_block:
+            k_start, span_end = key_span(block, k_first, k_end, features, slot)
+            while k_start < span_end:
+                k_rows = min(block_k, span_end - k_start)
+                mask = mask_address(b, h, block, q_start, k_start, itemsize, features, slot)
+                seen = mask_on_tile(mask, q_rows, k_rows, zero, byte, features)
+                if seen == HIDDEN:
+                    k_start += k_rows
+                    continue
+                v_tile = at(v, k_start * v_row)
+
+                # Pass 1: scores, in units of log2, and what the features make of them.
+                multiply(
+                    at(k, k_start * k_row), k_row, 1, qt, lanes, s, lanes, k_rows, lanes, head_dim, False
+                )
+                if features[SOFTCAP]:
+                    cap_scores(s, k_rows * lanes, numbers[CAP], pointer(zero, 0))
+                if features[ALIBI]:
+                    add_alibi(s, k_rows, lanes, k_start, positions, slopes)
+                partly = seen == PARTLY
+                if partly:
+                    apply_mask(s, k_rows, lanes, q_rows, mask, zero, byte, features)
+                if crosses_limits(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features):
+                    hide_outside(s, k_rows, lanes, k_start, firsts, ends, -math.inf)
+                    partly = True
+
+                # Pass 2: probabilities under the maximum so far; what o holds comes to the same maximum.
+                grew = online_softmax(s, lanes, k_rows, lanes, row_max, row_sum, rescale)
+                if grew and begun:
+                    scale_rows(o, o_row, q_rows, head_dim_v, rescale)
+                if features[DROPOUT]:
+                    drop(s, k_rows, lanes, k_start, q_start, h, b, features[SEED], features[THRESHOLD])
+
+                # Pass 3: o += p @ v.
+                if partly and not all_finite(v_tile, v_row, k_rows, head_dim_v):
+                    if not begun:
+                        clear_rows(o, o_row, q_rows, head_dim_v, zero)
+                    tile = (q_start, k_start, seqlen_k, diagonal, mask)
+                    add_seen_to_rows(
+                        s,
+                        lanes,
+                        tile,
+                        v_tile,
+                        v_row,
+                        o,
+                        o_row,
+                        q_rows,
+                        head_dim_v,
+                        k_rows,
+                        zero,
+                        byte,
+                        features,
+                    )
+                else:
+                    multiply(s, 1, lanes, v_tile, v_row, o, o_row, q_rows, head_dim_v, k_rows, begun)
+                begun = True
+                k_start += k_rows
+            block += 1
+        if not begun:
             clear_rows(o, o_row, q_rows, head_dim_v, zero)
-        for k_start in range(0, k_end, block_k):
-            k_rows = min(block_k, k_end - k_start)
-            v_tile = at(v, k_start * v_row)
-            seen = seen_by_first_row(q_start, k_start, k_rows, causal, diagonal)
-
-            # Pass 1: scores, in units of log2.
-            multiply(at(k, k_start * k_row), k_row, 1, qt, lanes, s, lanes, k_rows, lanes, head_dim, False)
-            if seen < k_rows:
-                hide(s, lanes, seen, k_rows, -math.inf)
-
-            # Pass 2: probabilities under the maximum so far; what o holds comes to the same maximum.
-            grew = online_softmax(s, lanes, k_rows, lanes, row_max, row_sum, rescale)
-            if grew and k_start > 0:
-                scale_rows(o, o_row, q_rows, head_dim_v, rescale)
-
-            # Pass 3: o += p @ v.
-            if seen < k_rows and not hidden_finite(v_tile, v_row, seen, k_rows, head_dim_v):
-                if k_start == 0:
-                    clear_rows(o, o_row, q_rows, head_dim_v, zero)
-                add_visible_to_rows(s, lanes, seen, v_tile, v_row, o, o_row, q_rows, head_dim_v, k_rows)
-            else:
-                multiply(s, 1, lanes, v_tile, v_row, o, o_row, q_rows, head_dim_v, k_rows, k_start > 0)
 
         for r in range(q_rows):
             total = at(row_sum, r)[0]
             # A row that sees no key has sum 0: o = 0, lse = -inf.
-            at(rescale, r)[0] = 1 / total if total != 0 else zero
+            at(rescale, r)[0] = numbers[KEEP_FACTOR] / total if total != 0 else zero
             at(lse, r)[0] = at(row_max, r)[0] * LN2 + math.log(total)
         scale_rows(o, o_row, q_rows, head_dim_v, rescale)

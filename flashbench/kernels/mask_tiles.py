@@ -63,14 +63,17 @@ def _over_tile(
     neighbours = b.icmp_signed("==", by_key, const(1))
     same_for_all = b.icmp_signed("==", by_query, const(0))
     squares = b.and_(neighbours, b.not_(same_for_all))
-    with b.if_then(squares), loop(b, whole_queries, step=count, carry=[]) as (query, _, _):
-        with loop(b, whole_keys, step=count, carry=[]) as (key, _, _):
-            rows = [
-                load_entries(b, mask, b.add(b.mul(b.add(query, const(i)), by_query), key), entries)
-                for i in range(count)
-            ]
-            for j, value in enumerate(transpose(b, rows)):
-                change(b.add(b.mul(b.add(key, const(j)), lanes), query), value)
+    with (
+        b.if_then(squares),
+        loop(b, whole_queries, step=count, carry=[]) as (query, _, _),
+        loop(b, whole_keys, step=count, carry=[]) as (key, _, _),
+    ):
+        rows = [
+            load_entries(b, mask, b.add(b.mul(b.add(query, const(i)), by_query), key), entries)
+            for i in range(count)
+        ]
+        for j, value in enumerate(transpose(b, rows)):
+            change(b.add(b.mul(b.add(key, const(j)), lanes), query), value)
     with (
         b.if_then(same_for_all),
         loop(b, keys, carry=[]) as (key, _, _),

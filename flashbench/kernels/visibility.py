@@ -1,15 +1,30 @@
 """Which scores of a tile are visible, and the exact way through a tile that is partly hidden.
 
-A tile covers the queries from q_start and the keys from k_start on. `seen` says where the diagonal
-crosses it: row r of the tile sees its keys j < seen + r.
+What hides them: causality and window (a first and an end key for each query), sequence lengths, a mask. A
+tile that is partly hidden takes the fast way as long as its numbers are finite: a hidden score becomes -inf, its
+probability 0. Otherwise 0 * NaN would carry a NaN or infinity to rows that do not see it.
 """
 
 from __future__ import annotations
 
+import math
+
 from numba import njit
 
-from flashbench.kernels.memory import at
-from flashbench.kernels.tiles import all_finite, hide_above_diagonal
+from flashbench.kernels.features import (
+    FLOAT_MASK,
+    MASK,
+    MASK_KEY,
+    MASK_ROW,
+    end_key,
+    first_key,
+    mask_shows,
+)
+from flashbench.kernels.mask_tiles import add_mask, clear_minus_inf, hide_masked
+from flashbench.kernels.memory import at, pointer
+from flashbench.kernels.scores import put_whole
+
+LOG2E = math.log2(math.e)
 
 
 @njit(nogil=True)
@@ -21,49 +36,75 @@ def keys_seen(query, seqlen_k, causal, diagonal):
 
 
 @njit(nogil=True)
-def seen_by_first_row(q_start, k_start, k_rows, causal, diagonal):
-    """`seen` of a tile; at least k_rows when nothing in it is hidden."""
-    if causal:
-        return q_start + diagonal + 1 - k_start
-    return k_rows
+def put_limits(firsts, ends, q_start, q_rows, lanes, seqlen_k, diagonal, features):
+    """The first and the end key of each query of a tile, for `hide_outside`; none for lanes without one."""
+    for r in range(q_rows):
+        put_whole(firsts, r, first_key(q_start + r, seqlen_k, diagonal, features))
+        put_whole(ends, r, end_key(q_start + r, seqlen_k, diagonal, features))
+    for r in range(q_rows, lanes):
+        put_whole(firsts, r, 0)
+        put_whole(ends, r, seqlen_k)
 
 
 @njit(nogil=True)
-def hide(tile, lanes, seen, rows, value):
-    """Put `value` where a query does not see a key, in a tile[key, query lane]."""
-    first = max(0, seen)  # the keys before it are seen by every query
-    hide_above_diagonal(at(tile, first * lanes), lanes, rows - first, lanes, first + 1 - seen, value)
+def crosses_limits(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features):
+    """Whether some query of the tile does not see some key of it, by causality or window."""
+    last = first_key(q_start + q_rows - 1, seqlen_k, diagonal, features)
+    return k_start < last or k_start + k_rows > end_key(q_start, seqlen_k, diagonal, features)
 
 
 @njit(nogil=True)
-def hidden_finite(x, x_row, seen, rows, columns):
-    """Whether the keys' rows of x that some query of the tile does not see are free of NaN and inf."""
-    first = max(0, seen)
-    return all_finite(at(x, first * x_row), x_row, rows - first, columns)
+def apply_mask(s, k_rows, lanes, q_rows, mask, zero, byte, features):
+    """Add the mask to a tile of scores, or hide by it."""
+    by_query, by_key = features[MASK_ROW], features[MASK_KEY]
+    if features[MASK] == FLOAT_MASK:
+        add_mask(s, k_rows, lanes, q_rows, pointer(zero, mask), by_query, by_key, LOG2E)
+    else:
+        hide_masked(s, k_rows, lanes, q_rows, pointer(byte, mask), by_query, by_key, -math.inf)
 
 
 @njit(nogil=True)
-def add_visible_to_rows(p, p_row, seen, x, x_row, c, c_row, rows, columns, depth):
-    """c[r] += sum of p[j, r] * x[j] over the keys j that query r sees.
-
-    Takes the product's place in a tile on the diagonal whose x holds a NaN or inf: the product would
-    carry it, as 0 * NaN, into rows that do not see it.
-    """
-    for r in range(rows):
-        for j in range(min(depth, seen + r)):
-            weight = at(p, j * p_row + r)[0]
-            for column in range(columns):
-                at(c, r * c_row + column)[0] += weight * at(x, j * x_row + column)[0]
+def clear_masked(tile, k_rows, lanes, q_rows, mask, zero, byte, features):
+    """Zeros where the mask hides."""
+    by_query, by_key = features[MASK_ROW], features[MASK_KEY]
+    if features[MASK] == FLOAT_MASK:
+        clear_minus_inf(tile, k_rows, lanes, q_rows, pointer(zero, mask), by_query, by_key)
+    else:
+        hide_masked(tile, k_rows, lanes, q_rows, pointer(byte, mask), by_query, by_key, zero)
 
 
 @njit(nogil=True)
-def add_visible_to_keys(p, p_row, seen, x, x_row, c, c_row, rows, columns, depth):
+def sees(r, j, tile, zero, byte, features):
+    """Whether query r of a tile sees its key j. tile: (q_start, k_start, seqlen_k, diagonal, mask address)."""
+    q_start, k_start, seqlen_k, diagonal, mask = tile
+    query, key = q_start + r, k_start + j
+    if key < first_key(query, seqlen_k, diagonal, features):
+        return False
+    if key >= end_key(query, seqlen_k, diagonal, features):
+        return False
+    return mask_shows(mask, r, j, zero, byte, features)
+
+
+@njit(nogil=True)
+def add_seen_to_rows(p, lanes, tile, x, x_row, c, c_row, q_rows, columns, k_rows, zero, byte, features):
+    """c[r] += sum of p[j, r] * x[j] over the keys j that query r sees: the product, where it would leak."""
+    for r in range(q_rows):
+        for j in range(k_rows):
+            if sees(r, j, tile, zero, byte, features):
+                weight = at(p, j * lanes + r)[0]
+                for column in range(columns):
+                    at(c, r * c_row + column)[0] += weight * at(x, j * x_row + column)[0]
+
+
+@njit(nogil=True)
+def add_seen_to_keys(p, lanes, tile, x, x_row, c, c_row, q_rows, columns, k_rows, zero, byte, features):
     """c[j] += sum of p[j, r] * x[r] over the queries r that see key j: the same for dk and dv."""
-    for j in range(rows):
-        for r in range(max(0, j - seen + 1), depth):
-            weight = at(p, j * p_row + r)[0]
-            for column in range(columns):
-                at(c, j * c_row + column)[0] += weight * at(x, r * x_row + column)[0]
+    for j in range(k_rows):
+        for r in range(q_rows):
+            if sees(r, j, tile, zero, byte, features):
+                weight = at(p, j * lanes + r)[0]
+                for column in range(columns):
+                    at(c, j * c_row + column)[0] += weight * at(x, r * x_row + column)[0]
 
 
 @njit(nogil=True)
