@@ -69,8 +69,8 @@ def problems(
 
 
 def random_extras(problem: AttentionProblem, seed: int = 0, *, block: int | tuple[int, int] = 3) -> Extras:
-    """`make_extras`, but with slopes of every head's own, block masks whose blocks are small enough to differ,
-    and float masks that hide some pairs by -inf.
+    """`make_extras`, but with slopes of every head's own, block masks of small blocks, and float masks that
+    hide some pairs by -inf.
     """
     extras = make_extras(problem, seed)
     rng = np.random.default_rng((seed, 2))
@@ -94,16 +94,14 @@ def visible_pairs(problem: AttentionProblem, extras: Extras, b: int, h: int) -> 
     if problem.causal_alignment == "bottom-right":
         diagonal = sequence.seqlen_k - sequence.seqlen_q
     left, right = problem.window_left, 0 if problem.causal else problem.window_right
-    mask = extras.mask
-    if isinstance(mask, BlockMask):
-        mask = np.broadcast_to(mask.dense(), (problem.batch, problem.num_heads, *mask.shape[2:]))
-    visible = np.zeros((sequence.seqlen_q, sequence.seqlen_k), dtype=bool)
-    for i, j in np.ndindex(visible.shape):
-        visible[i, j] = (left is None or i + diagonal - j <= left) and (
-            right is None or j - i - diagonal <= right
-        )
-        if mask is not None and not (
-            mask[b, h, i, j] > -np.inf if problem.mask == "float" else mask[b, h, i, j]
-        ):
-            visible[i, j] = False
+    i, j = np.indices((sequence.seqlen_q, sequence.seqlen_k))
+    visible = np.ones(i.shape, dtype=bool)
+    if left is not None:
+        visible &= j >= i + diagonal - left
+    if right is not None:
+        visible &= j <= i + diagonal + right
+    mask = extras.mask.dense() if isinstance(extras.mask, BlockMask) else extras.mask
+    if mask is not None:
+        mask = np.broadcast_to(mask, (problem.batch, problem.num_heads, *mask.shape[2:]))[b, h][i, j]
+        visible &= ~np.isneginf(mask) if problem.mask == "float" else mask
     return visible

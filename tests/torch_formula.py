@@ -25,7 +25,7 @@ class Answers(NamedTuple):
 
 
 def answers(problem: AttentionProblem, inputs: Inputs, extras: Extras) -> Answers:
-    """Every score of every head at once, in float64, with nothing skipped; keys in pages have no place here."""
+    """By every score of a head at once, in float64, with nothing skipped; not for keys in pages."""
     import torch
 
     q, k, v = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in inputs[:3])
