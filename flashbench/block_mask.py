@@ -109,19 +109,34 @@ class BlockMask(NamedTuple):
         """Memory that the mask takes."""
         return sum(x.nbytes for x in (self.row_starts, self.columns, self.parts, self.partial))
 
-    def dense(self) -> NDArray[np.bool_]:
-        """The same as a bool array of `shape`."""
-        mask = np.zeros(self.shape, np.bool_)
-        for b, h, row in np.ndindex(*self.row_starts.shape[:2], self.row_starts.shape[2] - 1):
-            q_start = row * self.block_q
-            target = mask[b, h, q_start : q_start + self.block_q]
+    def rows(self, b: int, h: int, queries: slice) -> NDArray[np.bool_]:
+        """Some queries of one head as a bool array: (queries, seqlen_k).
+
+        >>> BlockMask.from_mask(np.tri(4, dtype=bool), block=2).rows(0, 0, slice(2, 3))
+        array([[ True,  True,  True, False]])
+        """
+        batch, num_heads, seqlen_q, seqlen_k = self.shape
+        b, h = b if batch > 1 else 0, h if num_heads > 1 else 0
+        start, stop, _ = queries.indices(seqlen_q)
+        mask = np.zeros((max(0, stop - start), seqlen_k), np.bool_)
+        for row in range(start // self.block_q, -(-stop // self.block_q)):
+            first = row * self.block_q
+            top, bottom = max(first, start), min(first + self.block_q, stop)
             for place in range(self.row_starts[b, h, row], self.row_starts[b, h, row + 1]):
                 k_start = self.columns[place] * self.block_k
-                block = target[:, k_start : k_start + self.block_k]
+                target = mask[top - start : bottom - start, k_start : k_start + self.block_k]
                 part = self.parts[place]
-                block[...] = (
-                    True if part == _WHOLE else self.partial[part, : block.shape[0], : block.shape[1]]
-                )
+                if part == _WHOLE:
+                    target[...] = True
+                else:
+                    target[...] = self.partial[part, top - first : bottom - first, : target.shape[1]]
+        return mask
+
+    def dense(self) -> NDArray[np.bool_]:
+        """The same as a bool array of `shape`."""
+        mask = np.empty(self.shape, np.bool_)
+        for b, h in np.ndindex(*self.shape[:2]):
+            mask[b, h] = self.rows(b, h, slice(None))
         return mask
 
 

@@ -125,6 +125,8 @@ class AttentionProblem(
             raise AttentionError(
                 f"mask_axes must be some of b, h, q, k in this order, not {self.mask_axes!r}"
             )
+        if self.mask == "block" and not self.mask_axes.endswith("qk"):
+            raise AttentionError(f"mask_axes of a block mask must have q and k, not be {self.mask_axes!r}")
         for name in ("mask_block_q", "mask_block_k", "page_size"):
             size = getattr(self, name)
             if size is not None and size < 1:
@@ -299,6 +301,13 @@ class AttentionProblem(
         if self.packed:
             return 1, self.num_kv_heads, self.key_rows, self.head_dim
         return self.batch, self.num_kv_heads, self.seqlen_k, self.head_dim
+
+    @property
+    def mask_shape(self) -> tuple[int, int, int, int]:
+        """(batch, num_heads, seqlen_q, seqlen_k), 1 where the mask is broadcast: its gradient's shape."""
+        sizes = {"b": self.batch, "h": self.num_heads, "q": self.seqlen_q, "k": self.seqlen_k}
+        b, h, q, k = (size if axis in self.mask_axes else 1 for axis, size in sizes.items())
+        return b, h, q, k
 
     @property
     def _q_bytes(self) -> int:

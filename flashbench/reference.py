@@ -1,94 +1,176 @@
 """The float64 oracle: textbook attention and its gradients in NumPy, one block of query rows at a time.
 
 It shares no code with any engine, and reads like the formulas in Dao et al. 2022, "FlashAttention":
-p = softmax(softmax_scale * q k^T), o = p v. Slow, sure, and never N x N.
+p = softmax(softmax_scale * q k^T), o = p v, with each optional feature in one place. Slow, sure, and never
+N x N.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from flashbench.block_mask import BlockMask
+from flashbench.errors import AttentionError
+from flashbench.extras import NO_EXTRAS, Extras
+from flashbench.philox import dropout_kept
 from flashbench.problem import AttentionProblem
 
 Array = NDArray[np.floating]
 Array64 = NDArray[np.float64]
 Visible = NDArray[np.bool_]
+Index = tuple[slice, ...]
 
 # Scores of one block of query rows: 256 x 8192 float64 take 16 MiB, which keeps a check of a long
 # problem small beside what it checks.
 ROWS_PER_BLOCK = 256
 
 
-class ReferenceGradients(NamedTuple):
-    """Gradients of sum(do * o) in float64, in the shapes of q, k and v."""
-
+class _Gradients(NamedTuple):
     dq: Array64
     dk: Array64
     dv: Array64
 
 
-def attention_reference(problem: AttentionProblem, q: Array, k: Array, v: Array) -> tuple[Array64, Array64]:
+class ReferenceGradients(_Gradients):
+    """Gradients of sum(do * o) in float64: dq, dk and dv, which it unpacks into, and two more by name.
+
+    dsinks: (num_heads,), None without sinks. dmask: in the mask's own shape, problem.mask_shape; None
+    without a float mask.
+    """
+
+    dsinks: Array64 | None = None
+    dmask: Array64 | None = None
+
+    def __new__(
+        cls,
+        dq: Array64,
+        dk: Array64,
+        dv: Array64,
+        dsinks: Array64 | None = None,
+        dmask: Array64 | None = None,
+    ) -> ReferenceGradients:
+        made = super().__new__(cls, dq, dk, dv)
+        made.dsinks, made.dmask = dsinks, dmask
+        return made
+
+
+def attention_reference(
+    problem: AttentionProblem,
+    q: Array,
+    k: Array,
+    v: Array,
+    extras: Extras = NO_EXTRAS,
+    *,
+    origin: tuple[int, int] = (0, 0),
+) -> tuple[Array64, Array64]:
     """o: (batch, num_heads, seqlen_q, head_dim_v) and lse: (batch, num_heads, seqlen_q), both float64.
 
-    q: (batch, num_heads, seqlen_q, head_dim), k and v: (batch, num_kv_heads, seqlen_k, ...), of any
-    float dtype. A row without a visible key gives o = 0 and lse = -inf. A key or value that a row does
-    not see cannot reach it, whatever it holds, NaN included.
+    q, k and v: of problem.q_shape and k_shape, of any float dtype. A row without a visible key gives o = 0
+    and lse = -inf, or its sink. A key or value that a row does not see cannot reach it, whatever it holds,
+    NaN included; one that dropout drops is seen.
+
+    origin: (sequence, head) that the first ones here are in `extras` and for dropout, where this problem
+    is a part of another (see `head_group`).
     """
-    group = problem.num_heads // problem.num_kv_heads
-    o = np.zeros((problem.batch, problem.num_heads, problem.seqlen_q, problem.head_dim_v))
-    lse = np.full(o.shape[:3], -np.inf)
+    o = np.zeros((*problem.q_shape[:3], problem.head_dim_v))
+    lse = np.zeros(o.shape[:3])
     with np.errstate(all="ignore"):  # NaN and infinity are answers here, not accidents
-        for b, h in np.ndindex(problem.batch, problem.num_heads):
-            head = (_float64(x[b, i]) for x, i in ((q, h), (k, h // group), (v, h // group)))
-            o[b, h], lse[b, h] = _forward_head(problem, *head)
+        for head in _heads(problem, extras, origin):
+            q_head, k_head, v_head = _float64(q[head.queries]), head.keys_of(k), head.keys_of(v)
+            o[head.queries], lse[head.queries] = _forward_head(head, q_head, k_head, v_head)
     return o, lse
 
 
 def attention_backward_reference(
-    problem: AttentionProblem, do: Array, q: Array, k: Array, v: Array
+    problem: AttentionProblem,
+    do: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    extras: Extras = NO_EXTRAS,
+    *,
+    origin: tuple[int, int] = (0, 0),
 ) -> ReferenceGradients:
-    """dq, dk and dv of sum(do * o) in float64; query heads that share a key head add up in dk and dv.
+    """Gradients of sum(do * o); query heads that share a key head add up in dk and dv.
 
-    Shapes as in `attention_reference`, do like o. Zero for rows without a visible key.
+    Arguments as in `attention_reference`, do like o. Zero for rows without a visible key. Not for keys in
+    pages, which are there to be read.
     """
-    group = problem.num_heads // problem.num_kv_heads
+    if problem.page_size is not None:
+        raise AttentionError("keys in pages have no gradients")
     dq, dk, dv = (np.zeros(x.shape) for x in (q, k, v))
+    dsinks = np.zeros(problem.num_heads) if problem.sinks else None
+    dmask = np.zeros(problem.mask_shape) if problem.mask == "float" else None
     with np.errstate(all="ignore"):
-        for b, h in np.ndindex(problem.batch, problem.num_heads):
-            kv = h // group
-            head = (_float64(x[b, i]) for x, i in ((do, h), (q, h), (k, kv), (v, kv)))
-            dq_head, dk_head, dv_head = _backward_head(problem, *head)
-            dq[b, h] = dq_head
-            dk[b, kv] += dk_head
-            dv[b, kv] += dv_head
-    return ReferenceGradients(dq, dk, dv)
+        for head in _heads(problem, extras, origin):
+            arrays = _float64(do[head.queries]), _float64(q[head.queries]), head.keys_of(k), head.keys_of(v)
+            dq_head, dk_head, dv_head, dsink = _backward_head(head, *arrays, dmask)
+            dq[head.queries] = dq_head
+            dk[head.keys] += dk_head
+            dv[head.keys] += dv_head
+            if dsinks is not None:
+                dsinks[head.h] += dsink
+    return ReferenceGradients(dq, dk, dv, dsinks, dmask)
 
 
-def head_group(
-    problem: AttentionProblem, batch: int, kv_head: int
-) -> tuple[AttentionProblem, tuple[slice, slice], tuple[slice, slice]]:
-    """One key head with the query heads that share it, as a problem of its own.
+class HeadGroup(NamedTuple):
+    """A part of a problem as a problem of its own; the whole's extras go with it and its origin."""
 
-    Returns that problem, the index of its part of q, do, o, lse and dq, and the index of its part of
-    k, v, dk and dv. Groups do not influence each other, so a big problem can be checked on a few.
+    problem: AttentionProblem
+    queries: Index  # of its part of q, do, o, lse and dq
+    keys: Index  # of its part of k, v, dk and dv; of all pages where those lie in pages
+    origin: tuple[int, int]  # its first (sequence, head)
 
-    >>> problem, queries, keys = head_group(AttentionProblem.of(8, num_heads=6, num_kv_heads=2), 0, 1)
-    >>> problem.num_heads, problem.num_kv_heads, queries, keys
-    (3, 1, (slice(0, 1, None), slice(3, 6, None)), (slice(0, 1, None), slice(1, 2, None)))
+
+def head_group(problem: AttentionProblem, batch: int, kv_head: int) -> HeadGroup:
+    """One key head of one sequence with the query heads that share it.
+
+    Groups do not influence each other, so a big problem can be checked on a few.
+
+    >>> part = head_group(AttentionProblem.of(8, num_heads=6, num_kv_heads=2), 0, 1)
+    >>> part.problem.num_heads, part.problem.num_kv_heads, part.origin
+    (3, 1, (0, 3))
+    >>> part.queries[1], part.keys[1]
+    (slice(3, 6, None), slice(1, 2, None))
     """
     group = problem.num_heads // problem.num_kv_heads
-    part = msgspec.structs.replace(problem, batch=1, num_heads=group, num_kv_heads=1)
-    rows = slice(batch, batch + 1)
-    return (
-        part,
-        (rows, slice(kv_head * group, (kv_head + 1) * group)),
-        (rows, slice(kv_head, kv_head + 1)),
+    sequence = problem.sequences()[batch]
+    part = msgspec.structs.replace(
+        problem,
+        batch=1,
+        num_heads=group,
+        num_kv_heads=1,
+        key_lengths=None if problem.key_lengths is None else (sequence.seqlen_k,),
+        query_lengths=None if problem.query_lengths is None else (sequence.seqlen_q,),
     )
+    first = kv_head * group
+    one = slice(sequence.batch_index, sequence.batch_index + 1)
+    queries: Index = (one, slice(first, first + group))
+    keys: Index = (one, slice(kv_head, kv_head + 1))
+    if problem.packed:
+        queries += (slice(sequence.first_query, sequence.first_query + sequence.seqlen_q),)
+        keys += (slice(sequence.first_key, sequence.first_key + sequence.seqlen_k),)
+    if problem.page_size is not None:
+        keys = (slice(None), keys[1])
+    return HeadGroup(part, queries, keys, (batch, first))
+
+
+def gather_pages(x: Array, pages: NDArray[np.int64], seqlen_k: int) -> Array:
+    """The keys of one sequence, (num_kv_heads, seqlen_k, ...), from their pages in this order.
+
+    x: (pages, num_kv_heads, page_size, ...), k or v; pages: a row of the block table.
+
+    >>> gather_pages(np.arange(6.0).reshape(3, 1, 2, 1), np.array([2, 0]), 3).ravel()
+    array([4., 5., 0.])
+    """
+    page_size = x.shape[2]
+    used = x[pages[: -(-seqlen_k // page_size)]].swapaxes(0, 1)
+    return used.reshape(x.shape[1], -1, x.shape[3])[:, :seqlen_k]
 
 
 def largest_error(actual: Array, expected: Array) -> float:
@@ -127,58 +209,200 @@ def _float64(x: Array) -> Array64:
     return np.ascontiguousarray(x, dtype=np.float64)
 
 
-def _row_blocks(problem: AttentionProblem, *arrays: Array64) -> Iterator[tuple[slice, int, Visible]]:
-    """Blocks of query rows, the number of keys that matter to them, and which scores are visible.
+class _Head(NamedTuple):
+    """One query head of one sequence: where it lies, and what the features do there."""
+
+    problem: AttentionProblem
+    extras: Extras
+    b: int  # the sequence and the head here,
+    h: int
+    number: tuple[int, int]  # and in extras and for dropout
+    queries: tuple[int, int, slice]  # of its part of q, do, o, lse and dq
+    keys: tuple[int, int, slice]  # of its part of k, v, dk and dv
+    seqlen_q: int
+    seqlen_k: int
+
+    def keys_of(self, x: Array) -> Array64:
+        """Its part of k or v."""
+        if self.problem.page_size is None:
+            return _float64(x[self.keys])
+        assert self.extras.block_table is not None
+        kv = self.keys[1]
+        return _float64(
+            gather_pages(x[:, kv : kv + 1], self.extras.block_table[self.number[0]], self.seqlen_k)[0]
+        )
+
+    @property
+    def sink(self) -> float:
+        """The logit that joins every row's; one of -inf has no weight."""
+        if not self.problem.sinks:
+            return -np.inf
+        assert self.extras.sinks is not None
+        return float(self.extras.sinks[self.number[1]])
+
+    def own_keys(self, rows: slice) -> NDArray[np.intp]:
+        """Which key is on each query's diagonal, a column."""
+        diagonal = self.problem.diagonal_of(self.seqlen_q, self.seqlen_k)
+        return np.arange(rows.start, rows.stop)[:, np.newaxis] + diagonal
+
+    def visible(self, rows: slice) -> tuple[NDArray[np.intp], Visible]:
+        """The keys between the first and the last that these queries see, and who sees which."""
+        own = self.own_keys(rows)
+        left, right = self.problem.window
+        first = np.zeros_like(own) if left is None else np.clip(own - left, 0, self.seqlen_k)
+        end = (
+            np.full_like(own, self.seqlen_k) if right is None else np.clip(own + right + 1, 0, self.seqlen_k)
+        )
+        keys = np.arange(first[0, 0], end[-1, 0])
+        visible = (keys >= first) & (keys < end)
+        if self.problem.mask == "float":
+            visible &= ~np.isneginf(self.mask(rows, keys))
+        elif self.problem.mask is not None:
+            visible &= self.mask(rows, keys)
+        return keys, visible
+
+    def mask(self, rows: slice, keys: NDArray[np.intp]) -> NDArray[Any]:
+        """The mask's part, as the extras have it."""
+        mask, (b, h) = self.extras.mask, self.number
+        assert mask is not None
+        block = mask.rows(b, h, rows) if isinstance(mask, BlockMask) else mask[b, h, rows]
+        return np.asarray(block[:, keys])
+
+    def bias(self, rows: slice, keys: NDArray[np.intp]) -> Array64 | float:
+        """What is added to the logits."""
+        bias: Array64 | float = 0.0
+        if self.problem.alibi:
+            assert self.extras.alibi_slopes is not None
+            bias = bias - float(self.extras.alibi_slopes[self.number]) * np.abs(self.own_keys(rows) - keys)
+        if self.problem.mask == "float":
+            bias = bias + self.mask(rows, keys).astype(np.float64)
+        return bias
+
+    def dropout(self, rows: slice, keys: NDArray[np.intp]) -> Array64 | float:
+        """What the probabilities are multiplied by: 0 or 1 / (1 - dropout)."""
+        if not self.problem.dropout:
+            return 1.0
+        kept = dropout_kept(self.problem, *self.number, np.arange(rows.start, rows.stop), keys)
+        return kept / (1.0 - self.problem.dropout)
+
+
+def _heads(problem: AttentionProblem, extras: Extras, origin: tuple[int, int]) -> Iterator[_Head]:
+    group = problem.num_heads // problem.num_kv_heads
+    for b, (index, first_query, first_key, seqlen_q, seqlen_k) in enumerate(problem.sequences()):
+        for h in range(problem.num_heads):
+            yield _Head(
+                problem,
+                extras,
+                b,
+                h,
+                (origin[0] + b, origin[1] + h),
+                (index, h, slice(first_query, first_query + seqlen_q)),
+                (index, h // group, slice(first_key, first_key + seqlen_k)),
+                seqlen_q,
+                seqlen_k,
+            )
+
+
+class _Block(NamedTuple):
+    """Some query rows of a head, the keys that matter to them, and what lies between the two."""
+
+    rows: slice
+    keys: NDArray[np.intp]
+    visible: Visible
+    bias: Array64 | float
+    dropout: Array64 | float
+
+
+def _row_blocks(head: _Head, *arrays: Array64) -> Iterator[_Block]:
+    """All rows that see anything.
 
     When every value is finite, a masked weight of zero is harmless in a product and blocks are large.
-    Otherwise 0 * NaN would leak what the mask hides: then a block is one row, and its keys are cut off
-    where its sight ends, so that nothing is masked at all.
+    Otherwise 0 * NaN would leak what the mask hides: then a block is one row with just the keys that it
+    sees, so that nothing is masked at all.
     """
-    size = ROWS_PER_BLOCK if all(np.isfinite(x).all() for x in arrays) else 1
-    for start in range(0, problem.seqlen_q, size):
-        rows = slice(start, min(start + size, problem.seqlen_q))
-        seen = np.full(rows.stop - start, problem.seqlen_k)
-        if problem.causal:  # query i sees the keys 0 .. i + diagonal_offset
-            seen = np.clip(np.arange(start, rows.stop) + problem.diagonal_offset + 1, 0, problem.seqlen_k)
-        keys = int(seen[-1])
-        if keys:
-            yield rows, keys, np.arange(keys) < seen[:, None]
+    finite = all(np.isfinite(x).all() for x in arrays)
+    size = ROWS_PER_BLOCK if finite else 1
+    for start in range(0, head.seqlen_q, size):
+        rows = slice(start, min(start + size, head.seqlen_q))
+        keys, visible = head.visible(rows)
+        if not finite:
+            keys, visible = keys[visible[0]], visible[:, visible[0]]
+        if len(keys):
+            yield _Block(rows, keys, visible, head.bias(rows, keys), head.dropout(rows, keys))
 
 
-def _probabilities(scale: float, q: Array64, k: Array64, visible: Visible) -> tuple[Array64, Array64]:
-    """softmax over the visible keys of each row, zero elsewhere, and the log of its denominator."""
-    s = np.where(visible, scale * (q @ k.T), -np.inf)
-    row_max = s.max(axis=1, keepdims=True)
-    p = np.exp(s - row_max)
-    row_sum = p.sum(axis=1, keepdims=True)
-    lse = np.where(visible.any(axis=1), (row_max + np.log(row_sum))[:, 0], -np.inf)
-    return np.where(visible, p / row_sum, 0.0), lse
+class _Softmax(NamedTuple):
+    p: Array64  # over the visible keys of each row, zero elsewhere
+    p_sink: Array64  # what the sink takes of each row that sees a key
+    lse: Array64  # the log of the denominator
+    slope: Array64 | float  # of the logit by scale q k^T
 
 
-def _forward_head(problem: AttentionProblem, q: Array64, k: Array64, v: Array64) -> tuple[Array64, Array64]:
+def _softmax(head: _Head, block: _Block, q: Array64, k: Array64) -> _Softmax:
+    """q and k: of this block alone."""
+    s = head.problem.scale * (q @ k.T)
+    slope: Array64 | float = 1.0
+    if head.problem.softcap is not None:
+        s = np.tanh(s / head.problem.softcap)
+        slope = 1.0 - s**2
+        s *= head.problem.softcap
+    s = np.where(block.visible, s + block.bias, -np.inf)
+    row_max = np.maximum(s.max(axis=1, keepdims=True), head.sink)
+    p, p_sink = np.exp(s - row_max), np.exp(head.sink - row_max)
+    row_sum = p.sum(axis=1, keepdims=True) + p_sink
+    sees = block.visible.any(axis=1)
+    return _Softmax(
+        p=np.where(block.visible, p / row_sum, 0.0),
+        p_sink=np.where(sees, (p_sink / row_sum)[:, 0], 0.0),
+        lse=np.where(sees, (row_max + np.log(row_sum))[:, 0], head.sink),
+        slope=slope,
+    )
+
+
+def _forward_head(head: _Head, q: Array64, k: Array64, v: Array64) -> tuple[Array64, Array64]:
     """o: (seqlen_q, head_dim_v) and lse: (seqlen_q,) of one head."""
-    o = np.zeros((problem.seqlen_q, problem.head_dim_v))
-    lse = np.full(problem.seqlen_q, -np.inf)
-    for rows, keys, visible in _row_blocks(problem, q, k, v):
-        p, lse[rows] = _probabilities(problem.scale, q[rows], k[:keys], visible)
-        o[rows] = p @ v[:keys]
+    o = np.zeros((len(q), v.shape[1]))
+    lse = np.full(len(q), head.sink)
+    for block in _row_blocks(head, q, k, v):
+        softmax = _softmax(head, block, q[block.rows], k[block.keys])
+        lse[block.rows] = softmax.lse
+        o[block.rows] = (softmax.p * block.dropout) @ v[block.keys]
     return o, lse
 
 
 def _backward_head(
-    problem: AttentionProblem, do: Array64, q: Array64, k: Array64, v: Array64
-) -> tuple[Array64, Array64, Array64]:
-    """dq, dk and dv of one head.
+    head: _Head, do: Array64, q: Array64, k: Array64, v: Array64, dmask: Array64 | None
+) -> tuple[Array64, Array64, Array64, float]:
+    """dq, dk, dv and dsink of one head; what its mask gets is added to dmask.
 
-    o = p v gives dv = p^T do and dp = do v^T; softmax gives ds = p * (dp - sum(p * dp)); s = scale q k^T
-    gives dq = scale ds k and dk = scale ds^T q.
+    o = p v gives dv = p^T do and dp = do v^T; softmax gives ds = p * (dp - sum(p * dp)) and the same for the
+    sink, whose dp is 0; s = scale q k^T gives dq = scale ds k and dk = scale ds^T q.
     """
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
-    for rows, keys, visible in _row_blocks(problem, q, k, v, do):
-        p, _ = _probabilities(problem.scale, q[rows], k[:keys], visible)
-        dp = np.where(visible, do[rows] @ v[:keys].T, 0.0)
-        ds = np.where(visible, p * (dp - (p * dp).sum(axis=1, keepdims=True)), 0.0)
-        dq[rows] = problem.scale * ds @ k[:keys]
-        dk[:keys] += problem.scale * ds.T @ q[rows]
-        dv[:keys] += p.T @ do[rows]
-    return dq, dk, dv
+    dsink = 0.0
+    for block in _row_blocks(head, q, k, v, do):
+        rows, keys = block.rows, block.keys
+        p, p_sink, _, slope = _softmax(head, block, q[rows], k[keys])
+        dv[keys] += (p * block.dropout).T @ do[rows]
+        dp = np.where(block.visible, block.dropout * (do[rows] @ v[keys].T), 0.0)
+        delta = (p * dp).sum(axis=1, keepdims=True)
+        dsink -= float(p_sink @ delta[:, 0])
+        ds = np.where(block.visible, p * (dp - delta), 0.0)
+        if dmask is not None:
+            _add_to_mask(head, dmask, block, ds)
+        ds = np.where(block.visible, head.problem.scale * slope * ds, 0.0)
+        dq[rows] = ds @ k[keys]
+        dk[keys] += ds.T @ q[rows]
+    return dq, dk, dv, dsink
+
+
+def _add_to_mask(head: _Head, dmask: Array64, block: _Block, ds: Array64) -> None:
+    """Add a block of ds up along the axes that the mask is broadcast along."""
+    axes = head.problem.mask_axes
+    target = dmask[head.b if "b" in axes else 0, head.h if "h" in axes else 0]
+    rows, keys = np.arange(block.rows.start, block.rows.stop), block.keys
+    if "q" not in axes:
+        rows, ds = rows[:1] * 0, ds.sum(axis=0, keepdims=True)
+    if "k" not in axes:
+        keys, ds = keys[:1] * 0, ds.sum(axis=1, keepdims=True)
+    target[np.ix_(rows, keys)] += ds

@@ -7,6 +7,9 @@ import math
 import msgspec
 import numpy as np
 import pytest
+import torch_formula
+from feature_problems import problems, random_extras
+from hypothesis import given
 from scipy.special import logsumexp, softmax
 from support import assert_close
 
@@ -66,6 +69,20 @@ def test_the_oracle_agrees_with_pytorch_and_its_autograd(problem: AttentionProbl
     assert np.all(np.isneginf(lse) == ~rows)
     for ours, theirs in zip(gradients, expected, strict=True):
         assert_close(ours, theirs.numpy(), 1e-13)
+
+
+@given(problem=problems(without=frozenset({"block_table"})))
+def test_every_feature_agrees_with_the_formula_in_pytorch_and_its_autograd(problem: AttentionProblem) -> None:
+    pytest.importorskip("torch")
+    inputs, extras = problem.make_inputs(1), random_extras(problem, 2)
+    q, k, v, do = inputs
+    expected = torch_formula.answers(problem, inputs, extras)
+    gradients = attention_backward_reference(problem, do, q, k, v, extras)
+    found = (*attention_reference(problem, q, k, v, extras), *gradients, gradients.dsinks, gradients.dmask)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None and theirs is not None:
+            assert_close(ours, theirs, 1e-12)
 
 
 @EVERY_PROBLEM
@@ -195,7 +212,7 @@ def test_a_head_group_is_checked_alone() -> None:
     o, lse = attention_reference(problem, q, k, v)
     gradients = attention_backward_reference(problem, do, q, k, v)
     for batch, kv_head in np.ndindex(2, 3):
-        part, queries, keys = head_group(problem, batch, kv_head)
+        part, queries, keys, _ = head_group(problem, batch, kv_head)
         assert part == msgspec.structs.replace(problem, batch=1, num_heads=2, num_kv_heads=1)
         o_part, lse_part = attention_reference(part, q[queries], k[keys], v[keys])
         of_part = attention_backward_reference(part, do[queries], q[queries], k[keys], v[keys])

@@ -44,7 +44,7 @@ def array_table(*arrays: Array) -> NDArray[np.int64]:
 
 
 def sequence_table(problem: AttentionProblem, tiles: Callable[[int], int]) -> NDArray[np.int64]:
-    """One row a sequence, in the columns of kernels/features.py; tiles(seqlen_q): how many tiles a head has."""
+    """One row a sequence, in the columns of kernels/features.py; tiles(seqlen_q) of a head."""
     table = np.empty((problem.batch, SEQUENCE_COLUMNS), dtype=np.int64)
     before = 0
     for row, sequence in zip(table, problem.sequences(), strict=True):

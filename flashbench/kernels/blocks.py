@@ -53,7 +53,7 @@ def feature_numbers(*, limited: bool, alibi: bool) -> int:
 
 
 def forward_elements(block_q: int, block_k: int, head_dim: int, itemsize: int, numbers: int = 0) -> int:
-    """Scratch of one thread of the forward pass: qt, s, row_max, row_sum, rescale and `numbers` more a lane."""
+    """Scratch of one thread of the forward pass: qt, s, three numbers and `numbers` more a lane."""
     return (head_dim + block_k + _FORWARD_NUMBERS + numbers) * padded_lanes(block_q, itemsize)
 
 
@@ -82,7 +82,8 @@ def forward_blocks(
 ) -> Blocks:
     """Tiles for the forward pass: narrow in queries, as many keys as the workspace allows.
 
-    window: keys that a query sees at most; a tile sees some more, in a row of even blocks. Tiles depend on the problem alone, not on the number of threads, and so do the bits of the result.
+    window: keys that a query sees at most. Tiles depend on the problem alone, not on the number of threads,
+    and so do the bits of the result.
     """
     threads = 1 if flops < 2 * _FLOPS_PER_THREAD else 2  # that share the documented figure
     share = 2 * _BYTES_PER_KEY * seqlen_k // threads - _OVERHEAD_BYTES

@@ -237,7 +237,7 @@ def flash_backward(
                     hide_outside(p, k_rows, lanes, k_start, firsts, ends, -math.inf)
                 probabilities(p, lanes, k_rows, lanes, lse2)
 
-                # Pass 2: score gradients. Forward: o = p @ v, so dp = do @ v.T; softmax: ds = p * (dp - delta).
+                # Pass 2: score gradients. Forward: o = p @ v, so dp = do @ v.T; so ds = p * (dp - delta).
                 multiply(v_tile, v_row, 1, dot, lanes, ds, lanes, k_rows, lanes, head_dim_v, False)
                 if features[DROPOUT]:
                     drop_gradients(

@@ -1,8 +1,8 @@
 """Which scores of a tile are visible, and the exact way through a tile that is partly hidden.
 
 What hides them: causality and window (a first and an end key for each query), sequence lengths, a mask. A
-tile that is partly hidden takes the fast way as long as its numbers are finite: a hidden score becomes -inf, its
-probability 0. Otherwise 0 * NaN would carry a NaN or infinity to rows that do not see it.
+tile that is partly hidden takes the fast way as long as its numbers are finite: a hidden score becomes -inf,
+its probability 0. Otherwise 0 * NaN would carry a NaN or infinity to rows that do not see it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def clear_masked(tile, k_rows, lanes, q_rows, mask, zero, byte, features):
 
 @njit(nogil=True)
 def sees(r, j, tile, zero, byte, features):
-    """Whether query r of a tile sees its key j. tile: (q_start, k_start, seqlen_k, diagonal, mask address)."""
+    """Whether query r of a tile sees its key j; tile: q_start, k_start, seqlen_k, diagonal, mask address."""
     q_start, k_start, seqlen_k, diagonal, mask = tile
     query, key = q_start + r, k_start + j
     if key < first_key(query, seqlen_k, diagonal, features):

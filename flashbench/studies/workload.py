@@ -125,7 +125,7 @@ class AttentionWorkload:
         errors = dict.fromkeys(self._outputs, 0.0)
         groups = self._sample()
         for batch, kv_head in groups:
-            part, queries, keys = head_group(self._problem, batch, kv_head)
+            part, queries, keys, _ = head_group(self._problem, batch, kv_head)
             inputs = Inputs(
                 *(x[keys if name in ("k", "v") else queries] for name, x in self._inputs._asdict().items())
             )
