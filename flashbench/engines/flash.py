@@ -85,6 +85,7 @@ class FlashEngine:
         sequences = sequence_table(problem, _tiles(problem, blocks))
         features = kernel_features(problem, extras)
         tickets = np.zeros(1, dtype=np.int64)
+        finite = np.zeros(_chains(problem), dtype=np.int64)
         scratch, scratch_address = aligned_scratch(threads * stride)
         number = q.dtype.type
         tasks = problem.num_heads * _all_tiles(problem, blocks)
@@ -99,6 +100,7 @@ class FlashEngine:
                 features.whole,
                 features.numbers,
                 address_of(tickets),
+                address_of(finite),
                 scratch_address,
                 stride,
                 slot,
@@ -149,6 +151,7 @@ class FlashEngine:
         sequences = sequence_table(problem, _tiles(problem, blocks))
         features = kernel_features(problem, extras)
         tickets = np.zeros(_chains(problem) + 1, dtype=np.int64)
+        finite = np.zeros(_chains(problem), dtype=np.int64)
         progress = np.zeros(problem.num_heads * _all_tiles(problem, blocks), dtype=np.int64)
         scratch, scratch_address = aligned_scratch(threads * stride)
         number = q.dtype.type
@@ -164,6 +167,7 @@ class FlashEngine:
                 features.numbers,
                 address_of(tickets),
                 address_of(progress),
+                address_of(finite),
                 scratch_address,
                 stride,
                 slot,
@@ -298,7 +302,8 @@ def _backward_stride(problem: AttentionProblem, blocks: Blocks) -> int:
 
 def _told_bytes(problem: AttentionProblem) -> int:
     """What tells the kernels of sequences and features."""
-    return problem.batch * SEQUENCE_COLUMNS * 8 + FEATURE_BYTES + number_bytes(problem)
+    finite = 8 * _chains(problem)
+    return problem.batch * SEQUENCE_COLUMNS * 8 + FEATURE_BYTES + number_bytes(problem) + finite
 
 
 def _chains(problem: AttentionProblem) -> int:

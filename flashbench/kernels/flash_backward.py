@@ -58,6 +58,7 @@ from flashbench.kernels.visibility import (
     LOG2E,
     add_seen_to_keys,
     add_seen_to_rows,
+    all_finite_once,
     apply_mask,
     clear_masked,
     clear_rows,
@@ -111,6 +112,7 @@ def flash_backward(
     numbers,
     tickets,
     progress,
+    finite,
     scratch,
     scratch_stride,
     slot,
@@ -124,7 +126,8 @@ def flash_backward(
 ):
     """Work on tiles of queries until none is left.
 
-    tickets: 1 + chains counters; progress: one a task; both zero at first. A thread's scratch, in elements:
+    tickets: 1 + chains counters; progress: one a task; finite: one a chain, to
+    note whether its k is finite; all zero at first. A thread's scratch, in elements:
     qt (head_dim, lanes), dot (head_dim_v, lanes), p and ds (block_k, lanes each), then lse2, delta, firsts,
     ends, positions and slopes (lanes each), where lanes is block_q rounded up to whole vectors; with softcap
     also its derivatives (block_k, lanes).
@@ -171,6 +174,8 @@ def flash_backward(
         dq = at(pointer(zero, table[DQ, 0] + batch * table[DQ, 1] + h * table[DQ, 2]), query * dq_row)
         dk = at(pointer(zero, table[DK, 0] + batch * table[DK, 1] + kv * table[DK, 2]), key * dk_row)
         dv = at(pointer(zero, table[DV, 0] + batch * table[DV, 1] + kv * table[DV, 2]), key * dv_row)
+
+        finite_k = pointer(slot, finite + 8 * chain)
 
         lanes = (q_rows + vector - 1) // vector * vector
         # softmax_scale goes into the packed tiles: scores come out in units of log2, ds ready for dq and dk.
@@ -311,7 +316,7 @@ def flash_backward(
                 publish(done, past)
 
                 # Pass 4: what the queries get. Forward: s = q @ k.T, so dq += ds @ k.
-                if partly and not all_finite(k_tile, k_row, k_rows, head_dim):
+                if partly and not all_finite_once(finite_k, k, k_row, seqlen_k, head_dim):
                     if not begun:
                         clear_rows(dq, dq_row, q_rows, head_dim, zero)
                     add_seen_to_rows(

@@ -50,10 +50,11 @@ from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import at, pointer, take_ticket
 from flashbench.kernels.scores import add_alibi, cap_scores, hide_outside
 from flashbench.kernels.softmax import online_softmax
-from flashbench.kernels.tiles import all_finite, pack, scale_rows
+from flashbench.kernels.tiles import pack, scale_rows
 from flashbench.kernels.visibility import (
     LOG2E,
     add_seen_to_rows,
+    all_finite_once,
     apply_mask,
     clear_rows,
     crosses_limits,
@@ -78,6 +79,7 @@ def flash_forward(
     features,
     numbers,
     tickets,
+    finite,
     scratch,
     scratch_stride,
     slot,
@@ -91,6 +93,7 @@ def flash_forward(
 ):
     """Work on tiles of queries until none of the `tasks` is left; tickets hand them out.
 
+    finite: a number for each key/value head of a sequence, zero at first, to note whether its v is finite.
     A thread's scratch, in elements: qt (head_dim, lanes), s (block_k, lanes), then row_max, row_sum and
     rescale (lanes each), as far as features need them firsts, ends, positions and slopes (lanes each), where
     lanes is block_q rounded up to whole vectors.
@@ -130,6 +133,8 @@ def flash_forward(
         v = at(pointer(zero, table[V, 0] + batch * table[V, 1] + kv * table[V, 2]), key * v_row)
         o = at(pointer(zero, table[O, 0] + batch * table[O, 1] + h * table[O, 2]), query * o_row)
         lse = at(pointer(zero, table[LSE, 0] + batch * table[LSE, 1] + h * table[LSE, 2]), query)
+
+        finite_v = pointer(slot, finite + 8 * (b * (num_heads // group) + kv))
 
         lanes = (q_rows + vector - 1) // vector * vector
         pack(q, q_row, q_rows, head_dim, qt, lanes, numbers[Q_FACTOR])
@@ -190,7 +195,7 @@ def flash_forward(
                     drop(s, k_rows, lanes, k_start, q_start, h, b, features[SEED], features[THRESHOLD])
 
                 # Pass 3: o += p @ v.
-                if partly and not all_finite(v_tile, v_row, k_rows, head_dim_v):
+                if partly and not all_finite_once(finite_v, v, v_row, seqlen_k, head_dim_v):
                     if not begun:
                         clear_rows(o, o_row, q_rows, head_dim_v, zero)
                     tile = (q_start, k_start, seqlen_k, diagonal, mask)

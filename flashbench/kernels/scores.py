@@ -6,7 +6,7 @@ in the first-level cache, and is called only where its feature is on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -31,6 +31,8 @@ from flashbench.kernels.ir import (
 )
 from flashbench.kernels.tanh import tanh
 
+_AT_ONCE = 4
+
 
 def intrinsic_on_tile(build: Callable[[ir.IRBuilder, ir.Type], ir.Function]) -> Callable[..., Any]:
     """codegen of an intrinsic without a result that calls build(builder, element type of the tile)."""
@@ -40,6 +42,16 @@ def intrinsic_on_tile(build: Callable[[ir.IRBuilder, ir.Type], ir.Function]) -> 
         return context.get_dummy_value()
 
     return codegen
+
+
+def each_row(b: ir.IRBuilder, rows: ir.Value) -> Iterator[ir.Value]:
+    """Every row of a tile, several in one turn of a loop: what is done to one is little beside the turn."""
+    with loop(b, rows, step=_AT_ONCE, carry=[]) as (row, _, _):
+        for i in range(_AT_ONCE):
+            yield b.add(row, const(i))
+    done = b.mul(b.sdiv(rows, const(_AT_ONCE)), const(_AT_ONCE))
+    with loop(b, rows, start=done, carry=[]) as (row, _, _):
+        yield row
 
 
 def _cap(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
@@ -97,7 +109,7 @@ def _alibi(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         s, rows, lanes, first_key, positions, slopes = args
         with loop(b, lanes, step=vector.count, carry=[]) as (lane, _, _):
             position, slope = load(b, positions, lane, vector), load(b, slopes, lane, vector)
-            with loop(b, rows, carry=[]) as (row, _, _):
+            for row in each_row(b, rows):
                 key = splat(b, b.sitofp(b.add(first_key, row), element), vector.count)
                 distance = call(b, name, vector, b.fsub(position, key))
                 place = b.add(b.mul(row, lanes), lane)
@@ -130,7 +142,7 @@ def _hide(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         values = splat(b, value, vector.count)
         with loop(b, lanes, step=vector.count, carry=[]) as (lane, _, _):
             first, end = (b.bitcast(load(b, x, lane, vector), ints) for x in (firsts, ends))
-            with loop(b, rows, carry=[]) as (row, _, _):
+            for row in each_row(b, rows):
                 number = b.add(first_key, row)
                 if ints.element.width < 64:
                     number = b.trunc(number, ints.element)

@@ -21,8 +21,9 @@ from flashbench.kernels.features import (
     mask_shows,
 )
 from flashbench.kernels.mask_tiles import add_mask, clear_minus_inf, hide_masked
-from flashbench.kernels.memory import at, pointer
+from flashbench.kernels.memory import at, pointer, publish
 from flashbench.kernels.scores import put_whole
+from flashbench.kernels.tiles import all_finite
 
 LOG2E = math.log2(math.e)
 
@@ -105,6 +106,14 @@ def add_seen_to_keys(p, lanes, tile, x, x_row, c, c_row, q_rows, columns, k_rows
                 weight = at(p, j * lanes + r)[0]
                 for column in range(columns):
                     at(c, j * c_row + column)[0] += weight * at(x, r * x_row + column)[0]
+
+
+@njit(nogil=True)
+def all_finite_once(flag, x, x_row, rows, columns):
+    """Whether x is free of NaN and infinity, kept in `flag`, which is 0 at first, for whoever asks next."""
+    if flag[0] == 0:
+        publish(flag, 1 if all_finite(x, x_row, rows, columns) else 2)
+    return flag[0] == 1
 
 
 @njit(nogil=True)
