@@ -3,7 +3,8 @@
 x = n + f with n an integer and |f| <= 1/2; 2**f is a near-minimax polynomial and 2**n goes into the
 exponent. 2**-inf is exactly 0, NaN stays NaN. Results below 2**-100 in float32 and 2**-1000 in float64 are
 0: they add nothing to a sum that has a term of 2**-8 or more, and near the end of the normal range products
-with them would be denormal, which costs a CPU some hundred cycles each. Scores reach it after the row maximum is subtracted, so x <= 0 and it cannot overflow.
+with them would be denormal, which costs a CPU some hundred cycles each. Scores reach it after the row
+maximum is subtracted, so x <= 0 and it cannot overflow.
 """
 
 from __future__ import annotations

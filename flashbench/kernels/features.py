@@ -144,10 +144,18 @@ def mask_on_tile(address, q_rows, k_rows, zero, byte, features):
     """HIDDEN, PARTLY or SEEN: how much of the tile the mask lets through."""
     if features[MASK] == NO_MASK or address == 0:
         return SEEN
-    rows = 1 if features[MASK_ROW] == 0 else q_rows
-    if features[MASK] == FLOAT_MASK:
-        return floats_seen(pointer(zero, address), rows, k_rows, features[MASK_ROW], features[MASK_KEY])
-    return bytes_seen(pointer(byte, address), rows, k_rows, features[MASK_ROW], features[MASK_KEY])
+    by_query, by_key = features[MASK_ROW], features[MASK_KEY]
+    rows = 1 if by_query == 0 else q_rows
+    state = HIDDEN
+    for row in range(rows):  # up to the first that settles it, as a mask is long to read
+        if features[MASK] == FLOAT_MASK:
+            shown = floats_seen(at(pointer(zero, address), row * by_query), k_rows, by_key)
+        else:
+            shown = bytes_seen(at(pointer(byte, address), row * by_query), k_rows, by_key)
+        if shown == PARTLY or (row > 0 and shown != state):
+            return PARTLY
+        state = shown
+    return state
 
 
 @njit(nogil=True)

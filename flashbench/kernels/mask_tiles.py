@@ -25,6 +25,7 @@ from flashbench.kernels.ir import (
     load,
     loop,
     overload,
+    size_of,
     splat,
     store,
 )
@@ -33,63 +34,147 @@ from flashbench.kernels.tiles import transpose
 
 _BYTE = ir.IntType(8)
 _CHUNK = 32  # bytes of a mask looked at together
+_UNPACKED = 16  # bytes within which x86 interleaves
 
 # combine(builder, what the tile holds, the mask's entry) -> what it shall hold; vectors or scalars alike.
 Combine = Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]
 
 
 def _over_tile(
-    b: ir.IRBuilder,
-    element: ir.Type,
-    entry: ir.Type,
-    args: tuple[ir.Value, ...],
-    combine: Combine,
+    b: ir.IRBuilder, element: ir.Type, entry: ir.Type, args: tuple[ir.Value, ...], combine: Combine
 ) -> None:
-    """tile[j, i] = combine(tile[j, i], mask[i, j]) for all keys j and queries i.
+    """tile[j, i] = combine(tile[j, i], mask[i, j]) for all keys j and queries i, each once.
 
-    args: tile, keys, lanes (the tile's row length), queries, mask, its stride by query and by key.
+    But where entries are bytes, some keys may be met twice: combine then has to be idempotent. args: tile,
+    keys, lanes (the tile's row length), queries, mask, its stride by query and by key.
     """
     tile, keys, lanes, queries, mask, by_query, by_key = args
     vector = full_vector(element)
     count = vector.count
-    entries = ir.VectorType(entry, count)
     whole_queries = b.mul(b.sdiv(queries, const(count)), const(count))
-    whole_keys = b.mul(b.sdiv(keys, const(count)), const(count))
-
-    def change(place: ir.Value, value: ir.Value) -> None:
-        store(b, combine(b, load(b, tile, place, vector), value), tile, place)
 
     # Pass 1: whole vectors of queries, by how the mask lies.
     neighbours = b.icmp_signed("==", by_key, const(1))
     same_for_all = b.icmp_signed("==", by_query, const(0))
-    squares = b.and_(neighbours, b.not_(same_for_all))
-    with (
-        b.if_then(squares),
-        loop(b, whole_queries, step=count, carry=[]) as (query, _, _),
-        loop(b, whole_keys, step=count, carry=[]) as (key, _, _),
-    ):
-        rows = [
-            load_entries(b, mask, b.add(b.mul(b.add(query, const(i)), by_query), key), entries)
-            for i in range(count)
-        ]
-        for j, value in enumerate(transpose(b, rows)):
-            change(b.add(b.mul(b.add(key, const(j)), lanes), query), value)
-    with (
-        b.if_then(same_for_all),
-        loop(b, keys, carry=[]) as (key, _, _),
-    ):
+    here = b.block
+    with b.if_then(b.and_(neighbours, b.not_(same_for_all))):
+        squares = _byte_squares if entry == _BYTE else _float_squares
+        done = squares(b, vector, tile, keys, lanes, whole_queries, mask, by_query, combine)
+        there = b.block
+    transposed = b.phi(INT)
+    transposed.add_incoming(const(0), here)
+    transposed.add_incoming(done, there)
+    with b.if_then(same_for_all), loop(b, keys, carry=[]) as (key, _, _):
         value = splat(b, b.load(b.gep(mask, [b.mul(key, by_key)])), count)
         with loop(b, whole_queries, step=count, carry=[]) as (query, _, _):
-            change(b.add(b.mul(key, lanes), query), value)
+            place = b.add(b.mul(key, lanes), query)
+            store(b, combine(b, load(b, tile, place, vector), value), tile, place)
 
     # Pass 2: one by one, what no vector covered.
-    keys_done = b.select(same_for_all, keys, b.select(squares, whole_keys, const(0)))
+    keys_done = b.select(same_for_all, keys, transposed)
     with loop(b, queries, carry=[]) as (query, _, _):
         first = b.select(b.icmp_signed("<", query, whole_queries), keys_done, const(0))
         with loop(b, keys, start=first, carry=[]) as (key, _, _):
             value = b.load(b.gep(mask, [b.add(b.mul(query, by_query), b.mul(key, by_key))]))
             cell = b.gep(tile, [b.add(b.mul(key, lanes), query)])
             b.store(combine(b, b.load(cell), value), cell)
+
+
+def _float_squares(
+    b: ir.IRBuilder,
+    vector: ir.VectorType,
+    tile: ir.Value,
+    keys: ir.Value,
+    lanes: ir.Value,
+    queries: ir.Value,
+    mask: ir.Value,
+    by_query: ir.Value,
+    combine: Combine,
+) -> ir.Value:
+    """As many keys as fit into squares of a vector's side, then of half of it; returns how many those are."""
+    done: ir.Value = const(0)
+    for side in (vector.count, vector.count // 2):
+        if side == 1:
+            continue
+        square = ir.VectorType(vector.element, side)
+        with (
+            loop(b, queries, step=side, carry=[]) as (query, _, _),
+            loop(b, keys, start=done, step=side, carry=[]) as (key, _, _),
+        ):
+            rows = [
+                load(b, mask, b.add(b.mul(b.add(query, const(i)), by_query), key), square)
+                for i in range(side)
+            ]
+            for j, value in enumerate(transpose(b, rows)):
+                place = b.add(b.mul(b.add(key, const(j)), lanes), query)
+                store(b, combine(b, load(b, tile, place, square), value), tile, place)
+        done = b.add(done, b.mul(b.sdiv(b.sub(keys, done), const(side)), const(side)))
+    return done
+
+
+def _byte_squares(
+    b: ir.IRBuilder,
+    vector: ir.VectorType,
+    tile: ir.Value,
+    keys: ir.Value,
+    lanes: ir.Value,
+    queries: ir.Value,
+    mask: ir.Value,
+    by_query: ir.Value,
+    combine: Combine,
+) -> ir.Value:
+    """All keys in chunks of a register full of bytes, if there are that many; returns how many were done.
+
+    The last chunk ends with the last key, and may overlap the one before. Bytes are interleaved within
+    blocks of 16, as x86's unpack instructions do: byte 16 l + side c + i of register j is then the entry of
+    query i and key 16 l + (16 / side) j + c.
+    """
+    side = vector.count
+    chunk = ir.VectorType(_BYTE, vector.count * size_of(vector.element))
+    bits = ir.IntType(chunk.count)
+    enough = b.icmp_signed(">=", keys, const(chunk.count))
+    chunks = b.select(enough, b.sdiv(b.add(keys, const(chunk.count - 1)), const(chunk.count)), const(0))
+    last = b.sub(keys, const(chunk.count))
+    with (
+        loop(b, queries, step=side, carry=[]) as (query, _, _),
+        loop(b, chunks, carry=[]) as (number, _, _),
+    ):
+        ahead = b.mul(number, const(chunk.count))
+        key = b.select(b.icmp_signed("<", ahead, last), ahead, last)
+        registers = [
+            load_entries(b, mask, b.add(b.mul(b.add(query, const(i)), by_query), key), chunk)
+            for i in range(side)
+        ]
+        for j, register in enumerate(_interleaved(b, registers)):
+            seen = b.icmp_unsigned("!=", register, ir.Constant(chunk, None))
+            flags = b.bitcast(seen, bits)
+            for place in range(0, chunk.count, side):
+                block, within = divmod(place, _UNPACKED)
+                column = _UNPACKED * block + _UNPACKED // side * j + within // side
+                few = b.trunc(b.lshr(flags, ir.Constant(bits, place)), ir.IntType(side))
+                entry = b.bitcast(few, ir.VectorType(BOOL, side))
+                at = b.add(b.mul(b.add(key, const(column)), lanes), query)
+                store(b, combine(b, load(b, tile, at, vector), entry), tile, at)
+    return b.select(enough, keys, const(0))
+
+
+def _interleaved(b: ir.IRBuilder, registers: list[ir.Value]) -> list[ir.Value]:
+    """Byte by byte, the first with the middle one and so on, until all are one in another."""
+    count = registers[0].type.count
+    indices = ir.VectorType(ir.IntType(32), count)
+    halves = []
+    for half in (0, _UNPACKED // 2):
+        order = []
+        for start in range(0, count, _UNPACKED):
+            for i in range(_UNPACKED // 2):
+                order += [start + half + i, count + start + half + i]
+        halves.append(ir.Constant(indices, order))
+    turns = len(registers).bit_length() - 1
+    middle = len(registers) // 2
+    for _ in range(turns):
+        pairs = zip(registers[:middle], registers[middle:], strict=True)
+        registers = [b.shuffle_vector(low, high, order) for low, high in pairs for order in halves]
+    return registers
 
 
 def load_entries(b: ir.IRBuilder, mask: ir.Value, offset: ir.Value, entries: ir.VectorType) -> ir.Value:
@@ -175,8 +260,10 @@ def _hide(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         value = args[7]
 
         def combine(b: ir.IRBuilder, score: ir.Value, entry: ir.Value) -> ir.Value:
-            hidden = b.icmp_unsigned("==", entry, ir.Constant(entry.type, None))
-            return b.select(hidden, _spread(b, value, score.type), score)
+            seen = entry
+            if entry.type not in (BOOL, ir.VectorType(BOOL, full_vector(element).count)):
+                seen = b.icmp_unsigned("!=", entry, ir.Constant(entry.type, None))
+            return b.select(seen, score, _spread(b, value, score.type))
 
         _over_tile(b, element, _BYTE, args[:7], combine)
 
@@ -206,41 +293,40 @@ def _bytes_seen(builder: ir.IRBuilder) -> ir.Function:
     wide = ir.IntType(8 * _CHUNK)
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        mask, queries, keys, by_query, by_key = args
-        some, every = ir.Constant(chunk, None), ir.Constant(chunk, [1] * _CHUNK)
-        no, yes = ir.Constant(_BYTE, 0), ir.Constant(_BYTE, 1)
+        row, keys, by_key = args
         neighbours = b.icmp_signed("==", by_key, const(1))
         whole = b.select(neighbours, b.mul(b.sdiv(keys, const(_CHUNK)), const(_CHUNK)), const(0))
-        with loop(b, queries, carry=[some, every, no, yes]) as (query, before, after):
-            row = b.gep(mask, [b.mul(query, by_query)])
-            with loop(b, whole, step=_CHUNK, carry=before[:2]) as (key, wide_before, wide_after):
-                entries = load_entries(b, row, key, chunk)
-                wide_after += [b.or_(wide_before[0], entries), b.and_(wide_before[1], entries)]
-            with loop(b, keys, start=whole, carry=before[2:]) as (key, one_before, one_after):
-                entry = b.load(b.gep(row, [b.mul(key, by_key)]))
-                one_after += [b.or_(one_before[0], entry), b.and_(one_before[1], entry)]
-            after += [*wide_after, *one_after]
-        any_wide = b.icmp_unsigned("!=", b.bitcast(after[0], wide), ir.Constant(wide, 0))
-        all_wide = b.icmp_unsigned(
-            "==", b.bitcast(after[1], wide), ir.Constant(wide, int.from_bytes(b"\1" * _CHUNK, "little"))
+        none, ones = ir.Constant(chunk, None), ir.Constant(chunk, [1] * _CHUNK)
+        with loop(b, whole, step=_CHUNK, carry=[none, ones]) as (key, before, chunks):
+            entries = load_entries(b, row, key, chunk)
+            chunks += [b.or_(before[0], entries), b.and_(before[1], entries)]
+        no, yes = ir.Constant(_BYTE, 0), ir.Constant(_BYTE, 1)
+        with loop(b, keys, start=whole, carry=[no, yes]) as (key, before, singles):
+            entry = b.load(b.gep(row, [b.mul(key, by_key)]))
+            singles += [b.or_(before[0], entry), b.and_(before[1], entry)]
+        all_ones = int.from_bytes(b"\1" * _CHUNK, "little")
+        some = b.or_(
+            b.icmp_unsigned("!=", b.bitcast(chunks[0], wide), ir.Constant(wide, 0)),
+            b.icmp_unsigned("!=", singles[0], no),
         )
-        any_seen = b.or_(any_wide, b.icmp_unsigned("!=", after[2], no))
-        all_seen = b.and_(all_wide, b.icmp_unsigned("==", after[3], yes))
-        b.ret(b.add(b.zext(any_seen, INT), b.zext(b.and_(any_seen, all_seen), INT)))
+        every = b.and_(
+            b.icmp_unsigned("==", b.bitcast(chunks[1], wide), ir.Constant(wide, all_ones)),
+            b.icmp_unsigned("==", singles[1], yes),
+        )
+        b.ret(b.add(b.zext(some, INT), b.zext(b.and_(some, every), INT)))
 
-    signature = [_BYTE.as_pointer(), INT, INT, INT, INT]
-    return function(builder, "fb.bytes_seen", signature, body, result=INT)
+    return function(builder, "fb.bytes_seen", [_BYTE.as_pointer(), INT, INT], body, result=INT)
 
 
 @intrinsic
-def bytes_seen(typingctx: Any, mask: Any, queries: Any, keys: Any, by_query: Any, by_key: Any) -> Any:
-    """Of a bool mask's tile: 0 nothing is True, 1 some, 2 everything."""
+def bytes_seen(typingctx: Any, row: Any, keys: Any, by_key: Any) -> Any:
+    """Of one query's entries in a bool mask: 0 none is True, 1 some are, 2 all are."""
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.call(_bytes_seen(builder), args)
 
-    return n(mask, n, n, n, n), codegen
+    return n(row, n, n), codegen
 
 
 def _floats_seen(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
@@ -248,34 +334,31 @@ def _floats_seen(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
     bits = ir.IntType(vector.count)
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        mask, queries, keys, by_query, by_key = args
-        lowest, low = constant(vector, float("-inf")), ir.Constant(element, float("-inf"))
-        neighbours = b.icmp_signed("==", by_key, const(1))
+        row, keys, by_key = args
         size = const(vector.count)
+        neighbours = b.icmp_signed("==", by_key, const(1))
         whole = b.select(neighbours, b.mul(b.sdiv(keys, size), size), const(0))
-        carry = [ir.Constant(ir.VectorType(BOOL, vector.count), None), ir.Constant(BOOL, 0)]
-        with loop(b, queries, carry=carry) as (query, before, after):
-            row = b.gep(mask, [b.mul(query, by_query)])
-            with loop(b, whole, step=vector.count, carry=before[:1]) as (key, wide_before, wide_after):
-                seen = b.fcmp_unordered("!=", load(b, row, key, vector), lowest)
-                wide_after.append(b.or_(wide_before[0], seen))
-            with loop(b, keys, start=whole, carry=before[1:]) as (key, one_before, one_after):
-                entry = b.load(b.gep(row, [b.mul(key, by_key)]))
-                one_after.append(b.or_(one_before[0], b.fcmp_unordered("!=", entry, low)))
-            after += [*wide_after, *one_after]
-        some = b.icmp_unsigned("!=", b.bitcast(after[0], bits), ir.Constant(bits, 0))
-        b.ret(b.zext(b.or_(some, after[1]), INT))
+        none = ir.Constant(ir.VectorType(BOOL, vector.count), None)
+        with loop(b, whole, step=vector.count, carry=[none]) as (key, before, vectors):
+            seen = b.fcmp_unordered("!=", load(b, row, key, vector), constant(vector, float("-inf")))
+            vectors.append(b.or_(before[0], seen))
+        with loop(b, keys, start=whole, carry=[ir.Constant(BOOL, 0)]) as (key, before, singles):
+            entry = b.load(b.gep(row, [b.mul(key, by_key)]))
+            seen = b.fcmp_unordered("!=", entry, ir.Constant(element, float("-inf")))
+            singles.append(b.or_(before[0], seen))
+        some = b.icmp_unsigned("!=", b.bitcast(vectors[0], bits), ir.Constant(bits, 0))
+        b.ret(b.zext(b.or_(some, singles[0]), INT))
 
-    signature = [element.as_pointer(), INT, INT, INT, INT]
-    return function(builder, f"fb.floats_seen.{overload(vector)}", signature, body, result=INT)
+    name = f"fb.floats_seen.{overload(vector)}"
+    return function(builder, name, [element.as_pointer(), INT, INT], body, result=INT)
 
 
 @intrinsic
-def floats_seen(typingctx: Any, mask: Any, queries: Any, keys: Any, by_query: Any, by_key: Any) -> Any:
-    """Of an additive mask's tile: 0 where all of it is -inf, else 1."""
+def floats_seen(typingctx: Any, row: Any, keys: Any, by_key: Any) -> Any:
+    """Of one query's entries in an additive mask: 0 all are -inf, else 1."""
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.call(_floats_seen(builder, FLOATS[signature.args[0].dtype]), args)
 
-    return n(mask, n, n, n, n), codegen
+    return n(row, n, n), codegen
