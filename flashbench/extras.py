@@ -14,7 +14,6 @@ Array = NDArray[np.floating]
 # Made masks let a query see this share of the keys, so that no tile is wholly seen or hidden.
 _SEEN_SHARE = 0.75
 _SEEN_BLOCKS = 0.25
-_MADE_BLOCK = 64
 
 
 class Extras(NamedTuple):
@@ -65,31 +64,31 @@ def make_extras(problem: AttentionProblem, seed: int = 0) -> Extras:
 
 
 def _make_mask(problem: AttentionProblem, rng: np.random.Generator) -> NDArray[Any] | BlockMask | None:
-    full = {"b": problem.batch, "h": problem.num_heads, "q": problem.seqlen_q, "k": problem.seqlen_k}
-    shape = tuple(full[axis] if axis in problem.mask_axes else 1 for axis in "bhqk")
-    if problem.mask == "block":
-        blocks = tuple(
-            -(-size // _MADE_BLOCK) if axis in "qk" else size
-            for size, axis in zip(shape, "bhqk", strict=True)
-        )
-        seen = rng.random(blocks) < _SEEN_BLOCKS
-        seen[..., 0] = True
-
-        def visible(b: Any, h: Any, q: Any, k: Any) -> Any:
-            # Half of the visible blocks are so in part.
-            block_q, block_k = q // _MADE_BLOCK, k // _MADE_BLOCK
-            return seen[b, h, block_q, block_k] & (
-                ((block_q + block_k) % 2 == 0) | (k % _MADE_BLOCK <= q % _MADE_BLOCK)
-            )
-
-        return BlockMask.from_predicate(
-            visible, shape[2], shape[3], batch=shape[0], num_heads=shape[1], block=_MADE_BLOCK
-        )
+    shape = (problem.batch, problem.num_heads, problem.seqlen_q, problem.seqlen_k)
+    own = problem.mask_shape
     if problem.mask == "bool":
-        return np.broadcast_to(rng.random(shape) < _SEEN_SHARE, tuple(full.values()))
+        return np.broadcast_to(rng.random(own) < _SEEN_SHARE, shape)
     if problem.mask == "float":
-        return np.broadcast_to(rng.standard_normal(shape).astype(problem.dtype), tuple(full.values()))
+        return np.broadcast_to(rng.standard_normal(own).astype(problem.dtype), shape)
+    if problem.mask == "block":
+        return _make_block_mask(problem, rng)
     return None
+
+
+def _make_block_mask(problem: AttentionProblem, rng: np.random.Generator) -> BlockMask:
+    batch, num_heads, seqlen_q, seqlen_k = problem.mask_shape
+    block_q, block_k = problem.mask_block_q, problem.mask_block_k
+    seen = rng.random((batch, num_heads, -(-seqlen_q // block_q), -(-seqlen_k // block_k))) < _SEEN_BLOCKS
+    seen[..., 0] = True
+
+    def visible(b: Any, h: Any, q: Any, k: Any) -> Any:
+        # Half of the visible blocks are so in part.
+        row, column = q // block_q, k // block_k
+        return seen[b, h, row, column] & (((row + column) % 2 == 0) | (k % block_k <= q % block_q))
+
+    return BlockMask.from_predicate(
+        visible, seqlen_q, seqlen_k, batch=batch, num_heads=num_heads, block=(block_q, block_k)
+    )
 
 
 def _make_table(problem: AttentionProblem, rng: np.random.Generator) -> NDArray[np.int64]:

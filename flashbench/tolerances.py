@@ -20,7 +20,21 @@ go the same way).
    over keys, of weights that add up to 1, and stays at 1024 u.
 4. In float64 the oracle rounds as much as the engine does, in an order of its own. The promise there is
    the round 1e-12, nine times 1024 u; the source document of the project claims 1e-10.
-5. Other inputs than standard normal: errors of logits grow with the logits (point 1), o with v, dv with
+5. ALiBi and additive masks move logits away from 0 without adding products: the few roundings on the way
+   (slope times distance, the addition, log2(e), the row's maximum) err by about 8 u |s|. A mean with
+   weights p has of it at most 8 u sum(p |s|) <= 8 u (|lse| + log(keys)), as s = lse + log(p). Twice that,
+   by point 2, is 256 u again where |lse| is 16, which standard normal logits do not reach with a million
+   keys; from there on tolerances grow with the largest |lse|.
+6. Softcap has a slope of at most 1, so that it passes on no more error than it is given, and adds that of
+   tanh, a few u |s| where tanh is good to a few u of its own value, small ones included: that is asked
+   for. 1 - tanh^2 is a factor of ds and errs by u. A sink only takes weight away from keys.
+7. Dropout multiplies what it keeps by 1 / (1 - dropout), and so o and every gradient where little is kept.
+8. dsinks and dmask are sums of p (dp - delta), of size sqrt(head_dim_v), which no softmax_scale makes smaller
+   again as in dq and dk. The weights of all queries of a sequence add up as in point 3: to a size of 1 or so,
+   or sqrt(seqlen_q) / keys where each sees as few; those of one query to 1; and sequences and heads, where
+   the sum is over them, as the root of the sum of their squares. The error of p is 1024 u of that size, as in
+   dq; adding up errs by at least 8 u sqrt(terms) times the size.
+9. Other inputs than standard normal: errors of logits grow with the logits (point 1), o with v, dv with
    do, dq and dk with do v and with what they are multiplied by, k and q. Below the smallest normal
    number a product may be lost altogether, which costs that number times the same factor.
 """
@@ -30,6 +44,8 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+from flashbench.problem import AttentionProblem, Direction
+
 # What the source document of this project claims for its float64 results.
 DOCUMENTED_TOLERANCE = 1e-10
 
@@ -38,8 +54,9 @@ SMALLEST_NORMAL = {"float64": 2.0**-1022, "float32": 2.0**-126}
 
 _FORWARD = {"float64": 1e-12, "float32": 256 * UNIT_ROUNDOFF["float32"]}  # points 1, 2 and 4
 _GRADIENT = {"float64": 1e-12, "float32": 1024 * UNIT_ROUNDOFF["float32"]}  # points 3 and 4
+_LARGEST_LSE = 16.0  # point 5
 
-Output = Literal["o", "lse", "dq", "dk", "dv"]
+Output = Literal["o", "lse", "dq", "dk", "dv", "dsinks", "dmask"]
 
 
 class Sizes(NamedTuple):
@@ -63,14 +80,14 @@ STANDARD_NORMAL = Sizes()
 
 def tolerance_for(
     dtype: str,
-    what: Output | Literal["fwd", "bwd", "fwd_bwd"],
+    what: Output | Direction,
     *,
     heads_per_key: int = 1,
     seqlen_q: int = 1,
     seqlen_k: int | None = None,
     sizes: Sizes = STANDARD_NORMAL,
 ) -> float:
-    """Largest absolute error that rounding explains, of one output or of a whole direction.
+    """Largest absolute error that rounding explains, of one output or of a whole direction, without features.
 
     heads_per_key is num_heads / num_kv_heads; seqlen_k None: as many as queries. A direction means
     standard normal input: "fwd" is o's, "bwd" and "fwd_bwd" are the gradients', which hold for all three.
@@ -78,8 +95,7 @@ def tolerance_for(
     >>> tolerance_for("float64", "fwd"), tolerance_for("float64", "bwd", seqlen_q=8192)
     (1e-12, 1e-12)
     """
-    logits = abs(sizes.scale) * sizes.q * sizes.k
-    growth = 1.0 if sizes.exact_logits and what != "lse" else max(1.0, logits)
+    growth = _growth(what, sizes)
     if what in ("fwd", "o", "lse"):
         size = 1.0 if what == "lse" else sizes.v
         return _FORWARD[dtype] * growth * size + SMALLEST_NORMAL[dtype]
@@ -94,3 +110,63 @@ def tolerance_for(
         return roundings * growth * sizes.do + SMALLEST_NORMAL[dtype]
     factor = abs(sizes.scale) * {"dq": sizes.k, "dk": sizes.q}.get(what, 1.0)
     return factor * (roundings * growth * sizes.do * sizes.v + SMALLEST_NORMAL[dtype])
+
+
+def problem_tolerance(
+    problem: AttentionProblem,
+    what: Output | Direction,
+    *,
+    sizes: Sizes = STANDARD_NORMAL,
+    largest_lse: float = 0.0,
+) -> float:
+    """The same for the sizes and features of a problem.
+
+    largest_lse: the largest finite |lse| of the oracle, which counts where ALiBi or an additive mask makes
+    logits large.
+
+    >>> problem_tolerance(AttentionProblem.of(512, dropout=0.5), "o")
+    2e-12
+    """
+    if what in ("dsinks", "dmask"):
+        tolerance = _of_sums_of_ds(problem, what, sizes)
+    else:
+        tolerance = max(
+            tolerance_for(
+                problem.dtype,
+                what,
+                heads_per_key=problem.num_heads // problem.num_kv_heads,
+                seqlen_q=max(1, sequence.seqlen_q),
+                seqlen_k=max(1, sequence.seqlen_k),
+                sizes=sizes,
+            )
+            for sequence in problem.sequences()
+        )
+    growth = _growth(what, sizes)
+    tolerance *= max(growth, largest_lse / _LARGEST_LSE) / growth  # point 5
+    return tolerance if what == "lse" else tolerance / (1.0 - problem.dropout)  # point 7
+
+
+def _growth(what: Output | Direction, sizes: Sizes) -> float:
+    """How much larger than those of standard normal input the logits are, and so their errors."""
+    logits = abs(sizes.scale) * sizes.q * sizes.k
+    return 1.0 if sizes.exact_logits and what != "lse" else max(1.0, logits)
+
+
+def _of_sums_of_ds(problem: AttentionProblem, what: Output, sizes: Sizes) -> float:
+    """Point 8."""
+    kept = "hk" if what == "dsinks" else problem.mask_axes  # the axes that are not added up along
+    left, right = problem.window
+    widest = problem.seqlen_k if left is None or right is None else left + right + 1
+    squares, terms = [], []
+    for sequence in problem.sequences():
+        keys = max(1, min(widest, sequence.seqlen_k, sizes.keys or widest))
+        squares.append(1.0 if "q" in kept else max(1.0, sequence.seqlen_q / keys**2))
+        terms.append((1 if "q" in kept else sequence.seqlen_q) * (1 if "k" in kept else sequence.seqlen_k))
+    over_sequences = max if "b" in kept else sum
+    heads = 1 if "h" in kept else problem.num_heads
+    size = math.sqrt(heads * over_sequences(squares))
+    of_sum = 8 * math.sqrt(heads * over_sequences(terms))
+    dtype = problem.dtype
+    roundings = max(_GRADIENT[dtype], UNIT_ROUNDOFF[dtype] * size * max(1024.0, of_sum))
+    logits = _growth(what, sizes)
+    return math.sqrt(problem.head_dim_v) * (roundings * logits * sizes.do * sizes.v + SMALLEST_NORMAL[dtype])

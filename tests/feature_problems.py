@@ -11,7 +11,7 @@ from flashbench.block_mask import BlockMask
 from flashbench.extras import Extras, make_extras
 from flashbench.problem import AttentionProblem, Feature
 
-HIDDEN_SHARE = 0.2
+HIDDEN_SHARE = 0.3
 
 
 @st.composite
@@ -60,6 +60,8 @@ def problems(
         sinks=maybe("sinks", st.just(True), False),
         mask=mask,
         mask_axes=axes,
+        mask_block_q=draw(st.integers(1, 5)) if mask == "block" else 64,
+        mask_block_k=draw(st.integers(1, 5)) if mask == "block" else 64,
         dropout=maybe("dropout", st.sampled_from([0.1, 0.5, 0.9]), 0.0),
         dropout_seed=draw(st.integers(0, 2**64 - 1)),
         key_lengths=key_lengths,
@@ -68,18 +70,19 @@ def problems(
     )
 
 
-def random_extras(problem: AttentionProblem, seed: int = 0, *, block: int | tuple[int, int] = 3) -> Extras:
-    """`make_extras`, but with slopes of every head's own, block masks of small blocks, and float masks that
+def random_extras(problem: AttentionProblem, seed: int = 0) -> Extras:
+    """`make_extras`, but with slopes of every head's own, block masks without any rule, and float masks that
     hide some pairs by -inf.
     """
     extras = make_extras(problem, seed)
     rng = np.random.default_rng((seed, 2))
     shape = (problem.batch, problem.num_heads, problem.seqlen_q, problem.seqlen_k)
     if problem.alibi:
-        slopes = rng.uniform(0, 1, shape[:2]).astype(problem.dtype)
-        extras = extras._replace(alibi_slopes=slopes)
+        extras = extras._replace(alibi_slopes=rng.uniform(0, 1, shape[:2]).astype(problem.dtype))
     if problem.mask == "block":
-        extras = extras._replace(mask=BlockMask.from_mask(rng.random(problem.mask_shape) < 0.5, block))
+        mask = rng.random(problem.mask_shape) < HIDDEN_SHARE
+        block = problem.mask_block_q, problem.mask_block_k
+        extras = extras._replace(mask=BlockMask.from_mask(~mask, block))
     if problem.mask == "float":
         mask = rng.standard_normal(problem.mask_shape)
         mask[rng.random(problem.mask_shape) < HIDDEN_SHARE] = -np.inf

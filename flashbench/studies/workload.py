@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from flashbench.engines import Array, Engine, Forward, Layout, Settings, get_engine, refusal
 from flashbench.errors import UnsupportedError
+from flashbench.extras import Extras, make_extras
 from flashbench.problem import AttentionProblem, Direction, Inputs
-from flashbench.reference import attention_backward_reference, attention_reference, head_group, largest_error
+from flashbench.reference import (
+    HeadGroup,
+    attention_backward_reference,
+    attention_reference,
+    head_group,
+    largest_error,
+)
 from flashbench.studies.study import Point
-from flashbench.tolerances import Output, tolerance_for
+from flashbench.tolerances import Output, problem_tolerance
 
 FACTORY = "flashbench.studies.workload:build"
 # Above this many operations the oracle would take longer than everything else: check a sample.
@@ -66,11 +75,28 @@ def placed(x: Array, layout: Layout) -> Array:
     Runtime begin theirs at 64 bytes; so do measurements, for every engine alike.
     """
     ordered = x if layout == "bhsd" else x.swapaxes(1, 2)
-    buffer = np.empty(ordered.nbytes + CACHE_LINE, np.uint8)
-    start = -buffer.__array_interface__["data"][0] % CACHE_LINE
-    copy = buffer[start : start + ordered.nbytes].view(x.dtype).reshape(ordered.shape)
-    copy[...] = ordered
+    copy = _aligned(ordered)
     return copy if layout == "bhsd" else copy.swapaxes(1, 2)
+
+
+def placed_extras(problem: AttentionProblem, extras: Extras) -> Extras:
+    """The same for a mask and for sinks; a mask's order is (batch, heads, queries, keys) for every engine.
+
+    It stays a view of what is its own: broadcast axes are not copied.
+    """
+    mask, sinks = extras.mask, extras.sinks
+    if isinstance(mask, np.ndarray):
+        own = mask[tuple(slice(size) for size in problem.mask_shape)]
+        mask = np.broadcast_to(_aligned(own), mask.shape)
+    return extras._replace(mask=mask, sinks=None if sinks is None else _aligned(sinks))
+
+
+def _aligned(x: NDArray[Any]) -> NDArray[Any]:
+    buffer = np.empty(x.nbytes + CACHE_LINE, np.uint8)
+    start = -buffer.__array_interface__["data"][0] % CACHE_LINE
+    copy = buffer[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+    copy[...] = x
+    return copy
 
 
 class AttentionWorkload:
@@ -84,27 +110,35 @@ class AttentionWorkload:
             raise UnsupportedError(reason)
         self._engine, self._problem, self._direction, self._settings = engine, problem, direction, settings
         self._inputs = Inputs(*(placed(x, engine.layout) for x in problem.make_inputs(seed)))
+        self._extras = placed_extras(problem, make_extras(problem, seed))
         self._outputs: dict[Output, Any] = {}
-        q, k, v, _ = self._inputs
         # The backward alone is measured with what a training step has at hand by then.
         self._forward: Forward | None = None
         if direction == "bwd":
-            self._forward = engine.forward(problem, settings, q, k, v, keep=True)
+            self._forward = self._run_forward(keep=True)
 
     def call(self) -> None:
         """The forward, the backward, or one after the other."""
         self.forget()  # first, so that this call may have their memory, as in a program that drops them
-        q, k, v, do = self._inputs
         forward = self._forward
         if forward is None:
-            keep = self._direction == "fwd_bwd"
-            forward = self._engine.forward(self._problem, self._settings, q, k, v, keep=keep)
+            forward = self._run_forward(keep=self._direction == "fwd_bwd")
             self._outputs["o"] = forward.o
             if forward.lse is not None:
                 self._outputs["lse"] = forward.lse
         if self._direction != "fwd":
-            dq, dk, dv = self._engine.backward(self._problem, self._settings, do, q, k, v, forward)
+            q, k, v, do = self._inputs
+            gradients = self._engine.backward(
+                self._problem, self._settings, do, q, k, v, forward, extras=self._extras
+            )
+            dq, dk, dv = gradients
             self._outputs.update({"dq": dq, "dk": dk, "dv": dv})
+            if self._problem.sinks and gradients.dsinks is not None:
+                self._outputs["dsinks"] = gradients.dsinks
+
+    def _run_forward(self, *, keep: bool) -> Forward:
+        q, k, v, _ = self._inputs
+        return self._engine.forward(self._problem, self._settings, q, k, v, extras=self._extras, keep=keep)
 
     def forget(self) -> None:
         """Drop the outputs of the last call."""
@@ -121,24 +155,33 @@ class AttentionWorkload:
         }
 
     def check(self) -> dict[str, Any]:
-        """Compare the outputs of the last call with the float64 oracle (see `Checked`)."""
+        """Compare the outputs of the last call with the float64 oracle (see `Checked`).
+
+        A head's dsinks, to which every sequence adds, is compared where all of them were.
+        """
         errors = dict.fromkeys(self._outputs, 0.0)
+        dsinks = np.zeros(self._problem.num_heads)
+        rows, largest_lse = 0, 0.0
         groups = self._sample()
         for batch, kv_head in groups:
-            part, queries, keys, _ = head_group(self._problem, batch, kv_head)
-            inputs = Inputs(
-                *(x[keys if name in ("k", "v") else queries] for name, x in self._inputs._asdict().items())
-            )
-            for name, expected in self._expected(part, inputs).items():
-                actual = self._outputs[name][keys if name in ("dk", "dv") else queries]
-                errors[name] = max(errors[name], largest_error(actual, expected))
-        tolerance = self._tolerance(self._direction)
-        largest = max(error for name, error in errors.items() if name != "lse")
+            part = head_group(self._problem, batch, kv_head)
+            expected = self._expected(part)
+            rows += self._heads_per_key * self._problem.sequences()[batch].seqlen_q
+            if "lse" in expected:
+                largest_lse = max(largest_lse, _largest_finite(expected["lse"]))
+            dsinks[part.queries[1]] += expected.pop("dsinks", 0.0)
+            for name in expected.keys() & errors.keys():
+                actual = self._outputs[name][part.keys if name in ("dk", "dv") else part.queries]
+                errors[name] = max(errors[name], largest_error(actual, expected[name]))
+        if "dsinks" in errors:
+            heads = self._heads_of_every_sequence(groups)
+            errors["dsinks"] = largest_error(self._outputs["dsinks"][heads], dsinks[heads])
+        largest = max(error for name, error in errors.items() if name not in ("lse", "dsinks"))
         return Checked(
             max_abs_error=largest if math.isfinite(largest) else None,
-            tolerance=tolerance,
-            rows_checked=len(groups) * self._heads_per_key * self._problem.seqlen_q,
-            wrong=self._verdict(errors),
+            tolerance=self._tolerance(self._direction, largest_lse),
+            rows_checked=rows,
+            wrong=self._verdict(errors, largest_lse),
         )._asdict()
 
     @property
@@ -152,27 +195,37 @@ class AttentionWorkload:
             groups = [groups[0], groups[-1]]
         return [(batch, kv_head) for batch, kv_head in groups]
 
-    def _expected(self, part: AttentionProblem, inputs: Inputs) -> dict[Output, Any]:
+    def _heads_of_every_sequence(self, groups: list[tuple[int, int]]) -> list[int]:
+        count = Counter(kv_head for _, kv_head in groups)
+        size = self._heads_per_key
+        return [h for h in range(self._problem.num_heads) if count[h // size] == self._problem.batch]
+
+    def _expected(self, part: HeadGroup) -> dict[Output, Any]:
+        """What the outputs should be there; also lse where tolerances depend on it."""
         expected: dict[Output, Any] = {}
-        q, k, v, do = inputs
-        if "o" in self._outputs:
-            o, lse = attention_reference(part, q, k, v)
-            expected["o"] = o
-            if "lse" in self._outputs:
-                expected["lse"] = lse
+        q, do = self._inputs.q[part.queries], self._inputs.do[part.queries]
+        k, v = self._inputs.k[part.keys], self._inputs.v[part.keys]
+        if "o" in self._outputs or self._problem.alibi:
+            o, lse = attention_reference(part.problem, q, k, v, self._extras, origin=part.origin)
+            expected.update({"o": o, "lse": lse})
         if "dq" in self._outputs:
-            dq, dk, dv = attention_backward_reference(part, do, q, k, v)
+            gradients = attention_backward_reference(
+                part.problem, do, q, k, v, self._extras, origin=part.origin
+            )
+            dq, dk, dv = gradients
             expected.update({"dq": dq, "dk": dk, "dv": dv})
+            if gradients.dsinks is not None:
+                expected["dsinks"] = gradients.dsinks
         return expected
 
-    def _tolerance(self, what: Output | Direction) -> float:
-        return tolerance_for(
-            self._problem.dtype, what, heads_per_key=self._heads_per_key, seqlen_q=self._problem.seqlen_q
-        )
+    def _tolerance(self, what: Output | Direction, largest_lse: float) -> float:
+        return problem_tolerance(self._problem, what, largest_lse=largest_lse)
 
-    def _verdict(self, errors: dict[Output, float]) -> str | None:
+    def _verdict(self, errors: dict[Output, float], largest_lse: float) -> str | None:
+        if self._problem.sinks and "dq" in errors and "dsinks" not in errors:
+            return "dsinks is missing"
         for name, error in errors.items():
-            tolerance = self._tolerance(name)
+            tolerance = self._tolerance(name, largest_lse)
             if not math.isfinite(error):
                 return f"{name} has NaN or infinity where the float64 oracle has a number"
             if error > tolerance:
@@ -180,3 +233,7 @@ class AttentionWorkload:
                     f"{name} is off the float64 oracle by {error:.2g}, more than rounding's {tolerance:.2g}"
                 )
         return None
+
+
+def _largest_finite(x: Array) -> float:
+    return float(np.max(np.abs(x), initial=0.0, where=np.isfinite(x)))

@@ -8,13 +8,15 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from flashbench.engines import Array, Forward, Layout, Ran, Settings
+from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
 from flashbench.engines.numpy import NumpyEngine
-from flashbench.problem import AttentionProblem, Direction
+from flashbench.extras import Extras
+from flashbench.problem import AttentionProblem, Direction, Feature
+from flashbench.reference import attention_backward_reference, attention_reference
 
 ENGINES = ("Right", "Wrong", "NotANumber", "Unsupporting", "Blocked", "Segfaulting", "Killed")
 ENGINES += ("OutOfMemory", "Hanging", "Printing", "DyingOfBlocks", "Untellable", "Slow", "Slower")
@@ -156,6 +158,40 @@ class SequenceFirst(Right):
     def backward(self, *arguments: Any, **options: Any) -> Any:
         self._look(*arguments[2:6])
         return super().backward(*arguments, **options)
+
+
+class Oracle(Right):
+    """Has every feature, as the float64 oracle computes them."""
+
+    features = frozenset(get_args(Feature))
+
+    def forward(
+        self,
+        problem: AttentionProblem,
+        settings: Settings,
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        extras: Extras,
+        keep: bool = False,
+    ) -> Forward:
+        return Forward(*attention_reference(problem, q, k, v, extras))
+
+    def backward(
+        self,
+        problem: AttentionProblem,
+        settings: Settings,
+        do: Array,
+        q: Array,
+        k: Array,
+        v: Array,
+        forward: Forward,
+        *,
+        extras: Extras,
+    ) -> AttentionGradients:
+        gradients = attention_backward_reference(problem, do, q, k, v, extras)
+        return AttentionGradients(*gradients, gradients.dsinks)
 
 
 class Unsupporting(Right):

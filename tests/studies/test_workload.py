@@ -12,6 +12,7 @@ import pytest
 from flashbench.engines import Layout, Settings
 from flashbench.engines.numpy import NumpyEngine
 from flashbench.errors import UnsupportedError
+from flashbench.extras import make_extras
 from flashbench.measure.protocol import build_workload
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.studies import workload
@@ -19,6 +20,32 @@ from flashbench.studies.study import Point
 from flashbench.studies.workload import AttentionWorkload
 
 GROUPED = AttentionProblem.of(40, seqlen_k=56, batch=3, num_heads=4, num_kv_heads=2, head_dim=8, causal=True)
+
+FEATURED = {
+    "window": {"window": (5, 3)},
+    "softcap": {"softcap": 2.0},
+    "alibi": {"alibi": True},
+    "sinks": {"sinks": True},
+    "bool mask": {"mask": "bool", "mask_axes": "bk"},
+    "float mask": {"mask": "float", "mask_axes": "bhqk"},
+    "block mask": {"mask": "block", "mask_axes": "hqk"},
+    "key lengths": {"key_lengths": (17, 0, 56)},
+    "packed": {"query_lengths": (40, 3, 21), "key_lengths": (17, 0, 56)},
+    "dropout": {"dropout": 0.3, "dropout_seed": 2**40},
+    "many": {
+        "sinks": True,
+        "dropout": 0.3,
+        "alibi": True,
+        "softcap": 3.0,
+        "mask": "bool",
+        "mask_axes": "bhqk",
+    },
+}
+
+
+def featured(name: str, **options: Any) -> AttentionProblem:
+    options = {"seqlen_k": 56, "batch": 3, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, **options}
+    return AttentionProblem.of(40, **options, **FEATURED[name])
 
 
 def make(engine: Any, direction: Direction, problem: AttentionProblem = GROUPED) -> AttentionWorkload:
@@ -124,3 +151,83 @@ def test_inputs_begin_at_cache_lines_in_the_order_that_the_engine_reads(layout: 
             assert found.__array_interface__["data"][0] % 64 == 0
             ordered = found if layout == "bhsd" else found.swapaxes(1, 2)
             assert ordered.flags.c_contiguous
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("name", FEATURED)
+def test_an_engine_gets_the_extras_and_is_checked_by_them(
+    name: str, sampled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if sampled:
+        monkeypatch.setattr(workload, "SAMPLE_ABOVE_FLOPS", 0)
+    made = make(fake_engines.Oracle(), "fwd_bwd", featured(name))
+    found = made.check()
+    assert found["wrong"] is None
+    assert found["max_abs_error"] == 0.0
+    sequences = made._problem.sequences()
+    checked = (sequences[0], sequences[-1]) if sampled else 2 * sequences
+    assert found["rows_checked"] == 2 * sum(sequence.seqlen_q for sequence in checked)
+    for output in ("o", "lse", "dq", "dk", "dv"):
+        made._outputs[output] += 1e-6
+        assert made.check()["wrong"].startswith(f"{output} is off")
+        made._outputs[output] -= 1e-6
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_keys_in_pages_are_checked(sampled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if sampled:
+        monkeypatch.setattr(workload, "SAMPLE_ABOVE_FLOPS", 0)
+    problem = AttentionProblem.of(
+        2, seqlen_k=30, batch=3, num_heads=4, num_kv_heads=2, head_dim=8, page_size=8, key_lengths=(30, 5, 17)
+    )
+    made = make(fake_engines.Oracle(), "fwd", problem)
+    assert made.check()["wrong"] is None
+    made._outputs["o"][2, 3, 1, 0] += 1e-6
+    assert made.check()["wrong"].startswith("o is off")
+
+
+def test_dsinks_are_checked_head_by_head() -> None:
+    made = make(fake_engines.Oracle(), "bwd", featured("sinks"))
+    for head in range(4):
+        made._outputs["dsinks"][head] += 1e-6
+        assert made.check()["wrong"].startswith("dsinks is off the float64 oracle by 1e-06")
+        made._outputs["dsinks"][head] -= 1e-6
+    assert made.check()["wrong"] is None
+    del made._outputs["dsinks"]
+    assert made.check()["wrong"] == "dsinks is missing"
+
+
+@pytest.mark.parametrize(("batch", "wrong"), [(1, [True, False, True]), (2, [False, False, False])])
+def test_dsinks_of_a_sample_count_where_every_sequence_is_in_it(
+    batch: int, wrong: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workload, "SAMPLE_ABOVE_FLOPS", 0)
+    made = make(fake_engines.Oracle(), "bwd", featured("sinks", batch=batch, num_heads=3, num_kv_heads=3))
+    for head in range(3):
+        made._outputs["dsinks"][head] += 1e-6
+        assert (made.check()["wrong"] is not None) == wrong[head]
+        made._outputs["dsinks"][head] -= 1e-6
+
+
+def test_slopes_that_make_logits_large_widen_the_tolerance_by_their_lse() -> None:
+    problem = AttentionProblem.of(400, seqlen_k=8, num_heads=4, alibi=True)  # 392 keys away
+    near = make(fake_engines.Oracle(), "bwd", featured("alibi")).check()["tolerance"]
+    far = make(fake_engines.Oracle(), "bwd", problem).check()["tolerance"]
+    largest = np.abs(make(fake_engines.Oracle(), "fwd", problem)._outputs["lse"]).max()
+    assert 1e-12 == near < far == pytest.approx(1e-12 * largest / 16)
+
+
+@pytest.mark.parametrize("axes", ["", "k", "bk", "qk", "bhqk"])
+@pytest.mark.parametrize("kind", ["bool", "float"])
+def test_masks_and_sinks_begin_at_cache_lines_and_stay_views(kind: Any, axes: str) -> None:
+    problem = AttentionProblem.of(
+        33, seqlen_k=7, batch=2, num_heads=3, dtype="float32", mask=kind, mask_axes=axes, sinks=True
+    )
+    extras = make_extras(problem, 0)
+    for _ in range(8):
+        placed = workload.placed_extras(problem, extras)
+        assert np.array_equal(placed.mask, extras.mask)
+        assert placed.mask.strides == extras.mask.strides
+        assert np.array_equal(placed.sinks, extras.sinks)
+        for x in (placed.mask, placed.sinks):
+            assert x.__array_interface__["data"][0] % 64 == 0
