@@ -148,6 +148,8 @@ def read_features(
         return fields, extras, None
     given = as_mask(mask, full, q, has_heads=has_heads)
     fields |= {"mask": given.kind, "mask_axes": given.axes}
+    if isinstance(mask, BlockMask):
+        fields |= {"mask_block_q": mask.block_q, "mask_block_k": mask.block_k}
     return fields, extras._replace(mask=given.array), given.shape
 
 
@@ -158,7 +160,7 @@ def _as_block_mask(mask: BlockMask, full: tuple[int, int, int, int]) -> Mask:
             f"mask is a BlockMask of shape {mask.shape}, which is not ({', '.join(_AXES)}) = {full}, nor 1 "
             "in place of batch or num_heads"
         )
-    return Mask(mask, "block", _axes(mask.shape), mask.shape)
+    return Mask(mask, "block", _axes(mask.shape[:2]) + "qk", mask.shape)
 
 
 def _check_mask_dtype(x: Array, like: Array) -> None:
@@ -172,5 +174,5 @@ def _check_mask_dtype(x: Array, like: Array) -> None:
 
 
 def _axes(own: tuple[int, ...]) -> str:
-    """Along which of b, h, q, k a mask of this shape varies."""
-    return "".join(axis for axis, size in zip("bhqk", own, strict=True) if size > 1)
+    """Along which of b, h, q, k a mask of this shape, or of its first axes, varies."""
+    return "".join(axis for axis, size in zip("bhqk", own, strict=False) if size > 1)

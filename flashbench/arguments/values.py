@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+from typing import SupportsIndex
 
 import numpy as np
 
 from flashbench.errors import AttentionError
 
 
-def as_count(name: str, value: int | None, *, least: int = 1) -> int | None:
+def as_count(name: str, value: SupportsIndex | None, *, least: int = 1) -> int | None:
     """None or a whole number from `least` up. Raises AttentionError."""
     if value is None:
         return None
