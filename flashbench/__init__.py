@@ -10,9 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flashbench.block_mask import BlockMask
     from flashbench.engines import AttentionGradients
     from flashbench.errors import AttentionError, EngineError, FlashbenchError, UnsupportedError
+    from flashbench.extras import alibi_slopes
     from flashbench.functional import AttentionOutput, attention, attention_backward
+    from flashbench.kv_cache import KVCache, PagedKVCache
+    from flashbench.merge import merge_attention
     from flashbench.modules import (
         AttentionMode,
         FlashAttention,
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
         ProjectionWeights,
     )
     from flashbench.problem import AttentionProblem
+    from flashbench.varlen import attention_varlen, attention_varlen_backward
 
     __version__: str
 
@@ -34,20 +39,27 @@ __all__ = [
     "AttentionMode",
     "AttentionOutput",
     "AttentionProblem",
+    "BlockMask",
     "EngineError",
     "FlashAttention",
     "FlashAttentionConfig",
     "FlashbenchError",
+    "KVCache",
     "MemoryUsage",
     "ModelConfig",
     "MultiHeadAttention",
     "MultiHeadAttentionConfig",
     "MultiHeadGradients",
+    "PagedKVCache",
     "ProjectionWeights",
     "UnsupportedError",
     "__version__",
+    "alibi_slopes",
     "attention",
     "attention_backward",
+    "attention_varlen",
+    "attention_varlen_backward",
+    "merge_attention",
 ]
 
 _HOMES = {
@@ -56,20 +68,27 @@ _HOMES = {
     "AttentionMode": "modules",
     "AttentionOutput": "functional",
     "AttentionProblem": "problem",
+    "BlockMask": "block_mask",
     "EngineError": "errors",
     "FlashAttention": "modules",
     "FlashAttentionConfig": "modules",
     "FlashbenchError": "errors",
+    "KVCache": "kv_cache",
     "MemoryUsage": "modules",
     "ModelConfig": "modules",
     "MultiHeadAttention": "modules",
     "MultiHeadAttentionConfig": "modules",
     "MultiHeadGradients": "modules",
+    "PagedKVCache": "kv_cache",
     "ProjectionWeights": "modules",
     "UnsupportedError": "errors",
+    "alibi_slopes": "extras",
     # Its module may not be called `attention` too: importing it would hide the function.
     "attention": "functional",
     "attention_backward": "functional",
+    "attention_varlen": "varlen",
+    "attention_varlen_backward": "varlen",
+    "merge_attention": "merge",
 }
 
 

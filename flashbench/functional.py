@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from flashbench.arguments import prepare
+from flashbench.arguments.options import BatchOptions, with_options
 from flashbench.engines import Array, AttentionGradients, Forward
-from flashbench.problem import CausalAlignment
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class AttentionOutput(NamedTuple):
-    """o in q's shape with v's head_dim; lse: (batch, num_heads, seqlen_q), or (batch, seqlen_q) in 3-D."""
+    """o in q's shape with v's head_dim; lse: (batch, num_heads, seqlen_q), or (batch, seqlen_q) in 3-D,
+    or (num_heads, total) when packed.
+    """
 
     o: Array
     lse: Array
@@ -18,59 +23,25 @@ class AttentionOutput(NamedTuple):
 
 @overload
 def attention(
-    q: Any,
-    k: Any,
-    v: Any,
-    *,
-    softmax_scale: float | None = None,
-    causal: bool = False,
-    causal_alignment: CausalAlignment = "bottom-right",
-    engine: str = "flash",
-    block_q: int | None = None,
-    block_k: int | None = None,
-    num_threads: int | None = None,
-    use_simd: bool = True,
-    return_lse: Literal[False] = False,
+    q: Any, k: Any, v: Any, *, return_lse: Literal[False] = False, **options: Unpack[BatchOptions]
 ) -> Array: ...
 
 
 @overload
 def attention(
-    q: Any,
-    k: Any,
-    v: Any,
-    *,
-    softmax_scale: float | None = None,
-    causal: bool = False,
-    causal_alignment: CausalAlignment = "bottom-right",
-    engine: str = "flash",
-    block_q: int | None = None,
-    block_k: int | None = None,
-    num_threads: int | None = None,
-    use_simd: bool = True,
-    return_lse: Literal[True],
+    q: Any, k: Any, v: Any, *, return_lse: Literal[True], **options: Unpack[BatchOptions]
 ) -> AttentionOutput: ...
 
 
+@with_options(BatchOptions)
 def attention(
-    q: Any,
-    k: Any,
-    v: Any,
-    *,
-    softmax_scale: float | None = None,
-    causal: bool = False,
-    causal_alignment: CausalAlignment = "bottom-right",
-    engine: str = "flash",
-    block_q: int | None = None,
-    block_k: int | None = None,
-    num_threads: int | None = None,
-    use_simd: bool = True,
-    return_lse: bool = False,
+    q: Any, k: Any, v: Any, *, return_lse: bool = False, **options: Unpack[BatchOptions]
 ) -> Array | AttentionOutput:
     """softmax(softmax_scale * q k^T) v, exactly, and by default without an array of the scores.
 
     The default engine follows Dao et al. 2022, "FlashAttention: Fast and Memory-Efficient Exact
-    Attention with IO-Awareness" (algorithm 1).
+    Attention with IO-Awareness" (algorithm 1). Not every engine has every option below; one that lacks
+    an option refuses it, and `flashbench engines` lists what each has.
 
     Args:
         q: (batch, num_heads, seqlen_q, head_dim), or (batch, seqlen_q, head_dim) for one head.
@@ -79,21 +50,49 @@ def attention(
             num_heads / num_kv_heads neighbouring query heads share a key head.
         v: (batch, num_kv_heads, seqlen_k, head_dim_v). head_dim and head_dim_v: 1 to 256.
         softmax_scale: None is 1 / sqrt(head_dim).
-        causal: a query sees only keys up to its own position.
-        causal_alignment: where that position is when seqlen_q is not seqlen_k: "bottom-right" lets the
-            last query see all keys, "top-left" lets the first query see the first key.
+        causal: a query sees only keys up to its own position, which is i for query i, plus what
+            causal_alignment adds.
+        causal_alignment: how positions of queries and keys meet where seqlen_q is not seqlen_k, for
+            causal, window and alibi_slopes: "bottom-right" puts the last query at the last key, "top-left"
+            the first query at the first key.
+        window: (left, right): a query sees that many keys before and after its own position, None being
+            no limit; right is 0 when causal. Beltagy et al. 2020, "Longformer"; Jiang et al. 2023,
+            "Mistral 7B", whose window of w keys is (w - 1, 0).
+        softcap: scaled scores s become softcap * tanh(s / softcap). Gemma Team 2024, "Gemma 2".
+        alibi_slopes: (num_heads,) or (batch, num_heads): slope * |distance of query and key| is taken from
+            each score. Press et al. 2022, "Train Short, Test Long"; `flashbench.alibi_slopes` gives theirs.
+        mask: what broadcasts to (batch, num_heads, seqlen_q, seqlen_k), or to (batch, seqlen_q, seqlen_k)
+            in 3-D, and is not copied: bool, True where a query may attend; or of q's dtype, added to the
+            scores (-inf hides); or a `BlockMask`, whose hidden blocks cost nothing.
+        sinks: (num_heads,) of q's dtype: a logit that joins the softmax's denominator and has no value.
+            Xiao et al. 2024, "Efficient Streaming Language Models with Attention Sinks", as gpt-oss has it.
+        key_lengths: (batch,) whole numbers, 0 to seqlen_k: keys beyond them do not count, and positions at
+            the bottom right are from each sequence's own end.
+        block_table: (batch, pages) whole numbers, with key_lengths. Key j of a sequence is then row
+            j % page_size of the page that the table names at j // page_size, in k of
+            (pages, num_kv_heads, page_size, head_dim), and v likewise. Kwon et al. 2023, "Efficient Memory
+            Management for Large Language Model Serving with PagedAttention"; see `PagedKVCache`.
+        dropout: the share of probabilities that become zero, from 0 to below 1; the others grow by
+            1 / (1 - dropout). Srivastava et al. 2014.
+        dropout_seed: whole number below 2**64, which decides which they are, by Philox 4x32-10 of their
+            place (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"): the same for every
+            engine, number of threads and block size. To be another for each call, and the same for its
+            backward.
         engine: "flash", "standard", "numpy", "torch-flash" or one that an installed package adds.
         block_q, block_k: tile sizes, for engines that have them. None: the engine chooses, "flash"
             from what `flashbench tune` found on this CPU, if it ran before this process began. The
             result is the same but for rounding.
         num_threads: None is every core that this process may use.
         use_simd: False selects scalar loops in the engines that have both.
-        return_lse: also return the logarithm of each row's softmax denominator, which
-            `attention_backward` needs. Some engines do not give it.
+        return_lse: also return the logarithm of each row's softmax denominator, sink included and before
+            dropout, which `attention_backward` needs. Some engines do not give it.
+
+    The order is the one above: softcap, alibi_slopes, a mask of floats, what hides keys, the softmax with
+    its sinks, dropout.
 
     Returns:
         o: (batch, num_heads, seqlen_q, head_dim_v), or (batch, seqlen_q, head_dim_v) in 3-D; with
-        return_lse, AttentionOutput(o, lse). A row that sees no key has o = 0 and lse = -inf.
+        return_lse, AttentionOutput(o, lse). A row that sees no key has o = 0 and lse = -inf, or the sink.
 
     Raises:
         AttentionError: an argument breaks a rule. EngineError: the engine's library is not installed.
@@ -104,26 +103,14 @@ def attention(
     >>> attention(q, k, v, causal=True, engine="numpy")[0, 0]
     array([1., 0., 0., 0.])
     """
-    call = prepare(
-        "fwd",
-        q,
-        k,
-        v,
-        softmax_scale=softmax_scale,
-        causal=causal,
-        causal_alignment=causal_alignment,
-        engine=engine,
-        block_q=block_q,
-        block_k=block_k,
-        num_threads=num_threads,
-        use_simd=use_simd,
-    )
-    forward = call.engine.forward(call.problem, call.settings, call.q, call.k, call.v)
+    call = prepare("fwd", q, k, v, **options)
+    forward = call.forward()
     if return_lse:
         return AttentionOutput(call.give(forward.o), call.give_lse(forward))
     return call.give(forward.o)
 
 
+@with_options(BatchOptions)
 def attention_backward(
     do: Any,
     q: Any,
@@ -132,16 +119,10 @@ def attention_backward(
     o: Any,
     lse: Any,
     *,
-    softmax_scale: float | None = None,
-    causal: bool = False,
-    causal_alignment: CausalAlignment = "bottom-right",
-    engine: str = "flash",
-    block_q: int | None = None,
-    block_k: int | None = None,
-    num_threads: int | None = None,
-    use_simd: bool = True,
+    return_dmask: bool = False,
+    **options: Unpack[BatchOptions],
 ) -> AttentionGradients:
-    """Gradients of sum(do * attention(q, k, v)) with respect to q, k and v.
+    """Gradients of sum(do * attention(q, k, v)) with respect to q, k and v, the sinks and the mask.
 
     The default engine recomputes the scores tile by tile from lse: Dao et al. 2022, algorithm 4.
 
@@ -149,15 +130,20 @@ def attention_backward(
         do: gradient of the loss by o, in o's shape.
         q, k, v: as they were given to `attention`.
         o, lse: what `attention(..., return_lse=True)` returned for them with the same options.
-        softmax_scale, causal, causal_alignment, engine, block_q, block_k, num_threads, use_simd: as in
-            `attention`. The engine may be another than the forward's.
+        return_dmask: also return the gradient by the mask, which must be one of floats.
+        softmax_scale, causal, causal_alignment, window, softcap, alibi_slopes, mask, sinks, key_lengths,
+            block_table, dropout, dropout_seed, engine, block_q, block_k, num_threads, use_simd: as in
+            `attention`, and those that decide what is computed the same as there. The engine may be another
+            than the forward's.
 
     Returns:
-        AttentionGradients(dq, dk, dv) in the shapes and dtype of q, k and v; query heads that share a
-        key head are added up in dk and dv. Rows that see no key have zero gradients.
+        AttentionGradients, which unpacks into dq, dk and dv in the shapes and dtype of q, k and v, query
+        heads that share a key head being added up in dk and dv; its `dsinks` is (num_heads,), its `dmask`
+        in the mask's own shape, added up along what was broadcast, both None where there is none. Rows that
+        see no key have zero gradients.
 
     Raises:
-        As `attention`.
+        As `attention`; UnsupportedError also when return_dmask is more than the engine can.
 
     >>> import numpy as np
     >>> q = k = v = np.eye(4)[None]
@@ -165,21 +151,7 @@ def attention_backward(
     >>> attention_backward(np.ones_like(o), q, k, v, o, lse, causal=True, engine="numpy").dv[0, 3, 0].round(6)
     np.float64(0.354661)
     """
-    call = prepare(
-        "bwd",
-        q,
-        k,
-        v,
-        softmax_scale=softmax_scale,
-        causal=causal,
-        causal_alignment=causal_alignment,
-        engine=engine,
-        block_q=block_q,
-        block_k=block_k,
-        num_threads=num_threads,
-        use_simd=use_simd,
-    )
+    call = prepare("bwd", q, k, v, **options)
     do = call.take("do", do, "o")
     forward = Forward(call.take("o", o, "o"), call.take("lse", lse, "lse"))
-    gradients = call.engine.backward(call.problem, call.settings, do, call.q, call.k, call.v, forward)
-    return AttentionGradients(*map(call.give, gradients))
+    return call.backward(do, forward, return_dmask=return_dmask)

@@ -72,7 +72,7 @@ class FlashAttention:
         The arrays are remembered for `backward`, not copied: leave them as they are until then.
         """
         call = self._prepare("fwd", q, k, v)
-        forward = call.engine.forward(call.problem, call.settings, call.q, call.k, call.v, keep=True)
+        forward = call.forward(keep=True)
         self._last = call, forward
         if return_lse:
             return AttentionOutput(call.give(forward.o), call.give_lse(forward))
@@ -105,8 +105,7 @@ class FlashAttention:
         else:
             call, forward = self._last
         do = call.take("do", do, "o")
-        gradients = call.engine.backward(call.problem, call.settings, do, call.q, call.k, call.v, forward)
-        return AttentionGradients(*map(call.give, gradients))
+        return call.backward(do, forward)
 
     def _prepare(self, direction: Direction, q: Any, k: Any, v: Any) -> Call:
         return prepare(
@@ -116,10 +115,8 @@ class FlashAttention:
             v,
             softmax_scale=self.config.scale,
             causal=self.config.causal,
-            causal_alignment="bottom-right",
             engine="flash",
             block_q=self.config.block_size,
             block_k=self.config.block_size,
-            num_threads=None,
             use_simd=self.config.use_simd,
         )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flashbench.arguments import Call, as_array, as_count, as_flag, find_engine, prepare
+from flashbench.arguments import Call, as_array, as_count, as_flag, as_size, find_engine, prepare
 from flashbench.engines import Array, Forward, Settings
 from flashbench.errors import AttentionError
 from flashbench.modules.flash_attention import check_dropout
@@ -40,9 +40,8 @@ class MultiHeadAttentionConfig:
     causal: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "num_heads"):
-            if as_count(name, getattr(self, name)) is None:
-                raise AttentionError(f"{name} must be a whole number, not None")
+        as_size("d_model", self.d_model)
+        as_size("num_heads", self.num_heads)
         as_count("num_kv_heads", self.num_kv_heads)
         as_count("flash_block_size", self.flash_block_size)
         as_flag("causal", self.causal)
@@ -165,16 +164,12 @@ class MultiHeadAttention:
         call = prepare(
             "fwd",
             *map(_split, projected, heads),
-            softmax_scale=None,
             causal=self.config.causal,
-            causal_alignment="bottom-right",
             engine=self.config.mode.value,
             block_q=block_size,
             block_k=block_size,
-            num_threads=None,
-            use_simd=True,
         )
-        forward = call.engine.forward(call.problem, call.settings, call.q, call.k, call.v, keep=keep)
+        forward = call.forward(keep=keep)
         merged = _merge(forward.o)
         self._last = _Step(inputs, call, forward, merged) if keep else None
         return self._project("o", merged)
@@ -194,15 +189,7 @@ class MultiHeadAttention:
             )
         # Forward: o = merged @ w_o + b_o.
         d_merged, dw_o, db_o = self._project_backward("o", merged, do)
-        of_heads = call.engine.backward(
-            call.problem,
-            call.settings,
-            _split(d_merged, self.config.num_heads),
-            call.q,
-            call.k,
-            call.v,
-            forward,
-        )
+        of_heads = call.backward(_split(d_merged, self.config.num_heads), forward)
         # Forward: heads = split(x @ w + b).
         dq, dw_q, db_q = self._project_backward("q", q, _merge(of_heads.dq))
         dk, dw_k, db_k = self._project_backward("k", k, _merge(of_heads.dk))

@@ -1,0 +1,231 @@
+"""What callers pass to attention, checked once and cheaply: arrays in, a problem and 4-D views out."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from flashbench.arguments.arrays import as_array, check_same_dtype
+from flashbench.arguments.features import read_features
+from flashbench.arguments.layouts import (
+    Layout,
+    check_dtypes,
+    inward,
+    outward,
+    place_batch,
+    place_packed,
+    place_paged,
+)
+from flashbench.arguments.values import as_count, as_flag, as_scale, as_size
+from flashbench.block_mask import BlockMask
+from flashbench.engines import (
+    Array,
+    AttentionGradients,
+    Engine,
+    Forward,
+    Settings,
+    engine_names,
+    get_engine,
+    refusal,
+)
+from flashbench.errors import AttentionError, EngineError, UnsupportedError
+from flashbench.extras import NO_EXTRAS, Extras
+from flashbench.problem import AttentionProblem, CausalAlignment, Direction, Window
+
+__all__ = ["Call", "as_array", "as_count", "as_flag", "as_scale", "as_size", "find_engine", "prepare"]
+
+ALIGNMENTS = ("bottom-right", "top-left")
+_NO_WINDOW: Window = (None, None)
+_NO_DROPOUT = 0.0
+
+
+class Call(NamedTuple):
+    """A checked call: q, k and v are 4-D views; `layout` says how the caller's arrays lie."""
+
+    engine: Engine
+    problem: AttentionProblem
+    settings: Settings
+    q: Array
+    k: Array
+    v: Array
+    layout: Layout
+    extras: Extras = NO_EXTRAS
+    mask_shape: tuple[int, ...] | None = None  # the caller's, in which the mask's gradient goes back
+
+    def forward(self, *, keep: bool = False) -> Forward:
+        """What the engine finds, in its own shapes."""
+        return self.engine.forward(
+            self.problem, self.settings, self.q, self.k, self.v, extras=self.extras, keep=keep
+        )
+
+    def backward(self, do: Array, forward: Forward, *, return_dmask: bool = False) -> AttentionGradients:
+        """Gradients as the caller takes them, do being what `take` returned.
+
+        Raises AttentionError when there is no mask with a gradient, UnsupportedError when the engine does
+        not give it.
+        """
+        if return_dmask and self.problem.mask != "float":
+            kind = "none" if self.problem.mask is None else f"a {self.problem.mask} mask"
+            raise AttentionError(f"return_dmask needs a mask of floats, not {kind}")
+        found = self.engine.backward(
+            self.problem,
+            self.settings,
+            do,
+            self.q,
+            self.k,
+            self.v,
+            forward,
+            extras=self.extras,
+            mask_gradient=return_dmask,
+        )
+        dmask = None
+        if return_dmask:
+            if found.dmask is None:
+                raise UnsupportedError(
+                    f"engine {self.engine.name!r} gives no gradient of a mask",
+                    hint="leave return_dmask out, or choose another engine",
+                )
+            assert self.mask_shape is not None  # it came with the mask
+            dmask = found.dmask.reshape(self.mask_shape)
+        dq, dk, dv = map(self.give, found)
+        return AttentionGradients(dq, dk, dv, found.dsinks, dmask)
+
+    def take(self, name: str, value: Any, like: str) -> Array:
+        """The argument `value`, of the shape that `like` ("o" or "lse") has in this call, as a view in the
+        engine's shape. Raises AttentionError.
+        """
+        x = as_array(name, value)
+        check_same_dtype(name, x, "q", self.q.dtype)
+        shape = self._shape_of(like)
+        if x.shape != shape:
+            raise AttentionError(f"{name} must have shape {shape} for these q, k and v, not {x.shape}")
+        return inward(self.layout, x)
+
+    def give_lse(self, forward: Forward) -> Array:
+        """The forward's lse as the caller takes it. Raises UnsupportedError when the engine gave none."""
+        if forward.lse is None:
+            raise UnsupportedError(
+                f"engine {self.engine.name!r} gives no lse for this problem",
+                hint="leave return_lse out, or choose another engine",
+            )
+        return self.give(forward.lse)
+
+    def give(self, x: Array) -> Array:
+        """A result in the shape that the caller uses."""
+        return outward(self.layout, x)
+
+    def _shape_of(self, like: str) -> tuple[int, ...]:
+        p = self.problem
+        if self.layout == "thd":
+            rows = p.query_rows
+            return (p.num_heads, rows) if like == "lse" else (rows, p.num_heads, p.head_dim_v)
+        axes = (p.batch, p.seqlen_q) if self.layout == "bsd" else (p.batch, p.num_heads, p.seqlen_q)
+        return axes if like == "lse" else (*axes, p.head_dim_v)
+
+
+def prepare(
+    direction: Direction,
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    cu_seqlens: tuple[Any, Any] | None = None,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    causal_alignment: CausalAlignment = "bottom-right",
+    window: Window = _NO_WINDOW,
+    softcap: float | None = None,
+    alibi_slopes: Any = None,
+    mask: BlockMask | Any = None,
+    sinks: Any = None,
+    key_lengths: Any = None,
+    block_table: Any = None,
+    dropout: float = _NO_DROPOUT,
+    dropout_seed: int | None = None,
+    engine: str = "flash",
+    block_q: int | None = None,
+    block_k: int | None = None,
+    num_threads: int | None = None,
+    use_simd: bool = True,
+) -> Call:
+    """Check everything that `flashbench.attention` documents, or `attention_varlen` with cu_seqlens.
+
+    Raises AttentionError, EngineError when the engine's library is missing, and UnsupportedError when
+    the engine cannot run the problem.
+    """
+    q, k, v = as_array("q", q), as_array("k", k), as_array("v", v)
+    dtype = check_dtypes(q, k, v)
+    if cu_seqlens is not None:
+        placed = place_packed(q, k, v, *cu_seqlens)
+    elif block_table is not None:
+        placed = place_paged(q, k, v, key_lengths, block_table)
+    else:
+        placed = place_batch(q, k, v, key_lengths)
+    if causal_alignment not in ALIGNMENTS:
+        raise AttentionError(f"unknown causal_alignment {causal_alignment!r}; known: {', '.join(ALIGNMENTS)}")
+    settings = Settings(
+        as_count("block_q", block_q),
+        as_count("block_k", block_k),
+        as_count("num_threads", num_threads),
+        as_flag("use_simd", use_simd),
+    )
+    layout, q, k, v, batch, seqlen_q, seqlen_k, lengths, query_lengths, page_size, pages = placed
+    num_heads = q.shape[1]
+    fields: dict[str, Any] = {}
+    extras = NO_EXTRAS
+    mask_shape = None
+    if not (
+        mask is None
+        and window is _NO_WINDOW
+        and dropout is _NO_DROPOUT
+        and dropout_seed is None
+        and softcap is None
+        and alibi_slopes is None
+        and sinks is None
+    ):
+        fields, extras, mask_shape = read_features(
+            q,
+            (batch, num_heads, seqlen_q, seqlen_k),
+            has_heads=layout != "bsd",
+            window=window,
+            mask=mask,
+            alibi_slopes=alibi_slopes,
+            softcap=softcap,
+            sinks=sinks,
+            dropout=dropout,
+            dropout_seed=dropout_seed,
+        )
+    if pages is not None:
+        extras = extras._replace(block_table=pages)
+    problem = AttentionProblem(
+        batch=batch,
+        num_heads=num_heads,
+        num_kv_heads=k.shape[1],
+        seqlen_q=seqlen_q,
+        seqlen_k=seqlen_k,
+        head_dim=q.shape[3],
+        head_dim_v=v.shape[3],
+        dtype=dtype,
+        causal=as_flag("causal", causal),
+        causal_alignment=causal_alignment,
+        softmax_scale=as_scale("softmax_scale", softmax_scale),
+        key_lengths=lengths,
+        query_lengths=query_lengths,
+        page_size=page_size,
+        **fields,
+    )
+    chosen = find_engine(engine)
+    if reason := refusal(chosen, problem, direction):
+        raise UnsupportedError(f"engine {engine!r} cannot run this: {reason}")
+    return Call(chosen, problem, settings, q, k, v, layout, extras, mask_shape)
+
+
+def find_engine(name: str) -> Engine:
+    """The engine of that name, an unknown one being the caller's mistake: AttentionError."""
+    try:
+        return get_engine(name)
+    except EngineError as error:
+        if name in engine_names():
+            raise
+        raise AttentionError(str(error)) from None
+    except TypeError:  # a list, say, cannot even be looked up
+        raise AttentionError(f"engine must be one of {', '.join(engine_names())}, not {name!r}") from None

@@ -1,0 +1,84 @@
+"""Arrays that callers pass, as aligned NumPy views: their own, or any CPU array with `__dlpack__`."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashbench.engines import Array
+from flashbench.errors import AttentionError
+from flashbench.problem import Dtype
+
+DTYPES: dict[np.dtype[Any], Dtype] = {np.dtype(np.float64): "float64", np.dtype(np.float32): "float32"}
+_CPU = 1  # kDLCPU of DLPack
+
+
+def as_array(name: str, x: Any) -> Array:
+    """The argument as an aligned ndarray, without a copy if it can be. Raises AttentionError."""
+    if type(x) is not np.ndarray:
+        x = _foreign_array(name, x)
+    # Aligned implies strides in whole elements, which engines rely on.
+    return cast(Array, x if x.flags.aligned else x.copy())
+
+
+def as_whole_numbers(name: str, x: Any) -> NDArray[np.integer]:
+    """An array or a (nested) list of whole numbers, in the dtype that it has. Raises AttentionError."""
+    if isinstance(x, (list, tuple)):
+        try:
+            found = np.asarray(x)
+        except ValueError:  # rows of different lengths
+            raise AttentionError(f"{name} must have rows of one length, not {x!r}") from None
+    else:
+        found = np.asarray(as_array(name, x))
+    if found.size and found.dtype.kind not in "iu":
+        raise AttentionError(f"{name} must hold whole numbers, not {found.dtype}")
+    return found if found.size else found.astype(np.int64)
+
+
+def check_dtype(name: str, x: Array) -> None:
+    """float64 or float32 in this machine's byte order. Raises AttentionError."""
+    if x.dtype in DTYPES:
+        return
+    if x.dtype.newbyteorder("=") in DTYPES:
+        raise AttentionError(
+            f"{name} must be in this machine's byte order, not {x.dtype.str!r}",
+            hint=f"{name}.astype({name}.dtype.newbyteorder('='))",
+        )
+    raise AttentionError(f"{name} must be float64 or float32, not {x.dtype}")
+
+
+def check_same_dtype(name: str, x: Array, like: str, dtype: np.dtype[Any]) -> None:
+    """The dtype that `like` has. Raises AttentionError."""
+    check_dtype(name, x)
+    if x.dtype != dtype:
+        raise AttentionError(f"{name} has dtype {x.dtype}, {like} has {dtype}: they must be the same")
+
+
+def _foreign_array(name: str, x: Any) -> np.ndarray[Any, Any]:
+    if isinstance(x, np.ma.MaskedArray):
+        raise AttentionError(
+            f"{name} is a masked array, whose mask would be ignored", hint=f"{name}.filled(...)"
+        )
+    if isinstance(x, np.ndarray):  # memmap and other subclasses
+        return x.view(np.ndarray)
+    if not hasattr(x, "__dlpack__") or not hasattr(x, "__dlpack_device__"):
+        raise AttentionError(
+            f"{name} must be a NumPy array or another with __dlpack__, not {type(x).__name__}",
+            hint=f"numpy.asarray({name})",
+        )
+    try:
+        device, _ = x.__dlpack_device__()
+        if device != _CPU:
+            raise AttentionError(
+                f"{name} must be in CPU memory, not on DLPack device type {int(device)}", hint=f"{name}.cpu()"
+            )
+        return np.from_dlpack(x)
+    except AttentionError:
+        raise
+    except Exception as error:  # each library raises kinds of its own
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise AttentionError(
+            f"{name} ({type(x).__name__}) cannot be shared through DLPack: {message}"
+        ) from error

@@ -1,0 +1,178 @@
+"""Masks, biases, sinks and dropout that callers pass: what the problem says of each, and its array."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flashbench.arguments.arrays import as_array, check_same_dtype
+from flashbench.arguments.values import as_count, as_scale
+from flashbench.block_mask import BlockMask
+from flashbench.engines import Array
+from flashbench.errors import AttentionError
+from flashbench.extras import Extras
+from flashbench.problem import MaskKind, Window
+
+_AXES = ("batch", "num_heads", "seqlen_q", "seqlen_k")
+_NO_DROPOUT_SEED = 0
+
+
+class Mask(NamedTuple):
+    """A mask as the engine takes it, and what of it the problem says."""
+
+    array: Any  # a view in four dimensions, or a BlockMask
+    kind: MaskKind
+    axes: str
+    shape: tuple[int, ...]  # the caller's, in which its gradient goes back
+
+
+def as_window(window: Any) -> Window:
+    """(left, right), each None or a whole number of keys from 0 up. Raises AttentionError."""
+    if isinstance(window, (tuple, list)) and len(window) == 2:
+        try:
+            left, right = (as_count("window", side, least=0) for side in window)
+        except AttentionError:
+            pass  # said below, with both sides
+        else:
+            return left, right
+    raise AttentionError(
+        f"window must be (left, right), each None or a whole number from 0 up, not {window!r}",
+        hint="None is no limit",
+    )
+
+
+def as_dropout(dropout: Any, seed: Any) -> tuple[float, int]:
+    """The share to drop and the seed of what is dropped. Raises AttentionError."""
+    share = as_scale("dropout", dropout)
+    if share is None:
+        raise AttentionError("dropout must be a number, not None", hint="0.0 is no dropout")
+    seed = as_count("dropout_seed", seed, least=0)
+    if not share:
+        return share, _NO_DROPOUT_SEED
+    if seed is None:
+        raise AttentionError(
+            f"dropout ({share}) needs a dropout_seed: attention_backward has to drop the same pairs as the "
+            "forward, and finds them by the seed alone",
+            hint="dropout_seed=step, another whole number for each call",
+        )
+    return share, seed
+
+
+def as_mask(mask: Any, full: tuple[int, int, int, int], like: Array, *, has_heads: bool) -> Mask:
+    """A mask that broadcasts to `full`, or to `full` without num_heads, never copied.
+
+    like: q, whose dtype a float mask has. Raises AttentionError.
+    """
+    names = _AXES if has_heads else (_AXES[0], *_AXES[2:])
+    target = full if has_heads else (full[0], *full[2:])
+    if isinstance(mask, BlockMask):
+        return _as_block_mask(mask, full)
+    x = as_array("mask", mask)
+    if x.dtype != np.bool_:
+        _check_mask_dtype(x, like)
+    own = (1,) * (len(target) - x.ndim) + x.shape
+    fits = len(own) == len(target) and all(n in (1, m) for n, m in zip(own, target, strict=True))
+    if not fits or not x.ndim:
+        raise AttentionError(
+            f"mask of shape {x.shape} does not broadcast to ({', '.join(names)}) = {target}",
+            hint=None if x.ndim else "a mask of one value masks nothing or everything",
+        )
+    if not has_heads:
+        own = (own[0], 1, *own[1:])
+    view = np.broadcast_to(x.reshape(own), full)
+    kind: MaskKind = "bool" if x.dtype == np.bool_ else "float"
+    return Mask(view, kind, _axes(own), x.shape)
+
+
+def as_slopes(slopes: Any, batch: int, num_heads: int, dtype: np.dtype[Any]) -> Array:
+    """ALiBi's slopes as a view of (batch, num_heads), in q's dtype. Raises AttentionError."""
+    x = as_array("alibi_slopes", slopes)
+    if x.dtype.kind not in "fiu":
+        raise AttentionError(f"alibi_slopes must be numbers, not {x.dtype}")
+    if x.shape not in ((num_heads,), (batch, num_heads)):
+        raise AttentionError(
+            f"alibi_slopes must have shape (num_heads,) = {(num_heads,)} or (batch, num_heads) = "
+            f"{(batch, num_heads)}, not {x.shape}"
+        )
+    with np.errstate(over="ignore"):  # found below
+        x = x.astype(dtype, copy=False)
+    if not np.isfinite(x).all():
+        raise AttentionError(f"alibi_slopes must be finite in {dtype}, not {x[~np.isfinite(x)][0]}")
+    return np.broadcast_to(x, (batch, num_heads))
+
+
+def as_sinks(sinks: Any, num_heads: int, like: Array) -> Array:
+    """A logit for each head, in q's dtype. Raises AttentionError."""
+    x = as_array("sinks", sinks)
+    check_same_dtype("sinks", x, "q", like.dtype)
+    if x.shape != (num_heads,):
+        raise AttentionError(f"sinks must have shape (num_heads,) = {(num_heads,)}, not {x.shape}")
+    return x
+
+
+def read_features(
+    q: Array,
+    full: tuple[int, int, int, int],
+    *,
+    has_heads: bool,
+    window: Any,
+    mask: Any,
+    alibi_slopes: Any,
+    softcap: Any,
+    sinks: Any,
+    dropout: Any,
+    dropout_seed: Any,
+) -> tuple[dict[str, Any], Extras, tuple[int, ...] | None]:
+    """Fields of the problem, the arrays beside q, k and v, and the mask's own shape.
+
+    full: (batch, num_heads, seqlen_q, seqlen_k). Raises AttentionError.
+    """
+    batch, num_heads, _, _ = full
+    left, right = as_window(window)
+    share, seed = as_dropout(dropout, dropout_seed)
+    fields: dict[str, Any] = {
+        "window_left": left,
+        "window_right": right,
+        "softcap": as_scale("softcap", softcap),
+        "alibi": alibi_slopes is not None,
+        "sinks": sinks is not None,
+        "dropout": share,
+        "dropout_seed": seed,
+    }
+    extras = Extras(
+        alibi_slopes=None if alibi_slopes is None else as_slopes(alibi_slopes, batch, num_heads, q.dtype),
+        sinks=None if sinks is None else as_sinks(sinks, num_heads, q),
+    )
+    if mask is None:
+        return fields, extras, None
+    given = as_mask(mask, full, q, has_heads=has_heads)
+    fields |= {"mask": given.kind, "mask_axes": given.axes}
+    if isinstance(mask, BlockMask):
+        fields |= {"mask_block_q": mask.block_q, "mask_block_k": mask.block_k}
+    return fields, extras._replace(mask=given.array), given.shape
+
+
+def _as_block_mask(mask: BlockMask, full: tuple[int, int, int, int]) -> Mask:
+    batch, num_heads, *lengths = mask.shape
+    if batch not in (1, full[0]) or num_heads not in (1, full[1]) or tuple(lengths) != full[2:]:
+        raise AttentionError(
+            f"mask is a BlockMask of shape {mask.shape}, which is not ({', '.join(_AXES)}) = {full}, nor 1 "
+            "in place of batch or num_heads"
+        )
+    return Mask(mask, "block", _axes(mask.shape[:2]) + "qk", mask.shape)
+
+
+def _check_mask_dtype(x: Array, like: Array) -> None:
+    if x.dtype.kind == "f":
+        check_same_dtype("mask", x, "q", like.dtype)
+        return
+    raise AttentionError(
+        f"mask must be bool (True = may attend) or {like.dtype} as q is (added to the scores), not {x.dtype}",
+        hint="mask.astype(bool), if it holds 1 for what may be attended to",
+    )
+
+
+def _axes(own: tuple[int, ...]) -> str:
+    """Along which of b, h, q, k a mask of this shape, or of its first axes, varies."""
+    return "".join(axis for axis, size in zip("bhqk", own, strict=False) if size > 1)

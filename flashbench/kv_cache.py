@@ -1,0 +1,311 @@
+"""Keys and values of the tokens so far, for decoding: with room ahead of them, in one array or in pages."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashbench.arguments.arrays import DTYPES, as_array, as_whole_numbers, check_same_dtype
+from flashbench.arguments.values import as_count, as_size
+from flashbench.engines import Array
+from flashbench.errors import AttentionError
+from flashbench.problem import MAX_HEAD_DIM, Dtype
+
+WholeNumbers = NDArray[np.int64]
+
+
+class _Cache(ABC):
+    """What both caches share: how long every sequence is, and the checks. Where keys go is the other half."""
+
+    _k: Array  # (sequences or pages, num_kv_heads, tokens, head_dim)
+    _v: Array
+
+    def __init__(
+        self, batch: int, num_kv_heads: int, head_dim: int, head_dim_v: int | None, dtype: Dtype
+    ) -> None:
+        self._num_kv_heads = as_size("num_kv_heads", num_kv_heads)
+        self._head_dim = _as_head_dim("head_dim", head_dim)
+        self._head_dim_v = self._head_dim if head_dim_v is None else _as_head_dim("head_dim_v", head_dim_v)
+        self._dtype = _as_dtype(dtype)
+        self._lengths = np.zeros(as_size("batch", batch), np.int64)
+
+    @abstractmethod
+    def _reserve(self, sequences: WholeNumbers, lengths: WholeNumbers) -> None:
+        """Have room for these sequences at these lengths, which are not shorter than they are."""
+
+    @abstractmethod
+    def _places(self, sequences: WholeNumbers, positions: WholeNumbers) -> tuple[Any, Any]:
+        """Indices into the first and the third axis of k and v, for a row of positions of each sequence."""
+
+    def _shorten(self, lengths: WholeNumbers) -> None:
+        self._lengths = lengths
+
+    def _allocate(self, first: int, tokens: int) -> tuple[Array, Array]:
+        """k and v of these sizes, zeroed: what nobody wrote is no NaN."""
+        rows = first, self._num_kv_heads, tokens
+        return (
+            np.zeros((*rows, self._head_dim), self._dtype),
+            np.zeros((*rows, self._head_dim_v), self._dtype),
+        )
+
+    @property
+    def key_lengths(self) -> WholeNumbers:
+        """(batch,): the tokens of each sequence; a copy."""
+        return self._lengths.copy()
+
+    def __len__(self) -> int:
+        """Tokens of the longest sequence."""
+        return int(self._lengths.max())
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the keys and values and of the room ahead of them."""
+        return self._k.nbytes + self._v.nbytes
+
+    def append(self, k: Any, v: Any, *, sequence: int | None = None) -> None:
+        """Copy the keys and values of new tokens in behind those that are there.
+
+        k: (batch, num_kv_heads, new, head_dim) and v: (batch, num_kv_heads, new, head_dim_v), for any number
+        of new tokens; with `sequence`, both without batch and for that one. Raises AttentionError, and then
+        nothing has changed.
+        """
+        sequences = np.arange(len(self._lengths))
+        if sequence is not None:
+            sequences = sequences[[self._as_sequence(sequence)]]
+        k = self._as_new("k", k, self._head_dim, sequence)
+        v = self._as_new("v", v, self._head_dim_v, sequence)
+        new = k.shape[2]
+        if v.shape[2] != new:
+            raise AttentionError(f"k and v must be of as many new tokens, not {new} and {v.shape[2]}")
+        before = self._lengths[sequences]
+        self._reserve(sequences, before + new)
+        first, third = self._places(sequences, before[:, np.newaxis] + np.arange(new))
+        # The two indices, with a slice between them, bring (sequence, token) to the front.
+        self._k[first, :, third] = k.swapaxes(1, 2)
+        self._v[first, :, third] = v.swapaxes(1, 2)
+        self._lengths[sequences] += new
+
+    def truncate(self, lengths: Any) -> None:
+        """Forget what is behind these lengths: (batch,) of them, or one that no sequence is to exceed.
+
+        Raises AttentionError.
+        """
+        if isinstance(lengths, (int, np.integer)):
+            as_count("lengths", lengths, least=0)
+            self._shorten(np.minimum(self._lengths, lengths))
+            return
+        wanted = as_whole_numbers("lengths", lengths)
+        if wanted.shape != self._lengths.shape:
+            raise AttentionError(
+                f"lengths must be one number or have shape {self._lengths.shape}, not {wanted.shape}"
+            )
+        for sequence, (length, has) in enumerate(zip(wanted, self._lengths, strict=True)):
+            if not 0 <= length <= has:
+                raise AttentionError(
+                    f"lengths must be from 0 to {has}, which sequence {sequence} has, not {length}"
+                )
+        self._shorten(wanted.astype(np.int64))
+
+    def free(self, sequence: int) -> None:
+        """Forget all of one sequence, so that another can take its place. Raises AttentionError."""
+        lengths = self._lengths.copy()
+        lengths[self._as_sequence(sequence)] = 0
+        self._shorten(lengths)
+
+    def _as_sequence(self, sequence: int) -> int:
+        batch = len(self._lengths)
+        index = as_count("sequence", sequence, least=0)
+        if index is None or index >= batch:
+            raise AttentionError(f"sequence must be from 0 to {batch - 1}, not {sequence}")
+        return index
+
+    def _as_new(self, name: str, value: Any, width: int, sequence: int | None) -> Array:
+        """(number of sequences, num_kv_heads, new, width)."""
+        x = as_array(name, value)
+        check_same_dtype(name, x, "the cache", self._dtype)
+        before: tuple[int, ...] = (self._num_kv_heads,)
+        if sequence is None:
+            before = (len(self._lengths), *before)
+        if x.ndim != len(before) + 2 or x.shape[:-2] != before or x.shape[-1] != width:
+            shape = ", ".join(map(str, (*before, "new", width)))
+            raise AttentionError(f"{name} must have shape ({shape}), not {x.shape}")
+        return x[np.newaxis] if sequence is not None else x
+
+
+class KVCache(_Cache):
+    """Keys and values of a batch in one array each, of which attention reads views.
+
+    >>> import flashbench
+    >>> cache = KVCache(batch=2, num_kv_heads=1, head_dim=4)
+    >>> cache.append(np.ones((2, 1, 3, 4)), np.ones((2, 1, 3, 4)))
+    >>> cache.append(np.ones((1, 1, 4)), np.ones((1, 1, 4)), sequence=0)
+    >>> cache.k.shape, cache.key_lengths
+    ((2, 1, 4, 4), array([4, 3]))
+    >>> q = np.ones((2, 1, 1, 4))
+    >>> flashbench.attention(q, cache.k, cache.v, key_lengths=cache.key_lengths, causal=True).shape
+    (2, 1, 1, 4)
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        head_dim_v: int | None = None,
+        capacity: int = 128,
+        dtype: Dtype = "float64",
+    ) -> None:
+        """capacity: the tokens of a sequence that there is room for. One more doubles it, and only then is
+        anything copied. Raises AttentionError.
+        """
+        super().__init__(batch, num_kv_heads, head_dim, head_dim_v, dtype)
+        self._k, self._v = self._allocate(len(self._lengths), as_size("capacity", capacity))
+
+    @property
+    def capacity(self) -> int:
+        """How long a sequence may become without a copy."""
+        return int(self._k.shape[2])
+
+    @property
+    def k(self) -> Array:
+        """(batch, num_kv_heads, tokens of the longest sequence, head_dim): a view."""
+        return self._k[:, :, : len(self)]
+
+    @property
+    def v(self) -> Array:
+        """(batch, num_kv_heads, tokens of the longest sequence, head_dim_v): a view."""
+        return self._v[:, :, : len(self)]
+
+    @property
+    def block_table(self) -> None:
+        """None: there are no pages. So both caches are used alike."""
+        return
+
+    def _reserve(self, sequences: WholeNumbers, lengths: WholeNumbers) -> None:
+        longest = int(lengths.max())
+        if longest <= self.capacity:
+            return
+        k, v = self._allocate(len(self._lengths), max(longest, 2 * self.capacity))
+        k[:, :, : len(self)], v[:, :, : len(self)] = self.k, self.v
+        self._k, self._v = k, v
+
+    def _places(self, sequences: WholeNumbers, positions: WholeNumbers) -> tuple[Any, Any]:
+        return sequences[:, np.newaxis], positions
+
+
+class PagedKVCache(_Cache):
+    """Keys and values in pages of one pool, so that a sequence takes no more room than it fills, but for its
+    last page, and what it leaves is another's to take.
+
+    Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving with PagedAttention".
+
+    >>> import flashbench
+    >>> cache = PagedKVCache(batch=2, num_kv_heads=1, head_dim=4, page_size=2)
+    >>> cache.append(np.ones((1, 3, 4)), np.ones((1, 3, 4)), sequence=1)
+    >>> cache.append(np.ones((2, 1, 1, 4)), np.ones((2, 1, 1, 4)))
+    >>> cache.key_lengths, cache.block_table.shape
+    (array([1, 4]), (2, 2))
+    >>> cache.free(1)
+    >>> len(cache)
+    1
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        head_dim_v: int | None = None,
+        page_size: int = 64,
+        num_pages: int | None = None,
+        dtype: Dtype = "float64",
+    ) -> None:
+        """num_pages: the pages of page_size tokens in the pool; None: one for each sequence. One more doubles
+        them, and only then is anything copied. Raises AttentionError.
+        """
+        super().__init__(batch, num_kv_heads, head_dim, head_dim_v, dtype)
+        pages = as_count("num_pages", num_pages) or len(self._lengths)
+        self._k, self._v = self._allocate(pages, as_size("page_size", page_size))
+        self._table = np.zeros((len(self._lengths), 1), np.int64)
+        self._free = list(range(pages))
+
+    @property
+    def page_size(self) -> int:
+        """Tokens of a page."""
+        return int(self._k.shape[2])
+
+    @property
+    def num_pages(self) -> int:
+        """Pages in the pool."""
+        return int(self._k.shape[0])
+
+    @property
+    def free_pages(self) -> int:
+        """Pages in the pool that no sequence has."""
+        return len(self._free)
+
+    @property
+    def k(self) -> Array:
+        """(num_pages, num_kv_heads, page_size, head_dim): the pool."""
+        return self._k
+
+    @property
+    def v(self) -> Array:
+        """(num_pages, num_kv_heads, page_size, head_dim_v): the pool."""
+        return self._v
+
+    @property
+    def block_table(self) -> WholeNumbers:
+        """(batch, pages of the longest sequence): each sequence's in order, 0 behind them; a copy."""
+        return self._table[:, : max(1, int(self._pages_of(self._lengths).max()))].copy()
+
+    def _reserve(self, sequences: WholeNumbers, lengths: WholeNumbers) -> None:
+        has, needs = self._pages_of(self._lengths[sequences]), self._pages_of(lengths)
+        missing = int((needs - has).sum()) - len(self._free)
+        if missing > 0:
+            before = self.num_pages
+            k, v = self._allocate(before + max(missing, before), self.page_size)
+            k[:before], v[:before] = self._k, self._v
+            self._k, self._v = k, v
+            self._free += range(before, self.num_pages)
+        width = self._table.shape[1]
+        if needs.max() > width:
+            wider = max(int(needs.max()), 2 * width)
+            self._table = np.pad(self._table, ((0, 0), (0, wider - width)))
+        for sequence, first, end in zip(sequences, has, needs, strict=True):
+            self._table[sequence, first:end] = [self._free.pop() for _ in range(first, end)]
+
+    def _places(self, sequences: WholeNumbers, positions: WholeNumbers) -> tuple[Any, Any]:
+        pages, rows = np.divmod(positions, self.page_size)
+        return self._table[sequences[:, np.newaxis], pages], rows
+
+    def _shorten(self, lengths: WholeNumbers) -> None:
+        for row, first, end in zip(
+            self._table, self._pages_of(lengths), self._pages_of(self._lengths), strict=True
+        ):
+            self._free += row[first:end].tolist()
+            row[first:end] = 0
+        super()._shorten(lengths)
+
+    def _pages_of(self, lengths: WholeNumbers) -> WholeNumbers:
+        """How many pages sequences of these lengths fill, the last in part."""
+        return -(-lengths // self.page_size)
+
+
+def _as_head_dim(name: str, size: int) -> int:
+    size = as_size(name, size)
+    if size > MAX_HEAD_DIM:
+        raise AttentionError(f"{name} must be at most {MAX_HEAD_DIM}, not {size}")
+    return size
+
+
+def _as_dtype(dtype: Any) -> np.dtype[Any]:
+    for known in DTYPES:
+        if dtype is not None and dtype == known:  # None is float64 to NumPy
+            return known
+    raise AttentionError(f"dtype must be float64 or float32, not {dtype!r}")
