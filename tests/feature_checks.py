@@ -1,10 +1,9 @@
-"""One comparison of an engine with the oracle where optional features are on: every output, both ways back."""
+"""One comparison of an engine with the oracle where features are on: every output, both ways back."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 from support import assert_close
 
 from flashbench.engines import Engine, Forward, Settings

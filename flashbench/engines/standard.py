@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
+from flashbench.engines.features import FEATURE_BYTES, kernel_features
 from flashbench.engines.launch import (
-    FeatureVector,
     address_of,
     aligned_scratch,
     array_table,
@@ -20,7 +20,7 @@ from flashbench.engines.launch import (
 )
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.kernels.blocks import ALIGNMENT, aligned
-from flashbench.kernels.feature_table import SEQLEN_K, SEQLEN_Q
+from flashbench.kernels.features import SEQLEN_K, SEQLEN_Q
 from flashbench.kernels.standard import (
     KEY_GRADIENTS,
     KEY_TILE,
@@ -86,7 +86,7 @@ class StandardEngine:
         threads = threads_for(problem, "fwd", settings)
         stride = _scratch_stride(problem)
         q, k, v = readable(q), readable(k), readable(v)
-        features = FeatureVector.of(problem, extras)
+        features = kernel_features(problem, extras)
         table = array_table(
             q,
             k,
@@ -110,7 +110,9 @@ class StandardEngine:
                     stage,
                     table,
                     sequences,
+                    features.whole,
                     features.numbers,
+                    _hides(problem),
                     address_of(tickets) + 8 * stage,
                     scratch_address if stride else 0,
                     stride,
@@ -122,12 +124,11 @@ class StandardEngine:
                     problem.head_dim_v,
                     number(factor),
                     number(problem.softcap or 0),
-                    number(1 / (1 - problem.dropout)),
                     natural,
                 )
 
             run_on_threads(work, threads)
-        del scratch, features  # they had to live until here: the kernels know only addresses
+        del scratch  # it had to live until here: the kernels know only its address
         return Forward(o, lse, kept if keep else None)
 
     def backward(
@@ -172,7 +173,7 @@ class StandardEngine:
             dv,
             *(() if dmask is None else (_broadcast(dmask),)),
         )
-        features = FeatureVector.of(problem, extras)
+        features = kernel_features(problem, extras)
         tickets = np.zeros(_TICKETS, dtype=np.int64)
         longest = _longest(sequences)
         shares = np.zeros((len(sequences), problem.num_heads, -(-longest // ROW_TILE)))
@@ -187,7 +188,9 @@ class StandardEngine:
                     stage,
                     table,
                     sequences,
+                    features.whole,
                     features.numbers,
+                    _hides(problem),
                     address_of(tickets) + 8 * stage,
                     slot,
                     longest,
@@ -197,7 +200,6 @@ class StandardEngine:
                     problem.head_dim_v,
                     scale,
                     softcap,
-                    number(1 / (1 - problem.dropout)),
                     address_of(shares),
                     mask_step,
                 )
@@ -209,7 +211,7 @@ class StandardEngine:
                 number(0),
                 table,
                 sequences,
-                features.numbers,
+                features.whole,
                 address_of(tickets) + 8 * (_TICKETS - 1),
                 slot,
                 problem.num_heads,
@@ -242,7 +244,7 @@ class StandardEngine:
         """
         sequences, scores = _slabs(problem)
         scores *= problem.itemsize
-        tables = sequences.nbytes
+        tables = sequences.nbytes + FEATURE_BYTES
         packed = threads_for(problem, "fwd", settings) * _scratch_stride(problem) + ALIGNMENT
         kept = 1 + (problem.softcap is not None) + bool(problem.dropout)
         shares = 8 * len(sequences) * problem.num_heads * -(-_longest(sequences) // ROW_TILE)
@@ -263,12 +265,18 @@ def _slabs(problem: AttentionProblem) -> tuple[NDArray[np.int64], int]:
     Packed sequences have slabs of their own sizes; others are padded, as their keys are.
     """
     table = np.empty((problem.batch, SLAB + 1), dtype=np.int64)
-    table[:, :COLUMNS] = sequence_table(problem)
+    table[:, :COLUMNS] = sequence_table(problem, lambda seqlen_q: 0)
     table[:, COLUMNS] = table[:, SEQLEN_K] if problem.packed else problem.seqlen_k
     ends = np.cumsum(problem.num_heads * table[:, SEQLEN_Q] * table[:, COLUMNS])
     table[0, SLAB] = 0
     table[1:, SLAB] = ends[:-1]
     return table, int(ends[-1])
+
+
+def _hides(problem: AttentionProblem) -> bool:
+    """Whether any score may be hidden, a padded one too."""
+    padded = problem.key_lengths is not None and not problem.packed
+    return padded or problem.masked or problem.mask is not None
 
 
 def _longest(sequences: NDArray[np.int64]) -> int:

@@ -1,4 +1,4 @@
-"""What optional features do to a row of scores that lies in memory: softcap, ALiBi, masks, and their gradients.
+"""What optional features do to a row of scores in memory: softcap, ALiBi, masks, and their gradients.
 
 Each function is one pass over a row in the first-level cache, and is called only where its feature is on.
 Scores are in natural units.

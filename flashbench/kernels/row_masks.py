@@ -11,27 +11,29 @@ import math
 import numpy as np
 from numba import njit
 
-from flashbench.kernels.feature_table import (
-    BLOCK_COLUMNS,
-    BLOCK_K,
+from flashbench.kernels.features import (
     BLOCK_MASK,
-    BLOCK_PARTIAL,
-    BLOCK_PARTS,
-    BLOCK_Q,
     BOOL_MASK,
+    COLUMNS_AT,
     DIAGONAL,
     FLOAT_MASK,
-    LEFT,
     MASK,
+    MASK_AT,
     MASK_BATCH,
+    MASK_BLOCK_K,
+    MASK_BLOCK_Q,
     MASK_HEAD,
     MASK_KEY,
-    MASK_KIND,
-    MASK_QUERY,
+    MASK_ROW,
     NO_MASK,
-    RIGHT,
+    PARTS_AT,
     SEQLEN_K,
     SEQLEN_Q,
+    STARTS_AT,
+    STARTS_BATCH,
+    STARTS_HEAD,
+    end_key,
+    first_key,
 )
 from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import at, pointer
@@ -41,56 +43,51 @@ from flashbench.kernels.row_features import add_mask_row, clear_lowest_row, hide
 @njit(nogil=True)
 def visible_range(features, query, seqlen_k, diagonal):
     """(first, end) of the keys that window and lengths let a query see; first = end where none."""
-    own = query + diagonal
-    first = max(0, own - features[LEFT])
-    end = min(seqlen_k, own + features[RIGHT] + 1)
-    if end <= first:
-        return 0, 0
-    return first, end
+    first = first_key(query, seqlen_k, diagonal, features)
+    return first, max(first, end_key(query, seqlen_k, diagonal, features))
 
 
 @njit(nogil=True)
 def _entry(like, features, b, h, i, j):
-    """Pointer to the mask's entry of a pair."""
-    place = (
-        b * features[MASK_BATCH] + h * features[MASK_HEAD] + i * features[MASK_QUERY] + j * features[MASK_KEY]
-    )
-    return at(pointer(like, features[MASK]), place)
+    """Pointer to a dense mask's entry of a pair."""
+    head = pointer(like, features[MASK_AT] + b * features[MASK_BATCH] + h * features[MASK_HEAD])
+    return at(head, i * features[MASK_ROW] + j * features[MASK_KEY])
 
 
 @njit(nogil=True)
 def _blocks_of_row(features, b, h, i):
     """(first, end) of the places of the visible blocks in the row of blocks of query i."""
-    starts = _entry(np.int64(0), features, b, h, i // features[BLOCK_Q], 0)
+    address = features[STARTS_AT] + b * features[STARTS_BATCH] + h * features[STARTS_HEAD]
+    starts = at(pointer(np.int64(0), address), i // features[MASK_BLOCK_Q])
     return starts[0], starts[1]
+
+
+@njit(nogil=True)
+def _block_start(features, place):
+    """The first key of a visible block."""
+    return pointer(np.int64(0), features[COLUMNS_AT])[place] * features[MASK_BLOCK_K]
+
+
+@njit(nogil=True)
+def _is_whole(features, place):
+    return pointer(np.int64(0), features[PARTS_AT])[place] < 0
 
 
 @njit(nogil=True)
 def _block_entry(features, place, i, key):
     """Pointer to the entry of a pair in a block that is visible in part; key counted in the block."""
-    part = at(pointer(np.int64(0), features[BLOCK_PARTS]), place)[0]
-    row = part * features[BLOCK_Q] + i % features[BLOCK_Q]
-    return at(pointer(np.uint8(0), features[BLOCK_PARTIAL]), row * features[BLOCK_K] + key)
-
-
-@njit(nogil=True)
-def _block_column(features, place):
-    return at(pointer(np.int64(0), features[BLOCK_COLUMNS]), place)[0]
-
-
-@njit(nogil=True)
-def _is_whole(features, place):
-    return at(pointer(np.int64(0), features[BLOCK_PARTS]), place)[0] < 0
+    part = pointer(np.int64(0), features[PARTS_AT])[place]
+    row = part * features[MASK_BLOCK_Q] + i % features[MASK_BLOCK_Q]
+    return at(pointer(np.uint8(0), features[MASK_AT]), row * features[MASK_BLOCK_K] + key)
 
 
 @njit(nogil=True)
 def _hide_blocks(row, features, b, h, i, first, end, value):
-    block_k = features[BLOCK_K]
     places = _blocks_of_row(features, b, h, i)
     done = first
     for place in range(places[0], places[1]):
-        k_start = _block_column(features, place) * block_k
-        left, right = max(first, k_start), min(end, k_start + block_k)
+        k_start = _block_start(features, place)
+        left, right = max(first, k_start), min(end, k_start + features[MASK_BLOCK_K])
         if right <= left:
             continue
         for j in range(done, left):
@@ -105,7 +102,7 @@ def _hide_blocks(row, features, b, h, i, first, end, value):
 @njit(nogil=True)
 def mask_scores(s, zero, features, b, h, i, first, end):
     """What a mask, if any, does to the scores s[first:end] of a row: added, or -inf where it hides."""
-    kind = features[MASK_KIND]
+    kind = features[MASK]
     if kind == BOOL_MASK:
         entries = _entry(np.uint8(0), features, b, h, i, first)
         hide_row(at(s, first), entries, features[MASK_KEY], end - first, -math.inf)
@@ -119,7 +116,7 @@ def mask_scores(s, zero, features, b, h, i, first, end):
 @njit(nogil=True)
 def clear_masked(x, zero, features, b, h, i, first, end):
     """Zeros in x[first:end] where a mask hides the pair, whatever was there."""
-    kind = features[MASK_KIND]
+    kind = features[MASK]
     if kind == BOOL_MASK:
         entries = _entry(np.uint8(0), features, b, h, i, first)
         hide_row(at(x, first), entries, features[MASK_KEY], end - first, 0.0)
@@ -133,16 +130,16 @@ def clear_masked(x, zero, features, b, h, i, first, end):
 @njit(nogil=True)
 def mask_lets_see(zero, features, b, h, i, j):
     """Whether the mask, if any, lets query i see key j: for the few pairs that are looked at one by one."""
-    kind = features[MASK_KIND]
+    kind = features[MASK]
     if kind == BOOL_MASK:
         return _entry(np.uint8(0), features, b, h, i, j)[0] != 0
     if kind == FLOAT_MASK:
         return _entry(zero, features, b, h, i, j)[0] != -math.inf
     if kind == BLOCK_MASK:
-        column, key = j // features[BLOCK_K], j % features[BLOCK_K]
+        key = j % features[MASK_BLOCK_K]
         places = _blocks_of_row(features, b, h, i)
         for place in range(places[0], places[1]):
-            if _block_column(features, place) == column:
+            if _block_start(features, place) == j - key:
                 return _is_whole(features, place) or _block_entry(features, place, i, key)[0] != 0
         return False
     return True
@@ -151,12 +148,12 @@ def mask_lets_see(zero, features, b, h, i, j):
 @njit(nogil=True)
 def sees_any(zero, features, b, h, i, first, end):
     """Whether a query sees any of the keys from first to end."""
-    if features[MASK_KIND] == NO_MASK:
+    if features[MASK] == NO_MASK:
         return first < end
-    for j in range(first, end):
-        if mask_lets_see(zero, features, b, h, i, j):
-            return True
-    return False
+    j = first
+    while j < end and not mask_lets_see(zero, features, b, h, i, j):
+        j += 1
+    return j < end
 
 
 @njit(nogil=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from numba import njit
 
 from flashbench.kernels.compiled import compiled
-from flashbench.kernels.feature_table import DIAGONAL, HIDES, SEQLEN_K, SEQLEN_Q
+from flashbench.kernels.features import DIAGONAL, SEQLEN_K, SEQLEN_Q
 from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import at, pointer, take_ticket
 from flashbench.kernels.row_masks import add_visible_keys, add_visible_queries, visible_range
@@ -82,6 +82,8 @@ def standard_forward(
     table,
     sequences,
     features,
+    numbers,
+    hides,  # whether any pair is hidden, by whatever
     tickets,
     scratch,  # address of room for packed keys, of scratch_stride bytes a thread; 0: there is room in o
     scratch_stride,
@@ -93,7 +95,6 @@ def standard_forward(
     head_dim_v,
     factor,  # of q k^T, so that it is in units of log2, or natural ones, or the softcap's
     softcap,  # 0: none
-    keep_scale,
     natural,
 ):
     """One stage of o = softmax(q @ k.T) @ v, until its tickets are out."""
@@ -123,14 +124,12 @@ def standard_forward(
             multiply(q, q_row, 1, kt, rows, at(s, start), columns, seqlen_q, rows, head_dim, False)
         elif stage == SOFTMAX:
             for i in range(start, start + rows):
-                softmax_of_row(
-                    zero, table, sequence, features, b, h, num_heads, i, softcap, keep_scale, natural
-                )
+                softmax_of_row(zero, table, sequence, features, numbers, b, h, i, softcap, natural)
         else:
             p = at(slab(zero, table, DROPPED, sequence, h), start * columns)
             v, v_row, o_row = keys(zero, table, V, sequence, h // group), table[V, 3], table[O, 3]
             o = at(queries(zero, table, O, sequence, h), start * o_row)
-            if not features[HIDES] or all_finite(v, v_row, columns, head_dim_v):
+            if not hides or all_finite(v, v_row, columns, head_dim_v):
                 product(p, columns, 1, v, v_row, o, o_row, rows, head_dim_v, columns, False)
                 continue
             clear_rows(o, o_row, rows, head_dim_v, zero)
@@ -148,6 +147,8 @@ def standard_backward(
     table,
     sequences,
     features,
+    numbers,
+    hides,  # whether any pair is hidden, by whatever
     tickets,
     slot,
     longest,
@@ -157,7 +158,6 @@ def standard_backward(
     head_dim_v,
     scale,
     softcap,
-    keep_scale,
     sink_shares,  # address of float64 room for what each task of SCORE_GRADIENT adds to a sink's gradient
     mask_step,  # of dmask along the keys, 0 or 1; -1: it is not asked for
 ):
@@ -193,7 +193,7 @@ def standard_backward(
             share = 0.0
             for i in range(start, start + rows):
                 now = scale if mask_step < 0 else zero + 1
-                share += gradient_of_row(zero, table, sequence, features, b, h, i, keep_scale, now)
+                share += gradient_of_row(zero, table, sequence, features, numbers, b, h, i, now)
                 if softcap != 0 and mask_step < 0:
                     first, end = visible_range(features, i, seqlen_k, sequence[DIAGONAL])
                     finish_row(zero, table, sequence, h, i, softcap, zero + 1, first, end)
@@ -208,7 +208,7 @@ def standard_backward(
                 p = at(slab(zero, table, DROPPED, sequence, head), start)
                 ds = at(slab(zero, table, DP, sequence, head), start)
                 do, q = queries(zero, table, DO, sequence, head), queries(zero, table, Q, sequence, head)
-                if not features[HIDES] or (
+                if not hides or (
                     all_finite(do, do_row, seqlen_q, head_dim_v) and all_finite(q, q_row, seqlen_q, head_dim)
                 ):
                     product(p, 1, columns, do, do_row, dv, dv_row, rows, head_dim_v, seqlen_q, more)
@@ -230,7 +230,7 @@ def standard_backward(
             k, k_row, dq_row = keys(zero, table, K, sequence, h // group), table[K, 3], table[DQ, 3]
             ds = at(slab(zero, table, DP, sequence, h), start * columns)
             dq = at(queries(zero, table, DQ, sequence, h), start * dq_row)
-            if not features[HIDES] or all_finite(k, k_row, columns, head_dim):
+            if not hides or all_finite(k, k_row, columns, head_dim):
                 product(ds, columns, 1, k, k_row, dq, dq_row, rows, head_dim, columns, False)
                 continue
             clear_rows(dq, dq_row, rows, head_dim, zero)

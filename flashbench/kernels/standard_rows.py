@@ -1,4 +1,4 @@
-"""What standard attention does to one row of scores between its products: softmax, and the gradients of it."""
+"""What standard attention does to a row of scores between its products: softmax and its gradient."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import math
 
 from numba import njit
 
-from flashbench.kernels.feature_table import (
+from flashbench.kernels.features import (
+    ALIBI,
     BATCH_INDEX,
     DIAGONAL,
-    DROPS,
+    DROPOUT,
     FIRST_KEY,
     FIRST_QUERY,
-    MASK_KIND,
+    KEEP_FACTOR,
+    MASK,
     NO_MASK,
     SEED,
     SEQLEN_K,
     SEQLEN_Q,
+    SEQUENCE_COLUMNS,
     SINKS,
-    SLOPES,
+    SINKS_AT,
+    SINKS_HEAD,
+    SLOPES_AT,
+    SLOPES_BATCH,
+    SLOPES_HEAD,
     THRESHOLD,
 )
 from flashbench.kernels.memory import at, pointer
@@ -34,7 +41,7 @@ LN2 = math.log(2.0)
 Q, K, V, O, LSE, P, TANH, DROPPED, DP, DO, DQ, DK, DV, DMASK = range(14)
 
 # Further columns of the table of sequences: columns of its slabs, and where the first of them begins.
-COLUMNS, SLAB = range(DIAGONAL + 1, DIAGONAL + 3)
+COLUMNS, SLAB = SEQUENCE_COLUMNS, SEQUENCE_COLUMNS + 1
 
 
 @njit(nogil=True)
@@ -62,7 +69,15 @@ def slab(zero, table, array, sequence, h):
 
 
 @njit(nogil=True)
-def softmax_of_row(zero, table, sequence, features, b, h, num_heads, i, softcap, keep_scale, natural):
+def sink_of(zero, features, h):
+    """The logit that joins the softmax of a head's rows; -inf is none."""
+    if not features[SINKS]:
+        return zero - math.inf
+    return pointer(zero, features[SINKS_AT] + h * features[SINKS_HEAD])[0] + 0.0
+
+
+@njit(nogil=True)
+def softmax_of_row(zero, table, sequence, features, numbers, b, h, i, softcap, natural):
     """A row's scores become what o is made of, and its lse is stored."""
     columns, seqlen_k, diagonal = sequence[COLUMNS], sequence[SEQLEN_K], sequence[DIAGONAL]
     s = at(slab(zero, table, P, sequence, h), i * columns)
@@ -71,18 +86,15 @@ def softmax_of_row(zero, table, sequence, features, b, h, num_heads, i, softcap,
     if softcap != 0:
         kept = at(slab(zero, table, TANH, sequence, h), i * columns + first)
         softcap_row(at(s, first), kept, seen, softcap)
-    if features[SLOPES] != 0:
-        slope = pointer(zero, features[SLOPES])[b * num_heads + h]
-        alibi_row(at(s, first), seen, slope, i + diagonal - first)
-    if features[MASK_KIND] != NO_MASK:
+    if features[ALIBI]:
+        address = features[SLOPES_AT] + b * features[SLOPES_BATCH] + h * features[SLOPES_HEAD]
+        alibi_row(at(s, first), seen, pointer(zero, address)[0], i + diagonal - first)
+    if features[MASK] != NO_MASK:
         mask_scores(s, zero, features, b, h, i, first, end)
 
     lse = at(queries(zero, table, LSE, sequence, h), i * table[LSE, 3])
     if natural:
-        sink = -math.inf
-        if features[SINKS] != 0:
-            sink = pointer(zero, features[SINKS])[h]
-        total = natural_softmax_row(s, columns, first, end, sink, lse)
+        total = natural_softmax_row(s, columns, first, end, sink_of(zero, features, h), lse)
         lse[0] = lse[0] + math.log(total)
     else:
         total = softmax_row(s, columns, first, end, lse)
@@ -92,36 +104,38 @@ def softmax_of_row(zero, table, sequence, features, b, h, num_heads, i, softcap,
         lse[0] = math.nan  # every key it sees has a logit of -inf: 0 / 0
         for j in range(first, end):
             at(s, j)[0] = math.nan
-    if not total > 0 and features[MASK_KIND] != NO_MASK:
+    if not total > 0 and features[MASK] != NO_MASK:
         clear_masked(s, zero, features, b, h, i, first, end)
-    if features[DROPS]:
+    if features[DROPOUT]:
         kept = at(slab(zero, table, DROPPED, sequence, h), i * columns)
-        drop_row(s, kept, columns, first, end, keep_scale, i, h, b, features[SEED], features[THRESHOLD])
+        drop_row(
+            s, kept, columns, first, end, numbers[KEEP_FACTOR], i, h, b, features[SEED], features[THRESHOLD]
+        )
 
 
 @njit(nogil=True)
-def gradient_of_row(zero, table, sequence, features, b, h, i, keep_scale, scale):
+def gradient_of_row(zero, table, sequence, features, numbers, b, h, i, scale):
     """A row of dp becomes scale * ds; returns what its sink gets."""
     columns = sequence[COLUMNS]
     dp = at(slab(zero, table, DP, sequence, h), i * columns)
     p = at(slab(zero, table, P, sequence, h), i * columns)
     first, end = visible_range(features, i, sequence[SEQLEN_K], sequence[DIAGONAL])
     seen = end - first
-    if features[DROPS]:
+    if features[DROPOUT]:
         kept = at(slab(zero, table, DROPPED, sequence, h), i * columns + first)
-        drop_gradient_row(at(dp, first), kept, seen, keep_scale)
+        drop_gradient_row(at(dp, first), kept, seen, numbers[KEEP_FACTOR])
     delta = mean_gradient(at(dp, first), at(p, first), seen)
-    spoiled = features[MASK_KIND] != NO_MASK and not math.isfinite(delta)  # by what the mask hides, perhaps
+    spoiled = features[MASK] != NO_MASK and not math.isfinite(delta)  # by what the mask hides, perhaps
     if spoiled:
         clear_masked(dp, zero, features, b, h, i, first, end)
         delta = mean_gradient(at(dp, first), at(p, first), seen)
     gradient_row(dp, p, columns, first, end, delta, scale)
     if spoiled:
         clear_masked(dp, zero, features, b, h, i, first, end)
-    if features[SINKS] == 0 or delta == 0:
+    if not features[SINKS] or delta == 0:
         return 0.0
     lse = at(queries(zero, table, LSE, sequence, h), i * table[LSE, 3])[0]
-    return -math.exp(pointer(zero, features[SINKS])[h] - lse) * delta
+    return -math.exp(sink_of(zero, features, h) - lse) * delta
 
 
 @njit(nogil=True)

@@ -1,6 +1,5 @@
 """Every optional feature of the standard engine, alone and with others, against the oracle."""
 
-import numpy as np
 import pytest
 from feature_checks import assert_features_are_exact
 from feature_problems import problems, random_extras
