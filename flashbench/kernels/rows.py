@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,8 +28,10 @@ from flashbench.kernels.ir import (
     sum_of_lanes,
 )
 
+_LOG2E = math.log2(math.e)
 
-def _pieces(
+
+def pieces(
     b: ir.IRBuilder, element: ir.Type, columns: ir.Value
 ) -> Iterator[tuple[ir.VectorType, ir.Value, ir.Value]]:
     """(vector type, first column, last column) of the whole vectors of a row, then of its tail."""
@@ -38,21 +41,34 @@ def _pieces(
     yield ir.VectorType(element, 1), whole, columns
 
 
-def _clear(b: ir.IRBuilder, element: ir.Type, row: ir.Value, first: ir.Value, columns: ir.Value) -> None:
+def clear(b: ir.IRBuilder, element: ir.Type, row: ir.Value, first: ir.Value, columns: ir.Value) -> None:
+    """row[first:columns] becomes zero."""
     with loop(b, columns, start=first, carry=[]) as (column, _, _):
         b.store(ir.Constant(element, 0.0), b.gep(row, [column]))
 
 
-def _softmax_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+def _clear_outside(
+    b: ir.IRBuilder, element: ir.Type, row: ir.Value, columns: ir.Value, first: ir.Value, end: ir.Value
+) -> None:
+    clear(b, element, row, const(0), first)
+    clear(b, element, row, end, columns)
+
+
+def _softmax_row(builder: ir.IRBuilder, element: ir.Type, *, natural: bool = False) -> ir.Function:
     pointer = element.as_pointer()
 
+    def exponential(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+        # To base e the difference is scaled, not the scores: a mask's lowest float must stay finite.
+        return exp2(b, b.fmul(x, constant(x.type, _LOG2E)) if natural else x)
+
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        s, columns, seen, row_max_at = args
+        row, columns, first, end, sink, row_max_at = args
+        s, seen = b.gep(row, [first]), b.sub(end, first)
         # Pass 1: the maximum of what is seen. NaN never compares greater, so it is left to the sum.
-        best: ir.Value = ir.Constant(element, float("-inf"))
-        for vector, first, last in _pieces(b, element, seen):
-            start = splat(b, best, vector.count)
-            with loop(b, last, start=first, step=vector.count, carry=[start]) as (column, before, after):
+        best: ir.Value = sink
+        for vector, start, last in pieces(b, element, seen):
+            so_far = splat(b, best, vector.count)
+            with loop(b, last, start=start, step=vector.count, carry=[so_far]) as (column, before, after):
                 x = load(b, s, column, vector)
                 after.append(b.select(b.fcmp_ordered(">", x, before[0]), x, before[0]))
             best = max_of_lanes(b, after[0])
@@ -60,77 +76,120 @@ def _softmax_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         nothing = b.fcmp_ordered("==", best, ir.Constant(element, float("-inf")))
         shift = b.select(nothing, ir.Constant(element, 0.0), best)
 
-        # Pass 2: exponentials in place, and their sum.
-        total: ir.Value = ir.Constant(element, 0.0)
-        for vector, first, last in _pieces(b, element, seen):
+        # Pass 2: exponentials in place, and their sum, which the sink joins.
+        total: ir.Value = sum_of_lanes(b, exponential(b, splat(b, b.fsub(sink, shift), 1)))
+        for vector, start, last in pieces(b, element, seen):
             shifts = splat(b, shift, vector.count)
             zero = constant(vector, 0.0)
-            with loop(b, last, start=first, step=vector.count, carry=[zero]) as (column, before, after):
-                p = exp2(b, b.fsub(load(b, s, column, vector), shifts))
+            with loop(b, last, start=start, step=vector.count, carry=[zero]) as (column, before, after):
+                p = exponential(b, b.fsub(load(b, s, column, vector), shifts))
                 store(b, p, s, column)
                 after.append(b.fadd(before[0], p))
             total = b.fadd(total, sum_of_lanes(b, after[0]))
 
-        # Pass 3: divide by the sum; what is not seen has probability 0.
+        # Pass 3: divide by the sum; what is not seen has probability 0, and so has all where nothing is.
         inverse = b.fdiv(ir.Constant(element, 1.0), total)
-        for vector, first, last in _pieces(b, element, seen):
+        inverse = b.select(b.fcmp_ordered("==", total, ir.Constant(element, 0.0)), total, inverse)
+        for vector, start, last in pieces(b, element, seen):
             factors = splat(b, inverse, vector.count)
-            with loop(b, last, start=first, step=vector.count, carry=[]) as (column, _, _):
+            with loop(b, last, start=start, step=vector.count, carry=[]) as (column, _, _):
                 store(b, b.fmul(load(b, s, column, vector), factors), s, column)
-        _clear(b, element, s, seen, columns)
+        _clear_outside(b, element, row, columns, first, end)
         b.ret(total)
 
-    name = f"fb.softmax_row.{overload(full_vector(element))}"
-    return function(builder, name, [pointer, INT, INT, pointer], body, result=element)
+    name = f"fb.softmax_row.{'e' if natural else '2'}.{overload(full_vector(element))}"
+    signature = [pointer, INT, INT, INT, element, pointer]
+    return function(builder, name, signature, body, result=element)
+
+
+def _natural_softmax_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    return _softmax_row(builder, element, natural=True)
+
+
+def _mean_gradient(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    pointer = element.as_pointer()
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        dp, p, count = args
+        delta: ir.Value = ir.Constant(element, 0.0)
+        for vector, first, last in pieces(b, element, count):
+            zero = constant(vector, 0.0)
+            with loop(b, last, start=first, step=vector.count, carry=[zero]) as (column, before, after):
+                after.append(fma(b, load(b, p, column, vector), load(b, dp, column, vector), before[0]))
+            delta = b.fadd(delta, sum_of_lanes(b, after[0]))
+        b.ret(delta)
+
+    name = f"fb.mean_gradient.{overload(full_vector(element))}"
+    return function(builder, name, [pointer, pointer, INT], body, result=element)
 
 
 def _gradient_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
     pointer = element.as_pointer()
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        dp, p, columns, seen, scale = args
-        # Pass 1: delta = sum of p * dp, the softmax's own share of the gradient.
-        delta: ir.Value = ir.Constant(element, 0.0)
-        for vector, first, last in _pieces(b, element, seen):
-            zero = constant(vector, 0.0)
-            with loop(b, last, start=first, step=vector.count, carry=[zero]) as (column, before, after):
-                after.append(fma(b, load(b, p, column, vector), load(b, dp, column, vector), before[0]))
-            delta = b.fadd(delta, sum_of_lanes(b, after[0]))
-
-        # Pass 2: ds = scale * p * (dp - delta), in place of dp.
-        for vector, first, last in _pieces(b, element, seen):
+        dp_row, p_row, columns, first, end, delta, scale = args
+        dp, p = b.gep(dp_row, [first]), b.gep(p_row, [first])
+        for vector, start, last in pieces(b, element, b.sub(end, first)):
             deltas, scales = splat(b, delta, vector.count), splat(b, scale, vector.count)
-            with loop(b, last, start=first, step=vector.count, carry=[]) as (column, _, _):
+            with loop(b, last, start=start, step=vector.count, carry=[]) as (column, _, _):
                 difference = b.fsub(load(b, dp, column, vector), deltas)
                 weighted = b.fmul(load(b, p, column, vector), difference)
                 store(b, b.fmul(weighted, scales), dp, column)
-        _clear(b, element, dp, seen, columns)
+        _clear_outside(b, element, dp_row, columns, first, end)
 
     name = f"fb.gradient_row.{overload(full_vector(element))}"
-    return function(builder, name, [pointer, pointer, INT, INT, element], body)
+    signature = [pointer, pointer, INT, INT, INT, element, element]
+    return function(builder, name, signature, body)
 
 
 @intrinsic
-def softmax_row(typingctx: Any, s: Any, columns: Any, seen: Any, row_max: Any) -> Any:
-    """s[:seen] becomes its softmax to base 2, s[seen:columns] zero.
+def softmax_row(typingctx: Any, s: Any, columns: Any, first: Any, end: Any, row_max: Any) -> Any:
+    """s[first:end] becomes its softmax to base 2, the rest of s[:columns] zero.
 
     Stores the maximum in row_max[0] and returns the sum of 2**(s - maximum).
     """
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.call(_softmax_row(builder, FLOATS[signature.args[0].dtype]), args)
+        element = FLOATS[signature.args[0].dtype]
+        no_sink = ir.Constant(element, float("-inf"))
+        return builder.call(_softmax_row(builder, element), [*args[:4], no_sink, args[4]])
 
-    return s.dtype(s, n, n, s), codegen
+    return s.dtype(s, n, n, n, s), codegen
 
 
 @intrinsic
-def gradient_row(typingctx: Any, dp: Any, p: Any, columns: Any, seen: Any, scale: Any) -> Any:
-    """dp[:seen] becomes scale * p * (dp - sum of p * dp), dp[seen:columns] zero."""
+def natural_softmax_row(
+    typingctx: Any, s: Any, columns: Any, first: Any, end: Any, sink: Any, row_max: Any
+) -> Any:
+    """The same to base e, with a sink among the logits; -inf is none."""
+    n = types.intp
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.call(_natural_softmax_row(builder, FLOATS[signature.args[0].dtype]), args)
+
+    return s.dtype(s, n, n, n, s.dtype, s), codegen
+
+
+@intrinsic
+def mean_gradient(typingctx: Any, dp: Any, p: Any, count: Any) -> Any:
+    """delta, the sum of p * dp: the softmax's own share of the gradient."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.call(_mean_gradient(builder, FLOATS[signature.args[0].dtype]), args)
+
+    return dp.dtype(dp, dp, types.intp), codegen
+
+
+@intrinsic
+def gradient_row(
+    typingctx: Any, dp: Any, p: Any, columns: Any, first: Any, end: Any, delta: Any, scale: Any
+) -> Any:
+    """dp[first:end] becomes scale * p * (dp - delta), the rest of dp[:columns] zero."""
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         builder.call(_gradient_row(builder, FLOATS[signature.args[0].dtype]), args)
         return context.get_dummy_value()
 
-    return types.void(dp, dp, n, n, dp.dtype), codegen
+    return types.void(dp, dp, n, n, n, dp.dtype, dp.dtype), codegen

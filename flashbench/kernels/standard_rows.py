@@ -1,0 +1,176 @@
+"""What standard attention does to a row of scores between its products: softmax and its gradient."""
+
+from __future__ import annotations
+
+import math
+
+from numba import njit
+
+from flashbench.kernels.features import (
+    ALIBI,
+    BATCH_INDEX,
+    DIAGONAL,
+    DROPOUT,
+    FIRST_KEY,
+    FIRST_QUERY,
+    KEEP_FACTOR,
+    MASK,
+    NO_MASK,
+    SEED,
+    SEQLEN_K,
+    SEQLEN_Q,
+    SEQUENCE_COLUMNS,
+    SINKS,
+    SINKS_AT,
+    SINKS_HEAD,
+    SLOPES_AT,
+    SLOPES_BATCH,
+    SLOPES_HEAD,
+    THRESHOLD,
+)
+from flashbench.kernels.memory import at, pointer
+from flashbench.kernels.row_dropout import drop_gradient_row, drop_row
+from flashbench.kernels.row_features import alibi_row, scale_row, softcap_gradient_row, softcap_row
+from flashbench.kernels.row_masks import clear_masked, mask_scores, sees_any, visible_range
+from flashbench.kernels.rows import gradient_row, mean_gradient, natural_softmax_row, softmax_row
+
+LN2 = math.log(2.0)
+
+# Rows of the tables of arrays: (address, batch stride, head stride, row stride), the row's in elements.
+# Of P and what is like it, the address alone. TANH and DROPPED are P itself where they are not kept.
+Q, K, V, O, LSE, P, TANH, DROPPED, DP, DO, DQ, DK, DV, DMASK = range(14)
+
+# Further columns of the table of sequences: columns of its slabs, and where the first of them begins.
+COLUMNS, SLAB = SEQUENCE_COLUMNS, SEQUENCE_COLUMNS + 1
+
+
+@njit(nogil=True)
+def rows_of(zero, table, array, sequence, first, h):
+    """Pointer to one head's rows of a sequence, `first` saying where a batch entry's rows begin."""
+    head = pointer(zero, table[array, 0] + sequence[BATCH_INDEX] * table[array, 1] + h * table[array, 2])
+    return at(head, first * table[array, 3])
+
+
+@njit(nogil=True)
+def queries(zero, table, array, sequence, h):
+    return rows_of(zero, table, array, sequence, sequence[FIRST_QUERY], h)
+
+
+@njit(nogil=True)
+def keys(zero, table, array, sequence, h):
+    return rows_of(zero, table, array, sequence, sequence[FIRST_KEY], h)
+
+
+@njit(nogil=True)
+def slab(zero, table, array, sequence, h):
+    """Pointer to the scores, or what is like them, of one head of a sequence."""
+    size = sequence[SEQLEN_Q] * sequence[COLUMNS]
+    return at(pointer(zero, table[array, 0]), sequence[SLAB] + h * size)
+
+
+@njit(nogil=True)
+def sink_of(zero, features, h):
+    """The logit that joins the softmax of a head's rows; -inf is none."""
+    if not features[SINKS]:
+        return zero - math.inf
+    return pointer(zero, features[SINKS_AT] + h * features[SINKS_HEAD])[0] + 0.0
+
+
+@njit(nogil=True)
+def softmax_of_row(zero, table, sequence, features, numbers, b, h, i, softcap, natural):
+    """A row's scores become what o is made of, and its lse is stored."""
+    columns, seqlen_k, diagonal = sequence[COLUMNS], sequence[SEQLEN_K], sequence[DIAGONAL]
+    s = at(slab(zero, table, P, sequence, h), i * columns)
+    first, end = visible_range(features, i, seqlen_k, diagonal)
+    seen = end - first
+    if softcap != 0:
+        kept = at(slab(zero, table, TANH, sequence, h), i * columns + first)
+        softcap_row(at(s, first), kept, seen, softcap)
+    if features[ALIBI]:
+        address = features[SLOPES_AT] + b * features[SLOPES_BATCH] + h * features[SLOPES_HEAD]
+        alibi_row(at(s, first), seen, pointer(zero, address)[0], i + diagonal - first)
+    if features[MASK] != NO_MASK:
+        mask_scores(s, zero, features, b, h, i, first, end)
+
+    lse = at(queries(zero, table, LSE, sequence, h), i * table[LSE, 3])
+    if natural:
+        total = natural_softmax_row(s, columns, first, end, sink_of(zero, features, h), lse)
+        lse[0] = lse[0] + math.log(total)
+    else:
+        total = softmax_row(s, columns, first, end, lse)
+        lse[0] = lse[0] * LN2 + math.log(total)
+
+    if total == 0 and sees_any(zero, features, b, h, i, first, end):
+        lse[0] = math.nan  # every key it sees has a logit of -inf: 0 / 0
+        for j in range(first, end):
+            at(s, j)[0] = math.nan
+    if not total > 0 and features[MASK] != NO_MASK:
+        clear_masked(s, zero, features, b, h, i, first, end)
+    if features[DROPOUT]:
+        kept = at(slab(zero, table, DROPPED, sequence, h), i * columns)
+        drop_row(
+            s, kept, columns, first, end, numbers[KEEP_FACTOR], i, h, b, features[SEED], features[THRESHOLD]
+        )
+
+
+@njit(nogil=True)
+def gradient_of_row(zero, table, sequence, features, numbers, b, h, i, scale):
+    """A row of dp becomes scale * ds; returns what its sink gets."""
+    columns = sequence[COLUMNS]
+    dp = at(slab(zero, table, DP, sequence, h), i * columns)
+    p = at(slab(zero, table, P, sequence, h), i * columns)
+    first, end = visible_range(features, i, sequence[SEQLEN_K], sequence[DIAGONAL])
+    seen = end - first
+    if features[DROPOUT]:
+        kept = at(slab(zero, table, DROPPED, sequence, h), i * columns + first)
+        drop_gradient_row(at(dp, first), kept, seen, numbers[KEEP_FACTOR])
+    delta = mean_gradient(at(dp, first), at(p, first), seen)
+    spoiled = features[MASK] != NO_MASK and not math.isfinite(delta)  # by what the mask hides, perhaps
+    if spoiled:
+        clear_masked(dp, zero, features, b, h, i, first, end)
+        delta = mean_gradient(at(dp, first), at(p, first), seen)
+    gradient_row(dp, p, columns, first, end, delta, scale)
+    if spoiled:
+        clear_masked(dp, zero, features, b, h, i, first, end)
+    if not features[SINKS] or delta == 0:
+        return 0.0
+    lse = at(queries(zero, table, LSE, sequence, h), i * table[LSE, 3])[0]
+    return -math.exp(sink_of(zero, features, h) - lse) * delta
+
+
+@njit(nogil=True)
+def finish_row(zero, table, sequence, h, i, softcap, scale, first, end):
+    """ds[first:end] of a row, so far by what the mask is added to, becomes scale times ds by the product."""
+    place = i * sequence[COLUMNS] + first
+    ds = at(slab(zero, table, DP, sequence, h), place)
+    scale_row(ds, end - first, scale)
+    if softcap != 0:
+        softcap_gradient_row(ds, at(slab(zero, table, TANH, sequence, h), place), end - first)
+
+
+@njit(nogil=True)
+def mask_gradient(zero, table, sequences, features, mask_step, part, softcap, scale):
+    """dmask gets ds of a part, (first, end) of each axis, and ds becomes scale times ds by the product.
+
+    Strides of 0 add up along the axes that the mask is broadcast along, in an order that the part decides.
+    """
+    for b in range(part[0], part[1]):
+        sequence = sequences[b]
+        for h in range(part[2], part[3]):
+            for i in range(part[4], min(part[5], sequence[SEQLEN_Q])):
+                first, end = visible_range(features, i, sequence[SEQLEN_K], sequence[DIAGONAL])
+                first, end = max(first, part[6]), min(end, part[7])
+                if end <= first:
+                    continue
+                ds = at(slab(zero, table, DP, sequence, h), i * sequence[COLUMNS])
+                target = pointer(zero, table[DMASK, 0] + b * table[DMASK, 1] + h * table[DMASK, 2])
+                target = at(target, i * table[DMASK, 3])
+                if mask_step == 0:
+                    total = 0.0
+                    for j in range(first, end):
+                        total += at(ds, j)[0]
+                    target[0] += total
+                else:
+                    for j in range(first, end):
+                        at(target, j)[0] += at(ds, j)[0]
+                finish_row(zero, table, sequence, h, i, softcap, scale, first, end)
