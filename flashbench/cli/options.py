@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 PROBLEM = "Problem"
+FEATURES = "Features"
 ENGINES = "Engines and blocks"
 MEASURING = "Measuring"
 OUTPUT = "Output"
@@ -92,6 +93,133 @@ Direction = Annotated[
         help="fwd, bwd or fwd+bwd, comma-separated (default fwd).",
         autocompletion=lambda: ["fwd", "bwd", "fwd+bwd"],
         rich_help_panel=PROBLEM,
+    ),
+]
+SeqLenK = Annotated[
+    str | None,
+    typer.Option(
+        "--seq-len-k",
+        metavar="N|none",
+        help="Keys, where they differ from the queries of --seq-lens in number.",
+        rich_help_panel=PROBLEM,
+    ),
+]
+Decode = Annotated[
+    bool | None,
+    typer.Option(
+        "--decode/--no-decode",
+        help="Steps of decoding: --seq-lens are the keys that a few queries read, the rates bytes a second.",
+        rich_help_panel=PROBLEM,
+    ),
+]
+Queries = Annotated[
+    str | None,
+    typer.Option(
+        "--queries",
+        metavar="N",
+        help="Queries of a step of --decode, 1 to 16 (default 1); several see what is before them.",
+        rich_help_panel=PROBLEM,
+    ),
+]
+Window = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--window",
+        metavar="N|L,R|none",
+        help="Keys that a query sees on either side, or left and right; causal has none on the right. Give "
+        "it again for more, such as none to compare with.",
+        rich_help_panel=FEATURES,
+    ),
+]
+Softcap = Annotated[
+    str | None,
+    typer.Option(
+        "--softcap",
+        metavar="CAP|none",
+        help="Scores become CAP * tanh(score / CAP).",
+        rich_help_panel=FEATURES,
+    ),
+]
+Alibi = Annotated[
+    bool | None,
+    typer.Option(
+        "--alibi/--no-alibi",
+        help="Scores fall with the distance of a key, by a slope a head.",
+        rich_help_panel=FEATURES,
+    ),
+]
+Sinks = Annotated[
+    bool | None,
+    typer.Option(
+        "--sinks/--no-sinks",
+        help="A logit a head joins the softmax's denominator.",
+        rich_help_panel=FEATURES,
+    ),
+]
+Mask = Annotated[
+    str | None,
+    typer.Option(
+        "--mask",
+        metavar="KIND",
+        help="bool (hides pairs), float (is added to scores), block (hides blocks) or none.",
+        autocompletion=lambda: ["bool", "float", "block", "none"],
+        rich_help_panel=FEATURES,
+    ),
+]
+MaskAxes = Annotated[
+    str | None,
+    typer.Option(
+        "--mask-axes",
+        metavar="AXES",
+        help="What the mask varies along: k, qk, hqk, bhqk or other letters of that (default qk).",
+        rich_help_panel=FEATURES,
+    ),
+]
+Dropout = Annotated[
+    str | None,
+    typer.Option(
+        "--dropout",
+        metavar="SHARE",
+        help="Probabilities that become zero: 10% or 0.1.",
+        rich_help_panel=FEATURES,
+    ),
+]
+DropoutSeed = Annotated[
+    str | None,
+    typer.Option(
+        "--dropout-seed",
+        metavar="N",
+        help="Seed of which ones (default 0).",
+        rich_help_panel=FEATURES,
+    ),
+]
+KeyLengths = Annotated[
+    str | None,
+    typer.Option(
+        "--key-lengths",
+        metavar="N,...|none",
+        help="Keys of each sequence that count, or of all: shares such as 0.25,0.5,1 (of every length), or "
+        "numbers. Several set --batch.",
+        rich_help_panel=FEATURES,
+    ),
+]
+Varlen = Annotated[
+    str | None,
+    typer.Option(
+        "--varlen",
+        metavar="N,...|none",
+        help="Sequences of these lengths, packed end to end: shares such as 0.25,0.5,1 of every length, or "
+        "numbers, which --seq-lens is then the longest of. They set --batch.",
+        rich_help_panel=FEATURES,
+    ),
+]
+PageSize = Annotated[
+    str | None,
+    typer.Option(
+        "--page-size",
+        metavar="N|none",
+        help="Keys of a page: k and v are a paged cache, its pages in random order.",
+        rich_help_panel=FEATURES,
     ),
 ]
 Engine = Annotated[

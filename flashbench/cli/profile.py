@@ -35,6 +35,9 @@ def profile(
             rich_help_panel=options.PROBLEM,
         ),
     ] = None,
+    seq_len_k: options.SeqLenK = None,
+    decode: options.Decode = None,
+    queries: options.Queries = None,
     batch: options.Batch = None,
     heads: options.Heads = None,
     kv_heads: options.KvHeads = None,
@@ -50,6 +53,17 @@ def profile(
     ] = None,
     causal_alignment: options.CausalAlignment = None,
     direction: options.Direction = None,
+    window: options.Window = None,
+    softcap: options.Softcap = None,
+    alibi: options.Alibi = None,
+    sinks: options.Sinks = None,
+    mask: options.Mask = None,
+    mask_axes: options.MaskAxes = None,
+    dropout: options.Dropout = None,
+    dropout_seed: options.DropoutSeed = None,
+    key_lengths: options.KeyLengths = None,
+    varlen: options.Varlen = None,
+    page_size: options.PageSize = None,
     engine: options.Engine = None,
     block_sizes: Annotated[
         str | None,
@@ -131,7 +145,8 @@ def profile(
             console.print()
             console.print(memory_report(results))
         budget = study.memory_budget_bytes or results.machine.memory_bytes
-        if budget is not None and (study.batch > 1 or study.memory_budget_bytes is not None):
+        trains = not study.decode and (study.batch > 1 or study.memory_budget_bytes is not None)
+        if trains and budget is not None:
             console.print()
             console.print(training_report(training_rows(study, budget), budget))
         if plot is not None and not write_plot(plot, results):

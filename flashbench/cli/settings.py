@@ -6,27 +6,33 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import msgspec
 import typer
 
 from flashbench.cli.values import (
+    or_none,
+    parse_above_zero,
     parse_block_sizes,
     parse_choices,
     parse_duration,
+    parse_lengths,
     parse_seconds,
     parse_seed,
     parse_share,
     parse_whole,
     parse_wholes,
+    parse_window,
 )
 from flashbench.errors import ConfigError, FlashbenchError
-from flashbench.problem import CausalAlignment, Direction, Dtype
+from flashbench.problem import CausalAlignment, Direction, Dtype, MaskKind
 from flashbench.report.units import parse_bytes
 from flashbench.studies.duel.settings import Contestant, DuelStudy
-from flashbench.studies.engine_list import resolve_engines
-from flashbench.studies.study import Study
+from flashbench.studies.engine_list import is_installed, resolve_engines
+from flashbench.studies.noise_floor import DEFAULT_SEQLEN
+from flashbench.studies.study import SPANNED, Study
 
 Kind = Literal["profile", "sweep"]
 
@@ -38,6 +44,15 @@ _SWEEP_DEFAULTS: dict[str, Any] = {
     "causal": [False, True],
     "rounds": 3,  # a grid is wide, and its neighbours bear each other out
 }
+# Where `decode` does: the attention of a model of today, over lengths at which memory decides.
+_DECODE_DEFAULTS: dict[str, Any] = {
+    "seq_lens": [2048, 4096, 8192, 16384, 32768],
+    "heads": [32],
+    "head_dims": [128],
+    "dtypes": ["float32"],
+}
+_DECODE_KV_HEADS = 8
+_DECODE_ENGINES = ("flash", "torch-flash")  # those that are installed
 # What a study file may say where only certain words will do.
 _WORDS: Mapping[str, tuple[str, ...]] = {
     "kind": get_args(Kind),
@@ -45,6 +60,8 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "directions": get_args(Direction),
     "causal_alignment": get_args(CausalAlignment),
     "block_sizes": ("auto", "whole numbers from 1 up"),
+    "windows": ("none", "whole numbers from 0 up", "pairs of these"),
+    "mask": get_args(MaskKind),
 }
 
 
@@ -79,9 +96,21 @@ def _alignment(option: str, text: str) -> str:
     return parse_choices(option, text, known, many=False)[0]
 
 
+def _windows(option: str, words: list[str]) -> list[Any]:
+    return [parse_window(option, word) for word in words]
+
+
+def _mask(option: str, text: str) -> str | None:
+    known: dict[str, str | None] = {"none": None} | {word: word for word in get_args(MaskKind)}
+    return parse_choices(option, text, known, many=False)[0]
+
+
 # Parameter of a command -> (its option, the field of Study, how its value is read).
 _OPTIONS: Mapping[str, tuple[str, str, Callable[[str, Any], Any]]] = {
     "seq_lens": ("--seq-lens", "seq_lens", parse_wholes),
+    "seq_len_k": ("--seq-len-k", "seq_len_k", or_none(parse_whole)),
+    "decode": ("--decode", "decode", _as_given),
+    "queries": ("--queries", "queries", parse_whole),
     "batch": ("--batch", "batch", parse_whole),
     "heads": ("--heads", "heads", parse_wholes),
     "kv_heads": ("--kv-heads", "kv_heads", parse_whole),
@@ -89,6 +118,17 @@ _OPTIONS: Mapping[str, tuple[str, str, Callable[[str, Any], Any]]] = {
     "dtype": ("--dtype", "dtypes", _dtypes),
     "causal": ("--causal", "causal", _causal),
     "causal_alignment": ("--causal-alignment", "causal_alignment", _alignment),
+    "window": ("--window", "windows", _windows),
+    "softcap": ("--softcap", "softcap", or_none(parse_above_zero)),
+    "alibi": ("--alibi", "alibi", _as_given),
+    "sinks": ("--sinks", "sinks", _as_given),
+    "mask": ("--mask", "mask", _mask),
+    "mask_axes": ("--mask-axes", "mask_axes", lambda option, text: text.strip()),
+    "dropout": ("--dropout", "dropout", parse_share),
+    "dropout_seed": ("--dropout-seed", "dropout_seed", parse_seed),
+    "key_lengths": ("--key-lengths", "key_lengths", or_none(parse_lengths)),
+    "varlen": ("--varlen", "varlen", or_none(parse_lengths)),
+    "page_size": ("--page-size", "page_size", or_none(parse_whole)),
     "direction": ("--direction", "directions", _directions),
     "engine": ("--engine", "engines", _engines),
     "block_sizes": ("--block-size", "block_sizes", parse_block_sizes),
@@ -111,14 +151,16 @@ _OPTIONS: Mapping[str, tuple[str, str, Callable[[str, Any], Any]]] = {
 }
 
 
-def build_study(kind: Kind, params: Mapping[str, Any]) -> Study:
+def build_study(
+    kind: Kind, params: Mapping[str, Any], *, defaults: Mapping[str, Any] = MappingProxyType({})
+) -> Study:
     """The study that a command's parameters ask for; None and an empty list are "not given".
+
+    `defaults` are the command's own, where those are not the kind's.
 
     Raises ConfigError for a bad option or study file, AttentionError for an impossible problem.
     """
-    values: dict[str, Any] = {"kind": kind} | (_SWEEP_DEFAULTS if kind == "sweep" else {})
-    if params.get("config") is not None:
-        values |= _file_settings(Path(params["config"]), kind)
+    values = {} if params.get("config") is None else _file_settings(Path(params["config"]), kind)
     given = {
         field: read(option, params[name])
         for name, (option, field, read) in _OPTIONS.items()
@@ -132,9 +174,28 @@ def build_study(kind: Kind, params: Mapping[str, Any]) -> Study:
         if "budget_s" in given:
             raise ConfigError("--budget decides how many rounds there are: give it, or --rounds")
         values |= {"budget_s": None}
-    study = _convert(values | given)
+    study = _convert(_defaults(kind, values | given, defaults) | values | given)
     _check_points(study)
     return study
+
+
+def _defaults(
+    kind: Kind, chosen: Mapping[str, Any], own: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """What stands in for what was not chosen, where that is not the default of Study."""
+    values: dict[str, Any] = {"kind": kind, **(_SWEEP_DEFAULTS if kind == "sweep" else {}), **own}
+    if chosen.get("decode"):
+        values |= _DECODE_DEFAULTS
+        if "heads" not in chosen:
+            values["kv_heads"] = _DECODE_KV_HEADS
+        if kind == "profile":
+            values["engines"] = [name for name in _DECODE_ENGINES if is_installed(name)]
+        if chosen.get("queries", 1) != 1:
+            values["causal"] = [True]  # a query of a step does not see those after it
+    varlen = chosen.get("varlen")
+    if isinstance(varlen, list) and all(isinstance(length, int) for length in varlen) and varlen:
+        values["seq_lens"] = [max(varlen)]
+    return values
 
 
 def build_duel(params: Mapping[str, Any]) -> DuelStudy:
@@ -152,7 +213,8 @@ def build_duel(params: Mapping[str, Any]) -> DuelStudy:
             hint="name another engine, --python-a or --python-b; --aa measures the noise floor",
         )
     known = {name: params[name] for name in _OPTIONS if name in params and name != "rounds"}
-    study = build_study("profile", {**known, "engine": [a.engine], "memory": False})
+    values = {**known, "engine": [a.engine], "memory": False}
+    study = build_study("profile", values, defaults={"seq_lens": [DEFAULT_SEQLEN]})
     if params["aa"] and len(study.points()) > 1:
         raise ConfigError(f"--aa measures the noise floor of one problem, not of {len(study.points())}")
     return DuelStudy(
@@ -171,8 +233,7 @@ def load_study(path: str | Path) -> Study:
     Raises ConfigError that begins with the file's name.
     """
     values = _file_settings(Path(path), None)
-    kind = values.get("kind", "profile")
-    study = _convert((_SWEEP_DEFAULTS if kind == "sweep" else {}) | values)
+    study = _convert(_defaults(values.get("kind", "profile"), values) | values)
     _check_points(study)
     return study
 
@@ -196,7 +257,7 @@ def _file_settings(path: Path, kind: Kind | None) -> dict[str, Any]:
                 hint=f"did you mean {near[0]!r}?" if near else None,
             )
     try:
-        study = _convert(({"kind": kind} if kind else {}) | values)
+        study = _convert(_defaults(values.get("kind", kind or "profile"), values) | values)
         _check_points(study)
     except FlashbenchError as error:
         raise ConfigError(f"{path}: {error}", hint=error.hint) from error
@@ -227,21 +288,14 @@ def _field_error(text: str) -> str:
 
 def _check_points(study: Study) -> None:
     """Refuse what would be measured twice, and problems that cannot be, before anything runs."""
-    for field in (
-        "engines",
-        "seq_lens",
-        "heads",
-        "head_dims",
-        "dtypes",
-        "causal",
-        "directions",
-        "block_sizes",
-    ):
+    for field in SPANNED:
         values = getattr(study, field)
         for value in values:
             if values.count(value) > 1:
                 raise ConfigError(f"{field} names {value} twice")
-    study.points()
+    points = study.points()
+    if len(set(points)) < len(points):  # all else is told apart by what it is called
+        raise ConfigError("windows names two that are the same under a causal mask, whose right side is 0")
 
 
 def _lower_first(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from flashbench.errors import ConfigError
@@ -21,9 +21,8 @@ def parse_whole(option: str, text: str, *, also: str = "") -> int:
     >>> parse_whole("--seq-lens", "4k")
     4096
     """
-    match = _WHOLE.fullmatch(text.strip())
-    number = 0 if match is None else int(match[1]) * (1024 if match[2] else 1)
-    if number < 1:
+    number = _rows(text.strip())
+    if number is None or number < 1:
         rule = f"{also}whole numbers from 1 up, such as 64 or 4k (4096)"
         raise ConfigError(f"{option} takes {rule}, not {text.strip()!r}")
     return number
@@ -92,11 +91,71 @@ def parse_share(option: str, text: str) -> float:
     >>> parse_share("--fail-over", "5%") == parse_share("--fail-over", "0.05") == 0.05
     True
     """
-    match = _SHARE.fullmatch(text.strip())
-    share = -1.0 if match is None else float(match[1]) / (100 if match[2] else 1)
-    if share < 0 or (share > 1 and match is not None and not match[2]):
+    share = _share(text.strip())
+    if share is None or (share > 1 and not text.strip().endswith("%")):
         raise ConfigError(f"{option} takes a share such as 5% or 0.05, not {text!r}")
     return share
+
+
+def or_none(read: Callable[[str, str], Value]) -> Callable[[str, str], Value | None]:
+    """A reader that takes `none` too: an option that turns off what a study file turns on."""
+    return lambda option, text: None if text.strip() == "none" else read(option, text)
+
+
+def parse_above_zero(option: str, text: str) -> float:
+    """A number above 0."""
+    match = _NUMBER.fullmatch(text.strip())
+    number = 0.0 if match is None else float(match[0])
+    if number <= 0:
+        raise ConfigError(f"{option} takes a number above 0, such as 50 or 0.5, not {text.strip()!r}")
+    return number
+
+
+def parse_window(option: str, text: str) -> int | str | list[int | str]:
+    """`none`, keys on both sides, or keys on the left and on the right.
+
+    >>> parse_window("--window", "4k"), parse_window("--window", "128,0"), parse_window("--window", "none")
+    (4096, [128, 0], 'none')
+    """
+    sides = [_window_side(part.strip()) for part in text.split(",")]
+    if None in sides or len(sides) > 2:
+        raise ConfigError(
+            f"{option} takes none, a whole number from 0 up, such as 256 or 4k (4096), or two of these for "
+            f"left and right, not {text.strip()!r}"
+        )
+    known: list[int | str] = [side for side in sides if side is not None]
+    return known if len(known) == 2 else known[0]
+
+
+def _window_side(word: str) -> int | str | None:
+    return word if word == "none" else _rows(word)
+
+
+def parse_lengths(option: str, text: str) -> list[int | float]:
+    """A comma list of rows, or of shares where one has a point or a percent sign.
+
+    >>> parse_lengths("--key-lengths", "100,1k"), parse_lengths("--key-lengths", "0.25,50%,1")
+    ([100, 1024], [0.25, 0.5, 1.0])
+    """
+    words = [part.strip() for part in text.split(",")]
+    read = _share if any("." in word or "%" in word for word in words) else _rows
+    lengths = [read(word) for word in words]
+    if None in lengths:
+        raise ConfigError(
+            f"{option} takes whole numbers such as 100 or 4k (4096), or shares such as 0.5 or 50%, "
+            f"not {text!r}"
+        )
+    return [length for length in lengths if length is not None]
+
+
+def _rows(word: str) -> int | None:
+    match = _WHOLE.fullmatch(word)
+    return None if match is None else int(match[1]) * (1024 if match[2] else 1)
+
+
+def _share(word: str) -> float | None:
+    match = _SHARE.fullmatch(word)
+    return None if match is None else float(match[1]) / (100 if match[2] else 1)
 
 
 def _either(words: Mapping[str, object]) -> str:

@@ -179,6 +179,7 @@ def tuned_blocks(problem: AttentionProblem, direction: Pass) -> Blocks | None:
         or problem.seqlen_q < choice.seqlen_from
         or problem.batch * problem.num_kv_heads < choice.heads_from
         or problem.head_dim_v != problem.head_dim
+        or problem.features  # it was proved without
     ):
         return None
     return choice.blocks

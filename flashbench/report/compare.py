@@ -15,7 +15,6 @@ from flashbench.report.layout import (
     VERDICT_STYLES,
     Grid,
     group_key,
-    length_word,
     markdown_table,
     problem_line,
     verdict_counts,
@@ -24,6 +23,7 @@ from flashbench.report.units import format_bytes, format_p, format_times, format
 from flashbench.results.record import Measurement
 from flashbench.studies.blocks import block_label
 from flashbench.studies.compare import Comparison, Pair
+from flashbench.studies.problem_words import length_word
 
 _HEADERS = (
     "Seq\nLen",

@@ -14,13 +14,13 @@ from flashbench.report.layout import (
     Grid,
     group_key,
     heading,
-    length_word,
     markdown_table,
     problem_line,
     verdict_counts,
 )
 from flashbench.report.units import format_p, format_times, format_wide_ratio
 from flashbench.results.record import Duel, Measurement, Results
+from flashbench.studies.problem_words import length_word
 
 _HEADERS = ("Seq\nLen", "A\n(ms)", "B\n(ms)", "B / A", "interval", "p", "Rounds", "Verdict")
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from flashbench.problem import Direction
 from flashbench.report.layout import NOTHING, Grid
 from flashbench.studies.engine_list import EngineFacts, why_not
-from flashbench.studies.engine_probe import DTYPES, LSE, ability
+from flashbench.studies.engine_probe import DTYPES, LSE, ability, backward_of
 
 _HEADERS = ("Engine", "Library", "Forward", "Backward", "GQA", "Causal", "d_v", "lse")
 _FEATURE_WORDS = {
@@ -24,9 +24,23 @@ _FEATURE_WORDS = {
     "top_left": "top-left",
     "head_dim_v": "d_v",
 }
+# The header of each optional feature's column; a mask has one for all of its kinds.
+_OPTIONAL_HEADERS = {
+    "window": "Win-\ndow",
+    "softcap": "Soft-\ncap",
+    "alibi": "ALiBi",
+    "sinks": "Sinks",
+    "mask": "Mask",
+    "key_lengths": "Key\nlengths",
+    "varlen": "Var-\nlen",
+    "dropout": "Drop-\nout",
+    "block_table": "Pages",
+}
+_MASKS = {"bool_mask": "bool", "float_mask": "float", "block_mask": "block"}
 _LEGEND = (
     "f32, f64: dtypes; GQA: fewer key heads than query heads; Causal: any alignment, top-left only, or equal "
-    "lengths only; d_v: another head_dim for v; lse: the logarithm of each row's softmax denominator."
+    "lengths only; d_v: another head_dim for v; lse: the logarithm of each row's softmax denominator; "
+    "fwd: forward alone; all: bool, float and block masks."
 )
 
 
@@ -35,6 +49,10 @@ def engines_report(engines: Sequence[EngineFacts]) -> RenderableType:
     grid = Grid(*_HEADERS, left=range(len(_HEADERS)))
     for facts in engines:
         grid.add_row(facts.name, *_cells(facts))
+    features = Grid("Engine", *_OPTIONAL_HEADERS.values(), left=range(len(_OPTIONAL_HEADERS) + 1))
+    for facts in engines:
+        if facts.state == "ready":
+            features.add_row(facts.name, *_features(facts))
     lines = Table.grid(padding=(0, 2))
     lines.add_column(no_wrap=True)
     lines.add_column()
@@ -43,8 +61,9 @@ def engines_report(engines: Sequence[EngineFacts]) -> RenderableType:
         text = facts.summary if facts.state == "ready" else why_not(facts)
         lines.add_row(facts.name, Text(" ".join(text.split()), style=style))
         for feature, note in facts.notes.items():
-            lines.add_row("", Text(f"{_FEATURE_WORDS[feature]}: {note}", style="dim"))
-    return Group(grid, Text(), lines, Text(), Text(_LEGEND, style="dim"))
+            word = _FEATURE_WORDS.get(feature, feature.replace("_", " "))
+            lines.add_row("", Text(f"{word}: {note}", style="dim"))
+    return Group(grid, Text(), features, Text(), lines, Text(), Text(_LEGEND, style="dim"))
 
 
 def engines_json(engines: Iterable[EngineFacts]) -> str:
@@ -65,6 +84,28 @@ def _cells(facts: EngineFacts) -> tuple[str | Text, ...]:
         _yes(facts.can("head_dim_v")),
         _yes(facts.can(LSE)),
     )
+
+
+def _features(facts: EngineFacts) -> list[str | Text]:
+    return [_masks(facts) if name == "mask" else _feature(facts, name) for name in _OPTIONAL_HEADERS]
+
+
+def _feature(facts: EngineFacts, name: str) -> str | Text:
+    """Forward and backward; a backward that the engine has of nothing is not missed here."""
+    if not facts.can(name):
+        return _yes(False)
+    trains = any(facts.can(ability("bwd", dtype)) for dtype in DTYPES)
+    return "yes" if facts.can(backward_of(name)) or not trains else "fwd"
+
+
+def _masks(facts: EngineFacts) -> str | Text:
+    """The kinds it has, in groups of equal ability: `all`, `bool float`, `all fwd`."""
+    words = {kind: _feature(facts, kind) for kind in _MASKS}
+    can = [kind for kind in _MASKS if facts.can(kind)]
+    if not can:
+        return _yes(False)
+    listed = "all" if len(can) == len(_MASKS) else " ".join(_MASKS[kind] for kind in can)
+    return listed if all(words[kind] == "yes" for kind in can) else f"{listed} fwd"
 
 
 def _dtypes(facts: EngineFacts, direction: Direction) -> str | Text:

@@ -17,10 +17,15 @@ from rich.text import Text
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.results.record import Machine, Measurement, Results, Verdict
 from flashbench.studies.blocks import block_label, blocks_word
+from flashbench.studies.decoding import is_decoding
+from flashbench.studies.lengths import with_length
+from flashbench.studies.problem_words import feature_words, length_word
 
 # What runs down a table, and the header of its column.
-Along = Literal["seqlen", "head_dim"]
-AXIS_HEADERS: dict[Along, str] = {"seqlen": "Seq\nLen", "head_dim": "Head\nDim"}
+Along = Literal["seqlen", "keys", "head_dim"]
+AXIS_HEADERS: dict[Along, str] = {"seqlen": "Seq\nLen", "keys": "Keys", "head_dim": "Head\nDim"}
+# Length of a group's problem where its sequences have lengths of their own, which then are percent of it.
+_WHOLE = 100
 DIRECTION_WORDS: dict[Direction, str] = {
     "fwd": "forward",
     "bwd": "backward",
@@ -123,10 +128,23 @@ def table_axis(measurements: Iterable[Measurement]) -> Along:
 
 
 def group_key(measurement: Measurement, along: Along = "seqlen") -> GroupKey:
-    """The table that a measurement belongs to; what runs down it is 1 in its problem."""
-    fields = ("seqlen_q", "seqlen_k") if along == "seqlen" else ("head_dim", "head_dim_v")
-    problem = msgspec.structs.replace(measurement.problem, **dict.fromkeys(fields, 1))
-    return GroupKey(problem, measurement.direction, along)
+    """The table that a measurement belongs to."""
+    return problem_key(measurement.problem, measurement.direction, along)
+
+
+def problem_key(problem: AttentionProblem, direction: Direction, along: Along = "seqlen") -> GroupKey:
+    """The table that a problem belongs to; what runs down it is 1 in its problem.
+
+    Down a table of steps of decoding run the keys, and the queries of a step are alike. Lengths of single
+    sequences are alike where they are the same shares of the longest.
+    """
+    if along == "head_dim":
+        alike = msgspec.structs.replace(problem, head_dim=1, head_dim_v=1)
+    else:
+        whole = 1 if problem.key_lengths is None else _WHOLE
+        along = "keys" if is_decoding(problem) else "seqlen"
+        alike = with_length(problem, problem.seqlen_q if along == "keys" else whole, whole)
+    return GroupKey(alike, direction, along)
 
 
 def group_measurements(
@@ -139,8 +157,30 @@ def group_measurements(
     return groups
 
 
+def windows_together(
+    measurements: Iterable[Measurement], along: Along = "seqlen"
+) -> dict[GroupKey, list[Measurement]]:
+    """`group_measurements`, all windows of a problem in one group; the key has the one that all have."""
+    groups: dict[GroupKey, list[Measurement]] = {}
+    for row in measurements:
+        key = group_key(row, along)
+        groups.setdefault(key._replace(problem=without_window(key.problem)), []).append(row)
+    keys = {key: {group_key(row, along) for row in rows} for key, rows in groups.items()}
+    return {(keys[key].pop() if len(keys[key]) == 1 else key): rows for key, rows in groups.items()}
+
+
+def without_window(problem: AttentionProblem) -> AttentionProblem:
+    """The same problem, all keys of it visible that were not but for a window."""
+    return msgspec.structs.replace(problem, window_left=None, window_right=None)
+
+
+def has_windows(measurements: Iterable[Measurement]) -> bool:
+    """Whether any of these is of a window."""
+    return any("window" in row.problem.features for row in measurements)
+
+
 def problem_line(key: GroupKey) -> str:
-    """`forward, causal, float64, head_dim 64, 8 heads over 2, batch 1`."""
+    """`forward, causal, window 256, float64, head_dim 64, 8 heads over 2, batch 1`."""
     problem = key.problem
     heads = counted(problem.num_heads, "head")
     if problem.num_kv_heads != problem.num_heads:
@@ -154,7 +194,11 @@ def problem_line(key: GroupKey) -> str:
         size = f"head_dim {problem.head_dim}"
         if problem.head_dim_v != problem.head_dim:
             size += f" (v {problem.head_dim_v})"
-    words = [DIRECTION_WORDS[key.direction], causal, problem.dtype, size, heads, f"batch {problem.batch}"]
+    words = [DIRECTION_WORDS[key.direction], causal]
+    if key.along == "keys":
+        words = [f"decode {counted(problem.seqlen_q, 'query')}", *(["causal"] if problem.causal else [])]
+    words += feature_words(problem, unit="" if key.along == "head_dim" else " %")
+    words += [problem.dtype, size, heads, f"batch {problem.batch}"]
     if problem.softmax_scale is not None:
         words.append(f"scale {problem.softmax_scale:g}")
     return ", ".join(words)
@@ -162,14 +206,8 @@ def problem_line(key: GroupKey) -> str:
 
 def axis_word(problem: AttentionProblem, along: Along) -> str:
     """Where along the table a problem stands."""
-    return length_word(problem) if along == "seqlen" else str(problem.head_dim)
-
-
-def length_word(problem: AttentionProblem) -> str:
-    """`4096`, or `128 x 4096` where queries and keys differ in number."""
-    if problem.seqlen_q == problem.seqlen_k:
-        return str(problem.seqlen_q)
-    return f"{problem.seqlen_q} x {problem.seqlen_k}"
+    words = {"seqlen": length_word(problem), "keys": str(problem.seqlen_k), "head_dim": str(problem.head_dim)}
+    return words[along]
 
 
 def block_word(measurement: Measurement) -> str:
@@ -193,17 +231,21 @@ def heading(results: Results) -> list[RenderableType]:
     """The study's title if it has one, and the machine."""
     title = results.config.get("title")
     lines: list[RenderableType] = [Text(str(title), style="bold underline")] if title else []
-    return [*lines, _machine_lines(results.machine)]
+    shares = [row.rates.percent_of_bandwidth for row in results.measurements if row.rates]
+    with_bandwidth = any(share is not None for share in shares)
+    return [*lines, _machine_lines(results.machine, with_bandwidth=with_bandwidth)]
 
 
-def _machine_lines(machine: Machine) -> Text:
-    """The CPU on one line and, when measured, the peak that `% Peak` is a share of on the next."""
+def _machine_lines(machine: Machine, *, with_bandwidth: bool) -> Text:
+    """The CPU on one line and, when measured, what `% Peak` and `% Bandwidth` are shares of below it."""
     cores = None if machine.cores is None else counted(machine.cores, "core")
     lines = ", ".join(filter(None, (machine.cpu, machine.isa, cores)))
     if machine.peak_gflops:
         threads = f", {counted(machine.peak_threads, 'thread')}" if machine.peak_threads else ""
         peaks = ", ".join(f"{gflops:.0f} {dtype}" for dtype, gflops in machine.peak_gflops.items())
         lines += f"\nFMA peak (measured{threads}), GFLOP/s: {peaks}"
+    if with_bandwidth and machine.read_bandwidth_gbps is not None:
+        lines += f"\nread bandwidth of memory (measured), GB/s: {machine.read_bandwidth_gbps:.1f}"
     return Text(lines, style="dim")
 
 
@@ -228,7 +270,8 @@ def reason_lines(measurements: Iterable[Measurement], along: Along = "seqlen") -
     lines = []
     for (engine, block, status, reason), where in places.items():
         name = f"{engine}, block {block}" if block else engine
-        lines.append(Text(f"{name} at {', '.join(where)}: {status}: {reason}", style="dim"))
+        places_word = ", ".join(dict.fromkeys(where))
+        lines.append(Text(f"{name} at {places_word}: {status}: {reason}", style="dim"))
     return lines
 
 
@@ -283,5 +326,7 @@ def statuses_line(measurements: Iterable[Measurement]) -> str:
 
 
 def counted(count: int, word: str) -> str:
-    """`1 head`, `2 heads`."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
+    """`1 head`, `2 heads`, `2 queries`."""
+    if count != 1:
+        word = f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+    return f"{count} {word}"

@@ -39,7 +39,7 @@ def memory_report(results: Results) -> RenderableType:
     along = table_axis(results.measurements)
     for key, rows in group_measurements(results.measurements, along).items():
         title = ", ".join(filter(None, (problem_line(key), threads_word(rows))))
-        parts += [Text(), Text(title, style="bold"), _table(rows, along), *memory_lines(rows, along)]
+        parts += [Text(), Text(title, style="bold"), _table(rows, key.along), *memory_lines(rows, key.along)]
     return Group(*parts)
 
 

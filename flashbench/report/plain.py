@@ -6,13 +6,13 @@ from flashbench.errors import ConfigError
 from flashbench.report.layout import (
     STATUS_WORDS,
     group_measurements,
-    length_word,
     problem_line,
     reason_lines,
 )
 from flashbench.report.profile import DOCUMENTED_ENGINES, by_problem
 from flashbench.report.units import format_bytes
 from flashbench.results.record import Measurement, Results
+from flashbench.studies.problem_words import length_word
 from flashbench.studies.ratios import memory_ratio
 from flashbench.studies.study import Study
 

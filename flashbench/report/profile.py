@@ -8,6 +8,8 @@ from typing import NamedTuple
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from flashbench.report.cells import energy_cell, error_cell, peak_cell, percent_of_peak, time_cells
+from flashbench.report.engine_table import engine_table, legend_lines, names_engines
 from flashbench.report.layout import (
     AXIS_HEADERS,
     NOTHING,
@@ -15,21 +17,21 @@ from flashbench.report.layout import (
     Grid,
     GroupKey,
     axis_word,
-    block_word,
-    group_measurements,
+    has_windows,
     heading,
     note_lines,
     outlier_lines,
     problem_line,
     reason_lines,
-    status_cell,
     table_axis,
     threads_word,
+    windows_together,
 )
 from flashbench.report.memory import memory_cells, memory_lines
-from flashbench.report.units import format_error, format_ratio, format_times
+from flashbench.report.units import format_ratio
 from flashbench.results.record import Measurement, Results
 from flashbench.studies.blocks import AUTO, block_label
+from flashbench.studies.decoding import is_decoding
 from flashbench.studies.ratios import memory_ratio, time_ratio
 
 DOCUMENTED_ENGINES = frozenset({"standard", "flash"})
@@ -56,24 +58,27 @@ def profile_report(results: Results) -> RenderableType:
 
 def profile_sections(results: Results) -> list[Section]:
     """What `profile_report` shows below its heading."""
-    along = table_axis(results.measurements)
+    groups = windows_together(results.measurements, table_axis(results.measurements))
     return [
         Section(
             _title(key, rows),
-            _documented_table(rows, along) if is_documented_layout(rows) else _engine_table(rows, along),
+            (_documented_table if is_documented_layout(rows) else engine_table)(rows, key.along),
             [
-                *reason_lines(rows, along),
-                *note_lines(rows, along),
-                *memory_lines(rows, along),
+                *legend_lines(rows, key.along),
+                *reason_lines(rows, key.along),
+                *note_lines(rows, key.along),
+                *memory_lines(rows, key.along),
                 *outlier_lines(rows),
             ],
         )
-        for key, rows in group_measurements(results.measurements, along).items()
+        for key, rows in groups.items()
     ]
 
 
 def is_documented_layout(rows: Sequence[Measurement]) -> bool:
-    """Whether these are standard and flash alone, each once per problem."""
+    """Whether these are standard and flash alone, each once per problem, with time and memory to tell."""
+    if has_windows(rows) or any(is_decoding(row.problem) for row in rows):
+        return False
     pairs = [(row.engine, row.problem) for row in rows]
     return {row.engine for row in rows} == DOCUMENTED_ENGINES and len(set(pairs)) == len(pairs)
 
@@ -87,6 +92,8 @@ def by_problem(rows: Sequence[Measurement]) -> list[tuple[Measurement | None, Me
 
 def _title(key: GroupKey, rows: Sequence[Measurement]) -> Text:
     words = [problem_line(key), threads_word(rows)]
+    if not names_engines(rows, key.along):
+        words.insert(0, rows[0].engine)
     blocks = {block_label(row) for row in rows} - {"", AUTO}
     if len(blocks) == 1:
         words.append(f"block {blocks.pop()}")
@@ -95,14 +102,14 @@ def _title(key: GroupKey, rows: Sequence[Measurement]) -> Text:
 
 def _documented_table(rows: Sequence[Measurement], along: Along) -> Grid:
     pairs = by_problem(rows)
-    flash_times = _times([flash for _, flash in pairs])
-    standard_times = _times([standard for standard, _ in pairs])
+    flash_times = time_cells([flash for _, flash in pairs])
+    standard_times = time_cells([standard for standard, _ in pairs])
     flash_memory = memory_cells([flash for _, flash in pairs])
     standard_memory = memory_cells([standard for standard, _ in pairs])
     with_memory = any(row.memory for row in rows)
     with_accuracy = any(row.accuracy for row in rows)
     with_energy = any(row.energy_joules is not None for row in rows)
-    with_peak = any(_percent_of_peak(row) is not None for row in rows)
+    with_peak = any(percent_of_peak(row) is not None for row in rows)
     grid = Grid(
         AXIS_HEADERS[along],
         *(["Standard\nMem", "Flash\nMem", "Savings"] if with_memory else []),
@@ -126,68 +133,11 @@ def _documented_table(rows: Sequence[Measurement], along: Along) -> Grid:
             flash_times[index],
             standard_times[index],
             _speed_up(standard, flash),
-            *([_peak_share(flash)] if with_peak else []),
-            *([_error(flash)] if with_accuracy else []),
-            *([_energy(flash)] if with_energy else []),
+            *([peak_cell(flash)] if with_peak else []),
+            *([error_cell(flash)] if with_accuracy else []),
+            *([energy_cell(flash)] if with_energy else []),
         )
     return grid
-
-
-def _engine_table(rows: Sequence[Measurement], along: Along) -> Grid:
-    first = rows[0]
-    base = {row.problem: row for row in reversed(rows) if row.engine == first.engine}
-    times, memory = _times(rows), memory_cells(rows)
-    engines = len({row.engine for row in rows})
-    with_blocks = len({(row.problem, row.engine) for row in rows}) < len(rows)
-    with_memory = any(row.memory for row in rows)
-    with_accuracy = any(row.accuracy for row in rows)
-    with_energy = any(row.energy_joules is not None for row in rows)
-    with_peak = any(_percent_of_peak(row) is not None for row in rows)
-    grid = Grid(
-        AXIS_HEADERS[along],
-        "Engine",
-        *(["Block"] if with_blocks else []),
-        "Time\n(ms)",
-        f"Time vs\n{first.engine}",
-        "GFLOP/s",
-        *(["%\nPeak"] if with_peak else []),
-        *(["Memory"] if with_memory else []),
-        *(["Max\nError"] if with_accuracy else []),
-        *(["Energy\n(mJ)"] if with_energy else []),
-        left=[1],
-    )
-    for index, row in enumerate(rows):
-        begins = index == 0 or rows[index - 1].problem != row.problem
-        last = engines > 1 and index + 1 < len(rows) and rows[index + 1].problem != row.problem
-        grid.add_row(
-            axis_word(row.problem, along) if begins else "",
-            row.engine if row.side is None else f"{row.engine} ({row.side.upper()})",
-            *([block_word(row) or NOTHING] if with_blocks else []),
-            times[index],
-            _time_ratio(row, base.get(row.problem)),
-            f"{row.rates.gflops:.1f}" if row.rates and row.status == "ok" else NOTHING,
-            *([_peak_share(row)] if with_peak else []),
-            *([memory[index]] if with_memory else []),
-            *([_error(row)] if with_accuracy else []),
-            *([_energy(row)] if with_energy else []),
-            last=last,
-        )
-    return grid
-
-
-def _times(rows: Sequence[Measurement | None]) -> list[str | Text]:
-    """One column of times; a status stands where there is none, and where the result was wrong."""
-    timed = [row.time.median_ns for row in rows if row and row.time and row.status == "ok"]
-    words = iter(format_times(timed))
-    cells: list[str | Text] = []
-    for row in rows:
-        if row is None:
-            cells.append(NOTHING)
-        elif row.status != "ok":
-            cells.append(status_cell(row))
-        else:
-            cells.append(next(words) if row.time else NOTHING)
-    return cells
 
 
 def _savings(standard: Measurement | None, flash: Measurement | None) -> str | Text:
@@ -195,37 +145,8 @@ def _savings(standard: Measurement | None, flash: Measurement | None) -> str | T
     return NOTHING if ratio is None else format_ratio(ratio)
 
 
-def _percent_of_peak(row: Measurement | None) -> float | None:
-    return row.rates.percent_of_peak if row and row.rates and row.status == "ok" else None
-
-
-def _peak_share(row: Measurement | None) -> str | Text:
-    share = _percent_of_peak(row)
-    return NOTHING if share is None else f"{share:.1f}"
-
-
-def _error(row: Measurement | None) -> str | Text:
-    if row is None or row.accuracy is None:
-        return NOTHING
-    error, tolerance = row.accuracy.max_abs_error, row.accuracy.tolerance
-    return Text(format_error(error), style="bold red" if error is None or error > tolerance else "")
-
-
-def _energy(row: Measurement | None) -> str | Text:
-    if row is None or row.energy_joules is None or row.status != "ok":
-        return NOTHING
-    return f"{1000 * row.energy_joules:.3g}"
-
-
 def _speed_up(standard: Measurement | None, flash: Measurement | None) -> Text:
     ratio = time_ratio(standard, flash)
     if ratio is None:
         return NOTHING
     return Text(f"{ratio:.2f}x", style="green" if ratio >= 1 else "yellow")
-
-
-def _time_ratio(row: Measurement, base: Measurement | None) -> Text:
-    ratio = time_ratio(row, base)
-    if ratio is None:
-        return NOTHING
-    return Text(f"{ratio:.2f}x", style="dim" if row is base else "")

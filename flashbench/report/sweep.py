@@ -14,7 +14,6 @@ from flashbench.report.layout import (
     GroupKey,
     group_measurements,
     heading,
-    length_word,
     problem_line,
     reason_lines,
     status_cell,
@@ -32,6 +31,7 @@ from flashbench.studies.blocks import (
     has_blocks,
     recommended_blocks,
 )
+from flashbench.studies.problem_words import length_word
 from flashbench.studies.ratios import time_ratio
 
 # Ratio to the fastest up to which a cell has the style of the same place; the last is for all above.

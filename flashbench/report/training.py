@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from flashbench.report.layout import Grid, GroupKey, length_word, problem_line
+from flashbench.report.layout import Grid, GroupKey, problem_key, problem_line
 from flashbench.report.units import format_bytes
 from flashbench.studies.fits import TrainingFit
+from flashbench.studies.problem_words import length_word
 from flashbench.studies.training import TrainingRow
 
 _UNKNOWN = Text("unknown", style="dim")
@@ -20,8 +20,7 @@ def training_report(rows: Sequence[TrainingRow], budget_bytes: int) -> Renderabl
     """One table per kind of problem: what a step needs at each length, and the longest that fits."""
     groups: dict[GroupKey, list[TrainingRow]] = {}
     for row in rows:
-        alike = msgspec.structs.replace(row.problem, seqlen_q=1, seqlen_k=1)
-        groups.setdefault(GroupKey(alike, "fwd_bwd"), []).append(row)
+        groups.setdefault(problem_key(row.problem, "fwd_bwd"), []).append(row)
     parts: list[RenderableType] = [
         Text(f"Can train? ({format_bytes(budget_bytes)})", style="bold"),
         Text("a training step of this layer: inputs, outputs and workspace, computed", style="dim"),

@@ -43,6 +43,19 @@ def parse_bytes(text: str, *, name: str = "size") -> int:
     return size
 
 
+def format_count(count: int) -> str:
+    """Three digits and the thousands: `8.59G`; whole below a thousand.
+
+    >>> format_count(640), format_count(33_564_672), format_count(8_590_065_664), format_count(999_999)
+    ('640', '33.6M', '8.59G', '1.00M')
+    """
+    value, units = float(count), ["", "K", "M", "G", "T", "P"]
+    while float(f"{value:.3g}") >= 1000 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{value:#.3g}".rstrip(".") + units[0] if units[0] else str(count)
+
+
 def format_ratio(ratio: float) -> str:
     """The documented `16.0x`; whole from 1000 up, where a tenth says nothing.
 

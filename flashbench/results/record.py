@@ -121,6 +121,9 @@ class Accuracy(Record, frozen=True, kw_only=True):
 class Rates(Record, frozen=True, kw_only=True):
     gflops: float  # problem.flops(direction) / median time
     percent_of_peak: float | None  # of the FMA peak measured in the same run with the same threads
+    # Of few queries, which memory limits: 10^9 bytes of k and v a second, those that a query sees.
+    gbps: float | None = None
+    percent_of_bandwidth: float | None = None  # of the read bandwidth measured in the same run
 
 
 class Measurement(Record, frozen=True, kw_only=True):

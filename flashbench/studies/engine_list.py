@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Literal
 
 import msgspec
@@ -34,7 +34,7 @@ class EngineFacts(Record, frozen=True):
     version: str | None = None
     summary: str = ""
     layout: str = ""  # the memory order that it reads without copying
-    # By feature (see `engine_probe.FEATURES`), or `fwd_float32` and the like:
+    # By what it may lack (see `engine_probe.SHAPES` and `OPTIONAL`), or `fwd_float32` and the like:
     lacks: dict[str, str] = msgspec.field(default_factory=dict)  # why it cannot
     notes: dict[str, str] = msgspec.field(default_factory=dict)  # what it fell back to
 
@@ -54,6 +54,15 @@ def list_engines(
     with ThreadPoolExecutor(available_cores()) as pool:
         found = list(pool.map(lambda name: probe(name, timeout_s=timeout_s), wanted))
     return found if names is not None else [*found, *_hidden()]
+
+
+def is_installed(name: str) -> bool:
+    """Whether the library of a built-in engine is there, told without loading it."""
+    try:
+        version(ENGINES[name].library)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def probe(name: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> EngineFacts:

@@ -9,18 +9,33 @@ import numpy as np
 
 from flashbench.engines import ENGINES, Engine, Forward, Settings, get_engine, plugins, refusal
 from flashbench.errors import EngineError
+from flashbench.extras import make_extras
 from flashbench.problem import AttentionProblem, Direction, Dtype
 
 FACTORY = "flashbench.studies.engine_probe:build"
 DTYPES: tuple[Dtype, ...] = ("float32", "float64")
 DIRECTIONS: tuple[Direction, ...] = ("fwd", "bwd")
 # What an engine may lack, and a small problem that needs it; lse is told by a call.
-FEATURES: dict[str, dict[str, Any]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "gqa": {"num_heads": 4, "num_kv_heads": 2},
     "causal": {"causal": True},
     "bottom_right": {"causal": True, "seqlen_k": 24, "causal_alignment": "bottom-right"},
     "top_left": {"causal": True, "seqlen_k": 24, "causal_alignment": "top-left"},
     "head_dim_v": {"head_dim_v": 32},
+}
+# The optional features, a mask by its kinds; forward, and as `window_bwd` backward.
+OPTIONAL: dict[str, dict[str, Any]] = {
+    "window": {"window": (4, 4)},
+    "softcap": {"softcap": 5.0},
+    "alibi": {"alibi": True},
+    "sinks": {"sinks": True},
+    "bool_mask": {"mask": "bool"},
+    "float_mask": {"mask": "float"},
+    "block_mask": {"mask": "block"},
+    "key_lengths": {"key_lengths": (9,)},
+    "varlen": {"batch": 2, "query_lengths": (16, 5), "key_lengths": (16, 5)},
+    "dropout": {"dropout": 0.5},
+    "block_table": {"page_size": 8},
 }
 LSE = "lse"
 _SEQLEN = 16
@@ -49,6 +64,11 @@ def build(engine: str) -> EngineProbe:
 def ability(direction: Direction, dtype: Dtype) -> str:
     """The name of a direction in a dtype among the features."""
     return f"{direction}_{dtype}"
+
+
+def backward_of(feature: str) -> str:
+    """The name of an optional feature's backward among the features."""
+    return f"{feature}_bwd"
 
 
 class EngineProbe:
@@ -81,15 +101,18 @@ class EngineProbe:
                 self._ask(ability(direction, dtype), engine, _problem(dtype), direction)
         runs = [dtype for dtype in DTYPES if ability("fwd", dtype) not in self._lacks]
         if not runs:
-            self._lacks |= dict.fromkeys((*FEATURES, LSE), "it runs no small plain problem of any dtype")
+            names = (*SHAPES, LSE, *OPTIONAL, *map(backward_of, OPTIONAL))
+            self._lacks |= dict.fromkeys(names, "it runs no small plain problem of any dtype")
             return
         for dtype in runs:
             if self._run(ability("fwd", dtype), engine, _problem(dtype)).lse is None:
                 self._lacks.setdefault(LSE, f"its forward in {dtype} gives none")
-        for feature, sizes in FEATURES.items():
+        for feature, sizes in {**SHAPES, **OPTIONAL}.items():
             problem = _problem(runs[0], **sizes)
             if self._ask(feature, engine, problem, "fwd"):
                 self._run(feature, engine, problem)
+            if feature in OPTIONAL:
+                self._ask(backward_of(feature), engine, problem, "bwd")
 
     def check(self) -> dict[str, Any]:
         """Nothing: whether an engine is exact is what `verify` says."""
@@ -119,7 +142,7 @@ class EngineProbe:
 
     def _run(self, feature: str, engine: Engine, problem: AttentionProblem) -> Forward:
         q, k, v, _ = problem.make_inputs()
-        forward = engine.forward(problem, Settings(num_threads=1), q, k, v)
+        forward = engine.forward(problem, Settings(num_threads=1), q, k, v, extras=make_extras(problem))
         if not isinstance(forward.o, np.ndarray):
             raise TypeError(f"forward gave an o of type {type(forward.o).__name__}, not an array")
         ran = engine.kernel(problem, "fwd")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable
 from typing import NamedTuple
 
-from msgspec.structs import replace
-
 from flashbench.engines import Engine, Settings, refusal
 from flashbench.problem import AttentionProblem, Direction
+from flashbench.studies.lengths import with_length
 
 # Sequences longer than this are not searched for: 2^40 rows fit nowhere.
 LONGEST_SEQLEN = 2**40
@@ -27,7 +27,7 @@ class TrainingFit(NamedTuple):
 def predicted_bytes(
     problem: AttentionProblem, engine: Engine, direction: Direction, settings: Settings
 ) -> int:
-    """Inputs, outputs and workspace, all at once. An engine that cannot tell its workspace counts none.
+    """Inputs, a mask, outputs and workspace, all at once; no workspace where the engine cannot tell it.
 
     The backward alone needs what both directions need: a forward goes before it, and what that keeps
     stays.
@@ -35,7 +35,17 @@ def predicted_bytes(
     if direction == "bwd":
         direction = "fwd_bwd"
     workspace = engine.workspace_bytes(problem, direction, settings)
-    return problem.input_bytes(direction) + problem.output_bytes(direction) + (workspace or 0)
+    arrays = problem.input_bytes(direction) + _mask_bytes(problem) + problem.output_bytes(direction)
+    return arrays + (workspace or 0)
+
+
+def _mask_bytes(problem: AttentionProblem) -> int:
+    """Of a mask as `make_extras` makes it; of a block mask at most."""
+    if problem.mask is None:
+        return 0
+    full = {"b": problem.batch, "h": problem.num_heads, "q": problem.seqlen_q, "k": problem.seqlen_k}
+    pairs = math.prod(size for axis, size in full.items() if axis in problem.mask_axes)
+    return pairs * problem.itemsize if problem.mask == "float" else pairs
 
 
 def training_fit(
@@ -49,7 +59,7 @@ def training_fit(
         return None
 
     def needed(seqlen: int) -> int:
-        longer = replace(problem, seqlen_q=seqlen, seqlen_k=seqlen)
+        longer = with_length(problem, seqlen, seqlen)
         return predicted_bytes(longer, engine, "fwd_bwd", settings)
 
     own = predicted_bytes(problem, engine, "fwd_bwd", settings)

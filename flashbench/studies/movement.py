@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flashbench.results.record import Disturbance, Measurement
+from flashbench.studies.problem_words import length_word
 
 # Medians of processes that lie further apart than this are not one number any more.
 MOVED = 0.10
@@ -25,7 +26,7 @@ def movement_warnings(measurements: Iterable[Measurement]) -> list[str]:
 def _line(engine: str, direction: str, rows: list[Measurement]) -> str:
     found = [row.disturbance for row in rows if row.disturbance is not None]
     moved = max(one.moved for one in found)
-    lengths = ", ".join(dict.fromkeys(str(row.problem.seqlen_q) for row in rows))
+    lengths = ", ".join(dict.fromkeys(length_word(row.problem) for row in rows))
     return (
         f"{engine} {direction} at {lengths}: median moved {100 * moved:.0f} % between its processes: "
         f"{_cause(found)}"

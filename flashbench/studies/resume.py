@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from flashbench.errors import ResultsError
 from flashbench.results.record import Measurement, Results
 from flashbench.studies.blocks import block_label
 from flashbench.studies.rows import Row
+from flashbench.studies.study import Study
 
 # How long to go on and what to call it may change from one part of a run to the next.
 FREE = ("title", "rounds", "budget_s", "timeout_s", "memory_budget_bytes")
@@ -26,8 +29,11 @@ def restore(rows: Sequence[Row], earlier: Results, config: dict[str, Any], cpu: 
             f"the unfinished run is of another machine: {earlier.machine.cpu}, this one is {cpu}",
             hint="name another file",
         )
+    # As a file has it; what an older one does not name was as it is by default.
+    config = msgspec.json.decode(msgspec.json.encode(config))
+    known_config = msgspec.to_builtins(Study()) | earlier.config
     for name, value in config.items():
-        before = earlier.config.get(name)
+        before = known_config.get(name)
         if name not in FREE and before != value:
             raise ResultsError(
                 f"the unfinished run is of another study: {name} was {before!r}, now it is {value!r}",

@@ -23,6 +23,7 @@ from flashbench.results.record import (
     Status,
     Time,
 )
+from flashbench.studies.decoding import kv_bytes_read, reads_memory
 from flashbench.studies.fits import predicted_bytes
 from flashbench.studies.study import Point, Study
 
@@ -104,15 +105,11 @@ class Row:
         self.memory, self.accuracy = earlier.memory, earlier.accuracy
         self.earlier = earlier.disturbance
 
-    def measurement(self, peak_gflops: float | None) -> Measurement:
-        """The record; `peak_gflops` is the limit measured in the same run."""
+    def measurement(self, peak_gflops: float | None, read_bandwidth_gbps: float | None = None) -> Measurement:
+        """The record; the arguments are the limits measured in the same run."""
         problem, engine, direction, settings = self.point
         block_q, block_k = self.blocks or (None, None)
         time = self._time()
-        rates = None
-        if time is not None:
-            gflops = problem.flops(direction) / time.median_ns
-            rates = Rates(gflops=gflops, percent_of_peak=100 * gflops / peak_gflops if peak_gflops else None)
         return Measurement(
             problem=problem,
             engine=engine,
@@ -129,7 +126,7 @@ class Row:
             time=time,
             memory=self.memory,
             accuracy=self.accuracy,
-            rates=rates,
+            rates=None if time is None else self._rates(time, peak_gflops, read_bandwidth_gbps),
             energy_joules=statistics.median(self.joules) if self.joules else None,
             disturbance=self._disturbance(),
         )
@@ -145,6 +142,19 @@ class Row:
             high_ns=found.high,
             minimum_ns=found.minimum,
             outliers=found.outliers,
+        )
+
+    def _rates(self, time: Time, peak_gflops: float | None, read_bandwidth_gbps: float | None) -> Rates:
+        problem, _, direction, _ = self.point
+        gflops = problem.flops(direction) / time.median_ns
+        gbps = None
+        if direction == "fwd" and reads_memory(problem):
+            gbps = kv_bytes_read(problem) / time.median_ns
+        return Rates(
+            gflops=gflops,
+            percent_of_peak=_percent(gflops, peak_gflops),
+            gbps=gbps,
+            percent_of_bandwidth=_percent(gbps, read_bandwidth_gbps),
         )
 
     def _disturbance(self) -> Disturbance | None:
@@ -163,6 +173,10 @@ class Row:
             others_cores=self.cpu.others_cores,
             steal_percent=100 * self.cpu.steal_s / self.cpu.wall_s,
         )
+
+
+def _percent(rate: float | None, limit: float | None) -> float | None:
+    return None if rate is None or not limit else 100 * rate / limit
 
 
 def _asked(settings: Settings) -> tuple[int, int] | Literal["auto"]:

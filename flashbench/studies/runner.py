@@ -71,7 +71,7 @@ def run(
             or (earlier.machine.read_bandwidth_gbps if earlier else None),
         )
         measurements = [
-            row.measurement(machine.peak_gflops.get(row.point.problem.dtype))
+            row.measurement(machine.peak_gflops.get(row.point.problem.dtype), machine.read_bandwidth_gbps)
             for row in session.rows
             if row.tried
         ]

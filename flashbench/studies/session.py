@@ -26,6 +26,7 @@ from flashbench.studies.bursts import time_row
 from flashbench.studies.checking import check_row
 from flashbench.studies.forecast import Forecast, Step
 from flashbench.studies.limits import Limits
+from flashbench.studies.problem_words import length_word, window_word
 from flashbench.studies.rows import Row, rows_of
 from flashbench.studies.study import Study
 
@@ -205,7 +206,8 @@ class Session:
     def _report(self, row: Row, what: str) -> None:
         problem, engine, direction, settings = row.point
         block = "" if settings.block_q is None else f", blocks {settings.block_q} x {settings.block_k}"
-        label = f"{engine} {direction}, N={problem.seqlen_q}{block}: {what}"
+        window = f", window {window_word(problem)}" if len(self._study.windows) > 1 else ""
+        label = f"{engine} {direction}, N={length_word(problem)}{window}{block}: {what}"
         left = [
             _step(kind, row)
             for row in self.rows

@@ -9,9 +9,25 @@ import msgspec
 
 from flashbench.engines import Settings
 from flashbench.errors import ConfigError
-from flashbench.problem import AttentionProblem, CausalAlignment, Direction, Dtype
+from flashbench.problem import AttentionProblem, CausalAlignment, Direction, Dtype, MaskKind
+from flashbench.studies.decoding import MOST_QUERIES
+from flashbench.studies.lengths import Length, are_shares, check_lengths, rows_of_lengths
+from flashbench.studies.windows import NO_WINDOW, WindowSetting, window_of
 
 DOCUMENTED_SEQ_LENS = [128, 512, 1024, 2048, 4096]
+DEFAULT_MASK_AXES = "qk"
+# What a study spans: every problem has one of each.
+SPANNED = (
+    "engines",
+    "seq_lens",
+    "heads",
+    "head_dims",
+    "dtypes",
+    "causal",
+    "windows",
+    "directions",
+    "block_sizes",
+)
 BlockSize = int | Literal["auto"]
 
 
@@ -22,13 +38,27 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     title: str | None = None
     engines: list[str] = msgspec.field(default_factory=lambda: ["standard", "flash"])
     seq_lens: list[int] = msgspec.field(default_factory=lambda: list(DOCUMENTED_SEQ_LENS))
-    batch: int = 1
+    batch: int = 1  # becomes the number of key_lengths or varlen, if there are several
+    seq_len_k: int | None = None  # keys; None: as many as queries
+    decode: bool = False  # seq_lens are the keys that a step's queries read
+    queries: int = 1  # of a step
     heads: list[int] = msgspec.field(default_factory=lambda: [1])
     kv_heads: int | None = None  # None: as many as heads
     head_dims: list[int] = msgspec.field(default_factory=lambda: [64])
     dtypes: list[Dtype] = msgspec.field(default_factory=lambda: ["float64"])
     causal: list[bool] = msgspec.field(default_factory=lambda: [False])
     causal_alignment: CausalAlignment = "bottom-right"
+    windows: list[WindowSetting] = msgspec.field(default_factory=lambda: [NO_WINDOW])
+    softcap: float | None = None
+    alibi: bool = False
+    sinks: bool = False
+    mask: MaskKind | None = None
+    mask_axes: str = DEFAULT_MASK_AXES
+    dropout: float = 0.0
+    dropout_seed: int = 0
+    key_lengths: list[Length] | None = None  # of each sequence that count; one is that of all
+    varlen: list[Length] | None = None  # sequences of these lengths, packed end to end
+    page_size: int | None = None  # of a paged cache of k and v
     directions: list[Direction] = msgspec.field(default_factory=lambda: ["fwd"])
     block_sizes: list[BlockSize] = msgspec.field(default_factory=lambda: ["auto"])  # block_q = block_k = it
     block_q: int | None = None  # overrides block_sizes, with block_k
@@ -45,16 +75,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     timeout_s: float = 600.0  # for one burst, one memory measurement or one check
 
     def __post_init__(self) -> None:
-        for name in (
-            "engines",
-            "seq_lens",
-            "heads",
-            "head_dims",
-            "dtypes",
-            "causal",
-            "directions",
-            "block_sizes",
-        ):
+        for name in SPANNED:
             if not getattr(self, name):
                 raise ConfigError(f"{name} must name at least one value")
         for name in ("repeats", "rounds"):
@@ -73,6 +94,52 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         for size in (*self.block_sizes, self.block_q, self.block_k, self.threads):
             if isinstance(size, int) and size < 1:
                 raise ConfigError(f"block sizes and threads must be at least 1, not {size}")
+        self._check_features()
+        self._check_lengths()
+        if self.decode:
+            self._check_decode()
+        elif self.queries != 1:
+            raise ConfigError("queries are those of a step of decoding: they need decode")
+
+    def _check_features(self) -> None:
+        if self.mask is None and self.mask_axes != DEFAULT_MASK_AXES:
+            raise ConfigError("mask_axes say along what a mask varies: they need mask")
+        if not self.dropout and self.dropout_seed:
+            raise ConfigError("dropout_seed chooses what dropout drops: it needs dropout")
+
+    def _check_lengths(self) -> None:
+        for name in ("key_lengths", "varlen"):
+            lengths: list[Length] | None = getattr(self, name)
+            if lengths is None:
+                continue
+            check_lengths(name, lengths)
+            # In the study itself, so that its record says what was measured.
+            if self.batch == 1 and len(lengths) > 1:
+                msgspec.structs.force_setattr(self, "batch", len(lengths))
+            if len(lengths) not in (1, self.batch):
+                raise ConfigError(
+                    f"{name} must name 1 or batch ({self.batch}) lengths, not {len(lengths)}",
+                    hint=f"batch {len(lengths)} has as many",
+                )
+        if self.varlen is not None and not are_shares(self.varlen):
+            longest = max(self.varlen)
+            if self.seq_lens != [longest]:
+                listed = ", ".join(map(str, self.seq_lens))
+                raise ConfigError(
+                    f"varlen names rows, so seq_lens must be the longest ({longest}), not {listed}",
+                    hint="shares such as 0.25,0.5,1 fit every length",
+                )
+
+    def _check_decode(self) -> None:
+        if not 1 <= self.queries <= MOST_QUERIES:
+            raise ConfigError(f"queries of a step must be from 1 to {MOST_QUERIES}, not {self.queries}")
+        for name in ("seq_len_k", "varlen"):
+            if getattr(self, name) is not None:
+                raise ConfigError(f"decode reads as many keys as seq_lens says: it takes no {name}")
+        if self.directions != ["fwd"]:
+            raise ConfigError(f"decode is forward alone, not {', '.join(self.directions)}")
+        if self.causal_alignment != "bottom-right":
+            raise ConfigError("decode is of the last queries: causal_alignment must be bottom-right")
 
     def settings(self) -> list[Settings]:
         """One Settings per block size."""
@@ -83,27 +150,55 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def points(self) -> list[Point]:
         """Everything to measure, problem by problem, so that engines of one problem are neighbours."""
-        cases = product(self.head_dims, self.heads, self.dtypes, self.directions, self.causal, self.seq_lens)
+        cases = product(
+            self.head_dims,
+            self.heads,
+            self.dtypes,
+            self.directions,
+            self.causal,
+            self.seq_lens,
+            self.windows,
+        )
         return [
-            Point(
-                AttentionProblem.of(
-                    seqlen,
-                    batch=self.batch,
-                    num_heads=heads,
-                    num_kv_heads=self.kv_heads,
-                    head_dim=head_dim,
-                    dtype=dtype,
-                    causal=causal,
-                    causal_alignment=self.causal_alignment,
-                ),
-                engine,
-                direction,
-                settings,
-            )
-            for head_dim, heads, dtype, direction, causal, seqlen in cases
+            Point(self._problem(seqlen, heads, head_dim, dtype, causal, window), engine, direction, settings)
+            for head_dim, heads, dtype, direction, causal, seqlen, window in cases
             for engine in self.engines
             for settings in self.settings()
         ]
+
+    def _problem(
+        self, seqlen: int, heads: int, head_dim: int, dtype: Dtype, causal: bool, window: WindowSetting
+    ) -> AttentionProblem:
+        seqlen_q = self.queries if self.decode else seqlen
+        seqlen_k = self.seq_len_k or seqlen
+        query_lengths = key_lengths = None
+        if self.varlen is not None:
+            query_lengths = rows_of_lengths(self.varlen, seqlen_q, self.batch)
+        lengths = self.key_lengths or self.varlen
+        if lengths is not None:
+            key_lengths = rows_of_lengths(lengths, seqlen_k, self.batch)
+        return AttentionProblem.of(
+            seqlen_q,
+            seqlen_k=seqlen_k,
+            batch=self.batch,
+            num_heads=heads,
+            num_kv_heads=self.kv_heads,
+            head_dim=head_dim,
+            dtype=dtype,
+            causal=causal,
+            causal_alignment=self.causal_alignment,
+            window=window_of(window, causal=causal),
+            softcap=self.softcap,
+            alibi=self.alibi,
+            sinks=self.sinks,
+            mask=self.mask,
+            mask_axes=self.mask_axes,
+            dropout=self.dropout,
+            dropout_seed=self.dropout_seed,
+            key_lengths=key_lengths,
+            query_lengths=query_lengths,
+            page_size=self.page_size,
+        )
 
 
 class Point(NamedTuple):

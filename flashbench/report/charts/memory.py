@@ -37,7 +37,7 @@ def memory_chart(panel: Panel, limits: Limits) -> Figure:
 
 def draw_memory(axes: Axes, panel: Panel, limits: Limits) -> None:
     draw_axes(axes, panel, limits, "peak workspace", byte_ticks(limits.y))
-    if panel.key.along == "seqlen":  # over head sizes there is no N to grow with
+    if panel.key.along == "seqlen":  # over head sizes or keys there is no N to grow with
         _draw_guides(axes, panel, limits)
     draw_lines(axes, panel, limits, workspace_bytes)
 

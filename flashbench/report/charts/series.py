@@ -10,7 +10,7 @@ from flashbench.report.layout import Along, GroupKey, group_key, table_axis
 from flashbench.results.record import Machine, Measurement, Results
 from flashbench.studies.blocks import block_rows
 
-AXIS_WORDS: dict[Along, str] = {"seqlen": "sequence length N", "head_dim": "head size"}
+AXIS_WORDS: dict[Along, str] = {"seqlen": "sequence length N", "keys": "keys", "head_dim": "head size"}
 
 
 class Source(NamedTuple):
@@ -87,7 +87,7 @@ def _series(
 
 def axis_value(row: Measurement, along: Along) -> int:
     """Where along the axis a measurement stands; keys count where queries differ from them in number."""
-    return row.problem.seqlen_k if along == "seqlen" else row.problem.head_dim
+    return row.problem.head_dim if along == "head_dim" else row.problem.seqlen_k
 
 
 def measured_peaks(panel: Panel) -> list[float]:

@@ -16,12 +16,13 @@ from flashbench.report.charts.roofline import roofline_chart, roofline_limits, r
 from flashbench.report.charts.series import Panel, Series
 from flashbench.report.charts.style import chart_bytes
 from flashbench.report.charts.throughput import gflops, throughput_chart, throughput_limits
-from flashbench.report.layout import Along, GroupKey, axis_word, length_word, problem_line
+from flashbench.report.layout import Along, GroupKey, axis_word, problem_line
 from flashbench.report.page.inline import inline_svg
 from flashbench.report.page.table import Table
 from flashbench.report.page.words import capital, caption_words
 from flashbench.report.units import format_bytes
 from flashbench.studies.blocks import block_labels, block_rows
+from flashbench.studies.problem_words import length_word
 
 
 class Chart(NamedTuple):

@@ -8,7 +8,6 @@ from flashbench.report.charts.series import Source
 from flashbench.report.layout import (
     AXIS_HEADERS,
     STATUS_WORDS,
-    Along,
     GroupKey,
     axis_word,
     block_word,
@@ -38,6 +37,8 @@ _HEADINGS = (
     "Outliers",
     "GFLOP/s",
     "% of peak",
+    "GB/s",
+    "% of bandwidth",
     "Memory, memray",
     "Memory, resident",
     "Memory, expected",
@@ -61,20 +62,18 @@ def measured_tables(sources: Sequence[Source]) -> dict[GroupKey, Table]:
         for row in source.results.measurements:
             groups.setdefault(group_key(row, along), []).append((source.name, row))
     return {
-        key: _table(f"measured-{number}", key, rows, along, several=len(sources) > 1)
+        key: _table(f"measured-{number}", key, rows, several=len(sources) > 1)
         for number, (key, rows) in enumerate(groups.items(), start=1)
     }
 
 
-def _table(
-    id_: str, key: GroupKey, rows: Sequence[tuple[str, Measurement]], along: Along, *, several: bool
-) -> Table:
+def _table(id_: str, key: GroupKey, rows: Sequence[tuple[str, Measurement]], *, several: bool) -> Table:
     times = iter(format_times([ns for _, row in rows for ns in _times_ns(row.time)]))
     cells = []
     for name, row in rows:
         words = [next(times) for _ in _times_ns(row.time)]
         words += [""] * (4 - len(words))  # no time, or no minimum of it
-        cells.append([axis_word(row.problem, along), name if several else "", *_cells(row, words)])
+        cells.append([axis_word(row.problem, key.along), name if several else "", *_cells(row, words)])
     notes = [
         "Median, quartiles and minimum are of all calls, in ms; outliers, beyond Tukey's outer fences, are "
         "counted and not dropped."
@@ -88,7 +87,7 @@ def _table(
     return make_table(
         id_,
         capital(problem_line(key)),
-        [AXIS_HEADERS[along].replace("Seq\nLen", "N").replace("\n", " "), *_HEADINGS],
+        [AXIS_HEADERS[key.along].replace("Seq\nLen", "N").replace("\n", " "), *_HEADINGS],
         cells,
         words=_WORDS,
         notes=notes,
@@ -116,6 +115,7 @@ def _cells(row: Measurement, times: Sequence[str]) -> list[Cell | str]:
         *_counts(row.time),
         f"{row.rates.gflops:.1f}" if row.rates and ok else "",
         "" if percent is None else f"{percent:.1f}",
+        *_byte_rates(row),
         *_memory(row.memory),
         *_accuracy(row.accuracy),
         "" if row.energy_joules is None else f"{row.energy_joules:.3g}",
@@ -130,6 +130,13 @@ def _counts(time: Time | None) -> list[str]:
     if time is None:
         return ["", "", ""]
     return [str(len(time.samples_ns)), str(sum(map(len, time.samples_ns))), str(time.outliers)]
+
+
+def _byte_rates(row: Measurement) -> list[Cell | str]:
+    if row.rates is None or row.rates.gbps is None or row.status != "ok":
+        return ["", ""]
+    percent = row.rates.percent_of_bandwidth
+    return [f"{row.rates.gbps:.1f}", "" if percent is None else f"{percent:.0f}"]
 
 
 def _memory(memory: Memory | None) -> list[Cell | str]:

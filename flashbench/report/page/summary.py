@@ -43,7 +43,7 @@ def ratio_tables(sources: Sequence[Source]) -> list[Table]:
         names = caption_words(list(groups))
         cells = []
         for key, group in groups.items():
-            places = list(dict.fromkeys(axis_word(row.problem, along) for row in group))
+            places = list(dict.fromkeys(axis_word(row.problem, key.along) for row in group))
             ends = places[0] if len(places) == 1 else f"{places[0]} to {places[-1]}"
             times = [_span(_time_ratios(group, other, base), format_wide_ratio) for other in others]
             memory = [_span(_memory_ratios(group, other, base), format_ratio) for other in others]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flashbench.report.charts.series import Source
-from flashbench.report.layout import block_word, group_key, length_word, problem_line
+from flashbench.report.layout import block_word, group_key, problem_line
 from flashbench.report.page.table import Cell, Table, Tone, make_table
 from flashbench.report.units import format_p, format_times
 from flashbench.results.record import Duel, Measurement, Results, Verdict
+from flashbench.studies.problem_words import length_word
 
 _TONES: dict[Verdict, Tone] = {
     "improved": "good",

@@ -37,6 +37,8 @@ def _metrics(row: Measurement) -> dict[str, Metric]:
         }
     if row.rates:
         metrics["gflops"] = {"value": row.rates.gflops}
+        if row.rates.gbps is not None:
+            metrics["gbps"] = {"value": row.rates.gbps}
     if row.memory:
         metrics["workspace-peak-bytes"] = {"value": row.memory.workspace_peak_bytes}
     if row.energy_joules is not None:

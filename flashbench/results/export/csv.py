@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from flashbench.results.export.names import DIRECTIONS, named, with_cold_caches
@@ -25,6 +26,24 @@ class Line(NamedTuple):
     @property
     def direction(self) -> str:
         return DIRECTIONS[self.row.direction]
+
+    @property
+    def mask_axes(self) -> str | None:
+        problem = self.row.problem
+        return None if problem.mask is None else problem.mask_axes
+
+    @property
+    def dropout_seed(self) -> int | None:
+        problem = self.row.problem
+        return problem.dropout_seed if problem.dropout else None
+
+    @property
+    def key_lengths(self) -> str | None:
+        return _listed(self.row.problem.key_lengths)
+
+    @property
+    def query_lengths(self) -> str | None:
+        return _listed(self.row.problem.query_lengths)
 
     @property
     def blocks_asked(self) -> str | None:
@@ -80,6 +99,18 @@ COLUMNS = {
     "causal": "row.problem.causal",
     "causal_alignment": "row.problem.causal_alignment",
     "softmax_scale": "row.problem.scale",
+    "window_left": "row.problem.window_left",
+    "window_right": "row.problem.window_right",
+    "softcap": "row.problem.softcap",
+    "alibi": "row.problem.alibi",
+    "sinks": "row.problem.sinks",
+    "mask": "row.problem.mask",
+    "mask_axes": "mask_axes",
+    "dropout": "row.problem.dropout",
+    "dropout_seed": "dropout_seed",
+    "query_lengths": "query_lengths",
+    "key_lengths": "key_lengths",
+    "page_size": "row.problem.page_size",
     "blocks_asked": "blocks_asked",
     "block_q": "row.block_q",
     "block_k": "row.block_k",
@@ -98,6 +129,8 @@ COLUMNS = {
     "outliers": "row.time.outliers",
     "gflops": "row.rates.gflops",
     "percent_of_peak": "row.rates.percent_of_peak",
+    "gbps": "row.rates.gbps",
+    "percent_of_bandwidth": "row.rates.percent_of_bandwidth",
     "workspace_peak_bytes": "row.memory.workspace_peak_bytes",
     "expected_workspace_bytes": "row.memory.expected_workspace_bytes",
     "input_bytes": "row.memory.input_bytes",
@@ -128,6 +161,7 @@ COLUMNS = {
     "memory_bytes": "file.machine.memory_bytes",
     "peak_gflops": "peak_gflops",
     "peak_threads": "file.machine.peak_threads",
+    "read_bandwidth_gbps": "file.machine.read_bandwidth_gbps",
     "governor": "file.machine.governor",
     "os": "file.machine.os",
 }
@@ -148,6 +182,10 @@ def render(results: Results) -> str:
         line = Line(name, row, results, results.processes.get(row.side or row.engine), duels.get(place))
         writer.writerow([_field(line, path) for path in COLUMNS.values()])
     return text.getvalue()
+
+
+def _listed(lengths: Sequence[int] | None) -> str | None:
+    return None if lengths is None else " ".join(map(str, lengths))
 
 
 def _field(line: Line, path: str) -> Any:

@@ -46,6 +46,11 @@ def _time_entry(name: str, row: Measurement, time: Time) -> dict[str, Any]:
         extra.append(
             f"{row.rates.gflops:.4g} GFLOP/s" + ("" if share is None else f", {share:.1f} % of peak")
         )
+        if row.rates.gbps is not None:
+            share = row.rates.percent_of_bandwidth
+            extra.append(
+                f"{row.rates.gbps:.4g} GB/s" + ("" if share is None else f", {share:.1f} % of bandwidth")
+            )
     return {
         "name": name,
         "unit": "ms",

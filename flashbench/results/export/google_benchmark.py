@@ -104,6 +104,9 @@ def _counters(row: Measurement, median_ns: float) -> dict[str, float]:
     counters: dict[str, float] = {}
     if median_ns > 0:
         counters["flops_per_second"] = row.problem.flops(row.direction) / median_ns * 1e9
+        if row.rates and row.rates.gbps is not None and row.time:
+            # As google-benchmark itself calls it; of this process, as the operations above.
+            counters["bytes_per_second"] = row.rates.gbps * 1e9 * row.time.median_ns / median_ns
     if row.memory:
         counters["workspace_peak_bytes"] = float(row.memory.workspace_peak_bytes)
     return counters

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from flashbench.problem import AttentionProblem
 from flashbench.results.record import Measurement, Results
 
+# Of sequences, that a name lists.
+MOST_LENGTHS = 8
 DIRECTIONS = {"fwd": "fwd", "bwd": "bwd", "fwd_bwd": "fwd+bwd"}
 
 
@@ -38,8 +42,8 @@ def benchmark_name(row: Measurement, *, cold: bool = False) -> str:
     """`flash/fwd/N:1024/heads:8/head_dim:64/batch:1/float32/causal/block:auto/threads:2`.
 
     As google-benchmark writes arguments, so that a filter such as `flash/fwd/.*/causal` picks some. What
-    is nothing special is not there: kv_heads equal to heads, v's head_dim equal to q's, the usual scale,
-    warm caches.
+    is nothing special is not there: kv_heads equal to heads, v's head_dim equal to q's, features that are
+    off, the usual scale, warm caches.
     """
     parts = [_word(row.engine), DIRECTIONS[row.direction], *_problem_parts(row.problem)]
     asked = row.blocks_asked
@@ -66,10 +70,45 @@ def _problem_parts(problem: AttentionProblem) -> list[str]:
     parts.append(f"head_dim:{problem.head_dim}")
     if problem.head_dim_v != problem.head_dim:
         parts.append(f"head_dim_v:{problem.head_dim_v}")
-    parts += [f"batch:{problem.batch}", problem.dtype, _mask(problem)]
+    parts += [f"batch:{problem.batch}", problem.dtype, _mask(problem), *_feature_parts(problem)]
     if problem.softmax_scale is not None:
         parts.append(f"scale:{problem.softmax_scale!r}")
     return parts
+
+
+def _feature_parts(problem: AttentionProblem) -> Iterator[str]:
+    if "window" in problem.features:
+        left, right = ("none" if keys is None else keys for keys in problem.window)
+        yield f"window:{left}" if problem.causal or left == right else f"window:{left}-{right}"
+    if problem.softcap is not None:
+        yield f"softcap:{problem.softcap!r}"
+    if problem.alibi:
+        yield "alibi"
+    if problem.sinks:
+        yield "sinks"
+    if problem.mask is not None:
+        yield f"mask:{problem.mask}" + (f"-{problem.mask_axes}" if problem.mask_axes else "")
+    if problem.dropout:
+        yield f"dropout:{problem.dropout!r}"
+        if problem.dropout_seed:
+            yield f"dropout_seed:{problem.dropout_seed}"
+    if problem.query_lengths is not None:
+        yield f"varlen:{_lengths(problem.query_lengths)}"
+    if problem.key_lengths is not None and problem.key_lengths != problem.query_lengths:
+        yield f"key_lengths:{_lengths(problem.key_lengths)}"
+    if problem.page_size is not None:
+        yield f"page_size:{problem.page_size}"
+
+
+def _lengths(lengths: Sequence[int]) -> str:
+    """`64+128+512`; of many their number, shortest, longest and a digest, for names have a longest length."""
+    if len(set(lengths)) == 1:
+        return f"{lengths[0]}"
+    listed = "+".join(map(str, lengths))
+    if len(lengths) <= MOST_LENGTHS:
+        return listed
+    digest = hashlib.sha256(listed.encode()).hexdigest()[:8]
+    return f"{len(lengths)}x{min(lengths)}-{max(lengths)}-{digest}"
 
 
 def _mask(problem: AttentionProblem) -> str:

@@ -45,6 +45,8 @@ def _benchmark(results: Results, name: str, row: Measurement, time: Time) -> dic
             "threads": row.threads,
             "gflops": row.rates.gflops if row.rates else None,
             "percent_of_peak": row.rates.percent_of_peak if row.rates else None,
+            "gbps": row.rates.gbps if row.rates else None,
+            "percent_of_bandwidth": row.rates.percent_of_bandwidth if row.rates else None,
             "workspace_peak_bytes": row.memory.workspace_peak_bytes if row.memory else None,
         }
     )

@@ -1,0 +1,33 @@
+"""Steps of decoding: a few queries that read all of k and v, as fast as memory gives them."""
+
+from __future__ import annotations
+
+from flashbench.problem import AttentionProblem
+
+# With so few queries memory is what limits a call: a row of k and v serves no more than these.
+MOST_QUERIES = 16
+
+
+def reads_memory(problem: AttentionProblem) -> bool:
+    """Whether bytes a second say more of a forward than operations do."""
+    return problem.seqlen_q <= MOST_QUERIES
+
+
+def is_decoding(problem: AttentionProblem) -> bool:
+    """Whether these are the last few queries of longer sequences."""
+    return problem.seqlen_q <= MOST_QUERIES and problem.seqlen_q < problem.seqlen_k and not problem.packed
+
+
+def kv_bytes_read(problem: AttentionProblem) -> int:
+    """Bytes of the rows of k and v that some query sees: `problem.kv_bytes`, unless a window or lengths
+    leave some out, which need not be read.
+    """
+    left, right = problem.window
+    rows = 0
+    for sequence in problem.sequences():
+        seqlen_q, seqlen_k = sequence.seqlen_q, sequence.seqlen_k
+        diagonal = problem.diagonal_of(seqlen_q, seqlen_k)
+        first = 0 if left is None else max(0, diagonal - left)
+        end = seqlen_k if right is None else min(seqlen_k, seqlen_q + diagonal + right)
+        rows += max(0, end - first) if seqlen_q else 0
+    return rows * problem.num_kv_heads * (problem.head_dim + problem.head_dim_v) * problem.itemsize
