@@ -53,7 +53,10 @@ def verify_lines(verification: Verification, *, verbose: bool = False) -> list[s
         failed = [result for result in results if result.failed]
         shown = failed if verbose else failed[:FAILURES_SHOWN]
         for result in shown:
-            lines += [f"FAILED {engine} {result.case}: {result.reason}", f"  {result.reproduce}"]
+            lines += [
+                f"FAILED {engine} {result.case}: {result.reason}",
+                f"  {verification.reproduce(result)}",
+            ]
         if len(failed) > len(shown):
             lines.append(f"FAILED {engine}: and {len(failed) - len(shown)} more; --verbose tells them all")
         refused = [result for result in results if result.verdict in ("unsupported", "forward ok")]

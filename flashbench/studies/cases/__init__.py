@@ -69,12 +69,12 @@ def all_cases(suite: str = DEFAULT_SUITE) -> list[Case]:
 
 
 def sample_cases(cases: Sequence[Case], count: int, seed: int = 0) -> list[Case]:
-    """So many of the cases, chosen by chance but the same for the same seed, in the order they had.
+    """So many of the cases by chance, the same for the same seed, in the order they had.
 
-    A case's lot depends on its name alone: further cases take the places of few.
+    A case's lot is its own: cases that are added to a suite leave most of a sample as it was.
 
-    >>> [case.name for case in sample_cases(all_cases(), 2)] == [case.name for case in sample_cases(all_cases(), 2)]
-    True
+    >>> len(sample_cases(all_cases(), 3))
+    3
     """
     lots = {case.name: hashlib.sha256(f"{seed} {case.name}".encode()).digest() for case in cases}
     drawn = set(sorted(lots, key=lots.__getitem__)[:count])

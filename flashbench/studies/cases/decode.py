@@ -59,12 +59,8 @@ def decoding(dtype: Dtype) -> Iterator[Case]:
 def page_tails(dtype: Dtype) -> Iterator[Case]:
     """What a sequence's last page holds beyond its keys reaches nothing."""
     for word, value in (("nan", np.nan), ("inf", np.inf)):
-        case = _decode(
-            f"{word}-in-page-tails", 2, dtype, {"page_size": 64, "key_lengths": _KEY_LENGTHS}
-        )
-        yield case._replace(
-            group=FEATURE_CONTAINMENT, change=_fill_tails(case, value)
-        )
+        case = _decode(f"{word}-in-page-tails", 2, dtype, {"page_size": 64, "key_lengths": _KEY_LENGTHS})
+        yield case._replace(group=FEATURE_CONTAINMENT, change=_fill_tails(case, value))
 
 
 def _decode(name: str, count: int, dtype: Dtype, features: Mapping[str, Any]) -> Case:

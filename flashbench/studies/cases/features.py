@@ -168,7 +168,9 @@ def dropout(dtype: Dtype) -> Iterator[Case]:
 def _slopes_by_sequence(extras: Extras) -> Extras:
     """Each sequence's own, one of them zero."""
     assert extras.alibi_slopes is not None
-    slopes = extras.alibi_slopes * np.arange(len(extras.alibi_slopes), dtype=extras.alibi_slopes.dtype)[:, None]
+    slopes = (
+        extras.alibi_slopes * np.arange(len(extras.alibi_slopes), dtype=extras.alibi_slopes.dtype)[:, None]
+    )
     return extras._replace(alibi_slopes=slopes)
 
 

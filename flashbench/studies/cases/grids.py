@@ -1,7 +1,5 @@
-"""The grids that other projects hold their own attention to, as problems of ours.
-
-Each covers its project's grid of shapes and features in full. Batch and heads are as small as tells multi-head,
-multi-query and grouped heads apart where the project's own would only repeat them: the oracle takes the time.
+"""The grids that other projects hold their own attention to: suites of problems with the same shapes and
+features, in float32 and float64.
 """
 
 from __future__ import annotations
@@ -22,21 +20,25 @@ FLASH_LENGTHS = (
     *((256, 512), (512, 256), (1023, 1024), (1024, 1023)),
 )
 FLASH_HEADS = {"mha": (2, 2), "mqa": (2, 1), "gqa": (4, 2)}
+FLASH_FEATURES = ("causal", "local", "alibi", "softcap", "dropout")
 FLASH_SOFTCAP = 50.0
 FLASH_DROPOUT = 0.17
 _NO_WINDOW: Window = (None, None)
 
 
 def flash_attention(dtype: Dtype) -> Iterator[Case]:
-    """That of test_flash_attn_output in flash-attention: causal, local, ALiBi, softcap and dropout, all
-    together too, at lengths and head sizes that few blocks divide.
+    """That of flash-attention's test_flash_attn_output: every subset of its features, at its lengths and head
+    sizes, multi-head, multi-query and grouped.
+
+    Of one sequence and as few heads as tell these three apart, for the oracle's time is what there is to save.
     """
-    axes = itertools.product(FLASH_LENGTHS, FLASH_HEAD_DIMS, FLASH_HEADS, *([(False, True)] * 5))
-    for (seqlen_q, seqlen_k), head_dim, heads, *switches in axes:
-        words = ("causal", "local", "alibi", "softcap", "dropout")
-        on = [word for word, switch in zip(words, switches, strict=True) if switch]
+    shapes = itertools.product(FLASH_LENGTHS, FLASH_HEAD_DIMS, FLASH_HEADS.items())
+    subsets = list(itertools.product((False, True), repeat=len(FLASH_FEATURES)))
+    for ((seqlen_q, seqlen_k), head_dim, (heads, (num_heads, num_kv_heads))), switches in itertools.product(
+        shapes, subsets
+    ):
+        on = list(itertools.compress(FLASH_FEATURES, switches))
         name = "-".join((f"len{seqlen_q}x{seqlen_k}", f"d{head_dim}", heads, *on))
-        num_heads, num_kv_heads = FLASH_HEADS[heads]
         problem = AttentionProblem.of(
             seqlen_q,
             seqlen_k=seqlen_k,
@@ -57,14 +59,14 @@ def flash_attention(dtype: Dtype) -> Iterator[Case]:
 
 
 def _some_window(name: str, seqlen_k: int) -> Window:
-    """Both sides by chance, of the case's own."""
+    """Both sides by chance, as there; the same for the same case."""
     rng = random.Random(name)
     return rng.randrange(seqlen_k), rng.randrange(seqlen_k)
 
 
 def torch_cpu(dtype: Dtype) -> Iterator[Case]:
-    """That of test_scaled_dot_product_fused_attention_vs_math_cpu in PyTorch, with inputs as there: views of
-    one packed projection.
+    """That of PyTorch's test_scaled_dot_product_fused_attention_vs_math_cpu, on q, k and v as there: side by
+    side in one projection.
     """
     axes = itertools.product((2, 12), (267, 1030), (1, 3), (8, 16), (False, True), ("train", "inference"))
     for batch, length, heads, head_dim, causal, mode in axes:
@@ -82,7 +84,7 @@ def torch_cpu(dtype: Dtype) -> Iterator[Case]:
 
 
 def _of_one_projection(inputs: Inputs) -> Inputs:
-    """q, k and v side by side in rows of one (batch, seqlen, 3 * heads * head_dim) array."""
+    """Views of one array of (batch, seqlen, 3, heads, head_dim)."""
     together = np.stack([x.swapaxes(1, 2) for x in inputs[:3]], axis=2)
     q, k, v = (together[:, :, i].swapaxes(1, 2) for i in range(3))
     return Inputs(q, k, v, inputs.do)
