@@ -44,7 +44,8 @@ def verify_report(verification: Verification, *, verbose: bool = False) -> Rende
 
 
 def verify_lines(verification: Verification, *, verbose: bool = False) -> list[str]:
-    """What failed, with the command that runs just that; what was not supported, and why; the count of all.
+    """What failed, with the command that runs just that; what was not supported, and why; the count of all,
+    and what they took.
 
     Plain lines, because a command must not be broken at the width of a terminal.
     """

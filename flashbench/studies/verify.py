@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from flashbench.problem import AttentionProblem, Direction, Inputs
 from flashbench.reference import attention_backward_reference, attention_reference, largest_error, worst_place
 from flashbench.results.record import Record
 from flashbench.studies.cases import DEFAULT_SUITE, Case
+from flashbench.studies.session import Progress
 from flashbench.tolerances import Output, tolerance_for
 
 DEFAULT_ENGINES = ("flash", "standard")
@@ -67,6 +69,7 @@ class Verification(Record, frozen=True):
 
     flashbench_version: str
     suite: str
+    seconds: float
     results: list[CaseResult]
 
     def reproduce(self, result: CaseResult) -> str:
@@ -80,25 +83,30 @@ class Verification(Record, frozen=True):
         return 1 if any(result.failed for result in self.results) else 0
 
 
-OnCase = Callable[[int, int, str], None]
+OnProgress = Callable[[Progress], None]
+# What every case takes, in pairs (query, key) of one head.
+_PAIRS_OF_A_CALL = 10_000
 
 
 def verify(
     engines: Sequence[str],
     cases: Sequence[Case],
-    on_case: OnCase = lambda done, total, name: None,
+    on_progress: OnProgress = lambda step: None,
     *,
     suite: str = DEFAULT_SUITE,
 ) -> Verification:
-    """Run every case on every engine; `on_case(done, total, name)` is called before each case.
+    """Run every case on every engine; `on_progress` is called before each case. suite: whose cases they are.
 
-    suite: that the cases are from.
     Raises EngineError when an engine is unknown or its library is missing, before anything runs.
     """
     chosen = {name: get_engine(name) for name in engines}
     results = []
+    work, work_done, started = sum(map(_work, cases)), 0, time.monotonic()
     for done, case in enumerate(cases):
-        on_case(done, len(cases), case.name)
+        elapsed = time.monotonic() - started
+        left_s = elapsed / work_done * (work - work_done) if work_done else None
+        on_progress(Progress(done, len(cases), case.name, left_s))
+        work_done += _work(case)
         expected = _expected(case)
         for name, engine in chosen.items():
             verdict, reason, outputs = _try(engine, case, expected)
@@ -116,7 +124,19 @@ def verify(
                     outputs=outputs,
                 )
             )
-    return Verification(flashbench_version=version("flashbench"), suite=suite, results=results)
+    return Verification(
+        flashbench_version=version("flashbench"),
+        suite=suite,
+        seconds=time.monotonic() - started,
+        results=results,
+    )
+
+
+def _work(case: Case) -> int:
+    """About in proportion to the time that a case takes, most of which the oracle does."""
+    problem = case.problem
+    pairs = sum(sequence.seqlen_q * sequence.seqlen_k for sequence in problem.sequences())
+    return problem.num_heads * pairs + _PAIRS_OF_A_CALL
 
 
 def _expected(case: Case) -> dict[Output, Array]:
