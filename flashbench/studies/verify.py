@@ -16,7 +16,7 @@ from flashbench.block_mask import BlockMask
 from flashbench.engines import Array, Engine, Forward, get_engine, refusal
 from flashbench.errors import UnsupportedError
 from flashbench.extras import Extras
-from flashbench.problem import AttentionProblem, Direction, Inputs
+from flashbench.problem import AttentionProblem, Direction, Feature, Inputs
 from flashbench.reference import attention_backward_reference, attention_reference, largest_error, worst_place
 from flashbench.results.record import Record
 from flashbench.studies.cases import DEFAULT_SUITE, Case
@@ -56,6 +56,8 @@ class CaseResult(Record, frozen=True):
     engine: str
     verdict: Verdict
     reason: str | None = None  # one line, unless the verdict is ok
+    # Features of the problem that the engine does not have.
+    lacks: list[Feature] = msgspec.field(default_factory=list)
     outputs: dict[Output, Deviation] = msgspec.field(default_factory=dict)  # of those that were computed
 
     @property
@@ -121,6 +123,7 @@ def verify(
                     engine=name,
                     verdict=verdict,
                     reason=reason,
+                    lacks=sorted(case.problem.features - engine.features),
                     outputs=outputs,
                 )
             )

@@ -115,7 +115,7 @@ def lengths(dtype: Dtype) -> Iterator[Case]:
         dtype=dtype,
         key_lengths=KEY_LENGTHS,
     )
-    for name, masked in each_masking("key-lengths", problem):
+    for name, masked in each_masking("key-lengths-some", problem):
         yield Case(name, "key lengths", masked)
         yield Case(name, "key lengths", masked).in_blocks(16, 32)
     same = msgspec.structs.replace(problem, key_lengths=(33,) * problem.batch, causal=True)
@@ -126,7 +126,11 @@ def lengths(dtype: Dtype) -> Iterator[Case]:
 
 def packed(dtype: Dtype) -> Iterator[Case]:
     """Sequences end to end, some without queries, some without keys."""
-    several = {"": (QUERY_LENGTHS, KEY_LENGTHS), "-alone": ((67,), (101,)), "-ones": ((1,) * 40, (1,) * 40)}
+    several = {
+        "-five": (QUERY_LENGTHS, KEY_LENGTHS),
+        "-alone": ((67,), (101,)),
+        "-ones": ((1,) * 40, (1,) * 40),
+    }
     for word, (query_lengths, key_lengths) in several.items():
         problem = AttentionProblem.of(
             67,

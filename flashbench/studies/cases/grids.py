@@ -30,7 +30,7 @@ def flash_attention(dtype: Dtype) -> Iterator[Case]:
     """That of flash-attention's test_flash_attn_output: every subset of its features, at its lengths and head
     sizes, multi-head, multi-query and grouped.
 
-    Of one sequence and as few heads as tell these three apart, for the oracle's time is what there is to save.
+    Of one sequence and as few heads as tell these three apart, to spare the oracle.
     """
     shapes = itertools.product(FLASH_LENGTHS, FLASH_HEAD_DIMS, FLASH_HEADS.items())
     subsets = list(itertools.product((False, True), repeat=len(FLASH_FEATURES)))
