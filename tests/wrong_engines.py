@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import numpy as np
 
+from flashbench.block_mask import BlockMask
 from flashbench.engines import (
     Array,
     AttentionGradients,
@@ -18,7 +20,9 @@ from flashbench.engines import (
     get_engine,
 )
 from flashbench.engines.numpy import NumpyEngine
-from flashbench.problem import AttentionProblem, Direction
+from flashbench.extras import NO_EXTRAS, Extras
+from flashbench.problem import AttentionProblem, Direction, Feature
+from flashbench.reference import attention_backward_reference, attention_reference
 
 
 class Right:
@@ -137,6 +141,186 @@ class WrongType(Right):
         return found._replace(lse=found.lse.tolist())
 
 
+class Featured(Right):
+    """Right about every feature, by way of the oracle; those below answer another problem than is asked."""
+
+    features = frozenset(get_args(Feature))
+
+    def __init__(self) -> None:
+        self.name = type(self).__name__
+
+    def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
+        return problem, extras
+
+    def forward(
+        self,
+        problem: AttentionProblem,
+        settings: Settings,
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        extras: Extras = NO_EXTRAS,
+        keep: bool = False,
+    ) -> Forward:
+        understood, extras = self.understood(problem, extras)
+        o, lse = attention_reference(understood, q, k, v, extras)
+        return Forward(o.astype(q.dtype), lse.astype(q.dtype))
+
+    def backward(
+        self,
+        problem: AttentionProblem,
+        settings: Settings,
+        do: Array,
+        q: Array,
+        k: Array,
+        v: Array,
+        forward: Forward,
+        *,
+        extras: Extras = NO_EXTRAS,
+        mask_gradient: bool = False,
+    ) -> AttentionGradients:
+        understood, extras = self.understood(problem, extras)
+        found = attention_backward_reference(understood, do, q, k, v, extras)
+        gradients = (*found, found.dsinks, found.dmask if mask_gradient else None)
+        return AttentionGradients(*(None if x is None else x.astype(q.dtype) for x in gradients))
+
+
+class _Without(Featured):
+    """Ignores a field of the problem."""
+
+    field: str
+    value: Any = None
+
+    def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
+        return msgspec.structs.replace(problem, **{self.field: self.value}), extras
+
+
+class WithoutSoftcap(_Without):
+    field = "softcap"
+
+
+class WithoutAlibi(_Without):
+    field = "alibi"
+    value = False
+
+
+class WithoutMask(_Without):
+    field = "mask"
+
+
+class WithoutSinks(_Without):
+    field = "sinks"
+    value = False
+
+
+class WithoutKeyLengths(_Without):
+    field = "key_lengths"
+
+
+class WithoutDropout(_Without):
+    field = "dropout"
+    value = 0.0
+
+
+class TopLeftAlways(_Without):
+    """Where lengths differ, as they do in a packed batch."""
+
+    field = "causal_alignment"
+    value = "top-left"
+
+
+class ShiftedWindow(Featured):
+    """Sees one key too many on the left."""
+
+    def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
+        if problem.window_left is not None:
+            problem = msgspec.structs.replace(problem, window_left=problem.window_left + 1)
+        return problem, extras
+
+
+class OneSlopeForAll(Featured):
+    """The first head's."""
+
+    def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
+        slopes = extras.alibi_slopes
+        if slopes is not None:
+            extras = extras._replace(alibi_slopes=np.broadcast_to(slopes[:, :1], slopes.shape))
+        return problem, extras
+
+
+class OneMaskForAll(Featured):
+    """The first sequence's and head's."""
+
+    def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
+        mask = extras.mask.dense() if isinstance(extras.mask, BlockMask) else extras.mask
+        if mask is not None:
+            first = np.broadcast_to(mask[:1, :1], mask.shape)
+            extras = extras._replace(
+                mask=BlockMask.from_mask(first) if isinstance(extras.mask, BlockMask) else first
+            )
+        return problem, extras
+
+
+class OtherDropoutBits(Featured):
+    """As exact as dropout can be, but not the bits that are promised."""
+
+    def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
+        return msgspec.structs.replace(problem, dropout_seed=problem.dropout_seed ^ 1), extras
+
+
+class PagesInOrder(Featured):
+    def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
+        table = extras.block_table
+        return problem, extras if table is None else extras._replace(
+            block_table=np.sort(table, axis=None).reshape(table.shape)
+        )
+
+
+class WrongDsinks(Featured):
+    """Of the other sign."""
+
+    def backward(self, *arguments: Any, **options: Any) -> AttentionGradients:
+        found = super().backward(*arguments, **options)
+        return AttentionGradients(*found, None if found.dsinks is None else -found.dsinks, found.dmask)
+
+
+class WithoutDmask(Featured):
+    def backward(self, *arguments: Any, **options: Any) -> AttentionGradients:
+        found = super().backward(*arguments, **options)
+        return AttentionGradients(*found, found.dsinks)
+
+
+class DmaskOfOneSequence(Featured):
+    """Not added up over the batch."""
+
+    def backward(self, *arguments: Any, **options: Any) -> AttentionGradients:
+        found = super().backward(*arguments, **options)
+        problem, settings, *inputs, forward = arguments
+        part = msgspec.structs.replace(problem, batch=1)
+        first = super().backward(part, settings, *(x[:1] for x in inputs), forward, **options)
+        return AttentionGradients(*found, found.dsinks, first.dmask)
+
+
+class LeaksWhatIsHidden(Featured):
+    """Multiplies every value by something, if only by zero."""
+
+    def forward(self, *arguments: Any, **options: Any) -> Forward:
+        found = super().forward(*arguments, **options)
+        with np.errstate(invalid="ignore"):
+            return found._replace(o=found.o + 0 * arguments[-1].sum())
+
+
+class UntidyWithMasks(Featured):
+    """Scribbles on a block mask."""
+
+    def forward(self, *arguments: Any, extras: Extras = NO_EXTRAS, **options: Any) -> Forward:
+        found = super().forward(*arguments, extras=extras, **options)
+        if isinstance(extras.mask, BlockMask):
+            extras.mask.columns[0] += 1
+        return found
+
+
 class Choosy(Right):
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         return f"no backward of {problem.seqlen_q}" if direction == "bwd" else None
@@ -145,7 +329,7 @@ class Choosy(Right):
 NAMES = [
     name
     for name, value in list(globals().items())
-    if isinstance(value, type) and value.__module__ == __name__
+    if isinstance(value, type) and value.__module__ == __name__ and not name.startswith("_")
 ]
 
 

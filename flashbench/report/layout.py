@@ -51,13 +51,14 @@ NOTHING = Text("-", style="dim")
 class Grid:
     """A table as wide as the console allows: first its headers take two lines, then its gaps narrow."""
 
-    def __init__(self, *headers: str, left: Iterable[int] = ()) -> None:
+    def __init__(self, *headers: str, left: Iterable[int] = (), whole: bool = False) -> None:
         """A line break in a header is where it may break, after a hyphen that it then needs.
 
-        Columns numbered in `left` are left-aligned.
+        Columns numbered in `left` are left-aligned; with `whole` they alone may break their cells.
         """
         self._headers = headers
         self._left = frozenset(left)
+        self._whole = whole
         self._rows: list[tuple[tuple[str | Text, ...], bool]] = []
 
     def add_row(self, *cells: str | Text, last: bool = False) -> None:
@@ -68,7 +69,13 @@ class Grid:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, gap - 1))
         for index, header in enumerate(self._headers):
             text = Text(header if broken else _unbroken(header), style="bold")
-            table.add_column(text, justify="left" if index in self._left else "right", vertical="bottom")
+            left = index in self._left
+            table.add_column(
+                text,
+                justify="left" if left else "right",
+                vertical="bottom",
+                no_wrap=self._whole and not left,
+            )
         for cells, last in self._rows:
             table.add_row(
                 *(Text(cell) if isinstance(cell, str) else cell for cell in cells), end_section=last

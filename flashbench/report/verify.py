@@ -19,7 +19,7 @@ FORWARD: tuple[Output, ...] = ("o", "lse")
 # How many failures of an engine are told one by one; after so many alike, more say nothing new.
 FAILURES_SHOWN = 5
 
-_HEADERS = ("Cases", "Count", "Forward\nerror", "Tole-\nrance", "Gradient\nerror", "Tole-\nrance", "Verdict")
+_HEADERS = ("Forward\nerror", "Tole-\nrance", "Gradient\nerror", "Tole-\nrance", "Verdict")
 _STYLES: dict[Verdict, str] = {
     "wrong": "bold red",
     "raised": "bold red",
@@ -33,18 +33,34 @@ def verify_report(verification: Verification, *, verbose: bool = False) -> Rende
     """A table per engine, a row per group of cases and dtype; verbose: a row per case."""
     parts: list[RenderableType] = []
     for engine, results in _by(verification.results, lambda result: result.engine).items():
-        grid = Grid(*_HEADERS, left=(0, len(_HEADERS) - 1))
-        label = _case_label if verbose else _group_label
-        for name, rows in _by(results, label).items():
-            grid.add_row(
-                name, str(len(rows)), *_worst(rows, FORWARD), *_worst(rows, GRADIENTS), _verdict(rows)
-            )
-        parts += [Text(engine, style="bold"), grid, Text()]
+        parts += [Text(engine, style="bold"), _cases(results) if verbose else _groups(results), Text()]
     return Group(*parts)
 
 
+def _cases(results: Sequence[CaseResult]) -> Grid:
+    grid = Grid("Case", *_HEADERS, left=(0, len(_HEADERS)), whole=True)
+    for result in results:
+        grid.add_row(result.case, *_cells([result]))
+    return grid
+
+
+def _groups(results: Sequence[CaseResult]) -> Grid:
+    grid = Grid("Cases", "Dtype", "Count", *_HEADERS, left=(0, 1, len(_HEADERS) + 2), whole=True)
+    for group, of_group in _by(results, lambda result: result.group).items():
+        name = group
+        for dtype, rows in _by(of_group, lambda result: result.problem.dtype).items():
+            grid.add_row(name, dtype, str(len(rows)), *_cells(rows))
+            name = ""
+    return grid
+
+
+def _cells(rows: Sequence[CaseResult]) -> tuple[Text, ...]:
+    return *_worst(rows, FORWARD), *_worst(rows, GRADIENTS), _verdict(rows)
+
+
 def verify_lines(verification: Verification, *, verbose: bool = False) -> list[str]:
-    """What failed, with the command that runs just that; what was not supported, and why; the count of all.
+    """What failed, with the command that runs just that; what was not supported, and why; the count of all,
+    and what they took.
 
     Plain lines, because a command must not be broken at the width of a terminal.
     """
@@ -53,17 +69,21 @@ def verify_lines(verification: Verification, *, verbose: bool = False) -> list[s
         failed = [result for result in results if result.failed]
         shown = failed if verbose else failed[:FAILURES_SHOWN]
         for result in shown:
-            lines += [f"FAILED {engine} {result.case}: {result.reason}", f"  {result.reproduce}"]
+            lines += [
+                f"FAILED {engine} {result.case}: {result.reason}",
+                f"  {verification.reproduce(result)}",
+            ]
         if len(failed) > len(shown):
             lines.append(f"FAILED {engine}: and {len(failed) - len(shown)} more; --verbose tells them all")
         refused = [result for result in results if result.verdict in ("unsupported", "forward ok")]
-        # Reasons that differ only in their numbers are one.
-        for alike in _by(refused, lambda result: re.sub(r"\d+", "N", result.reason or "")).values():
+        for alike in _by(refused, _kind_of_reason).values():
             more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
-            lines.append(f"unsupported by {engine}: {alike[0].case}{more}: {alike[0].reason}")
-        lines.append(
-            f"{engine}: {_counted(results)} of {len(results)} case{'' if len(results) == 1 else 's'}"
-        )
+            lines.append(f"unsupported by {engine}: {alike[0].case}{more}: {_reason(alike)}")
+        count = f"{len(results)} case{'' if len(results) == 1 else 's'}"
+        lines.append(f"{engine}: {_counted(results)} of {count}")
+    minutes, seconds = divmod(round(verification.seconds), 60)
+    took = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    lines.append(f"suite {verification.suite}: {took}")
     return lines
 
 
@@ -80,12 +100,15 @@ def _by(results: Iterable[CaseResult], key: Callable[[CaseResult], str]) -> dict
     return groups
 
 
-def _group_label(result: CaseResult) -> str:
-    return f"{result.group}, {result.problem.dtype}"
+def _kind_of_reason(result: CaseResult) -> str:
+    """Reasons that differ only in their numbers are one, and so are those that name features."""
+    return "features" if result.lacks else re.sub(r"\d+", "N", result.reason or "")
 
 
-def _case_label(result: CaseResult) -> str:
-    return result.case
+def _reason(alike: Sequence[CaseResult]) -> str:
+    """The first one's; all features of which any of the cases has one that the engine has not."""
+    lacks = sorted({feature for result in alike for feature in result.lacks})
+    return f"the engine has no {', '.join(lacks)}" if lacks else alike[0].reason or ""
 
 
 def _worst(results: Sequence[CaseResult], outputs: Sequence[Output]) -> tuple[Text, Text]:
@@ -101,7 +124,7 @@ def _worst(results: Sequence[CaseResult], outputs: Sequence[Output]) -> tuple[Te
 def _verdict(results: Sequence[CaseResult]) -> Text:
     counts = Counter(result.verdict for result in results)
     verdicts = [verdict for verdict in _STYLES if counts[verdict]]
-    words = verdicts[0] if len(results) == 1 or verdicts in (["ok"], ["forward ok"]) else _counted(results)
+    words = verdicts[0] if len(verdicts) == 1 else _counted(results)
     return Text(words, style=_STYLES[verdicts[0]])
 
 

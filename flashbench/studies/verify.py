@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Literal
@@ -11,16 +12,19 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from flashbench.block_mask import BlockMask
 from flashbench.engines import Array, Engine, Forward, get_engine, refusal
 from flashbench.errors import UnsupportedError
-from flashbench.problem import AttentionProblem, Direction, Inputs
+from flashbench.extras import Extras
+from flashbench.problem import AttentionProblem, Direction, Feature, Inputs
 from flashbench.reference import attention_backward_reference, attention_reference, largest_error, worst_place
 from flashbench.results.record import Record
-from flashbench.studies.cases import Case
+from flashbench.studies.cases import DEFAULT_SUITE, Case
+from flashbench.studies.session import Progress
 from flashbench.tolerances import Output, tolerance_for
 
 DEFAULT_ENGINES = ("flash", "standard")
-GRADIENTS: tuple[Output, ...] = ("dq", "dk", "dv")
+GRADIENTS: tuple[Output, ...] = ("dq", "dk", "dv", "dsinks", "dmask")
 
 # forward ok: o is exact, and the engine has no backward for it.
 Verdict = Literal["ok", "forward ok", "wrong", "raised", "unsupported"]
@@ -52,6 +56,8 @@ class CaseResult(Record, frozen=True):
     engine: str
     verdict: Verdict
     reason: str | None = None  # one line, unless the verdict is ok
+    # Features of the problem that the engine does not have.
+    lacks: list[Feature] = msgspec.field(default_factory=list)
     outputs: dict[Output, Deviation] = msgspec.field(default_factory=dict)  # of those that were computed
 
     @property
@@ -59,17 +65,19 @@ class CaseResult(Record, frozen=True):
         """Whether the engine is to blame."""
         return self.verdict in ("wrong", "raised")
 
-    @property
-    def reproduce(self) -> str:
-        """A shell command that runs just this."""
-        return shlex.join(["flashbench", "verify", "--engine", self.engine, "--case", self.case])
-
 
 class Verification(Record, frozen=True):
     """Every engine on every case, in the order run."""
 
     flashbench_version: str
+    suite: str
+    seconds: float
     results: list[CaseResult]
+
+    def reproduce(self, result: CaseResult) -> str:
+        """A shell command that runs just one of the results."""
+        suite = [] if self.suite == DEFAULT_SUITE else ["--suite", self.suite]
+        return shlex.join(["flashbench", "verify", *suite, "--engine", result.engine, "--case", result.case])
 
     @property
     def exit_code(self) -> int:
@@ -77,20 +85,30 @@ class Verification(Record, frozen=True):
         return 1 if any(result.failed for result in self.results) else 0
 
 
-OnCase = Callable[[int, int, str], None]
+OnProgress = Callable[[Progress], None]
+# What every case takes, in pairs (query, key) of one head.
+_PAIRS_OF_A_CALL = 10_000
 
 
 def verify(
-    engines: Sequence[str], cases: Sequence[Case], on_case: OnCase = lambda done, total, name: None
+    engines: Sequence[str],
+    cases: Sequence[Case],
+    on_progress: OnProgress = lambda step: None,
+    *,
+    suite: str = DEFAULT_SUITE,
 ) -> Verification:
-    """Run every case on every engine; `on_case(done, total, name)` is called before each case.
+    """Run every case on every engine; `on_progress` is called before each case. suite: whose cases they are.
 
     Raises EngineError when an engine is unknown or its library is missing, before anything runs.
     """
     chosen = {name: get_engine(name) for name in engines}
     results = []
+    work, work_done, started = sum(map(_work, cases)), 0, time.monotonic()
     for done, case in enumerate(cases):
-        on_case(done, len(cases), case.name)
+        elapsed = time.monotonic() - started
+        left_s = elapsed / work_done * (work - work_done) if work_done else None
+        on_progress(Progress(done, len(cases), case.name, left_s))
+        work_done += _work(case)
         expected = _expected(case)
         for name, engine in chosen.items():
             verdict, reason, outputs = _try(engine, case, expected)
@@ -105,17 +123,35 @@ def verify(
                     engine=name,
                     verdict=verdict,
                     reason=reason,
+                    lacks=sorted(case.problem.features - engine.features),
                     outputs=outputs,
                 )
             )
-    return Verification(flashbench_version=version("flashbench"), results=results)
+    return Verification(
+        flashbench_version=version("flashbench"),
+        suite=suite,
+        seconds=time.monotonic() - started,
+        results=results,
+    )
+
+
+def _work(case: Case) -> int:
+    """About in proportion to the time that a case takes, most of which the oracle does."""
+    problem = case.problem
+    pairs = sum(sequence.seqlen_q * sequence.seqlen_k for sequence in problem.sequences())
+    return problem.num_heads * pairs + _PAIRS_OF_A_CALL
 
 
 def _expected(case: Case) -> dict[Output, Array]:
     q, k, v, do = case.make_inputs()
-    o, lse = attention_reference(case.problem, q, k, v)
-    dq, dk, dv = attention_backward_reference(case.problem, do, q, k, v)
-    return {"o": o, "lse": lse, "dq": dq, "dk": dk, "dv": dv}
+    extras = case.make_extras()
+    o, lse = attention_reference(case.problem, q, k, v, extras)
+    expected: dict[Output, Array] = {"o": o, "lse": lse}
+    if case.backward:
+        gradients = attention_backward_reference(case.problem, do, q, k, v, extras)
+        named = zip(GRADIENTS, (*gradients, gradients.dsinks, gradients.dmask), strict=True)
+        expected |= {name: gradient for name, gradient in named if gradient is not None}
+    return expected
 
 
 def _try(
@@ -123,45 +159,56 @@ def _try(
 ) -> tuple[Verdict, str | None, dict[Output, Deviation]]:
     """What the engine makes of the case, forward and then backward, up to the first failure."""
     deviations: dict[Output, Deviation] = {}
-    for compute in (_forward, _backward):
-        inputs = case.make_inputs()
+    for compute in (_forward, _backward) if case.backward else (_forward,):
+        inputs, extras = case.make_inputs(), case.make_extras()
         try:
-            outputs = compute(engine, case, inputs)
+            outputs = compute(engine, case, inputs, extras)
         except UnsupportedError as error:
             return "forward ok" if deviations else "unsupported", str(error), deviations
         except Exception as error:  # whatever it is, it is the engine's failure, not ours
             first_line = str(error).partition("\n")[0]
             return "raised", f"raised {type(error).__name__}: {first_line}", deviations
         for name, actual in outputs:
-            wrong = _compare(case, name, actual, expected[name], deviations)
+            wrong = name in expected and _compare(case, name, actual, expected[name], deviations)
             if wrong:
                 return "wrong", wrong, deviations
-        for field, now, before in zip(Inputs._fields, inputs, case.make_inputs(), strict=True):
-            if not np.array_equal(now, before, equal_nan=True):
-                return "wrong", f"changed its input {field}", deviations
+        changed = _changed(inputs, case.make_inputs()) or _changed(extras, case.make_extras())
+        if changed:
+            return "wrong", f"changed its input {changed}", deviations
     return "ok", None, deviations
 
 
-def _forward(engine: Engine, case: Case, inputs: Inputs) -> list[tuple[Output, Any]]:
+def _forward(engine: Engine, case: Case, inputs: Inputs, extras: Extras) -> list[tuple[Output, Any]]:
     _check_supported(engine, case, "fwd")
-    forward = engine.forward(case.problem, case.settings, inputs.q, inputs.k, inputs.v)
+    forward = engine.forward(case.problem, case.settings, inputs.q, inputs.k, inputs.v, extras=extras)
     lse: list[tuple[Output, Any]] = [] if forward.lse is None else [("lse", forward.lse)]
     return [("o", forward.o), *lse]
 
 
-def _backward(engine: Engine, case: Case, inputs: Inputs) -> list[tuple[Output, Any]]:
+def _backward(engine: Engine, case: Case, inputs: Inputs, extras: Extras) -> list[tuple[Output, Any]]:
     """Gradients from what the forward kept for them, and from o and lse alone."""
     _check_supported(engine, case, "bwd")
-    q, k, v, do = inputs
-    kept = engine.forward(case.problem, case.settings, q, k, v, keep=True)
-    ways = [kept] if kept.saved is None else [kept, Forward(kept.o, kept.lse)]
-    return [
-        (name, gradient)
-        for way in ways
-        for name, gradient in zip(
-            GRADIENTS, engine.backward(case.problem, case.settings, do, q, k, v, way), strict=True
+    problem, settings, (q, k, v, do) = case.problem, case.settings, inputs
+    kept = engine.forward(problem, settings, q, k, v, extras=extras, keep=True)
+    outputs: list[tuple[Output, Any]] = []
+    for way in [kept] if kept.saved is None else [kept, Forward(kept.o, kept.lse)]:
+        gradients = engine.backward(
+            problem, settings, do, q, k, v, way, extras=extras, mask_gradient=problem.mask == "float"
         )
-    ]
+        outputs += zip(GRADIENTS, (*gradients, gradients.dsinks, gradients.dmask), strict=True)
+    return outputs
+
+
+def _changed(now: Any, before: Any) -> str | None:
+    """The name of the first array of a named tuple that is not what it was."""
+    for name, one, other in zip(now._fields, now, before, strict=True):
+        if isinstance(one, BlockMask):
+            same = _changed(one, other) is None
+        else:
+            same = one is None or np.array_equal(one, other, equal_nan=np.asarray(one).dtype.kind == "f")
+        if not same:
+            return str(name)
+    return None
 
 
 def _check_supported(engine: Engine, case: Case, direction: Direction) -> None:

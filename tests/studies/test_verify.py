@@ -9,6 +9,7 @@ import wrong_engines
 
 from flashbench.errors import EngineError
 from flashbench.studies.cases import choose_cases
+from flashbench.studies.session import Progress
 from flashbench.studies.verify import CaseResult, Deviation, Verification, verify
 
 
@@ -26,7 +27,9 @@ def check(engine: str, *cases: str) -> CaseResult:
 
 def test_flash_and_standard_pass_every_case() -> None:
     verification = verify(["flash", "standard"], choose_cases([]))
-    assert [result.reproduce for result in verification.results if result.verdict != "ok"] == []
+    not_ok = [result for result in verification.results if result.verdict != "ok"]
+    # Unless it is a feature that they do not have at all.
+    assert [verification.reproduce(result) for result in not_ok if not result.lacks] == []
     assert verification.exit_code == 0
 
 
@@ -102,28 +105,110 @@ def test_what_an_engine_does_not_support_is_no_failure() -> None:
     assert not result.failed
 
 
+@pytest.mark.parametrize(
+    ("engine", "case", "reason"),
+    [
+        ("ShiftedWindow", "window-3-5-len113x140", "o["),
+        ("ShiftedWindow", "pair-window-packed", "o["),
+        ("WithoutMask", "mask-bool-k", "o["),
+        ("WithoutMask", "mask-float-hides-some-rows-blocks-16x16", "o["),
+        ("WithoutMask", "mask-block-qk", "o["),
+        ("OneMaskForAll", "mask-bool-hqk", "o["),
+        ("OneMaskForAll", "mask-float-bk", "o["),
+        ("OneMaskForAll", "mask-block-bhqk", "o["),
+        ("WithoutAlibi", "alibi-len67x101", "o["),
+        ("OneSlopeForAll", "alibi-len67x101", "o["),
+        ("WithoutSoftcap", "softcap-2", "o["),
+        ("WithoutSoftcap", "softcap-30", "o["),
+        ("WithoutSinks", "sinks-made-len67x101", "o["),
+        ("WithoutSinks", "sinks-made-len101x67-bottom-right", "o["),
+        ("WithoutKeyLengths", "key-lengths-some", "o["),
+        ("TopLeftAlways", "key-lengths-some-bottom-right", "o["),
+        ("TopLeftAlways", "packed-five-bottom-right", "o["),
+        ("WithoutDropout", "dropout-0.1", "o["),
+        ("OtherDropoutBits", "dropout-0.1", "o["),
+        ("PagesInOrder", "decode-1-paged-16", "o["),
+        ("WrongDsinks", "sinks-made-len67x101", "dsinks["),
+        ("WithoutDmask", "mask-float-qk", "dmask is of type NoneType, not an array"),
+        ("DmaskOfOneSequence", "mask-float-qk", "dmask["),
+        ("LeaksWhatIsHidden", "nan-in-padding", "o["),
+        ("LeaksWhatIsHidden", "nan-in-hidden-keys-mask-bool", "o["),
+        ("LeaksWhatIsHidden", "inf-in-hidden-keys-mask-float", "o["),
+        ("LeaksWhatIsHidden", "nan-in-hidden-keys-mask-block", "o["),
+        ("LeaksWhatIsHidden", "nan-in-hidden-keys-window", "o["),
+        ("LeaksWhatIsHidden", "nan-in-page-tails", "o["),
+        ("UntidyWithMasks", "mask-block-qk", "changed its input mask"),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_engine_wrong_about_a_feature_that_it_claims_is_caught(
+    engine: str, case: str, reason: str, dtype: str
+) -> None:
+    assert check("Featured", f"{case}-{dtype}").verdict == "ok"
+    result = check(engine, f"{case}-{dtype}")
+    assert result.verdict == "wrong"
+    assert (result.reason or "").startswith(reason)
+
+
+def test_what_is_asked_of_gradients_is_what_the_problem_has() -> None:
+    assert list(check("Featured", "pair-float-sinks-float64").outputs) == [
+        *("o", "lse"),
+        *("dq", "dk", "dv", "dsinks", "dmask"),
+    ]
+    assert "dmask" not in check("Featured", "mask-bool-qk-float64").outputs
+    assert list(check("Featured", "decode-1-paged-16-float64").outputs) == ["o", "lse"]
+
+
+def test_features_that_an_engine_lacks_are_unsupported_and_named() -> None:
+    result = check("numpy", "pair-window-alibi-float64")
+    assert (result.verdict, result.lacks) == ("unsupported", ["alibi", "window"])
+    assert result.reason == "the engine has no alibi, window"
+
+
 def test_one_failure_among_many_decides_the_exit_code() -> None:
     cases = choose_cases(["square-2"])
     assert verify(["Right", "Choosy"], cases).exit_code == 0
     assert verify(["Right", "WrongDk"], cases).exit_code == 1
-    assert Verification(flashbench_version="1", results=[]).exit_code == 0
+    assert Verification(flashbench_version="1", suite="default", seconds=0.0, results=[]).exit_code == 0
 
 
 def test_the_command_that_reproduces_is_fit_for_a_shell() -> None:
-    result = check("Right", "blocks-17x5-float32")
-    assert result.reproduce == "flashbench verify --engine Right --case blocks-17x5-float32"
+    verification = verify(["Right"], choose_cases(["blocks-17x5-float32"]))
+    (result,) = verification.results
+    assert verification.reproduce(result) == "flashbench verify --engine Right --case blocks-17x5-float32"
     assert (result.block_q, result.block_k, result.threads) == (17, 5, None)
 
 
-def test_progress_is_told_before_each_case() -> None:
-    seen: list[tuple[int, int, str]] = []
-    verify(["Right"], choose_cases(["square-2"]), lambda *step: seen.append(step))
-    assert seen == [(0, 2, "square-2-float32"), (1, 2, "square-2-float64")]
+def test_a_command_names_its_suite_unless_it_is_the_default() -> None:
+    name = "len113x203-d32-gqa-causal-local-float64"
+    verification = verify(["Featured"], choose_cases([name], "flash-attention"), suite="flash-attention")
+    (result,) = verification.results
+    assert result.verdict == "ok"
+    assert verification.reproduce(result) == (
+        f"flashbench verify --suite flash-attention --engine Featured --case {name}"
+    )
+
+
+def test_flash_and_standard_pass_a_case_of_each_kind_of_the_grids() -> None:
+    for suite, names in {
+        "flash-attention": ["len113x203-d59-mqa-causal-alibi-float32", "len108x256-d40-gqa-local-float64"],
+        "torch": ["b2-len267-h3-d8-causal-train", "b2-len267-h1-d16-full-inference"],
+    }.items():
+        results = verify(["flash", "standard"], choose_cases(names, suite), suite=suite).results
+        assert {result.verdict for result in results if not result.lacks} == {"ok"}
+
+
+def test_progress_is_told_before_each_case_with_the_time_that_the_pairs_left_will_take() -> None:
+    seen: list[Progress] = []
+    verify(["Right"], choose_cases(["square-2"]), seen.append)
+    assert [step[:3] for step in seen] == [(0, 2, "square-2-float32"), (1, 2, "square-2-float64")]
+    assert seen[0].left_s is None
+    assert (seen[1].left_s or 0) > 0
 
 
 def test_an_unknown_engine_is_refused_before_anything_runs() -> None:
     with pytest.raises(EngineError, match="unknown engine 'Lost'"):
-        verify(["Right", "Lost"], choose_cases(["square-2"]), lambda *_: pytest.fail("ran"))
+        verify(["Right", "Lost"], choose_cases(["square-2"]), lambda _: pytest.fail("ran"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What `verify` tries on an engine: named cases, each in every dtype.
+"""What `verify` tries on an engine: suites of named cases, each in every dtype.
 
 Names are stable, for scripts and bug reports refer to them.
 """
@@ -6,44 +6,83 @@ Names are stable, for scripts and bug reports refer to them.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import get_args
 
 from flashbench.errors import ConfigError
 from flashbench.problem import Dtype
-from flashbench.studies.cases import shapes, values
+from flashbench.studies.cases import containment, decode, features, grids, masks, pairs, shapes, values
 from flashbench.studies.cases.case import Case
 
-__all__ = ["Case", "all_cases", "choose_cases"]
+__all__ = ["DEFAULT_SUITE", "SUITES", "Case", "all_cases", "choose_cases", "sample_cases"]
 
-_GROUPS = (
-    shapes.square,
-    shapes.unequal_lengths,
-    shapes.no_visible_key,
-    shapes.grouped_heads,
-    shapes.head_dims,
-    shapes.blocks,
-    shapes.threads,
-    shapes.layouts,
-    values.scales,
-    values.magnitudes,
-    values.steep_logits,
-    values.not_finite,
-)
+DEFAULT_SUITE = "default"
+Group = Callable[[Dtype], Iterator[Case]]
+SUITES: Mapping[str, tuple[Group, ...]] = {
+    DEFAULT_SUITE: (
+        shapes.square,
+        shapes.unequal_lengths,
+        shapes.no_visible_key,
+        shapes.grouped_heads,
+        shapes.head_dims,
+        shapes.blocks,
+        shapes.threads,
+        shapes.layouts,
+        values.scales,
+        values.magnitudes,
+        values.steep_logits,
+        values.not_finite,
+        features.windows,
+        masks.bool_masks,
+        masks.float_masks,
+        masks.block_masks,
+        features.alibi,
+        features.softcaps,
+        features.sinks,
+        features.lengths,
+        features.packed,
+        features.dropout,
+        pairs.pairs,
+        pairs.everything,
+        containment.hidden,
+        containment.visible,
+        containment.in_extras,
+        decode.page_tails,
+        decode.decoding,
+    ),
+    "flash-attention": (grids.flash_attention,),
+    "torch": (grids.torch_cpu,),
+}
 
 
-def all_cases() -> list[Case]:
-    """Every case, group by group; a name ends in its dtype."""
+def all_cases(suite: str = DEFAULT_SUITE) -> list[Case]:
+    """Every case of a suite, group by group; a name ends in its dtype. Raises ConfigError."""
+    if suite not in SUITES:
+        raise ConfigError(f"unknown suite {suite!r}; known: {', '.join(SUITES)}")
     return [
         case._replace(name=f"{case.name}-{dtype}")
-        for group in _GROUPS
+        for group in SUITES[suite]
         for dtype in get_args(Dtype)
         for case in group(dtype)
     ]
 
 
-def choose_cases(words: Sequence[str]) -> list[Case]:
-    """The cases that the words name: each word a name, a name without its dtype, or else a prefix.
+def sample_cases(cases: Sequence[Case], count: int, seed: int = 0) -> list[Case]:
+    """So many of the cases by chance, the same for the same seed, in the order they had.
+
+    A case's lot is its own: cases that are added to a suite leave most of a sample as it was.
+
+    >>> len(sample_cases(all_cases(), 3))
+    3
+    """
+    lots = {case.name: hashlib.sha256(f"{seed} {case.name}".encode()).digest() for case in cases}
+    drawn = set(sorted(lots, key=lots.__getitem__)[:count])
+    return [case for case in cases if case.name in drawn]
+
+
+def choose_cases(words: Sequence[str], suite: str = DEFAULT_SUITE) -> list[Case]:
+    """The cases of a suite that the words name: each word a name, a name without its dtype, or else a prefix.
 
     No word names all. Raises ConfigError for a word that names none.
 
@@ -52,7 +91,7 @@ def choose_cases(words: Sequence[str]) -> list[Case]:
     >>> len(choose_cases(["square-1-", "square-1"]))
     4
     """
-    cases = all_cases()
+    cases = all_cases(suite)
     chosen: set[str] = set()
     for word in words:
         exact = {case.name for case in cases if word in (case.name, _without_dtype(case))}

@@ -66,7 +66,7 @@ def not_finite(dtype: Dtype) -> Iterator[Case]:
     heads = AttentionProblem.of(70, batch=2, num_heads=4, num_kv_heads=2, head_dim=20, dtype=dtype)
     for word, value in (("nan", np.nan), ("inf", np.inf), ("minus-inf", -np.inf)):
         for name in Inputs._fields:
-            change = _put(value, (0, 1, 30, 7), name)
+            change = put(value, (0, 1, 30, 7), name)
             for slug, problem in each_masking(f"{word}-in-{name}", heads):
                 for size in (None, 16):
                     yield Case(
@@ -80,14 +80,14 @@ def not_finite(dtype: Dtype) -> Iterator[Case]:
     for name in Inputs._fields:
         for row, word in ((0, "first"), (69, "last")):
             for slug, problem in each_masking(f"nan-in-{word}-{name}", heads):
-                yield Case(slug, CONTAINMENT, problem, change=_put(np.nan, (0, 1, row, 7), name))
+                yield Case(slug, CONTAINMENT, problem, change=put(np.nan, (0, 1, row, 7), name))
     # Logits of some 1000 leave one key all the weight, and yet a query sees the others.
     yield Case(
         "nan-of-no-weight",
         CONTAINMENT,
         heads,
         sizes=Sizes(q=30.0, k=30.0),
-        change=_put(np.nan, (0, 1, 30, 7), "v"),
+        change=put(np.nan, (0, 1, 30, 7), "v"),
     )
     yield from _out_of_sight(dtype)
 
@@ -99,17 +99,17 @@ def _out_of_sight(dtype: Dtype) -> Iterator[Case]:
         )
         hidden = (..., slice(40, None), slice(None))
         yield Case(
-            f"{word}-in-keys-that-none-sees", CONTAINMENT, problem, change=_put(value, hidden, "k", "v")
+            f"{word}-in-keys-that-none-sees", CONTAINMENT, problem, change=put(value, hidden, "k", "v")
         )
         problem = AttentionProblem.of(70, seqlen_k=40, num_heads=2, dtype=dtype, causal=True)
         unseeing = (..., slice(30), slice(None))
         yield Case(
-            f"{word}-in-queries-that-see-none", CONTAINMENT, problem, change=_put(value, unseeing, "q", "do")
+            f"{word}-in-queries-that-see-none", CONTAINMENT, problem, change=put(value, unseeing, "q", "do")
         )
 
 
-def _put(value: float, index: Any, *names: str) -> Change:
-    """Put `value` at `index` of the inputs of these names."""
+def put(value: float, index: Any, *names: str) -> Change:
+    """Puts `value` at `index` of the inputs of these names."""
 
     def change(inputs: Inputs) -> Inputs:
         for name in names:

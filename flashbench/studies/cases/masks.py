@@ -1,0 +1,145 @@
+"""Cases of mask arrays: bool, float and block masks, whatever they are broadcast along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from flashbench.block_mask import BlockMask, Predicate
+from flashbench.extras import Extras
+from flashbench.problem import AttentionProblem, Dtype, MaskKind
+from flashbench.studies.cases.case import Case, ChangeExtras
+
+AXES = ("k", "q", "qk", "hqk", "bk", "bhqk")
+BLOCK_AXES = ("qk", "hqk", "bqk", "bhqk")
+BLOCK_SIZES = ((16, 16), (32, 16), (17, 5), (64, 64), (128, 128))
+_SHARE = 0.5
+
+
+def masked_problem(kind: MaskKind, axes: str, dtype: Dtype) -> AttentionProblem:
+    """Of lengths that no block divides, with heads that share keys and values of a size of their own."""
+    return AttentionProblem.of(
+        67,
+        seqlen_k=101,
+        batch=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=20,
+        head_dim_v=12,
+        dtype=dtype,
+        mask=kind,
+        mask_axes=axes,
+    )
+
+
+def bool_masks(dtype: Dtype) -> Iterator[Case]:
+    """Pairs hidden one by one, and rows that see no key."""
+    for axes in AXES:
+        problem = masked_problem("bool", axes, dtype)
+        yield Case(f"mask-bool-{axes}", "bool masks", problem)
+        causal = msgspec.structs.replace(problem, causal=True)
+        yield Case(f"mask-bool-{axes}-causal", "bool masks", causal).in_blocks(16, 32)
+    for word, rows in (("some-rows", slice(20, 50)), ("all-rows", slice(None))):
+        problem = masked_problem("bool", "hqk", dtype)
+        hide = in_mask((..., rows, slice(None)), False)
+        case = Case(f"mask-bool-hides-{word}", "bool masks", problem, change_extras=hide)
+        yield case
+        yield case.in_blocks(16, 16)
+
+
+def float_masks(dtype: Dtype) -> Iterator[Case]:
+    """Numbers added to the logits, of which minus infinity hides; their gradient, added up."""
+    for axes in AXES:
+        problem = masked_problem("float", axes, dtype)
+        yield Case(f"mask-float-{axes}", "float masks", problem)
+        causal = msgspec.structs.replace(problem, causal=True)
+        yield Case(f"mask-float-{axes}-causal", "float masks", causal).in_blocks(16, 32)
+    hidden = {
+        "some-pairs": (..., slice(None, None, 3), slice(None, None, 2)),
+        "some-keys": (..., slice(None), slice(40, None)),
+        "some-rows": (..., slice(20, 50), slice(None)),
+        "all-rows": ...,
+    }
+    for word, where in hidden.items():
+        problem = masked_problem("float", "hqk", dtype)
+        hide = in_mask(where, -np.inf)
+        case = Case(f"mask-float-hides-{word}", "float masks", problem, change_extras=hide)
+        yield case
+        yield case.in_blocks(16, 16)
+
+
+def block_masks(dtype: Dtype) -> Iterator[Case]:
+    """Blocks that are whole, partial or hidden, of any size, beside tiles of any size."""
+    for axes in BLOCK_AXES:
+        problem = masked_problem("block", axes, dtype)
+        yield Case(f"mask-block-{axes}", "block masks", problem, change_extras=in_blocks_of(problem, 16, 16))
+    for sizes in BLOCK_SIZES:
+        problem = masked_problem("block", "hqk", dtype)
+        for causal in (False, True):
+            masked = msgspec.structs.replace(problem, causal=causal)
+            name = f"mask-block-of-{sizes[0]}x{sizes[1]}{'-causal' if causal else ''}"
+            case = Case(name, "block masks", masked, change_extras=in_blocks_of(masked, *sizes))
+            yield case
+            yield case.in_blocks(32, 24)
+    predicates: dict[str, Predicate] = {
+        "documents": lambda b, h, q, k: q // 40 == k // 40,
+        "one-block": lambda b, h, q, k: (q // 16 == 1) & (k // 16 == 2),
+        "nothing": lambda b, h, q, k: (q < 0) & (k < 0),
+        "all": lambda b, h, q, k: (q >= 0) & (k >= 0),
+    }
+    for word, predicate in predicates.items():
+        problem = masked_problem("block", "qk", dtype)
+        yield Case(f"mask-block-{word}", "block masks", problem, change_extras=_where(predicate, problem))
+
+
+def own_array(mask: NDArray[Any]) -> NDArray[Any]:
+    """A copy of what was broadcast to make the mask, to be changed."""
+    return mask[tuple(slice(None) if stride else slice(1) for stride in mask.strides)].copy()
+
+
+def in_mask(where: Any, value: float) -> ChangeExtras:
+    """Put the value there in the array that is broadcast."""
+
+    def change(extras: Extras) -> Extras:
+        assert isinstance(extras.mask, np.ndarray)
+        own = own_array(extras.mask)
+        own[where] = value
+        return extras._replace(mask=np.broadcast_to(own, extras.mask.shape))
+
+    return change
+
+
+def in_blocks_of(problem: AttentionProblem, block_q: int, block_k: int) -> ChangeExtras:
+    """A block mask of this size in place of the made one: half of the blocks are hidden, a quarter partial.
+
+    A row of blocks may see nothing at all.
+    """
+    heads = tuple(
+        size if axis in problem.mask_axes else 1
+        for axis, size in zip("bh", (problem.batch, problem.num_heads), strict=True)
+    )
+    blocks = (*heads, -(-problem.seqlen_q // block_q), -(-problem.seqlen_k // block_k))
+
+    def spread(blocks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        rows = blocks.repeat(block_q, axis=2)[:, :, : problem.seqlen_q]
+        return rows.repeat(block_k, axis=3)[..., : problem.seqlen_k]
+
+    def change(extras: Extras) -> Extras:
+        rng = np.random.default_rng(1)
+        seen, whole = spread(rng.random(blocks) < _SHARE), spread(rng.random(blocks) < _SHARE)
+        mask = seen & (whole | (rng.random(seen.shape) < _SHARE))
+        return extras._replace(mask=BlockMask.from_mask(mask, (block_q, block_k)))
+
+    return change
+
+
+def _where(predicate: Predicate, problem: AttentionProblem) -> ChangeExtras:
+    def change(extras: Extras) -> Extras:
+        mask = BlockMask.from_predicate(predicate, problem.seqlen_q, problem.seqlen_k, block=16)
+        return extras._replace(mask=mask)
+
+    return change
