@@ -37,6 +37,15 @@ def limited(problem: AttentionProblem) -> bool:
     return problem.window != (None, None)
 
 
+def mask_shape(problem: AttentionProblem) -> tuple[int, int, int, int]:
+    """The mask's own shape, 1 along the axes that it is broadcast along: that of its gradient."""
+    sizes = (problem.batch, problem.num_heads, problem.seqlen_q, problem.seqlen_k)
+    batch, heads, queries, keys = (
+        size if axis in problem.mask_axes else 1 for axis, size in zip("bhqk", sizes, strict=True)
+    )
+    return batch, heads, queries, keys
+
+
 def kernel_features(problem: AttentionProblem, extras: Extras) -> KernelFeatures:
     """For one call."""
     whole = np.zeros(places.FEATURE_PLACES, np.int64)

@@ -11,6 +11,7 @@ from flashbench.engines.features import (
     FEATURE_BYTES,
     kernel_features,
     limited,
+    mask_shape,
     number_bytes,
     sinks_gradient,
 )
@@ -38,6 +39,7 @@ from flashbench.kernels.blocks import (
 from flashbench.kernels.features import SEQUENCE_COLUMNS
 from flashbench.kernels.flash_backward import flash_backward
 from flashbench.kernels.flash_forward import flash_forward
+from flashbench.kernels.flash_mask_gradient import flash_mask_gradient
 from flashbench.kernels.scalar import scalar_backward, scalar_forward
 from flashbench.kernels.threads import run_on_threads
 from flashbench.problem import AttentionProblem, Direction, Feature
@@ -182,7 +184,10 @@ class FlashEngine:
 
         run_on_threads(work, threads)
         del scratch
-        return AttentionGradients(dq, dk, dv, dsinks)
+        dmask = None
+        if mask_gradient and problem.mask == "float":
+            dmask = _mask_gradient(problem, settings, extras, do, q, k, v, o, lse)
+        return AttentionGradients(dq, dk, dv, dsinks, dmask)
 
     def blocks(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
@@ -216,6 +221,55 @@ class FlashEngine:
     def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
         """None: there is one."""
         return None
+
+
+def _mask_gradient(
+    problem: AttentionProblem,
+    settings: Settings,
+    extras: Extras,
+    do: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    o: Array,
+    lse: Array,
+) -> Array:
+    """dmask in the mask's own shape; the arrays are such that a kernel can read them."""
+    threads, blocks = _backward_plan(problem, settings)
+    shape = mask_shape(problem)
+    dmask = np.zeros(shape, dtype=q.dtype)
+    table = array_table(q, k, v, o, lse, do, dmask)
+    sequences = sequence_table(problem, _tiles(problem, blocks))
+    features = kernel_features(problem, extras)
+    tickets = np.zeros(1, dtype=np.int64)
+    stride = _mask_gradient_stride(problem, blocks)
+    scratch, scratch_address = aligned_scratch(threads * stride)
+    number = q.dtype.type
+
+    def work(slot: int) -> None:
+        flash_mask_gradient(
+            number(0),
+            BYTE,
+            q.itemsize,
+            table,
+            sequences,
+            features.whole,
+            features.numbers,
+            address_of(tickets),
+            scratch_address,
+            stride,
+            slot,
+            shape,
+            problem.num_heads,
+            problem.num_heads // problem.num_kv_heads,
+            problem.head_dim,
+            problem.head_dim_v,
+            *blocks,
+        )
+
+    run_on_threads(work, threads)
+    del scratch
+    return dmask
 
 
 def built_in_blocks(problem: AttentionProblem, direction: Pass) -> Blocks:
@@ -297,6 +351,13 @@ def _backward_stride(problem: AttentionProblem, blocks: Blocks) -> int:
         _numbers(problem),
         softcap=problem.softcap is not None,
     )
+    return aligned(elements * problem.itemsize)
+
+
+def _mask_gradient_stride(problem: AttentionProblem, blocks: Blocks) -> int:
+    """With all that any feature needs, and the tile in which gradients are added up."""
+    numbers = feature_numbers(limited=True, alibi=True) + blocks.block_k
+    elements = backward_elements(*blocks, problem.head_dim, problem.head_dim_v, problem.itemsize, numbers)
     return aligned(elements * problem.itemsize)
 
 

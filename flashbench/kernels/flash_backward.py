@@ -10,34 +10,23 @@ on the number of threads.
 
 from __future__ import annotations
 
-import math
-
 from numba import njit
 
 from flashbench.kernels.compiled import compiled
-from flashbench.kernels.dropout import drop_gradients
 from flashbench.kernels.features import (
     ALIBI,
     BATCH_INDEX,
-    CAP,
     DIAGONAL,
-    DROPOUT,
     FIRST_KEY,
     FIRST_QUERY,
     HIDDEN,
-    KEEP_FACTOR,
     MASK,
     NO_MASK,
     PARTLY,
     Q_FACTOR,
-    SEED,
     SEQLEN_K,
     SEQLEN_Q,
-    SLOPES_AT,
-    SLOPES_BATCH,
-    SLOPES_HEAD,
     SOFTCAP,
-    THRESHOLD,
     TILES_BEFORE,
     end_key,
     first_key,
@@ -48,19 +37,16 @@ from flashbench.kernels.features import (
     tile_rows,
     tiles_of,
 )
+from flashbench.kernels.flash_tile import put_alibi, put_rows, tile_gradients, tile_scores
 from flashbench.kernels.isa import ISA
 from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import at, pointer, publish, take_ticket, wait_for
-from flashbench.kernels.scores import add_alibi, cap_scores, hide_outside, multiply_by
-from flashbench.kernels.softmax import probabilities, score_gradients
-from flashbench.kernels.tiles import all_finite, pack, row_dots
+from flashbench.kernels.scores import chain_softcap
+from flashbench.kernels.tiles import all_finite, pack
 from flashbench.kernels.visibility import (
-    LOG2E,
     add_seen_to_keys,
     add_seen_to_rows,
     all_finite_once,
-    apply_mask,
-    clear_masked,
     clear_rows,
     crosses_limits,
     put_limits,
@@ -180,22 +166,24 @@ def flash_backward(
         lanes = (q_rows + vector - 1) // vector * vector
         # softmax_scale goes into the packed tiles: scores come out in units of log2, ds ready for dq and dk.
         pack(q, q_row, q_rows, head_dim, qt, lanes, numbers[Q_FACTOR])
-        pack(do, do_row, q_rows, head_dim_v, dot, lanes, scale)
-        row_dots(o, o_row, do, do_row, q_rows, head_dim_v, scale, delta)
-        for r in range(q_rows):
-            row_lse = at(lse, r * table[LSE, 3])[0]
-            # +inf makes every probability 0 for a row that sees no key (lse = -inf).
-            at(lse2, r)[0] = row_lse * LOG2E if row_lse != -math.inf else math.inf
-        for r in range(q_rows, lanes):
-            at(lse2, r)[0] = math.inf
-            at(delta, r)[0] = zero
+        put_rows(
+            do,
+            do_row,
+            o,
+            o_row,
+            lse,
+            table[LSE, 3],
+            q_rows,
+            lanes,
+            head_dim_v,
+            scale,
+            dot,
+            lse2,
+            delta,
+            zero,
+        )
         if features[ALIBI]:
-            slope = pointer(
-                zero, features[SLOPES_AT] + b * features[SLOPES_BATCH] + h * features[SLOPES_HEAD]
-            )[0]
-            for lane in range(lanes):
-                at(positions, lane)[0] = q_start + lane + diagonal
-                at(slopes, lane)[0] = -slope * LOG2E
+            put_alibi(positions, slopes, q_start, lanes, diagonal, b, h, zero, features)
         k_first = first_key(q_start, seqlen_k, diagonal, features)
         k_end = end_key(q_start + q_rows - 1, seqlen_k, diagonal, features) if q_rows else 0
         limited = k_first < k_end and (
@@ -230,43 +218,60 @@ def flash_backward(
                 partly = crosses or seen == PARTLY
                 tile = (q_start, k_start, seqlen_k, diagonal, mask)
 
-                # Pass 1: probabilities again. Forward: s = k @ qt, p = exp2(s - lse2).
-                multiply(k_tile, k_row, 1, qt, lanes, p, lanes, k_rows, lanes, head_dim, False)
-                if features[SOFTCAP]:
-                    cap_scores(p, k_rows * lanes, numbers[CAP], cap_slopes)
-                if features[ALIBI]:
-                    add_alibi(p, k_rows, lanes, k_start, positions, slopes)
-                if seen == PARTLY:
-                    apply_mask(p, k_rows, lanes, q_rows, mask, zero, byte, features)
-                if crosses:
-                    hide_outside(p, k_rows, lanes, k_start, firsts, ends, -math.inf)
-                probabilities(p, lanes, k_rows, lanes, lse2)
+                # Pass 1: scores again. Forward: s = k @ qt.
+                tile_scores(
+                    p,
+                    k_tile,
+                    k_row,
+                    qt,
+                    lanes,
+                    q_rows,
+                    k_rows,
+                    head_dim,
+                    k_start,
+                    firsts,
+                    ends,
+                    positions,
+                    slopes,
+                    cap_slopes,
+                    mask,
+                    seen,
+                    crosses,
+                    zero,
+                    byte,
+                    features,
+                    numbers,
+                )
 
-                # Pass 2: score gradients. Forward: o = p @ v, so dp = do @ v.T; so ds = p * (dp - delta).
-                multiply(v_tile, v_row, 1, dot, lanes, ds, lanes, k_rows, lanes, head_dim_v, False)
-                if features[DROPOUT]:
-                    drop_gradients(
-                        ds,
-                        p,
-                        delta,
-                        numbers[KEEP_FACTOR],
-                        k_rows,
-                        lanes,
-                        k_start,
-                        q_start,
-                        h,
-                        b,
-                        features[SEED],
-                        features[THRESHOLD],
-                    )
-                else:
-                    score_gradients(ds, p, lanes, k_rows, lanes, delta)
+                # Pass 2: their gradients. Forward: p = softmax(s), o = p @ v.
+                tile_gradients(
+                    p,
+                    ds,
+                    v_tile,
+                    v_row,
+                    dot,
+                    lanes,
+                    q_rows,
+                    k_rows,
+                    head_dim_v,
+                    lse2,
+                    delta,
+                    q_start,
+                    k_start,
+                    firsts,
+                    ends,
+                    b,
+                    h,
+                    mask,
+                    seen,
+                    crosses,
+                    zero,
+                    byte,
+                    features,
+                    numbers,
+                )
                 if features[SOFTCAP]:
-                    multiply_by(ds, cap_slopes, k_rows * lanes)
-                if crosses:
-                    hide_outside(ds, k_rows, lanes, k_start, firsts, ends, zero)
-                if seen == PARTLY:
-                    clear_masked(ds, k_rows, lanes, q_rows, mask, zero, byte, features)
+                    chain_softcap(ds, cap_slopes, k_rows * lanes)
 
                 # Pass 3: what the keys get, in the chain's order. Forward: o += p @ v, so dv += p.T @ do;
                 # s = q @ k.T, so dk += ds.T @ q.

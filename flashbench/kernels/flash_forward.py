@@ -14,7 +14,6 @@ from flashbench.kernels.dropout import drop
 from flashbench.kernels.features import (
     ALIBI,
     BATCH_INDEX,
-    CAP,
     DIAGONAL,
     DROPOUT,
     FIRST_KEY,
@@ -29,10 +28,6 @@ from flashbench.kernels.features import (
     SINKS,
     SINKS_AT,
     SINKS_HEAD,
-    SLOPES_AT,
-    SLOPES_BATCH,
-    SLOPES_HEAD,
-    SOFTCAP,
     THRESHOLD,
     TILES_BEFORE,
     end_key,
@@ -45,17 +40,16 @@ from flashbench.kernels.features import (
     tile_rows,
     tiles_of,
 )
+from flashbench.kernels.flash_tile import put_alibi, tile_scores
 from flashbench.kernels.isa import ISA
 from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import at, pointer, take_ticket
-from flashbench.kernels.scores import add_alibi, cap_scores, hide_outside
 from flashbench.kernels.softmax import online_softmax
 from flashbench.kernels.tiles import pack, scale_rows
 from flashbench.kernels.visibility import (
     LOG2E,
     add_seen_to_rows,
     all_finite_once,
-    apply_mask,
     clear_rows,
     crosses_limits,
     put_limits,
@@ -147,12 +141,7 @@ def flash_forward(
             at(row_max, lane)[0] = start_max
             at(row_sum, lane)[0] = start_sum
         if features[ALIBI]:
-            slope = pointer(
-                zero, features[SLOPES_AT] + b * features[SLOPES_BATCH] + h * features[SLOPES_HEAD]
-            )[0]
-            for lane in range(lanes):
-                at(positions, lane)[0] = q_start + lane + diagonal
-                at(slopes, lane)[0] = -slope * LOG2E
+            put_alibi(positions, slopes, q_start, lanes, diagonal, b, h, zero, features)
         k_first = first_key(q_start, seqlen_k, diagonal, features)
         k_end = end_key(q_start + q_rows - 1, seqlen_k, diagonal, features)
         if k_first < k_end and (
@@ -173,19 +162,30 @@ def flash_forward(
                 v_tile = at(v, k_start * v_row)
 
                 # Pass 1: scores, in units of log2, and what the features make of them.
-                multiply(
-                    at(k, k_start * k_row), k_row, 1, qt, lanes, s, lanes, k_rows, lanes, head_dim, False
+                crosses = crosses_limits(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features)
+                tile_scores(
+                    s,
+                    at(k, k_start * k_row),
+                    k_row,
+                    qt,
+                    lanes,
+                    q_rows,
+                    k_rows,
+                    head_dim,
+                    k_start,
+                    firsts,
+                    ends,
+                    positions,
+                    slopes,
+                    pointer(zero, 0),
+                    mask,
+                    seen,
+                    crosses,
+                    zero,
+                    byte,
+                    features,
+                    numbers,
                 )
-                if features[SOFTCAP]:
-                    cap_scores(s, k_rows * lanes, numbers[CAP], pointer(zero, 0))
-                if features[ALIBI]:
-                    add_alibi(s, k_rows, lanes, k_start, positions, slopes)
-                partly = seen == PARTLY
-                if partly:
-                    apply_mask(s, k_rows, lanes, q_rows, mask, zero, byte, features)
-                if crosses_limits(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features):
-                    hide_outside(s, k_rows, lanes, k_start, firsts, ends, -math.inf)
-                    partly = True
 
                 # Pass 2: probabilities under the maximum so far; what o holds comes to the same maximum.
                 grew = online_softmax(s, lanes, k_rows, lanes, row_max, row_sum, rescale)
@@ -195,7 +195,9 @@ def flash_forward(
                     drop(s, k_rows, lanes, k_start, q_start, h, b, features[SEED], features[THRESHOLD])
 
                 # Pass 3: o += p @ v.
-                if partly and not all_finite_once(finite_v, v, v_row, seqlen_k, head_dim_v):
+                if (crosses or seen == PARTLY) and not all_finite_once(
+                    finite_v, v, v_row, seqlen_k, head_dim_v
+                ):
                     if not begun:
                         clear_rows(o, o_row, q_rows, head_dim_v, zero)
                     tile = (q_start, k_start, seqlen_k, diagonal, mask)

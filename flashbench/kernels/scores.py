@@ -82,22 +82,29 @@ def cap_scores(typingctx: Any, s: Any, count: Any, cap: Any, slopes: Any) -> Any
     return signature, intrinsic_on_tile(_cap)
 
 
-def _product(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+def _chain(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
     pointer = element.as_pointer()
     vector = full_vector(element)
 
-    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        x, y, count = args
-        with loop(b, count, step=vector.count, carry=[]) as (place, _, _):
-            store(b, b.fmul(load(b, x, place, vector), load(b, y, place, vector)), x, place)
+    zero = constant(vector, 0.0)
 
-    return function(builder, f"fb.times.{overload(vector)}", [pointer, pointer, INT], body)
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        gradients, slopes, count = args
+        with loop(b, count, step=vector.count, carry=[]) as (place, _, _):
+            ds, slope = load(b, gradients, place, vector), load(b, slopes, place, vector)
+            hidden = b.fcmp_ordered("==", ds, zero)
+            store(b, b.select(hidden, zero, b.fmul(ds, slope)), gradients, place)
+
+    return function(builder, f"fb.chain_cap.{overload(vector)}", [pointer, pointer, INT], body)
 
 
 @intrinsic
-def multiply_by(typingctx: Any, x: Any, y: Any, count: Any) -> Any:
-    """x *= y, `count` numbers, a multiple of the vector's lanes: the chain rule of softcap."""
-    return types.void(x, x, types.intp), intrinsic_on_tile(_product)
+def chain_softcap(typingctx: Any, gradients: Any, slopes: Any, count: Any) -> Any:
+    """gradients *= slopes, as `cap_scores` left them; what is 0 stays so, whatever a hidden score was.
+
+    `count` numbers, a multiple of the vector's lanes.
+    """
+    return types.void(gradients, gradients, types.intp), intrinsic_on_tile(_chain)
 
 
 def _alibi(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:

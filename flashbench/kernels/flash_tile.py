@@ -1,0 +1,139 @@
+"""One tile of scores, and of their gradients: what forward, backward and the mask's gradient share.
+
+The steps follow the definition: s = scale q k^T, softcap, ALiBi, mask, what hides keys; p = softmax; dropout.
+"""
+
+from __future__ import annotations
+
+import math
+
+from numba import njit
+
+from flashbench.kernels.dropout import drop_gradients
+from flashbench.kernels.features import (
+    ALIBI,
+    CAP,
+    DROPOUT,
+    KEEP_FACTOR,
+    PARTLY,
+    SEED,
+    SLOPES_AT,
+    SLOPES_BATCH,
+    SLOPES_HEAD,
+    SOFTCAP,
+    THRESHOLD,
+)
+from flashbench.kernels.matmul import multiply
+from flashbench.kernels.memory import at, pointer
+from flashbench.kernels.scores import add_alibi, cap_scores, hide_outside
+from flashbench.kernels.softmax import probabilities, score_gradients
+from flashbench.kernels.tiles import pack, row_dots
+from flashbench.kernels.visibility import LOG2E, apply_mask, clear_masked
+
+
+@njit(nogil=True)
+def put_alibi(positions, slopes, q_start, lanes, diagonal, b, h, zero, features):
+    """Where each query of a tile stands among the keys, and its slope in units of log2, for `add_alibi`."""
+    where = features[SLOPES_AT] + b * features[SLOPES_BATCH] + h * features[SLOPES_HEAD]
+    slope = pointer(zero, where)[0]
+    for lane in range(lanes):
+        at(positions, lane)[0] = q_start + lane + diagonal
+        at(slopes, lane)[0] = -slope * LOG2E
+
+
+@njit(nogil=True)
+def tile_scores(
+    s,
+    k_tile,
+    k_row,
+    qt,
+    lanes,
+    q_rows,
+    k_rows,
+    head_dim,
+    k_start,
+    firsts,
+    ends,
+    positions,
+    slopes,
+    cap_slopes,  # where tanh's derivatives go; the null pointer: nowhere
+    mask,
+    seen,
+    crosses,
+    zero,
+    byte,
+    features,
+    numbers,
+):
+    """s = k @ qt in units of log2, as the features change it; -inf where it is hidden."""
+    multiply(k_tile, k_row, 1, qt, lanes, s, lanes, k_rows, lanes, head_dim, False)
+    if features[SOFTCAP]:
+        cap_scores(s, k_rows * lanes, numbers[CAP], cap_slopes)
+    if features[ALIBI]:
+        add_alibi(s, k_rows, lanes, k_start, positions, slopes)
+    if seen == PARTLY:
+        apply_mask(s, k_rows, lanes, q_rows, mask, zero, byte, features)
+    if crosses:
+        hide_outside(s, k_rows, lanes, k_start, firsts, ends, -math.inf)
+
+
+@njit(nogil=True)
+def put_rows(do, do_row, o, o_row, lse, lse_row, q_rows, lanes, head_dim_v, scale, dot, lse2, delta, zero):
+    """What the gradients of a tile need of its queries: do packed, lse in units of log2, delta = sum(o * do).
+
+    dot and delta are multiplied by `scale`, so that gradients of scores come out multiplied by it.
+    """
+    pack(do, do_row, q_rows, head_dim_v, dot, lanes, scale)
+    row_dots(o, o_row, do, do_row, q_rows, head_dim_v, scale, delta)
+    for r in range(q_rows):
+        row_lse = at(lse, r * lse_row)[0]
+        # +inf makes every probability 0 for a row that sees no key (lse = -inf).
+        at(lse2, r)[0] = row_lse * LOG2E if row_lse != -math.inf else math.inf
+    for r in range(q_rows, lanes):
+        at(lse2, r)[0] = math.inf
+        at(delta, r)[0] = zero
+
+
+@njit(nogil=True)
+def tile_gradients(
+    p,
+    ds,
+    v_tile,
+    v_row,
+    dot,
+    lanes,
+    q_rows,
+    k_rows,
+    head_dim_v,
+    lse2,
+    delta,
+    q_start,
+    k_start,
+    firsts,
+    ends,
+    b,
+    h,
+    mask,
+    seen,
+    crosses,
+    zero,
+    byte,
+    features,
+    numbers,
+):
+    """From scores in p: ds, the gradients of what softmax was applied to; and p as o was made of it.
+
+    Forward: p = exp2(s - lse2), o = p @ v. So dp = do @ v.T, and ds = p * (dp - delta); 0 where it is hidden.
+    """
+    probabilities(p, lanes, k_rows, lanes, lse2)
+    multiply(v_tile, v_row, 1, dot, lanes, ds, lanes, k_rows, lanes, head_dim_v, False)
+    if features[DROPOUT]:
+        factor, seed, threshold = numbers[KEEP_FACTOR], features[SEED], features[THRESHOLD]
+        drop_gradients(ds, p, delta, factor, k_rows, lanes, k_start, q_start, h, b, seed, threshold)
+    else:
+        score_gradients(ds, p, lanes, k_rows, lanes, delta)
+    # A value that is not finite makes 0 * NaN of what is hidden.
+    if crosses:
+        hide_outside(ds, k_rows, lanes, k_start, firsts, ends, zero)
+    if seen == PARTLY:
+        clear_masked(ds, k_rows, lanes, q_rows, mask, zero, byte, features)
