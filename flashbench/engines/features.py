@@ -79,6 +79,11 @@ def kernel_features(problem: AttentionProblem, extras: Extras) -> KernelFeatures
         # The same 64 bits as a signed number.
         whole[places.SEED] = np.uint64(problem.dropout_seed).astype(np.int64)
         whole[places.THRESHOLD] = min(round(problem.dropout * 2**32), 2**32 - 1)
+    if problem.page_size is not None:
+        assert extras.block_table is not None
+        whole[places.PAGE_SIZE] = problem.page_size
+        table = np.ascontiguousarray(extras.block_table, np.int64)
+        place(table, places.PAGES_AT, table.strides[0])
     if isinstance(extras.mask, BlockMask):
         mask = extras.mask
         whole[places.MASK] = places.BLOCK_MASK

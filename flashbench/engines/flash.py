@@ -15,7 +15,9 @@ from flashbench.engines.features import (
     number_bytes,
     sinks_gradient,
 )
+from flashbench.engines.flash_decode import decode, decode_bytes, decode_plan, decodes
 from flashbench.engines.launch import (
+    BYTE,
     address_of,
     aligned_scratch,
     array_table,
@@ -42,12 +44,11 @@ from flashbench.kernels.flash_forward import flash_forward
 from flashbench.kernels.flash_mask_gradient import flash_mask_gradient
 from flashbench.kernels.scalar import scalar_backward, scalar_forward
 from flashbench.kernels.threads import run_on_threads
-from flashbench.problem import AttentionProblem, Direction, Feature
+from flashbench.problem import AttentionProblem, Direction, Feature, Sequence
 
 _FORWARD_ARRAYS = 5
 _BACKWARD_ARRAYS = 9
 _TABLE_ROW_BYTES = 32
-BYTE = np.uint8(0)  # tells the compiler what a bool mask is made of
 
 
 class FlashEngine:
@@ -57,10 +58,16 @@ class FlashEngine:
     summary = "tiled, online softmax, backward by recomputation (Numba, SIMD)"
     layout: Layout = "bhsd"
     features: frozenset[Feature] = frozenset(
-        ("window", "softcap", "alibi", "sinks", "mask", "key_lengths", "varlen", "dropout")
+        ("window", "softcap", "alibi", "sinks", "mask", "key_lengths", "varlen", "dropout", "block_table")
     )
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
+        if problem.page_size is None:
+            return None
+        if direction != "fwd":
+            return "keys in pages have no backward"
+        if problem.mask == "block" or problem.dropout > 0:
+            return "keys in pages go with no block mask and no dropout"
         return None
 
     def forward(
@@ -74,6 +81,8 @@ class FlashEngine:
         extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
+        if decodes(problem, settings):
+            return decode(problem, settings, q, k, v, extras)
         o = np.empty((*problem.q_shape[:3], problem.head_dim_v), dtype=q.dtype)
         lse = np.empty(problem.q_shape[:3], dtype=q.dtype)
         if not settings.use_simd:
@@ -195,8 +204,11 @@ class FlashEngine:
         """The forward pass's blocks where both directions run, as theirs may differ."""
         if not settings.use_simd:
             return None
-        plan = _backward_plan if direction == "bwd" else _forward_plan
-        blocks = plan(problem, settings)[1]
+        if direction != "bwd" and decodes(problem, settings):
+            plan = decode_plan(problem, settings)
+            return plan.chunk, plan.block_k
+        plan_of = _backward_plan if direction == "bwd" else _forward_plan
+        blocks = plan_of(problem, settings)[1]
         return blocks.block_q, blocks.block_k
 
     def workspace_bytes(
@@ -206,7 +218,9 @@ class FlashEngine:
         if not settings.use_simd:
             return 0
         needs = []
-        if direction != "bwd":
+        if direction != "bwd" and decodes(problem, settings):
+            needs.append(decode_bytes(problem, settings))
+        elif direction != "bwd":
             threads, blocks = _forward_plan(problem, settings)
             scratch = threads * _forward_stride(problem, blocks) + ALIGNMENT
             needs.append(scratch + _FORWARD_ARRAYS * _TABLE_ROW_BYTES + _told_bytes(problem) + 8)
@@ -316,20 +330,17 @@ def _chosen(problem: AttentionProblem, direction: Pass, settings: Settings) -> B
     return Blocks(block_q, block_k)
 
 
-def _tiles(problem: AttentionProblem, blocks: Blocks) -> Callable[[int], int]:
-    """Tiles of queries of one head of a sequence of any length, as kernels count them."""
+def _tiles(problem: AttentionProblem, blocks: Blocks) -> Callable[[Sequence], int]:
+    """Tiles of queries of one head of a sequence, as kernels count them."""
     if problem.mask == "block":
         per_block = -(-problem.mask_block_q // blocks.block_q)
-        return lambda seqlen_q: -(-seqlen_q // problem.mask_block_q) * per_block
-    return lambda seqlen_q: -(-seqlen_q // blocks.block_q)
+        return lambda sequence: -(-sequence.seqlen_q // problem.mask_block_q) * per_block
+    return lambda sequence: -(-sequence.seqlen_q // blocks.block_q)
 
 
 def _all_tiles(problem: AttentionProblem, blocks: Blocks) -> int:
     """Tiles of queries of one head, over all sequences."""
-    tiles = _tiles(problem, blocks)
-    if problem.query_lengths is None:
-        return problem.batch * tiles(problem.seqlen_q)
-    return sum(map(tiles, problem.query_lengths))
+    return sum(map(_tiles(problem, blocks), problem.sequences()))
 
 
 def _numbers(problem: AttentionProblem) -> int:

@@ -12,7 +12,9 @@ from flashbench.engines import Array, Settings
 from flashbench.kernels.blocks import ALIGNMENT, useful_threads
 from flashbench.kernels.features import SEQUENCE_COLUMNS
 from flashbench.kernels.threads import available_cores
-from flashbench.problem import AttentionProblem, Direction
+from flashbench.problem import AttentionProblem, Direction, Sequence
+
+BYTE = np.uint8(0)  # tells the compiler what a bool mask is made of
 
 
 def threads_for(problem: AttentionProblem, direction: Direction, settings: Settings) -> int:
@@ -43,13 +45,13 @@ def array_table(*arrays: Array) -> NDArray[np.int64]:
     return table
 
 
-def sequence_table(problem: AttentionProblem, tiles: Callable[[int], int]) -> NDArray[np.int64]:
-    """One row a sequence, in the columns of kernels/features.py; tiles(seqlen_q) of a head."""
+def sequence_table(problem: AttentionProblem, tasks: Callable[[Sequence], int]) -> NDArray[np.int64]:
+    """One row a sequence, in the columns of kernels/features.py; tasks(sequence) of a head."""
     table = np.empty((problem.batch, SEQUENCE_COLUMNS), dtype=np.int64)
     before = 0
     for row, sequence in zip(table, problem.sequences(), strict=True):
         row[:] = (*sequence, problem.diagonal_of(sequence.seqlen_q, sequence.seqlen_k), before)
-        before += tiles(sequence.seqlen_q)
+        before += tasks(sequence)
     return table
 
 

@@ -77,6 +77,12 @@ def backward_elements(
     return rows * padded_lanes(block_q, itemsize)
 
 
+def decode_elements(rows: int, block_k: int, head_dim: int, itemsize: int) -> int:
+    """Scratch of one thread of decoding: qt, s, row_max, row_sum, rescale, and what features need."""
+    numbers = _FORWARD_NUMBERS + LIMIT_NUMBERS + ALIBI_NUMBERS
+    return (head_dim + block_k + numbers) * padded_lanes(rows, itemsize)
+
+
 def forward_blocks(
     seqlen_q: int, seqlen_k: int, head_dim: int, itemsize: int, flops: int, window: int | None = None
 ) -> Blocks:

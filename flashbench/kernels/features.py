@@ -46,8 +46,11 @@ BATCH_INDEX, FIRST_QUERY, FIRST_KEY, SEQLEN_Q, SEQLEN_K, DIAGONAL, TILES_BEFORE,
     MASK_BLOCK_K,
     SEED,
     THRESHOLD,
+    PAGE_SIZE,  # of paged keys; 0: they are not
+    PAGES_AT,
+    PAGES_BATCH,
     FEATURE_PLACES,
-) = range(27)
+) = range(30)
 NO_MASK, BOOL_MASK, FLOAT_MASK, BLOCK_MASK = range(4)
 
 # Places in the array of numbers.

@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from flashbench.kernels.ir import INT, const
+from flashbench.kernels.ir import INT, const, loop
 
 
 @intrinsic
@@ -45,6 +45,46 @@ def take_ticket(typingctx: Any, counter: Any) -> Any:
         return builder.atomic_rmw("add", args[0], const(1), "monotonic")
 
     return types.intp(counter), codegen
+
+
+@intrinsic
+def arrive(typingctx: Any, counter: Any) -> Any:
+    """`take_ticket`, after everything this thread has written and before what it reads next.
+
+    Whoever draws the last number sees what all before it wrote.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", args[0], const(1), "acq_rel")
+
+    return types.intp(counter), codegen
+
+
+_LINE = 64
+
+
+@intrinsic
+def prefetch_rows(typingctx: Any, address: Any, rows: Any, stride: Any, size: Any) -> Any:
+    """Ask for `size` bytes of each of some rows, `stride` bytes apart, ahead of their use."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        start, rows, stride, size = args
+        byte = ir.IntType(8).as_pointer()
+        word = ir.IntType(32)
+        signature = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        fetch = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+        reading, nearest, data = ir.Constant(word, 0), ir.Constant(word, 3), ir.Constant(word, 1)
+        whole = builder.add(size, const(_LINE - 1))
+        with (
+            loop(builder, rows, carry=[]) as (row, _, _),
+            loop(builder, whole, step=_LINE, carry=[]) as (offset, _, _),
+        ):
+            line = builder.add(builder.add(start, builder.mul(row, stride)), offset)
+            builder.call(fetch, [builder.inttoptr(line, byte), reading, nearest, data])
+        return context.get_dummy_value()
+
+    n = types.intp
+    return types.void(n, n, n, n), codegen
 
 
 @intrinsic
