@@ -213,7 +213,9 @@ def test_broadcast_keys_are_read_in_place(engine: str) -> None:
 def test_an_engine_that_gives_no_lse_says_so_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     numpy = find_engine("numpy")
     forward = numpy.forward
-    monkeypatch.setattr(numpy, "forward", lambda *arguments, **options: forward(*arguments, **options)._replace(lse=None))
+    monkeypatch.setattr(
+        numpy, "forward", lambda *arguments, **options: forward(*arguments, **options)._replace(lse=None)
+    )
     q, k, v, _ = AttentionProblem.of(4).make_inputs()
     with pytest.raises(UnsupportedError, match="engine 'numpy' gives no lse for this problem"):
         attention(q, k, v, engine="numpy", return_lse=True)

@@ -196,6 +196,8 @@ def flash_backward(
             rows_finite = all_finite(q, q_row, q_rows, head_dim) and all_finite(
                 do, do_row, q_rows, head_dim_v
             )
+            for r in range(q_rows):  # a NaN makes one even of what is hidden: exp2(-inf - NaN)
+                rows_finite = rows_finite and not math.isnan(at(lse2, r)[0])
         begun = False
         past = 0  # keys that this task is done with, or leaves alone
         if link > 0 and k_first > 0:  # so that the next task need not wait for this one's first tile
