@@ -328,7 +328,7 @@ MASKS = {
 
 
 @pytest.mark.parametrize("shape", MASKS.values(), ids=MASKS)
-@pytest.mark.parametrize("engine", ["oracle", "flash"])
+@pytest.mark.parametrize("engine", ["oracle", "flash", "standard"])
 def test_masks_are_what_pytorch_calls_attn_mask(
     engine: str, shape: tuple[int, ...], oracle: OracleEngine
 ) -> None:
@@ -344,7 +344,7 @@ def test_masks_are_what_pytorch_calls_attn_mask(
     o, lse = attention(q, k, v, mask=bias, engine=engine, return_lse=True)
     assert_close(o, expected.detach().numpy(), 1e-12)
     expected.backward(torch.tensor(do))
-    found = attention_backward(do, q, k, v, o, lse, mask=bias, engine="oracle", return_dmask=True)
+    found = attention_backward(do, q, k, v, o, lse, mask=bias, engine=engine, return_dmask=True)
     assert found.dmask is not None
     for actual, tensor in zip((*found, found.dmask), tensors, strict=True):
         assert_close(actual, tensor.grad.numpy(), 1e-12)

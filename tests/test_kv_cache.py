@@ -186,9 +186,11 @@ def test_one_token_at_a_time_copies_a_bounded_number_of_times_its_size(
     assert 0 < sum(allocated) <= 2 * cache.nbytes / cache.k.itemsize  # 1 + 2 + 4 + ... + n < 2 n
 
 
-@CACHES
+@pytest.mark.parametrize(
+    ("make", "engine"), [(KVCache, "oracle"), (KVCache, "flash"), (PagedKVCache, "oracle")]
+)
 def test_decoding_is_attention_over_what_was_appended(
-    make: Callable[..., Cache], oracle: OracleEngine
+    make: Callable[..., Cache], engine: str, oracle: OracleEngine
 ) -> None:
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
@@ -210,7 +212,7 @@ def test_decoding_is_attention_over_what_was_appended(
             key_lengths=cache.key_lengths,
             block_table=cache.block_table,
             causal=True,
-            engine="oracle",
+            engine=engine,
         )
         for i, prompt in enumerate(prompts):
             rows = (torch.from_numpy(x) for x in (q[i], *prompt))

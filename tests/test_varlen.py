@@ -68,7 +68,7 @@ def arrays(dtype: str = "float64") -> list[np.ndarray]:
     return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
 
 
-@pytest.mark.parametrize("engine", ["oracle", "flash"])
+@pytest.mark.parametrize("engine", ["oracle", "flash", "standard"])
 @pytest.mark.parametrize(
     "options",
     [
