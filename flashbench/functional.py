@@ -140,10 +140,11 @@ def attention_backward(
         AttentionGradients, which unpacks into dq, dk and dv in the shapes and dtype of q, k and v, query
         heads that share a key head being added up in dk and dv; its `dsinks` is (num_heads,), its `dmask`
         in the mask's own shape, added up along what was broadcast, both None where there is none. Rows that
-        see no key have zero gradients.
+        see no key have zero gradients, and so have keys beyond key_lengths.
 
     Raises:
-        As `attention`; UnsupportedError also when return_dmask is more than the engine can.
+        As `attention`; UnsupportedError also when return_dmask is more than the engine can. Keys in pages,
+        which a block_table finds, are there to be read: no engine of this package has their gradients.
 
     >>> import numpy as np
     >>> q = k = v = np.eye(4)[None]

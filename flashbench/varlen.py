@@ -98,7 +98,8 @@ def attention_varlen_backward(
         q, k, v, cu_seqlens_q, cu_seqlens_k: as they were given to `attention_varlen`.
         o, lse: what `attention_varlen(..., return_lse=True)` returned for them with the same options.
         return_dmask: also return the gradient by the mask, which must be one of floats.
-        others: as in `attention_varlen`.
+        softmax_scale, causal, causal_alignment, window, softcap, alibi_slopes, mask, sinks, dropout,
+            dropout_seed, engine, block_q, block_k, num_threads, use_simd: as in `attention_varlen`.
 
     Returns:
         AttentionGradients: dq, dk and dv in the shapes and dtype of q, k and v; `dsinks` and `dmask` as

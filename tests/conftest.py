@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -23,6 +24,15 @@ def _no_tuned_blocks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     del os.environ["FLASHBENCH_TUNED_DIR"]
     if before is not None:
         os.environ["FLASHBENCH_TUNED_DIR"] = before
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Iterator[Any]:
+    """`engine="oracle"`: every feature, and what the last call gave it."""
+    from oracle_engine import oracle_installed
+
+    with oracle_installed() as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle_engine import OracleEngine
 
+from flashbench.arguments import find_engine, prepare
+from flashbench.arguments.features import as_mask
+from flashbench.arguments.options import BatchOptions
+from flashbench.block_mask import BlockMask
 from flashbench.errors import AttentionError, EngineError, FlashbenchError, UnsupportedError
 from flashbench.functional import attention, attention_backward
+from flashbench.problem import AttentionProblem
+from flashbench.varlen import attention_varlen, attention_varlen_backward
 
 X = np.zeros((2, 4, 6, 8))
 
@@ -81,6 +92,148 @@ BAD = {
     "block_k": ({"block_k": 2.0}, "block_k must be a whole number or None, not 2.0"),
     "threads": ({"num_threads": -1}, "num_threads must be at least 1, not -1"),
     "threads as a flag": ({"num_threads": True}, "num_threads must be a whole number or None, not True"),
+    "window of one number": (
+        {"window": 4},
+        "window must be (left, right), each None or a whole number from 0 up, not 4",
+    ),
+    "window without limit as in other libraries": (
+        {"window": (-1, 0)},
+        "a whole number from 0 up, not (-1, 0)",
+    ),
+    "window of halves": ({"window": (0.5, None)}, "a whole number from 0 up, not (0.5, None)"),
+    "softcap": ({"softcap": 0}, "softcap must be above 0 and finite, not 0.0"),
+    "softcap as text": ({"softcap": "30"}, "softcap must be a number or None, not '30'"),
+    "endless softcap": ({"softcap": float("inf")}, "softcap must be finite, not inf"),
+    "slopes as a list": (
+        {"alibi_slopes": [1.0] * 4},
+        "alibi_slopes must be a NumPy array or another with __dlp",
+    ),
+    "slopes of other heads": (
+        {"alibi_slopes": np.zeros(3)},
+        "alibi_slopes must have shape (num_heads,) = (4,) or (batch, num_heads) = (2, 4), not (3,)",
+    ),
+    "slopes of flags": ({"alibi_slopes": np.ones(4, bool)}, "alibi_slopes must be numbers, not bool"),
+    "slopes that are not finite": (
+        {"alibi_slopes": np.array([0, 1, np.nan, 2])},
+        "alibi_slopes must be finite in float64, not nan",
+    ),
+    "mask as a list": ({"mask": [True]}, "mask must be a NumPy array or another with __dlpack__, not list"),
+    "mask of whole numbers": (
+        {"mask": np.ones((6, 6), int)},
+        "mask must be bool (True = may attend) or float64 as q is (added to the scores), not int64",
+    ),
+    "mask of other dtype": (
+        {"mask": np.zeros((6, 6), "f4")},
+        "mask has dtype float32, q has float64: they must be the same",
+    ),
+    "mask of one value": (
+        {"mask": np.array(True)},
+        "mask of shape () does not broadcast to (batch, num_heads,",
+    ),
+    "mask of other length": (
+        {"mask": np.ones((6, 5), bool)},
+        "mask of shape (6, 5) does not broadcast to (batch, num_heads, seqlen_q, seqlen_k) = (2, 4, 6, 6)",
+    ),
+    "mask in 5-D": ({"mask": np.ones((1, 2, 4, 6, 6), bool)}, "mask of shape (1, 2, 4, 6, 6) does not broad"),
+    "mask of nothing": ({"mask": np.ones((0, 6), bool)}, "mask of shape (0, 6) does not broadcast"),
+    "block mask of other length": (
+        {"mask": BlockMask.from_mask(np.ones((2, 1, 6, 7), bool))},
+        "mask is a BlockMask of shape (2, 1, 6, 7), which is not (batch, num_heads, seqlen_q, seqlen_k) = "
+        "(2, 4, 6, 6), nor 1 in place of batch or num_heads",
+    ),
+    "block mask of other heads": (
+        {"mask": BlockMask.from_mask(np.ones((2, 6, 6), bool))},
+        "shape (1, 2, 6, 6)",
+    ),
+    "sinks of other heads": (
+        {"sinks": np.zeros((1, 4))},
+        "sinks must have shape (num_heads,) = (4,), not (1, 4)",
+    ),
+    "sinks of other dtype": (
+        {"sinks": np.zeros(4, "f4")},
+        "sinks has dtype float32, q has float64: they must",
+    ),
+    "key lengths of other batch": (
+        {"key_lengths": [1, 2, 3]},
+        "key_lengths must have a length for each sequence, shape (2,), not (3,)",
+    ),
+    "key lengths of halves": (
+        {"key_lengths": [1.0, 2.0]},
+        "key_lengths must hold whole numbers, not float64",
+    ),
+    "key lengths of flags": (
+        {"key_lengths": np.ones(2, bool)},
+        "key_lengths must hold whole numbers, not bool",
+    ),
+    "key lengths beyond the keys": (
+        {"key_lengths": np.array([6, 7])},
+        "key_lengths must be from 0 to 6, not 7 (sequence 1)",
+    ),
+    "key lengths below nothing": (
+        {"key_lengths": (-1, 2)},
+        "key_lengths must be from 0 to 6, not -1 (sequence 0)",
+    ),
+    "no key lengths": ({"key_lengths": []}, "for each sequence, shape (2,), not (0,)"),
+    "dropout": ({"dropout": 1.0, "dropout_seed": 1}, "dropout must be at least 0 and below 1, not 1.0"),
+    "dropout below nothing": (
+        {"dropout": -0.1, "dropout_seed": 1},
+        "dropout must be at least 0 and below 1, not",
+    ),
+    "dropout as none": ({"dropout": None}, "dropout must be a number, not None"),
+    "dropout as a flag": ({"dropout": True}, "dropout must be a number or None, not True"),
+    "dropout without a seed": (
+        {"dropout": 0.1},
+        "dropout (0.1) needs a dropout_seed: attention_backward has to",
+    ),
+    "dropout seed of halves": (
+        {"dropout": 0.1, "dropout_seed": 0.5},
+        "dropout_seed must be a whole number or None, not 0.5",
+    ),
+    "dropout seed below nothing": ({"dropout_seed": -1}, "dropout_seed must be at least 0, not -1"),
+    "dropout seed too large": (
+        {"dropout": 0.1, "dropout_seed": 2**64},
+        "dropout_seed must be at least 0 and below 2**64, not 18446744073709551616",
+    ),
+    "block table without lengths": (
+        {"block_table": [[0], [1]]},
+        "block_table needs key_lengths: the table alone does not say how many keys are in the last page",
+    ),
+    "block table of other batch": (
+        {"block_table": [[0]], "key_lengths": [1, 1]},
+        "block_table must have shape (batch = 2, pages), not (1, 1)",
+    ),
+    "block table of uneven rows": (
+        {"block_table": [[0], [1, 0]], "key_lengths": [1, 7]},
+        "block_table must have rows of one length, not [[0], [1, 0]]",
+    ),
+    "block table of flags": (
+        {"block_table": np.ones((2, 1), bool), "key_lengths": [1, 1]},
+        "whole numbers, not bool",
+    ),
+    "block table beyond the pages": (
+        {"block_table": [[0, 1], [1, 2]], "key_lengths": [12, 7]},
+        "block_table must name pages from 0 to 1, as k has 2, not 2 (page 1 of sequence 1)",
+    ),
+    "block table below the pages": (
+        {"block_table": [[0, 1], [-1, 1]], "key_lengths": [12, 7]},
+        "block_table must name pages from 0 to 1, as k has 2, not -1 (page 0 of sequence 1)",
+    ),
+    "block table too large to be true": (
+        {"block_table": np.array([[2**64 - 1]] * 2, np.uint64), "key_lengths": [1, 1]},
+        "block_table must name pages from 0 to 1, as k has 2, not 18446744073709551615 (page 0 of sequence",
+    ),
+    "block table too short": (
+        {"block_table": [[0], [1]], "key_lengths": [6, 7]},
+        "key_lengths must be from 0 to 6, not 7 (sequence 1)",
+    ),
+    "pages of other head_dim": (
+        {"block_table": [[0], [1]], "key_lengths": [1, 1], "k": X[..., :5]},
+        "k must have q's head_dim, but has shape (2, 4, 6, 5) where q has (2, 4, 6, 8)",
+    ),
+    "pages of values": (
+        {"block_table": [[0], [1]], "key_lengths": [1, 1], "v": X[:1]},
+        "v must have k's pages, num_kv_heads and page_size, but has shape (1, 4, 6, 8) where k has (2, 4,",
+    ),
     "engine": ({"engine": "flush"}, "unknown engine 'flush'; known: flash, standard, numpy, torch-flash"),
     "engine as a list": ({"engine": ["flash"]}, "engine must be one of flash, standard, numpy, torch-flash"),
 }
@@ -126,6 +279,239 @@ def test_a_wrong_argument_of_backward_is_named(changes: dict[str, Any], message:
     with pytest.raises(AttentionError) as error:
         attention_backward(**arguments, engine="numpy")
     assert str(error.value) == message
+
+
+THREE_D = X[:, 0]
+BAD_IN_3D = {
+    "mask with heads": (
+        np.ones((2, 1, 6, 6), bool),
+        "mask of shape (2, 1, 6, 6) does not broadcast to (batch, seqlen_q, seqlen_k) = (2, 6, 6)",
+    ),
+    "block mask with heads": (
+        BlockMask.from_mask(np.ones((4, 6, 6), bool)),
+        "mask is a BlockMask of shape (1, 4, 6, 6), which is not (batch, num_heads, seqlen_q, seqlen_k) = "
+        "(2, 1, 6, 6), nor",
+    ),
+}
+
+
+@pytest.mark.parametrize(("mask", "message"), BAD_IN_3D.values(), ids=BAD_IN_3D)
+def test_a_mask_without_heads_where_q_has_none(mask: Any, message: str) -> None:
+    with pytest.raises(AttentionError) as error:
+        attention(THREE_D, THREE_D, THREE_D, mask=mask, engine="numpy")
+    assert str(error.value).startswith(message)
+
+
+T = np.zeros((6, 4, 8))
+CU = [0, 2, 6]
+BAD_PACKED = {
+    "4-D": ({"q": X}, "q must be 3-D (total, num_heads, head_dim), but has shape (2, 4, 6, 8)"),
+    "empty": ({"q": T[:0], "cu_seqlens_q": [0, 0]}, "q must not be empty, but has shape (0, 4, 8)"),
+    "other head_dim": (
+        {"k": T[..., :3]},
+        "k must have q's head_dim, but has shape (6, 4, 3) where q has (6, 4",
+    ),
+    "other values": (
+        {"v": T[:5]},
+        "v must have k's total and num_kv_heads, but has shape (5, 4, 8) where k has",
+    ),
+    "heads": ({"k": T[:, :3], "v": T[:, :3]}, "num_heads (4) must be a multiple of num_kv_heads (3)"),
+    "one bound": (
+        {"cu_seqlens_q": [0]},
+        "cu_seqlens_q must have shape (sequences + 1,), 2 at least, not (1,)",
+    ),
+    "bounds in 2-D": (
+        {"cu_seqlens_k": [CU]},
+        "cu_seqlens_k must have shape (sequences + 1,), 2 at least, not (1, 3",
+    ),
+    "bounds of halves": ({"cu_seqlens_k": [0.0, 6.0]}, "cu_seqlens_k must hold whole numbers, not float64"),
+    "late start": (
+        {"cu_seqlens_q": [1, 6]},
+        "cu_seqlens_q must go from 0 to the 6 rows of q, not from 1 to 6",
+    ),
+    "early end": (
+        {"cu_seqlens_k": [0, 5]},
+        "cu_seqlens_k must go from 0 to the 6 rows of k, not from 0 to 5",
+    ),
+    "back and forth": (
+        {"cu_seqlens_q": [0, 4, 2, 6]},
+        "cu_seqlens_q must ascend, but goes from 4 to 2 (sequence 1)",
+    ),
+    "other sequences": (
+        {"cu_seqlens_k": [0, 6]},
+        "cu_seqlens_q and cu_seqlens_k must be of the same number of sequences, not 2 and 1",
+    ),
+    "mask": (
+        {"mask": np.ones((6, 6), bool)},
+        "mask of shape (6, 6) does not broadcast to (batch, num_heads, seqlen_q, seqlen_k) = (2, 4, 4, 4)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_PACKED.values(), ids=BAD_PACKED)
+def test_a_wrong_argument_of_packed_sequences_is_named(changes: dict[str, Any], message: str) -> None:
+    arguments = {"q": T, "k": T, "v": T, "cu_seqlens_q": CU, "cu_seqlens_k": CU, "engine": "numpy", **changes}
+    with pytest.raises(AttentionError) as forward:
+        attention_varlen(**arguments)
+    with pytest.raises(AttentionError) as backward:
+        attention_varlen_backward(do=T, o=T, lse=T[..., 0].T, **arguments)
+    assert message in str(forward.value)
+    assert str(backward.value) == str(forward.value)
+
+
+BAD_PACKED_BACKWARD = {
+    "lse with queries first": (
+        {"lse": T[..., 0]},
+        "lse must have shape (4, 6) for these q, k and v, not (6, 4)",
+    ),
+    "do with heads first": (
+        {"do": T.swapaxes(0, 1)},
+        "do must have shape (6, 4, 8) for these q, k and v, not (4, 6, 8)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_PACKED_BACKWARD.values(), ids=BAD_PACKED_BACKWARD)
+def test_a_wrong_argument_of_the_packed_backward_is_named(
+    changes: dict[str, Any], message: str, oracle: OracleEngine
+) -> None:
+    arguments: dict[str, Any] = {"do": T, "q": T, "k": T, "v": T, "o": T, "lse": T[..., 0].T, **changes}
+    with pytest.raises(AttentionError) as error:
+        attention_varlen_backward(**arguments, cu_seqlens_q=CU, cu_seqlens_k=CU, engine="oracle")
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("function", "positional", "name", "suggestion"),
+    [
+        (attention, 3, "windw", "window"),
+        (attention, 3, "return_dmask", "return_lse"),
+        (attention, 3, "cu_seqlens", None),
+        (attention_backward, 6, "key_length", "key_lengths"),
+        (attention_varlen, 5, "key_lengths", None),
+        (attention_varlen_backward, 8, "block_table", None),
+    ],
+)
+def test_an_unknown_keyword_is_the_functions_own_type_error(
+    function: Callable[..., Any], positional: int, name: str, suggestion: str | None
+) -> None:
+    with pytest.raises(TypeError) as error:
+        function(*(T,) * positional, **{name: None})
+    message = f"{function.__name__}() got an unexpected keyword argument {name!r}"
+    assert str(error.value).startswith(message)
+    if suggestion is not None:
+        assert str(error.value) == f"{message}. Did you mean {suggestion!r}?"
+
+
+BATCH_OPTIONS = set(BatchOptions.__annotations__)
+PACKED_OPTIONS = BATCH_OPTIONS - {"key_lengths", "block_table"}
+
+
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (attention, BATCH_OPTIONS | {"return_lse"}),
+        (attention_backward, BATCH_OPTIONS | {"return_dmask"}),
+        (attention_varlen, PACKED_OPTIONS | {"return_lse"}),
+        (attention_varlen_backward, PACKED_OPTIONS | {"return_dmask"}),
+    ],
+)
+def test_help_shows_every_option_with_its_default_and_says_what_it_is(
+    function: Callable[..., Any], options: set[str]
+) -> None:
+    signature = inspect.signature(function)
+    keywords = {name: p for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert set(keywords) == options
+    defaults = inspect.signature(prepare).parameters
+    for name, parameter in keywords.items():
+        assert parameter.default is (defaults[name].default if name in defaults else False)
+        assert name in str(function.__doc__)
+    assert not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+
+
+def test_types_of_the_options_are_said_the_same_twice() -> None:
+    parameters = inspect.signature(prepare).parameters
+    said = {
+        name: getattr(hint, "__forward_arg__", hint) for name, hint in BatchOptions.__annotations__.items()
+    }
+    assert said == {name: parameters[name].annotation for name in said}
+
+
+def test_an_engine_that_lacks_features_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(find_engine("numpy"), "features", frozenset())
+    given: dict[str, Any] = {
+        "window": (1, None),
+        "softcap": 3.0,
+        "alibi_slopes": np.ones(4),
+        "sinks": np.ones(4),
+        "mask": np.ones((6, 6), bool),
+        "key_lengths": [6, 6],
+        "dropout": 0.1,
+        "block_table": [[0], [1]],
+    }
+    for name, value in given.items():
+        options = {name: value}
+        if name == "dropout":
+            options["dropout_seed"] = 1
+        lacking = {"block_table": "block_table, key_lengths", "alibi_slopes": "alibi"}.get(name, name)
+        if name == "block_table":
+            options["key_lengths"] = [6, 6]
+        with pytest.raises(UnsupportedError) as error:
+            attention(X, X, X, engine="numpy", **options)
+        assert str(error.value) == f"engine 'numpy' cannot run this: the engine has no {lacking}"
+    with pytest.raises(UnsupportedError, match="the engine has no varlen"):
+        attention_varlen(T, T, T, CU, CU, engine="numpy")
+
+
+def test_what_turns_nothing_on_asks_for_no_feature(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(find_engine("numpy"), "features", frozenset())
+    nothing: dict[str, Any] = {
+        "window": [None, np.int64(0)],
+        "dropout": 0,
+        "dropout_seed": 7,
+        "softcap": None,
+        "mask": None,
+    }
+    assert np.array_equal(
+        attention(X, X, X, causal=True, engine="numpy", **nothing),
+        attention(X, X, X, causal=True, engine="numpy"),
+    )
+
+
+@given(
+    own=st.lists(st.sampled_from([0, 1, 1, 2, 3, 4, 5]), max_size=5),
+    full=st.tuples(*[st.integers(1, 4)] * 4),
+    has_heads=st.booleans(),
+    kind=st.sampled_from(["bool", "float"]),
+)
+def test_masks_broadcast_as_numpy_has_it_and_are_views(
+    own: list[int], full: tuple[int, int, int, int], has_heads: bool, kind: str
+) -> None:
+    if not has_heads:
+        full = (full[0], 1, *full[2:])
+    target = full if has_heads else (full[0], *full[2:])
+    like = np.zeros(1)
+    mask = np.random.default_rng(0).random(own)
+    mask = np.asarray(mask < 0.5 if kind == "bool" else mask)
+    try:
+        expected = np.broadcast_to(mask, target) if own else None
+    except ValueError:
+        expected = None
+    if expected is None:
+        with pytest.raises(AttentionError, match="does not broadcast"):
+            as_mask(mask, full, like, has_heads=has_heads)
+        return
+    found = as_mask(mask, full, like, has_heads=has_heads)
+    assert found.array.shape == full
+    assert np.array_equal(found.array, expected if has_heads else expected[:, None])
+    assert np.shares_memory(found.array, mask)
+    assert (found.kind, found.shape) == (kind, mask.shape)
+    problem = AttentionProblem.of(
+        full[2], seqlen_k=full[3], batch=full[0], num_heads=full[1], mask=found.kind, mask_axes=found.axes
+    )
+    assert np.prod(problem.mask_shape) == mask.size
+    for stride, size, whole in zip(found.array.strides, problem.mask_shape, full, strict=True):
+        assert stride == 0 or size == whole
 
 
 def test_what_to_do_comes_as_a_hint() -> None:

@@ -23,10 +23,17 @@ def test_importing_flashbench_loads_neither_numpy_nor_numba() -> None:
     assert not loaded & {"numpy", "numba", "llvmlite", "scipy", "torch"}
 
 
-def test_attention_in_numpy_does_not_load_numba() -> None:
-    code = (
-        "import flashbench, numpy; x = numpy.ones((1, 2, 3)); flashbench.attention(x, x, x, engine='numpy')"
-    )
+@pytest.mark.parametrize(
+    "use",
+    [
+        "flashbench.attention(x, x, x, engine='numpy')",
+        "flashbench.KVCache(1, 1, 3), flashbench.PagedKVCache(1, 1, 3)",
+        "flashbench.merge_attention(x, x[..., 0]), flashbench.attention_varlen",
+        "flashbench.BlockMask.from_mask(x > 0), flashbench.alibi_slopes(8)",
+    ],
+)
+def test_what_needs_no_kernel_does_not_load_numba(use: str) -> None:
+    code = f"import flashbench, numpy; x = numpy.ones((1, 2, 3)); {use}"
     assert not loaded_after(code) & {"numba", "llvmlite", "torch"}
 
 
