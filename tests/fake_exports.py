@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import msgspec
-from fake_results import make_measurement, make_results, make_time
+from fake_results import MACHINE, READ_BANDWIDTH_GBPS, make_measurement, make_results, make_time
+from feature_rows import decode_rows, every_feature, window_rows
 
 from flashbench.results.record import Duel, Measurement, Process, Results, Side
 
@@ -19,6 +20,14 @@ def small_profile() -> Results:
                 "flash", 512, direction="bwd", num_heads=8, num_kv_heads=2, dtype="float32", causal=True
             ),
         ]
+    )
+
+
+def with_features() -> Results:
+    """Each optional feature, and a step of decoding."""
+    machine = msgspec.structs.replace(MACHINE, read_bandwidth_gbps=READ_BANDWIDTH_GBPS)
+    return make_results(
+        [*every_feature(), *decode_rows("flash")[:1], *window_rows("flash")[:2]], machine=machine
     )
 
 

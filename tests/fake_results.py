@@ -18,6 +18,7 @@ from flashbench.results.record import (
     Status,
     Time,
 )
+from flashbench.studies.decoding import is_decoding, kv_bytes_read, reads_memory
 
 MACHINE = Machine(
     host="example",
@@ -35,6 +36,8 @@ MACHINE = Machine(
     python="3.11.9",
     libraries={"numpy": "2.0.0"},
 )
+# For steps of decoding, whose rate is one of bytes.
+READ_BANDWIDTH_GBPS = 20.0
 # Share of the peak that each engine reaches, so that times follow from the problem alone.
 SHARE = {"flash": 0.8, "standard": 0.4, "numpy": 0.2, "torch-flash": 0.5}
 
@@ -68,15 +71,24 @@ def make_measurement(
     block: int | None = None,
     slower: float = 1.0,
     spread: float = 0.02,
+    problem: AttentionProblem | None = None,
     **sizes: Any,
 ) -> Measurement:
-    """What a machine that reaches SHARE of its peak would have measured, times `slower`."""
-    problem = AttentionProblem.of(seqlen, **sizes)
+    """What a machine that reaches SHARE of its peak would have measured, times `slower`.
+
+    problem: in place of one of that length and those sizes.
+    """
+    problem = problem or AttentionProblem.of(seqlen, **sizes)
     flops = problem.flops(direction)
     peak = MACHINE.peak_gflops[problem.dtype]
+    gbps = None
+    if direction == "fwd" and reads_memory(problem):
+        gbps = SHARE[engine] * READ_BANDWIDTH_GBPS / slower
     median_ns = slower * flops / (SHARE[engine] * peak) + 5_000
+    if is_decoding(problem):
+        median_ns = kv_bytes_read(problem) / (SHARE[engine] * READ_BANDWIDTH_GBPS) * slower
     heads = problem.batch * problem.num_heads
-    scores = heads * seqlen * seqlen * problem.itemsize
+    scores = heads * seqlen * problem.seqlen_k * problem.itemsize
     workspace = 32 * seqlen + 2048 if engine == "flash" else scores
     blocked = engine == "flash"
     time = make_time(median_ns, spread=spread) if status in ("ok", "wrong") else None
@@ -108,7 +120,12 @@ def make_measurement(
         ),
         rates=None
         if time is None
-        else Rates(gflops=flops / time.median_ns, percent_of_peak=100 * flops / time.median_ns / peak),
+        else Rates(
+            gflops=flops / time.median_ns,
+            percent_of_peak=100 * flops / time.median_ns / peak,
+            gbps=gbps,
+            percent_of_bandwidth=None if gbps is None else 100 * gbps / READ_BANDWIDTH_GBPS,
+        ),
     )
 
 

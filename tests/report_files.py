@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fake_results import MACHINE, make_measurement, make_results
+from feature_rows import decode_rows, every_feature, length_rows, window_rows
 from msgspec.structs import replace
 
 from flashbench.report.charts.series import Source
@@ -75,6 +76,12 @@ def make_profile(*, slower: float = 1.0, engines: Sequence[str] = ENGINES) -> Re
         processes=dict.fromkeys(engines, PROCESS),
         warnings=["the governor is powersave: cpupower frequency-set -g performance"],
     )
+
+
+def make_features() -> Results:
+    """A window beside full attention, lengths of sequences, every feature at once, steps of decoding."""
+    rows = [*window_rows("flash", "standard"), *length_rows(packed=True), *every_feature()]
+    return make_results([*rows, *decode_rows("flash", "torch-flash")], machine=FULL_MACHINE)
 
 
 def make_sweep() -> Results:

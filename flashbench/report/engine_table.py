@@ -34,6 +34,7 @@ from flashbench.report.memory import memory_cells
 from flashbench.report.units import format_count
 from flashbench.results.record import Measurement
 from flashbench.studies.blocks import block_label
+from flashbench.studies.decoding import is_decoding
 from flashbench.studies.problem_words import window_word
 
 Cell = str | Text
@@ -49,15 +50,15 @@ def engine_table(rows: Sequence[Measurement], along: Along) -> Grid:
     columns = [
         _places(rows, along),
         *_if(_has_several_windows(rows), ("Window", [window_word(row.problem) for row in rows])),
-        *_if(names_engines(rows, along), ("Engine", [_engine_word(row) for row in rows])),
+        *_if(names_engines(rows), ("Engine", [_engine_word(row) for row in rows])),
         *_if(_has_several_blocks(rows), ("Block", [block_word(row) or NOTHING for row in rows])),
         *_if(
-            has_windows(rows) and along != "keys",
+            has_windows(rows) and not _are_steps(rows),
             ("Pairs", [format_count(row.problem.visible_pairs) for row in rows]),
         ),
         ("Time\n(ms)", time_cells(rows)),
         *_ratios(rows),
-        *(_byte_rates(rows) if along == "keys" else _operation_rates(rows)),
+        *(_byte_rates(rows) if _are_steps(rows) else _operation_rates(rows)),
         *_if(any(row.memory for row in rows), ("Memory", memory_cells(rows))),
         *_if(any(row.accuracy for row in rows), ("Max\nError", [error_cell(row) for row in rows])),
         *_if(
@@ -74,22 +75,27 @@ def engine_table(rows: Sequence[Measurement], along: Along) -> Grid:
     return grid
 
 
-def names_engines(rows: Sequence[Measurement], along: Along) -> bool:
+def names_engines(rows: Sequence[Measurement]) -> bool:
     """Whether the table has a column of engines; a wide one of a single engine leaves it to the title."""
     names = {(row.engine, row.side) for row in rows}
-    return len(names) > 1 or rows[0].side is not None or not (along == "keys" or has_windows(rows))
+    return len(names) > 1 or rows[0].side is not None or not (_are_steps(rows) or has_windows(rows))
 
 
-def legend_lines(rows: Sequence[Measurement], along: Along) -> list[Text]:
+def legend_lines(rows: Sequence[Measurement]) -> list[Text]:
     """What the columns of a table of windows or of decoding are."""
     lines = []
-    if along == "keys":
+    if _are_steps(rows):
         lines.append("GB/s: rows of k and v that a query sees; tokens: this attention alone")
         if any((percent_of_bandwidth(row) or 0) > 100 for row in rows):
             lines.append("above 100 % of the bandwidth of memory: k and v come from the caches")
     elif has_windows(rows):
         lines.append("pairs: (query, key) of a head that the mask lets through; GFLOP/s are of these")
     return [Text(line, style="dim") for line in lines]
+
+
+def _are_steps(rows: Sequence[Measurement]) -> bool:
+    """Whether all are steps of decoding."""
+    return all(row.direction == "fwd" and is_decoding(row.problem) for row in rows)
 
 
 def _if(wanted: bool, column: tuple[str, Sequence[Cell]]) -> list[tuple[str, Sequence[Cell]]]:
@@ -130,7 +136,7 @@ def _ratios(rows: Sequence[Measurement]) -> list[tuple[str, Sequence[Cell]]]:
         bases = [full.get((_place(row), row.engine, block_label(row))) for row in rows]
         return [(f"Time vs\n{FULL}", [ratio_cell(row, base) for row, base in zip(rows, bases, strict=True)])]
     first = rows[0].engine
-    if not names_engines(rows, "seqlen") and not _has_several_blocks(rows):
+    if not names_engines(rows) and not _has_several_blocks(rows):
         return []
     base = {row.problem: row for row in reversed(rows) if row.engine == first}
     return [(f"Time vs\n{first}", [ratio_cell(row, base.get(row.problem)) for row in rows])]

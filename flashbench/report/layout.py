@@ -149,7 +149,7 @@ def problem_key(problem: AttentionProblem, direction: Direction, along: Along = 
         alike = msgspec.structs.replace(problem, head_dim=1, head_dim_v=1)
     else:
         whole = 1 if problem.key_lengths is None else _WHOLE
-        along = "keys" if is_decoding(problem) else "seqlen"
+        along = "keys" if direction == "fwd" and is_decoding(problem) else "seqlen"
         alike = with_length(problem, problem.seqlen_q if along == "keys" else whole, whole)
     return GroupKey(alike, direction, along)
 
@@ -192,7 +192,7 @@ def problem_line(key: GroupKey) -> str:
     heads = counted(problem.num_heads, "head")
     if problem.num_kv_heads != problem.num_heads:
         heads += f" over {problem.num_kv_heads}"
-    causal = "full"
+    causal = "" if "window" in problem.features else "full"
     if problem.causal:
         causal = "causal" if problem.causal_alignment == "bottom-right" else "causal top-left"
     if key.along == "head_dim":
@@ -201,7 +201,7 @@ def problem_line(key: GroupKey) -> str:
         size = f"head_dim {problem.head_dim}"
         if problem.head_dim_v != problem.head_dim:
             size += f" (v {problem.head_dim_v})"
-    words = [DIRECTION_WORDS[key.direction], causal]
+    words = [DIRECTION_WORDS[key.direction], *filter(None, [causal])]
     if key.along == "keys":
         words = [f"decode {counted(problem.seqlen_q, 'query')}", *(["causal"] if problem.causal else [])]
     words += feature_words(problem, unit="" if key.along == "head_dim" else " %")

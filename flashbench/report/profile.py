@@ -64,7 +64,7 @@ def profile_sections(results: Results) -> list[Section]:
             _title(key, rows),
             (_documented_table if is_documented_layout(rows) else engine_table)(rows, key.along),
             [
-                *legend_lines(rows, key.along),
+                *legend_lines(rows),
                 *reason_lines(rows, key.along),
                 *note_lines(rows, key.along),
                 *memory_lines(rows, key.along),
@@ -92,7 +92,7 @@ def by_problem(rows: Sequence[Measurement]) -> list[tuple[Measurement | None, Me
 
 def _title(key: GroupKey, rows: Sequence[Measurement]) -> Text:
     words = [problem_line(key), threads_word(rows)]
-    if not names_engines(rows, key.along):
+    if not names_engines(rows):
         words.insert(0, rows[0].engine)
     blocks = {block_label(row) for row in rows} - {"", AUTO}
     if len(blocks) == 1:

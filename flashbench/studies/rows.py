@@ -69,6 +69,11 @@ class Row:
         assert self.engine is not None
         return self.engine.workspace_bytes(problem, direction, settings)
 
+    @property
+    def reads_memory(self) -> bool:
+        """Whether its rate is one of bytes a second."""
+        return self.point.direction == "fwd" and reads_memory(self.point.problem)
+
     def add(self, burst: Burst, *, same_process: bool = False) -> None:
         """One more burst, of one more process or of the last one again."""
         if same_process:
@@ -148,7 +153,7 @@ class Row:
         problem, _, direction, _ = self.point
         gflops = problem.flops(direction) / time.median_ns
         gbps = None
-        if direction == "fwd" and reads_memory(problem):
+        if self.reads_memory:
             gbps = kv_bytes_read(problem) / time.median_ns
         return Rates(
             gflops=gflops,

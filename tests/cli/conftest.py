@@ -72,12 +72,11 @@ class FakeRunner:
                 make_measurement(
                     point.engine,
                     problem.seqlen_q,
+                    problem=problem,
                     block=point.settings.block_q,
                     status=self.status,
                     reason=None if self.status == "ok" else "so it was asked",
                     direction=point.direction,
-                    causal=problem.causal,
-                    batch=problem.batch,
                 )
             )
             on_results(make_results(rows, kind=study.kind, complete=False))

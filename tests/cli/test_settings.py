@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from flashbench.cli.settings import build_study, load_study
+from flashbench.cli import settings
+from flashbench.cli.settings import build_duel, build_study, load_study
 from flashbench.errors import ConfigError, FlashbenchError
+from flashbench.problem import Feature
 from flashbench.studies.study import Study
 
 
@@ -41,6 +43,7 @@ def test_a_sweep_has_defaults_of_its_own() -> None:
     [
         ("seq_lens", "128, 4k,1K", "seq_lens", [128, 4096, 1024]),
         ("batch", "8", "batch", 8),
+        ("seq_len_k", "4k", "seq_len_k", 4096),
         ("heads", "1,8", "heads", [1, 8]),
         ("kv_heads", "1", "kv_heads", 1),
         ("head_dim", "40,64", "head_dims", [40, 64]),
@@ -49,6 +52,18 @@ def test_a_sweep_has_defaults_of_its_own() -> None:
         ("causal", False, "causal", [False]),
         ("causal", "both", "causal", [False, True]),
         ("causal_alignment", "top-left", "causal_alignment", "top-left"),
+        ("window", ["256"], "windows", [256]),
+        ("window", ["none", "128,0", "4k"], "windows", ["none", [128, 0], 4096]),
+        ("window", ["none,16"], "windows", [["none", 16]]),
+        ("softcap", "50", "softcap", 50.0),
+        ("alibi", True, "alibi", True),
+        ("sinks", True, "sinks", True),
+        ("mask", "block", "mask", "block"),
+        ("dropout", "10%", "dropout", 0.1),
+        ("key_lengths", "0.25,50%,1", "key_lengths", [0.25, 0.5, 1.0]),
+        ("key_lengths", "100", "key_lengths", [100]),
+        ("varlen", "0.5,1.0", "varlen", [0.5, 1.0]),
+        ("page_size", "16", "page_size", 16),
         ("direction", "fwd,bwd,fwd+bwd", "directions", ["fwd", "bwd", "fwd_bwd"]),
         ("engine", ["flash", "numpy,standard"], "engines", ["flash", "numpy", "standard"]),
         ("block_sizes", "auto,32", "block_sizes", ["auto", 32]),
@@ -110,6 +125,63 @@ def test_block_size_wins_over_the_file_s_block_q_and_block_k(study_file) -> None
         ({"seed": "-1"}, "--seed takes a whole number from 0 up, not '-1'"),
         ({"timeout": "0"}, "--timeout takes seconds above 0, such as 600 or 0.5, not '0'"),
         ({"engine": ["flash", "flash"]}, "engines names flash twice"),
+        (
+            {"seq_len_k": "few"},
+            "--seq-len-k takes whole numbers from 1 up, such as 64 or 4k (4096), not 'few'",
+        ),
+        (
+            {"window": ["wide"]},
+            "--window takes none, a whole number from 0 up, such as 256 or 4k (4096), or two of these for "
+            "left and right, not 'wide'",
+        ),
+        ({"window": ["1,2,3"]}, "--window takes none, a whole number from 0 up"),
+        ({"window": ["-1"]}, "--window takes none, a whole number from 0 up"),
+        ({"window": ["64", "64"]}, "windows names 64 twice"),
+        (
+            {"window": ["64", "64,0"], "causal": True},
+            "windows names two that are the same under a causal mask, whose right side is 0",
+        ),
+        ({"softcap": "0"}, "--softcap takes a number above 0, such as 50 or 0.5, not '0'"),
+        ({"mask": "hole"}, "--mask takes none, bool, float or block, not 'hole'"),
+        ({"mask": "bool", "mask_axes": "kq"}, "mask_axes must be some of b, h, q, k in this order, not 'kq'"),
+        ({"mask_axes": "hqk"}, "mask_axes say along what a mask varies: they need mask"),
+        ({"dropout": "1"}, "dropout must be at least 0 and below 1, not 1.0"),
+        ({"dropout": "much"}, "--dropout takes a share such as 5% or 0.05, not 'much'"),
+        ({"dropout_seed": "7"}, "dropout_seed chooses what dropout drops: it needs dropout"),
+        ({"dropout": "0.1", "dropout_seed": "x"}, "--dropout-seed takes a whole number from 0 up, not 'x'"),
+        (
+            {"key_lengths": "1,,2"},
+            "--key-lengths takes whole numbers such as 100 or 4k (4096), or shares such as 0.5 or 50%, "
+            "not '1,,2'",
+        ),
+        (
+            {"key_lengths": "0.5,2"},
+            "key_lengths with a point are shares of the length, from 0 to 1, not 2",
+        ),
+        (
+            {"key_lengths": "0.5,1", "batch": "3"},
+            "key_lengths must name 1 or batch (3) lengths, not 2",
+        ),
+        ({"key_lengths": "200", "seq_lens": "128"}, "key_lengths must be from 0 to 128, not [200]"),
+        ({"varlen": "long"}, "--varlen takes whole numbers such as 100 or 4k (4096), or shares such as 0.5"),
+        (
+            {"varlen": "100,200", "seq_lens": "128,256"},
+            "varlen names rows, so seq_lens must be the longest (200), not 128, 256",
+        ),
+        ({"varlen": "0.5,1", "batch": "4"}, "varlen must name 1 or batch (4) lengths, not 2"),
+        ({"page_size": "0"}, "--page-size takes whole numbers from 1 up"),
+        ({"queries": "4"}, "queries are those of a step of decoding: they need decode"),
+        ({"decode": True, "queries": "17"}, "queries of a step must be from 1 to 16, not 17"),
+        ({"decode": True, "direction": "bwd"}, "decode is forward alone, not bwd"),
+        (
+            {"decode": True, "seq_len_k": "64"},
+            "decode reads as many keys as seq_lens says: it takes no seq_len_k",
+        ),
+        ({"decode": True, "varlen": "0.5"}, "decode reads as many keys as seq_lens says: it takes no varlen"),
+        (
+            {"decode": True, "causal_alignment": "top-left"},
+            "decode is of the last queries: causal_alignment must be bottom-right",
+        ),
     ],
 )
 def test_a_bad_option_is_one_line_that_names_it(params: dict[str, Any], said: str) -> None:
@@ -140,6 +212,20 @@ def test_a_bad_option_is_one_line_that_names_it(params: dict[str, Any], said: st
         ("memory_budget_bytes = 0", ": memory_budget_bytes must be at least 1, not 0"),
         ("heads = [6]\nkv_heads = 4", ": num_heads (6) must be a multiple of num_kv_heads (4)"),
         ("head_dims = [64, 64]", ": head_dims names 64 twice"),
+        ("windows = ['wide']", ": windows[0]: invalid enum value 'wide'; known: none, whole numbers from 0"),
+        ("windows = []", ": windows must name at least one value"),
+        ("windows = [[1, 2, 3]]", ": windows[0]: expected `array` of length <= 2"),
+        ("windows = [-1]", ": window_left must be at least 0, or None for no limit, not -1"),
+        ("softcap = 0.0", ": softcap must be above 0 and finite, not 0.0"),
+        ("mask = 'hole'", ": mask: invalid enum value 'hole'; known: bool, float, block"),
+        ("mask_axes = 'k'", ": mask_axes say along what a mask varies: they need mask"),
+        ("dropout = 1.0", ": dropout must be at least 0 and below 1, not 1.0"),
+        ("key_lengths = []", ": key_lengths must name at least one value"),
+        ("key_lengths = [-1]", ": key_lengths must be at least 0, not -1"),
+        ("key_lengths = [true]", ": key_lengths[0]: expected `int | float`, got `bool`"),
+        ("varlen = [0.5, 1.5]", ": varlen with a point are shares of the length, from 0 to 1, not 1.5"),
+        ("page_size = 0", ": page_size must be at least 1, not 0"),
+        ("decode = true\nqueries = 0", ": queries of a step must be from 1 to 16, not 0"),
         ("kind = 'race'", ": kind: invalid enum value 'race'; known: profile, sweep"),
         ("kind = 'sweep'", " is a study of kind 'sweep', and this command is 'profile'"),
     ],
@@ -170,6 +256,65 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"title = '\xe9'")
     with pytest.raises(ConfigError, match="is not TOML"):
         build_study("profile", {"config": str(tmp_path / "latin.toml")})
+
+
+def test_a_step_of_decoding_has_defaults_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "is_installed", lambda name: name != "torch-flash")
+    study = build_study("profile", {"decode": True})
+    assert (study.engines, study.heads, study.kv_heads) == (["flash"], [32], 8)
+    assert (study.head_dims, study.dtypes, study.seq_lens[0], study.seq_lens[-1]) == (
+        [128],
+        ["float32"],
+        2048,
+        32768,
+    )
+    (first, *_) = study.points()
+    assert (first.problem.seqlen_q, first.problem.seqlen_k, first.problem.causal) == (1, 2048, False)
+    monkeypatch.setattr(settings, "is_installed", lambda name: True)
+    assert build_study("profile", {"decode": True}).engines == ["flash", "torch-flash"]
+
+
+def test_what_is_given_wins_over_the_defaults_of_decoding(study_file) -> None:
+    study = build_study(
+        "profile", {"decode": True, "heads": "6", "seq_lens": "64", "queries": "3", "engine": ["numpy"]}
+    )
+    assert (study.heads, study.kv_heads, study.seq_lens, study.engines) == ([6], None, [64], ["numpy"])
+    assert study.causal == [True]  # a query of three does not see those after it
+    name = study_file("decode = true\nseq_lens = [128]\nengines = ['flash']\nbatch = 2\n")
+    study = build_study("profile", {"config": name})
+    assert (study.seq_lens, study.kv_heads, study.dtypes) == ([128], 8, ["float32"])
+    assert build_study("profile", {"config": name, "decode": False}).kv_heads is None
+    assert load_study(name) == study
+
+
+def test_none_turns_off_what_the_file_turns_on(study_file) -> None:
+    name = study_file(
+        "seq_lens = [100]\nwindows = [8]\nsoftcap = 50\nalibi = true\nsinks = true\nmask = 'bool'\n"
+        "dropout = 0.1\nkey_lengths = [10]\nvarlen = [100]\npage_size = 16\nseq_len_k = 200\n"
+    )
+    assert build_study("profile", {"config": name}).points()[0].problem.features == set(get_args(Feature)) - {
+        "key_lengths"  # of packed sequences they are part of varlen
+    }
+    names = ("softcap", "mask", "key_lengths", "varlen", "page_size", "seq_len_k")
+    off = dict.fromkeys(names, "none") | {"window": ["none"], "alibi": False, "sinks": False}
+    plain = build_study("profile", {"config": name, "dropout": "0", **off})
+    assert plain.points() == Study(seq_lens=[100]).points()
+
+
+def test_rows_of_packed_sequences_say_how_long_the_longest_is(study_file) -> None:
+    study = build_study("profile", {"varlen": "100,1k,30"})
+    assert (study.seq_lens, study.batch) == ([1024], 3)
+    name = study_file("varlen = [100, 200]\n")
+    assert build_study("profile", {"config": name}).seq_lens == [200]
+
+
+def test_a_duel_takes_every_feature_and_a_length_of_its_own() -> None:
+    asked = {"a": "flash", "b": "numpy", "aa": False, "threshold": "5%", "looks": "3", "rounds": None}
+    asked |= {"python_a": None, "python_b": None}
+    assert build_duel(asked).study.seq_lens == [1024]
+    assert build_duel({**asked, "varlen": "20,30"}).study.seq_lens == [30]
+    study = build_duel({**asked, "decode": True, "window": ["64"], "page_size": "16"}).study
+    assert study.points()[0].problem.features == {"window", "block_table"}
 
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"), key=lambda path: path.name)

@@ -9,13 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashbench.cli.values import (
+    or_none,
+    parse_above_zero,
     parse_block_sizes,
     parse_choices,
+    parse_lengths,
     parse_seconds,
     parse_seed,
     parse_share,
     parse_whole,
     parse_wholes,
+    parse_window,
 )
 from flashbench.errors import ConfigError
 from flashbench.report.units import parse_bytes
@@ -28,6 +32,9 @@ PARSERS: list[Callable[[str, str], object]] = [
     parse_seed,
     parse_seconds,
     parse_share,
+    parse_above_zero,
+    parse_window,
+    parse_lengths,
     lambda option, text: parse_choices(option, text, {"one": 1, "two": 2}),
     lambda option, text: parse_bytes(text, name=option),
 ]
@@ -53,6 +60,21 @@ def test_a_list_reads_back(numbers: list[int]) -> None:
 
 def test_a_k_is_1024_and_auto_stays_a_word() -> None:
     assert parse_block_sizes("--option", "auto, 1k,3") == ["auto", 1024, 3]
+
+
+@given(lengths=st.one_of(st.lists(st.integers(0, 10**9), min_size=1), st.lists(st.floats(0, 1), min_size=1)))
+def test_lengths_read_back_as_rows_or_as_shares(lengths: list[float]) -> None:
+    text = ",".join(f"{length:.9f}" if isinstance(length, float) else str(length) for length in lengths)
+    found = parse_lengths("--option", text)
+    assert {type(length) for length in found} == {type(length) for length in lengths}
+    assert found == pytest.approx(lengths, abs=1e-9)
+
+
+def test_none_is_one_value_more() -> None:
+    assert or_none(parse_whole)("--option", " none ") is None
+    assert or_none(parse_whole)("--option", "4k") == 4096
+    with pytest.raises(ConfigError, match="--option takes whole numbers"):
+        or_none(parse_whole)("--option", "nine")
 
 
 def test_choices_may_be_one_word_only() -> None:

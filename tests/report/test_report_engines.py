@@ -10,6 +10,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from flashbench.report.engines import engines_json, engines_report
 from flashbench.studies.engine_list import EngineFacts
+from flashbench.studies.engine_probe import OPTIONAL, backward_of
 
 ENGINES = [
     EngineFacts(
@@ -27,7 +28,13 @@ ENGINES = [
         version="2.13.0+cpu",
         summary="PyTorch's CPU flash attention, or what PyTorch falls back to",
         layout="bhsd",
-        lacks={"bottom_right": "PyTorch's is_causal aligns top-left"},
+        lacks={
+            "bottom_right": "PyTorch's is_causal aligns top-left",
+            "block_mask": "takes a bool or float mask",
+            "float_mask_bwd": "has no gradient of it",
+            "varlen_bwd": "is forward alone",
+            "sinks": "the engine has no sinks",
+        },
         notes={"head_dim_v": "PyTorch fell back to its math kernel: head_dim_v differs from head_dim"},
     ),
     EngineFacts(
@@ -51,6 +58,8 @@ ENGINES = [
             "bottom_right": "needs equal lengths",
             "top_left": "needs equal lengths",
             "lse": "its forward in float32 gives none",
+            **dict.fromkeys(map(backward_of, OPTIONAL), "has no backward"),
+            **dict.fromkeys(("float_mask", "block_mask", "dropout"), "is not there"),
         },
         notes={"causal": "ONNX Runtime ran its unfused kernel"},
     ),
@@ -59,7 +68,9 @@ ENGINES = [
         name="yours",
         state="ready",
         summary="full attention alone",
-        lacks=dict.fromkeys(("gqa", "causal", "bottom_right", "top_left", "head_dim_v"), "is not there"),
+        lacks=dict.fromkeys(
+            ("gqa", "causal", "bottom_right", "top_left", "head_dim_v", *OPTIONAL), "is not there"
+        ),
     ),
 ]
 

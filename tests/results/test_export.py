@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 import pytest
-from fake_exports import make_duel, small_profile, with_failures
+from fake_exports import make_duel, small_profile, with_failures, with_features
 from fake_results import make_measurement, make_results
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +25,12 @@ from flashbench.results.export.names import named
 from flashbench.results.record import SCHEMA_VERSION, Measurement, Results, Time
 from flashbench.results.store import load
 
-FILES = {"profile": small_profile, "failures": with_failures, "duel": lambda: make_duel(processes=3)}
+FILES = {
+    "profile": small_profile,
+    "features": with_features,
+    "failures": with_failures,
+    "duel": lambda: make_duel(processes=3),
+}
 
 
 @pytest.fixture(params=FILES)
@@ -177,13 +182,46 @@ def test_csv_reads_back_to_the_same_numbers(results: Results) -> None:
             ("time", "low_ns"),
             ("rates", "gflops"),
             ("rates", "percent_of_peak"),
+            ("rates", "gbps"),
+            ("rates", "percent_of_bandwidth"),
             ("memory", "workspace_peak_bytes"),
             ("accuracy", "max_abs_error"),
             ("problem", "seqlen_k"),
+            ("problem", "window_left"),
+            ("problem", "softcap"),
+            ("problem", "dropout"),
+            ("problem", "page_size"),
         ]
         for record, field in figures:
             value = getattr(getattr(measurement, record), field, None)
             assert row[field] == "" if value is None else float(row[field]) == value
+
+
+def test_bytes_a_second_are_in_every_format_that_has_a_place_for_rates() -> None:
+    results = with_features()
+    name, row = named(results)[1]
+    assert row.rates is not None
+    assert row.time is not None
+    gbps, share = row.rates.gbps, row.rates.percent_of_bandwidth
+    assert json.loads(FORMATS["bmf"].render(results))[name]["gbps"]["value"] == gbps
+    (bench,) = [
+        each for each in BenchmarkSuite.loads(FORMATS["pyperf"].render(results)) if each.get_name() == name
+    ]
+    metadata = bench.get_metadata()
+    assert (metadata["gbps"], metadata["percent_of_bandwidth"]) == (gbps, share)
+    entries = json.loads(FORMATS["google-benchmark"].render(results))["benchmarks"]
+    for entry in entries:
+        if entry["run_name"] == name and entry["run_type"] == "iteration":
+            read = entry["bytes_per_second"] * entry["real_time"] / 1e9
+            assert read == pytest.approx(gbps * row.time.median_ns)
+    (entry,) = [
+        each
+        for each in json.loads(FORMATS["github-action-benchmark"].render(results))
+        if each["name"] == name
+    ]
+    assert "16 GB/s, 80.0 % of bandwidth" in entry["extra"]
+    assert "| 2048 |" in results_markdown(results)
+    assert "GB/s" in results_markdown(results)
 
 
 def test_an_error_that_is_not_finite_is_nan_in_csv() -> None:

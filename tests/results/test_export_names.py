@@ -44,6 +44,27 @@ NAMES = {
             softmax_scale=0.1,
         )
     ),
+    "flash/fwd/N:64/heads:1/head_dim:64/batch:1/float64/causal/window:256/softcap:50/alibi/sinks"
+    "/mask:float-hqk/dropout:0.1/dropout_seed:7/key_lengths:32/page_size:16/block:auto/threads:2": lambda: (
+        make_measurement(
+            "flash",
+            64,
+            causal=True,
+            window=(256, 0),
+            softcap=50.0,
+            alibi=True,
+            sinks=True,
+            mask="float",
+            mask_axes="hqk",
+            dropout=0.1,
+            dropout_seed=7,
+            key_lengths=(32,),
+            page_size=16,
+        )
+    ),
+    "numpy/fwd/N:64/heads:1/head_dim:64/batch:2/float64/full/window:128-0/varlen:16+64/threads:2": lambda: (
+        make_measurement("numpy", 64, batch=2, window=(128, 0), query_lengths=(16, 64), key_lengths=(16, 64))
+    ),
     "flash/fwd/N:128/heads:1/head_dim:64/batch:1/float64/full/block:64x128": lambda: msgspec.structs.replace(
         make_measurement("flash", 128), blocks_asked=(64, 128), threads=None
     ),
@@ -89,7 +110,30 @@ MEASUREMENTS = st.builds(
     causal_alignment=st.sampled_from(["bottom-right", "top-left"]),
     block=st.sampled_from([None, 16, 64]),
     softmax_scale=st.sampled_from([None, 0.1, 0.10000000000000002]),
+    window=st.sampled_from([(None, None), (8, None), (8, 8), (8, 0), (None, 8)]),
+    softcap=st.sampled_from([None, 50.0, 0.1]),
+    alibi=st.booleans(),
+    sinks=st.booleans(),
+    mask=st.sampled_from([None, "bool", "float", "block"]),
+    dropout=st.sampled_from([0.0, 0.1]),
+    dropout_seed=st.sampled_from([0, 7]),
+    page_size=st.sampled_from([None, 16]),
 )
+LENGTHS = st.integers(1, 12).flatmap(
+    lambda count: st.lists(st.integers(0, 3), min_size=count, max_size=count)
+)
+
+
+@given(LENGTHS, LENGTHS, st.booleans())
+def test_lengths_of_sequences_tell_names_apart(one: list[int], other: list[int], packed: bool) -> None:
+    names = []
+    for lengths in (one, other):
+        sizes = {"batch": len(lengths), "key_lengths": tuple(lengths)}
+        if packed:
+            sizes["query_lengths"] = tuple(lengths)
+        names.append(benchmark_name(make_measurement("flash", 3, **sizes)))
+        assert max(map(len, names)) < 200
+    assert (names[0] == names[1]) == (one == other)
 
 
 @given(st.lists(MEASUREMENTS, max_size=12))
@@ -111,6 +155,10 @@ def test_different_measurements_have_different_names(one: Measurement, other: Me
         problem = row.problem
         if not problem.causal:  # the alignment then says nothing
             problem = msgspec.structs.replace(problem, causal_alignment="bottom-right")
+        if problem.causal:  # whose right side is 0, whatever the window's is
+            problem = msgspec.structs.replace(problem, window_right=None)
+        if not problem.dropout:  # the seed then says nothing
+            problem = msgspec.structs.replace(problem, dropout_seed=0)
         return problem, row.engine, row.direction, row.blocks_asked, row.threads, row.side
 
     assert (benchmark_name(one) == benchmark_name(other)) == (asked(one) == asked(other))

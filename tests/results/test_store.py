@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from fake_exports import with_features
 from fake_results import make_results
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +38,20 @@ def test_a_file_reads_back_as_it_was_written(tmp_path: Path) -> None:
     store.save(RESULTS, path)
     assert store.load(path) == RESULTS
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_file_from_before_the_optional_features_is_read(tmp_path: Path) -> None:
+    document = json.loads(CONTENT)
+    for row in document["measurements"]:
+        del row["rates"]["gbps"], row["rates"]["percent_of_bandwidth"]
+        assert set(row["problem"]).isdisjoint({"window_left", "softcap", "key_lengths"})
+    assert store.decode(json.dumps(document).encode(), name="older.json") == RESULTS
+
+
+def test_features_read_back(tmp_path: Path) -> None:
+    results = with_features()
+    store.save(results, tmp_path / "features.json")
+    assert store.load(tmp_path / "features.json") == results
 
 
 def test_an_error_that_is_not_finite_reads_back_as_none() -> None:

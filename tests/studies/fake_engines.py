@@ -20,7 +20,7 @@ from flashbench.reference import attention_backward_reference, attention_referen
 
 ENGINES = ("Right", "Wrong", "NotANumber", "Unsupporting", "Blocked", "Segfaulting", "Killed")
 ENGINES += ("OutOfMemory", "Hanging", "Printing", "DyingOfBlocks", "Untellable", "Slow", "Slower")
-ENGINES += ("Lean",)
+ENGINES += ("Lean", "Plain")
 
 
 def install(directory: Path) -> None:
@@ -136,6 +136,12 @@ class Lean(Right):
 
     def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
         return Ran(f"lean {direction}", f"after {self._forwards} forward")
+
+
+class Plain(Right):
+    """Has no optional feature."""
+
+    features: frozenset[Feature] = frozenset()
 
 
 class SequenceFirst(Right):

@@ -38,6 +38,33 @@ def test_a_change_of_time_has_a_verdict_and_an_exit_code(slower: float, verdict:
     assert comparison.exit_code == exit_code
 
 
+def test_a_feature_is_part_of_what_a_measurement_is() -> None:
+    plain = make_measurement("flash", 512, causal=True)
+    others = [
+        make_measurement("flash", 512, causal=True, **feature)
+        for feature in (
+            {"window": (64, 0)},
+            {"window": (128, 0)},
+            {"softcap": 50.0},
+            {"alibi": True},
+            {"sinks": True},
+            {"mask": "bool"},
+            {"mask": "bool", "mask_axes": "k"},
+            {"dropout": 0.1},
+            {"dropout": 0.1, "dropout_seed": 7},
+            {"key_lengths": (256,)},
+            {"key_lengths": (256,), "query_lengths": (256,)},
+            {"page_size": 16},
+        )
+    ]
+    comparison = compare(make_results([plain, *others]), make_results([plain, *others[:-1]]))
+    assert len(comparison.pairs) == len(others)
+    assert comparison.only_in_base == others[-1:]
+    for other in others:
+        with pytest.raises(IncomparableError, match="have no measurement in common"):
+            compare(make_results([plain]), make_results([other]))
+
+
 def test_fail_over_moves_the_limit() -> None:
     base = make_results([make_measurement("flash", 4096)])
     new = make_results([make_measurement("flash", 4096, slower=1.2)])

@@ -8,11 +8,11 @@ import plugins
 import pytest
 from support import available_engines
 
-from flashbench.engines import ENGINES, engine_names
+from flashbench.engines import ENGINES, engine_names, get_engine
 from flashbench.errors import EngineError
 from flashbench.studies import engine_list
 from flashbench.studies.engine_list import EngineFacts, list_engines, probe, resolve_engines
-from flashbench.studies.engine_probe import LSE
+from flashbench.studies.engine_probe import LSE, OPTIONAL, SHAPES, backward_of
 
 
 @pytest.fixture
@@ -64,6 +64,8 @@ def test_one_that_runs_nothing_is_ready_and_can_do_nothing() -> None:
     assert facts.state == "ready"
     assert facts.lacks["fwd_float32"] == facts.lacks["bwd_float64"] == "it is Sunday"
     assert not facts.can("gqa")
+    assert not facts.can("window")
+    assert not facts.can(backward_of("window"))
     assert not facts.can(LSE)
 
 
@@ -88,8 +90,23 @@ def test_what_an_engine_lacks_is_its_own_reason() -> None:
     assert flash.can("top_left")
     assert "fell back to its math kernel" in flash.notes["head_dim_v"]
     math = probe("torch-math")
-    assert set(math.lacks) == {LSE}
+    assert set(math.lacks) & {*SHAPES, LSE} == {LSE}
     assert math.notes == {}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_optional_features_are_those_that_the_engine_names(name: str) -> None:
+    if name not in available_engines():
+        pytest.skip(f"{name} is not installed")
+    facts, features = probe(name), get_engine(name).features
+    masks = {"bool_mask", "float_mask", "block_mask"}
+    for feature in OPTIONAL:
+        named = "mask" if feature in masks else feature
+        if named not in features:
+            assert facts.lacks[feature] == f"the engine has no {named}"
+            assert facts.lacks[backward_of(feature)] == f"the engine has no {named}"
+    for named in features:
+        assert any(facts.can(feature) for feature in (masks if named == "mask" else {named}))
 
 
 def test_the_list_begins_with_the_built_in_engines_and_tells_names_that_are_taken(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import fake_engines
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from flashbench.engines import Settings
 from flashbench.engines.numpy import NumpyEngine
 from flashbench.engines.standard import StandardEngine
-from flashbench.problem import AttentionProblem
+from flashbench.problem import AttentionProblem, Feature
 from flashbench.studies.fits import predicted_bytes, training_fit
 
 GIB = 1024**3
@@ -51,6 +51,37 @@ def test_longest_sequence_is_the_last_that_fits(engine: Any, budget: int) -> Non
     assert fit.fits == (fit.longest_seqlen >= 2048)
     assert fit.longest_seqlen == 0 or needed(fit.longest_seqlen) <= budget
     assert needed(fit.longest_seqlen + 1) > budget
+
+
+@pytest.mark.parametrize(
+    ("mask", "axes", "expected"),
+    [("bool", "qk", 256 * 256), ("float", "k", 256 * 8), ("float", "bhqk", 2 * 3 * 256 * 256 * 8)],
+)
+def test_a_mask_is_predicted_to_take_its_room(mask: Any, axes: str, expected: int) -> None:
+    def needed(**features: Any) -> int:
+        problem = AttentionProblem.of(256, batch=2, num_heads=3, **features)
+        return predicted_bytes(problem, fake_engines.Untellable(), "fwd", ONE)
+
+    assert needed(mask=mask, mask_axes=axes) - needed() == expected
+
+
+class _Every(NumpyEngine):
+    """Has every feature, as far as a prediction can tell."""
+
+    features = frozenset(get_args(Feature))
+
+    def unsupported(self, problem: AttentionProblem, direction: Any) -> None:
+        return None
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_longest_of_several_lengths_keeps_their_shares(packed: bool) -> None:
+    lengths = {"batch": 2, "key_lengths": (16, 64)} | ({"query_lengths": (16, 64)} if packed else {})
+    fit = training_fit(AttentionProblem.of(64, **lengths), _Every(), ONE, 10**8)
+    full = training_fit(AttentionProblem.of(64, batch=2), _Every(), ONE, 10**8)
+    assert fit is not None
+    assert full is not None
+    assert fit.longest_seqlen >= full.longest_seqlen > 64
 
 
 def test_training_of_an_engine_that_cannot_tell_is_unknown() -> None:

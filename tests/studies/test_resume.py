@@ -51,6 +51,15 @@ def cut(results: Results, *, rounds: int, rows: int, memory: int) -> Results:
     return msgspec.structs.replace(results, measurements=kept, complete=False)
 
 
+def test_a_file_from_before_a_setting_existed_goes_on_with_its_default(whole: Results) -> None:
+    older = {name: value for name, value in whole.config.items() if name not in ("windows", "softcap")}
+    earlier = msgspec.structs.replace(cut(whole, rounds=1, rows=0, memory=0), config=older)
+    assert run(STUDY, command=[], earlier=earlier).complete
+    capped = msgspec.structs.replace(STUDY, windows=[[4, "none"]])
+    with pytest.raises(ResultsError, match=r"windows was \['none'\], now it is \[\[4, 'none'\]\]"):
+        run(capped, command=[], earlier=earlier)
+
+
 @pytest.mark.parametrize(
     ("rounds", "rows", "memory", "bursts"),
     [(0, 1, 0, 5), (0, 3, 0, 3), (1, 2, 0, 1), (2, 0, 1, 0), (2, 0, 3, 0)],

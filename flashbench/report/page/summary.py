@@ -21,6 +21,7 @@ from flashbench.report.page.words import capital, caption_words, common_words
 from flashbench.report.units import format_change, format_ratio, format_wide_ratio
 from flashbench.results.record import Measurement, Results
 from flashbench.studies.blocks import AUTO, block_rows
+from flashbench.studies.decoding import is_decoding
 from flashbench.studies.ratios import memory_ratio, time_ratio
 
 
@@ -134,14 +135,19 @@ def _headlines(rows: Sequence[Measurement]) -> Iterator[str]:
     ]
     if memory:
         yield f"Peak workspace over that of {base}: {', '.join(memory)}."
-    shares = sorted(
-        row.rates.percent_of_peak
-        for row in rows
-        if row.engine == base and row.status == "ok" and row.rates and row.rates.percent_of_peak is not None
-    )
-    if shares:
-        span = f"{shares[0]:.0f}" if len(shares) == 1 else f"{shares[0]:.0f} to {shares[-1]:.0f}"
+    rates = [(row, row.rates) for row in rows if row.engine == base and row.status == "ok" and row.rates]
+    peak = [rate.percent_of_peak for row, rate in rates if not is_decoding(row.problem)]
+    if span := _whole_span(peak):
         yield f"{base} reached {span} % of the multiply-add peak measured in the same run."
+    bandwidth = [rate.percent_of_bandwidth for row, rate in rates if is_decoding(row.problem)]
+    if span := _whole_span(bandwidth):
+        yield f"Decoding, {base} read k and v at {span} % of the read bandwidth measured in the same run."
+
+
+def _whole_span(shares: Iterable[float | None]) -> str:
+    """`80`, or `63 to 92`; empty where none is known."""
+    known = sorted(share for share in shares if share is not None)
+    return _span(known, lambda share: f"{share:.0f}")
 
 
 def _block_words(rows: Sequence[Measurement]) -> Iterator[str]:

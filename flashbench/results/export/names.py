@@ -81,7 +81,7 @@ def _feature_parts(problem: AttentionProblem) -> Iterator[str]:
         left, right = ("none" if keys is None else keys for keys in problem.window)
         yield f"window:{left}" if problem.causal or left == right else f"window:{left}-{right}"
     if problem.softcap is not None:
-        yield f"softcap:{problem.softcap!r}"
+        yield f"softcap:{problem.softcap!r}".removesuffix(".0")
     if problem.alibi:
         yield "alibi"
     if problem.sinks:

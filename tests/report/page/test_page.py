@@ -9,7 +9,7 @@ import pytest
 from fake_results import make_measurement, make_results
 from html_page import Element, parse_page, table_text
 from msgspec.structs import replace
-from report_files import PROCESS, make_duel, make_empty, make_profile, make_sweep, sources
+from report_files import PROCESS, make_duel, make_empty, make_features, make_profile, make_sweep, sources
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.errors import ConfigError
@@ -26,6 +26,7 @@ CASES: dict[str, list[Results]] = {
     "sweep": [make_sweep()],
     "duel": [make_duel()],
     "two files": [make_profile(engines=("flash", "standard")), make_results()],
+    "features": [make_features()],
     "nothing measured": [make_empty()],
     "documented alone": [documented_results()],
 }
