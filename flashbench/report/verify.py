@@ -124,7 +124,7 @@ def _worst(results: Sequence[CaseResult], outputs: Sequence[Output]) -> tuple[Te
 def _verdict(results: Sequence[CaseResult]) -> Text:
     counts = Counter(result.verdict for result in results)
     verdicts = [verdict for verdict in _STYLES if counts[verdict]]
-    words = verdicts[0] if len(verdicts) == 1 else _counted(results)
+    words = verdicts[0] if len(verdicts) == 1 else _counted(results).replace(", ", ",\n")
     return Text(words, style=_STYLES[verdicts[0]])
 
 

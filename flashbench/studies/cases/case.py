@@ -44,6 +44,11 @@ class Case(NamedTuple):
         extras = make_extras(self.problem, seed=_SEED)
         return extras if self.change_extras is None else self.change_extras(extras)
 
+    @property
+    def question(self) -> Case:
+        """What the case asks, whatever it is called and run with: equal where the answer is the same."""
+        return self._replace(name="", group="", settings=Settings())
+
     def in_blocks(self, block_q: int, block_k: int) -> Case:
         """The same in tiles of this size: small ones are what windows and masks hide whole."""
         name = f"{self.name}-blocks-{block_q}x{block_k}"
