@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import feature_problems
 import msgspec
 import numpy as np
 import pytest
@@ -83,6 +84,45 @@ def test_every_feature_agrees_with_the_formula_in_pytorch_and_its_autograd(probl
         assert (ours is None) == (theirs is None)
         if ours is not None and theirs is not None:
             assert_close(ours, theirs, 1e-12)
+
+
+# All that a mask array can say.
+MASKING = problems(without=frozenset({"softcap", "sinks", "dropout", "varlen", "block_table"}))
+
+
+@given(problem=MASKING)
+def test_windows_lengths_masks_and_alibi_are_masks_of_pytorchs_attention(problem: AttentionProblem) -> None:
+    torch = pytest.importorskip("torch")
+    inputs, extras = problem.make_inputs(1), random_extras(problem, 2)
+    visible = np.zeros((problem.batch, problem.num_heads, problem.seqlen_q, problem.seqlen_k), dtype=bool)
+    bias = np.zeros(visible.shape)
+    for b, sequence in enumerate(problem.sequences()):
+        i, j = np.indices((problem.seqlen_q, sequence.seqlen_k))
+        diagonal = sequence.seqlen_k - problem.seqlen_q
+        distance = abs(i - j + (diagonal if problem.causal_alignment == "bottom-right" else 0))
+        for h in range(problem.num_heads):
+            visible[b, h, :, : sequence.seqlen_k] = feature_problems.visible_pairs(problem, extras, b, h)
+            if extras.alibi_slopes is not None:
+                bias[b, h, :, : sequence.seqlen_k] -= extras.alibi_slopes[b, h] * distance
+    if problem.mask == "float":
+        bias += extras.mask
+    rows = visible.any(axis=3)  # where there are none, let torch see all, and not care
+    shown = visible | ~rows[..., np.newaxis]
+    additive = problem.mask == "float" or problem.alibi
+    mask = np.where(shown, np.where(visible, bias, 0.0), -np.inf) if additive else shown
+    q, k, v = (torch.from_numpy(x).requires_grad_() for x in inputs[:3])
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        o = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=torch.from_numpy(mask), scale=problem.scale, enable_gqa=True
+        )
+    do = inputs.do * rows[..., np.newaxis]
+    expected = torch.autograd.grad(o, (q, k, v), torch.from_numpy(do))
+
+    actual, _ = attention_reference(problem, *inputs[:3], extras)
+    gradients = attention_backward_reference(problem, inputs.do, *inputs[:3], extras)
+    assert_close(actual[rows], o.detach().numpy()[rows], 1e-12)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        assert_close(ours, theirs.numpy(), 1e-12)
 
 
 @EVERY_PROBLEM

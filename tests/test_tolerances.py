@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from support import assert_close
 
+from flashbench.extras import Extras
+from flashbench.philox import dropout_kept
 from flashbench.problem import AttentionProblem
 from flashbench.reference import attention_backward_reference, attention_reference
-from flashbench.tolerances import DOCUMENTED_TOLERANCE, Sizes, tolerance_for
+from flashbench.tolerances import DOCUMENTED_TOLERANCE, Sizes, problem_tolerance, tolerance_for
 
 OUTPUTS = ("o", "lse", "dq", "dk", "dv")
 
@@ -77,3 +81,144 @@ def test_float32_arithmetic_stays_within_the_tolerance_of_its_sizes(sizes: Sizes
     for what, actual, exact in zip(OUTPUTS, (o, lse, dq, dk, dv), expected, strict=True):
         assert actual.dtype == np.float32
         assert_close(actual, exact, tolerance_for("float32", what, seqlen_q=60, sizes=sizes))
+
+
+def test_a_problem_is_held_to_its_sizes() -> None:
+    problem = AttentionProblem.of(4096, seqlen_k=2, num_heads=8, num_kv_heads=2, dtype="float32")
+    for what in ("fwd", "bwd", *OUTPUTS):
+        expected = tolerance_for("float32", what, heads_per_key=4, seqlen_q=4096, seqlen_k=2)
+        assert problem_tolerance(problem, what) == expected
+
+
+def test_a_problem_of_several_lengths_is_held_to_the_widest() -> None:
+    def bound(**lengths: Any) -> float:
+        problem = AttentionProblem.of(4096, batch=2, dtype="float32", **lengths)
+        return problem_tolerance(problem, "dv") / 2.0**-24
+
+    assert bound() == pytest.approx(1024)
+    assert bound(key_lengths=(2, 4096)) == pytest.approx(16384)
+    assert bound(key_lengths=(2, 4096), query_lengths=(1, 4096)) == pytest.approx(1024)
+    assert bound(key_lengths=(2, 0), query_lengths=(0, 0)) == pytest.approx(1024)
+
+
+def test_dropout_widens_all_but_lse_by_what_it_multiplies_with() -> None:
+    plain, dropping = (AttentionProblem.of(64, sinks=True, dropout=dropout) for dropout in (0.0, 0.75))
+    for what in ("fwd", "bwd", "o", "dq", "dk", "dv", "dsinks", "dmask"):
+        assert problem_tolerance(dropping, what) == pytest.approx(4 * problem_tolerance(plain, what))
+    assert problem_tolerance(dropping, "lse") == problem_tolerance(plain, "lse")
+
+
+@pytest.mark.parametrize("what", [*OUTPUTS, "dsinks", "dmask"])
+def test_large_lse_widens_beyond_that_of_standard_normal_logits(what: Any) -> None:
+    problem = AttentionProblem.of(64, alibi=True, dtype="float32")
+    plain = problem_tolerance(problem, what)
+    assert problem_tolerance(problem, what, largest_lse=16.0) == plain
+    assert problem_tolerance(problem, what, largest_lse=160.0) == pytest.approx(10 * plain)
+    # Where logits are large anyway, it is no second reason.
+    large = Sizes(q=10.0)
+    assert problem_tolerance(problem, what, sizes=large, largest_lse=160.0) == pytest.approx(
+        problem_tolerance(problem, what, sizes=large)
+    )
+
+
+def test_sums_of_ds_are_bounded_by_the_weights_that_add_up() -> None:
+    def bound(what: Any, **fields: Any) -> float:
+        options = {"num_heads": 4, "head_dim_v": 16, "dtype": "float32", **fields}
+        seqlen_q = options.pop("seqlen_q", 1024)
+        problem = AttentionProblem.of(seqlen_q, **options)
+        return problem_tolerance(problem, what) / 2.0**-24 / 4  # 4 = sqrt(head_dim_v)
+
+    assert bound("dsinks") == pytest.approx(1024)
+    assert bound("dsinks", batch=9) == pytest.approx(3 * 1024)
+    assert bound("dsinks", seqlen_k=2) == pytest.approx(16 * 1024)  # 1024 queries: sqrt(1024) / 2
+    assert bound("dsinks", window=(1, 0)) == pytest.approx(16 * 1024)
+    assert bound("dsinks", seqlen_q=2**20) == pytest.approx(8 * 1024)  # 8 sqrt(terms)
+    assert bound("dmask", mask_axes="bhqk", batch=9) == pytest.approx(1024)
+    assert bound("dmask", mask_axes="bqk", batch=9) == pytest.approx(2 * 1024)
+    assert bound("dmask", mask_axes="qk", batch=9) == pytest.approx(6 * 1024)
+    assert bound("dmask", mask_axes="bhk", seqlen_k=2) == pytest.approx(16 * 1024)
+    assert bound("dmask", mask_axes="bhq", seqlen_k=2**20) == pytest.approx(8 * 1024)
+
+
+FEATURES = {
+    "softcap": {"softcap": 2.0},
+    "loose softcap": {"softcap": 1e4},
+    "alibi": {"alibi": True},
+    "far keys": {"alibi": True, "seqlen_k": 5, "seqlen_q": 1500},
+    "mask": {"mask": "float"},
+    "strong mask": {"mask": "float", "mask_axes": "bhqk"},
+    "sinks": {"sinks": True, "batch": 3},
+    "sinks of few keys": {"sinks": True, "seqlen_k": 1, "seqlen_q": 1500},
+    "dropout": {"dropout": 0.9},
+    "all": {"softcap": 5.0, "alibi": True, "mask": "float", "sinks": True, "dropout": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_float32_arithmetic_of_features_stays_within_their_tolerance(name: str) -> None:
+    """The textbook formula, each step rounded to float32; and tolerances are small beside what they judge."""
+    options: dict[str, Any] = {"seqlen_q": 200, "num_heads": 2, "head_dim": 32, **FEATURES[name]}
+    problem = AttentionProblem.of(options.pop("seqlen_q"), dtype="float32", **options)
+    rng = np.random.default_rng(0)
+    shape = (problem.batch, problem.num_heads, problem.seqlen_q, problem.seqlen_k)
+    added = rng.standard_normal(problem.mask_shape) - (300.0 if name == "strong mask" else 0.0)
+    extras = Extras(
+        mask=np.broadcast_to(added.astype(np.float32), shape),
+        alibi_slopes=np.full(shape[:2], 1 / 16, np.float32),
+        sinks=rng.standard_normal(problem.num_heads).astype(np.float32),
+    )
+    q, k, v, do = problem.make_inputs(5)
+    found = in_float32(problem, q, k, v, do, extras)
+    o, lse = attention_reference(problem, q, k, v, extras)
+    gradients = attention_backward_reference(problem, do, q, k, v, extras)
+    expected = {"o": o, "lse": lse, **gradients._asdict()}
+    expected |= {"dsinks": gradients.dsinks, "dmask": gradients.dmask}
+    largest_lse = float(np.abs(lse).max())
+    for what, exact in expected.items():
+        if exact is not None:
+            assert found[what].dtype == np.float32
+            tolerance = problem_tolerance(problem, what, largest_lse=largest_lse)
+            assert_close(found[what], exact, tolerance)
+            assert tolerance < 0.02 * np.abs(exact).max()
+
+
+def in_float32(
+    problem: AttentionProblem, q: np.ndarray, k: np.ndarray, v: np.ndarray, do: np.ndarray, extras: Extras
+) -> dict[str, np.ndarray]:
+    one = np.float32(1)
+    i, j = np.indices((problem.seqlen_q, problem.seqlen_k), dtype=np.float32)
+    s = np.float32(problem.scale) * (q @ k.swapaxes(2, 3))
+    slope = one
+    if problem.softcap is not None:
+        capped = np.tanh(s / np.float32(problem.softcap))
+        s, slope = np.float32(problem.softcap) * capped, one - capped * capped
+    if problem.alibi:
+        s = s - extras.alibi_slopes[..., None, None] * abs(i + np.float32(problem.diagonal_offset) - j)
+    if problem.mask is not None:
+        s = s + extras.mask
+    sink = np.float32(-np.inf)
+    if problem.sinks:
+        sink = extras.sinks[:, None, None]
+    row_max = np.maximum(s.max(axis=3, keepdims=True), sink)
+    p, p_sink = np.exp(s - row_max), np.exp(sink - row_max)
+    row_sum = p.sum(axis=3, keepdims=True) + p_sink
+    p, p_sink = p / row_sum, p_sink / row_sum
+    kept = one
+    if problem.dropout:
+        rows, columns = np.arange(problem.seqlen_q), np.arange(problem.seqlen_k)
+        heads = [[dropout_kept(problem, b, h, rows, columns) for h in range(2)] for b in range(problem.batch)]
+        kept = np.array(heads) / np.float32(1 - problem.dropout)
+    o = (kept * p) @ v
+    delta = (do * o).sum(axis=3, keepdims=True)
+    ds = p * (kept * (do @ v.swapaxes(2, 3)) - delta)
+    dmask = ds.sum(axis=tuple(n for n in range(4) if "bhqk"[n] not in problem.mask_axes), keepdims=True)
+    ds = np.float32(problem.scale) * slope * ds
+    return {
+        "o": o,
+        "lse": (row_max + np.log(row_sum))[..., 0],
+        "dq": ds @ k,
+        "dk": ds.swapaxes(2, 3) @ q,
+        "dv": (kept * p).swapaxes(2, 3) @ do,
+        "dsinks": -(p_sink * delta).sum(axis=(0, 2, 3)),
+        "dmask": dmask,
+    }
