@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import Any
 
+import numpy as np
 from support import assert_close
 
 from flashbench.engines import Engine, Forward, Settings
@@ -11,6 +14,47 @@ from flashbench.extras import Extras
 from flashbench.problem import AttentionProblem, Inputs
 from flashbench.reference import attention_backward_reference, attention_reference
 from flashbench.tolerances import tolerance_for
+
+# Each feature as fields of a problem of 3 sequences of up to 37 queries and 45 keys.
+FEATURES: dict[str, dict[str, Any]] = {
+    "window": {"window": (11, 6)},
+    "softcap": {"softcap": 1.5},
+    "alibi": {"alibi": True},
+    "sinks": {"sinks": True},
+    "bool-mask": {"mask": "bool", "mask_axes": "bqk"},
+    "float-mask": {"mask": "float", "mask_axes": "hqk"},
+    "block-mask": {"mask": "block", "mask_axes": "hqk"},
+    "key-lengths": {"key_lengths": (45, 0, 29)},
+    "varlen": {"query_lengths": (37, 5, 12), "key_lengths": (20, 45, 3)},
+    "dropout": {"dropout": 0.3, "dropout_seed": 2**63 + 5},
+}
+
+
+def feature_combinations() -> list[str]:
+    """Names of single features and of every pair that a problem can have."""
+    pairs = [
+        f"{one}+{other}"
+        for one, other in itertools.combinations(FEATURES, 2)
+        if not FEATURES[one].keys() & FEATURES[other].keys()
+    ]
+    return [*FEATURES, *pairs]
+
+
+def problem_with(combination: str, **fields: Any) -> AttentionProblem:
+    """Grouped heads of different sizes, odd lengths; rows that see no key where that can be."""
+    chosen = {key: value for name in combination.split("+") for key, value in FEATURES[name].items()}
+    shape = {"batch": 3, "seqlen_k": 45, "num_heads": 4, "num_kv_heads": 2, "head_dim": 11, "head_dim_v": 7}
+    return AttentionProblem.of(37, **{**shape, **chosen, **fields})
+
+
+def poisoned(problem: AttentionProblem, seed: int = 0, share: float = 0.05) -> Inputs:
+    """Inputs of which some rows, with a value of NaN somewhere, may be hidden from some others or all."""
+    inputs = problem.make_inputs(seed)
+    rng = np.random.default_rng((seed, 3))
+    for x in inputs:
+        rows = x.reshape(-1, x.shape[-1])
+        rows[rng.random(len(rows)) < share, rng.integers(x.shape[-1])] = np.nan
+    return inputs
 
 
 def assert_features_are_exact(

@@ -23,6 +23,7 @@ from flashbench.engines.launch import (
     sequence_table,
     threads_for,
 )
+from flashbench.engines.scalar import backward_by_loops, forward_by_loops, workspace_of_loops
 from flashbench.engines.tuned import Pass, tuned_blocks
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.kernels.blocks import (
@@ -40,7 +41,6 @@ from flashbench.kernels.features import SEQUENCE_COLUMNS
 from flashbench.kernels.flash_backward import flash_backward
 from flashbench.kernels.flash_forward import flash_forward
 from flashbench.kernels.flash_mask_gradient import flash_mask_gradient
-from flashbench.kernels.scalar import scalar_backward, scalar_forward
 from flashbench.kernels.threads import run_on_threads
 from flashbench.problem import AttentionProblem, Direction, Feature
 
@@ -74,11 +74,10 @@ class FlashEngine:
         extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
+        if not settings.use_simd:
+            return forward_by_loops(problem, q, k, v, extras)
         o = np.empty((*problem.q_shape[:3], problem.head_dim_v), dtype=q.dtype)
         lse = np.empty(problem.q_shape[:3], dtype=q.dtype)
-        if not settings.use_simd:
-            scalar_forward(q, k, v, o, lse, problem.scale, problem.causal, problem.diagonal_offset)
-            return Forward(o, lse)
         threads, blocks = _forward_plan(problem, settings)
         itemsize = q.itemsize
         stride = _forward_stride(problem, blocks)
@@ -132,6 +131,8 @@ class FlashEngine:
         extras: Extras = NO_EXTRAS,
         mask_gradient: bool = False,
     ) -> AttentionGradients:
+        if not settings.use_simd:
+            return backward_by_loops(problem, do, q, k, v, forward, extras, mask_gradient=mask_gradient)
         dq = np.empty(q.shape, dtype=q.dtype)
         # Keys beyond a sequence's own are nobody's task.
         whole = problem.key_lengths is None
@@ -139,11 +140,6 @@ class FlashEngine:
         o, lse = forward.o, forward.lse
         assert lse is not None  # ours gives it, and callers who bring their own must bring it
         dsinks = sinks_gradient(problem, extras, do, o, lse)
-        if not settings.use_simd:
-            scalar_backward(
-                do, q, k, v, o, lse, dq, dk, dv, problem.scale, problem.causal, problem.diagonal_offset
-            )
-            return AttentionGradients(dq, dk, dv)
         threads, blocks = _backward_plan(problem, settings)
         itemsize = q.itemsize
         stride = _backward_stride(problem, blocks)
@@ -204,7 +200,7 @@ class FlashEngine:
     ) -> int | None:
         """Exact for arrays that `readable` need not copy."""
         if not settings.use_simd:
-            return 0
+            return workspace_of_loops(problem)
         needs = []
         if direction != "bwd":
             threads, blocks = _forward_plan(problem, settings)

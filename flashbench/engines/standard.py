@@ -14,6 +14,7 @@ from flashbench.engines.launch import (
     address_of,
     aligned_scratch,
     array_table,
+    broadcast_gradient,
     readable,
     sequence_table,
     threads_for,
@@ -112,7 +113,7 @@ class StandardEngine:
                     sequences,
                     features.whole,
                     features.numbers,
-                    _hides(problem),
+                    int(_hides(problem)),
                     address_of(tickets) + 8 * stage,
                     scratch_address if stride else 0,
                     stride,
@@ -124,7 +125,7 @@ class StandardEngine:
                     problem.head_dim_v,
                     number(factor),
                     number(problem.softcap or 0),
-                    natural,
+                    int(natural),
                 )
 
             run_on_threads(work, threads)
@@ -154,8 +155,8 @@ class StandardEngine:
             dmask = np.zeros(problem.mask_shape, dtype=q.dtype)
         sequences, _ = _slabs(problem)
         threads = threads_for(problem, "fwd", settings)
-        do, q, k, v, o = readable(do), readable(q), readable(k), readable(v), readable(forward.o)
-        lse = forward.lse
+        do, q, k, v = readable(do), readable(q), readable(k), readable(v)
+        o, lse = forward.o, forward.lse
         assert lse is not None  # ours gives it, and callers who bring their own must bring it
         table = array_table(
             q,
@@ -171,7 +172,7 @@ class StandardEngine:
             dq,
             dk,
             dv,
-            *(() if dmask is None else (_broadcast(dmask),)),
+            *(() if dmask is None else (broadcast_gradient(dmask, dmask.shape),)),
         )
         features = kernel_features(problem, extras)
         tickets = np.zeros(_TICKETS, dtype=np.int64)
@@ -190,7 +191,7 @@ class StandardEngine:
                     sequences,
                     features.whole,
                     features.numbers,
-                    _hides(problem),
+                    int(_hides(problem)),
                     address_of(tickets) + 8 * stage,
                     slot,
                     longest,
@@ -287,12 +288,6 @@ def _longest(sequences: NDArray[np.int64]) -> int:
 def _flat(scores: Array) -> Array:
     """As arrays in a table are."""
     return scores[np.newaxis, np.newaxis, :, np.newaxis]
-
-
-def _broadcast(dmask: Array) -> Array:
-    """With strides of 0 along axes of 1, so that what is added anywhere along them adds up there."""
-    strides = [0 if size == 1 else step for size, step in zip(dmask.shape, dmask.strides, strict=True)]
-    return np.lib.stride_tricks.as_strided(dmask, strides=strides)
 
 
 def _scratch_stride(problem: AttentionProblem) -> int:
