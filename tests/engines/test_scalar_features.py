@@ -18,7 +18,7 @@ LOOPS = Settings(use_simd=False)
 @pytest.mark.parametrize("combination", feature_combinations())
 def test_each_feature_and_each_pair_of_features_is_exact(combination, causal, dtype):
     problem = problem_with(combination, causal=causal, dtype=dtype)
-    assert_features_are_exact(FLASH, problem, random_extras(problem, block=(5, 8)), LOOPS)
+    assert_features_are_exact(FLASH, problem, random_extras(problem), LOOPS)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

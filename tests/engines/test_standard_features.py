@@ -22,7 +22,7 @@ NO_PAGES = frozenset({"block_table"})
 @pytest.mark.parametrize("combination", feature_combinations())
 def test_each_feature_and_each_pair_of_features_is_exact(combination, causal, dtype):
     problem = problem_with(combination, causal=causal, dtype=dtype)
-    assert_features_are_exact(STANDARD, problem, random_extras(problem, block=(5, 8)))
+    assert_features_are_exact(STANDARD, problem, random_extras(problem))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -37,7 +37,7 @@ def test_any_features_are_exact(dtype, data, seed, threads):
 @pytest.mark.parametrize("combination", feature_combinations())
 def test_nan_reaches_the_rows_that_see_it_and_no_others(combination, causal, dtype):
     problem = problem_with(combination, causal=causal, dtype=dtype)
-    extras = random_extras(problem, block=(5, 8))
+    extras = random_extras(problem)
     assert_features_are_exact(STANDARD, problem, extras, inputs=poisoned(problem))
 
 
