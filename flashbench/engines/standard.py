@@ -84,6 +84,7 @@ class StandardEngine:
             np.empty(scores, q.dtype) if keep and problem.softcap is not None else None,
             np.empty(scores, q.dtype) if keep and problem.dropout else None,
         )
+        longest, hides = _longest(sequences), _hides(problem)
         threads = threads_for(problem, "fwd", settings)
         stride = _scratch_stride(problem)
         q, k, v = readable(q), readable(k), readable(v)
@@ -113,19 +114,19 @@ class StandardEngine:
                     sequences,
                     features.whole,
                     features.numbers,
-                    int(_hides(problem)),
+                    hides,
                     address_of(tickets) + 8 * stage,
                     scratch_address if stride else 0,
                     stride,
                     slot,
-                    _longest(sequences),
+                    longest,
                     problem.num_heads,
                     problem.num_heads // problem.num_kv_heads,
                     problem.head_dim,
                     problem.head_dim_v,
                     number(factor),
                     number(problem.softcap or 0),
-                    int(natural),
+                    natural,
                 )
 
             run_on_threads(work, threads)
@@ -176,7 +177,7 @@ class StandardEngine:
         )
         features = kernel_features(problem, extras)
         tickets = np.zeros(_TICKETS, dtype=np.int64)
-        longest = _longest(sequences)
+        longest, hides = _longest(sequences), _hides(problem)
         shares = np.zeros((len(sequences), problem.num_heads, -(-longest // ROW_TILE)))
         number = q.dtype.type
         scale, softcap = number(problem.scale), number(problem.softcap or 0)
@@ -191,7 +192,7 @@ class StandardEngine:
                     sequences,
                     features.whole,
                     features.numbers,
-                    int(_hides(problem)),
+                    hides,
                     address_of(tickets) + 8 * stage,
                     slot,
                     longest,
@@ -243,17 +244,17 @@ class StandardEngine:
         """The scores; the backward's own are dp beside what its forward kept: P, and more with softcap and
         dropout.
         """
-        sequences, scores = _slabs(problem)
-        scores *= problem.itemsize
-        tables = sequences.nbytes + FEATURE_BYTES
+        sequences, count = _slabs(problem)
+        scores = count * problem.itemsize
+        kept = scores * (1 + (problem.softcap is not None) + bool(problem.dropout))
         packed = threads_for(problem, "fwd", settings) * _scratch_stride(problem) + ALIGNMENT
-        kept = 1 + (problem.softcap is not None) + bool(problem.dropout)
         shares = 8 * len(sequences) * problem.num_heads * -(-_longest(sequences) // ROW_TILE)
-        return {
-            "fwd": scores + packed + tables,
-            "bwd": scores + shares + tables,
-            "fwd_bwd": (1 + kept) * scores + shares + tables,
+        most = {
+            "fwd": scores + packed,
+            "bwd": scores + shares,
+            "fwd_bwd": kept + max(packed, scores + shares),
         }[direction]
+        return most + sequences.nbytes + FEATURE_BYTES
 
     def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
         """None: there is one."""
@@ -282,7 +283,7 @@ def _hides(problem: AttentionProblem) -> bool:
 
 def _longest(sequences: NDArray[np.int64]) -> int:
     """The most queries or padded keys of a sequence."""
-    return int(sequences[:, [SEQLEN_Q, COLUMNS]].max())
+    return int(max(sequences[:, SEQLEN_Q].max(), sequences[:, COLUMNS].max()))
 
 
 def _flat(scores: Array) -> Array:
