@@ -25,6 +25,7 @@ from flashbench.engines.launch import (
     sequence_table,
     threads_for,
 )
+from flashbench.engines.scalar import backward_by_loops, forward_by_loops, workspace_of_loops
 from flashbench.engines.tuned import Pass, tuned_blocks
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.kernels.blocks import (
@@ -42,7 +43,6 @@ from flashbench.kernels.features import SEQUENCE_COLUMNS
 from flashbench.kernels.flash_backward import flash_backward
 from flashbench.kernels.flash_forward import flash_forward
 from flashbench.kernels.flash_mask_gradient import flash_mask_gradient
-from flashbench.kernels.scalar import scalar_backward, scalar_forward
 from flashbench.kernels.threads import run_on_threads
 from flashbench.problem import AttentionProblem, Direction, Feature, Sequence
 
@@ -83,11 +83,10 @@ class FlashEngine:
     ) -> Forward:
         if decodes(problem, settings):
             return decode(problem, settings, q, k, v, extras)
+        if not settings.use_simd:
+            return forward_by_loops(problem, q, k, v, extras)
         o = np.empty((*problem.q_shape[:3], problem.head_dim_v), dtype=q.dtype)
         lse = np.empty(problem.q_shape[:3], dtype=q.dtype)
-        if not settings.use_simd:
-            scalar_forward(q, k, v, o, lse, problem.scale, problem.causal, problem.diagonal_offset)
-            return Forward(o, lse)
         threads, blocks = _forward_plan(problem, settings)
         itemsize = q.itemsize
         stride = _forward_stride(problem, blocks)
@@ -141,6 +140,8 @@ class FlashEngine:
         extras: Extras = NO_EXTRAS,
         mask_gradient: bool = False,
     ) -> AttentionGradients:
+        if not settings.use_simd:
+            return backward_by_loops(problem, do, q, k, v, forward, extras, mask_gradient=mask_gradient)
         dq = np.empty(q.shape, dtype=q.dtype)
         # Keys beyond a sequence's own are nobody's task.
         whole = problem.key_lengths is None
@@ -148,11 +149,6 @@ class FlashEngine:
         o, lse = forward.o, forward.lse
         assert lse is not None  # ours gives it, and callers who bring their own must bring it
         dsinks = sinks_gradient(problem, extras, do, o, lse)
-        if not settings.use_simd:
-            scalar_backward(
-                do, q, k, v, o, lse, dq, dk, dv, problem.scale, problem.causal, problem.diagonal_offset
-            )
-            return AttentionGradients(dq, dk, dv)
         threads, blocks = _backward_plan(problem, settings)
         itemsize = q.itemsize
         stride = _backward_stride(problem, blocks)
@@ -216,7 +212,7 @@ class FlashEngine:
     ) -> int | None:
         """Exact for arrays that `readable` need not copy."""
         if not settings.use_simd:
-            return 0
+            return workspace_of_loops(problem)
         needs = []
         if direction != "bwd" and decodes(problem, settings):
             needs.append(decode_bytes(problem, settings))

@@ -55,6 +55,12 @@ def sequence_table(problem: AttentionProblem, tasks: Callable[[Sequence], int]) 
     return table
 
 
+def broadcast_gradient(dmask: Array, shape: tuple[int, ...]) -> Array:
+    """dmask with this shape and strides of 0 where it has 1: what is added along such an axis adds up."""
+    strides = [0 if size == 1 else step for size, step in zip(dmask.shape, dmask.strides, strict=True)]
+    return np.lib.stride_tricks.as_strided(dmask, shape, strides)
+
+
 def aligned_scratch(size: int) -> tuple[NDArray[np.uint8], int]:
     """A buffer, to be kept alive, and the address of `size` bytes in it that begin a cache line."""
     buffer = np.empty(size + ALIGNMENT, dtype=np.uint8)

@@ -14,6 +14,7 @@ from flashbench.engines.launch import (
     address_of,
     aligned_scratch,
     array_table,
+    broadcast_gradient,
     readable,
     sequence_table,
     threads_for,
@@ -83,6 +84,7 @@ class StandardEngine:
             np.empty(scores, q.dtype) if keep and problem.softcap is not None else None,
             np.empty(scores, q.dtype) if keep and problem.dropout else None,
         )
+        longest, hides = _longest(sequences), _hides(problem)
         threads = threads_for(problem, "fwd", settings)
         stride = _scratch_stride(problem)
         q, k, v = readable(q), readable(k), readable(v)
@@ -112,12 +114,12 @@ class StandardEngine:
                     sequences,
                     features.whole,
                     features.numbers,
-                    _hides(problem),
+                    hides,
                     address_of(tickets) + 8 * stage,
                     scratch_address if stride else 0,
                     stride,
                     slot,
-                    _longest(sequences),
+                    longest,
                     problem.num_heads,
                     problem.num_heads // problem.num_kv_heads,
                     problem.head_dim,
@@ -154,8 +156,8 @@ class StandardEngine:
             dmask = np.zeros(problem.mask_shape, dtype=q.dtype)
         sequences, _ = _slabs(problem)
         threads = threads_for(problem, "fwd", settings)
-        do, q, k, v, o = readable(do), readable(q), readable(k), readable(v), readable(forward.o)
-        lse = forward.lse
+        do, q, k, v = readable(do), readable(q), readable(k), readable(v)
+        o, lse = forward.o, forward.lse
         assert lse is not None  # ours gives it, and callers who bring their own must bring it
         table = array_table(
             q,
@@ -171,11 +173,11 @@ class StandardEngine:
             dq,
             dk,
             dv,
-            *(() if dmask is None else (_broadcast(dmask),)),
+            *(() if dmask is None else (broadcast_gradient(dmask, dmask.shape),)),
         )
         features = kernel_features(problem, extras)
         tickets = np.zeros(_TICKETS, dtype=np.int64)
-        longest = _longest(sequences)
+        longest, hides = _longest(sequences), _hides(problem)
         shares = np.zeros((len(sequences), problem.num_heads, -(-longest // ROW_TILE)))
         number = q.dtype.type
         scale, softcap = number(problem.scale), number(problem.softcap or 0)
@@ -190,7 +192,7 @@ class StandardEngine:
                     sequences,
                     features.whole,
                     features.numbers,
-                    _hides(problem),
+                    hides,
                     address_of(tickets) + 8 * stage,
                     slot,
                     longest,
@@ -242,17 +244,17 @@ class StandardEngine:
         """The scores; the backward's own are dp beside what its forward kept: P, and more with softcap and
         dropout.
         """
-        sequences, scores = _slabs(problem)
-        scores *= problem.itemsize
-        tables = sequences.nbytes + FEATURE_BYTES
+        sequences, count = _slabs(problem)
+        scores = count * problem.itemsize
+        kept = scores * (1 + (problem.softcap is not None) + bool(problem.dropout))
         packed = threads_for(problem, "fwd", settings) * _scratch_stride(problem) + ALIGNMENT
-        kept = 1 + (problem.softcap is not None) + bool(problem.dropout)
         shares = 8 * len(sequences) * problem.num_heads * -(-_longest(sequences) // ROW_TILE)
-        return {
-            "fwd": scores + packed + tables,
-            "bwd": scores + shares + tables,
-            "fwd_bwd": (1 + kept) * scores + shares + tables,
+        most = {
+            "fwd": scores + packed,
+            "bwd": scores + shares,
+            "fwd_bwd": kept + max(packed, scores + shares),
         }[direction]
+        return most + sequences.nbytes + FEATURE_BYTES
 
     def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
         """None: there is one."""
@@ -265,7 +267,7 @@ def _slabs(problem: AttentionProblem) -> tuple[NDArray[np.int64], int]:
     Packed sequences have slabs of their own sizes; others are padded, as their keys are.
     """
     table = np.empty((problem.batch, SLAB + 1), dtype=np.int64)
-    table[:, :COLUMNS] = sequence_table(problem, lambda seqlen_q: 0)
+    table[:, :COLUMNS] = sequence_table(problem, lambda sequence: 0)
     table[:, COLUMNS] = table[:, SEQLEN_K] if problem.packed else problem.seqlen_k
     ends = np.cumsum(problem.num_heads * table[:, SEQLEN_Q] * table[:, COLUMNS])
     table[0, SLAB] = 0
@@ -281,18 +283,12 @@ def _hides(problem: AttentionProblem) -> bool:
 
 def _longest(sequences: NDArray[np.int64]) -> int:
     """The most queries or padded keys of a sequence."""
-    return int(sequences[:, [SEQLEN_Q, COLUMNS]].max())
+    return int(max(sequences[:, SEQLEN_Q].max(), sequences[:, COLUMNS].max()))
 
 
 def _flat(scores: Array) -> Array:
     """As arrays in a table are."""
     return scores[np.newaxis, np.newaxis, :, np.newaxis]
-
-
-def _broadcast(dmask: Array) -> Array:
-    """With strides of 0 along axes of 1, so that what is added anywhere along them adds up there."""
-    strides = [0 if size == 1 else step for size, step in zip(dmask.shape, dmask.strides, strict=True)]
-    return np.lib.stride_tricks.as_strided(dmask, strides=strides)
 
 
 def _scratch_stride(problem: AttentionProblem) -> int:

@@ -10,6 +10,8 @@ on the number of threads.
 
 from __future__ import annotations
 
+import math
+
 from numba import njit
 
 from flashbench.kernels.compiled import compiled

@@ -57,30 +57,26 @@ def _drop_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         p, dropped, columns, first, end, factor, query, head, sequence, seed, threshold = args
         few = b.alloca(chunk)
-        nothing = ir.Constant(element, 0.0)
-        factors = splat(b, factor, _CHUNK)
+        factors, zeros = splat(b, factor, _CHUNK), constant(chunk, 0.0)
         thresholds = splat(b, b.trunc(threshold, _WORD), _CHUNK)
         begin = b.mul(b.sdiv(first, const(_CHUNK)), const(_CHUNK))
         stop = b.add(end, const(_CHUNK - 1))
         with loop(b, stop, start=begin, step=_CHUNK, carry=[]) as (column, _, _):
             words = _words(b, b.sdiv(column, const(_WORDS)), [query, head, sequence], seed)
-            kept = b.icmp_unsigned(">=", words, thresholds)
+            # Factors of 0, not zeros, so that NaN stays NaN.
+            weights = b.select(b.icmp_unsigned(">=", words, thresholds), factors, zeros)
             further = b.add(column, const(_CHUNK))
             inside = b.and_(b.icmp_signed(">=", column, first), b.icmp_signed("<=", further, end))
             with b.if_else(inside) as (whole, part):
                 with whole:
-                    value = b.fmul(load(b, p, column, chunk), factors)
-                    store(b, b.select(kept, value, constant(chunk, 0.0)), dropped, column)
+                    store(b, b.fmul(load(b, p, column, chunk), weights), dropped, column)
                 with part:  # one by one, as what lies beyond may be another thread's
-                    store(b, b.select(kept, factors, constant(chunk, 0.0)), few, const(0))
-                    weights = b.bitcast(few, pointer)
+                    store(b, weights, few, const(0))
                     left = b.select(b.icmp_signed("<", column, first), first, column)
                     right = b.select(b.icmp_signed("<", further, end), further, end)
                     with loop(b, right, start=left, carry=[]) as (j, _, _):
-                        weight = b.load(b.gep(weights, [b.sub(j, column)]))
-                        lost = b.fcmp_ordered("==", weight, nothing)
-                        value = b.select(lost, nothing, b.fmul(b.load(b.gep(p, [j])), weight))
-                        b.store(value, b.gep(dropped, [j]))
+                        weight = b.load(b.gep(b.bitcast(few, pointer), [b.sub(j, column)]))
+                        b.store(b.fmul(b.load(b.gep(p, [j])), weight), b.gep(dropped, [j]))
         clear(b, element, dropped, const(0), first)
         clear(b, element, dropped, end, columns)
 
@@ -104,7 +100,10 @@ def drop_row(
     seed: Any,
     threshold: Any,
 ) -> Any:
-    """dropped[first:end] becomes factor * p where kept, and 0 in the rest of [:columns]; it may be p."""
+    """dropped[first:end] becomes factor * p where kept and 0 * p where not, the rest of [:columns] 0.
+
+    dropped may be p.
+    """
     n = types.intp
     return types.void(p, p, n, n, n, p.dtype, n, n, n, n, n), intrinsic_on_tile(_drop_row)
 
@@ -118,8 +117,8 @@ def _drop_gradient_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
             factors, zero = splat(b, factor, vector.count), constant(vector, 0.0)
             with loop(b, last, start=first, step=vector.count, carry=[]) as (column, _, _):
                 kept = b.fcmp_unordered("!=", load(b, dropped, column, vector), zero)
-                grown = b.fmul(load(b, dp, column, vector), factors)
-                store(b, b.select(kept, grown, zero), dp, column)
+                weights = b.select(kept, factors, zero)
+                store(b, b.fmul(load(b, dp, column, vector), weights), dp, column)
 
     name = f"fb.drop_gradient_row.{overload(full_vector(element))}"
     return function(builder, name, [pointer, pointer, INT, element], body)
@@ -127,5 +126,5 @@ def _drop_gradient_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 
 @intrinsic
 def drop_gradient_row(typingctx: Any, dp: Any, dropped: Any, count: Any, factor: Any) -> Any:
-    """dp becomes factor * dp where drop_row kept something, else 0."""
+    """dp becomes factor * dp where drop_row left something, else 0 * dp."""
     return types.void(dp, dp, types.intp, dp.dtype), intrinsic_on_tile(_drop_gradient_row)

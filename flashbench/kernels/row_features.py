@@ -76,7 +76,10 @@ def _softcap_gradient_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Functio
         def turn(vector: ir.VectorType, column: ir.Value) -> None:
             value = load(b, t, column, vector)
             slope = fma(b, b.fneg(value), value, constant(vector, 1.0))
-            store(b, b.fmul(load(b, ds, column, vector), slope), ds, column)
+            gradient = load(b, ds, column, vector)
+            # Where a mask hides a score that is NaN, the gradient is 0 and stays so.
+            nothing = b.fcmp_ordered("==", gradient, constant(vector, 0.0))
+            store(b, b.select(nothing, gradient, b.fmul(gradient, slope)), ds, column)
 
         _each_vector(b, element, count, turn)
 

@@ -1,91 +1,161 @@
 """The readable reference: flash attention as scalar loops, one query and one key at a time.
 
 What `use_simd=False` runs. Each loop nest is the textbook's; the SIMD kernels compute the same sums
-over tiles. Arrays: q, o, do (batch, num_heads, seqlen_q, ...), k, v (batch, num_kv_heads, seqlen_k, ...).
+over tiles. Arrays: q, o, do (batch, num_heads, seqlen_q, ...), k, v (batch, num_kv_heads, seqlen_k, ...); the
+table of sequences says which rows are whose.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
 
 from flashbench.kernels.compiled import compiled
-from flashbench.kernels.visibility import keys_seen
+
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_WEYL = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+_ROUNDS = 10
+
+
+class ScalarFeatures(NamedTuple):
+    """The optional features; one that is off has the value that changes nothing.
+
+    Masks: (batch, num_heads, seqlen_q, seqlen_k), by sequence and by places in it.
+    """
+
+    scale: float
+    left: int  # keys that a query sees beside its own
+    right: int
+    softcap: float  # 0: none
+    slopes: Any  # (batch, num_heads)
+    bias: Any  # the float mask
+    mask: Any  # the bool mask
+    sinks: Any  # (num_heads,); -inf: none
+    keep_factor: float  # 1 / (1 - dropout)
+    threshold: int  # what a word of random bits must reach for its pair to be kept
+    seed: Any  # uint64
+
+
+@njit(nogil=True)
+def logit(q, k, kv, query, key, batch, b, h, i, j, diagonal, features):
+    """(s, tanh): what softmax is taken of, and what softcap made of it on the way."""
+    score, capped = 0.0, 0.0
+    for c in range(q.shape[3]):
+        score += q[batch, h, query, c] * k[batch, kv, key, c]
+    score *= features.scale
+    if features.softcap > 0:
+        capped = math.tanh(score / features.softcap)
+        score = features.softcap * capped
+    score -= features.slopes[b, h] * abs(i + diagonal - j)
+    return score + features.bias[b, h, i, j], capped
+
+
+@njit(nogil=True)
+def sees(b, h, i, j, diagonal, features):
+    """Whether query i of a sequence sees its key j."""
+    own = i + diagonal
+    if j < own - features.left or j > own + features.right:
+        return False
+    return features.mask[b, h, i, j] and features.bias[b, h, i, j] != -math.inf
+
+
+@njit(nogil=True)
+def dropout_factor(b, h, i, j, features):
+    """0 where dropout drops a pair, else what its probability grows by.
+
+    Random bits by Philox 4x32-10 (Salmon et al. 2011): of the counter (j // 4, i, h, b), word j % 4.
+    """
+    if features.threshold == 0:
+        return features.keep_factor
+    x0, x1, x2, x3 = np.uint64(j // 4), np.uint64(i), np.uint64(h), np.uint64(b)
+    k0, k1 = features.seed & _LOW, features.seed >> _HALF
+    for _ in range(_ROUNDS):
+        product0, product1 = x0 * _MULTIPLIERS[0], x2 * _MULTIPLIERS[1]
+        x0, x1 = (product1 >> _HALF) ^ x1 ^ k0, product1 & _LOW
+        x2, x3 = (product0 >> _HALF) ^ x3 ^ k1, product0 & _LOW
+        k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
+    word = (x0, x1, x2, x3)[j % 4]
+    return features.keep_factor if word >= np.uint64(features.threshold) else 0.0
 
 
 @compiled
-def scalar_forward(
-    q: Any, k: Any, v: Any, o: Any, lse: Any, softmax_scale: Any, causal: Any, diagonal: Any
-) -> None:
-    """o = softmax(softmax_scale * q @ k.T) @ v with the softmax computed online."""
-    batch, num_heads, seqlen_q, head_dim = q.shape
+def scalar_forward(q, k, v, o, lse, sequences, features):
+    """o = softmax(scale * q @ k.T) @ v with the softmax computed online."""
+    num_heads, head_dim_v = q.shape[1], v.shape[3]
     group = num_heads // k.shape[1]
-    for b in range(batch):
+    for b in range(len(sequences)):
+        batch, first_query, first_key, seqlen_q, seqlen_k, diagonal = sequences[b]
         for h in range(num_heads):
             kv = h // group
+            sink = features.sinks[h]
             for i in range(seqlen_q):
-                row_max, row_sum = -math.inf, 0.0
-                o[b, h, i, :] = 0
-                for j in range(keys_seen(i, k.shape[2], causal, diagonal)):
-                    score = 0.0
-                    for c in range(head_dim):
-                        score += q[b, h, i, c] * k[b, kv, j, c]
-                    score *= softmax_scale
+                query = first_query + i
+                row_max, row_sum = sink, 1.0 if sink != -math.inf else 0.0
+                o[batch, h, query, :] = 0
+                for j in range(seqlen_k):
+                    if not sees(b, h, i, j, diagonal, features):
+                        continue
+                    key = first_key + j
+                    score, _ = logit(q, k, kv, query, key, batch, b, h, i, j, diagonal, features)
                     # A score beyond the maximum so far rescales what has been summed under it.
                     new_max = max(row_max, score)
                     rescale = math.exp(row_max - new_max) if row_sum > 0 else 0.0
                     p = math.exp(score - new_max) if score != -math.inf else 0.0
                     row_sum = row_sum * rescale + p
-                    for c in range(v.shape[3]):
-                        o[b, h, i, c] = o[b, h, i, c] * rescale + p * v[b, kv, j, c]
+                    p *= dropout_factor(b, h, i, j, features)
+                    for c in range(head_dim_v):
+                        o[batch, h, query, c] = o[batch, h, query, c] * rescale + p * v[batch, kv, key, c]
                     row_max = new_max
                 if row_sum != 0:
-                    for c in range(v.shape[3]):
-                        o[b, h, i, c] /= row_sum
-                lse[b, h, i] = row_max + math.log(row_sum)
+                    for c in range(head_dim_v):
+                        o[batch, h, query, c] /= row_sum
+                lse[batch, h, query] = row_max + math.log(row_sum)
 
 
 @compiled
-def scalar_backward(
-    do: Any,
-    q: Any,
-    k: Any,
-    v: Any,
-    o: Any,
-    lse: Any,
-    dq: Any,
-    dk: Any,
-    dv: Any,
-    softmax_scale: Any,
-    causal: Any,
-    diagonal: Any,
-) -> None:
-    """dq, dk, dv of sum(do * o), with p recomputed from lse."""
-    batch, num_heads, seqlen_q, head_dim = q.shape
-    head_dim_v = v.shape[3]
+def scalar_backward(do, q, k, v, o, lse, dq, dk, dv, dsinks, dmask, sequences, features):
+    """dq, dk, dv, dsinks and dmask of sum(do * o), with p recomputed from lse. All are zero at first.
+
+    dmask: as large as the masks; strides of 0 add up along an axis.
+    """
+    num_heads, head_dim, head_dim_v = q.shape[1], q.shape[3], v.shape[3]
     group = num_heads // k.shape[1]
-    dq[:] = 0
-    dk[:] = 0
-    dv[:] = 0
-    for b in range(batch):
+    for b in range(len(sequences)):
+        batch, first_query, first_key, seqlen_q, seqlen_k, diagonal = sequences[b]
         for h in range(num_heads):
             kv = h // group
             for i in range(seqlen_q):
-                delta = 0.0
+                query = first_query + i
+                delta, seen = 0.0, 0
                 for c in range(head_dim_v):
-                    delta += o[b, h, i, c] * do[b, h, i, c]
-                for j in range(keys_seen(i, k.shape[2], causal, diagonal)):
-                    score, dp = 0.0, 0.0
-                    for c in range(head_dim):
-                        score += q[b, h, i, c] * k[b, kv, j, c]
+                    delta += o[batch, h, query, c] * do[batch, h, query, c]
+                for j in range(seqlen_k):
+                    if not sees(b, h, i, j, diagonal, features):
+                        continue
+                    key = first_key + j
+                    seen += 1
+                    score, capped = logit(q, k, kv, query, key, batch, b, h, i, j, diagonal, features)
+                    p = math.exp(score - lse[batch, h, query])
+                    dp = 0.0
                     for c in range(head_dim_v):
-                        dp += do[b, h, i, c] * v[b, kv, j, c]
-                    p = math.exp(score * softmax_scale - lse[b, h, i])
-                    # Forward: o += p @ v, so dv += p.T @ do. Softmax: ds = p * (dp - delta).
-                    ds = p * (dp - delta) * softmax_scale
+                        dp += do[batch, h, query, c] * v[batch, kv, key, c]
+                    # Forward: o += factor * p @ v, so dv += (factor * p).T @ do and dp = factor * do @ v.T.
+                    factor = dropout_factor(b, h, i, j, features)
                     for c in range(head_dim_v):
-                        dv[b, kv, j, c] += p * do[b, h, i, c]
-                    # Forward: s = scale * q @ k.T, so dq += ds @ k and dk += ds.T @ q.
+                        dv[batch, kv, key, c] += factor * p * do[batch, h, query, c]
+                    # Softmax: ds = p * (dp - delta); the mask was added to s.
+                    ds = p * (factor * dp - delta)
+                    dmask[b, h, i, j] += ds
+                    # s = softcap * tanh(scale * q @ k.T / softcap), so dq += ds @ k and dk += ds.T @ q.
+                    ds *= (1 - capped * capped) * features.scale
                     for c in range(head_dim):
-                        dq[b, h, i, c] += ds * k[b, kv, j, c]
-                        dk[b, kv, j, c] += ds * q[b, h, i, c]
+                        dq[batch, h, query, c] += ds * k[batch, kv, key, c]
+                        dk[batch, kv, key, c] += ds * q[batch, h, query, c]
+                # A sink is a key whose value is 0: p * (0 - delta).
+                if seen and features.sinks[h] != -math.inf:
+                    dsinks[h] -= math.exp(features.sinks[h] - lse[batch, h, query]) * delta

@@ -3,6 +3,7 @@
 import pytest
 
 from flashbench.engines import Settings, get_engine
+from flashbench.extras import make_extras
 from flashbench.problem import AttentionProblem
 
 pytest.importorskip("memray")
@@ -16,14 +17,19 @@ def measured(engine_name, problem, direction):
     """(measured bytes, expected bytes) of one call, the pool and the machine code being in place."""
     engine = get_engine(engine_name)
     q, k, v, do = problem.make_inputs()
-    kept = engine.forward(problem, SETTINGS, q, k, v, keep=True)
+    extras = make_extras(problem)
+    kept = engine.forward(problem, SETTINGS, q, k, v, extras=extras, keep=True)
     results = []
 
     def call():
         if direction == "fwd":
-            results.append(engine.forward(problem, SETTINGS, q, k, v))
+            results.append(engine.forward(problem, SETTINGS, q, k, v, extras=extras))
+        elif direction == "bwd":
+            results.append(engine.backward(problem, SETTINGS, do, q, k, v, kept, extras=extras))
         else:
-            results.append(engine.backward(problem, SETTINGS, do, q, k, v, kept))
+            forward = engine.forward(problem, SETTINGS, q, k, v, extras=extras, keep=True)
+            gradients = engine.backward(problem, SETTINGS, do, q, k, v, forward, extras=extras)
+            results.append((forward.o, forward.lse, gradients))
 
     call()
     results.clear()
@@ -43,7 +49,7 @@ def test_standard_takes_its_scores_and_nothing_else(seqlen):
     assert peak == pytest.approx(8 * seqlen**2, rel=0.02)
 
 
-@pytest.mark.parametrize("direction", ["fwd", "bwd"])
+@pytest.mark.parametrize("direction", ["fwd", "bwd", "fwd_bwd"])
 @pytest.mark.parametrize("engine", ["flash", "standard"])
 @pytest.mark.parametrize(
     "problem",
@@ -52,6 +58,12 @@ def test_standard_takes_its_scores_and_nothing_else(seqlen):
         AttentionProblem.of(1024, num_heads=2, causal=True, dtype="float32"),
         AttentionProblem.of(300, seqlen_k=700, num_heads=4, num_kv_heads=2, head_dim=100, head_dim_v=40),
         AttentionProblem.of(7, seqlen_k=900, batch=3, head_dim=128),
+        AttentionProblem.of(700, num_heads=2, window=(60, 0), softcap=30.0, alibi=True, sinks=True),
+        AttentionProblem.of(600, batch=2, num_heads=2, mask="float", dropout=0.2, dtype="float32"),
+        AttentionProblem.of(500, batch=3, num_heads=2, mask="block", key_lengths=(500, 100, 30)),
+        AttentionProblem.of(
+            900, batch=3, softcap=5.0, query_lengths=(900, 80, 40), key_lengths=(700, 90, 900), dropout=0.1
+        ),
     ],
     ids=str,
 )

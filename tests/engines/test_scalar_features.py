@@ -1,0 +1,36 @@
+"""Every optional feature of the scalar loops, alone and with others, against the oracle."""
+
+import pytest
+from feature_checks import assert_features_are_exact, feature_combinations, poisoned, problem_with
+from feature_problems import problems, random_extras
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flashbench.engines import Settings
+from flashbench.engines.flash import FlashEngine
+
+FLASH = FlashEngine()
+LOOPS = Settings(use_simd=False)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("combination", feature_combinations())
+def test_each_feature_and_each_pair_of_features_is_exact(combination, causal, dtype):
+    problem = problem_with(combination, causal=causal, dtype=dtype)
+    assert_features_are_exact(FLASH, problem, random_extras(problem), LOOPS)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@given(data=st.data(), seed=st.integers(0, 100))
+def test_any_features_are_exact(dtype, data, seed):
+    problem = data.draw(problems(without=frozenset({"block_table"}), dtype=dtype))
+    assert_features_are_exact(FLASH, problem, random_extras(problem, seed), LOOPS)
+
+
+@given(data=st.data(), seed=st.integers(0, 100))
+def test_nan_is_contained_with_any_features(data, seed):
+    problem = data.draw(problems(without=frozenset({"block_table"}), longest=20))
+    assert_features_are_exact(
+        FLASH, problem, random_extras(problem, seed), LOOPS, inputs=poisoned(problem, seed)
+    )
