@@ -71,8 +71,10 @@ def call(builder: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> 
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), args)
 
 
-def overload(vector: ir.VectorType) -> str:
-    """The suffix of an intrinsic's name: v16f32."""
+def overload(vector: ir.Type) -> str:
+    """The suffix of an intrinsic's name: v16f32, or f32."""
+    if not isinstance(vector, ir.VectorType):
+        return f"f{8 * size_of(vector)}"
     return f"v{vector.count}f{8 * size_of(vector.element)}"
 
 

@@ -201,11 +201,7 @@ def _add(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
             lowest = _filled(entry.type, float("-inf"))
             hidden = b.fcmp_ordered("==", entry, lowest)
             factors = _spread(b, factor, entry.type)
-            if isinstance(entry.type, ir.VectorType):
-                total = fma(b, entry, factors, score)
-            else:
-                total = b.fadd(b.fmul(entry, factors), score)
-            return b.select(hidden, lowest, total)
+            return b.select(hidden, lowest, fma(b, entry, factors, score))
 
         _over_tile(b, element, element, args[:7], combine)
 

@@ -29,14 +29,6 @@ LOG2E = math.log2(math.e)
 
 
 @njit(nogil=True)
-def keys_seen(query, seqlen_k, causal, diagonal):
-    """How many keys a query sees: the first query + diagonal + 1 when causal, else all."""
-    if causal:
-        return max(0, min(seqlen_k, query + diagonal + 1))
-    return seqlen_k
-
-
-@njit(nogil=True)
 def put_limits(firsts, ends, q_start, q_rows, lanes, seqlen_k, diagonal, features):
     """The first and the end key of each query of a tile, for `hide_outside`; none for lanes without one."""
     for r in range(q_rows):
