@@ -21,7 +21,8 @@ from tuned_entries import make_entry, write_table
 
 import flashbench
 from flashbench.engines import Settings, tuned
-from flashbench.engines.flash import FlashEngine, built_in_blocks
+from flashbench.engines.flash import FlashEngine
+from flashbench.engines.flash_plan import built_in_blocks
 from flashbench.engines.tuned import Entry, Table, encode, read_entries
 from flashbench.problem import AttentionProblem
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flashbench.engines.flash import built_in_blocks
+from flashbench.engines.flash_plan import built_in_blocks
 from flashbench.engines.tuned import Check, Key
 from flashbench.kernels.blocks import Blocks
 from flashbench.measure.cpu import NO_USE, CpuUse

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashbench.engines import Settings
-from flashbench.engines.flash import FlashEngine, built_in_blocks
+from flashbench.engines.flash import FlashEngine
+from flashbench.engines.flash_plan import built_in_blocks
 from flashbench.engines.tuned import Key
 from flashbench.errors import AttentionError, ConfigError
 from flashbench.kernels.blocks import Blocks

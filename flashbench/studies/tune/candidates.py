@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flashbench.engines import Settings
-from flashbench.engines.flash import FlashEngine, built_in_blocks
+from flashbench.engines.flash import FlashEngine
+from flashbench.engines.flash_plan import built_in_blocks
 from flashbench.engines.tuned import Key
 from flashbench.kernels.blocks import Blocks
 from flashbench.kernels.isa import ISA

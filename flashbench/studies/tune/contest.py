@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from flashbench.engines import Settings
-from flashbench.engines.flash import built_in_blocks
+from flashbench.engines.flash_plan import built_in_blocks
 from flashbench.engines.tuned import Check, Key
 from flashbench.kernels.blocks import Blocks
 from flashbench.measure.statistics import paired_ratio
