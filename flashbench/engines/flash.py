@@ -185,7 +185,7 @@ class FlashEngine:
         if direction != "bwd" and decodes(problem, settings):
             plan = decode_plan(problem, settings)
             return plan.chunk, plan.block_k
-        plan_of = _backward_plan if direction == "bwd" else _forward_plan
+        plan_of = backward_plan if direction == "bwd" else forward_plan
         blocks = plan_of(problem, settings)[1]
         return blocks.block_q, blocks.block_k
 
