@@ -17,11 +17,17 @@ from flashbench.engines import Array, Engine, Forward, get_engine, refusal
 from flashbench.errors import UnsupportedError
 from flashbench.extras import Extras
 from flashbench.problem import AttentionProblem, Direction, Feature, Inputs
-from flashbench.reference import attention_backward_reference, attention_reference, largest_error, worst_place
+from flashbench.reference import (
+    attention_backward_reference,
+    attention_reference,
+    largest_error,
+    largest_finite,
+    worst_place,
+)
 from flashbench.results.record import Record
 from flashbench.studies.cases import DEFAULT_SUITE, Case
 from flashbench.studies.session import Progress
-from flashbench.tolerances import Output, tolerance_for
+from flashbench.tolerances import Output, problem_tolerance
 
 DEFAULT_ENGINES = ("flash", "standard")
 GRADIENTS: tuple[Output, ...] = ("dq", "dk", "dv", "dsinks", "dmask")
@@ -169,7 +175,7 @@ def _try(
             first_line = str(error).partition("\n")[0]
             return "raised", f"raised {type(error).__name__}: {first_line}", deviations
         for name, actual in outputs:
-            wrong = name in expected and _compare(case, name, actual, expected[name], deviations)
+            wrong = name in expected and _compare(case, name, actual, expected, deviations)
             if wrong:
                 return "wrong", wrong, deviations
         changed = _changed(inputs, case.make_inputs()) or _changed(extras, case.make_extras())
@@ -217,24 +223,21 @@ def _check_supported(engine: Engine, case: Case, direction: Direction) -> None:
 
 
 def _compare(
-    case: Case, name: Output, actual: Any, expected: Array, deviations: dict[Output, Deviation]
+    case: Case,
+    name: Output,
+    actual: Any,
+    answers: Mapping[Output, Array],
+    deviations: dict[Output, Deviation],
 ) -> str | None:
     """Note how far an output is off, and say what is wrong with it, if anything."""
-    problem = case.problem
+    problem, expected = case.problem, answers[name]
     if not isinstance(actual, np.ndarray):
         return f"{name} is of type {type(actual).__name__}, not an array"
     if actual.shape != expected.shape or actual.dtype != problem.dtype:
         return f"{name} is {actual.dtype} {actual.shape}, not {problem.dtype} {expected.shape}"
     actual, expected = _folded(case, name, actual), _folded(case, name, expected)
     error = largest_error(actual, expected)
-    tolerance = tolerance_for(
-        problem.dtype,
-        name,
-        heads_per_key=problem.num_heads // problem.num_kv_heads,
-        seqlen_q=problem.seqlen_q,
-        seqlen_k=problem.seqlen_k,
-        sizes=case.sizes,
-    )
+    tolerance = problem_tolerance(problem, name, sizes=case.sizes, largest_lse=largest_finite(answers["lse"]))
     deviation = Deviation(error=error if math.isfinite(error) else None, tolerance=tolerance)
     if name not in deviations or deviation.share > deviations[name].share:
         deviations[name] = deviation
