@@ -72,7 +72,7 @@ def attention_reference(
 
     q, k and v: of problem.q_shape and k_shape, of any float dtype. A row without a visible key gives o = 0
     and lse = -inf, or its sink. A key or value that a row does not see cannot reach it, whatever it holds,
-    NaN included; one that dropout drops is seen.
+    NaN included. One whose probability dropout made 0 is seen: 0 times a value of NaN is NaN.
 
     origin: (sequence, head) that the first ones here are in `extras` and for dropout, where this problem
     is a part of another (see `head_group`).
@@ -192,6 +192,15 @@ def largest_error(actual: Array, expected: Array) -> float:
     return float("inf") if np.isnan(error) else error
 
 
+def largest_finite(x: Array) -> float:
+    """Largest absolute value of a number: what `problem_tolerance` asks of lse.
+
+    >>> largest_finite(np.array([-3.0, 2.0, -np.inf, np.nan]))
+    3.0
+    """
+    return float(np.max(np.abs(x), initial=0.0, where=np.isfinite(x)))
+
+
 def worst_place(actual: Array, expected: Array) -> tuple[int, ...]:
     """Index of the largest absolute difference, a misplaced NaN or infinity being larger than any.
 
@@ -278,12 +287,11 @@ class _Head(NamedTuple):
             bias = bias + self.mask(rows, keys).astype(np.float64)
         return bias
 
-    def dropout(self, rows: slice, keys: NDArray[np.intp]) -> Array64 | float:
-        """What the probabilities are multiplied by: 0 or 1 / (1 - dropout)."""
+    def kept(self, rows: slice, keys: NDArray[np.intp]) -> Visible | None:
+        """Which pairs dropout keeps; None: all."""
         if not self.problem.dropout:
-            return 1.0
-        kept = dropout_kept(self.problem, *self.number, np.arange(rows.start, rows.stop), keys)
-        return kept / (1.0 - self.problem.dropout)
+            return None
+        return dropout_kept(self.problem, *self.number, np.arange(rows.start, rows.stop), keys)
 
 
 def _heads(problem: AttentionProblem, extras: Extras, origin: tuple[int, int]) -> Iterator[_Head]:
@@ -310,7 +318,7 @@ class _Block(NamedTuple):
     keys: NDArray[np.intp]
     visible: Visible
     bias: Array64 | float
-    dropout: Array64 | float
+    kept: Visible | None
 
 
 def _row_blocks(head: _Head, *arrays: Array64) -> Iterator[_Block]:
@@ -328,7 +336,7 @@ def _row_blocks(head: _Head, *arrays: Array64) -> Iterator[_Block]:
         if not finite:
             keys, visible = keys[visible[0]], visible[:, visible[0]]
         if len(keys):
-            yield _Block(rows, keys, visible, head.bias(rows, keys), head.dropout(rows, keys))
+            yield _Block(rows, keys, visible, head.bias(rows, keys), head.kept(rows, keys))
 
 
 class _Softmax(NamedTuple):
@@ -359,6 +367,11 @@ def _softmax(head: _Head, block: _Block, q: Array64, k: Array64) -> _Softmax:
     )
 
 
+def _dropped(head: _Head, block: _Block, x: Array64) -> Array64:
+    """What dropout makes of p, and of dp on the way back: 0 is what is not kept, NaN included."""
+    return x if block.kept is None else np.where(block.kept, x / (1.0 - head.problem.dropout), 0.0)
+
+
 def _forward_head(head: _Head, q: Array64, k: Array64, v: Array64) -> tuple[Array64, Array64]:
     """o: (seqlen_q, head_dim_v) and lse: (seqlen_q,) of one head."""
     o = np.zeros((len(q), v.shape[1]))
@@ -366,7 +379,7 @@ def _forward_head(head: _Head, q: Array64, k: Array64, v: Array64) -> tuple[Arra
     for block in _row_blocks(head, q, k, v):
         softmax = _softmax(head, block, q[block.rows], k[block.keys])
         lse[block.rows] = softmax.lse
-        o[block.rows] = (softmax.p * block.dropout) @ v[block.keys]
+        o[block.rows] = _dropped(head, block, softmax.p) @ v[block.keys]
     return o, lse
 
 
@@ -375,19 +388,21 @@ def _backward_head(
 ) -> tuple[Array64, Array64, Array64, float]:
     """dq, dk, dv and dsink of one head; what its mask gets is added to dmask.
 
-    o = p v gives dv = p^T do and dp = do v^T; softmax gives ds = p * (dp - sum(p * dp)) and the same for the
-    sink, whose dp is 0; s = scale q k^T gives dq = scale ds k and dk = scale ds^T q.
+    o = p v gives dv = p^T do and dp = do v^T; softmax gives ds = p * (dp - delta), where delta = sum(p * dp),
+    which is sum(o * do), and the same for the sink, whose dp is 0; s = scale q k^T gives dq = scale ds k and
+    dk = scale ds^T q. Dropout passes dp back as it passes p on.
     """
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
     dsink = 0.0
     for block in _row_blocks(head, q, k, v, do):
         rows, keys = block.rows, block.keys
         p, p_sink, _, slope = _softmax(head, block, q[rows], k[keys])
-        dv[keys] += (p * block.dropout).T @ do[rows]
-        dp = np.where(block.visible, block.dropout * (do[rows] @ v[keys].T), 0.0)
-        delta = (p * dp).sum(axis=1, keepdims=True)
+        p_dropped = _dropped(head, block, p)
+        dv[keys] += p_dropped.T @ do[rows]
+        dp = np.where(block.visible, do[rows] @ v[keys].T, 0.0)
+        delta = (p_dropped * dp).sum(axis=1, keepdims=True)
         dsink -= float(p_sink @ delta[:, 0])
-        ds = np.where(block.visible, p * (dp - delta), 0.0)
+        ds = np.where(block.visible, p * (_dropped(head, block, dp) - delta), 0.0)
         if dmask is not None:
             _add_to_mask(head, dmask, block, ds)
         ds = np.where(block.visible, head.problem.scale * slope * ds, 0.0)

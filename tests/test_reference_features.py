@@ -17,6 +17,7 @@ from flashbench import reference
 from flashbench.block_mask import BlockMask
 from flashbench.errors import AttentionError
 from flashbench.extras import NO_EXTRAS, Extras, make_extras
+from flashbench.philox import dropout_kept
 from flashbench.problem import AttentionProblem, Inputs
 from flashbench.reference import (
     attention_backward_reference,
@@ -270,7 +271,9 @@ def test_what_is_not_finite_reaches_just_what_sees_it(
     for output, reached in (("o", rows), ("lse", rows), ("dq", rows), ("dk", keys), ("dv", keys)):
         assert_close(found[output][~reached], clean[output][~reached], 1e-12)
     if np.isnan(value):
-        if name != "do":
+        if name in ("q", "k"):
+            assert np.isnan(found["lse"][rows]).all()
+        if name == "v" or (name != "do" and not problem.dropout):  # which makes a p of NaN 0 as any other
             assert np.isnan(found["o"][rows]).any(axis=-1).all()
         assert np.isnan(found["dq"][rows]).all()
 
@@ -292,6 +295,22 @@ def test_an_infinite_logit_makes_its_row_nan_and_a_negative_one_has_no_weight() 
         replaced(problem, mask="bool"), inputs, Extras(mask=~np.isneginf(mask), sinks=np.zeros(1))
     )
     assert_close(found["o"][:, :, 2], without["o"][:, :, 2], 1e-15)
+
+
+@pytest.mark.parametrize("name", ["q", "v"])
+def test_what_dropout_drops_is_zero_and_still_seen(name: str) -> None:
+    """A p of NaN becomes 0 like any other, so that dv has it of kept pairs alone; and 0 * NaN is NaN in o."""
+    problem = AttentionProblem.of(1, seqlen_k=40, head_dim=2, dropout=0.5)
+    kept = dropout_kept(problem, 0, 0, np.arange(1), np.arange(40))[0]
+    inputs = problem.make_inputs(0)
+    place = int(np.flatnonzero(~kept)[0])
+    getattr(inputs, name)[0, 0, 0 if name == "q" else place] = np.nan
+    found = answers(problem, inputs)
+    assert np.isnan(found["o"]).all()
+    assert np.isnan(found["dq"]).all()
+    assert np.isnan(found["dk"]).all()
+    assert np.isnan(found["dv"][0, 0, :, 0]).tolist() == (kept.tolist() if name == "q" else [False] * 40)
+    assert not found["dv"][0, 0, ~kept].any()
 
 
 def test_softcap_bounds_what_overflows() -> None:

@@ -17,7 +17,13 @@ from flashbench.engines import Array, Engine, Forward, get_engine, refusal
 from flashbench.errors import UnsupportedError
 from flashbench.extras import Extras
 from flashbench.problem import AttentionProblem, Direction, Feature, Inputs
-from flashbench.reference import attention_backward_reference, attention_reference, largest_error, worst_place
+from flashbench.reference import (
+    attention_backward_reference,
+    attention_reference,
+    largest_error,
+    largest_finite,
+    worst_place,
+)
 from flashbench.results.record import Record
 from flashbench.studies.cases import DEFAULT_SUITE, Case
 from flashbench.studies.session import Progress
@@ -233,9 +239,7 @@ def _compare(
         return f"{name} is {actual.dtype} {actual.shape}, not {problem.dtype} {expected.shape}"
     actual, expected = _folded(case, name, actual), _folded(case, name, expected)
     error = largest_error(actual, expected)
-    lse = answers["lse"]
-    largest_lse = float(np.max(np.abs(lse), where=np.isfinite(lse), initial=0.0))
-    tolerance = problem_tolerance(problem, name, sizes=case.sizes, largest_lse=largest_lse)
+    tolerance = problem_tolerance(problem, name, sizes=case.sizes, largest_lse=largest_finite(answers["lse"]))
     deviation = Deviation(error=error if math.isfinite(error) else None, tolerance=tolerance)
     if name not in deviations or deviation.share > deviations[name].share:
         deviations[name] = deviation

@@ -20,6 +20,7 @@ from flashbench.reference import (
     attention_reference,
     head_group,
     largest_error,
+    largest_finite,
 )
 from flashbench.studies.study import Point
 from flashbench.tolerances import Output, problem_tolerance
@@ -168,7 +169,7 @@ class AttentionWorkload:
             expected = self._expected(part)
             rows += self._heads_per_key * self._problem.sequences()[batch].seqlen_q
             if "lse" in expected:
-                largest_lse = max(largest_lse, _largest_finite(expected["lse"]))
+                largest_lse = max(largest_lse, largest_finite(expected["lse"]))
             dsinks[part.queries[1]] += expected.pop("dsinks", 0.0)
             for name in expected.keys() & errors.keys():
                 actual = self._outputs[name][part.keys if name in ("dk", "dv") else part.queries]
@@ -233,7 +234,3 @@ class AttentionWorkload:
                     f"{name} is off the float64 oracle by {error:.2g}, more than rounding's {tolerance:.2g}"
                 )
         return None
-
-
-def _largest_finite(x: Array) -> float:
-    return float(np.max(np.abs(x), initial=0.0, where=np.isfinite(x)))
