@@ -104,7 +104,8 @@ def verify(
     work, work_done, started = sum(map(_work, cases)), 0, time.monotonic()
     for done, case in enumerate(cases):
         elapsed = time.monotonic() - started
-        left_s = elapsed / work_done * (work - work_done) if work_done else None
+        # The first cases compile kernels, which says nothing of the others.
+        left_s = elapsed / work_done * (work - work_done) if work_done > work / 50 else None
         on_progress(Progress(done, len(cases), case.name, left_s))
         work_done += _work(case)
         if question is None or not question.is_of(case):  # those of the same come one after the other
