@@ -12,7 +12,8 @@ from rich.text import Text
 
 from flashbench.report.layout import NOTHING, Grid
 from flashbench.report.units import format_error
-from flashbench.studies.verify import GRADIENTS, CaseResult, Deviation, Verdict, Verification
+from flashbench.studies.question import GRADIENTS
+from flashbench.studies.verify import CaseResult, Deviation, Verdict, Verification
 from flashbench.tolerances import Output
 
 FORWARD: tuple[Output, ...] = ("o", "lse")

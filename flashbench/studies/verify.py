@@ -5,33 +5,24 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from flashbench.block_mask import BlockMask
 from flashbench.engines import Array, Engine, Forward, get_engine, refusal
 from flashbench.errors import UnsupportedError
-from flashbench.extras import Extras
-from flashbench.problem import AttentionProblem, Direction, Feature, Inputs
-from flashbench.reference import (
-    attention_backward_reference,
-    attention_reference,
-    largest_error,
-    largest_finite,
-    worst_place,
-)
+from flashbench.problem import AttentionProblem, Direction, Feature
+from flashbench.reference import largest_error, worst_place
 from flashbench.results.record import Record
 from flashbench.studies.cases import DEFAULT_SUITE, Case
+from flashbench.studies.question import GRADIENTS, Question
 from flashbench.studies.session import Progress
 from flashbench.tolerances import Output, problem_tolerance
 
 DEFAULT_ENGINES = ("flash", "standard")
-GRADIENTS: tuple[Output, ...] = ("dq", "dk", "dv", "dsinks", "dmask")
-
 # forward ok: o is exact, and the engine has no backward for it.
 Verdict = Literal["ok", "forward ok", "wrong", "raised", "unsupported"]
 
@@ -109,17 +100,18 @@ def verify(
     """
     chosen = {name: get_engine(name) for name in engines}
     results = []
-    asked, expected = None, {}
+    question: Question | None = None
     work, work_done, started = sum(map(_work, cases)), 0, time.monotonic()
     for done, case in enumerate(cases):
         elapsed = time.monotonic() - started
-        left_s = elapsed / work_done * (work - work_done) if work_done else None
+        # The first cases compile kernels, which says nothing of the others.
+        left_s = elapsed / work_done * (work - work_done) if work_done > work / 50 else None
         on_progress(Progress(done, len(cases), case.name, left_s))
         work_done += _work(case)
-        if case.question != asked:  # cases that differ in their settings alone come one after the other
-            asked, expected = case.question, _expected(case)
+        if question is None or not question.is_of(case):  # those of the same come one after the other
+            question = Question(case)
         for name, engine in chosen.items():
-            verdict, reason, outputs = _try(engine, case, expected)
+            verdict, reason, outputs = _try(engine, case, question)
             results.append(
                 CaseResult(
                     case=case.name,
@@ -150,53 +142,46 @@ def _work(case: Case) -> int:
     return problem.num_heads * pairs + _PAIRS_OF_A_CALL
 
 
-def _expected(case: Case) -> dict[Output, Array]:
-    q, k, v, do = case.make_inputs()
-    extras = case.make_extras()
-    o, lse = attention_reference(case.problem, q, k, v, extras)
-    expected: dict[Output, Array] = {"o": o, "lse": lse}
-    if case.backward:
-        gradients = attention_backward_reference(case.problem, do, q, k, v, extras)
-        named = zip(GRADIENTS, (*gradients, gradients.dsinks, gradients.dmask), strict=True)
-        expected |= {name: gradient for name, gradient in named if gradient is not None}
-    return expected
-
-
 def _try(
-    engine: Engine, case: Case, expected: Mapping[Output, Array]
+    engine: Engine, case: Case, question: Question
 ) -> tuple[Verdict, str | None, dict[Output, Deviation]]:
     """What the engine makes of the case, forward and then backward, up to the first failure."""
     deviations: dict[Output, Deviation] = {}
-    for compute in (_forward, _backward) if case.backward else (_forward,):
-        inputs, extras = case.make_inputs(), case.make_extras()
+    ways: list[tuple[Direction, Callable[..., list[tuple[Output, Any]]]]] = [("fwd", _forward)]
+    if case.backward:
+        ways.append(("bwd", _backward))
+    for direction, compute in ways:
+        unsupported: Verdict = "forward ok" if deviations else "unsupported"
+        if reason := refusal(engine, case.problem, direction):
+            return unsupported, reason, deviations
         try:
-            outputs = compute(engine, case, inputs, extras)
+            outputs = compute(engine, case, question)
         except UnsupportedError as error:
-            return "forward ok" if deviations else "unsupported", str(error), deviations
+            return unsupported, str(error), deviations
         except Exception as error:  # whatever it is, it is the engine's failure, not ours
             first_line = str(error).partition("\n")[0]
             return "raised", f"raised {type(error).__name__}: {first_line}", deviations
+        finally:
+            changed = question.restore()
         for name, actual in outputs:
-            wrong = name in expected and _compare(case, name, actual, expected, deviations)
+            wrong = name in question.answers and _compare(case, name, actual, question, deviations)
             if wrong:
                 return "wrong", wrong, deviations
-        changed = _changed(inputs, case.make_inputs()) or _changed(extras, case.make_extras())
         if changed:
             return "wrong", f"changed its input {changed}", deviations
     return "ok", None, deviations
 
 
-def _forward(engine: Engine, case: Case, inputs: Inputs, extras: Extras) -> list[tuple[Output, Any]]:
-    _check_supported(engine, case, "fwd")
-    forward = engine.forward(case.problem, case.settings, inputs.q, inputs.k, inputs.v, extras=extras)
+def _forward(engine: Engine, case: Case, question: Question) -> list[tuple[Output, Any]]:
+    q, k, v, _ = question.inputs
+    forward = engine.forward(case.problem, case.settings, q, k, v, extras=question.extras)
     lse: list[tuple[Output, Any]] = [] if forward.lse is None else [("lse", forward.lse)]
     return [("o", forward.o), *lse]
 
 
-def _backward(engine: Engine, case: Case, inputs: Inputs, extras: Extras) -> list[tuple[Output, Any]]:
+def _backward(engine: Engine, case: Case, question: Question) -> list[tuple[Output, Any]]:
     """Gradients from what the forward kept for them, and from o and lse alone."""
-    _check_supported(engine, case, "bwd")
-    problem, settings, (q, k, v, do) = case.problem, case.settings, inputs
+    problem, settings, extras, (q, k, v, do) = case.problem, case.settings, question.extras, question.inputs
     kept = engine.forward(problem, settings, q, k, v, extras=extras, keep=True)
     outputs: list[tuple[Output, Any]] = []
     for way in [kept] if kept.saved is None else [kept, Forward(kept.o, kept.lse)]:
@@ -207,39 +192,22 @@ def _backward(engine: Engine, case: Case, inputs: Inputs, extras: Extras) -> lis
     return outputs
 
 
-def _changed(now: Any, before: Any) -> str | None:
-    """The name of the first array of a named tuple that is not what it was."""
-    for name, one, other in zip(now._fields, now, before, strict=True):
-        if isinstance(one, BlockMask):
-            same = _changed(one, other) is None
-        else:
-            same = one is None or np.array_equal(one, other, equal_nan=np.asarray(one).dtype.kind == "f")
-        if not same:
-            return str(name)
-    return None
-
-
-def _check_supported(engine: Engine, case: Case, direction: Direction) -> None:
-    if reason := refusal(engine, case.problem, direction):
-        raise UnsupportedError(reason)
-
-
 def _compare(
     case: Case,
     name: Output,
     actual: Any,
-    answers: Mapping[Output, Array],
+    question: Question,
     deviations: dict[Output, Deviation],
 ) -> str | None:
     """Note how far an output is off, and say what is wrong with it, if anything."""
-    problem, expected = case.problem, answers[name]
+    problem, expected = case.problem, question.answers[name]
     if not isinstance(actual, np.ndarray):
         return f"{name} is of type {type(actual).__name__}, not an array"
     if actual.shape != expected.shape or actual.dtype != problem.dtype:
         return f"{name} is {actual.dtype} {actual.shape}, not {problem.dtype} {expected.shape}"
     actual, expected = _folded(case, name, actual), _folded(case, name, expected)
     error = largest_error(actual, expected)
-    tolerance = problem_tolerance(problem, name, sizes=case.sizes, largest_lse=largest_finite(answers["lse"]))
+    tolerance = problem_tolerance(problem, name, sizes=case.sizes, largest_lse=question.largest_lse)
     deviation = Deviation(error=error if math.isfinite(error) else None, tolerance=tolerance)
     if name not in deviations or deviation.share > deviations[name].share:
         deviations[name] = deviation

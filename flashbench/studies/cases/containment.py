@@ -144,7 +144,8 @@ def _problem(dtype: Dtype, *, seqlen_q: int = 37, seqlen_k: int = 53, **fields: 
 
 
 def _masked(kind: MaskKind, dtype: Dtype) -> AttentionProblem:
-    return _problem(dtype, mask=kind, mask_axes="qk" if kind == "block" else "hqk")
+    axes = "qk" if kind == "block" else "hqk"
+    return _problem(dtype, mask=kind, mask_axes=axes, mask_block_q=16, mask_block_k=16)
 
 
 def _hide(kind: MaskKind, where: Any) -> ChangeExtras:
@@ -156,7 +157,7 @@ def _hide(kind: MaskKind, where: Any) -> ChangeExtras:
         assert isinstance(extras.mask, BlockMask)
         mask = np.ones(extras.mask.shape, np.bool_)
         mask[where] = False
-        return extras._replace(mask=BlockMask.from_mask(mask, 16))
+        return extras._replace(mask=BlockMask.from_mask(mask, (extras.mask.block_q, extras.mask.block_k)))
 
     return change
 

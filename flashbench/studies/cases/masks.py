@@ -20,7 +20,7 @@ BLOCK_SIZES = ((16, 16), (32, 16), (17, 5), (64, 64), (128, 128))
 _SHARE = 0.5
 
 
-def masked_problem(kind: MaskKind, axes: str, dtype: Dtype) -> AttentionProblem:
+def _problem(kind: MaskKind, axes: str, dtype: Dtype, block: tuple[int, int] = (16, 16)) -> AttentionProblem:
     """Of lengths that no block divides, with heads that share keys and values of a size of their own."""
     return AttentionProblem.of(
         67,
@@ -33,18 +33,20 @@ def masked_problem(kind: MaskKind, axes: str, dtype: Dtype) -> AttentionProblem:
         dtype=dtype,
         mask=kind,
         mask_axes=axes,
+        mask_block_q=block[0],
+        mask_block_k=block[1],
     )
 
 
 def bool_masks(dtype: Dtype) -> Iterator[Case]:
     """Pairs hidden one by one, and rows that see no key."""
     for axes in AXES:
-        problem = masked_problem("bool", axes, dtype)
+        problem = _problem("bool", axes, dtype)
         yield Case(f"mask-bool-{axes}", "bool masks", problem)
         causal = msgspec.structs.replace(problem, causal=True)
         yield Case(f"mask-bool-{axes}-causal", "bool masks", causal).in_blocks(16, 32)
     for word, rows in (("some-rows", slice(20, 50)), ("all-rows", slice(None))):
-        problem = masked_problem("bool", "hqk", dtype)
+        problem = _problem("bool", "hqk", dtype)
         hide = in_mask((..., rows, slice(None)), False)
         case = Case(f"mask-bool-hides-{word}", "bool masks", problem, change_extras=hide)
         yield case
@@ -54,7 +56,7 @@ def bool_masks(dtype: Dtype) -> Iterator[Case]:
 def float_masks(dtype: Dtype) -> Iterator[Case]:
     """Numbers added to the logits, of which minus infinity hides; their gradient, added up."""
     for axes in AXES:
-        problem = masked_problem("float", axes, dtype)
+        problem = _problem("float", axes, dtype)
         yield Case(f"mask-float-{axes}", "float masks", problem)
         causal = msgspec.structs.replace(problem, causal=True)
         yield Case(f"mask-float-{axes}-causal", "float masks", causal).in_blocks(16, 32)
@@ -65,7 +67,7 @@ def float_masks(dtype: Dtype) -> Iterator[Case]:
         "all-rows": ...,
     }
     for word, where in hidden.items():
-        problem = masked_problem("float", "hqk", dtype)
+        problem = _problem("float", "hqk", dtype)
         hide = in_mask(where, -np.inf)
         case = Case(f"mask-float-hides-{word}", "float masks", problem, change_extras=hide)
         yield case
@@ -75,14 +77,14 @@ def float_masks(dtype: Dtype) -> Iterator[Case]:
 def block_masks(dtype: Dtype) -> Iterator[Case]:
     """Blocks that are whole, partial or hidden, of any size, beside tiles of any size."""
     for axes in BLOCK_AXES:
-        problem = masked_problem("block", axes, dtype)
-        yield Case(f"mask-block-{axes}", "block masks", problem, change_extras=in_blocks_of(problem, 16, 16))
+        problem = _problem("block", axes, dtype)
+        yield Case(f"mask-block-{axes}", "block masks", problem, change_extras=sparse_blocks(problem))
     for sizes in BLOCK_SIZES:
-        problem = masked_problem("block", "hqk", dtype)
+        problem = _problem("block", "hqk", dtype, sizes)
         for causal in (False, True):
             masked = msgspec.structs.replace(problem, causal=causal)
             name = f"mask-block-of-{sizes[0]}x{sizes[1]}{'-causal' if causal else ''}"
-            case = Case(name, "block masks", masked, change_extras=in_blocks_of(masked, *sizes))
+            case = Case(name, "block masks", masked, change_extras=sparse_blocks(masked))
             yield case
             yield case.in_blocks(32, 24)
     predicates: dict[str, Predicate] = {
@@ -92,7 +94,7 @@ def block_masks(dtype: Dtype) -> Iterator[Case]:
         "all": lambda b, h, q, k: (q >= 0) & (k >= 0),
     }
     for word, predicate in predicates.items():
-        problem = masked_problem("block", "qk", dtype)
+        problem = _problem("block", "qk", dtype)
         yield Case(f"mask-block-{word}", "block masks", problem, change_extras=_where(predicate, problem))
 
 
@@ -113,11 +115,9 @@ def in_mask(where: Any, value: float) -> ChangeExtras:
     return change
 
 
-def in_blocks_of(problem: AttentionProblem, block_q: int, block_k: int) -> ChangeExtras:
-    """A block mask of this size in place of the made one: half of the blocks are hidden, a quarter partial.
-
-    A row of blocks may see nothing at all.
-    """
+def sparse_blocks(problem: AttentionProblem) -> ChangeExtras:
+    """A block mask with half of the blocks hidden and a quarter partial; a row of blocks may see nothing."""
+    block_q, block_k = problem.mask_block_q, problem.mask_block_k
     heads = tuple(
         size if axis in problem.mask_axes else 1
         for axis, size in zip("bh", (problem.batch, problem.num_heads), strict=True)
@@ -139,7 +139,8 @@ def in_blocks_of(problem: AttentionProblem, block_q: int, block_k: int) -> Chang
 
 def _where(predicate: Predicate, problem: AttentionProblem) -> ChangeExtras:
     def change(extras: Extras) -> Extras:
-        mask = BlockMask.from_predicate(predicate, problem.seqlen_q, problem.seqlen_k, block=16)
+        block = problem.mask_block_q, problem.mask_block_k
+        mask = BlockMask.from_predicate(predicate, problem.seqlen_q, problem.seqlen_k, block=block)
         return extras._replace(mask=mask)
 
     return change

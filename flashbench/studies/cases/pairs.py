@@ -8,7 +8,7 @@ from typing import Any
 
 from flashbench.problem import AttentionProblem, Dtype
 from flashbench.studies.cases.case import Case
-from flashbench.studies.cases.masks import in_blocks_of
+from flashbench.studies.cases.masks import sparse_blocks
 
 PAIRS = "pairs of features"
 _ALL = "all features"
@@ -19,7 +19,7 @@ FEATURES: Mapping[str, Mapping[str, Any]] = {
     "window": {"window": (20, 9)},
     "bool": {"mask": "bool", "mask_axes": "hqk"},
     "float": {"mask": "float", "mask_axes": "bqk"},
-    "block": {"mask": "block", "mask_axes": "hqk"},
+    "block": {"mask": "block", "mask_axes": "hqk", "mask_block_q": 16, "mask_block_k": 24},
     "alibi": {"alibi": True},
     "softcap": {"softcap": 1.5},
     "sinks": {"sinks": True},
@@ -61,7 +61,7 @@ def _together(name: str, group: str, chosen: tuple[str, ...], dtype: Dtype) -> I
         dtype=dtype,
         **fields,
     )
-    change = in_blocks_of(problem, 16, 16) if problem.mask == "block" else None
+    change = sparse_blocks(problem) if problem.mask == "block" else None
     case = Case(name, group, problem, change_extras=change)
     yield case
     yield case.in_blocks(16, 16)

@@ -1,0 +1,82 @@
+"""What a case asks and what the oracle answers: both made once for all engines, when first needed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from flashbench.block_mask import BlockMask
+from flashbench.engines import Array
+from flashbench.extras import Extras
+from flashbench.problem import Inputs
+from flashbench.reference import attention_backward_reference, attention_reference
+from flashbench.studies.cases import Case
+from flashbench.tolerances import Output
+
+GRADIENTS: tuple[Output, ...] = ("dq", "dk", "dv", "dsinks", "dmask")
+
+
+class Question:
+    """A case's inputs and extras, which engines must not write to, and the right outputs."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The same memory for all."""
+        return self._case.make_inputs()
+
+    @cached_property
+    def extras(self) -> Extras:
+        """The same memory for all."""
+        return self._case.make_extras()
+
+    def is_of(self, case: Case) -> bool:
+        """Whether another case asks the same, only to be run with other settings."""
+        return case.question == self._case.question
+
+    @cached_property
+    def answers(self) -> dict[Output, Array]:
+        """By the oracle, in float64; gradients where the case asks for them, of what the problem has."""
+        problem, extras = self._case.problem, self.extras
+        q, k, v, do = self.inputs
+        o, lse = attention_reference(problem, q, k, v, extras)
+        answers: dict[Output, Array] = {"o": o, "lse": lse}
+        if self._case.backward:
+            gradients = attention_backward_reference(problem, do, q, k, v, extras)
+            named = zip(GRADIENTS, (*gradients, gradients.dsinks, gradients.dmask), strict=True)
+            answers |= {name: gradient for name, gradient in named if gradient is not None}
+        return answers
+
+    @cached_property
+    def largest_lse(self) -> float:
+        """The largest finite |lse|, which tolerances may grow with."""
+        lse = self.answers["lse"]
+        return float(np.max(np.abs(lse), where=np.isfinite(lse), initial=0.0))
+
+    @cached_property
+    def _untouched(self) -> tuple[Inputs, Extras]:
+        return self._case.make_inputs(), self._case.make_extras()
+
+    def restore(self) -> str | None:
+        """Make the inputs anew if they are not as they were; the name of one that was changed, or None."""
+        inputs, extras = self._untouched
+        changed = _changed(self.inputs, inputs) or _changed(self.extras, extras)
+        if changed is not None:
+            del self.inputs, self.extras
+        return changed
+
+
+def _changed(now: Any, before: Any) -> str | None:
+    """The name of the first array of a named tuple that is not what it was."""
+    for name, one, other in zip(now._fields, now, before, strict=True):
+        if isinstance(one, BlockMask):
+            same = _changed(one, other) is None
+        else:
+            same = one is None or np.array_equal(one, other, equal_nan=np.asarray(one).dtype.kind == "f")
+        if not same:
+            return str(name)
+    return None
