@@ -38,11 +38,10 @@ def readable(array: Array) -> Array:
 
 def array_table(*arrays: Array) -> NDArray[np.int64]:
     """One row an array: address, batch and head stride in bytes, row stride in elements."""
-    table = np.empty((len(arrays), 4), dtype=np.int64)
-    for row, array in zip(table, arrays, strict=True):
-        strides = array.strides
-        row[:] = (array.__array_interface__["data"][0], strides[0], strides[1], strides[2] // array.itemsize)
-    return table
+    rows = [
+        (address_of(array), *array.strides[:2], array.strides[2] // array.itemsize) for array in arrays
+    ]
+    return np.array(rows, dtype=np.int64)
 
 
 def sequence_table(problem: AttentionProblem, tasks: Callable[[Sequence], int]) -> NDArray[np.int64]:

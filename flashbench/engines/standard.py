@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -78,15 +79,13 @@ class StandardEngine:
     ) -> Forward:
         shape = problem.q_shape[:3]
         o, lse = np.empty((*shape, problem.head_dim_v), dtype=q.dtype), np.empty(shape, dtype=q.dtype)
-        sequences, scores = _slabs(problem)
+        sequences, scores, longest, hides, stride = _plan(problem)
         p, tanh, dropped = kept = Kept(
             np.empty(scores, q.dtype),
             np.empty(scores, q.dtype) if keep and problem.softcap is not None else None,
             np.empty(scores, q.dtype) if keep and problem.dropout else None,
         )
-        longest, hides = _longest(sequences), _hides(problem)
         threads = threads_for(problem, "fwd", settings)
-        stride = _scratch_stride(problem)
         q, k, v = readable(q), readable(k), readable(v)
         features = kernel_features(problem, extras)
         table = array_table(
@@ -99,7 +98,10 @@ class StandardEngine:
             _flat(p if tanh is None else tanh),
             _flat(p if dropped is None else dropped),
         )
+        # All these have to live as long as the kernels run, which know addresses only.
+        features_at, numbers_at = address_of(features.whole), address_of(features.numbers)
         tickets = np.zeros(_TICKETS, dtype=np.int64)
+        tickets_at = address_of(tickets)
         scratch, scratch_address = aligned_scratch(threads * stride)
         number = q.dtype.type
         natural = bool(problem.softcap or problem.alibi or problem.sinks or problem.mask == "float")
@@ -112,10 +114,10 @@ class StandardEngine:
                     stage,
                     table,
                     sequences,
-                    features.whole,
-                    features.numbers,
+                    features_at,
+                    numbers_at,
                     hides,
-                    address_of(tickets) + 8 * stage,
+                    tickets_at + 8 * stage,
                     scratch_address if stride else 0,
                     stride,
                     slot,
@@ -130,7 +132,7 @@ class StandardEngine:
                 )
 
             run_on_threads(work, threads)
-        del scratch  # it had to live until here: the kernels know only its address
+        del scratch
         return Forward(o, lse, kept if keep else None)
 
     def backward(
@@ -154,7 +156,7 @@ class StandardEngine:
         dmask = None
         if mask_gradient and problem.mask == "float":
             dmask = np.zeros(problem.mask_shape, dtype=q.dtype)
-        sequences, _ = _slabs(problem)
+        sequences, _, longest, hides, _ = _plan(problem)
         threads = threads_for(problem, "fwd", settings)
         do, q, k, v = readable(do), readable(q), readable(k), readable(v)
         o, lse = forward.o, forward.lse
@@ -176,8 +178,10 @@ class StandardEngine:
             *(() if dmask is None else (broadcast_gradient(dmask, dmask.shape),)),
         )
         features = kernel_features(problem, extras)
+        # All these have to live as long as the kernels run, which know addresses only.
+        features_at, numbers_at = address_of(features.whole), address_of(features.numbers)
         tickets = np.zeros(_TICKETS, dtype=np.int64)
-        longest, hides = _longest(sequences), _hides(problem)
+        tickets_at = address_of(tickets)
         shares = np.zeros((len(sequences), problem.num_heads, -(-longest // ROW_TILE)))
         number = q.dtype.type
         scale, softcap = number(problem.scale), number(problem.softcap or 0)
@@ -190,10 +194,10 @@ class StandardEngine:
                     stage,
                     table,
                     sequences,
-                    features.whole,
-                    features.numbers,
+                    features_at,
+                    numbers_at,
                     hides,
-                    address_of(tickets) + 8 * stage,
+                    tickets_at + 8 * stage,
                     slot,
                     longest,
                     problem.num_heads,
@@ -213,8 +217,8 @@ class StandardEngine:
                 number(0),
                 table,
                 sequences,
-                features.whole,
-                address_of(tickets) + 8 * (_TICKETS - 1),
+                features_at,
+                tickets_at + 8 * (_TICKETS - 1),
                 slot,
                 problem.num_heads,
                 problem.seqlen_q,
@@ -244,57 +248,55 @@ class StandardEngine:
         """The scores; the backward's own are dp beside what its forward kept: P, and more with softcap and
         dropout.
         """
-        sequences, count = _slabs(problem)
-        scores = count * problem.itemsize
+        plan = _plan(problem)
+        scores = plan.scores * problem.itemsize
         kept = scores * (1 + (problem.softcap is not None) + bool(problem.dropout))
-        packed = threads_for(problem, "fwd", settings) * _scratch_stride(problem) + ALIGNMENT
-        shares = 8 * len(sequences) * problem.num_heads * -(-_longest(sequences) // ROW_TILE)
+        packed = threads_for(problem, "fwd", settings) * plan.stride + ALIGNMENT
+        shares = 8 * problem.batch * problem.num_heads * -(-plan.longest // ROW_TILE)
         most = {
             "fwd": scores + packed,
             "bwd": scores + shares,
             "fwd_bwd": kept + max(packed, scores + shares),
         }[direction]
-        return most + sequences.nbytes + FEATURE_BYTES
+        return most + FEATURE_BYTES
 
     def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
         """None: there is one."""
         return None
 
 
-def _slabs(problem: AttentionProblem) -> tuple[NDArray[np.int64], int]:
-    """The table of sequences with where their scores lie, and how many scores there are.
+class _Plan(NamedTuple):
+    """What a problem's shape decides."""
 
-    Packed sequences have slabs of their own sizes; others are padded, as their keys are.
-    """
+    sequences: NDArray[np.int64]  # the table of sequences, with where their scores lie
+    scores: int  # how many there are
+    longest: int  # the most queries or padded keys of a sequence
+    hides: bool  # whether any score may be hidden, a padded one too
+    stride: int  # bytes a thread needs for packed keys; none where a head of every sequence's o can hold them
+
+
+@lru_cache(maxsize=64)  # which takes longer than a small problem's attention
+def _plan(problem: AttentionProblem) -> _Plan:
+    """Packed sequences have slabs of scores of their own sizes; others are padded, as their keys are."""
     table = np.empty((problem.batch, SLAB + 1), dtype=np.int64)
-    table[:, :COLUMNS] = sequence_table(problem, lambda sequence: 0)
+    table[:, :COLUMNS] = sequence_table(problem, lambda seqlen_q: 0)
     table[:, COLUMNS] = table[:, SEQLEN_K] if problem.packed else problem.seqlen_k
-    ends = np.cumsum(problem.num_heads * table[:, SEQLEN_Q] * table[:, COLUMNS])
+    queries, columns = table[:, SEQLEN_Q], table[:, COLUMNS]
+    ends = np.cumsum(problem.num_heads * queries * columns)
     table[0, SLAB] = 0
     table[1:, SLAB] = ends[:-1]
-    return table, int(ends[-1])
-
-
-def _hides(problem: AttentionProblem) -> bool:
-    """Whether any score may be hidden, a padded one too."""
+    longest_keys = int(columns.max())
     padded = problem.key_lengths is not None and not problem.packed
-    return padded or problem.masked or problem.mask is not None
-
-
-def _longest(sequences: NDArray[np.int64]) -> int:
-    """The most queries or padded keys of a sequence."""
-    return int(max(sequences[:, SEQLEN_Q].max(), sequences[:, COLUMNS].max()))
+    room = (columns * problem.head_dim <= queries * problem.head_dim_v) | (queries == 0)
+    return _Plan(
+        table,
+        int(ends[-1]),
+        max(int(queries.max()), longest_keys),
+        padded or problem.masked or problem.mask is not None,
+        0 if room.all() else aligned(min(KEY_TILE, longest_keys) * problem.head_dim * problem.itemsize),
+    )
 
 
 def _flat(scores: Array) -> Array:
     """As arrays in a table are."""
     return scores[np.newaxis, np.newaxis, :, np.newaxis]
-
-
-def _scratch_stride(problem: AttentionProblem) -> int:
-    """Bytes a thread needs for packed keys; none where a head of every sequence's o can hold them."""
-    sequences, _ = _slabs(problem)
-    queries, columns = sequences[:, SEQLEN_Q], sequences[:, COLUMNS]
-    if ((columns * problem.head_dim <= queries * problem.head_dim_v) | (queries == 0)).all():
-        return 0
-    return aligned(min(KEY_TILE, int(columns.max())) * problem.head_dim * problem.itemsize)

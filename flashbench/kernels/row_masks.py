@@ -35,7 +35,6 @@ from flashbench.kernels.features import (
     end_key,
     first_key,
 )
-from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import at, pointer
 from flashbench.kernels.row_features import add_mask_row, clear_lowest_row, hide_row
 
@@ -166,7 +165,8 @@ def add_visible_keys(p, x, x_row, c, columns, zero, features, place):
     first, end = visible_range(features, i, sequence[SEQLEN_K], sequence[DIAGONAL])
     for j in range(first, end):
         if mask_lets_see(zero, features, b, h, i, j):
-            multiply(at(p, j), 1, 1, at(x, j * x_row), x_row, c, columns, 1, columns, 1, True)
+            for column in range(columns):
+                at(c, column)[0] += at(p, j)[0] * at(x, j * x_row + column)[0]
 
 
 @njit(nogil=True)
@@ -176,4 +176,5 @@ def add_visible_queries(p, p_row, x, x_row, c, columns, zero, features, place):
     for i in range(sequence[SEQLEN_Q]):
         first, end = visible_range(features, i, sequence[SEQLEN_K], sequence[DIAGONAL])
         if first <= j < end and mask_lets_see(zero, features, b, h, i, j):
-            multiply(at(p, i * p_row), 1, 1, at(x, i * x_row), x_row, c, columns, 1, columns, 1, True)
+            for column in range(columns):
+                at(c, column)[0] += at(p, i * p_row)[0] * at(x, i * x_row + column)[0]

@@ -77,7 +77,9 @@ def _softmax_row(builder: ir.IRBuilder, element: ir.Type, *, natural: bool = Fal
         shift = b.select(nothing, ir.Constant(element, 0.0), best)
 
         # Pass 2: exponentials in place, and their sum, which the sink joins.
-        total: ir.Value = sum_of_lanes(b, exponential(b, splat(b, b.fsub(sink, shift), 1)))
+        total: ir.Value = ir.Constant(element, 0.0)
+        if natural:
+            total = sum_of_lanes(b, exponential(b, splat(b, b.fsub(sink, shift), 1)))
         for vector, start, last in pieces(b, element, seen):
             shifts = splat(b, shift, vector.count)
             zero = constant(vector, 0.0)

@@ -18,6 +18,7 @@ from flashbench.kernels.compiled import compiled
 from flashbench.kernels.features import DIAGONAL, SEQLEN_K, SEQLEN_Q
 from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import at, pointer, take_ticket
+from flashbench.kernels.row_features import softcap_gradient_row
 from flashbench.kernels.row_masks import add_visible_keys, add_visible_queries, visible_range
 from flashbench.kernels.standard_rows import (
     COLUMNS,
@@ -28,16 +29,18 @@ from flashbench.kernels.standard_rows import (
     DQ,
     DROPPED,
     DV,
+    LSE,
+    TANH,
     K,
     O,
     P,
     Q,
     V,
-    finish_row,
     gradient_of_row,
     keys,
     mask_gradient,
     queries,
+    sequence_row,
     slab,
     softmax_of_row,
 )
@@ -54,7 +57,10 @@ P_GRADIENT, SCORE_GRADIENT, KEY_GRADIENTS, QUERY_GRADIENT = range(4)
 
 @njit(nogil=True)
 def product(a, a_row, a_col, x, x_row, c, c_row, rows, columns, depth, accumulate):
-    """multiply() in slices of the depth, so that a slice of x serves all rows from the cache."""
+    """multiply() in slices of the depth, so that a slice of x serves all rows from the cache.
+
+    The one caller of multiply(): every function that calls it has machine code of its own for it.
+    """
     start = 0
     while True:
         multiply(
@@ -81,8 +87,8 @@ def standard_forward(
     stage,
     table,
     sequences,
-    features,
-    numbers,
+    features_at,
+    numbers_at,
     hides,  # whether any pair is hidden, by whatever
     tickets,
     scratch,  # address of room for packed keys, of scratch_stride bytes a thread; 0: there is room in o
@@ -98,7 +104,7 @@ def standard_forward(
     natural,
 ):
     """One stage of o = softmax(q @ k.T) @ v, until its tickets are out."""
-    ticket = pointer(slot, tickets)
+    ticket, features, numbers = pointer(slot, tickets), pointer(slot, features_at), pointer(zero, numbers_at)
     tile = KEY_TILE if stage == SCORES else ROW_TILE
     tiles = (longest + tile - 1) // tile
     while True:
@@ -108,7 +114,7 @@ def standard_forward(
         start = task % tiles * tile
         b = task // tiles // num_heads
         h = task // tiles % num_heads
-        sequence = sequences[b]
+        sequence = sequence_row(sequences, b)
         seqlen_q, columns = sequence[SEQLEN_Q], sequence[COLUMNS]
         rows = min(tile, (columns if stage == SCORES else seqlen_q) - start)
         if rows <= 0 or seqlen_q == 0:
@@ -121,10 +127,23 @@ def standard_forward(
             if scratch != 0:
                 kt = pointer(zero, scratch + slot * scratch_stride)
             pack(k, table[K, 3], rows, head_dim, kt, rows, factor)
-            multiply(q, q_row, 1, kt, rows, at(s, start), columns, seqlen_q, rows, head_dim, False)
+            product(q, q_row, 1, kt, rows, at(s, start), columns, seqlen_q, rows, head_dim, False)
         elif stage == SOFTMAX:
+            tanh, dropped = slab(zero, table, TANH, sequence, h), slab(zero, table, DROPPED, sequence, h)
+            lse = queries(zero, table, LSE, sequence, h)
             for i in range(start, start + rows):
-                softmax_of_row(zero, table, sequence, features, numbers, b, h, i, softcap, natural)
+                softmax_of_row(
+                    zero,
+                    at(s, i * columns),
+                    at(tanh, i * columns),
+                    at(dropped, i * columns),
+                    at(lse, i),
+                    (b, h, i, sequence),
+                    features,
+                    numbers,
+                    softcap,
+                    natural,
+                )
         else:
             p = at(slab(zero, table, DROPPED, sequence, h), start * columns)
             v, v_row, o_row = keys(zero, table, V, sequence, h // group), table[V, 3], table[O, 3]
@@ -146,8 +165,8 @@ def standard_backward(
     stage,
     table,
     sequences,
-    features,
-    numbers,
+    features_at,
+    numbers_at,
     hides,  # whether any pair is hidden, by whatever
     tickets,
     slot,
@@ -162,7 +181,7 @@ def standard_backward(
     mask_step,  # of dmask along the keys, 0 or 1; -1: it is not asked for
 ):
     """One stage of dq, dk and dv from the kept P, until its tickets are out."""
-    ticket = pointer(slot, tickets)
+    ticket, features, numbers = pointer(slot, tickets), pointer(slot, features_at), pointer(zero, numbers_at)
     group = num_heads // num_kv_heads
     by_key = stage in (P_GRADIENT, KEY_GRADIENTS)
     tile = KEY_TILE if stage == P_GRADIENT else ROW_TILE
@@ -175,7 +194,7 @@ def standard_backward(
         start = task % tiles * tile
         b = task // tiles // heads
         h = task // tiles % heads
-        sequence = sequences[b]
+        sequence = sequence_row(sequences, b)
         seqlen_q, seqlen_k, columns = sequence[SEQLEN_Q], sequence[SEQLEN_K], sequence[COLUMNS]
         rows = min(tile, (columns if by_key else seqlen_q) - start)
         if rows <= 0:
@@ -188,15 +207,28 @@ def standard_backward(
             for head in range(h * group, (h + 1) * group):
                 do, do_row = queries(zero, table, DO, sequence, head), table[DO, 3]
                 dp = at(slab(zero, table, DP, sequence, head), start)
-                multiply(do, do_row, 1, vt, rows, dp, columns, seqlen_q, rows, head_dim_v, False)
+                product(do, do_row, 1, vt, rows, dp, columns, seqlen_q, rows, head_dim_v, False)
         elif stage == SCORE_GRADIENT:
-            share = 0.0
+            share, now = 0.0, scale if mask_step < 0 else zero + 1
+            dp, p = slab(zero, table, DP, sequence, h), slab(zero, table, P, sequence, h)
+            tanh, dropped = slab(zero, table, TANH, sequence, h), slab(zero, table, DROPPED, sequence, h)
+            lse = queries(zero, table, LSE, sequence, h)
             for i in range(start, start + rows):
-                now = scale if mask_step < 0 else zero + 1
-                share += gradient_of_row(zero, table, sequence, features, numbers, b, h, i, now)
+                share += gradient_of_row(
+                    zero,
+                    at(dp, i * columns),
+                    at(p, i * columns),
+                    at(dropped, i * columns),
+                    at(lse, i),
+                    (b, h, i, sequence),
+                    features,
+                    numbers,
+                    now,
+                )
                 if softcap != 0 and mask_step < 0:
                     first, end = visible_range(features, i, seqlen_k, sequence[DIAGONAL])
-                    finish_row(zero, table, sequence, h, i, softcap, zero + 1, first, end)
+                    place = i * columns + first
+                    softcap_gradient_row(at(dp, place), at(tanh, place), end - first)
             at(pointer(0.0, sink_shares), task)[0] = share
         elif stage == KEY_GRADIENTS:
             # Forward: o = p @ v, so dv = p.T @ do; s = q @ k.T, so dk = ds.T @ q.
@@ -243,14 +275,25 @@ def standard_backward(
 
 @compiled
 def standard_mask_gradient(
-    zero, table, sequences, features, tickets, slot, num_heads, seqlen_q, seqlen_k, scale, softcap, mask_step
+    zero,
+    table,
+    sequences,
+    features_at,
+    tickets,
+    slot,
+    num_heads,
+    seqlen_q,
+    seqlen_k,
+    scale,
+    softcap,
+    mask_step,
 ):
     """dmask from ds, between standard_backward's SCORE_GRADIENT and the products with ds.
 
     A task is a piece of dmask with all that was broadcast to it, so that it is added up in one order by one
     thread: along the queries in tiles, or else along the keys.
     """
-    ticket = pointer(slot, tickets)
+    ticket, features = pointer(slot, tickets), pointer(slot, features_at)
     batches = len(sequences) if table[DMASK, 1] else 1
     heads = num_heads if table[DMASK, 2] else 1
     by_query, by_key = table[DMASK, 3] != 0, mask_step != 0

@@ -45,6 +45,13 @@ COLUMNS, SLAB = SEQUENCE_COLUMNS, SEQUENCE_COLUMNS + 1
 
 
 @njit(nogil=True)
+def sequence_row(sequences, b):
+    """A row of the table of sequences as a tuple, which costs less than an array to hand on."""
+    row = sequences[b]
+    return row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8]
+
+
+@njit(nogil=True)
 def rows_of(zero, table, array, sequence, first, h):
     """Pointer to one head's rows of a sequence, `first` saying where a batch entry's rows begin."""
     head = pointer(zero, table[array, 0] + sequence[BATCH_INDEX] * table[array, 1] + h * table[array, 2])
@@ -77,22 +84,23 @@ def sink_of(zero, features, h):
 
 
 @njit(nogil=True)
-def softmax_of_row(zero, table, sequence, features, numbers, b, h, i, softcap, natural):
-    """A row's scores become what o is made of, and its lse is stored."""
+def softmax_of_row(zero, s, tanh, dropped, lse, place, features, numbers, softcap, natural):
+    """A row of scores becomes P's, its lse is stored, and what features make of both is kept where asked for.
+
+    place: (its sequence's number, head, query, the sequence's row of the table). tanh and dropped may be s.
+    """
+    b, h, i, sequence = place
     columns, seqlen_k, diagonal = sequence[COLUMNS], sequence[SEQLEN_K], sequence[DIAGONAL]
-    s = at(slab(zero, table, P, sequence, h), i * columns)
     first, end = visible_range(features, i, seqlen_k, diagonal)
     seen = end - first
     if softcap != 0:
-        kept = at(slab(zero, table, TANH, sequence, h), i * columns + first)
-        softcap_row(at(s, first), kept, seen, softcap)
+        softcap_row(at(s, first), at(tanh, first), seen, softcap)
     if features[ALIBI]:
         address = features[SLOPES_AT] + b * features[SLOPES_BATCH] + h * features[SLOPES_HEAD]
         alibi_row(at(s, first), seen, pointer(zero, address)[0], i + diagonal - first)
     if features[MASK] != NO_MASK:
         mask_scores(s, zero, features, b, h, i, first, end)
 
-    lse = at(queries(zero, table, LSE, sequence, h), i * table[LSE, 3])
     if natural:
         total = natural_softmax_row(s, columns, first, end, sink_of(zero, features, h), lse)
         lse[0] = lse[0] + math.log(total)
@@ -107,45 +115,29 @@ def softmax_of_row(zero, table, sequence, features, numbers, b, h, i, softcap, n
     if not total > 0 and features[MASK] != NO_MASK:
         clear_masked(s, zero, features, b, h, i, first, end)
     if features[DROPOUT]:
-        kept = at(slab(zero, table, DROPPED, sequence, h), i * columns)
-        drop_row(
-            s, kept, columns, first, end, numbers[KEEP_FACTOR], i, h, b, features[SEED], features[THRESHOLD]
-        )
+        seed, threshold = features[SEED], features[THRESHOLD]
+        drop_row(s, dropped, columns, first, end, numbers[KEEP_FACTOR], i, h, b, seed, threshold)
 
 
 @njit(nogil=True)
-def gradient_of_row(zero, table, sequence, features, numbers, b, h, i, scale):
+def gradient_of_row(zero, dp, p, dropped, lse, place, features, numbers, scale):
     """A row of dp becomes scale * ds; returns what its sink gets."""
-    columns = sequence[COLUMNS]
-    dp = at(slab(zero, table, DP, sequence, h), i * columns)
-    p = at(slab(zero, table, P, sequence, h), i * columns)
+    b, h, i, sequence = place
     first, end = visible_range(features, i, sequence[SEQLEN_K], sequence[DIAGONAL])
     seen = end - first
     if features[DROPOUT]:
-        kept = at(slab(zero, table, DROPPED, sequence, h), i * columns + first)
-        drop_gradient_row(at(dp, first), kept, seen, numbers[KEEP_FACTOR])
+        drop_gradient_row(at(dp, first), at(dropped, first), seen, numbers[KEEP_FACTOR])
     delta = mean_gradient(at(dp, first), at(p, first), seen)
     spoiled = features[MASK] != NO_MASK and not math.isfinite(delta)  # by what the mask hides, perhaps
     if spoiled:
         clear_masked(dp, zero, features, b, h, i, first, end)
         delta = mean_gradient(at(dp, first), at(p, first), seen)
-    gradient_row(dp, p, columns, first, end, delta, scale)
+    gradient_row(dp, p, sequence[COLUMNS], first, end, delta, scale)
     if spoiled:
         clear_masked(dp, zero, features, b, h, i, first, end)
     if not features[SINKS] or delta == 0:
         return 0.0
-    lse = at(queries(zero, table, LSE, sequence, h), i * table[LSE, 3])[0]
-    return -math.exp(sink_of(zero, features, h) - lse) * delta
-
-
-@njit(nogil=True)
-def finish_row(zero, table, sequence, h, i, softcap, scale, first, end):
-    """ds[first:end] of a row, so far by what the mask is added to, becomes scale times ds by the product."""
-    place = i * sequence[COLUMNS] + first
-    ds = at(slab(zero, table, DP, sequence, h), place)
-    scale_row(ds, end - first, scale)
-    if softcap != 0:
-        softcap_gradient_row(ds, at(slab(zero, table, TANH, sequence, h), place), end - first)
+    return -math.exp(sink_of(zero, features, h) - lse[0]) * delta
 
 
 @njit(nogil=True)
@@ -155,16 +147,17 @@ def mask_gradient(zero, table, sequences, features, mask_step, part, softcap, sc
     Strides of 0 add up along the axes that the mask is broadcast along, in an order that the part decides.
     """
     for b in range(part[0], part[1]):
-        sequence = sequences[b]
+        sequence = sequence_row(sequences, b)
         for h in range(part[2], part[3]):
+            dmask = pointer(zero, table[DMASK, 0] + b * table[DMASK, 1] + h * table[DMASK, 2])
             for i in range(part[4], min(part[5], sequence[SEQLEN_Q])):
                 first, end = visible_range(features, i, sequence[SEQLEN_K], sequence[DIAGONAL])
                 first, end = max(first, part[6]), min(end, part[7])
                 if end <= first:
                     continue
-                ds = at(slab(zero, table, DP, sequence, h), i * sequence[COLUMNS])
-                target = pointer(zero, table[DMASK, 0] + b * table[DMASK, 1] + h * table[DMASK, 2])
-                target = at(target, i * table[DMASK, 3])
+                place = i * sequence[COLUMNS]
+                ds = at(slab(zero, table, DP, sequence, h), place)
+                target = at(dmask, i * table[DMASK, 3])
                 if mask_step == 0:
                     total = 0.0
                     for j in range(first, end):
@@ -173,4 +166,7 @@ def mask_gradient(zero, table, sequences, features, mask_step, part, softcap, sc
                 else:
                     for j in range(first, end):
                         at(target, j)[0] += at(ds, j)[0]
-                finish_row(zero, table, sequence, h, i, softcap, scale, first, end)
+                scale_row(at(ds, first), end - first, scale)
+                if softcap != 0:
+                    tanh = at(slab(zero, table, TANH, sequence, h), place + first)
+                    softcap_gradient_row(at(ds, first), tanh, end - first)
