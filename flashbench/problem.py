@@ -197,19 +197,26 @@ class AttentionProblem(
     @property
     def features(self) -> frozenset[Feature]:
         """Those that are on; `window` only where it hides more than the causal mask does."""
-        window = self.window_left is not None or (self.window_right is not None and not self.causal)
-        on: dict[Feature, bool] = {
-            "window": window,
-            "softcap": self.softcap is not None,
-            "alibi": self.alibi,
-            "sinks": self.sinks,
-            "mask": self.mask is not None,
-            "key_lengths": self.key_lengths is not None and not self.packed,
-            "varlen": self.packed,
-            "dropout": self.dropout > 0,
-            "block_table": self.page_size is not None,
-        }
-        return frozenset(name for name, is_on in on.items() if is_on)
+        on: list[Feature] = []  # asked at every call, and mostly empty
+        if self.window_left is not None or (self.window_right is not None and not self.causal):
+            on.append("window")
+        if self.softcap is not None:
+            on.append("softcap")
+        if self.alibi:
+            on.append("alibi")
+        if self.sinks:
+            on.append("sinks")
+        if self.mask is not None:
+            on.append("mask")
+        if self.query_lengths is not None:
+            on.append("varlen")
+        elif self.key_lengths is not None:
+            on.append("key_lengths")
+        if self.dropout > 0:
+            on.append("dropout")
+        if self.page_size is not None:
+            on.append("block_table")
+        return frozenset(on)
 
     @property
     def packed(self) -> bool:
