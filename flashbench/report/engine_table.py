@@ -82,8 +82,10 @@ def names_engines(rows: Sequence[Measurement]) -> bool:
 
 
 def legend_lines(rows: Sequence[Measurement]) -> list[Text]:
-    """What the columns of a table of windows or of decoding are."""
+    """What the columns of a table of windows or of decoding are, and what no rate knows of a mask."""
     lines = []
+    if any(row.problem.mask is not None for row in rows):
+        lines.append("rates count the pairs that a mask array hides too")
     if _are_steps(rows):
         lines.append("GB/s: rows of k and v that a query sees; tokens: this attention alone")
         if any((percent_of_bandwidth(row) or 0) > 100 for row in rows):
