@@ -13,6 +13,7 @@ EPILOG = (
     "  flashbench duel flash standard\n"
     "  flashbench duel flash torch-flash --seq-lens 512,2k --heads 8 --dtype float32\n"
     "  flashbench duel flash --python-a .venv-main/bin/python --python-b .venv-change/bin/python\n"
+    "  flashbench duel flash torch-flash --decode --seq-lens 8k\n"
     "  flashbench duel --aa\n\n"
     "Exit code: 0 B is the same or faster; 1 B is slower, or no longer right; 2 bad input, or a threshold "
     "below the noise floor; 3 inconclusive, even after the last round."

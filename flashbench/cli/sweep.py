@@ -14,6 +14,7 @@ EPILOG = (
     "  flashbench sweep --block-sizes 32,64,128,auto --seq-lens 1k,4k --causal yes --direction bwd\n"
     "  flashbench sweep --config configs/block-sizes.toml --save blocks.json\n"
     "  flashbench sweep --save blocks.json --resume\n"
+    "  flashbench sweep --causal yes --window 256 --seq-lens 4k,8k\n"
     "  flashbench sweep --budget 60s\n\n"
     "Exit code: 0 measured; 1 a point crashed, ran out of memory or time, or was wrong; 2 bad input."
 )

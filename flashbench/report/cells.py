@@ -88,5 +88,5 @@ def ratio_cell(row: Measurement, base: Measurement | None) -> Text:
     ratio = time_ratio(row, base)
     if ratio is None:
         return NOTHING
-    word = f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.3f}x"
+    word = f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.2g}x"
     return Text(word, style="dim" if row is base else "")

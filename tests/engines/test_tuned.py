@@ -69,6 +69,9 @@ def test_auto_is_what_the_table_says_within_its_band(tuned_table: Path, seqlen: 
         (600, {"head_dim_v": 32}),
         (1, {"seqlen_k": 600}),
         (511, {"seqlen_k": 600}),
+        (600, {"window": (64, 64)}),
+        (600, {"softcap": 50.0}),
+        (600, {"mask": "bool"}),
     ],
 )
 def test_auto_is_the_built_in_rule_outside_every_key(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from fake_exports import make_duel
 from fake_results import make_measurement, make_results
 from feature_rows import (
     decode_results,
@@ -19,6 +20,8 @@ from rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.problem import AttentionProblem
+from flashbench.report.compare import compare_report
+from flashbench.report.duel import duel_markdown, duel_report
 from flashbench.report.layout import problem_key, problem_line
 from flashbench.report.markdown import results_markdown
 from flashbench.report.memory import memory_report
@@ -26,6 +29,7 @@ from flashbench.report.plain import plain_report
 from flashbench.report.profile import profile_report
 from flashbench.report.sweep import sweep_report
 from flashbench.report.units import format_count
+from flashbench.studies.compare import compare
 
 RESULTS = {
     "window beside full": make_results(window_rows("flash")),
@@ -81,7 +85,7 @@ def test_a_window_s_work_is_told_beside_the_full_one_s() -> None:
     assert pairs[1::2] == [257 * seqlen - 256 * 257 // 2 for seqlen in (4096, 16384, 131072)]
     for count in pairs:
         assert f" {format_count(count)} " in text
-    assert "0.004x" in text  # 33.7M of 8590M pairs
+    assert "0.0039x" in text  # 33.7M of 8590M pairs
 
 
 def test_time_is_over_the_full_one_of_the_same_engine() -> None:
@@ -94,8 +98,33 @@ def test_time_is_over_the_full_one_of_the_same_engine() -> None:
         "1.00",
         "0.031",
         "1.00",
-        "0.004",
+        "0.0039",
     ]
+
+
+def test_a_mask_that_rates_know_nothing_of_is_told() -> None:
+    line = "rates count the pairs that a mask array hides too"
+    masked = [make_measurement(engine, 512, mask="block") for engine in ("standard", "flash")]
+    assert line in rendered(profile_report(make_results(masked)))
+    assert line not in rendered(profile_report(make_results()))
+
+
+def test_a_duel_names_the_features_and_the_keys_of_a_step() -> None:
+    duel = make_duel()
+    rows = window_rows("flash")[1:2] * 2 + decode_rows("flash")[:1] * 2
+    text = rendered(duel_report(msgspec.structs.replace(duel, measurements=rows)), 200)
+    assert "forward, causal, window 256, softcap 50, float32, head_dim 64, 8 heads, batch 1" in text
+    assert "decode 1 query, float32, head_dim 128, 32 heads over 8, batch 1" in text
+    assert "1 x 2048" in text
+    words = duel_markdown(msgspec.structs.replace(duel, measurements=rows))
+    assert "causal, window 256, softcap 50" in words
+
+
+def test_a_comparison_names_the_features_too() -> None:
+    results = make_results([*window_rows("flash")[:2], *length_rows(packed=True)])
+    text = rendered(compare_report(compare(results, results)), 200)
+    assert "flash, forward, causal, window 256, softcap 50, float32" in text
+    assert "standard, forward, full, varlen 25/50/75/100 %" in text
 
 
 @pytest.mark.parametrize("name", RESULTS)
