@@ -19,11 +19,11 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
-def show_progress() -> Iterator[OnProgress]:
-    """Takes each step's progress and shows it on stderr."""
+def show_progress(*, at_once: bool = True) -> Iterator[OnProgress]:
+    """Takes each step's progress and shows it on stderr; without `at_once` a log has none of a short run."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _lines_now_and_then()
+        yield _lines_now_and_then(-SECONDS_BETWEEN_LINES if at_once else time.monotonic())
         return
     columns = (
         BarColumn(bar_width=24),
@@ -61,8 +61,8 @@ def time_left(step: Progress) -> str:
     return f"{minutes}:{seconds:02} left"
 
 
-def _lines_now_and_then() -> OnProgress:
-    last = -SECONDS_BETWEEN_LINES
+def _lines_now_and_then(last: float) -> OnProgress:
+    """last: when a line was written last, or might have been."""
 
     def on_progress(step: Progress) -> None:
         nonlocal last

@@ -108,7 +108,7 @@ def verify(
     engines, left_out = resolve_engines(list(dict.fromkeys(engine or study.DEFAULT_ENGINES)))
     for line in left_out:
         typer.echo(line, err=True)
-    with show_progress() as on_progress:
+    with show_progress(at_once=False) as on_progress:
         verification = study.verify(engines, cases, on_progress, suite=suite)
     if json is not None and json != "-":
         write_whole(json, verify_json(verification).encode())

@@ -31,8 +31,14 @@ _STYLES: dict[Verdict, str] = {
 
 
 def verify_report(verification: Verification, *, verbose: bool = False) -> RenderableType:
-    """A table per engine, a row per group of cases and dtype; verbose: a row per case."""
-    parts: list[RenderableType] = []
+    """Which suite, and a table per engine: a row per group of cases and dtype; verbose: a row per case."""
+    count = len({result.case for result in verification.results})
+    minutes, seconds = divmod(round(verification.seconds), 60)
+    took = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    parts: list[RenderableType] = [
+        Text(f"{count} case{'' if count == 1 else 's'} of suite {verification.suite}, {took}"),
+        Text(),
+    ]
     for engine, results in _by(verification.results, lambda result: result.engine).items():
         parts += [Text(engine, style="bold"), _cases(results) if verbose else _groups(results), Text()]
     return Group(*parts)
@@ -60,8 +66,7 @@ def _cells(rows: Sequence[CaseResult]) -> tuple[Text, ...]:
 
 
 def verify_lines(verification: Verification, *, verbose: bool = False) -> list[str]:
-    """What failed, with the command that runs just that; what was not supported, and why; the count of all,
-    and what they took.
+    """What failed, with the command that runs just that; what was not supported, and why; the count of all.
 
     Plain lines, because a command must not be broken at the width of a terminal.
     """
@@ -82,9 +87,6 @@ def verify_lines(verification: Verification, *, verbose: bool = False) -> list[s
             lines.append(f"unsupported by {engine}: {alike[0].case}{more}: {_reason(alike)}")
         count = f"{len(results)} case{'' if len(results) == 1 else 's'}"
         lines.append(f"{engine}: {_counted(results)} of {count}")
-    minutes, seconds = divmod(round(verification.seconds), 60)
-    took = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-    lines.append(f"suite {verification.suite}: {took}")
     return lines
 
 

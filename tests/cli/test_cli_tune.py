@@ -150,8 +150,8 @@ def test_a_damaged_table_is_one_line_and_no_error(flashbench: CommandLine, tuned
     tuned_table.write_text("{")
     done = flashbench("verify", "--engine", "flash", "--case", "square-1023")
     assert done.code == 0
-    assert done.err == (
-        f"warning: tuned block sizes are not used: {tuned_table} is damaged; "
-        "flashbench tune makes them anew\n"
-    )
+    warnings = [line for line in done.err.splitlines() if not line.startswith("[")]  # which is progress
+    assert warnings == [
+        f"warning: tuned block sizes are not used: {tuned_table} is damaged; flashbench tune makes them anew"
+    ]
     assert flashbench("tune", "--reset").err == ""

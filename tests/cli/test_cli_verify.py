@@ -23,11 +23,17 @@ def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(packages)
 
 
+def unasked(err: str) -> list[str]:
+    """The lines on stderr that are not progress, which is told where kernels take long to compile."""
+    return [line for line in err.splitlines() if not line.startswith("[")]
+
+
 def test_flash_and_standard_are_checked_by_default(flashbench: CommandLine) -> None:
     done = flashbench("verify", *FEW)
     assert done.code == 0
+    assert done.out.startswith("4 cases of suite default, ")
     assert done.out.splitlines()[-2:] == ["flash: 4 ok of 4 cases", "standard: 4 ok of 4 cases"]
-    assert done.err == ""
+    assert unasked(done.err) == []
 
 
 @pytest.mark.parametrize(
@@ -74,6 +80,27 @@ def test_list_names_cases_and_runs_none(flashbench: CommandLine) -> None:
     assert flashbench("verify", "--list", "--case", "square-2").out == "square-2-float32\nsquare-2-float64\n"
 
 
+def test_a_suite_lists_and_runs_its_own_cases(flashbench: CommandLine) -> None:
+    words = ("verify", "--suite", "torch", "--case", "b2-len267-h1-d8-full-train")
+    name = "b2-len267-h1-d8-full-train"
+    assert flashbench(*words, "--list").out == f"{name}-float32\n{name}-float64\n"
+    done = flashbench(*words, "--engine", "flash", "--engine", "WrongDk")
+    assert done.code == 1
+    assert f"flashbench verify --suite torch --engine WrongDk --case {name}-float32" in done.out
+    assert "flash: 2 ok of 2 cases" in done.out
+    assert done.out.startswith("2 cases of suite torch, ")
+
+
+def test_a_sample_is_of_the_cases_that_are_named_and_the_same_each_time(flashbench: CommandLine) -> None:
+    words = ("verify", "--suite", "flash-attention", "--case", "len113x203-d32", "--list")
+    sample = flashbench(*words, "--sample", "7").out.splitlines()
+    assert len(sample) == 7
+    assert all(name.startswith("len113x203-d32-") for name in sample)
+    assert flashbench(*words, "--sample", "7").out.splitlines() == sample
+    assert flashbench(*words, "--sample", "7", "--seed", "1").out.splitlines() != sample
+    assert flashbench("verify", "--sample", "3", "-e", "flash").out.count("flash: 3 ok of 3 cases") == 1
+
+
 def test_json_on_stdout_leaves_the_table_to_stderr(flashbench: CommandLine) -> None:
     done = flashbench("verify", "-e", "WrongDk", "--case", "square-2-float64", "--json", "-")
     assert done.code == 1
@@ -98,6 +125,9 @@ def test_json_in_a_file(flashbench: CommandLine, tmp_path: Path) -> None:
         ),
         (["--engine", "flush"], "error: unknown engine 'flush'; known: flash, standard, numpy, torch-flash"),
         (["--json", "/nowhere/at/all.json"], "error: "),
+        (["--suite", "jax"], "error: unknown suite 'jax'; known: default, flash-attention, torch\n"),
+        (["--suite", "torch", "--case", "square-1"], "error: no case is named 'square-1' or begins so\n"),
+        (["--sample", "0"], "error: "),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(flashbench: CommandLine, words: list[str], error: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 from rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
-from flashbench.problem import AttentionProblem
+from flashbench.problem import AttentionProblem, Dtype, Feature
 from flashbench.report.verify import FAILURES_SHOWN, verify_json, verify_lines, verify_report
 from flashbench.studies.verify import CaseResult, Deviation, Verdict, Verification
 
@@ -21,6 +22,8 @@ def make_result(
     group: str = "square",
     error: float | None = 1.8e-15,
     reason: str | None = None,
+    lacks: tuple[Feature, ...] = (),
+    dtype: Dtype = "float64",
 ) -> CaseResult:
     outputs = (
         {}
@@ -34,22 +37,27 @@ def make_result(
     return CaseResult(
         case=case,
         group=group,
-        problem=AttentionProblem.of(4),
+        problem=AttentionProblem.of(4, dtype=dtype),
         block_q=None,
         block_k=None,
         threads=None,
         engine=engine,
         verdict=verdict,
         reason=reason,
+        lacks=list(lacks),
         outputs=outputs,
     )
 
 
+def made(results: list[CaseResult], *, suite: str = "default", seconds: float = 1.6) -> Verification:
+    return Verification(flashbench_version="0.1.0", suite=suite, seconds=seconds, results=results)
+
+
 @pytest.fixture
 def verification() -> Verification:
-    return Verification(
-        flashbench_version="0.1.0",
-        results=[
+    return made(
+        [
+            make_result("flash", "square-1-float32", dtype="float32", error=3.2e-7),
             make_result("flash", "square-1-float64"),
             make_result("flash", "square-2-float64", error=3.1e-15),
             make_result("flash", "blocks-1x1-float64", group="blocks", error=0.0),
@@ -74,7 +82,7 @@ def test_table_of_cases(verification: Verification, snapshot: SnapshotAssertion)
 
 def test_lines_tell_failures_with_their_commands_then_what_is_unsupported(verification: Verification) -> None:
     assert verify_lines(verification) == [
-        "flash: 3 ok of 3 cases",
+        "flash: 4 ok of 4 cases",
         "FAILED mine square-2-float64: o[0] is off by 2e-09",
         "  flashbench verify --engine mine --case square-2-float64",
         "FAILED mine square-5-float64: o[0] is nan",
@@ -89,7 +97,8 @@ def test_lines_tell_failures_with_their_commands_then_what_is_unsupported(verifi
 
 def test_an_exact_forward_without_a_backward_is_told_apart() -> None:
     alone = [make_result("mine", f"square-{n}-float64", "forward ok", reason="has no dq") for n in (1, 2)]
-    verification = Verification(flashbench_version="0.1.0", results=alone)
+    verification = made(alone, seconds=61.6)
+    assert rendered(verify_report(verification)).startswith("2 cases of suite default, 1 min 2 s\n")
     assert verify_lines(verification) == [
         "unsupported by mine: square-1-float64 and 1 more: has no dq",
         "mine: 2 forward ok of 2 cases",
@@ -102,7 +111,7 @@ def test_an_exact_forward_without_a_backward_is_told_apart() -> None:
 def test_many_failures_are_told_by_the_first_few() -> None:
     count = FAILURES_SHOWN + 7
     many = [make_result("mine", f"square-{n}-float64", "wrong", reason="off") for n in range(count)]
-    verification = Verification(flashbench_version="0.1.0", results=many)
+    verification = made(many)
     lines = verify_lines(verification)
     assert lines[-2:] == [
         "FAILED mine: and 7 more; --verbose tells them all",
@@ -112,22 +121,60 @@ def test_many_failures_are_told_by_the_first_few() -> None:
     assert len(verify_lines(verification, verbose=True)) == 2 * count + 1
 
 
-def test_an_engine_name_is_quoted_for_the_shell() -> None:
-    verification = Verification(
-        flashbench_version="0.1.0", results=[make_result("my engine; rm", "square-1-float64", "raised")]
+def test_features_that_an_engine_lacks_are_told_once() -> None:
+    lacking: list[tuple[Feature, ...]] = [("window",), ("alibi", "window"), ("sinks",)]
+    verification = made(
+        [
+            make_result(
+                "mine",
+                f"case-{n}-float64",
+                "unsupported",
+                reason=f"the engine has no {', '.join(lacks)}",
+                lacks=lacks,
+            )
+            for n, lacks in enumerate(lacking)
+        ]
     )
+    assert verify_lines(verification)[0] == (
+        "unsupported by mine: case-0-float64 and 2 more: the engine has no alibi, sinks, window"
+    )
+
+
+def test_a_wide_table_breaks_words_and_no_numbers(snapshot: SnapshotAssertion) -> None:
+    group = "causal, local, alibi, softcap, dropout"
+    results = [
+        make_result("mine", f"a-{dtype}", verdict, group=group, error=error, dtype=dtype, reason="some")
+        for dtype in get_args(Dtype)
+        for verdict, error in (("wrong", None), ("unsupported", None), ("ok", 1e-9))
+    ]
+    table = rendered(verify_report(made(results)))
+    assert table == snapshot
+    assert max(map(len, table.splitlines())) <= 80
+
+
+def test_an_engine_name_is_quoted_for_the_shell() -> None:
+    verification = made([make_result("my engine; rm", "square-1-float64", "raised")])
     assert verify_lines(verification)[1] == (
         "  flashbench verify --engine 'my engine; rm' --case square-1-float64"
     )
+
+
+def test_a_command_names_a_suite_other_than_the_default() -> None:
+    verification = made([make_result("mine", "b2-len267-float64", "raised")], suite="torch")
+    assert verify_lines(verification)[1:] == [
+        "  flashbench verify --suite torch --engine mine --case b2-len267-float64",
+        "mine: 1 raised of 1 case",
+    ]
 
 
 def test_json_holds_every_error_and_the_exit_code(verification: Verification) -> None:
     document = json.loads(verify_json(verification))
     assert document["exit_code"] == 1
     assert document["flashbench_version"] == "0.1.0"
-    assert len(document["results"]) == 10
-    assert document["results"][4]["outputs"]["o"] == {"error": 2e-9, "tolerance": 1e-12}
-    assert document["results"][5]["outputs"]["o"]["error"] is None
+    assert (document["suite"], document["seconds"]) == ("default", 1.6)
+    assert len(document["results"]) == 11
+    assert document["results"][5]["outputs"]["o"] == {"error": 2e-9, "tolerance": 1e-12}
+    assert document["results"][6]["outputs"]["o"]["error"] is None
     assert document["results"][0]["problem"]["seqlen_q"] == 4
 
 
