@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from flashbench.kernels.dots import QUERIES
 from flashbench.kernels.isa import ISA
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
@@ -80,7 +81,8 @@ def backward_elements(
 def decode_elements(rows: int, block_k: int, head_dim: int, itemsize: int) -> int:
     """Scratch of one thread of decoding: qt, s, row_max, row_sum, rescale, and what features need."""
     numbers = _FORWARD_NUMBERS + LIMIT_NUMBERS + ALIBI_NUMBERS
-    return (head_dim + block_k + numbers) * padded_lanes(rows, itemsize)
+    lanes = padded_lanes(-(-rows // QUERIES) * QUERIES, itemsize)
+    return (head_dim + block_k + numbers) * lanes
 
 
 def forward_blocks(

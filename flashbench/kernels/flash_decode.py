@@ -13,6 +13,7 @@ import math
 from numba import njit
 
 from flashbench.kernels.compiled import compiled
+from flashbench.kernels.dots import QUERIES, dot_products
 from flashbench.kernels.features import (
     ALIBI,
     BATCH_INDEX,
@@ -52,6 +53,7 @@ from flashbench.kernels.visibility import LOG2E, apply_mask, clear_rows, sees
 LN2 = math.log(2.0)
 VECTOR_BYTES = ISA.vector_bytes
 MOST_QUERIES = 16  # of one chunk
+FEW = 8  # rows up to which dot products are faster than a product with queries for lanes
 _PIECE = 16  # keys whose values are fetched while their scores are computed
 
 # Rows of the table of arrays, as in the forward pass.
@@ -104,12 +106,15 @@ def flash_decode(
 
     arrivals: a counter a task, zero at first, of which each head's first part uses one. parts: address of
     (rows, head_dim_v + 2) numbers a task, where rows is group * chunk: o, row_max, row_sum. A thread's
-    scratch, in elements: qt (head_dim, lanes), s (block_k, lanes), then row_max, row_sum, rescale, firsts,
-    ends, positions and slopes (lanes each), where lanes is rows rounded up to whole vectors.
+    scratch, in elements: qt (head_dim, lanes), or q (rows, head_dim) where there are few, s (block_k, lanes),
+    then row_max, row_sum, rescale, firsts, ends, positions and slopes (lanes each), where lanes is rows
+    rounded up to whole vectors.
     """
     vector = VECTOR_BYTES // itemsize
     rows = group * chunk
-    lanes = (rows + vector - 1) // vector * vector
+    some_rows = (rows + QUERIES - 1) // QUERIES * QUERIES
+    lanes = (some_rows + vector - 1) // vector * vector
+    few = rows <= FEW
     qt = pointer(zero, scratch + slot * scratch_stride)
     s = at(qt, head_dim * lanes)
     row_max = at(s, block_k * lanes)
@@ -142,15 +147,13 @@ def flash_decode(
             g, i = r // chunk, r % chunk
             known = g < group and i < queries
             h = kv * group + min(g, group - 1)
-            if known:
-                q = at(
-                    pointer(zero, table[Q, 0] + batch * table[Q, 1] + h * table[Q, 2]), (query + i) * q_row
-                )
-                for c in range(head_dim):
-                    at(qt, c * lanes + r)[0] = at(q, c)[0] * numbers[Q_FACTOR]
-            else:
-                for c in range(head_dim):
-                    at(qt, c * lanes + r)[0] = zero
+            q = pointer(zero, table[Q, 0] + batch * table[Q, 1] + h * table[Q, 2])
+            for c in range(head_dim):
+                number = at(q, (query + i) * q_row + c)[0] * numbers[Q_FACTOR] if known else zero
+                if not few:
+                    at(qt, c * lanes + r)[0] = number
+                elif r < some_rows:
+                    at(qt, r * head_dim + c)[0] = number
             at(row_max, r)[0], at(row_sum, r)[0] = -math.inf, zero
             if features[SINKS] and part == 0:
                 sink = pointer(zero, features[SINKS_AT] + h * features[SINKS_HEAD])[0]
@@ -168,6 +171,8 @@ def flash_decode(
         k_first = max(part * part_keys, first_key(q_start, seqlen_k, diagonal, features))
         last_end = end_key(q_start + queries - 1, seqlen_k, diagonal, features)
         k_end = min((part + 1) * part_keys, last_end)
+        if few:  # lanes without a row, which dot products leave alone
+            clear_rows(s, lanes, min(block_k, max(0, k_end - k_first)), lanes, zero)
         for k_start in range(k_first, k_end, block_k):
             k_rows = min(block_k, k_end - k_start)
 
@@ -184,7 +189,11 @@ def flash_decode(
                     v_head + v_start * v_row * itemsize, count, v_row * itemsize, head_dim_v * itemsize
                 )
                 k = at(pointer(zero, head), row * k_row)
-                multiply(k, k_row, 1, qt, lanes, at(s, done * lanes), lanes, count, lanes, head_dim, False)
+                target = at(s, done * lanes)
+                if few:
+                    dot_products(k, k_row, count, qt, head_dim, some_rows, target, lanes, head_dim)
+                else:
+                    multiply(k, k_row, 1, qt, lanes, target, lanes, count, lanes, head_dim, False)
                 done += count
             if features[SOFTCAP]:
                 cap_scores(s, k_rows * lanes, numbers[CAP], pointer(zero, 0))
