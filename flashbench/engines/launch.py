@@ -38,9 +38,7 @@ def readable(array: Array) -> Array:
 
 def array_table(*arrays: Array) -> NDArray[np.int64]:
     """One row an array: address, batch and head stride in bytes, row stride in elements."""
-    rows = [
-        (address_of(array), *array.strides[:2], array.strides[2] // array.itemsize) for array in arrays
-    ]
+    rows = [(address_of(array), *array.strides[:2], array.strides[2] // array.itemsize) for array in arrays]
     return np.array(rows, dtype=np.int64)
 
 
