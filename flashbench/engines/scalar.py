@@ -94,4 +94,6 @@ def _features(problem: AttentionProblem, extras: Extras) -> ScalarFeatures:
         1 / (1 - problem.dropout),
         min(round(problem.dropout * 2**32), 2**32 - 1),
         np.uint64(problem.dropout_seed),
+        problem.page_size or 0,
+        np.zeros((1, 1), np.int64) if extras.block_table is None else np.array(extras.block_table, np.int64),
     )

@@ -101,7 +101,8 @@ class StandardEngine:
         # All these have to live as long as the kernels run, which know addresses only.
         features_at, numbers_at = address_of(features.whole), address_of(features.numbers)
         tickets = np.zeros(_TICKETS, dtype=np.int64)
-        tickets_at = address_of(tickets)
+        finite = np.zeros(problem.batch * problem.num_kv_heads, dtype=np.int64)
+        tickets_at, finite_at = address_of(tickets), address_of(finite)
         scratch, scratch_address = aligned_scratch(threads * stride)
         number = q.dtype.type
         natural = bool(problem.softcap or problem.alibi or problem.sinks or problem.mask == "float")
@@ -117,6 +118,7 @@ class StandardEngine:
                     features_at,
                     numbers_at,
                     hides,
+                    finite_at,
                     tickets_at + 8 * stage,
                     scratch_address if stride else 0,
                     stride,
@@ -181,7 +183,8 @@ class StandardEngine:
         # All these have to live as long as the kernels run, which know addresses only.
         features_at, numbers_at = address_of(features.whole), address_of(features.numbers)
         tickets = np.zeros(_TICKETS, dtype=np.int64)
-        tickets_at = address_of(tickets)
+        finite = np.zeros(problem.batch * (2 * problem.num_heads + problem.num_kv_heads), dtype=np.int64)
+        tickets_at, finite_at = address_of(tickets), address_of(finite)
         shares = np.zeros((len(sequences), problem.num_heads, -(-longest // ROW_TILE)))
         number = q.dtype.type
         scale, softcap = number(problem.scale), number(problem.softcap or 0)
@@ -197,6 +200,7 @@ class StandardEngine:
                     features_at,
                     numbers_at,
                     hides,
+                    finite_at,
                     tickets_at + 8 * stage,
                     slot,
                     longest,

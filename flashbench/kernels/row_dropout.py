@@ -58,25 +58,28 @@ def _drop_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         p, dropped, columns, first, end, factor, query, head, sequence, seed, threshold = args
         few = b.alloca(chunk)
         factors, zeros = splat(b, factor, _CHUNK), constant(chunk, 0.0)
+        zero = ir.Constant(element, 0.0)
         thresholds = splat(b, b.trunc(threshold, _WORD), _CHUNK)
         begin = b.mul(b.sdiv(first, const(_CHUNK)), const(_CHUNK))
         stop = b.add(end, const(_CHUNK - 1))
         with loop(b, stop, start=begin, step=_CHUNK, carry=[]) as (column, _, _):
             words = _words(b, b.sdiv(column, const(_WORDS)), [query, head, sequence], seed)
-            # Factors of 0, not zeros, so that NaN stays NaN.
-            weights = b.select(b.icmp_unsigned(">=", words, thresholds), factors, zeros)
+            kept = b.icmp_unsigned(">=", words, thresholds)
             further = b.add(column, const(_CHUNK))
             inside = b.and_(b.icmp_signed(">=", column, first), b.icmp_signed("<=", further, end))
             with b.if_else(inside) as (whole, part):
                 with whole:
-                    store(b, b.fmul(load(b, p, column, chunk), weights), dropped, column)
+                    value = b.fmul(load(b, p, column, chunk), factors)
+                    store(b, b.select(kept, value, zeros), dropped, column)
                 with part:  # one by one, as what lies beyond may be another thread's
-                    store(b, weights, few, const(0))
+                    store(b, b.select(kept, factors, zeros), few, const(0))
                     left = b.select(b.icmp_signed("<", column, first), first, column)
                     right = b.select(b.icmp_signed("<", further, end), further, end)
                     with loop(b, right, start=left, carry=[]) as (j, _, _):
                         weight = b.load(b.gep(b.bitcast(few, pointer), [b.sub(j, column)]))
-                        b.store(b.fmul(b.load(b.gep(p, [j])), weight), b.gep(dropped, [j]))
+                        lost = b.fcmp_ordered("==", weight, zero)
+                        value = b.fmul(b.load(b.gep(p, [j])), weight)
+                        b.store(b.select(lost, zero, value), b.gep(dropped, [j]))
         clear(b, element, dropped, const(0), first)
         clear(b, element, dropped, end, columns)
 
@@ -100,10 +103,7 @@ def drop_row(
     seed: Any,
     threshold: Any,
 ) -> Any:
-    """dropped[first:end] becomes factor * p where kept and 0 * p where not, the rest of [:columns] 0.
-
-    dropped may be p.
-    """
+    """dropped[first:end] becomes factor * p where kept, and 0 in the rest of [:columns]; it may be p."""
     n = types.intp
     return types.void(p, p, n, n, n, p.dtype, n, n, n, n, n), intrinsic_on_tile(_drop_row)
 
@@ -117,8 +117,8 @@ def _drop_gradient_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
             factors, zero = splat(b, factor, vector.count), constant(vector, 0.0)
             with loop(b, last, start=first, step=vector.count, carry=[]) as (column, _, _):
                 kept = b.fcmp_unordered("!=", load(b, dropped, column, vector), zero)
-                weights = b.select(kept, factors, zero)
-                store(b, b.fmul(load(b, dp, column, vector), weights), dp, column)
+                grown = b.fmul(load(b, dp, column, vector), factors)
+                store(b, b.select(kept, grown, zero), dp, column)
 
     name = f"fb.drop_gradient_row.{overload(full_vector(element))}"
     return function(builder, name, [pointer, pointer, INT, element], body)
@@ -126,5 +126,5 @@ def _drop_gradient_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 
 @intrinsic
 def drop_gradient_row(typingctx: Any, dp: Any, dropped: Any, count: Any, factor: Any) -> Any:
-    """dp becomes factor * dp where drop_row left something, else 0 * dp."""
+    """dp becomes factor * dp where drop_row left something, else 0."""
     return types.void(dp, dp, types.intp, dp.dtype), intrinsic_on_tile(_drop_gradient_row)

@@ -39,14 +39,24 @@ class ScalarFeatures(NamedTuple):
     keep_factor: float  # 1 / (1 - dropout)
     threshold: int  # what a word of random bits must reach for its pair to be kept
     seed: Any  # uint64
+    page_size: int  # 0: keys do not lie in pages
+    pages: Any  # the block table
 
 
 @njit(nogil=True)
-def logit(q, k, kv, query, key, batch, b, h, i, j, diagonal, features):
+def key_place(batch, first_key, b, j, features):
+    """(batch entry or page, row): where key j of sequence b lies in k and v."""
+    if features.page_size > 0:
+        return features.pages[b, j // features.page_size], j % features.page_size
+    return batch, first_key + j
+
+
+@njit(nogil=True)
+def logit(q_row, k_row, b, h, i, j, diagonal, features):
     """(s, tanh): what softmax is taken of, and what softcap made of it on the way."""
     score, capped = 0.0, 0.0
-    for c in range(q.shape[3]):
-        score += q[batch, h, query, c] * k[batch, kv, key, c]
+    for c in range(len(q_row)):
+        score += q_row[c] * k_row[c]
     score *= features.scale
     if features.softcap > 0:
         capped = math.tanh(score / features.softcap)
@@ -83,6 +93,12 @@ def dropout_factor(b, h, i, j, features):
     return features.keep_factor if word >= np.uint64(features.threshold) else 0.0
 
 
+@njit(nogil=True)
+def dropped(x, factor):
+    """x as dropout leaves it: 0 where the factor is, NaN included."""
+    return factor * x if factor > 0 else 0.0
+
+
 @compiled
 def scalar_forward(q, k, v, o, lse, sequences, features):
     """o = softmax(scale * q @ k.T) @ v with the softmax computed online."""
@@ -100,16 +116,16 @@ def scalar_forward(q, k, v, o, lse, sequences, features):
                 for j in range(seqlen_k):
                     if not sees(b, h, i, j, diagonal, features):
                         continue
-                    key = first_key + j
-                    score, _ = logit(q, k, kv, query, key, batch, b, h, i, j, diagonal, features)
+                    page, key = key_place(batch, first_key, b, j, features)
+                    score, _ = logit(q[batch, h, query], k[page, kv, key], b, h, i, j, diagonal, features)
                     # A score beyond the maximum so far rescales what has been summed under it.
                     new_max = max(row_max, score)
                     rescale = math.exp(row_max - new_max) if row_sum > 0 else 0.0
                     p = math.exp(score - new_max) if score != -math.inf else 0.0
                     row_sum = row_sum * rescale + p
-                    p *= dropout_factor(b, h, i, j, features)
+                    p = dropped(p, dropout_factor(b, h, i, j, features))
                     for c in range(head_dim_v):
-                        o[batch, h, query, c] = o[batch, h, query, c] * rescale + p * v[batch, kv, key, c]
+                        o[batch, h, query, c] = o[batch, h, query, c] * rescale + p * v[page, kv, key, c]
                     row_max = new_max
                 if row_sum != 0:
                     for c in range(head_dim_v):
@@ -120,6 +136,8 @@ def scalar_forward(q, k, v, o, lse, sequences, features):
 @compiled
 def scalar_backward(do, q, k, v, o, lse, dq, dk, dv, dsinks, dmask, sequences, features):
     """dq, dk, dv, dsinks and dmask of sum(do * o), with p recomputed from lse. All are zero at first.
+
+    Not for keys in pages, which are there to be read.
 
     dmask: as large as the masks; strides of 0 add up along an axis.
     """
@@ -139,17 +157,18 @@ def scalar_backward(do, q, k, v, o, lse, dq, dk, dv, dsinks, dmask, sequences, f
                         continue
                     key = first_key + j
                     seen += 1
-                    score, capped = logit(q, k, kv, query, key, batch, b, h, i, j, diagonal, features)
+                    q_row, k_row = q[batch, h, query], k[batch, kv, key]
+                    score, capped = logit(q_row, k_row, b, h, i, j, diagonal, features)
                     p = math.exp(score - lse[batch, h, query])
                     dp = 0.0
                     for c in range(head_dim_v):
                         dp += do[batch, h, query, c] * v[batch, kv, key, c]
-                    # Forward: o += factor * p @ v, so dv += (factor * p).T @ do and dp = factor * do @ v.T.
+                    # Forward: o += dropped(p) @ v, so dv += dropped(p).T @ do and dp is dropped as p was.
                     factor = dropout_factor(b, h, i, j, features)
                     for c in range(head_dim_v):
-                        dv[batch, kv, key, c] += factor * p * do[batch, h, query, c]
+                        dv[batch, kv, key, c] += dropped(p, factor) * do[batch, h, query, c]
                     # Softmax: ds = p * (dp - delta); the mask was added to s.
-                    ds = p * (factor * dp - delta)
+                    ds = p * (dropped(dp, factor) - delta)
                     dmask[b, h, i, j] += ds
                     # s = softcap * tanh(scale * q @ k.T / softcap), so dq += ds @ k and dk += ds.T @ q.
                     ds *= (1 - capped * capped) * features.scale

@@ -44,8 +44,8 @@ from flashbench.kernels.standard_rows import (
     slab,
     softmax_of_row,
 )
-from flashbench.kernels.tiles import all_finite, pack
-from flashbench.kernels.visibility import clear_rows
+from flashbench.kernels.tiles import pack
+from flashbench.kernels.visibility import all_finite_once, clear_rows
 
 KEY_TILE = 128  # keys whose packed columns stay in the second-level cache
 ROW_TILE = 64
@@ -90,6 +90,7 @@ def standard_forward(
     features_at,
     numbers_at,
     hides,  # whether any pair is hidden, by whatever
+    finite,  # address of a number for each v, zero at first, to note whether it is finite
     tickets,
     scratch,  # address of room for packed keys, of scratch_stride bytes a thread; 0: there is room in o
     scratch_stride,
@@ -148,7 +149,8 @@ def standard_forward(
             p = at(slab(zero, table, DROPPED, sequence, h), start * columns)
             v, v_row, o_row = keys(zero, table, V, sequence, h // group), table[V, 3], table[O, 3]
             o = at(queries(zero, table, O, sequence, h), start * o_row)
-            if not hides or all_finite(v, v_row, columns, head_dim_v):
+            flag = pointer(slot, finite + 8 * (b * (num_heads // group) + h // group))
+            if not hides or all_finite_once(flag, v, v_row, columns, head_dim_v):
                 product(p, columns, 1, v, v_row, o, o_row, rows, head_dim_v, columns, False)
                 continue
             clear_rows(o, o_row, rows, head_dim_v, zero)
@@ -167,7 +169,8 @@ def standard_backward(
     sequences,
     features_at,
     numbers_at,
-    hides,  # whether any pair is hidden, by whatever
+    hides,
+    finite,  # the same for each q, then each do, then each k
     tickets,
     slot,
     longest,
@@ -240,8 +243,11 @@ def standard_backward(
                 p = at(slab(zero, table, DROPPED, sequence, head), start)
                 ds = at(slab(zero, table, DP, sequence, head), start)
                 do, q = queries(zero, table, DO, sequence, head), queries(zero, table, Q, sequence, head)
+                of_q = pointer(slot, finite + 8 * (b * num_heads + head))
+                of_do = at(of_q, len(sequences) * num_heads)
                 if not hides or (
-                    all_finite(do, do_row, seqlen_q, head_dim_v) and all_finite(q, q_row, seqlen_q, head_dim)
+                    all_finite_once(of_q, q, q_row, seqlen_q, head_dim)
+                    and all_finite_once(of_do, do, do_row, seqlen_q, head_dim_v)
                 ):
                     product(p, 1, columns, do, do_row, dv, dv_row, rows, head_dim_v, seqlen_q, more)
                     product(ds, 1, columns, q, q_row, dk, dk_row, rows, head_dim, seqlen_q, more)
@@ -262,7 +268,8 @@ def standard_backward(
             k, k_row, dq_row = keys(zero, table, K, sequence, h // group), table[K, 3], table[DQ, 3]
             ds = at(slab(zero, table, DP, sequence, h), start * columns)
             dq = at(queries(zero, table, DQ, sequence, h), start * dq_row)
-            if not hides or all_finite(k, k_row, columns, head_dim):
+            number = 2 * len(sequences) * num_heads + b * num_kv_heads + h // group
+            if not hides or all_finite_once(pointer(slot, finite + 8 * number), k, k_row, columns, head_dim):
                 product(ds, columns, 1, k, k_row, dq, dq_row, rows, head_dim, columns, False)
                 continue
             clear_rows(dq, dq_row, rows, head_dim, zero)

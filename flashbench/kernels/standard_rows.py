@@ -125,17 +125,18 @@ def gradient_of_row(zero, dp, p, dropped, lse, place, features, numbers, scale):
     b, h, i, sequence = place
     first, end = visible_range(features, i, sequence[SEQLEN_K], sequence[DIAGONAL])
     seen = end - first
-    if features[DROPOUT]:
-        drop_gradient_row(at(dp, first), at(dropped, first), seen, numbers[KEEP_FACTOR])
-    delta = mean_gradient(at(dp, first), at(p, first), seen)
+    # Where p is dropped so is dp on its way back, which makes no difference to their product.
+    delta = mean_gradient(at(dp, first), at(dropped, first), seen)
     spoiled = features[MASK] != NO_MASK and not math.isfinite(delta)  # by what the mask hides, perhaps
     if spoiled:
         clear_masked(dp, zero, features, b, h, i, first, end)
-        delta = mean_gradient(at(dp, first), at(p, first), seen)
+        delta = mean_gradient(at(dp, first), at(dropped, first), seen)
+    if features[DROPOUT]:
+        drop_gradient_row(at(dp, first), at(dropped, first), seen, numbers[KEEP_FACTOR])
     gradient_row(dp, p, sequence[COLUMNS], first, end, delta, scale)
     if spoiled:
         clear_masked(dp, zero, features, b, h, i, first, end)
-    if not features[SINKS] or delta == 0:
+    if not features[SINKS] or lse[0] == -math.inf:
         return 0.0
     return -math.exp(sink_of(zero, features, h) - lse[0]) * delta
 

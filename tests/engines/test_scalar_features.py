@@ -24,13 +24,13 @@ def test_each_feature_and_each_pair_of_features_is_exact(combination, causal, dt
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @given(data=st.data(), seed=st.integers(0, 100))
 def test_any_features_are_exact(dtype, data, seed):
-    problem = data.draw(problems(without=frozenset({"block_table"}), dtype=dtype))
+    problem = data.draw(problems(dtype=dtype))
     assert_features_are_exact(FLASH, problem, random_extras(problem, seed), LOOPS)
 
 
 @given(data=st.data(), seed=st.integers(0, 100))
 def test_nan_is_contained_with_any_features(data, seed):
-    problem = data.draw(problems(without=frozenset({"block_table"}), longest=20))
+    problem = data.draw(problems(longest=20))
     assert_features_are_exact(
         FLASH, problem, random_extras(problem, seed), LOOPS, inputs=poisoned(problem, seed)
     )
