@@ -75,6 +75,7 @@ def duel(
     sinks: options.Sinks = None,
     mask: options.Mask = None,
     mask_axes: options.MaskAxes = None,
+    mask_block: options.MaskBlock = None,
     dropout: options.Dropout = None,
     dropout_seed: options.DropoutSeed = None,
     key_lengths: options.KeyLengths = None,

@@ -171,7 +171,16 @@ MaskAxes = Annotated[
     typer.Option(
         "--mask-axes",
         metavar="AXES",
-        help="What the mask varies along: k, qk, hqk, bhqk or other letters of that (default qk).",
+        help="What the mask varies along: k, qk, hqk, bhqk or other letters (default qk); block needs qk.",
+        rich_help_panel=FEATURES,
+    ),
+]
+MaskBlock = Annotated[
+    str | None,
+    typer.Option(
+        "--mask-block",
+        metavar="N",
+        help="Queries and keys of a block of --mask block (default 64).",
         rich_help_panel=FEATURES,
     ),
 ]

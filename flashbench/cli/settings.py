@@ -124,6 +124,7 @@ _OPTIONS: Mapping[str, tuple[str, str, Callable[[str, Any], Any]]] = {
     "sinks": ("--sinks", "sinks", _as_given),
     "mask": ("--mask", "mask", _mask),
     "mask_axes": ("--mask-axes", "mask_axes", lambda option, text: text.strip()),
+    "mask_block": ("--mask-block", "mask_block", parse_whole),
     "dropout": ("--dropout", "dropout", parse_share),
     "dropout_seed": ("--dropout-seed", "dropout_seed", parse_seed),
     "key_lengths": ("--key-lengths", "key_lengths", or_none(parse_lengths)),

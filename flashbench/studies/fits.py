@@ -43,8 +43,7 @@ def _mask_bytes(problem: AttentionProblem) -> int:
     """Of a mask as `make_extras` makes it; of a block mask at most."""
     if problem.mask is None:
         return 0
-    full = {"b": problem.batch, "h": problem.num_heads, "q": problem.seqlen_q, "k": problem.seqlen_k}
-    pairs = math.prod(size for axis, size in full.items() if axis in problem.mask_axes)
+    pairs = math.prod(problem.mask_shape)
     return pairs * problem.itemsize if problem.mask == "float" else pairs
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from flashbench.problem import AttentionProblem
+from flashbench.studies.blocks import blocks_word
 
 # More lengths than this are told by the shortest and the longest.
 MOST_LENGTHS = 6
@@ -28,7 +29,8 @@ def _words(problem: AttentionProblem, unit: str) -> Iterator[str]:
     if problem.sinks:
         yield "sinks"
     if problem.mask is not None:
-        yield f"{problem.mask} mask of {problem.mask_axes or 'one value'}"
+        blocks = f" in {_block_word(problem)}" if problem.mask == "block" else ""
+        yield f"{problem.mask} mask of {problem.mask_axes or 'one value'}{blocks}"
     if problem.dropout:
         seed = f" seed {problem.dropout_seed}" if problem.dropout_seed else ""
         yield f"dropout {problem.dropout:g}{seed}"
@@ -54,6 +56,10 @@ def window_word(problem: AttentionProblem) -> str:
         return str(left)
     sides = ((left, "left"), (None if problem.causal else right, "right"))
     return " ".join(f"{keys} {side}" for keys, side in sides if keys is not None) or "none"
+
+
+def _block_word(problem: AttentionProblem) -> str:
+    return blocks_word(problem.mask_block_q, problem.mask_block_k)
 
 
 def length_word(problem: AttentionProblem) -> str:

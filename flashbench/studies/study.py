@@ -16,6 +16,7 @@ from flashbench.studies.windows import NO_WINDOW, WindowSetting, window_of
 
 DOCUMENTED_SEQ_LENS = [128, 512, 1024, 2048, 4096]
 DEFAULT_MASK_AXES = "qk"
+DEFAULT_MASK_BLOCK = 64
 # What a study spans: every problem has one of each.
 SPANNED = (
     "engines",
@@ -54,6 +55,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     sinks: bool = False
     mask: MaskKind | None = None
     mask_axes: str = DEFAULT_MASK_AXES
+    mask_block: int = DEFAULT_MASK_BLOCK  # queries and keys of a block of a block mask
     dropout: float = 0.0
     dropout_seed: int = 0
     key_lengths: list[Length] | None = None  # of each sequence that count; one is that of all
@@ -104,6 +106,8 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def _check_features(self) -> None:
         if self.mask is None and self.mask_axes != DEFAULT_MASK_AXES:
             raise ConfigError("mask_axes say along what a mask varies: they need mask")
+        if self.mask != "block" and self.mask_block != DEFAULT_MASK_BLOCK:
+            raise ConfigError("mask_block is the size of a block mask's blocks: it needs mask block")
         if not self.dropout and self.dropout_seed:
             raise ConfigError("dropout_seed chooses what dropout drops: it needs dropout")
 
@@ -193,6 +197,8 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             sinks=self.sinks,
             mask=self.mask,
             mask_axes=self.mask_axes,
+            mask_block_q=self.mask_block,
+            mask_block_k=self.mask_block,
             dropout=self.dropout,
             dropout_seed=self.dropout_seed,
             key_lengths=key_lengths,

@@ -115,6 +115,7 @@ MEASUREMENTS = st.builds(
     alibi=st.booleans(),
     sinks=st.booleans(),
     mask=st.sampled_from([None, "bool", "float", "block"]),
+    mask_block_q=st.sampled_from([64, 128]),
     dropout=st.sampled_from([0.0, 0.1]),
     dropout_seed=st.sampled_from([0, 7]),
     page_size=st.sampled_from([None, 16]),
@@ -157,6 +158,8 @@ def test_different_measurements_have_different_names(one: Measurement, other: Me
             problem = msgspec.structs.replace(problem, causal_alignment="bottom-right")
         if problem.causal:  # whose right side is 0, whatever the window's is
             problem = msgspec.structs.replace(problem, window_right=None)
+        if problem.mask != "block":  # the size of blocks then says nothing
+            problem = msgspec.structs.replace(problem, mask_block_q=64)
         if not problem.dropout:  # the seed then says nothing
             problem = msgspec.structs.replace(problem, dropout_seed=0)
         return problem, row.engine, row.direction, row.blocks_asked, row.threads, row.side

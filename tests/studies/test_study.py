@@ -29,6 +29,10 @@ def problems(**settings: Any) -> list[AttentionProblem]:
         ({"softcap": 50.0}, {"softcap": 50.0}),
         ({"alibi": True, "sinks": True}, {"alibi": True, "sinks": True}),
         ({"mask": "float", "mask_axes": "bhqk"}, {"mask": "float", "mask_axes": "bhqk"}),
+        (
+            {"mask": "block", "mask_block": 16},
+            {"mask": "block", "mask_block_q": 16, "mask_block_k": 16},
+        ),
         ({"dropout": 0.1, "dropout_seed": 7}, {"dropout": 0.1, "dropout_seed": 7}),
         ({"seq_len_k": 64}, {"seqlen_k": 64}),
         ({"key_lengths": [0.25, 1.0]}, {"batch": 2, "key_lengths": (8, 32)}),

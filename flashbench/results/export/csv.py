@@ -33,6 +33,11 @@ class Line(NamedTuple):
         return None if problem.mask is None else problem.mask_axes
 
     @property
+    def mask_block(self) -> str | None:
+        problem = self.row.problem
+        return f"{problem.mask_block_q}x{problem.mask_block_k}" if problem.mask == "block" else None
+
+    @property
     def dropout_seed(self) -> int | None:
         problem = self.row.problem
         return problem.dropout_seed if problem.dropout else None
@@ -106,6 +111,7 @@ COLUMNS = {
     "sinks": "row.problem.sinks",
     "mask": "row.problem.mask",
     "mask_axes": "mask_axes",
+    "mask_block": "mask_block",
     "dropout": "row.problem.dropout",
     "dropout_seed": "dropout_seed",
     "query_lengths": "query_lengths",

@@ -88,6 +88,8 @@ def _feature_parts(problem: AttentionProblem) -> Iterator[str]:
         yield "sinks"
     if problem.mask is not None:
         yield f"mask:{problem.mask}" + (f"-{problem.mask_axes}" if problem.mask_axes else "")
+        if problem.mask == "block":
+            yield f"mask_block:{problem.mask_block_q}x{problem.mask_block_k}"
     if problem.dropout:
         yield f"dropout:{problem.dropout!r}"
         if problem.dropout_seed:
