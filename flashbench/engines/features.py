@@ -98,12 +98,13 @@ def kernel_features(problem: AttentionProblem, extras: Extras) -> KernelFeatures
         place(mask.columns, places.COLUMNS_AT)
         place(mask.parts, places.PARTS_AT)
         place(mask.partial, places.MASK_AT)
-        whole[places.MASK_ROW], whole[places.MASK_KEY] = mask.block_k, 1
+        whole[places.MASK_ROW], whole[places.MASK_KEY], whole[places.MASK_SIZE] = mask.block_k, 1, 1
         whole[places.MASK_BLOCK_Q], whole[places.MASK_BLOCK_K] = mask.block_q, mask.block_k
     elif extras.mask is not None:
         dense = _whole_strides(extras.mask)
         whole[places.MASK] = places.BOOL_MASK if dense.dtype == np.bool_ else places.FLOAT_MASK
         batch, heads, row, key = dense.strides
+        whole[places.MASK_SIZE] = dense.itemsize
         place(dense, places.MASK_AT, batch, heads, row // dense.itemsize, key // dense.itemsize)
     return KernelFeatures(whole, numbers, tuple(arrays))
 

@@ -37,6 +37,7 @@ BATCH_INDEX, FIRST_QUERY, FIRST_KEY, SEQLEN_Q, SEQLEN_K, DIAGONAL, TILES_BEFORE,
     MASK_HEAD,
     MASK_ROW,
     MASK_KEY,
+    MASK_SIZE,  # bytes of an entry
     STARTS_AT,  # of a block mask: where each row of blocks begins in the lists below
     STARTS_BATCH,
     STARTS_HEAD,
@@ -50,7 +51,7 @@ BATCH_INDEX, FIRST_QUERY, FIRST_KEY, SEQLEN_Q, SEQLEN_K, DIAGONAL, TILES_BEFORE,
     PAGES_AT,
     PAGES_BATCH,
     FEATURE_PLACES,
-) = range(30)
+) = range(31)
 NO_MASK, BOOL_MASK, FLOAT_MASK, BLOCK_MASK = range(4)
 
 # Places in the array of numbers.
@@ -129,7 +130,7 @@ def key_span(block, k_first, k_end, features, slot):
 
 
 @njit(nogil=True)
-def mask_address(b, h, block, q_start, k_start, itemsize, features, slot):
+def mask_address(b, h, block, q_start, k_start, features, slot):
     """Where the mask's entries for the tile begin; 0 where a block mask shows all of it."""
     if features[MASK] == BLOCK_MASK:
         part = pointer(slot, features[PARTS_AT])[block]
@@ -137,9 +138,10 @@ def mask_address(b, h, block, q_start, k_start, itemsize, features, slot):
             return 0
         block_q, block_k = features[MASK_BLOCK_Q], features[MASK_BLOCK_K]
         return features[MASK_AT] + (part * block_q + q_start % block_q) * block_k + k_start % block_k
-    size = itemsize if features[MASK] == FLOAT_MASK else 1
     place = q_start * features[MASK_ROW] + k_start * features[MASK_KEY]
-    return features[MASK_AT] + b * features[MASK_BATCH] + h * features[MASK_HEAD] + place * size
+    return (
+        features[MASK_AT] + b * features[MASK_BATCH] + h * features[MASK_HEAD] + place * features[MASK_SIZE]
+    )
 
 
 @njit(nogil=True)

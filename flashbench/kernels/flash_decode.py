@@ -201,7 +201,7 @@ def flash_decode(
                 add_alibi(s, k_rows, lanes, k_start, positions, slopes)
             if features[MASK] != NO_MASK:
                 for g in range(group):
-                    mask = mask_address(b, kv * group + g, 0, q_start, k_start, itemsize, features, slot)
+                    mask = mask_address(b, kv * group + g, 0, q_start, k_start, features, slot)
                     apply_mask(at(s, g * chunk), k_rows, lanes, queries, mask, zero, byte, features)
             crosses = k_start < first_key(
                 q_start + queries - 1, seqlen_k, diagonal, features
@@ -227,9 +227,7 @@ def flash_decode(
                     if not begun:
                         clear_rows(o_part, head_dim_v, rows, head_dim_v, zero)
                     for g in range(group):
-                        mask = mask_address(
-                            b, kv * group + g, 0, q_start, k_start + done, itemsize, features, slot
-                        )
+                        mask = mask_address(b, kv * group + g, 0, q_start, k_start + done, features, slot)
                         where = (q_start, k_start + done, seqlen_k, diagonal, mask)
                         for i in range(queries):
                             for j in range(count):

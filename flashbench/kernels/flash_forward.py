@@ -154,7 +154,7 @@ def flash_forward(
             k_start, span_end = key_span(block, k_first, k_end, features, slot)
             while k_start < span_end:
                 k_rows = min(block_k, span_end - k_start)
-                mask = mask_address(b, h, block, q_start, k_start, itemsize, features, slot)
+                mask = mask_address(b, h, block, q_start, k_start, features, slot)
                 seen = mask_on_tile(mask, q_rows, k_rows, zero, byte, features)
                 if seen == HIDDEN:
                     k_start += k_rows

@@ -141,7 +141,7 @@ def flash_mask_gradient(
                     first_tile = k_from // block_k * block_k
                     for k_start in range(first_tile, k_to, block_k):
                         k_rows = min(block_k, k_to - k_start)
-                        mask = mask_address(b, h, 0, q_start, k_start, itemsize, features, slot)
+                        mask = mask_address(b, h, 0, q_start, k_start, features, slot)
                         seen = mask_on_tile(mask, q_rows, k_rows, zero, byte, features)
                         if seen == HIDDEN:
                             continue

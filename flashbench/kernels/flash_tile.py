@@ -15,6 +15,9 @@ from flashbench.kernels.features import (
     CAP,
     DROPOUT,
     KEEP_FACTOR,
+    MASK_KEY,
+    MASK_ROW,
+    MASK_SIZE,
     PARTLY,
     SEED,
     SLOPES_AT,
@@ -24,11 +27,13 @@ from flashbench.kernels.features import (
     THRESHOLD,
 )
 from flashbench.kernels.matmul import multiply
-from flashbench.kernels.memory import at, pointer
+from flashbench.kernels.memory import at, pointer, prefetch_rows
 from flashbench.kernels.scores import add_alibi, cap_scores, hide_outside
 from flashbench.kernels.softmax import probabilities, score_gradients
 from flashbench.kernels.tiles import pack, row_dots
 from flashbench.kernels.visibility import LOG2E, apply_mask, clear_masked
+
+_PIECE = 48  # keys: whole tiles of the products, whose heights all but one divide it
 
 
 @njit(nogil=True)
@@ -66,7 +71,16 @@ def tile_scores(
     numbers,
 ):
     """s = k @ qt in units of log2, as the features change it; -inf where it is hidden."""
-    multiply(k_tile, k_row, 1, qt, lanes, s, lanes, k_rows, lanes, head_dim, False)
+    if seen == PARTLY and features[MASK_KEY] == 1 and features[MASK_ROW] != 0:
+        # A mask of its own for every pair is long, and comes from memory: it is asked for piece by piece.
+        size = features[MASK_SIZE]
+        for start in range(0, k_rows, _PIECE):
+            keys = min(_PIECE, k_rows - start)
+            prefetch_rows(mask + start * size, q_rows, features[MASK_ROW] * size, keys * size)
+            k_piece = at(k_tile, start * k_row)
+            multiply(k_piece, k_row, 1, qt, lanes, at(s, start * lanes), lanes, keys, lanes, head_dim, False)
+    else:
+        multiply(k_tile, k_row, 1, qt, lanes, s, lanes, k_rows, lanes, head_dim, False)
     if features[SOFTCAP]:
         cap_scores(s, k_rows * lanes, numbers[CAP], cap_slopes)
     if features[ALIBI]:
