@@ -28,9 +28,16 @@ def test_any_features_are_exact(dtype, data, seed):
     assert_features_are_exact(FLASH, problem, random_extras(problem, seed), LOOPS)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("combination", feature_combinations())
+def test_nan_reaches_the_rows_that_see_it_and_no_others(combination, causal, dtype):
+    problem = problem_with(combination, causal=causal, dtype=dtype)
+    assert_features_are_exact(FLASH, problem, random_extras(problem), LOOPS, inputs=poisoned(problem))
+
+
 @given(data=st.data(), seed=st.integers(0, 100))
 def test_nan_is_contained_with_any_features(data, seed):
     problem = data.draw(problems(longest=20))
-    assert_features_are_exact(
-        FLASH, problem, random_extras(problem, seed), LOOPS, inputs=poisoned(problem, seed)
-    )
+    extras = random_extras(problem, seed)
+    assert_features_are_exact(FLASH, problem, extras, LOOPS, inputs=poisoned(problem, seed))
