@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from flashbench.engines import Settings
 from flashbench.engines.flash import FlashEngine
+from flashbench.extras import NO_EXTRAS
+from flashbench.problem import AttentionProblem
 
 FLASH = FlashEngine()
 LOOPS = Settings(use_simd=False)
@@ -41,3 +43,8 @@ def test_nan_is_contained_with_any_features(data, seed):
     problem = data.draw(problems(longest=20))
     extras = random_extras(problem, seed)
     assert_features_are_exact(FLASH, problem, extras, LOOPS, inputs=poisoned(problem, seed))
+
+
+@pytest.mark.parametrize("window", [(2**63 - 1, 2**63 - 1), (2**70, 3)])
+def test_a_window_may_be_wider_than_any_number_of_keys(window):
+    assert_features_are_exact(FLASH, AttentionProblem.of(9, seqlen_k=7, window=window), NO_EXTRAS, LOOPS)
