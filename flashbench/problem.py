@@ -225,8 +225,13 @@ class AttentionProblem(
 
     @property
     def window(self) -> Window:
-        """(left, right) keys that a query sees beside its diagonal; causal means 0 on the right."""
-        return self.window_left, 0 if self.causal else self.window_right
+        """(left, right) keys that a query sees beside its diagonal; causal means 0 on the right. Numbers are
+        no larger than makes a difference, so that kernels can calculate with them.
+        """
+        most = self.seqlen_q + self.seqlen_k
+        left = None if self.window_left is None else min(self.window_left, most)
+        right = None if self.window_right is None else min(self.window_right, most)
+        return left, 0 if self.causal else right
 
     @property
     def diagonal_offset(self) -> int:

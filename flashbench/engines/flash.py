@@ -63,10 +63,10 @@ class FlashEngine:
         extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
-        if decodes(problem, settings):
-            return decode(problem, settings, q, k, v, extras)
         if not settings.use_simd:
             return forward_by_loops(problem, q, k, v, extras)
+        if decodes(problem, settings):
+            return decode(problem, settings, q, k, v, extras)
         o = np.empty((*problem.q_shape[:3], problem.head_dim_v), dtype=q.dtype)
         lse = np.empty(problem.q_shape[:3], dtype=q.dtype)
         threads, blocks = forward_plan(problem, settings)

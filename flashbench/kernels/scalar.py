@@ -111,7 +111,7 @@ def scalar_forward(q, k, v, o, lse, sequences, features):
             sink = features.sinks[h]
             for i in range(seqlen_q):
                 query = first_query + i
-                row_max, row_sum = sink, 1.0 if sink != -math.inf else 0.0
+                row_max, row_sum, kept = sink, 1.0 if sink != -math.inf else 0.0, 0
                 o[batch, h, query, :] = 0
                 for j in range(seqlen_k):
                     if not sees(b, h, i, j, diagonal, features):
@@ -123,11 +123,14 @@ def scalar_forward(q, k, v, o, lse, sequences, features):
                     rescale = math.exp(row_max - new_max) if row_sum > 0 else 0.0
                     p = math.exp(score - new_max) if score != -math.inf else 0.0
                     row_sum = row_sum * rescale + p
-                    p = dropped(p, dropout_factor(b, h, i, j, features))
+                    factor = dropout_factor(b, h, i, j, features)
+                    p = dropped(p, factor)
                     for c in range(head_dim_v):
-                        o[batch, h, query, c] = o[batch, h, query, c] * rescale + p * v[page, kv, key, c]
+                        so_far = o[batch, h, query, c] * (rescale if kept else 1.0)
+                        o[batch, h, query, c] = so_far + p * v[page, kv, key, c]
+                    kept += factor > 0
                     row_max = new_max
-                if row_sum != 0:
+                if kept and row_sum != 0:  # else all is 0 already
                     for c in range(head_dim_v):
                         o[batch, h, query, c] /= row_sum
                 lse[batch, h, query] = row_max + math.log(row_sum)

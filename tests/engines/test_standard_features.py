@@ -156,3 +156,8 @@ def test_packed_sequences_are_not_padded():
     own = 2 * 4 * (300**2 + 3 * 10**2)
     expected = STANDARD.workspace_bytes(packed, "fwd", Settings(num_threads=1))
     assert own <= expected <= own + 2048
+
+
+@pytest.mark.parametrize("window", [(2**63 - 1, 2**63 - 1), (2**70, 3)])
+def test_a_window_may_be_wider_than_any_number_of_keys(window):
+    assert_features_are_exact(STANDARD, AttentionProblem.of(9, seqlen_k=7, window=window), NO_EXTRAS)
