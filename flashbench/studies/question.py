@@ -1,11 +1,16 @@
-"""What a case asks and what the oracle answers: both made once for all engines, when first needed."""
+"""What a case asks and what the oracle answers: both made once for all engines, and ahead of them."""
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from flashbench.block_mask import BlockMask
 from flashbench.engines import Array
@@ -14,6 +19,8 @@ from flashbench.problem import Inputs
 from flashbench.reference import attention_backward_reference, attention_reference
 from flashbench.studies.cases import Case
 from flashbench.tolerances import Output
+
+_AHEAD = 2  # questions whose answers are being computed
 
 GRADIENTS: tuple[Output, ...] = ("dq", "dk", "dv", "dsinks", "dmask")
 
@@ -34,10 +41,6 @@ class Question:
         """The same memory for all."""
         return self._case.make_extras()
 
-    def is_of(self, case: Case) -> bool:
-        """Whether another case asks the same, only to be run with other settings."""
-        return case.question == self._case.question
-
     @cached_property
     def answers(self) -> dict[Output, Array]:
         """By the oracle, in float64; gradients where the case asks for them, of what the problem has."""
@@ -50,6 +53,10 @@ class Question:
             named = zip(GRADIENTS, (*gradients, gradients.dsinks, gradients.dmask), strict=True)
             answers |= {name: gradient for name, gradient in named if gradient is not None}
         return answers
+
+    def answer(self) -> None:
+        """Have the oracle answer now."""
+        _ = self.answers
 
     @cached_property
     def largest_lse(self) -> float:
@@ -68,6 +75,35 @@ class Question:
         if changed is not None:
             del self.inputs, self.extras
         return changed
+
+
+def questions(cases: Sequence[Case], wanted: Callable[[Case], bool]) -> Iterator[tuple[Case, Question]]:
+    """Each case with what it asks; the same object for neighbours that differ in their settings alone.
+
+    Of the cases that are `wanted`, the oracle computes the answers while the caller is still at earlier
+    cases. It runs on one core, where small products are faster than on several.
+    """
+    limited = ThreadpoolController().limit(limits=1, user_api="blas")
+    with limited, ThreadPoolExecutor(max_workers=1) as oracle:
+        ahead: deque[tuple[list[Case], Question, Future[None] | None]] = deque()
+        for _, alike in itertools.groupby(cases, key=lambda case: case.question):
+            group = list(alike)
+            question = Question(group[0])
+            answered = oracle.submit(question.answer) if any(map(wanted, group)) else None
+            ahead.append((group, question, answered))
+            if len(ahead) > _AHEAD:
+                yield from _each(*ahead.popleft())
+        while ahead:
+            yield from _each(*ahead.popleft())
+
+
+def _each(
+    group: Sequence[Case], question: Question, answered: Future[None] | None
+) -> Iterator[tuple[Case, Question]]:
+    if answered is not None:
+        answered.result()
+    for case in group:
+        yield case, question
 
 
 def _changed(now: Any, before: Any) -> str | None:

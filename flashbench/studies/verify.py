@@ -18,7 +18,7 @@ from flashbench.problem import AttentionProblem, Direction, Feature
 from flashbench.reference import largest_error, worst_place
 from flashbench.results.record import Record
 from flashbench.studies.cases import DEFAULT_SUITE, Case
-from flashbench.studies.question import GRADIENTS, Question
+from flashbench.studies.question import GRADIENTS, Question, questions
 from flashbench.studies.session import Progress
 from flashbench.tolerances import Output, problem_tolerance
 
@@ -100,16 +100,17 @@ def verify(
     """
     chosen = {name: get_engine(name) for name in engines}
     results = []
-    question: Question | None = None
     work, work_done, started = sum(map(_work, cases)), 0, time.monotonic()
-    for done, case in enumerate(cases):
+
+    def wanted(case: Case) -> bool:
+        return any(refusal(engine, case.problem, "fwd") is None for engine in chosen.values())
+
+    for done, (case, question) in enumerate(questions(cases, wanted)):
         elapsed = time.monotonic() - started
         # The first cases compile kernels, which says nothing of the others.
         left_s = elapsed / work_done * (work - work_done) if work_done > work / 50 else None
         on_progress(Progress(done, len(cases), case.name, left_s))
         work_done += _work(case)
-        if question is None or not question.is_of(case):  # those of the same come one after the other
-            question = Question(case)
         for name, engine in chosen.items():
             verdict, reason, outputs = _try(engine, case, question)
             results.append(
