@@ -93,6 +93,14 @@ def test_threshold_is_the_share_of_words() -> None:
     assert kept(0.0, (1, 1, 50, 50)).all()
 
 
+def test_a_word_at_the_threshold_keeps_its_pair() -> None:
+    word = int(philox_words(words_of(0, 0, 0, 0), (0, 0))[0])
+    first = np.array([0])
+    at, above = (dropout_kept(problem_of(below / 2**32), 0, 0, first, first) for below in (word, word + 1))
+    assert at.all()
+    assert not above.any()
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2**32, 2**64 - 1])
 @pytest.mark.parametrize("dropout", [0.001, 0.1, 0.5, 0.9, 0.999])
 def test_the_rate_is_dropout(dropout: float, seed: int) -> None:
