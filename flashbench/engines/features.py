@@ -128,6 +128,7 @@ def sinks_gradient(
     assert extras.sinks is not None
     with np.errstate(all="ignore"):  # NaN and infinity are answers here
         delta = np.einsum("bhqd,bhqd->bhq", do, o)
+        delta[~o.any(axis=-1)] = 0.0  # a row that sees no key, whatever its do holds
         weight = np.exp(extras.sinks[:, np.newaxis] - lse)
         weight[:, np.isneginf(extras.sinks)] = 0.0  # no sink at all
         gradient: Array = -np.einsum("bhq,bhq->h", weight, delta)

@@ -123,23 +123,44 @@ def _byte_squares(
     by_query: ir.Value,
     combine: Combine,
 ) -> ir.Value:
-    """All keys in chunks of a register full of bytes, if there are that many; returns how many were done.
+    """All keys in chunks of as many bytes as a register has, or of 16; returns how many: all, or none.
 
-    The last chunk ends with the last key, and may overlap the one before. Bytes are interleaved within
-    blocks of 16, as x86's unpack instructions do: byte 16 l + side c + i of register j is then the entry of
-    query i and key 16 l + (16 / side) j + c.
+    The last chunk ends with the last key, and may overlap the one before.
+    """
+    full = vector.count * size_of(vector.element)
+    many = b.icmp_signed(">=", keys, const(full))
+    enough = b.icmp_signed(">=", keys, const(_UNPACKED))
+    with b.if_else(many) as (wide, narrow):
+        with wide:
+            _byte_chunks(b, vector, full, tile, keys, lanes, queries, mask, by_query, combine)
+        with narrow, b.if_then(enough):
+            _byte_chunks(b, vector, _UNPACKED, tile, keys, lanes, queries, mask, by_query, combine)
+    return b.select(enough, keys, const(0))
+
+
+def _byte_chunks(
+    b: ir.IRBuilder,
+    vector: ir.VectorType,
+    size: int,
+    tile: ir.Value,
+    keys: ir.Value,
+    lanes: ir.Value,
+    queries: ir.Value,
+    mask: ir.Value,
+    by_query: ir.Value,
+    combine: Combine,
+) -> None:
+    """Bytes are interleaved within blocks of 16, as x86's unpack instructions do: byte 16 l + side c + i of
+    register j is then the entry of query i and key 16 l + (16 / side) j + c.
     """
     side = vector.count
-    chunk = ir.VectorType(_BYTE, vector.count * size_of(vector.element))
-    bits = ir.IntType(chunk.count)
-    enough = b.icmp_signed(">=", keys, const(chunk.count))
-    chunks = b.select(enough, b.sdiv(b.add(keys, const(chunk.count - 1)), const(chunk.count)), const(0))
-    last = b.sub(keys, const(chunk.count))
+    chunk = ir.VectorType(_BYTE, size)
+    bits = ir.IntType(size)
+    last = b.sub(keys, const(size))
     with (
         loop(b, queries, step=side, carry=[]) as (query, _, _),
-        loop(b, chunks, carry=[]) as (number, _, _),
+        loop(b, b.add(keys, const(size - 1)), step=size, carry=[]) as (ahead, _, _),
     ):
-        ahead = b.mul(number, const(chunk.count))
         key = b.select(b.icmp_signed("<", ahead, last), ahead, last)
         registers = [
             load_entries(b, mask, b.add(b.mul(b.add(query, const(i)), by_query), key), chunk)
@@ -148,14 +169,13 @@ def _byte_squares(
         for j, register in enumerate(_interleaved(b, registers)):
             seen = b.icmp_unsigned("!=", register, ir.Constant(chunk, None))
             flags = b.bitcast(seen, bits)
-            for place in range(0, chunk.count, side):
+            for place in range(0, size, side):
                 block, within = divmod(place, _UNPACKED)
                 column = _UNPACKED * block + _UNPACKED // side * j + within // side
                 few = b.trunc(b.lshr(flags, ir.Constant(bits, place)), ir.IntType(side))
                 entry = b.bitcast(few, ir.VectorType(BOOL, side))
                 at = b.add(b.mul(b.add(key, const(column)), lanes), query)
                 store(b, combine(b, load(b, tile, at, vector), entry), tile, at)
-    return b.select(enough, keys, const(0))
 
 
 def _interleaved(b: ir.IRBuilder, registers: list[ir.Value]) -> list[ir.Value]:
