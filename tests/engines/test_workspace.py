@@ -32,9 +32,11 @@ def measured(engine_name, problem, direction):
             results.append((forward.o, forward.lse, gradients))
 
     call()
-    results.clear()
-    peak = workspace_peak(track(call), problem.output_bytes(direction))
-    return peak, engine.workspace_bytes(problem, direction, SETTINGS)
+    peaks = []
+    for _ in range(2):  # the first tracked call may be charged with tables that the interpreter makes for it
+        results.clear()
+        peaks.append(workspace_peak(track(call), problem.output_bytes(direction)))
+    return min(peaks), engine.workspace_bytes(problem, direction, SETTINGS)
 
 
 @pytest.mark.parametrize("seqlen", DOCUMENTED_FLASH_KIB)
