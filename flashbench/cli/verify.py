@@ -71,7 +71,7 @@ def verify(
             "--sample", metavar="N", min=1, help="Run so many of the cases by chance, the same each time."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Draw another --sample.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Draw another sample.")] = 0,
     list_: Annotated[bool, typer.Option("--list", help="Name the cases and run none.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A row per case.")] = False,
     json: Annotated[
@@ -83,7 +83,7 @@ def verify(
         ),
     ] = None,
 ) -> None:
-    """Check outputs and gradients against a float64 oracle: lengths, heads, blocks, masks, extreme values."""
+    """Check outputs and gradients against a float64 oracle: shapes, blocks, features, extreme values."""
     # Inside: these import NumPy, which --help must not.
     import sys
 

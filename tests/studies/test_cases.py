@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -203,6 +204,13 @@ def test_the_grid_of_torch_is_all_there_on_views_of_one_projection() -> None:
     plain = cases[0].problem.make_inputs(seed=1)
     assert all(np.array_equal(x, y) for x, y in zip((q, k, v), plain[:3], strict=True))
     assert q.base is k.base is v.base is not None
+
+
+def test_the_readme_says_how_many_cases_there_are(repository: Path) -> None:
+    readme = (repository / "README.md").read_text()
+    assert f"Is an engine exact? {len(CASES)} named cases" in readme
+    assert f"`flashbench verify` holds {len(CASES)} cases to derived tolerances" in readme
+    assert f"# of its {len(all_cases('flash-attention'))} cases, the same 500 each time" in readme
 
 
 @pytest.mark.parametrize("suite", SUITES)

@@ -26,6 +26,7 @@ _WAYS: Mapping[str, Mapping[str, Any]] = {
     "paged-1": {"page_size": 1, "key_lengths": (70, 9)},
     "paged-256-key-lengths": {"page_size": 256, "key_lengths": _KEY_LENGTHS},
     "paged-64-window": {"page_size": 64, "window": (100, None), "key_lengths": _KEY_LENGTHS},
+    "paged-16-mask": {"page_size": 16, "mask": "bool", "mask_axes": "bk"},
     "paged-64-everything": {
         "page_size": 64,
         "key_lengths": (_KEYS, 0),
@@ -41,19 +42,9 @@ def decoding(dtype: Dtype) -> Iterator[Case]:
     for count in QUERIES:
         for way, features in _WAYS.items():
             yield _decode(f"decode-{count}-{way}", count, dtype, features)
-    new = AttentionProblem.of(
-        QUERIES[-1],
-        seqlen_k=_KEYS,
-        batch=4,
-        num_heads=8,
-        num_kv_heads=2,
-        head_dim=32,
-        dtype=dtype,
-        causal=True,
-        query_lengths=(1, 0, 3, 16),
-        key_lengths=(_KEYS, 50, 3, 16),
-    )
-    yield Case("decode-packed", "decoding", new)
+    packed = {"batch": 4, "query_lengths": (1, 0, 3, 16), "key_lengths": (_KEYS, 50, 3, 16)}
+    yield _decode("decode-packed", QUERIES[-1], dtype, packed)
+    yield _decode("decode-packed-paged-16", QUERIES[-1], dtype, packed | {"page_size": 16})
 
 
 def page_tails(dtype: Dtype) -> Iterator[Case]:
@@ -64,8 +55,8 @@ def page_tails(dtype: Dtype) -> Iterator[Case]:
 
 
 def _decode(name: str, count: int, dtype: Dtype, features: Mapping[str, Any]) -> Case:
-    shape = {"num_heads": 8, "num_kv_heads": 2, "head_dim": 32, "causal": True}
-    problem = AttentionProblem.of(count, seqlen_k=_KEYS, batch=2, dtype=dtype, **(shape | dict(features)))
+    shape = {"batch": 2, "num_heads": 8, "num_kv_heads": 2, "head_dim": 32, "causal": True}
+    problem = AttentionProblem.of(count, seqlen_k=_KEYS, dtype=dtype, **(shape | dict(features)))
     return Case(name, "decoding", problem, backward=problem.page_size is None)
 
 
