@@ -86,15 +86,14 @@ def kernel_features(problem: AttentionProblem, extras: Extras) -> KernelFeatures
         place(table, places.PAGES_AT, table.strides[0])
     if isinstance(extras.mask, BlockMask):
         mask = extras.mask
+        sizes = problem.mask_block_q, problem.mask_block_k
+        if (mask.block_q, mask.block_k) != sizes:  # what tiles were planned by
+            raise ValueError(f"blocks of the mask are {mask.block_q} x {mask.block_k}, the problem's {sizes}")
         whole[places.MASK] = places.BLOCK_MASK
         batch, heads, _ = mask.row_starts.strides
-        sizes = mask.shape[:2]
-        place(
-            mask.row_starts,
-            places.STARTS_AT,
-            batch if sizes[0] > 1 else 0,
-            heads if sizes[1] > 1 else 0,
-        )
+        batches, num_heads = mask.shape[:2]
+        strides = batch if batches > 1 else 0, heads if num_heads > 1 else 0
+        place(mask.row_starts, places.STARTS_AT, *strides)
         place(mask.columns, places.COLUMNS_AT)
         place(mask.parts, places.PARTS_AT)
         place(mask.partial, places.MASK_AT)
