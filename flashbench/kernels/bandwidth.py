@@ -16,8 +16,6 @@ from flashbench.kernels.compiled import compiled
 from flashbench.kernels.ir import (
     FLOATS,
     INT,
-    VOID,
-    call,
     const,
     constant,
     full_vector,
@@ -27,7 +25,7 @@ from flashbench.kernels.ir import (
     size_of,
     sum_of_lanes,
 )
-from flashbench.kernels.memory import pointer
+from flashbench.kernels.memory import pointer, prefetch
 from flashbench.kernels.threads import run_on_threads
 
 # Independent sums, so that the loop waits for memory and never for an addition.
@@ -53,7 +51,8 @@ def _sum(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
             for number, total in enumerate(before):
                 place = b.add(index, const(number * full.count))
                 if number * full.count * size_of(element) % _LINE_BYTES == 0:
-                    _prefetch(b, x, b.add(place, const(_AHEAD_BYTES // size_of(element))))
+                    ahead = b.add(place, const(_AHEAD_BYTES // size_of(element)))
+                    prefetch(b, b.gep(x, [ahead]))
                 after.append(b.fadd(total, load(b, x, place, full)))
         result = after[0]
         for total in after[1:]:
@@ -68,14 +67,6 @@ def _sum(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         b.ret(b.fadd(result, sum_of_lanes(b, after[0])))
 
     return function(builder, "fb.sum", [element.as_pointer(), INT], body, result=element)
-
-
-def _prefetch(b: ir.IRBuilder, x: ir.Value, offset: ir.Value) -> None:
-    """Ask for the cache line of x[offset], which may be past the end."""
-    byte = ir.IntType(8).as_pointer()
-    read, keep, data = (ir.Constant(ir.IntType(32), value) for value in (0, 3, 1))
-    place = b.bitcast(b.gep(x, [offset]), byte)
-    call(b, "llvm.prefetch.p0i8", VOID, place, read, keep, data)
 
 
 @intrinsic

@@ -19,6 +19,7 @@ _OVERHEAD_BYTES = 384  # tickets, tables and alignment: a thread's share
 # Numbers that a thread keeps for each lane of its tile, in this order.
 _FORWARD_NUMBERS = 3  # row_max, row_sum, rescale
 _BACKWARD_NUMBERS = 2  # lse2, delta
+MOST_PARTS = 64  # of decoding, merged at once
 LIMIT_NUMBERS = 2  # firsts, ends: where causality or a window hides something
 ALIBI_NUMBERS = 2  # positions, slopes
 _FORWARD_LANES = 16
@@ -82,7 +83,7 @@ def decode_elements(rows: int, block_k: int, head_dim: int, itemsize: int) -> in
     """Scratch of one thread of decoding: qt, s, row_max, row_sum, rescale, and what features need."""
     numbers = _FORWARD_NUMBERS + LIMIT_NUMBERS + ALIBI_NUMBERS
     lanes = padded_lanes(-(-rows // QUERIES) * QUERIES, itemsize)
-    return (head_dim + block_k + numbers) * lanes
+    return (2 * head_dim + block_k + numbers) * lanes + MOST_PARTS
 
 
 def forward_blocks(

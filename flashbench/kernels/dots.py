@@ -25,9 +25,11 @@ from flashbench.kernels.ir import (
     store,
 )
 from flashbench.kernels.isa import ISA
+from flashbench.kernels.memory import prefetch
 from flashbench.kernels.scores import intrinsic_on_tile
 
 KEYS = 4  # of one turn
+AHEAD = 8  # keys: two turns
 # Queries of one turn: a sum for each pair stays in a register, of which there are 16 or 32.
 QUERIES = 4 if ISA.max_vectors >= 4 else 2
 
@@ -56,12 +58,22 @@ def _widened(b: ir.IRBuilder, narrow: ir.Value, vector: ir.VectorType) -> ir.Val
 
 
 def _turn(
-    b: ir.IRBuilder, vector: ir.VectorType, keys: list[ir.Value], queries: list[ir.Value], columns: ir.Value
+    b: ir.IRBuilder,
+    vector: ir.VectorType,
+    keys: list[ir.Value],
+    queries: list[ir.Value],
+    columns: ir.Value,
+    fetched: list[ir.Value],
 ) -> list[ir.Value]:
-    """The dot products of each key, given by its row's address, with each query, as `_sums` has them."""
+    """The dot products of each key, given by its row's address, with each query, as `_sums` has them.
+
+    The rows `fetched` are asked for meanwhile, a line at each step.
+    """
     pairs = [(key, query) for key in keys for query in queries]
     zero = constant(vector, 0.0)
     with loop(b, columns, step=vector.count, carry=[zero] * len(pairs)) as (column, before, totals):
+        for row in fetched:
+            prefetch(b, b.gep(row, [column]))
         k = {key: load(b, key, column, vector) for key in keys}
         q = {query: load(b, query, column, vector) for query in queries}
         totals += [fma(b, k[key], q[query], old) for (key, query), old in zip(pairs, before, strict=True)]
@@ -95,7 +107,8 @@ def _products(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
     vector = full_vector(element)
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        k, k_row, keys, q, q_row, queries, s, lanes, columns = args
+        k, k_row, keys, q, q_row, queries, s, lanes, columns, v, v_row, room = args
+        edge = b.sub(room, const(1))
         last = b.sub(keys, const(1))
         rounded = b.add(keys, const(KEYS - 1))
         with (
@@ -107,22 +120,26 @@ def _products(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
             clipped = [b.select(b.icmp_signed("<", n, last), n, last) for n in numbers]
             rows = [b.gep(k, [b.mul(n, k_row)]) for n in clipped]
             firsts = [b.gep(q, [b.mul(b.add(query, const(i)), q_row)]) for i in range(QUERIES)]
-            found = _turn(b, vector, rows, firsts, columns)
+            further = [b.add(n, const(AHEAD)) for n in numbers]
+            further = [b.select(b.icmp_signed("<", n, edge), n, edge) for n in further]
+            ahead = [b.gep(k, [b.mul(n, k_row)]) for n in further]
+            values = [b.gep(v, [b.mul(n, v_row)]) for n in clipped]
+            found = _turn(b, vector, rows, firsts, columns, ahead + values)
             some = ir.VectorType(element, QUERIES)
             for i, n in enumerate(clipped):
                 picked = [divmod(i * QUERIES + j, vector.count) for j in range(QUERIES)]
-                values = ir.Constant(some, ir.Undefined)
+                scores: ir.Value = ir.Constant(some, ir.Undefined)
                 if len({which for which, _ in picked}) == 1:
                     whole = found[picked[0][0]]
                     order = ir.Constant(ir.VectorType(ir.IntType(32), QUERIES), [lane for _, lane in picked])
-                    values = b.shuffle_vector(whole, whole, order)
+                    scores = b.shuffle_vector(whole, whole, order)
                 else:
                     for j, (which, lane) in enumerate(picked):
                         number = b.extract_element(found[which], ir.Constant(ir.IntType(32), lane))
-                        values = b.insert_element(values, number, ir.Constant(ir.IntType(32), j))
-                store(b, values, s, b.add(b.mul(n, lanes), query))
+                        scores = b.insert_element(scores, number, ir.Constant(ir.IntType(32), j))
+                store(b, scores, s, b.add(b.mul(n, lanes), query))
 
-    signature = [pointer, INT, INT, pointer, INT, INT, pointer, INT, INT]
+    signature = [pointer, INT, INT, pointer, INT, INT, pointer, INT, INT, pointer, INT, INT]
     return function(builder, f"fb.dots.{overload(vector)}", signature, body)
 
 
@@ -138,7 +155,14 @@ def dot_products(
     s: Any,
     lanes: Any,
     columns: Any,
+    v: Any,
+    v_row: Any,
+    room: Any,
 ) -> Any:
-    """s[key, query] = the dot product of k[key] and q[query]; `queries` is a multiple of QUERIES."""
+    """s[key, query] = the dot product of k[key] and q[query]; `queries` is a multiple of QUERIES.
+
+    Memory is asked meanwhile for the values v of these keys, and for k some rows ahead, up to row `room`: a
+    core's own prefetcher keeps fewer lines under way, and none across pages.
+    """
     n = types.intp
-    return types.void(k, n, n, k, n, n, k, n, n), intrinsic_on_tile(_products)
+    return types.void(k, n, n, k, n, n, k, n, n, k, n, n), intrinsic_on_tile(_products)

@@ -12,6 +12,7 @@ import math
 
 from numba import njit
 
+from flashbench.kernels.blocks import MOST_PARTS
 from flashbench.kernels.compiled import compiled
 from flashbench.kernels.dots import QUERIES, dot_products
 from flashbench.kernels.features import (
@@ -47,14 +48,16 @@ from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import arrive, at, pointer, prefetch_rows, take_ticket
 from flashbench.kernels.scores import add_alibi, cap_scores, hide_outside, put_whole
 from flashbench.kernels.softmax import online_softmax
-from flashbench.kernels.tiles import all_finite, scale_rows
+from flashbench.kernels.tiles import all_finite, fill, pack, put_multiple, scale_rows
 from flashbench.kernels.visibility import LOG2E, apply_mask, clear_rows, sees
 
 LN2 = math.log(2.0)
 VECTOR_BYTES = ISA.vector_bytes
 MOST_QUERIES = 16  # of one chunk
 FEW = 8  # rows up to which dot products are faster than a product with queries for lanes
-_PIECE = 16  # keys whose values are fetched while their scores are computed
+_PIECE = 32  # keys whose values are added up before memory is asked for some more
+_FETCHED = 6  # keys of the next tile, a piece
+_PIECES = 4  # of a tile that do so
 
 # Rows of the table of arrays, as in the forward pass.
 Q, K, V, O, LSE = range(5)
@@ -106,16 +109,17 @@ def flash_decode(
 
     arrivals: a counter a task, zero at first, of which each head's first part uses one. parts: address of
     (rows, head_dim_v + 2) numbers a task, where rows is group * chunk: o, row_max, row_sum. A thread's
-    scratch, in elements: qt (head_dim, lanes), or q (rows, head_dim) where there are few, s (block_k, lanes),
-    then row_max, row_sum, rescale, firsts, ends, positions and slopes (lanes each), where lanes is rows
-    rounded up to whole vectors.
+    scratch, in elements: q (lanes, head_dim), at least MOST_PARTS, and transposed (head_dim, lanes), s
+    (block_k, lanes), then row_max, row_sum, rescale, firsts, ends, positions and slopes (lanes each), where
+    lanes is rows rounded up to whole vectors.
     """
     vector = VECTOR_BYTES // itemsize
     rows = group * chunk
     some_rows = (rows + QUERIES - 1) // QUERIES * QUERIES
     lanes = (some_rows + vector - 1) // vector * vector
     few = rows <= FEW
-    qt = pointer(zero, scratch + slot * scratch_stride)
+    q_rows = pointer(zero, scratch + slot * scratch_stride)
+    qt = at(q_rows, head_dim * lanes)
     s = at(qt, head_dim * lanes)
     row_max = at(s, block_k * lanes)
     row_sum = at(row_max, lanes)
@@ -125,7 +129,8 @@ def flash_decode(
     positions = at(ends, lanes)
     slopes = at(positions, lanes)
     q_row, k_row, v_row, o_row = table[Q, 3], table[K, 3], table[V, 3], table[O, 3]
-    part_bytes = rows * (head_dim_v + 2) * itemsize
+    part_numbers = rows * (head_dim_v + 2)
+    part_bytes = part_numbers * itemsize
     while True:
         task = take_ticket(pointer(slot, tickets))
         if task >= tasks:
@@ -148,12 +153,12 @@ def flash_decode(
             known = g < group and i < queries
             h = kv * group + min(g, group - 1)
             q = pointer(zero, table[Q, 0] + batch * table[Q, 1] + h * table[Q, 2])
-            for c in range(head_dim):
-                number = at(q, (query + i) * q_row + c)[0] * numbers[Q_FACTOR] if known else zero
-                if not few:
-                    at(qt, c * lanes + r)[0] = number
-                elif r < some_rows:
-                    at(qt, r * head_dim + c)[0] = number
+            if known:
+                put_multiple(
+                    at(q_rows, r * head_dim), at(q, (query + i) * q_row), head_dim, numbers[Q_FACTOR]
+                )
+            else:
+                fill(at(q_rows, r * head_dim), head_dim, zero)
             at(row_max, r)[0], at(row_sum, r)[0] = -math.inf, zero
             if features[SINKS] and part == 0:
                 sink = pointer(zero, features[SINKS_AT] + h * features[SINKS_HEAD])[0]
@@ -166,32 +171,36 @@ def flash_decode(
                 at(positions, r)[0] = q_start + i + diagonal
                 at(slopes, r)[0] = -pointer(zero, where)[0] * LOG2E
 
+        if not few:
+            pack(q_rows, head_dim, lanes, head_dim, qt, lanes, zero + 1)
+
         o_part = pointer(zero, parts + task * part_bytes)
         begun = False
         k_first = max(part * part_keys, first_key(q_start, seqlen_k, diagonal, features))
         last_end = end_key(q_start + queries - 1, seqlen_k, diagonal, features)
         k_end = min((part + 1) * part_keys, last_end)
         if few:  # lanes without a row, which dot products leave alone
-            clear_rows(s, lanes, min(block_k, max(0, k_end - k_first)), lanes, zero)
+            fill(s, min(block_k, max(0, k_end - k_first)) * lanes, zero)
         for k_start in range(k_first, k_end, block_k):
             k_rows = min(block_k, k_end - k_start)
 
-            # Pass 1: scores, in units of log2, page by page; values are fetched meanwhile.
+            # Pass 1: scores, in units of log2, page by page; their values are fetched meanwhile.
             done = 0
             while done < k_rows:
-                head, row, count = rows_together(
-                    table, K, kv, k_start + done, min(_PIECE, k_rows - done), sequences, b, features, slot
+                head, row, room = rows_together(
+                    table, K, kv, k_start + done, k_end - k_start - done, sequences, b, features, slot
                 )
-                v_head, v_start, _ = rows_together(
-                    table, V, kv, k_start + done, count, sequences, b, features, slot
-                )
-                prefetch_rows(
-                    v_head + v_start * v_row * itemsize, count, v_row * itemsize, head_dim_v * itemsize
-                )
+                count = min(room, k_rows - done)
                 k = at(pointer(zero, head), row * k_row)
                 target = at(s, done * lanes)
                 if few:
-                    dot_products(k, k_row, count, qt, head_dim, some_rows, target, lanes, head_dim)
+                    v_head, _, _ = rows_together(
+                        table, V, kv, k_start + done, count, sequences, b, features, slot
+                    )
+                    v = at(pointer(zero, v_head), row * v_row)
+                    dot_products(
+                        k, k_row, count, q_rows, head_dim, some_rows, target, lanes, head_dim, v, v_row, room
+                    )
                 else:
                     multiply(k, k_row, 1, qt, lanes, target, lanes, count, lanes, head_dim, False)
                 done += count
@@ -219,8 +228,24 @@ def flash_decode(
             done = 0
             while done < k_rows:
                 head, row, count = rows_together(
-                    table, V, kv, k_start + done, k_rows - done, sequences, b, features, slot
+                    table, V, kv, k_start + done, min(_PIECE, k_rows - done), sequences, b, features, slot
                 )
+                # Memory would be idle now: it brings the first keys of the next tile.
+                following = k_start + k_rows + done // _PIECE * _FETCHED
+                if done < _PIECE * _PIECES and following < k_end:
+                    k_head, k_place, wanted = rows_together(
+                        table,
+                        K,
+                        kv,
+                        following,
+                        min(_FETCHED, k_end - following),
+                        sequences,
+                        b,
+                        features,
+                        slot,
+                    )
+                    row_bytes = k_row * itemsize
+                    prefetch_rows(k_head + k_place * row_bytes, wanted, row_bytes, head_dim * itemsize)
                 v = at(pointer(zero, head), row * v_row)
                 p = at(s, done * lanes)
                 if partly and not all_finite(v, v_row, count, head_dim_v):
@@ -247,6 +272,8 @@ def flash_decode(
             at(tails, r)[0] = at(row_max, r)[0]
             at(tails, rows + r)[0] = at(row_sum, r)[0]
 
+        # The tile of scores is done with, and so is the packed q: room for a weight a part.
+        weights = q_rows
         first = task - part
         if arrive(pointer(slot, arrivals + 8 * first)) < splits - 1:
             continue
@@ -257,30 +284,32 @@ def flash_decode(
             h = kv * group + g
             o = at(pointer(zero, table[O, 0] + batch * table[O, 1] + h * table[O, 2]), (query + i) * o_row)
             lse = at(pointer(zero, table[LSE, 0] + batch * table[LSE, 1] + h * table[LSE, 2]), query + i)
-            merge_row(o, lse, parts + first * part_bytes, part_bytes, splits, r, rows, head_dim_v, zero)
+            first_part = at(pointer(zero, parts + first * part_bytes), r * head_dim_v)
+            tails = at(pointer(zero, parts + first * part_bytes), rows * head_dim_v + r)
+            merge_row(o, lse, first_part, tails, part_numbers, splits, rows, head_dim_v, weights, zero)
 
 
 @njit(nogil=True)
-def merge_row(o, lse, first_part, part_bytes, splits, r, rows, head_dim_v, zero):
-    """o and lse of one row from its parts, each under a maximum of its own."""
+def merge_row(o, lse, values, tails, stride, parts, rows, head_dim_v, weights, zero):
+    """o and lse of one row from its parts, each under a maximum of its own, `stride` numbers apart.
+
+    values: the row's sum of p @ v; tails: its row_max, and `rows` further its row_sum. The weights' room is
+    for MOST_PARTS numbers: more parts are merged as many at a time.
+    """
     most = zero - math.inf
-    for part in range(splits):
-        tails = at(pointer(zero, first_part + part * part_bytes), rows * head_dim_v)
-        most = max(most, at(tails, r)[0])
-    for c in range(head_dim_v):
-        at(o, c)[0] = zero
+    for part in range(parts):
+        most = max(most, at(tails, part * stride)[0])
     total = zero + 0.0
-    for part in range(splits):
-        values = pointer(zero, first_part + part * part_bytes)
-        tails = at(values, rows * head_dim_v)
-        part_max, part_sum = at(tails, r)[0], at(tails, rows + r)[0]
-        if part_max == -math.inf and part_sum == 0:  # none of its keys is seen
-            continue
-        weight = 2.0 ** (part_max - most)
-        total += weight * part_sum
-        for c in range(head_dim_v):
-            at(o, c)[0] += weight * at(values, r * head_dim_v + c)[0]
+    for part in range(parts):
+        part_max, part_sum = at(tails, part * stride)[0], at(tails, part * stride + rows)[0]
+        if part_max != -math.inf or part_sum != 0:  # else none of its keys is seen
+            total += 2.0 ** (part_max - most) * part_sum
     inverse = 1 / total if total != 0 else zero + 0.0
-    for c in range(head_dim_v):
-        at(o, c)[0] *= inverse
+    for first in range(0, parts, MOST_PARTS):
+        count = min(MOST_PARTS, parts - first)
+        for i in range(count):
+            place = (first + i) * stride
+            unseen = at(tails, place)[0] == -math.inf and at(tails, place + rows)[0] == 0
+            at(weights, i)[0] = zero if unseen else 2.0 ** (at(tails, place)[0] - most) * inverse
+        multiply(weights, 0, 1, at(values, first * stride), stride, o, 0, 1, head_dim_v, count, first > 0)
     at(lse, 0)[0] = most * LN2 + math.log(total)

@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from flashbench.kernels.ir import INT, const, loop
+from flashbench.kernels.ir import INT, call, const, loop
 
 
 @intrinsic
@@ -63,24 +63,27 @@ def arrive(typingctx: Any, counter: Any) -> Any:
 _LINE = 64
 
 
+def prefetch(builder: ir.IRBuilder, place: ir.Value) -> None:
+    """Ask for the cache line of an address, which may be past the end of what is there."""
+    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    reading, nearest, data = ir.Constant(word, 0), ir.Constant(word, 3), ir.Constant(word, 1)
+    where = builder.bitcast(place, byte)
+    call(builder, "llvm.prefetch.p0i8", ir.VoidType(), where, reading, nearest, data)
+
+
 @intrinsic
 def prefetch_rows(typingctx: Any, address: Any, rows: Any, stride: Any, size: Any) -> Any:
     """Ask for `size` bytes of each of some rows, `stride` bytes apart, ahead of their use."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         start, rows, stride, size = args
-        byte = ir.IntType(8).as_pointer()
-        word = ir.IntType(32)
-        signature = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-        fetch = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-        reading, nearest, data = ir.Constant(word, 0), ir.Constant(word, 3), ir.Constant(word, 1)
         whole = builder.add(size, const(_LINE - 1))
         with (
             loop(builder, rows, carry=[]) as (row, _, _),
             loop(builder, whole, step=_LINE, carry=[]) as (offset, _, _),
         ):
             line = builder.add(builder.add(start, builder.mul(row, stride)), offset)
-            builder.call(fetch, [builder.inttoptr(line, byte), reading, nearest, data])
+            prefetch(builder, builder.inttoptr(line, ir.IntType(8).as_pointer()))
         return context.get_dummy_value()
 
     n = types.intp

@@ -259,3 +259,57 @@ def row_dots(
         return context.get_dummy_value()
 
     return types.void(x, n, y, n, n, n, x.dtype, x), codegen
+
+
+def _put(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    pointer = element.as_pointer()
+    vector = full_vector(element)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        target, source, count, factor = args
+        factors = splat(b, factor, vector.count)
+        with loop(b, count, step=vector.count, carry=[]) as (place, _, _):
+            store(b, b.fmul(load(b, source, place, vector), factors), target, place)
+        whole = b.mul(b.sdiv(count, const(vector.count)), const(vector.count))
+        with loop(b, count, start=whole, carry=[]) as (place, _, _):
+            b.store(b.fmul(b.load(b.gep(source, [place])), factor), b.gep(target, [place]))
+
+    return function(builder, f"fb.put.{overload(vector)}", [pointer, pointer, INT, element], body)
+
+
+@intrinsic
+def put_multiple(typingctx: Any, target: Any, source: Any, count: Any, factor: Any) -> Any:
+    """target[i] = factor * source[i], `count` numbers."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.call(_put(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.get_dummy_value()
+
+    return types.void(target, target, types.intp, target.dtype), codegen
+
+
+def _fill(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    vector = full_vector(element)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        target, count, value = args
+        values = splat(b, value, vector.count)
+        with loop(b, count, step=vector.count, carry=[]) as (place, _, _):
+            store(b, values, target, place)
+        whole = b.mul(b.sdiv(count, const(vector.count)), const(vector.count))
+        with loop(b, count, start=whole, carry=[]) as (place, _, _):
+            b.store(value, b.gep(target, [place]))
+
+    name = f"fb.fill.{overload(vector)}"
+    return function(builder, name, [element.as_pointer(), INT, element], body)
+
+
+@intrinsic
+def fill(typingctx: Any, target: Any, count: Any, value: Any) -> Any:
+    """target[i] = value, `count` numbers."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.call(_fill(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, target.dtype), codegen
