@@ -25,9 +25,9 @@ from flashbench.kernels.threads import run_on_threads
 from flashbench.problem import AttentionProblem, Sequence
 
 _MOST_ROWS = 64  # queries of a chunk, over the heads that share keys: four vectors of float32 on AVX-512
-_BLOCK_K = 128
+_BLOCK_K = 64
 _LEAST_KEYS = 256  # of a part: what it costs to begin and to merge one is then little
-_PARTS = 64  # of a whole call, if it has as many keys: enough to keep many cores busy to the end
+_PARTS = 32  # of a whole call, if it has as many keys: enough to keep many cores busy to the end
 _ARRAYS = 5
 
 
