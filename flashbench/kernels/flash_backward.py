@@ -50,7 +50,7 @@ from flashbench.kernels.visibility import (
     add_seen_to_rows,
     all_finite_once,
     clear_rows,
-    crosses_limits,
+    hidden_from,
     put_limits,
 )
 
@@ -189,7 +189,8 @@ def flash_backward(
         k_first = first_key(q_start, seqlen_k, diagonal, features)
         k_end = end_key(q_start + q_rows - 1, seqlen_k, diagonal, features) if q_rows else 0
         limited = k_first < k_end and (
-            crosses_limits(q_start, q_rows, k_first, k_end - k_first, seqlen_k, diagonal, features)
+            hidden_from(q_start, q_rows, k_first, k_end - k_first, seqlen_k, diagonal, features)
+            < k_end - k_first
         )
         if limited:
             put_limits(firsts, ends, q_start, q_rows, lanes, seqlen_k, diagonal, features)
@@ -218,8 +219,8 @@ def flash_backward(
                     continue
                 k_tile, v_tile = at(k, k_start * k_row), at(v, k_start * v_row)
                 dk_tile, dv_tile = at(dk, k_start * dk_row), at(dv, k_start * dv_row)
-                crosses = crosses_limits(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features)
-                partly = crosses or seen == PARTLY
+                hidden = hidden_from(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features)
+                partly = hidden < k_rows or seen == PARTLY
                 tile = (q_start, k_start, seqlen_k, diagonal, mask)
 
                 # Pass 1: scores again. Forward: s = k @ qt.
@@ -240,7 +241,7 @@ def flash_backward(
                     cap_slopes,
                     mask,
                     seen,
-                    crosses,
+                    hidden,
                     zero,
                     byte,
                     features,
@@ -268,7 +269,7 @@ def flash_backward(
                     h,
                     mask,
                     seen,
-                    crosses,
+                    hidden,
                     zero,
                     byte,
                     features,

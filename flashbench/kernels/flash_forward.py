@@ -51,7 +51,7 @@ from flashbench.kernels.visibility import (
     add_seen_to_rows,
     all_finite_once,
     clear_rows,
-    crosses_limits,
+    hidden_from,
     put_limits,
 )
 
@@ -145,7 +145,8 @@ def flash_forward(
         k_first = first_key(q_start, seqlen_k, diagonal, features)
         k_end = end_key(q_start + q_rows - 1, seqlen_k, diagonal, features)
         if k_first < k_end and (
-            crosses_limits(q_start, q_rows, k_first, k_end - k_first, seqlen_k, diagonal, features)
+            hidden_from(q_start, q_rows, k_first, k_end - k_first, seqlen_k, diagonal, features)
+            < k_end - k_first
         ):
             put_limits(firsts, ends, q_start, q_rows, lanes, seqlen_k, diagonal, features)
         begun = False
@@ -162,7 +163,7 @@ def flash_forward(
                 v_tile = at(v, k_start * v_row)
 
                 # Pass 1: scores, in units of log2, and what the features make of them.
-                crosses = crosses_limits(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features)
+                hidden = hidden_from(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features)
                 tile_scores(
                     s,
                     at(k, k_start * k_row),
@@ -180,7 +181,7 @@ def flash_forward(
                     pointer(zero, 0),
                     mask,
                     seen,
-                    crosses,
+                    hidden,
                     zero,
                     byte,
                     features,
@@ -195,7 +196,7 @@ def flash_forward(
                     drop(s, k_rows, lanes, k_start, q_start, h, b, features[SEED], features[THRESHOLD])
 
                 # Pass 3: o += p @ v.
-                if (crosses or seen == PARTLY) and not all_finite_once(
+                if (hidden < k_rows or seen == PARTLY) and not all_finite_once(
                     finite_v, v, v_row, seqlen_k, head_dim_v
                 ):
                     if not begun:

@@ -27,7 +27,7 @@ from flashbench.kernels.flash_tile import put_alibi, put_rows, tile_gradients, t
 from flashbench.kernels.isa import ISA
 from flashbench.kernels.memory import at, pointer, take_ticket
 from flashbench.kernels.tiles import pack
-from flashbench.kernels.visibility import crosses_limits, put_limits
+from flashbench.kernels.visibility import hidden_from, put_limits
 
 VECTOR_BYTES = ISA.vector_bytes
 
@@ -145,9 +145,7 @@ def flash_mask_gradient(
                         seen = mask_on_tile(mask, q_rows, k_rows, zero, byte, features)
                         if seen == HIDDEN:
                             continue
-                        crosses = crosses_limits(
-                            q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features
-                        )
+                        hidden = hidden_from(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features)
                         tile_scores(
                             p,
                             at(k_head, (key + k_start) * k_row),
@@ -165,7 +163,7 @@ def flash_mask_gradient(
                             pointer(zero, 0),
                             mask,
                             seen,
-                            crosses,
+                            hidden,
                             zero,
                             byte,
                             features,
@@ -191,7 +189,7 @@ def flash_mask_gradient(
                             h,
                             mask,
                             seen,
-                            crosses,
+                            hidden,
                             zero,
                             byte,
                             features,

@@ -64,7 +64,7 @@ def tile_scores(
     cap_slopes,  # where tanh's derivatives go; the null pointer: nowhere
     mask,
     seen,
-    crosses,
+    hidden,  # the first key that some query does not see, by causality or window; k_rows: none
     zero,
     byte,
     features,
@@ -87,8 +87,9 @@ def tile_scores(
         add_alibi(s, k_rows, lanes, k_start, positions, slopes)
     if seen == PARTLY:
         apply_mask(s, k_rows, lanes, q_rows, mask, zero, byte, features)
-    if crosses:
-        hide_outside(s, k_rows, lanes, k_start, firsts, ends, -math.inf)
+    if hidden < k_rows:
+        place = at(s, hidden * lanes)
+        hide_outside(place, k_rows - hidden, lanes, k_start + hidden, firsts, ends, -math.inf)
 
 
 @njit(nogil=True)
@@ -129,7 +130,7 @@ def tile_gradients(
     h,
     mask,
     seen,
-    crosses,
+    hidden,  # the first key that some query does not see, by causality or window; k_rows: none
     zero,
     byte,
     features,
@@ -147,7 +148,8 @@ def tile_gradients(
     else:
         score_gradients(ds, p, lanes, k_rows, lanes, delta)
     # A value that is not finite makes 0 * NaN of what is hidden.
-    if crosses:
-        hide_outside(ds, k_rows, lanes, k_start, firsts, ends, zero)
+    if hidden < k_rows:
+        place = at(ds, hidden * lanes)
+        hide_outside(place, k_rows - hidden, lanes, k_start + hidden, firsts, ends, zero)
     if seen == PARTLY:
         clear_masked(ds, k_rows, lanes, q_rows, mask, zero, byte, features)

@@ -40,10 +40,11 @@ def put_limits(firsts, ends, q_start, q_rows, lanes, seqlen_k, diagonal, feature
 
 
 @njit(nogil=True)
-def crosses_limits(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features):
-    """Whether some query of the tile does not see some key of it, by causality or window."""
-    last = first_key(q_start + q_rows - 1, seqlen_k, diagonal, features)
-    return k_start < last or k_start + k_rows > end_key(q_start, seqlen_k, diagonal, features)
+def hidden_from(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features):
+    """The first key of the tile that some query of it does not see, by causality or window; k_rows: none."""
+    if k_start < first_key(q_start + q_rows - 1, seqlen_k, diagonal, features):
+        return 0
+    return max(0, min(k_rows, end_key(q_start, seqlen_k, diagonal, features) - k_start))
 
 
 @njit(nogil=True)
