@@ -92,9 +92,9 @@ def attention(
 
     Returns:
         o: (batch, num_heads, seqlen_q, head_dim_v), or (batch, seqlen_q, head_dim_v) in 3-D; with
-        return_lse, AttentionOutput(o, lse). A row that sees no key has o = 0 and lse = -inf, or the sink. A NaN or a
-        score of +inf makes the rows that see it NaN, o and lse, as inf - inf does in the softmax; it reaches
-        no row that does not see it, whatever hides it ("flash" and "standard"; others as they please).
+        return_lse, AttentionOutput(o, lse). A row that sees no key has o = 0 and lse = -inf, or the sink.
+        A NaN or a score of +inf makes the rows that see it NaN, o and lse, as inf - inf does in the softmax;
+        it reaches no other row, whatever hides it ("flash" and "standard"; other engines as they please).
 
     Raises:
         AttentionError: an argument breaks a rule. EngineError: the engine's library is not installed.

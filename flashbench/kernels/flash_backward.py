@@ -133,6 +133,8 @@ def flash_backward(
     ends = at(firsts, most_lanes)
     positions = at(ends, most_lanes)
     slopes = at(positions, most_lanes)
+    tables = (firsts, ends, positions, slopes)
+    told = (zero, byte, features, numbers)
     cap_slopes = at(slopes, most_lanes)
     group = num_heads // num_kv_heads
     q_row, k_row, v_row, o_row = table[Q, 3], table[K, 3], table[V, 3], table[O, 3]
@@ -234,18 +236,12 @@ def flash_backward(
                     k_rows,
                     head_dim,
                     k_start,
-                    firsts,
-                    ends,
-                    positions,
-                    slopes,
+                    tables,
                     cap_slopes,
                     mask,
                     seen,
                     hidden,
-                    zero,
-                    byte,
-                    features,
-                    numbers,
+                    told,
                 )
 
                 # Pass 2: their gradients. Forward: p = softmax(s), o = p @ v.
@@ -263,17 +259,13 @@ def flash_backward(
                     delta,
                     q_start,
                     k_start,
-                    firsts,
-                    ends,
+                    tables,
                     b,
                     h,
                     mask,
                     seen,
                     hidden,
-                    zero,
-                    byte,
-                    features,
-                    numbers,
+                    told,
                 )
                 if features[SOFTCAP]:
                     chain_softcap(ds, cap_slopes, k_rows * lanes)

@@ -104,6 +104,8 @@ def flash_forward(
     ends = at(firsts, most_lanes)
     positions = at(ends, most_lanes)
     slopes = at(positions, most_lanes)
+    tables = (firsts, ends, positions, slopes)
+    told = (zero, byte, features, numbers)
     q_row, k_row, v_row, o_row = table[Q, 3], table[K, 3], table[V, 3], table[O, 3]
     while True:
         task = take_ticket(ticket)
@@ -174,18 +176,12 @@ def flash_forward(
                     k_rows,
                     head_dim,
                     k_start,
-                    firsts,
-                    ends,
-                    positions,
-                    slopes,
+                    tables,
                     pointer(zero, 0),
                     mask,
                     seen,
                     hidden,
-                    zero,
-                    byte,
-                    features,
-                    numbers,
+                    told,
                 )
 
                 # Pass 2: probabilities under the maximum so far; what o holds comes to the same maximum.

@@ -74,6 +74,8 @@ def flash_mask_gradient(
     ends = at(firsts, most_lanes)
     positions = at(ends, most_lanes)
     slopes = at(positions, most_lanes)
+    tables = (firsts, ends, positions, slopes)
+    told = (zero, byte, features, numbers)
     total = at(slopes, most_lanes)
     q_row, k_row, v_row, o_row, do_row = table[Q, 3], table[K, 3], table[V, 3], table[O, 3], table[DO, 3]
     mask_batch, mask_heads, mask_q, mask_k = shape
@@ -156,18 +158,12 @@ def flash_mask_gradient(
                             k_rows,
                             head_dim,
                             k_start,
-                            firsts,
-                            ends,
-                            positions,
-                            slopes,
+                            tables,
                             pointer(zero, 0),
                             mask,
                             seen,
                             hidden,
-                            zero,
-                            byte,
-                            features,
-                            numbers,
+                            told,
                         )
                         tile_gradients(
                             p,
@@ -183,17 +179,13 @@ def flash_mask_gradient(
                             delta,
                             q_start,
                             k_start,
-                            firsts,
-                            ends,
+                            tables,
                             b,
                             h,
                             mask,
                             seen,
                             hidden,
-                            zero,
-                            byte,
-                            features,
-                            numbers,
+                            told,
                         )
                         # Padded lanes of ds are zero: their probability is.
                         for j in range(k_rows):

@@ -57,20 +57,16 @@ def tile_scores(
     k_rows,
     head_dim,
     k_start,
-    firsts,
-    ends,
-    positions,
-    slopes,
+    tables,  # firsts, ends, positions and slopes of the lanes
     cap_slopes,  # where tanh's derivatives go; the null pointer: nowhere
     mask,
     seen,
     hidden,  # the first key that some query does not see, by causality or window; k_rows: none
-    zero,
-    byte,
-    features,
-    numbers,
+    told,  # zero, byte, features and numbers, as the kernels have them
 ):
     """s = k @ qt in units of log2, as the features change it; -inf where it is hidden."""
+    firsts, ends, positions, slopes = tables
+    zero, byte, features, numbers = told
     if seen == PARTLY and features[MASK_KEY] == 1 and features[MASK_ROW] != 0:
         # A mask of its own for every pair is long, and comes from memory: it is asked for piece by piece.
         size = features[MASK_SIZE]
@@ -124,22 +120,20 @@ def tile_gradients(
     delta,
     q_start,
     k_start,
-    firsts,
-    ends,
+    tables,
     b,
     h,
     mask,
     seen,
     hidden,  # the first key that some query does not see, by causality or window; k_rows: none
-    zero,
-    byte,
-    features,
-    numbers,
+    told,
 ):
     """From scores in p: ds, the gradients of what softmax was applied to; and p as o was made of it.
 
     Forward: p = exp2(s - lse2), o = p @ v. So dp = do @ v.T, and ds = p * (dp - delta); 0 where it is hidden.
     """
+    firsts, ends, _, _ = tables
+    zero, byte, features, numbers = told
     probabilities(p, lanes, k_rows, lanes, lse2)
     multiply(v_tile, v_row, 1, dot, lanes, ds, lanes, k_rows, lanes, head_dim_v, False)
     if features[DROPOUT]:
