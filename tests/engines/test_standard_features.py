@@ -61,7 +61,7 @@ def test_infinities_in_hidden_keys_change_nothing():
 @pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("mask", ["bool", "float", "block"])
 def test_rows_that_see_nothing_are_zero_whatever_they_hold(mask, sinks):
-    problem = AttentionProblem.of(9, num_heads=2, mask=mask, sinks=sinks)
+    problem = AttentionProblem.of(9, num_heads=2, mask=mask, sinks=sinks, mask_block_q=2, mask_block_k=2)
     visible = np.ones((9, 9), bool)
     visible[3:6] = False
     masks = {

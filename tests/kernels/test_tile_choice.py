@@ -29,7 +29,8 @@ def test_long_sequences_save_a_thousand_times_and_more(seqlen, savings):
 
 @pytest.mark.parametrize("seqlen", [512, 1024, 2048, 4096, 8192])
 def test_workspace_does_not_grow_with_the_batch(seqlen):
-    assert workspace(seqlen, batch=8) <= workspace(seqlen)
+    # But for where each sequence lies, and whether its v is finite: eight numbers.
+    assert workspace(seqlen, batch=8) <= workspace(seqlen) + 7 * 8 * 8
 
 
 @given(
