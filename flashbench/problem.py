@@ -226,7 +226,8 @@ class AttentionProblem(
     @property
     def window(self) -> Window:
         """(left, right) keys that a query sees beside its diagonal; causal means 0 on the right. Numbers are
-        no larger than makes a difference, so that kernels can calculate with them.
+        no larger than makes a difference, so that kernels can calculate with them; as asked for they are
+        `window_left` and `window_right`.
         """
         most = self.seqlen_q + self.seqlen_k
         left = None if self.window_left is None else min(self.window_left, most)

@@ -68,7 +68,7 @@ def engine_table(rows: Sequence[Measurement], along: Along) -> Grid:
     ]
     headers = [header for header, _ in columns]
     grid = Grid(*headers, left=[place for place, header in enumerate(headers) if header == "Engine"])
-    several = len({(row.engine, row.problem.window) for row in rows}) > 1
+    several = len({(row.engine, window_word(row.problem)) for row in rows}) > 1
     for index, cells in enumerate(zip(*(column for _, column in columns), strict=True)):
         ends = index + 1 < len(rows) and _place(rows[index + 1]) != _place(rows[index])
         grid.add_row(*cells, last=several and ends)

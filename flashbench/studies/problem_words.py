@@ -51,7 +51,8 @@ def window_word(problem: AttentionProblem) -> str:
     >>> window_word(AttentionProblem.of(1024, window=(128, 0)))
     '128 left 0 right'
     """
-    left, right = problem.window
+    # As asked for: `problem.window` ends at the last key there is, and so differs from length to length.
+    left, right = problem.window_left, problem.window_right
     if left is not None and (problem.causal or left == right):
         return str(left)
     sides = ((left, "left"), (None if problem.causal else right, "right"))

@@ -78,7 +78,8 @@ def _problem_parts(problem: AttentionProblem) -> list[str]:
 
 def _feature_parts(problem: AttentionProblem) -> Iterator[str]:
     if "window" in problem.features:
-        left, right = ("none" if keys is None else keys for keys in problem.window)
+        sides = (problem.window_left, problem.window_right)
+        left, right = ("none" if keys is None else keys for keys in sides)
         yield f"window:{left}" if problem.causal or left == right else f"window:{left}-{right}"
     if problem.softcap is not None:
         yield f"softcap:{problem.softcap!r}".removesuffix(".0")
