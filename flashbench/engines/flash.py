@@ -18,7 +18,15 @@ from flashbench.engines.flash_plan import (
     tiles_of,
     told_bytes,
 )
-from flashbench.engines.launch import BYTE, address_of, aligned_scratch, array_table, readable, sequence_table
+from flashbench.engines.launch import (
+    BYTE,
+    address_of,
+    aligned_scratch,
+    array_table,
+    readable,
+    result_like,
+    sequence_table,
+)
 from flashbench.engines.scalar import backward_by_loops, forward_by_loops, workspace_of_loops
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.kernels.blocks import ALIGNMENT
@@ -67,7 +75,7 @@ class FlashEngine:
             return forward_by_loops(problem, q, k, v, extras)
         if decodes(problem, settings):
             return decode(problem, settings, q, k, v, extras)
-        o = np.empty((*problem.q_shape[:3], problem.head_dim_v), dtype=q.dtype)
+        o = result_like(q, problem.head_dim_v)
         lse = np.empty(problem.q_shape[:3], dtype=q.dtype)
         threads, blocks = forward_plan(problem, settings)
         itemsize = q.itemsize
@@ -124,10 +132,9 @@ class FlashEngine:
     ) -> AttentionGradients:
         if not settings.use_simd:
             return backward_by_loops(problem, do, q, k, v, forward, extras, mask_gradient=mask_gradient)
-        dq = np.empty(q.shape, dtype=q.dtype)
+        dq = result_like(q, problem.head_dim)
         # Keys beyond a sequence's own are nobody's task.
-        whole = problem.key_lengths is None
-        dk, dv = (np.empty(x.shape, q.dtype) if whole else np.zeros(x.shape, q.dtype) for x in (k, v))
+        dk, dv = (result_like(x, x.shape[3], zeros=problem.key_lengths is not None) for x in (k, v))
         o, lse = forward.o, forward.lse
         assert lse is not None  # ours gives it, and callers who bring their own must bring it
         dsinks = sinks_gradient(problem, extras, do, o, lse)

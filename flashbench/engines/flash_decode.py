@@ -14,6 +14,7 @@ from flashbench.engines.launch import (
     aligned_scratch,
     array_table,
     readable,
+    result_like,
     sequence_table,
     threads_for,
 )
@@ -97,7 +98,7 @@ def decode(
     problem: AttentionProblem, settings: Settings, q: Array, k: Array, v: Array, extras: Extras
 ) -> Forward:
     """o and lse of a problem that `decodes`."""
-    o = np.empty((*problem.q_shape[:3], problem.head_dim_v), dtype=q.dtype)
+    o = result_like(q, problem.head_dim_v)
     lse = np.empty(problem.q_shape[:3], dtype=q.dtype)
     plan = decode_plan(problem, settings)
     stride = _stride(problem, plan)

@@ -17,6 +17,17 @@ from flashbench.problem import AttentionProblem, Direction, Sequence
 BYTE = np.uint8(0)  # tells the compiler what a bool mask is made of
 
 
+def result_like(x: Array, head_dim: int, *, zeros: bool = False) -> Array:
+    """Room for a result of x's batch, heads and rows, its memory in x's order: (b, h, s, d), or (b, s, h, d)
+    for views of such arrays, whose owners will merge the heads again and so need not copy.
+    """
+    batch, heads, rows, _ = x.shape
+    make = np.zeros if zeros else np.empty
+    if 0 < x.strides[1] < x.strides[2]:
+        return make((batch, rows, heads, head_dim), x.dtype).transpose(0, 2, 1, 3)
+    return make((batch, heads, rows, head_dim), x.dtype)
+
+
 def threads_for(problem: AttentionProblem, direction: Direction, settings: Settings) -> int:
     """How many threads a call uses: those asked for, or every core, and no more than are worth waking."""
     rows = problem.num_heads * problem.query_rows

@@ -17,6 +17,7 @@ from flashbench.engines.launch import (
     array_table,
     broadcast_gradient,
     readable,
+    result_like,
     sequence_table,
     threads_for,
 )
@@ -78,8 +79,10 @@ class StandardEngine:
         keep: bool = False,
     ) -> Forward:
         shape = problem.q_shape[:3]
-        o, lse = np.empty((*shape, problem.head_dim_v), dtype=q.dtype), np.empty(shape, dtype=q.dtype)
-        sequences, scores, longest, hides, stride = _plan(problem)
+        o, lse = result_like(q, problem.head_dim_v), np.empty(shape, dtype=q.dtype)
+        plan = _plan(problem)
+        sequences, scores, longest, hides = plan[:4]
+        stride = plan.stride if o.flags.c_contiguous else plan.packed
         p, tanh, dropped = kept = Kept(
             np.empty(scores, q.dtype),
             np.empty(scores, q.dtype) if keep and problem.softcap is not None else None,
@@ -153,12 +156,12 @@ class StandardEngine:
         if forward.saved is None:
             forward = self.forward(problem, settings, q, k, v, extras=extras, keep=True)
         p, tanh, dropped = forward.saved
-        dq, dk, dv = (np.empty(x.shape, dtype=q.dtype) for x in (q, k, v))
+        dq, dk, dv = (result_like(x, x.shape[3]) for x in (q, k, v))
         dp = np.empty_like(p)
         dmask = None
         if mask_gradient and problem.mask == "float":
             dmask = np.zeros(problem.mask_shape, dtype=q.dtype)
-        sequences, _, longest, hides, _ = _plan(problem)
+        sequences, _, longest, hides = _plan(problem)[:4]
         threads = threads_for(problem, "fwd", settings)
         do, q, k, v = readable(do), readable(q), readable(k), readable(v)
         o, lse = forward.o, forward.lse
@@ -276,7 +279,10 @@ class _Plan(NamedTuple):
     scores: int  # how many there are
     longest: int  # the most queries or padded keys of a sequence
     hides: bool  # whether any score may be hidden, a padded one too
-    stride: int  # bytes a thread needs for packed keys; none where a head of every sequence's o can hold them
+    packed: int  # bytes of a thread's packed keys
+    stride: (
+        int  # what a thread needs for them; none where a head of each sequence's o, without gaps, has room
+    )
 
 
 @lru_cache(maxsize=64)  # which takes longer than a small problem's attention
@@ -292,12 +298,14 @@ def _plan(problem: AttentionProblem) -> _Plan:
     longest_keys = int(columns.max())
     padded = problem.key_lengths is not None and not problem.packed
     room = (columns * problem.head_dim <= queries * problem.head_dim_v) | (queries == 0)
+    packed = aligned(min(KEY_TILE, longest_keys) * problem.head_dim * problem.itemsize)
     return _Plan(
         table,
         int(ends[-1]),
         max(int(queries.max()), longest_keys),
         padded or problem.masked or problem.mask is not None,
-        0 if room.all() else aligned(min(KEY_TILE, longest_keys) * problem.head_dim * problem.itemsize),
+        packed,
+        0 if room.all() else packed,
     )
 
 

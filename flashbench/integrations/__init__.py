@@ -1,0 +1,1 @@
+"""flashbench inside other libraries: PyTorch, Hugging Face transformers, neuralforecast's models."""

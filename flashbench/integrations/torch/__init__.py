@@ -1,0 +1,25 @@
+"""Exact attention for PyTorch on CPUs: `attention` and `scaled_dot_product_attention` on tensors, with
+gradients, and their place in models that know nothing of flashbench.
+
+Needs the extra `torch`: pip install 'flashbench[torch]'.
+"""
+
+from __future__ import annotations
+
+from flashbench.integrations.torch.attentions import ATTENTIONS, find_attention
+from flashbench.integrations.torch.functional import attention, scaled_dot_product_attention
+from flashbench.integrations.torch.replacement import disable, enable, flashbench_attention
+from flashbench.integrations.torch.statistics import Stats, reset_stats, stats
+
+__all__ = [
+    "ATTENTIONS",
+    "Stats",
+    "attention",
+    "disable",
+    "enable",
+    "find_attention",
+    "flashbench_attention",
+    "reset_stats",
+    "scaled_dot_product_attention",
+    "stats",
+]

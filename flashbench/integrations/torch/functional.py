@@ -1,0 +1,106 @@
+"""`attention` on tensors, with gradients, and `scaled_dot_product_attention` as PyTorch defines it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as torch_functional
+
+from flashbench.integrations.torch import ops
+from flashbench.integrations.torch.options import Options
+from flashbench.integrations.torch.sdpa_arguments import REFUSED, in_four_dimensions, why_not
+from flashbench.integrations.torch.statistics import fell_back
+from flashbench.problem import CausalAlignment, Window
+
+# PyTorch's own, whatever stands in its place later.
+torch_sdpa = torch_functional.scaled_dot_product_attention
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    causal_alignment: CausalAlignment = "bottom-right",
+    window: Window = (None, None),
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+    mask: Tensor | None = None,
+    sinks: Tensor | None = None,
+    key_lengths: Tensor | None = None,
+    dropout: float = 0.0,
+    dropout_seed: Tensor | None = None,
+    engine: str = "flash",
+) -> Tensor:
+    """`flashbench.attention` on CPU tensors, differentiable by q, k, v, a float mask and sinks.
+
+    q: (batch, num_heads, seqlen_q, head_dim); k and v as there, and so are the options, arrays being tensors.
+    dropout_seed: one whole number in a tensor; None draws one from PyTorch's generator, so that
+    `torch.manual_seed` decides. Works under `torch.compile(fullgraph=True)`.
+
+    Raises AttentionError, UnsupportedError and EngineError as `flashbench.attention` does.
+    """
+    if dropout and dropout_seed is None:
+        dropout_seed = torch.randint(2**63 - 1, ())
+    options = Options(
+        mask=mask,
+        alibi_slopes=alibi_slopes,
+        sinks=sinks,
+        key_lengths=key_lengths,
+        dropout_seed=dropout_seed,
+        engine=engine,
+        softmax_scale=softmax_scale,
+        causal=causal,
+        causal_alignment=causal_alignment,
+        window_left=window[0],
+        window_right=window[1],
+        softcap=softcap,
+        dropout=dropout,
+    )
+    leaves = (q, k, v, mask, sinks)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in leaves)
+    o: Tensor = ops.attention(ops.laid_out(q), ops.laid_out(k), ops.laid_out(v), keep, *options)[0]
+    return o
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    engine: str = "flash",
+) -> Tensor:
+    """`torch.nn.functional.scaled_dot_product_attention`, computed by flashbench.
+
+    The same arguments, shapes and meaning: is_causal aligns top-left, attn_mask is bool (True = may attend)
+    or of query's dtype (added to the scores), enable_gqa lets query heads share key heads, dropout_p applies
+    whether or not a model is training. What flashbench does not compute goes to PyTorch's function, with a
+    warning for each reason, once, and is counted in `stats()`. engine: another of flashbench's engines.
+    """
+    reason = why_not(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
+    if reason is not None:
+        if reason != REFUSED:
+            fell_back(reason)
+        return torch_sdpa(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    q, k, v, mask = in_four_dimensions(query, key, value, attn_mask)
+    o = attention(
+        q,
+        k,
+        v,
+        softmax_scale=scale,
+        causal=is_causal,
+        causal_alignment="top-left",
+        mask=mask,
+        dropout=dropout_p,
+        engine=engine,
+    )
+    return o.reshape(*query.shape[:-1], value.shape[-1])

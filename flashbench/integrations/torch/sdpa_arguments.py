@@ -1,0 +1,127 @@
+"""What `scaled_dot_product_attention` is given: whether flashbench computes it, and as which 4-D tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from flashbench.problem import MAX_HEAD_DIM
+
+DTYPES = (torch.float32, torch.float64)
+# Not a fallback: PyTorch's function raises its own error.
+REFUSED = "PyTorch refuses these arguments"
+
+
+def why_not(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    enable_gqa: bool,
+) -> str | None:
+    """Why PyTorch has to compute this call, in one line, or None."""
+    tensors = (query, key, value) if attn_mask is None else (query, key, value, attn_mask)
+    if not all(isinstance(x, Tensor) for x in tensors):
+        return REFUSED
+    return (
+        _kind_reason(tensors)
+        or _shape_reason(query, key, value, enable_gqa)
+        or _mask_reason(query, key, attn_mask, is_causal)
+        or _dropout_reason(dropout_p)
+        or _mode_reason()
+    )
+
+
+def in_four_dimensions(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """(batch, heads, seqlen, head_dim) of tensors of two dimensions and more, and the mask to go with it.
+
+    Of three dimensions the first counts as heads, of five and more all but the last three as one batch.
+    """
+    mask = attn_mask
+    if mask is not None and mask.dtype is not torch.bool:
+        mask = mask.to(query.dtype)
+    if query.dim() > 4:
+        if mask is not None and mask.dim() > 4:
+            mask = mask.expand(*query.shape[:-2], *mask.shape[-2:]).flatten(0, -4)
+        query, key, value = (x.flatten(0, -4) for x in (query, key, value))
+    while query.dim() < 4:
+        query, key, value = query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0)
+    return query, key, value, mask
+
+
+def _kind_reason(tensors: tuple[Tensor, ...]) -> str | None:
+    query = tensors[0]
+    for x in tensors:
+        if x.device.type != "cpu":
+            return f"tensors on {x.device.type}; flashbench computes on CPUs"
+        if x.is_nested or x.layout is not torch.strided:
+            return "tensors that are nested or sparse"
+        if not torch.compiler.is_compiling() and type(x) not in (Tensor, Parameter):
+            return f"tensors of type {type(x).__name__}"
+    if any(x.dtype is not query.dtype for x in tensors[1:3]):
+        return REFUSED
+    if query.dtype not in DTYPES:
+        return f"dtype {str(query.dtype).removeprefix('torch.')}; flashbench has float32 and float64"
+    return None
+
+
+def _shape_reason(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> str | None:
+    dims = query.dim()
+    if dims < 2 or key.dim() != dims or value.dim() != dims:
+        return REFUSED
+    if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+        return REFUSED
+    if 0 in (*query.shape, *key.shape, *value.shape):
+        return "tensors without numbers"
+    if max(query.shape[-1], value.shape[-1]) > MAX_HEAD_DIM:
+        return f"head_dim above {MAX_HEAD_DIM}"
+    if enable_gqa:
+        if dims < 3 or query.shape[-3] % key.shape[-3] or key.shape[-3] != value.shape[-3]:
+            return "key heads that are shared in ways of PyTorch's own"
+        same = query.shape[:-3] == key.shape[:-3] == value.shape[:-3]
+    else:
+        same = query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+    return None if same else "batches or heads that are broadcast"
+
+
+def _mask_reason(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool) -> str | None:
+    if mask is None:
+        return None
+    if is_causal or not (mask.dtype is torch.bool or mask.dtype.is_floating_point):
+        return REFUSED
+    full = (*query.shape[:-1], key.shape[-2])
+    own = mask.shape
+    fits = mask.dim() <= len(full) and all(
+        n in (1, m) for n, m in zip(reversed(own), reversed(full), strict=False)
+    )
+    if not fits:
+        return REFUSED
+    if mask.dim() == 0:
+        return "a mask of one value"
+    if mask.dtype not in (torch.bool, query.dtype, torch.float32):
+        return REFUSED
+    return None
+
+
+def _dropout_reason(dropout_p: float) -> str | None:
+    if dropout_p == 1.0:
+        return "dropout_p of 1"
+    return None if 0.0 <= dropout_p < 1.0 else REFUSED
+
+
+def _mode_reason() -> str | None:
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast, whose dtypes flashbench does not have"
+    if torch.compiler.is_compiling():
+        return None
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "transforms of torch.func"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation"
+    return None
