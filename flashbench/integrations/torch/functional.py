@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
-from flashbench.integrations.torch import ops
+from flashbench.integrations.torch import eager
+from flashbench.integrations.torch.compute import laid_out
 from flashbench.integrations.torch.options import Options
 from flashbench.integrations.torch.sdpa_arguments import REFUSED, in_four_dimensions, why_not
 from flashbench.integrations.torch.statistics import fell_back
@@ -59,10 +60,7 @@ def attention(
         softcap=softcap,
         dropout=dropout,
     )
-    leaves = (q, k, v, mask, sinks)
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in leaves)
-    o: Tensor = ops.attention(ops.laid_out(q), ops.laid_out(k), ops.laid_out(v), keep, *options)[0]
-    return o
+    return eager.attention(laid_out(q), laid_out(k), laid_out(v), options)
 
 
 def scaled_dot_product_attention(
@@ -103,4 +101,4 @@ def scaled_dot_product_attention(
         dropout=dropout_p,
         engine=engine,
     )
-    return o.reshape(*query.shape[:-1], value.shape[-1])
+    return o if query.dim() == 4 else o.reshape(*query.shape[:-1], value.shape[-1])

@@ -25,8 +25,9 @@ def why_not(
 ) -> str | None:
     """Why PyTorch has to compute this call, in one line, or None."""
     tensors = (query, key, value) if attn_mask is None else (query, key, value, attn_mask)
-    if not all(isinstance(x, Tensor) for x in tensors):
-        return REFUSED
+    for x in tensors:
+        if not isinstance(x, Tensor):
+            return REFUSED
     return (
         _kind_reason(tensors)
         or _shape_reason(query, key, value, enable_gqa)
@@ -56,37 +57,38 @@ def in_four_dimensions(
 
 
 def _kind_reason(tensors: tuple[Tensor, ...]) -> str | None:
-    query = tensors[0]
+    query, key, value = tensors[:3]
     for x in tensors:
-        if x.device.type != "cpu":
+        if not x.is_cpu:
             return f"tensors on {x.device.type}; flashbench computes on CPUs"
         if x.is_nested or x.layout is not torch.strided:
             return "tensors that are nested or sparse"
-        if not torch.compiler.is_compiling() and type(x) not in (Tensor, Parameter):
+        if type(x) is not Tensor and type(x) is not Parameter and not torch.compiler.is_compiling():
             return f"tensors of type {type(x).__name__}"
-    if any(x.dtype is not query.dtype for x in tensors[1:3]):
+    dtype = query.dtype
+    if key.dtype is not dtype or value.dtype is not dtype:
         return REFUSED
-    if query.dtype not in DTYPES:
-        return f"dtype {str(query.dtype).removeprefix('torch.')}; flashbench has float32 and float64"
+    if dtype not in DTYPES:
+        return f"dtype {str(dtype).removeprefix('torch.')}; flashbench has float32 and float64"
     return None
 
 
 def _shape_reason(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> str | None:
-    dims = query.dim()
-    if dims < 2 or key.dim() != dims or value.dim() != dims:
+    q, k, v = query.shape, key.shape, value.shape
+    if not len(q) == len(k) == len(v) >= 2:
         return REFUSED
-    if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+    if q[-1] != k[-1] or k[-2] != v[-2]:
         return REFUSED
-    if 0 in (*query.shape, *key.shape, *value.shape):
+    if 0 in q or 0 in k or 0 in v:
         return "tensors without numbers"
-    if max(query.shape[-1], value.shape[-1]) > MAX_HEAD_DIM:
+    if q[-1] > MAX_HEAD_DIM or v[-1] > MAX_HEAD_DIM:
         return f"head_dim above {MAX_HEAD_DIM}"
-    if enable_gqa:
-        if dims < 3 or query.shape[-3] % key.shape[-3] or key.shape[-3] != value.shape[-3]:
-            return "key heads that are shared in ways of PyTorch's own"
-        same = query.shape[:-3] == key.shape[:-3] == value.shape[:-3]
+    if not enable_gqa:
+        same = q[:-2] == k[:-2] == v[:-2]
+    elif len(q) < 3 or q[-3] % k[-3] or k[-3] != v[-3]:
+        return "key heads that are shared in ways of PyTorch's own"
     else:
-        same = query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+        same = q[:-3] == k[:-3] == v[:-3]
     return None if same else "batches or heads that are broadcast"
 
 

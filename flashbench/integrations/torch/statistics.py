@@ -7,6 +7,8 @@ import warnings
 from collections import Counter
 from typing import Literal, NamedTuple
 
+import torch
+
 _lock = threading.Lock()
 _counts: Counter[str] = Counter()
 _fallbacks: Counter[str] = Counter()
@@ -42,6 +44,7 @@ def counted(direction: Literal["forward", "backward"]) -> None:
         _counts[direction] += 1
 
 
+@torch.compiler.assume_constant_result  # `torch.compile` calls it while it traces, and compiles nothing of it
 def fell_back(reason: str) -> None:
     """Count, and warn of each reason once."""
     with _lock:

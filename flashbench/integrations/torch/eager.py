@@ -1,0 +1,67 @@
+"""Attention on plain tensors without PyTorch's dispatcher, whose way through Python takes longer than a small
+problem's attention. What traces, records or transforms calls is given the operators of ops.py instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from flashbench.integrations.torch import ops
+from flashbench.integrations.torch.compute import compute_backward, compute_forward, laid_out
+from flashbench.integrations.torch.options import TENSORS, Options
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, given: Options) -> Tensor:
+    """o, differentiable by q, k, v, mask and sinks; q, k and v as `laid_out` has them."""
+    mask, sinks = given.mask, given.sinks
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, mask, sinks)):
+        if _is_watched(q, k, v, mask, sinks):
+            return ops.attention(q, k, v, True, *given)[0]  # type: ignore[no-any-return]
+        return _Attention.apply(q, k, v, mask, sinks, given)  # type: ignore[no-any-return]
+    if _is_watched(q, k, v, mask, sinks):
+        return ops.attention(q, k, v, False, *given)[0]  # type: ignore[no-any-return]
+    return compute_forward(q, k, v, given, keep=False)[0]
+
+
+def _is_watched(*tensors: Tensor | None) -> bool:
+    """Whether anything but the numbers matters here: compilers, exporters, profilers, modes, transforms."""
+    if torch.compiler.is_compiling():
+        return True
+    return (
+        any(x is not None and type(x) is not Tensor and type(x) is not Parameter for x in tensors)
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._is_tracing()
+        or torch.autograd._profiler_enabled()
+    )
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sinks: Tensor | None, given: Options
+    ) -> Tensor:
+        o, lse, p = compute_forward(q, k, v, given, keep=True)
+        ctx.save_for_backward(q, k, v, o, lse, p, *given[:TENSORS])
+        ctx.options = given[TENSORS:]
+        return o
+
+    @staticmethod
+    def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, o, lse, p, *tensors = ctx.saved_tensors
+        mask_gradient, wants_sinks = ctx.needs_input_grad[3:5]
+        do = laid_out(do)
+        if torch.is_grad_enabled():  # create_graph=True: the operator says what it thinks of that
+            dq, dk, dv, dmask, dsinks = ops.attention_backward(
+                do, q, k, v, o, lse, p, mask_gradient, *tensors, *ctx.options
+            )
+        else:
+            given = Options(*tensors, *ctx.options)
+            dq, dk, dv, dmask, dsinks = compute_backward(
+                do, q, k, v, o, lse, p, given, mask_gradient=mask_gradient
+            )
+        return dq, dk, dv, dmask if mask_gradient else None, dsinks if wants_sinks else None, None
