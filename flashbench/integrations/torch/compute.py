@@ -1,17 +1,15 @@
-"""From tensors to an engine and back. Without a copy: engines see the tensors' memory, and the other way round."""
+"""From tensors to an engine and back, without a copy: results are tensors of memory that engines filled."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from flashbench.arguments import Call, prepare
-from flashbench.engines import Array, Forward
+from flashbench.engines import Forward
 from flashbench.engines.standard import Kept
+from flashbench.integrations.torch.calls import array, call_of
 from flashbench.integrations.torch.options import Options
-from flashbench.integrations.torch.runtime import num_threads
 from flashbench.integrations.torch.statistics import counted
-from flashbench.problem import Direction
 
 
 def compute_forward(
@@ -22,13 +20,10 @@ def compute_forward(
     q, k, v: (batch, heads, seqlen, head_dim), as `laid_out` has them.
     """
     keep = keep and given.keeps_p
-    forward = _call("fwd", q, k, v, given).forward(keep=keep)
+    forward = call_of("fwd", q, k, v, given).forward(keep=keep)
     counted("forward")
     assert forward.lse is not None  # engines without are refused before
-    if keep:
-        p = torch.from_numpy(forward.saved.p).view(p_shape(q, k))
-    else:
-        p = q.new_empty(0)
+    p = torch.from_numpy(forward.saved.p).view(p_shape(q, k)) if keep else q.new_empty(0)
     return torch.from_numpy(forward.o), torch.from_numpy(forward.lse), p
 
 
@@ -45,9 +40,9 @@ def compute_backward(
     mask_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """dq, dk, dv; dmask where it is asked for, dsinks where there are sinks."""
-    saved = Kept(array(p).reshape(-1)) if p.numel() else None
-    forward = Forward(array(o), array(lse), saved)
-    found = _call("bwd", q, k, v, given).backward(array(do), forward, return_dmask=mask_gradient)
+    saved = Kept(array("p", p).reshape(-1)) if p.numel() else None
+    forward = Forward(array("o", o), array("lse", lse), saved)
+    found = call_of("bwd", q, k, v, given).backward(array("do", do), forward, return_dmask=mask_gradient)
     counted("backward")
     dq, dk, dv = map(torch.from_numpy, found)
     dmask, dsinks = (None if x is None else torch.from_numpy(x) for x in (found.dmask, found.dsinks))
@@ -61,15 +56,3 @@ def laid_out(x: Tensor) -> Tensor:
 
 def p_shape(q: Tensor, k: Tensor) -> tuple[int, int, int, int]:
     return q.shape[0], q.shape[1], q.shape[2], k.shape[2]
-
-
-def array(x: Tensor) -> Array:
-    """The tensor's memory."""
-    found: Array = x.detach().numpy()
-    return found
-
-
-def _call(direction: Direction, q: Tensor, k: Tensor, v: Tensor, given: Options) -> Call:
-    return prepare(
-        direction, array(q), array(k), array(v), num_threads=num_threads(), **given.keywords(array)
-    )

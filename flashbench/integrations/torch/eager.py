@@ -20,10 +20,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, given: Options) -> Tensor:
     mask, sinks = given.mask, given.sinks
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, mask, sinks)):
         if _is_watched(q, k, v, mask, sinks):
-            return ops.attention(q, k, v, True, *given)[0]  # type: ignore[no-any-return]
-        return _Attention.apply(q, k, v, mask, sinks, given)  # type: ignore[no-any-return]
+            return ops.attention(q, k, v, True, *given)[0]
+        return _Attention.apply(q, k, v, mask, sinks, given)
     if _is_watched(q, k, v, mask, sinks):
-        return ops.attention(q, k, v, False, *given)[0]  # type: ignore[no-any-return]
+        return ops.attention(q, k, v, False, *given)[0]
     return compute_forward(q, k, v, given, keep=False)[0]
 
 

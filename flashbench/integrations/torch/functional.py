@@ -9,7 +9,7 @@ from torch.nn import functional as torch_functional
 from flashbench.integrations.torch import eager
 from flashbench.integrations.torch.compute import laid_out
 from flashbench.integrations.torch.options import Options
-from flashbench.integrations.torch.sdpa_arguments import REFUSED, in_four_dimensions, why_not
+from flashbench.integrations.torch.sdpa_arguments import in_four_dimensions, why_not
 from flashbench.integrations.torch.statistics import fell_back
 from flashbench.problem import CausalAlignment, Window
 
@@ -46,20 +46,9 @@ def attention(
     if dropout and dropout_seed is None:
         dropout_seed = torch.randint(2**63 - 1, ())
     options = Options(
-        mask=mask,
-        alibi_slopes=alibi_slopes,
-        sinks=sinks,
-        key_lengths=key_lengths,
-        dropout_seed=dropout_seed,
-        engine=engine,
-        softmax_scale=softmax_scale,
-        causal=causal,
-        causal_alignment=causal_alignment,
-        window_left=window[0],
-        window_right=window[1],
-        softcap=softcap,
-        dropout=dropout,
-    )
+        mask, alibi_slopes, sinks, key_lengths, dropout_seed,
+        engine, softmax_scale, causal, causal_alignment, *window, softcap, dropout,
+    )  # fmt: skip
     return eager.attention(laid_out(q), laid_out(k), laid_out(v), options)
 
 
@@ -82,13 +71,13 @@ def scaled_dot_product_attention(
     whether or not a model is training. What flashbench does not compute goes to PyTorch's function, with a
     warning for each reason, once, and is counted in `stats()`. engine: another of flashbench's engines.
     """
-    reason = why_not(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
+    reason = why_not(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     if reason is not None:
-        if reason != REFUSED:
-            fell_back(reason)
-        return torch_sdpa(
+        o: Tensor = torch_sdpa(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
+        fell_back(reason)  # only now: what PyTorch refuses nobody computes
+        return o
     q, k, v, mask = in_four_dimensions(query, key, value, attn_mask)
     o = attention(
         q,

@@ -90,7 +90,7 @@ def _backward(ctx: Any, do: Tensor, *_: Any) -> tuple[Any, ...]:
 def _no_second_derivative(ctx: Any, *_: Any) -> NoReturn:
     raise UnsupportedError(
         "flashbench's attention has no second derivative",
-        hint="compute it outside of flashbench_attention(), with torch.nn.attention.sdpa_kernel(SDPBackend.MATH)",
+        hint="flashbench_attention('torch-math') has it",
     )
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
-
-from flashbench.engines import Array
 
 
 class Options(NamedTuple):
@@ -31,29 +28,6 @@ class Options(NamedTuple):
     def keeps_p(self) -> bool:
         """Whether this engine's forward can hand its probabilities to its backward."""
         return self.engine == "standard" and self.softcap is None and not self.dropout
-
-    def keywords(self, array: Callable[[Tensor], Array]) -> dict[str, Any]:
-        """For `prepare`, without most of what is at its default: a small problem's attention takes no longer
-        than checking all of it would.
-        """
-        found: dict[str, Any] = {
-            "engine": self.engine,
-            "softmax_scale": self.softmax_scale,
-            "causal": self.causal,
-            "causal_alignment": self.causal_alignment,
-        }
-        if self.window_left is not None or self.window_right is not None:
-            found["window"] = self.window_left, self.window_right
-        if self.softcap is not None:
-            found["softcap"] = self.softcap
-        if self.dropout:
-            found["dropout"] = self.dropout
-        if self.dropout_seed is not None:
-            found["dropout_seed"] = int(self.dropout_seed) % 2**64
-        for name, x in zip(self._fields[:TENSORS], self[:TENSORS], strict=True):
-            if x is not None and name != "dropout_seed":
-                found[name] = array(x)
-        return found
 
 
 TENSORS = 5  # the first fields of Options

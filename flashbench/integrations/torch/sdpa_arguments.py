@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -10,8 +12,8 @@ from torch.nn import Parameter
 from flashbench.problem import MAX_HEAD_DIM
 
 DTYPES = (torch.float32, torch.float64)
-# Not a fallback: PyTorch's function raises its own error.
-REFUSED = "PyTorch refuses these arguments"
+# PyTorch's function will raise its own error, most likely.
+ODD = "arguments of other kinds or shapes than flashbench knows"
 
 
 def why_not(
@@ -21,18 +23,19 @@ def why_not(
     attn_mask: Tensor | None,
     dropout_p: float,
     is_causal: bool,
+    scale: float | None,
     enable_gqa: bool,
 ) -> str | None:
     """Why PyTorch has to compute this call, in one line, or None."""
     tensors = (query, key, value) if attn_mask is None else (query, key, value, attn_mask)
     for x in tensors:
         if not isinstance(x, Tensor):
-            return REFUSED
+            return ODD
     return (
         _kind_reason(tensors)
         or _shape_reason(query, key, value, enable_gqa)
         or _mask_reason(query, key, attn_mask, is_causal)
-        or _dropout_reason(dropout_p)
+        or _number_reason(dropout_p, is_causal, scale, enable_gqa)
         or _mode_reason()
     )
 
@@ -67,7 +70,7 @@ def _kind_reason(tensors: tuple[Tensor, ...]) -> str | None:
             return f"tensors of type {type(x).__name__}"
     dtype = query.dtype
     if key.dtype is not dtype or value.dtype is not dtype:
-        return REFUSED
+        return ODD
     if dtype not in DTYPES:
         return f"dtype {str(dtype).removeprefix('torch.')}; flashbench has float32 and float64"
     return None
@@ -76,9 +79,9 @@ def _kind_reason(tensors: tuple[Tensor, ...]) -> str | None:
 def _shape_reason(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> str | None:
     q, k, v = query.shape, key.shape, value.shape
     if not len(q) == len(k) == len(v) >= 2:
-        return REFUSED
+        return ODD
     if q[-1] != k[-1] or k[-2] != v[-2]:
-        return REFUSED
+        return ODD
     if 0 in q or 0 in k or 0 in v:
         return "tensors without numbers"
     if q[-1] > MAX_HEAD_DIM or v[-1] > MAX_HEAD_DIM:
@@ -96,25 +99,32 @@ def _mask_reason(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: boo
     if mask is None:
         return None
     if is_causal or not (mask.dtype is torch.bool or mask.dtype.is_floating_point):
-        return REFUSED
+        return ODD
     full = (*query.shape[:-1], key.shape[-2])
     own = mask.shape
     fits = mask.dim() <= len(full) and all(
         n in (1, m) for n, m in zip(reversed(own), reversed(full), strict=False)
     )
     if not fits:
-        return REFUSED
+        return ODD
     if mask.dim() == 0:
         return "a mask of one value"
     if mask.dtype not in (torch.bool, query.dtype, torch.float32):
-        return REFUSED
+        return ODD
     return None
 
 
-def _dropout_reason(dropout_p: float) -> str | None:
-    if dropout_p == 1.0:
-        return "dropout_p of 1"
-    return None if 0.0 <= dropout_p < 1.0 else REFUSED
+def _number_reason(dropout_p: float, is_causal: bool, scale: float | None, enable_gqa: bool) -> str | None:
+    if type(is_causal) is not bool or type(enable_gqa) is not bool:
+        return ODD
+    if scale is not None:
+        if not isinstance(scale, (float, int)):
+            return ODD
+        if not -math.inf < scale < math.inf:
+            return "a scale that is not finite"
+    if not isinstance(dropout_p, (float, int)) or not 0.0 <= dropout_p <= 1.0:
+        return ODD
+    return "dropout_p of 1" if dropout_p == 1.0 else None
 
 
 def _mode_reason() -> str | None:

@@ -1,0 +1,101 @@
+"""An engine's call on tensors, checked as `flashbench.attention` checks it; what shapes decide, only once.
+
+Nothing is copied: engines see the tensors' memory.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flashbench.arguments import Call, prepare
+from flashbench.engines import Array
+from flashbench.errors import AttentionError
+from flashbench.extras import NO_EXTRAS, Extras
+from flashbench.integrations.torch.options import TENSORS, Options
+from flashbench.integrations.torch.runtime import num_threads
+from flashbench.problem import Direction
+
+_Kind = tuple[torch.Size, torch.dtype]  # of a tensor
+
+
+def call_of(direction: Direction, q: Tensor, k: Tensor, v: Tensor, given: Options) -> Call:
+    """Raises AttentionError, UnsupportedError and EngineError."""
+    mask = given.mask
+    if any(x is not None for x in given[1:TENSORS]):
+        # Their numbers matter, not their shapes alone.
+        return _prepared(direction, q, k, v, given, num_threads())
+    known = _known(
+        direction,
+        (q.shape, q.dtype),
+        (k.shape, k.dtype),
+        (v.shape, v.dtype),
+        None if mask is None else (mask.shape, mask.dtype),
+        given[TENSORS:],
+        num_threads(),
+    )
+    extras = NO_EXTRAS
+    if mask is not None:
+        p = known.problem
+        extras = Extras(array("mask", mask.expand(p.batch, p.num_heads, p.seqlen_q, p.seqlen_k)))
+    return Call(
+        known.engine,
+        known.problem,
+        known.settings,
+        array("q", q),
+        array("k", k),
+        array("v", v),
+        known.layout,
+        extras,
+        known.mask_shape,
+    )
+
+
+def array(name: str, x: Tensor) -> Array:
+    """The tensor's memory. Raises AttentionError."""
+    try:
+        found: Array = x.detach().numpy()
+    except (TypeError, RuntimeError) as error:  # bfloat16, another device
+        what = f"{str(x.dtype).removeprefix('torch.')} on {x.device.type}"
+        raise AttentionError(f"{name} must be a CPU tensor of float64 or float32, not {what}") from error
+    return found if found.flags.aligned else found.copy()
+
+
+@functools.lru_cache(maxsize=1024)
+def _known(
+    direction: Direction,
+    q: _Kind,
+    k: _Kind,
+    v: _Kind,
+    mask: _Kind | None,
+    rest: tuple[Any, ...],
+    threads: int,
+) -> Call:
+    """A call of tensors like these, which says all but where they are."""
+    given = Options(None if mask is None else _like(mask), None, None, None, None, *rest)
+    return _prepared(direction, _like(q), _like(k), _like(v), given, threads)
+
+
+def _like(kind: _Kind) -> Tensor:
+    shape, dtype = kind
+    return torch.zeros((), dtype=dtype).expand(shape)
+
+
+def _prepared(direction: Direction, q: Tensor, k: Tensor, v: Tensor, given: Options, threads: int) -> Call:
+    options: dict[str, Any] = given._asdict()
+    window = options.pop("window_left"), options.pop("window_right")
+    seed = options.pop("dropout_seed")
+    options = {name: array(name, x) if isinstance(x, Tensor) else x for name, x in options.items()}
+    return prepare(
+        direction,
+        array("q", q),
+        array("k", k),
+        array("v", v),
+        window=window,
+        dropout_seed=None if seed is None else int(seed) % 2**64,
+        num_threads=threads,
+        **options,
+    )
