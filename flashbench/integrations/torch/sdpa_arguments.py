@@ -123,8 +123,11 @@ def _number_reason(dropout_p: float, is_causal: bool, scale: float | None, enabl
 def _mode_reason() -> str | None:
     if torch.is_autocast_enabled("cpu"):
         return "autocast, whose dtypes flashbench does not have"
-    if torch.compiler.is_compiling():
-        return None
+    return _transform_reason()
+
+
+@torch.compiler.assume_constant_result  # compilers ask while they trace, under the transforms that they see
+def _transform_reason() -> str | None:
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "transforms of torch.func"
     if forward_ad._current_level >= 0:

@@ -20,6 +20,8 @@ from flashbench.integrations.torch import (
 from flashbench.integrations.torch.functional import torch_sdpa
 
 F = torch.nn.functional
+# PyTorch's own compiler warns of PyTorch's own code while it is imported.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 BACKENDS = pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 
 
@@ -44,7 +46,11 @@ def qkv(length: int = 5, heads: int = 2) -> list[Any]:
 
 
 def assert_compiles(
-    function: Callable[..., Any], expected: Callable[..., Any], leaves: list[Any], backend: str, **options: Any
+    function: Callable[..., Any],
+    expected: Callable[..., Any],
+    leaves: list[Any],
+    backend: str,
+    **options: Any,
 ) -> None:
     """Outputs and gradients are those of `expected`, uncompiled, and flashbench's operators ran."""
     before = stats()
@@ -53,9 +59,9 @@ def assert_compiles(
     found = [o, *torch.autograd.grad(o.square().sum(), wanted)]
     after = stats()
     assert (after.forwards, after.backwards) == (before.forwards + 1, before.backwards + 1)
+    assert o.stride() == function(*leaves).stride()
     o = expected(*leaves)
     for actual, should in zip(found, [o, *torch.autograd.grad(o.square().sum(), wanted)], strict=True):
-        assert actual.stride() == should.stride()
         torch.testing.assert_close(actual, should, rtol=0, atol=1e-10)
 
 
@@ -224,11 +230,19 @@ def test_autocast_falls_back(backend: str) -> None:
 
 
 @BACKENDS
-def test_vmap_falls_back(backend: str) -> None:
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of PyTorch's own function under vmap
+@pytest.mark.parametrize("transform", ["vmap", "grad"])
+def test_transforms_of_torch_func_fall_back(backend: str, transform: str) -> None:
     leaves = [normal(3, 2, 2, 5, 4, seed=seed) for seed in range(3)]
+
+    def transformed(function: Callable[..., Any]) -> Callable[..., Any]:
+        if transform == "vmap":
+            return torch.vmap(function)
+        return torch.func.grad(lambda q, k, v: function(q, k, v).square().sum())
+
     with pytest.warns(UserWarning, match="torch.func"):
-        actual = compiled(torch.vmap(scaled_dot_product_attention), backend)(*leaves)
-    torch.testing.assert_close(actual, torch_sdpa(*leaves), rtol=0, atol=1e-10)
+        actual = compiled(transformed(scaled_dot_product_attention), backend)(*leaves)
+    torch.testing.assert_close(actual, transformed(torch_sdpa)(*leaves), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("strict", [False, True])

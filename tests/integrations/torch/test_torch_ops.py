@@ -127,7 +127,10 @@ def test_against_the_oracle(engine: str, named: dict[str, Any]) -> None:
     extras = Extras()
     if "mask" in arrays:
         mask = arrays["mask"]
-        fields |= {"mask": "bool" if mask.dtype == bool else "float", "mask_axes": "bqk" if mask.ndim == 4 else "qk"}
+        fields |= {
+            "mask": "bool" if mask.dtype == bool else "float",
+            "mask_axes": "bqk" if mask.ndim == 4 else "qk",
+        }
         extras = extras._replace(mask=np.broadcast_to(mask, (*SHAPE[:3], KEYS[2])))
     if "alibi_slopes" in arrays:
         fields["alibi"] = True
@@ -266,7 +269,9 @@ def test_a_mode_sees_the_operator() -> None:
     seen = []
 
     class Recording(TorchDispatchMode):
-        def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, function: Any, types: Any, arguments: Any = (), named: Any = None
+        ) -> Any:
             seen.append(str(function))
             return function(*arguments, **(named or {}))
 
@@ -307,5 +312,7 @@ def test_tensors_that_are_not_in_memory() -> None:
 def test_an_unknown_attention_is_named() -> None:
     from flashbench.integrations.torch import find_attention
 
-    with pytest.raises(EngineError, match=r"unknown attention 'fast'; known: flash, standard, torch-flash, torch-math"):
+    with pytest.raises(
+        EngineError, match=r"unknown attention 'fast'; known: flash, standard, torch-flash, torch-math"
+    ):
         find_attention("fast")

@@ -89,7 +89,9 @@ def test_masks_of_every_shape_that_broadcasts(engine: str, kind: str, shape: tup
 
 
 @pytest.mark.parametrize("kind", ["bool", "float"])
-@pytest.mark.parametrize("shape", [(5, 5), (3, 5, 5), (2, 3, 5, 5), (2, 1, 1, 5), (4, 2, 3, 5, 5), (4, 1, 1, 5, 1)])
+@pytest.mark.parametrize(
+    "shape", [(5, 5), (3, 5, 5), (2, 3, 5, 5), (2, 1, 1, 5), (4, 2, 3, 5, 5), (4, 1, 1, 5, 1)]
+)
 def test_masks_of_five_dimensions(kind: str, shape: tuple[int, ...]) -> None:
     mask = normal(*shape, seed=5)
     if kind == "bool":
