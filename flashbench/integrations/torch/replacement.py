@@ -10,6 +10,7 @@ from torch.nn import functional as torch_functional
 
 from flashbench.integrations.torch.attentions import find_attention
 from flashbench.integrations.torch.functional import torch_sdpa
+from flashbench.integrations.torch.thread_report import warn_of_problems
 
 _lock = threading.Lock()
 _asked: dict[object, str] = {}  # attentions by name, in order; the last one counts
@@ -20,6 +21,8 @@ def enable(attention: str = "flash") -> None:
 
     That is what models call, `torch.nn.MultiheadAttention` too. Code that imported the function itself
     (`from torch.nn.functional import scaled_dot_product_attention`) before keeps PyTorch's.
+
+    The first call in a process warns of what `threads` finds wrong.
 
     attention: "flash", "standard", "torch-flash" or "torch-math". Raises EngineError where it is another.
     """
@@ -36,7 +39,7 @@ def disable() -> None:
 
 @contextlib.contextmanager
 def flashbench_attention(attention: str = "flash") -> Iterator[None]:
-    """`enable` for a block of code, in all threads of the process. Blocks may overlap: each takes its own back.
+    """`enable` for a block of code, in all threads of the process; blocks of several threads may overlap.
 
     >>> import torch
     >>> x = torch.eye(4)[None, None]
@@ -56,6 +59,7 @@ def flashbench_attention(attention: str = "flash") -> Iterator[None]:
 
 def _ask(attention: str) -> object:
     find_attention(attention)
+    warn_of_problems()
     who = object()
     with _lock:
         _asked[who] = attention

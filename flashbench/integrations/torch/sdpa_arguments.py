@@ -123,7 +123,8 @@ def _number_reason(dropout_p: float, is_causal: bool, scale: float | None, enabl
 def _mode_reason() -> str | None:
     if torch.is_autocast_enabled("cpu"):
         return "autocast, whose dtypes flashbench does not have"
-    return _transform_reason()
+    reason: str | None = _transform_reason()
+    return reason
 
 
 @torch.compiler.assume_constant_result  # compilers ask while they trace, under the transforms that they see

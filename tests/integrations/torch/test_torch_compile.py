@@ -108,7 +108,7 @@ def test_every_option_of_attention(backend: str) -> None:
 
     def model(q: Any, k: Any, v: Any, sinks: Any) -> Any:
         return attention(
-            q, k, v, sinks=sinks, window=(2, 0), softcap=3.0, key_lengths=lengths, causal=True, softmax_scale=0.4
+            q, k, v, sinks=sinks, window=(2, 0), softcap=3.0, key_lengths=lengths, causal=True
         )  # fmt: skip
 
     assert_compiles(model, model, [*qkv(), sinks], backend)

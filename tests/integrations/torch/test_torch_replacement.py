@@ -1,4 +1,4 @@
-"""flashbench in the place of PyTorch's function: blocks, pairs, names, models that know nothing of it, threads."""
+"""flashbench in the place of PyTorch's function: blocks, pairs, names, models, threads."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from flashbench.integrations.torch import (
 from flashbench.integrations.torch.functional import torch_sdpa
 
 F = torch.nn.functional
+SUBSEQUENT = torch.nn.Transformer.generate_square_subsequent_mask(7, dtype=torch.float64)
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +151,7 @@ def encoder_layer() -> Any:
         (encoder_layer, {"src_key_padding_mask": torch.tensor([[False] * 7, [False] * 4 + [True] * 3])}),
         (
             encoder_layer,
-            {"src_mask": torch.nn.Transformer.generate_square_subsequent_mask(7, dtype=torch.float64), "is_causal": True},
+            {"src_mask": SUBSEQUENT, "is_causal": True},
         ),
     ],
 )  # fmt: skip
@@ -169,7 +170,7 @@ def test_training_of_pytorchs_own_layers(attention: str, make: Any, options: dic
 
 
 def test_blocks_of_many_threads_leave_nothing_behind() -> None:
-    """A block is for the whole process: within it, every thread finds an attention, and after all, PyTorch's."""
+    """Within them every thread finds an attention, and after all of them PyTorch's."""
     leaves = [normal(1, 1, 4, 4, seed=seed) for seed in range(3)]
     expected = torch_sdpa(*leaves)
     wrong: list[BaseException] = []
