@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from flashbench.integrations.torch import (
+    ATTENTIONS,
     attention,
     flashbench_attention,
     reset_stats,
@@ -164,7 +165,8 @@ def test_dropout_differs_from_call_to_call_and_follows_the_seed(backend: str) ->
 
 
 @BACKENDS
-def test_a_model_that_knows_nothing_of_flashbench(backend: str) -> None:
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_a_model_that_knows_nothing_of_flashbench(backend: str, attention: str) -> None:
     torch.manual_seed(0)
     model = torch.nn.MultiheadAttention(8, 2, batch_first=True, dtype=torch.float64)
     x = normal(2, 5, 8)
@@ -173,9 +175,11 @@ def test_a_model_that_knows_nothing_of_flashbench(backend: str) -> None:
         return model(x, x, x, need_weights=False)[0]
 
     expected = call(x)
-    with flashbench_attention():
+    with flashbench_attention(attention):
         actual = compiled(call, backend)(x)
-    assert stats().forwards == 1
+        actual.sum().backward()
+    ours = attention in ("flash", "standard")
+    assert stats() == (ours, ours, {})
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
 
 

@@ -17,7 +17,7 @@ from flashbench.engines.standard import StandardEngine
 from flashbench.errors import AttentionError, EngineError, FlashbenchError, UnsupportedError
 from flashbench.extras import Extras
 from flashbench.extras import alibi_slopes as slopes_of
-from flashbench.integrations.torch import attention, ops
+from flashbench.integrations.torch import attention, ops, stats
 from flashbench.integrations.torch.options import Options
 from flashbench.problem import AttentionProblem
 from flashbench.reference import attention_backward_reference, attention_reference
@@ -260,6 +260,19 @@ def test_profiles_name_the_operators() -> None:
         attention(*leaves).sum().backward()
     names = {event.key for event in profile.key_averages()}
     assert {"flashbench::attention", "flashbench::attention_backward"} <= names
+
+
+def test_fake_tensors_cost_no_attention() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    before = stats()
+    with FakeTensorMode():
+        leaves = [torch.empty(1, 2, 10**6, 64, requires_grad=True) for _ in range(3)]
+        o = attention(*leaves, causal=True)
+        assert o.shape == (1, 2, 10**6, 64)
+        o.sum().backward()
+    assert leaves[0].grad.shape == leaves[0].shape
+    assert stats() == before
 
 
 def test_a_mode_sees_the_operator() -> None:
