@@ -21,6 +21,7 @@ from flashbench.cli import (
     profile,
     report,
     sweep,
+    train,
     tune,
     verify,
 )
@@ -86,6 +87,7 @@ def make_app(*, for_command: bool = False) -> typer.Typer:
     app.command(epilog=verify.EPILOG)(verify.verify)
     app.command(epilog=compare.EPILOG)(compare.compare)
     app.command(epilog=duel.EPILOG)(duel.duel)
+    app.command(epilog=train.EPILOG)(train.train)
     app.command(epilog=export.EPILOG)(export.export)
     app.command(epilog=report.EPILOG)(report.report)
     app.command(epilog=machine.EPILOG)(machine.machine)

@@ -70,11 +70,11 @@ class ResultFiles:
             typer.echo(f"warning: {line}", err=True)
 
     def _what_is_kept(self, results: Results) -> tuple[str, str | None]:
-        count = len(results.measurements)
+        count = len(results.measurements) + len(results.training)
         measured = f"{count} measurement{'' if count == 1 else 's'} begun or finished"
         files = [file for file in self._files if file.can_grow]
         if not count or not files:
             return f"{measured}, none kept", None
         kept = " and ".join(str(file.write(results)) for file in files)
-        hint = None if results.kind == "duel" else "the same command with --resume goes on"
+        hint = None if results.kind in ("duel", "train") else "the same command with --resume goes on"
         return f"{measured}, kept in {kept}", hint

@@ -239,8 +239,8 @@ def load_study(path: str | Path) -> Study:
     return study
 
 
-def _file_settings(path: Path, kind: Kind | None) -> dict[str, Any]:
-    """The file's keys and values, once they are known to make a study on their own."""
+def read_toml(path: Path) -> dict[str, Any]:
+    """A study file's keys and values. Raises ConfigError."""
     try:
         values: dict[str, Any] = msgspec.toml.decode(path.read_bytes())
     except FileNotFoundError as error:
@@ -250,6 +250,14 @@ def _file_settings(path: Path, kind: Kind | None) -> dict[str, Any]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"cannot read {path}: {_lower_first(str(reason))}") from error
+    return values
+
+
+def _file_settings(path: Path, kind: Kind | None) -> dict[str, Any]:
+    """The file's keys and values, once they are known to make a study on their own."""
+    values = read_toml(path)
+    if values.get("kind") == "train":
+        raise ConfigError(f"{path} is a study of kind 'train'", hint=f"flashbench train --config {path}")
     for key in values:
         if key not in Study.__struct_fields__:
             near = difflib.get_close_matches(key, Study.__struct_fields__, n=1)
@@ -274,10 +282,10 @@ def _convert(values: Mapping[str, Any]) -> Study:
     try:
         return msgspec.convert(values, type=Study)
     except msgspec.ValidationError as error:
-        raise ConfigError(_field_error(str(error))) from error
+        raise ConfigError(field_error(str(error))) from error
 
 
-def _field_error(text: str) -> str:
+def field_error(text: str) -> str:
     """From "Expected `int`, got `str` - at `$.seq_lens[0]`": "seq_lens[0]: expected `int`, got `str`"."""
     match = re.fullmatch(r"(.*) - at `\$\.((\w+).*)`", text)
     if match is None:

@@ -8,14 +8,15 @@ import msgspec
 
 from flashbench.problem import AttentionProblem, Direction
 
-# Version history: `results.upgrade` reads every older one.
+# Version history: `results.upgrade` reads every older one. A new kind of file, which older versions refuse by
+# its name, is no new version: 2 has training steps since 2026-11-25.
 #   2  2026-11: samples are one list per process (were: per burst of one process); minimum and outliers of a
 #      time; which instrument measured memory; the kernel that ran, energy, disturbance and side of a
 #      measurement; processes, sides, duels, warnings and `complete` of a file; more of the machine.
 #   1  2026-11: first version.
 SCHEMA_VERSION = 2
 
-Kind = Literal["profile", "sweep", "duel", "machine", "documented"]
+Kind = Literal["profile", "sweep", "duel", "machine", "documented", "train"]
 Side = Literal["a", "b"]
 Verdict = Literal["improved", "same", "regressed", "inconclusive"]
 # too_large: predicted not to fit in memory and therefore not tried; out_of_memory: tried, and it did not.
@@ -168,6 +169,35 @@ class Duel(Record, frozen=True, kw_only=True):
     reason: str | None = None  # one line, where the figures do not say it
 
 
+class TrainingStep(Record, frozen=True, kw_only=True):
+    """One model at one context length with one attention, end to end."""
+
+    model: str  # as neuralforecast names it, or "Informer (full attention)" for a variant: another model
+    attention: str  # flash, standard, torch-flash, torch-math; original: the model's own code
+    context_length: int
+    windows: int  # of a step
+    status: Status
+    reason: str | None = None  # one line, unless status is ok
+    data: str | None = None  # sf-temps, airpassengers, synthetic, or the user's file
+    series: int | None = None
+    parameters: int | None = None  # numbers that the optimizer changes
+    threads: int | None = None
+    time: Time | None = None  # of whole steps
+    # Medians of the steps timed, apart.
+    forward_ns: float | None = None
+    backward_ns: float | None = None
+    optimizer_ns: float | None = None
+    # Within attention, of a step, measured by marks in further steps; None: the model's own code.
+    attention_forward_ns: float | None = None
+    attention_backward_ns: float | None = None
+    attention_share: float | None = None  # of the step
+    attention_calls: int | None = None
+    # Of the largest call: batch, heads, seqlen_q, seqlen_k, head_dim, head_dim_v.
+    attention_shape: list[int] | None = None
+    peak_bytes: int | None = None  # of one step beyond the model, its inputs and its gradients
+    losses: list[float] = []  # of the first steps, the same in every arm but for rounding
+
+
 class Results(Record, frozen=True, kw_only=True):
     """A results file."""
 
@@ -181,5 +211,6 @@ class Results(Record, frozen=True, kw_only=True):
     measurements: list[Measurement]
     processes: dict[str, Process] = {}  # by engine, in a duel by side
     duels: list[Duel] = []
+    training: list[TrainingStep] = []
     warnings: list[str] = []  # one line each: what a reader should know or do
     complete: bool = True  # False: more was asked for than is here yet; --resume goes on

@@ -74,4 +74,4 @@ def _unfinished(path: Path) -> Results | None:
         results = load(path)
     except ResultsError:
         return None
-    return None if results.complete or results.kind == "duel" else results
+    return None if results.complete or results.kind in ("duel", "train") else results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any
 
@@ -107,3 +108,13 @@ def load(module: str) -> Any:
 
 
 _SUFFIX = " (full attention)"
+
+
+def check_installed() -> None:
+    """Raises EngineError where what the models need is not installed; nothing is imported."""
+    for package in ("torch", "neuralforecast"):
+        if find_spec(package) is None:
+            raise EngineError(
+                f"forecasting models need {package}, which is not installed",
+                hint="pip install 'flashbench[models]'",
+            )

@@ -1,0 +1,179 @@
+"""Training steps as tables: a model after the other, then where flash attention pays and what fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from flashbench.report.layout import NOTHING, STATUS_WORDS, Grid, counted, heading
+from flashbench.report.units import format_bytes, format_times, format_wide_ratio
+from flashbench.results.record import Results, TrainingStep
+from flashbench.studies.train.figures import (
+    amdahl_bound,
+    base_of,
+    longest_context,
+    measured_ratio,
+)
+
+# Within this a step is as fast as another.
+SAME = 0.05
+_FLASH = "flash"
+
+
+def train_report(results: Results) -> RenderableType:
+    """Every step, one table per model; below them what follows."""
+    parts: list[RenderableType] = heading(results)
+    for model in dict.fromkeys(row.model for row in results.training):
+        rows = [row for row in results.training if row.model == model]
+        parts += [Text(), Text(_title(rows), style="bold")]
+        if any(row.time or row.peak_bytes for row in rows):
+            parts.append(_table(rows))
+        parts += _reasons(rows)
+    if not results.training:
+        return Group(*parts, Text("no point was measured"))
+    parts += [Text(), Text(_LEGEND, style="dim"), Text(), *_verdicts(results.training)]
+    budget = results.config.get("memory_budget_bytes") or results.machine.memory_bytes
+    if budget is not None:
+        parts += _longest(results.training, int(budget))
+    return Group(*parts)
+
+
+_LEGEND = (
+    "Peak: of one step beyond the model, its inputs and gradients. Share: attention's, of the step. x standard: "
+    "how many times faster than the step with standard attention; at most: what Amdahl's law leaves for it, by "
+    "standard's share and the time of both attentions. Loss: after two steps from the same start."
+)
+
+
+def _title(rows: Sequence[TrainingStep]) -> str:
+    """`PatchTST: 764,443 parameters, sf-temps, 4 windows, 2 threads`."""
+    row = next((row for row in rows if row.parameters is not None), None)
+    if row is None:
+        return rows[0].model
+    words = [f"{row.parameters:,} parameters" if _alike(rows, "parameters") else "", row.data or ""]
+    if row.series is not None and row.series > 1:
+        words.append(counted(row.series, "serie").replace("seriess", "series"))
+    words += [counted(row.windows, "window"), counted(row.threads, "thread") if row.threads else ""]
+    return f"{row.model}: {', '.join(filter(None, words))}"
+
+
+def _alike(rows: Iterable[TrainingStep], name: str) -> bool:
+    return len({getattr(row, name) for row in rows} - {None}) == 1
+
+
+def _table(rows: Sequence[TrainingStep]) -> Grid:
+    grid = Grid(
+        "Con-\ntext", "Attention", "Step\n(ms)", "For-\nward", "Back-\nward", "Opti-\nmizer", "Peak", "Share",
+        "x stan-\ndard", "at\nmost", "Loss",
+        left=[1],
+    )  # fmt: skip
+    steps = _times([row.time.median_ns if row.time else None for row in rows])
+    phases = [
+        _times([getattr(row, name) for row in rows]) for name in ("forward_ns", "backward_ns", "optimizer_ns")
+    ]
+    for index, row in enumerate(rows):
+        base = base_of(row, rows)
+        first = index == 0 or rows[index - 1].context_length != row.context_length
+        ends = index + 1 < len(rows) and rows[index + 1].context_length != row.context_length
+        grid.add_row(
+            str(row.context_length) if first else "",
+            row.attention,
+            steps[index] if row.status in ("ok", "wrong") else _status(row),
+            *(phase[index] for phase in phases),
+            format_bytes(row.peak_bytes) if row.peak_bytes is not None else NOTHING,
+            f"{100 * row.attention_share:.0f}%" if row.attention_share is not None else NOTHING,
+            _ratio(measured_ratio(row, base)),
+            _ratio(amdahl_bound(row, base)),
+            f"{row.losses[-1]:.4f}" if row.losses else NOTHING,
+            last=ends,
+        )
+    return grid
+
+
+def _times(times_ns: Sequence[float | None]) -> list[str | Text]:
+    words = iter(format_times([time for time in times_ns if time is not None]))
+    return [NOTHING if time is None else next(words) for time in times_ns]
+
+
+def _ratio(ratio: float | None) -> str | Text:
+    return NOTHING if ratio is None else format_wide_ratio(ratio)
+
+
+def _status(row: TrainingStep) -> Text:
+    word = "n/a" if row.status == "unsupported" else STATUS_WORDS[row.status]
+    return Text(word, style="yellow" if row.status in ("unsupported", "too_large") else "bold red")
+
+
+def _reasons(rows: Sequence[TrainingStep]) -> list[Text]:
+    """One line per status and reason, with the rows it holds for."""
+    places: dict[tuple[str, str], list[TrainingStep]] = {}
+    for row in rows:
+        if row.status != "ok":
+            places.setdefault((row.status, row.reason or "no reason was recorded"), []).append(row)
+    lines = []
+    for (status, reason), where in places.items():
+        word = "n/a" if status == "unsupported" else STATUS_WORDS[status]
+        lengths = "/".join(dict.fromkeys(str(row.context_length) for row in where))
+        arms = ", ".join(dict.fromkeys(row.attention for row in where))
+        all_of_it = len(where) == len(rows)
+        prefix = word if all_of_it else f"{arms} at {lengths}: {word}"
+        lines.append(Text(f"{prefix}: {reason}", style="dim"))
+    return lines
+
+
+def _verdicts(rows: Sequence[TrainingStep]) -> list[Text]:
+    """Where a step with flash attention is faster, as fast and slower, against each other arm."""
+    lines = []
+    for other in dict.fromkeys(row.attention for row in rows if row.attention != _FLASH):
+        ratios = [
+            (row, ratio)
+            for row in rows
+            if row.attention == _FLASH
+            and (ratio := measured_ratio(row, base_of(row, rows, other))) is not None
+        ]
+        if not ratios:
+            continue
+        lines.append(Text(f"flash against {other}, whole steps:", style="bold"))
+        for word, holds in (
+            ("faster", lambda ratio: ratio > 1 + SAME),
+            ("the same within 5 %", lambda ratio: 1 - SAME <= ratio <= 1 + SAME),
+            ("slower", lambda ratio: ratio < 1 - SAME),
+        ):
+            found = [
+                f"{row.model} {row.context_length} {ratio:.2f}x" for row, ratio in ratios if holds(ratio)
+            ]
+            if found:
+                lines.append(Text(f"  {word}: {', '.join(found)}"))
+    return lines
+
+
+def _longest(rows: Sequence[TrainingStep], budget_bytes: int) -> list[RenderableType]:
+    """The longest context of each model and attention within the budget, and how it compares."""
+    models = list(dict.fromkeys(row.model for row in rows))
+    arms = list(dict.fromkeys(row.attention for row in rows))
+    found = {
+        (model, arm): longest_context(
+            [row for row in rows if row.model == model and row.attention == arm], budget_bytes
+        )
+        for model in models
+        for arm in arms
+    }
+    known = [model for model in models if any(found[model, arm] for arm in arms)]
+    if not known:
+        return []
+    grid = Grid("Model", *arms, left=[0])
+    for model in known:
+        cells = []
+        for arm in arms:
+            longest = found[model, arm]
+            cells.append(NOTHING if longest is None else f"{longest.length:,}")
+        grid.add_row(model, *cells)
+    lengths = next(each.measured for each in found.values() if each is not None)
+    return [
+        Text(),
+        Text(f"Longest context whose step fits into {format_bytes(budget_bytes)}", style="bold"),
+        grid,
+        Text(f"computed from the peaks measured at {', '.join(map(str, lengths))}", style="dim"),
+    ]

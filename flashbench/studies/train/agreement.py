@@ -1,0 +1,28 @@
+"""Whether the arms of a model trained the same: their losses, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# Relative to the loss. Before any update arms differ by float32's rounding through some layers. Adam's first
+# updates are of the size of the learning rate whatever the gradient's, so where a gradient is rounding alone
+# they go either way, and the next losses may differ by more.
+FIRST_TOLERANCE = 1e-5
+LATER_TOLERANCE = 1e-3
+
+
+def disagreement(losses: Sequence[float], reference: Sequence[float]) -> str | None:
+    """In one line, where these losses are not those of the arm they are compared with; None: they are.
+
+    >>> disagreement([1.0, 0.9], [1.0, 0.9002]) is None, disagreement([1.0, 0.9], [1.0, 0.8])
+    (True, 'loss 0.9 after 1 step, 0.8 in the arm it is compared with: more than 0.001 apart')
+    """
+    for steps, (loss, other) in enumerate(zip(losses, reference, strict=False)):
+        tolerance = FIRST_TOLERANCE if steps == 0 else LATER_TOLERANCE
+        if not abs(loss - other) <= tolerance * max(abs(other), 1e-12):
+            after = "before any step" if steps == 0 else f"after {steps} step{'s' if steps > 1 else ''}"
+            return (
+                f"loss {loss:.6g} {after}, {other:.6g} in the arm it is compared with: "
+                f"more than {tolerance:g} apart"
+            )
+    return None

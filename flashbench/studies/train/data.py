@@ -1,0 +1,97 @@
+"""Series to train on: real ones that come with packages, a user's own, and seeded ones of any length."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flashbench.errors import ConfigError, EngineError, UnsupportedError
+
+_COLUMNS = ("unique_id", "ds", "y")
+
+
+def load_series(data: str, csv: str | None, *, series: int, length: int, seed: int) -> Any:
+    """A data frame of unique_id, ds and y, as neuralforecast takes it.
+
+    series, length: of synthetic data. Raises ConfigError where a file is not such a table, EngineError where
+    a package is missing.
+    """
+    if csv is not None:
+        return _from_csv(csv)
+    if data == "synthetic":
+        return synthetic(series, length, seed)
+    if data == "airpassengers":
+        from neuralforecast.utils import AirPassengersDF
+
+        return AirPassengersDF[list(_COLUMNS)]
+    try:
+        from vega_datasets import local_data
+    except ModuleNotFoundError:
+        raise EngineError(
+            "data 'sf-temps' needs vega_datasets, which is not installed",
+            hint="pip install 'flashbench[models]'",
+        ) from None
+    frame = local_data.sf_temps()
+    return _frame("San Francisco", frame["date"], frame["temp"])
+
+
+def synthetic(series: int, length: int, seed: int) -> Any:
+    """Daily and weekly waves of hourly values with noise and a slow drift, all different, the same by seed."""
+    import pandas
+
+    rng = np.random.default_rng(seed)
+    hours = np.arange(length)
+    phase, level = rng.uniform(0, 24, (series, 1)), rng.normal(0, 3, (series, 1))
+    day = np.sin(2 * np.pi * (hours + phase) / 24)
+    week = 0.5 * np.sin(2 * np.pi * (hours + phase) / 168)
+    drift = rng.standard_normal((series, length)).cumsum(axis=1) / np.sqrt(length)
+    values = level + day + week + drift + 0.1 * rng.standard_normal((series, length))
+    dates = pandas.date_range("2000-01-01", periods=length, freq="h")
+    return pandas.DataFrame(
+        {
+            "unique_id": np.repeat(np.arange(series), length),
+            "ds": np.tile(dates.to_numpy(), series),
+            "y": values.ravel(),
+        }
+    )
+
+
+def check_length(frame: Any, needed: int, what: str) -> None:
+    """Raises UnsupportedError where the longest series is shorter than a window: nothing is repeated."""
+    longest = int(frame.groupby("unique_id").size().max())
+    if longest < needed:
+        raise UnsupportedError(
+            f"{what} has {longest} values a series, a window needs {needed}: shorter contexts, or synthetic data"
+        )
+
+
+def _frame(name: str, dates: Any, values: Any) -> Any:
+    import pandas
+
+    return pandas.DataFrame({"unique_id": name, "ds": dates, "y": values.astype(float)})
+
+
+def _from_csv(path: str) -> Any:
+    import pandas
+
+    try:
+        frame = pandas.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--csv {path} cannot be read: {str(error).splitlines()[0]}") from None
+    if "unique_id" not in frame.columns:
+        frame["unique_id"] = "series"
+    missing = [name for name in _COLUMNS if name not in frame.columns]
+    if missing:
+        raise ConfigError(
+            f"--csv {path} must have columns ds and y, and unique_id for several series; "
+            f"{' and '.join(missing)} is missing of {', '.join(map(str, frame.columns))}"
+        )
+    try:
+        frame["ds"] = pandas.to_datetime(frame["ds"])
+        frame["y"] = pandas.to_numeric(frame["y"])
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"--csv {path}: {str(error).splitlines()[0]}") from None
+    if frame["y"].isna().any():
+        raise ConfigError(f"--csv {path} has rows without y: {int(frame['y'].isna().sum())} of {len(frame)}")
+    return frame[list(_COLUMNS)]

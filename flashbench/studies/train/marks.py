@@ -1,0 +1,84 @@
+"""How much of a training step is attention: marks around every call of it, forward and backward."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Any
+
+import torch
+
+
+@dataclass
+class AttentionClock:
+    """Nanoseconds within attention, and the largest problem that it was given."""
+
+    forward_ns: int = 0
+    backward_ns: int = 0
+    calls: int = 0
+    largest: tuple[int, ...] = ()  # batch, heads, seqlen_q, seqlen_k, head_dim, head_dim_v
+    backward_began: int = 0
+
+    def saw(self, q: Any, k: Any, v: Any) -> None:
+        shape = (1,) * (4 - q.dim()) + tuple(q.shape)
+        found = (*shape[:3], k.shape[-2], q.shape[-1], v.shape[-1])
+        self.calls += 1
+        if not self.largest or found[0] * found[1] * found[2] * found[3] > _pairs(self.largest):
+            self.largest = found
+
+
+def _pairs(problem: tuple[int, ...]) -> int:
+    return problem[0] * problem[1] * problem[2] * problem[3]
+
+
+class _Inputs(torch.autograd.Function):
+    """q, k and v as they are. In the backward pass their gradients come last: attention's is over."""
+
+    @staticmethod
+    def forward(ctx: Any, clock: AttentionClock, q: Any, k: Any, v: Any) -> Any:
+        ctx.clock = clock
+        return q.view_as(q), k.view_as(k), v.view_as(v)
+
+    @staticmethod
+    def backward(ctx: Any, dq: Any, dk: Any, dv: Any) -> Any:
+        ctx.clock.backward_ns += perf_counter_ns() - ctx.clock.backward_began
+        return None, dq, dk, dv
+
+
+class _Output(torch.autograd.Function):
+    """o as it is. In the backward pass its gradient comes first: attention's begins."""
+
+    @staticmethod
+    def forward(ctx: Any, clock: AttentionClock, o: Any) -> Any:
+        ctx.clock = clock
+        return o.view_as(o)
+
+    @staticmethod
+    def backward(ctx: Any, do: Any) -> Any:
+        ctx.clock.backward_began = perf_counter_ns()
+        return None, do
+
+
+@contextlib.contextmanager
+def attention_marked(attentions: dict[str, Callable[..., Any]], name: str) -> Iterator[AttentionClock]:
+    """The attention of that name marks its times inside the block.
+
+    What it does is what it did: the marks are identities of autograd, some microseconds a call.
+    """
+    clock, inner = AttentionClock(), attentions[name]
+
+    def marked(q: Any, k: Any, v: Any, *arguments: Any, **named: Any) -> Any:
+        clock.saw(q, k, v)
+        q, k, v = _Inputs.apply(clock, q, k, v)
+        start = perf_counter_ns()
+        o = inner(q, k, v, *arguments, **named)
+        clock.forward_ns += perf_counter_ns() - start
+        return _Output.apply(clock, o)
+
+    attentions[name] = marked
+    try:
+        yield clock
+    finally:
+        attentions[name] = inner

@@ -1,0 +1,90 @@
+"""What is known so far about each point of a training study, and the record it becomes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from flashbench.measure.statistics import spread
+from flashbench.measure.worker import WorkerFailure
+from flashbench.results.record import Status, Time, TrainingStep
+from flashbench.studies.train.study import TrainPoint
+
+
+@dataclass(eq=False)
+class TrainRow:
+    """One point: filled in step by step, a `TrainingStep` at any time."""
+
+    point: TrainPoint
+    label: str  # the model's, or its variant's
+    windows: int
+    threads: int
+    status: Status = "ok"
+    reason: str | None = None
+    tried: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)  # what the workload says of itself
+    samples: list[list[int]] = field(default_factory=list)  # nanoseconds of steps, by process
+    checks: list[dict[str, Any]] = field(default_factory=list)  # phases, losses and shares, by process
+    peak_bytes: int | None = None
+
+    @property
+    def slot(self) -> str:
+        """Its name in a worker."""
+        return f"{self.point.model} {self.point.context_length}"
+
+    @property
+    def can_run(self) -> bool:
+        return self.status == "ok"
+
+    @contextlib.contextmanager
+    def keeping_failure(self) -> Iterator[None]:
+        """A worker's failure becomes this row's status."""
+        try:
+            yield
+        except WorkerFailure as failure:
+            self.status, self.reason = failure.status, failure.reason
+
+    def record(self) -> TrainingStep:
+        """As far as it is known."""
+        time = None
+        if self.samples:
+            found = spread([sample for process in self.samples for sample in process])
+            time = Time(
+                samples_ns=self.samples,
+                median_ns=found.median,
+                low_ns=found.low,
+                high_ns=found.high,
+                minimum_ns=found.minimum,
+                outliers=found.outliers,
+            )
+        last = self.checks[-1] if self.checks else {}
+        return TrainingStep(
+            model=self.label,
+            attention=self.point.attention,
+            context_length=self.point.context_length,
+            windows=self.windows,
+            status=self.status,
+            reason=self.reason,
+            data=self.facts.get("data"),
+            series=self.facts.get("series"),
+            parameters=self.facts.get("parameters"),
+            threads=self.threads,
+            time=time,
+            forward_ns=self._median("forward_ns"),
+            backward_ns=self._median("backward_ns"),
+            optimizer_ns=self._median("optimizer_ns"),
+            attention_forward_ns=self._median("attention_forward_ns"),
+            attention_backward_ns=self._median("attention_backward_ns"),
+            attention_share=self._median("attention_share"),
+            attention_calls=last.get("attention_calls"),
+            attention_shape=last.get("attention_shape"),
+            peak_bytes=self.peak_bytes,
+            losses=last.get("losses", []),
+        )
+
+    def _median(self, name: str) -> float | None:
+        found = [check[name] for check in self.checks if name in check]
+        return median(found) if found else None

@@ -1,0 +1,198 @@
+"""Runs a training study and makes its results, whatever happens to its arms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from itertools import groupby
+
+import msgspec
+
+from flashbench.kernels.threads import available_cores
+from flashbench.measure.machine import available_memory_bytes, describe_machine
+from flashbench.measure.pool import WorkerPool
+from flashbench.measure.timing import turn_order
+from flashbench.measure.worker import Worker
+from flashbench.results.record import SCHEMA_VERSION, Process, Results
+from flashbench.studies.advice import run_warnings
+from flashbench.studies.runner import FAILURES, Interrupted, make_machine
+from flashbench.studies.session import Progress
+from flashbench.studies.train import workload
+from flashbench.studies.train.agreement import disagreement
+from flashbench.studies.train.row import TrainRow
+from flashbench.studies.train.study import TrainStudy
+
+OnProgress = Callable[[Progress], None]
+_MODULES = (workload.__name__, "flashbench.integrations.forecasting.blocks")
+
+
+def run(
+    study: TrainStudy,
+    *,
+    command: Sequence[str],
+    on_progress: OnProgress = lambda _: None,
+    on_results: Callable[[Results], None] = lambda _: None,
+) -> Results:
+    """Measure every point of the study; a point that fails is a row that says so.
+
+    Raises EngineError when the packages that the models need are missing, and Interrupted on Ctrl-C, with what
+    was measured.
+    """
+    threads = study.threads or available_cores()
+    created = datetime.now().astimezone().isoformat(timespec="seconds")
+    facts = describe_machine()
+    session = _Session(study, threads, on_progress, lambda: on_results(results(complete=False)))
+
+    def results(*, complete: bool) -> Results:
+        machine = make_machine(facts, {}, threads)
+        return Results(
+            schema_version=SCHEMA_VERSION,
+            kind="train",
+            created=created,
+            flashbench_version=version("flashbench"),
+            command=list(command),
+            config={**msgspec.to_builtins(study), "threads": threads},
+            machine=machine,
+            measurements=[],
+            training=[row.record() for row in session.rows if row.tried],
+            processes=session.processes,
+            warnings=run_warnings(machine),
+            complete=complete,
+        )
+
+    try:
+        session.measure()
+    except KeyboardInterrupt:
+        raise Interrupted(results(complete=False)) from None
+    return results(complete=True)
+
+
+def failed(results: Results) -> bool:
+    """Whether a point was tried and failed, or trained otherwise than its neighbours."""
+    return any(row.status in FAILURES for row in results.training)
+
+
+class _Session:
+    """The state of one run: memory first, then rounds."""
+
+    def __init__(
+        self, study: TrainStudy, threads: int, on_progress: OnProgress, on_step: Callable[[], None]
+    ) -> None:
+        # Only names: PyTorch is loaded where it is measured, in the workers.
+        from flashbench.integrations.forecasting.models import check_installed, find_model
+
+        check_installed()
+        self._study, self._on_progress, self._on_step = study, on_progress, on_step
+        self.rows = []
+        for point in study.points():
+            model = find_model(point.model)
+            variant = None if model.exact or point.attention == "original" else study.variant
+            self.rows.append(TrainRow(point, model.label(variant), study.windows, threads))
+        self.processes: dict[str, Process] = {}
+        self._pool = WorkerPool(threads, timeout_s=study.timeout_s)
+        self._done = 0
+
+    def measure(self) -> None:
+        with self._pool:
+            if self._study.memory:
+                for attention in self._study.attentions:
+                    self._measure_memory([row for row in self.rows if row.point.attention == attention])
+            for number in range(self._study.rounds):
+                self._round(number)
+        for _, arms in _groups(self.rows):
+            _compare_losses(list(arms))
+        self._on_progress(Progress(self._total, self._total, "done", 0.0))
+
+    @property
+    def _total(self) -> int:
+        return len(self.rows) * (self._study.rounds + self._study.memory)
+
+    def _measure_memory(self, rows: Sequence[TrainRow]) -> None:
+        """In processes that are not timed; shorter contexts first, which foretell what longer ones need."""
+        with self._pool.fresh() as worker:
+            worker_of_all = worker
+            for row in rows:
+                self._report(row, "memory")
+                if not worker_of_all.alive:
+                    with self._pool.fresh() as other:
+                        self._measure_memory_of(row, other, rows)
+                    continue
+                self._measure_memory_of(row, worker_of_all, rows)
+
+    def _measure_memory_of(self, row: TrainRow, worker: Worker, rows: Sequence[TrainRow]) -> None:
+        row.tried = True
+        needs, left = _foretold_bytes(row, rows), self._memory_left()
+        if needs > left:
+            row.status = "too_large"
+            row.reason = f"needs some {_gib(needs)}, {_gib(left)} are there: foretold, not tried"
+            return
+        with row.keeping_failure():
+            row.facts = worker.prepare(row.slot, workload.FACTORY, workload.arguments(row.point, self._study))
+            row.peak_bytes = worker.memory(row.slot).workspace_peak_bytes
+            worker.release(row.slot)
+        self._on_step()
+
+    def _round(self, number: int) -> None:
+        """One burst of each point, from processes of this round alone."""
+        rows = [row for row in self.rows if row.can_run]
+        arms = list(dict.fromkeys(row.point.attention for row in rows))
+        self._pool.renew(dict.fromkeys(arms, _MODULES))
+        for _, neighbours in _groups(rows):
+            group = list(neighbours)
+            for place in turn_order(len(group), number):
+                self._time(group[place], number)
+
+    def _time(self, row: TrainRow, number: int) -> None:
+        row.tried = True
+        self._report(row, f"time, round {number + 1} of {self._study.rounds}")
+        with row.keeping_failure(), self._pool.turn(row.point.attention) as worker:
+            row.facts = worker.prepare(row.slot, workload.FACTORY, workload.arguments(row.point, self._study))
+            if row.point.attention not in self.processes:
+                self.processes[row.point.attention] = msgspec.convert(worker.facts(), Process)
+            row.samples.append(worker.time(row.slot, self._study.repeats).samples_ns)
+            row.checks.append(worker.check(row.slot))
+            worker.release(row.slot)
+        self._on_step()
+
+    def _memory_left(self) -> int:
+        free, budget = available_memory_bytes(), self._study.memory_budget_bytes
+        return free if budget is None else min(free, budget)
+
+    def _report(self, row: TrainRow, what: str) -> None:
+        label = f"{row.label}, context {row.point.context_length}, {row.point.attention}: {what}"
+        self._on_progress(Progress(self._done, self._total, label, None))
+        self._done += 1
+
+
+def _groups(rows: Sequence[TrainRow]) -> groupby[tuple[str, int], TrainRow]:
+    """The arms of one model at one length."""
+    return groupby(rows, key=lambda row: (row.label, row.point.context_length))
+
+
+def _compare_losses(arms: Sequence[TrainRow]) -> None:
+    """With the first arm that trained."""
+    trained = [row.checks[-1]["losses"] for row in arms if row.can_run and row.checks]
+    for row in arms:
+        if row.can_run and row.checks:
+            found = disagreement(row.checks[-1]["losses"], trained[0])
+            if found is not None:
+                row.status, row.reason = "wrong", found
+
+
+def _foretold_bytes(row: TrainRow, rows: Sequence[TrainRow]) -> int:
+    """By what the longest shorter context of the same model and arm took, growing with its square at worst."""
+    shorter = [
+        (other.point.context_length, other.peak_bytes)
+        for other in rows
+        if other.point.model == row.point.model and other.peak_bytes is not None
+    ]
+    if not shorter:
+        return 0
+    length, peak = max(shorter)
+    return math.ceil(peak * (row.point.context_length / length) ** 2)
+
+
+def _gib(count: int) -> str:
+    return f"{count / 1024**3:.1f} GiB"

@@ -1,0 +1,83 @@
+"""The settings of a training study, and the points they span."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any, Literal, NamedTuple, get_args
+
+import msgspec
+
+from flashbench.errors import ConfigError
+
+DATA = Literal["sf-temps", "airpassengers", "synthetic"]
+ATTENTIONS = ("flash", "standard", "torch-flash", "torch-math", "original")
+Setting = int | float | bool | str | list[Any]
+
+
+class TrainPoint(NamedTuple):
+    """One model at one context length with one attention."""
+
+    model: str
+    context_length: int
+    attention: str
+
+
+class TrainStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every setting of `train`; the TOML keys of configs/training.toml are these names."""
+
+    kind: Literal["train"] = "train"
+    title: str | None = None
+    models: list[str] = msgspec.field(
+        default_factory=lambda: ["patchtst", "itransformer", "tft", "informer", "autoformer", "fedformer"]
+    )
+    attentions: list[str] = msgspec.field(
+        default_factory=lambda: ["standard", "flash", "torch-flash", "torch-math"]
+    )
+    variant: Literal["full-attention"] | None = None
+    context_lengths: list[int] = msgspec.field(default_factory=lambda: [512, 1024, 2048])
+    horizon: int = 24
+    windows: int = 4  # of a step: the batch
+    data: DATA = "sf-temps"
+    csv: str | None = None  # a file instead of `data`
+    series: int = 1024  # of synthetic data, and what iTransformer, whose tokens they are, is given
+    patch_stride: int = 1  # PatchTST's: a token for each of so many values
+    # For the models' own classes, by model: {"patchtst": {"hidden_size": 64}}.
+    settings: dict[str, dict[str, Setting]] = {}
+    threads: int | None = None  # None: every core this process may use
+    repeats: int = 3  # steps in one burst
+    rounds: int = 2  # fresh processes of each arm, the arms taking turns
+    seed: int = 0
+    memory: bool = True  # measure peak memory too, in processes of its own
+    memory_budget_bytes: int | None = None  # None: this machine's memory
+    timeout_s: float = 600.0  # for one burst or one memory measurement
+
+    def __post_init__(self) -> None:
+        for name in ("models", "attentions", "context_lengths"):
+            values = getattr(self, name)
+            if not values:
+                raise ConfigError(f"{name} must name at least one value")
+            if len(set(values)) < len(values):
+                raise ConfigError(f"{name} must name each value once, not {', '.join(map(str, values))}")
+        for attention in self.attentions:
+            if attention not in ATTENTIONS:
+                raise ConfigError(f"unknown attention {attention!r}; known: {', '.join(ATTENTIONS)}")
+        if self.data not in get_args(DATA):
+            raise ConfigError(f"unknown data {self.data!r}; known: {', '.join(get_args(DATA))}")
+        for name in ("horizon", "windows", "series", "patch_stride", "repeats", "rounds"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if min(self.context_lengths) < 16:
+            raise ConfigError(f"context_lengths must be at least 16, not {min(self.context_lengths)}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, not {self.seed}")
+        if not 0 < self.timeout_s < float("inf"):
+            raise ConfigError(f"timeout_s must be above 0 and finite, not {self.timeout_s}")
+        if self.memory_budget_bytes is not None and self.memory_budget_bytes < 1:
+            raise ConfigError(f"memory_budget_bytes must be at least 1, not {self.memory_budget_bytes}")
+        if unknown := set(self.settings) - set(self.models):
+            raise ConfigError(f"settings are for {', '.join(sorted(unknown))}, which models does not name")
+
+    def points(self) -> list[TrainPoint]:
+        """Everything to measure, so that the arms of a model and a length are neighbours."""
+        spanned = product(self.models, sorted(self.context_lengths), self.attentions)
+        return [TrainPoint(*point) for point in spanned]

@@ -1,0 +1,197 @@
+"""The training step that a worker measures: one model, one context length, one attention."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from statistics import median
+from time import perf_counter_ns
+from typing import Any, NamedTuple
+
+import msgspec
+
+from flashbench.errors import UnsupportedError
+from flashbench.studies.train.data import check_length, load_series
+from flashbench.studies.train.study import TrainPoint, TrainStudy
+
+FACTORY = "flashbench.studies.train.workload:build"
+# Losses of so many steps from the same start are compared between arms.
+COMPARED_LOSSES = 3
+# Steps whose attention is marked, after those that are timed.
+MARKED_STEPS = 2
+# Enough starts of windows to draw from; more would only take memory.
+SPARE_VALUES = 512
+
+
+class Phases(NamedTuple):
+    """Nanoseconds of one step."""
+
+    forward: int  # drawing the windows, the model, the loss
+    backward: int
+    optimizer: int
+
+
+def arguments(point: TrainPoint, study: TrainStudy) -> dict[str, Any]:
+    """What `build` needs to make this point's workload in another process."""
+    return {"point": list(point), "study": msgspec.to_builtins(study)}
+
+
+def build(point: list[Any], study: dict[str, Any]) -> TrainingWorkload:
+    """The workload of `arguments`. Raises UnsupportedError when there is no such model or no such window."""
+    return TrainingWorkload(TrainPoint(*point), msgspec.convert(study, TrainStudy))
+
+
+class TrainingWorkload:
+    """neuralforecast's own training step, again and again, on windows drawn by seed and step."""
+
+    def __init__(self, point: TrainPoint, study: TrainStudy) -> None:
+        import torch
+
+        from flashbench.integrations.forecasting.models import find_model
+
+        self._torch, self._point, self._study = torch, point, study
+        self._model_kind = find_model(point.model)
+        frame, self.series, self.data = self._frame()
+        torch.manual_seed(study.seed)
+        with _quiet():
+            self._model = self._build()
+            self._batch = next(self._batches(frame))
+        self._model.log = _unlogged
+        self._model.train()
+        self._optimizer = self._model.configure_optimizers()["optimizer"]
+        self._losses: list[float] = []
+        self._phases: list[Phases] = []
+
+    def call(self) -> None:
+        """One step: zero_grad, windows, forward, loss, backward, optimizer."""
+        step = len(self._losses)
+        start = perf_counter_ns()
+        # Each step's windows by its number: whatever an attention draws, the next step's are the same.
+        self._torch.manual_seed(self._study.seed + step)
+        self._optimizer.zero_grad()
+        loss = self._model.training_step(self._batch, step)
+        after_forward = perf_counter_ns()
+        loss.backward()
+        after_backward = perf_counter_ns()
+        self._optimizer.step()
+        end = perf_counter_ns()
+        self._phases.append(
+            Phases(after_forward - start, after_backward - after_forward, end - after_backward)
+        )
+        self._losses.append(float(loss.detach()))
+
+    def forget(self) -> None:
+        """The gradients, which the next step makes anew."""
+        self._optimizer.zero_grad()
+
+    def describe(self) -> dict[str, Any]:
+        """What was built. A step's outputs are its gradients, which stay until the next."""
+        parameters = list(self._model.parameters())
+        return {
+            "output_bytes": sum(x.grad.nbytes for x in parameters if x.grad is not None),
+            "parameters": sum(x.numel() for x in parameters),
+            "series": self.series,
+            "data": self.data,
+        }
+
+    def check(self) -> dict[str, Any]:
+        """Medians of the phases of all steps but the first, the first losses, and attention's share."""
+        while len(self._losses) < COMPARED_LOSSES:
+            self.call()
+        timed = self._phases[1:]
+        found: dict[str, Any] = {
+            "losses": self._losses[:COMPARED_LOSSES],
+            "forward_ns": median(phases.forward for phases in timed),
+            "backward_ns": median(phases.backward for phases in timed),
+            "optimizer_ns": median(phases.optimizer for phases in timed),
+        }
+        return found | self._share()
+
+    def _share(self) -> dict[str, Any]:
+        """Of steps that are not timed otherwise."""
+        from flashbench.integrations.torch import ATTENTIONS
+        from flashbench.studies.train.marks import attention_marked
+
+        if self._point.attention not in ATTENTIONS:  # neuralforecast's own is not one function
+            return {}
+        before = len(self._phases)
+        with attention_marked(ATTENTIONS, self._point.attention) as clock:
+            for _ in range(MARKED_STEPS):
+                self.call()
+        steps_ns = sum(map(sum, self._phases[before:]))
+        del self._phases[before:]
+        return {
+            "attention_forward_ns": clock.forward_ns / MARKED_STEPS,
+            "attention_backward_ns": clock.backward_ns / MARKED_STEPS,
+            "attention_share": (clock.forward_ns + clock.backward_ns) / steps_ns,
+            "attention_calls": clock.calls // MARKED_STEPS,
+            "attention_shape": list(clock.largest),
+        }
+
+    def _frame(self) -> tuple[Any, int, str]:
+        """Series, how many there are, and what to call them."""
+        study, point = self._study, self._point
+        needed = point.context_length + study.horizon
+        # Where series are tokens, one series is no attention.
+        synthetic = study.csv is None and (study.data == "synthetic" or self._model_kind.multivariate)
+        data = "synthetic" if synthetic else study.data
+        series = study.series if self._model_kind.multivariate else 1
+        frame = load_series(data, study.csv, series=series, length=needed + SPARE_VALUES, seed=study.seed)
+        name = study.csv or data
+        check_length(frame, needed, name)
+        return frame, int(frame["unique_id"].nunique()), name
+
+    def _build(self) -> Any:
+        from flashbench.integrations.forecasting import ORIGINAL, build_model
+
+        study, point = self._study, self._point
+        settings: dict[str, Any] = {
+            "windows_batch_size": study.windows,
+            "random_seed": study.seed + 1,
+            "scaler_type": "identity",
+            **study.settings.get(point.model, {}),
+        }
+        if point.model == "patchtst":
+            settings.setdefault("stride", study.patch_stride)
+        original = point.attention == ORIGINAL
+        if original and study.variant is not None and not self._model_kind.exact:
+            raise UnsupportedError(
+                f"{self._model_kind.name} as shipped is not its variant with full attention: another model"
+            )
+        variant = None if self._model_kind.exact or original else study.variant
+        return build_model(
+            point.model,
+            h=study.horizon,
+            input_size=point.context_length,
+            attention=point.attention,
+            variant=variant,
+            n_series=self.series if self._model_kind.multivariate else None,
+            dropout=0.0,
+            **settings,
+        )
+
+    def _batches(self, frame: Any) -> Iterator[Any]:
+        from neuralforecast.tsdataset import TimeSeriesDataset, TimeSeriesLoader
+
+        dataset = TimeSeriesDataset.from_df(frame)[0]
+        count = dataset.n_groups if self._model_kind.multivariate else min(dataset.n_groups, 32)
+        return iter(TimeSeriesLoader(dataset, batch_size=count, shuffle=False))
+
+
+def _unlogged(*arguments: Any, **named: Any) -> None:
+    """In place of Lightning's log, which needs a trainer."""
+
+
+class _quiet:  # noqa: N801 - a context manager, named as one reads it
+    """Lightning tells of seeds and hardware when a model is made."""
+
+    def __enter__(self) -> None:
+        logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *error: object) -> None:
+        self._warnings.__exit__(*error)
