@@ -17,7 +17,7 @@ EPILOG = (
     "  flashbench train --models patchtst --set patchtst.res_attention=false --data synthetic\n"
     "  flashbench train --config configs/training.toml\n\n"
     "Needs the extra models: pip install 'flashbench[models]'.\n\n"
-    "Exit code: 0 measured; 1 a step crashed, ran out of memory or time, or its loss was another; 2 bad input."
+    "Exit code: 0 measured; 1 a step crashed, ran out of memory or time, or its loss differs; 2 bad input."
 )
 _MODELS = "Models and data"
 
@@ -41,8 +41,8 @@ def train(
             "--attention",
             "-a",
             metavar="NAME,...",
-            help="standard, flash, torch-flash, torch-math, and original, a model's own code (default all but "
-            "the last).",
+            help="standard, flash, torch-flash, torch-math, and original, a model's own code (default all "
+            "but the last).",
             rich_help_panel=_MODELS,
         ),
     ] = None,

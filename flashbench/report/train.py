@@ -41,9 +41,10 @@ def train_report(results: Results) -> RenderableType:
 
 
 _LEGEND = (
-    "Peak: of one step beyond the model, its inputs and gradients. Share: attention's, of the step. x standard: "
-    "how many times faster than the step with standard attention; at most: what Amdahl's law leaves for it, by "
-    "standard's share and the time of both attentions. Loss: after two steps from the same start."
+    "fwd/bwd/opt: forward, backward and optimizer. Peak: of one step beyond the model, its inputs and "
+    "gradients. Attn: attention's share of the step. x standard: how many times faster than the step with "
+    "standard attention; at most: Amdahl's law, by standard's share and the time of both attentions. Loss: "
+    "after two steps from the same start."
 )
 
 
@@ -54,7 +55,7 @@ def _title(rows: Sequence[TrainingStep]) -> str:
         return rows[0].model
     words = [f"{row.parameters:,} parameters" if _alike(rows, "parameters") else "", row.data or ""]
     if row.series is not None and row.series > 1:
-        words.append(counted(row.series, "serie").replace("seriess", "series"))
+        words.append(f"{row.series:,} series")
     words += [counted(row.windows, "window"), counted(row.threads, "thread") if row.threads else ""]
     return f"{row.model}: {', '.join(filter(None, words))}"
 
@@ -65,14 +66,11 @@ def _alike(rows: Iterable[TrainingStep], name: str) -> bool:
 
 def _table(rows: Sequence[TrainingStep]) -> Grid:
     grid = Grid(
-        "Con-\ntext", "Attention", "Step\n(ms)", "For-\nward", "Back-\nward", "Opti-\nmizer", "Peak", "Share",
+        "Con-\ntext", "Attention", "Step\n(ms)", "fwd/bwd/\nopt (ms)", "Peak\n(MB)", "Attn\n(%)",
         "x stan-\ndard", "at\nmost", "Loss",
         left=[1],
     )  # fmt: skip
     steps = _times([row.time.median_ns if row.time else None for row in rows])
-    phases = [
-        _times([getattr(row, name) for row in rows]) for name in ("forward_ns", "backward_ns", "optimizer_ns")
-    ]
     for index, row in enumerate(rows):
         base = base_of(row, rows)
         first = index == 0 or rows[index - 1].context_length != row.context_length
@@ -81,9 +79,9 @@ def _table(rows: Sequence[TrainingStep]) -> Grid:
             str(row.context_length) if first else "",
             row.attention,
             steps[index] if row.status in ("ok", "wrong") else _status(row),
-            *(phase[index] for phase in phases),
-            format_bytes(row.peak_bytes) if row.peak_bytes is not None else NOTHING,
-            f"{100 * row.attention_share:.0f}%" if row.attention_share is not None else NOTHING,
+            _phases(row),
+            f"{row.peak_bytes / 1024**2:.1f}" if row.peak_bytes is not None else NOTHING,
+            f"{100 * row.attention_share:.0f}" if row.attention_share is not None else NOTHING,
             _ratio(measured_ratio(row, base)),
             _ratio(amdahl_bound(row, base)),
             f"{row.losses[-1]:.4f}" if row.losses else NOTHING,
@@ -95,6 +93,15 @@ def _table(rows: Sequence[TrainingStep]) -> Grid:
 def _times(times_ns: Sequence[float | None]) -> list[str | Text]:
     words = iter(format_times([time for time in times_ns if time is not None]))
     return [NOTHING if time is None else next(words) for time in times_ns]
+
+
+def _phases(row: TrainingStep) -> str | Text:
+    """`346/291/69`: what they have of the step, for which few digits do."""
+    phases = [row.forward_ns, row.backward_ns, row.optimizer_ns]
+    known = [phase / 1e6 for phase in phases if phase is not None]
+    if len(known) < len(phases):
+        return NOTHING
+    return "/".join(f"{phase:.0f}" if phase >= 9.95 else f"{phase:.1f}" for phase in known)
 
 
 def _ratio(ratio: float | None) -> str | Text:
@@ -127,26 +134,21 @@ def _verdicts(rows: Sequence[TrainingStep]) -> list[Text]:
     """Where a step with flash attention is faster, as fast and slower, against each other arm."""
     lines = []
     for other in dict.fromkeys(row.attention for row in rows if row.attention != _FLASH):
-        ratios = [
-            (row, ratio)
-            for row in rows
-            if row.attention == _FLASH
-            and (ratio := measured_ratio(row, base_of(row, rows, other))) is not None
-        ]
-        if not ratios:
-            continue
-        lines.append(Text(f"flash against {other}, whole steps:", style="bold"))
-        for word, holds in (
-            ("faster", lambda ratio: ratio > 1 + SAME),
-            ("the same within 5 %", lambda ratio: 1 - SAME <= ratio <= 1 + SAME),
-            ("slower", lambda ratio: ratio < 1 - SAME),
-        ):
-            found = [
-                f"{row.model} {row.context_length} {ratio:.2f}x" for row, ratio in ratios if holds(ratio)
-            ]
-            if found:
-                lines.append(Text(f"  {word}: {', '.join(found)}"))
+        found: dict[str, list[str]] = {"faster": [], "the same within 5 %": [], "slower": []}
+        for row in rows:
+            ratio = measured_ratio(row, base_of(row, rows, other)) if row.attention == _FLASH else None
+            if ratio is not None:
+                found[_word(ratio)].append(f"{row.model} {row.context_length} {format_wide_ratio(ratio)}")
+        if any(found.values()):
+            lines.append(Text(f"flash against {other}, whole steps:", style="bold"))
+            lines += [Text(f"  {word}: {', '.join(steps)}") for word, steps in found.items() if steps]
     return lines
+
+
+def _word(ratio: float) -> str:
+    if ratio > 1 + SAME:
+        return "faster"
+    return "slower" if ratio < 1 - SAME else "the same within 5 %"
 
 
 def _longest(rows: Sequence[TrainingStep], budget_bytes: int) -> list[RenderableType]:
@@ -170,7 +172,7 @@ def _longest(rows: Sequence[TrainingStep], budget_bytes: int) -> list[Renderable
             longest = found[model, arm]
             cells.append(NOTHING if longest is None else f"{longest.length:,}")
         grid.add_row(model, *cells)
-    lengths = next(each.measured for each in found.values() if each is not None)
+    lengths = sorted({length for each in found.values() if each is not None for length in each.measured})
     return [
         Text(),
         Text(f"Longest context whose step fits into {format_bytes(budget_bytes)}", style="bold"),

@@ -37,7 +37,7 @@ def load_series(data: str, csv: str | None, *, series: int, length: int, seed: i
 
 
 def synthetic(series: int, length: int, seed: int) -> Any:
-    """Daily and weekly waves of hourly values with noise and a slow drift, all different, the same by seed."""
+    """Daily and weekly waves of hourly values, noise and a slow drift: all different, the same by seed."""
     import pandas
 
     rng = np.random.default_rng(seed)
@@ -62,7 +62,8 @@ def check_length(frame: Any, needed: int, what: str) -> None:
     longest = int(frame.groupby("unique_id").size().max())
     if longest < needed:
         raise UnsupportedError(
-            f"{what} has {longest} values a series, a window needs {needed}: shorter contexts, or synthetic data"
+            f"{what} has {longest} values a series, a window needs {needed}: ask for shorter contexts, or for "
+            "--data synthetic, which is of any length"
         )
 
 

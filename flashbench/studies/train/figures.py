@@ -63,7 +63,8 @@ class LongestContext(NamedTuple):
 
 def longest_context(rows: Sequence[TrainingStep], budget_bytes: int) -> LongestContext | None:
     """The longest context whose step fits, computed: peak = a + b n + c n^2 with a, b, c >= 0, fitted to the
-    peaks measured at three lengths or more; None of fewer. rows: of one model and attention.
+    peaks measured at three lengths or more; None of fewer, or where they do not grow. rows: of one model and
+    attention.
     """
     known = sorted((row.context_length, row.peak_bytes) for row in rows if row.peak_bytes is not None)
     if len(known) < 3:
@@ -75,12 +76,12 @@ def longest_context(rows: Sequence[TrainingStep], budget_bytes: int) -> LongestC
     # Relative errors count: each equation is divided by its peak.
     equations = np.stack([np.ones_like(lengths), lengths, lengths**2], axis=1) / peaks[:, np.newaxis]
     a, b, c = nnls(equations, np.ones_like(peaks))[0]
-    room = budget_bytes - a
-    if room <= 0:
-        length = 0
-    elif c > 0:
+    room = max(0.0, budget_bytes - a)
+    if c > 0:
         length = int((-b + np.sqrt(b * b + 4 * c * room)) / (2 * c))
-    else:
+    elif b > 0:
         length = int(room / b)
+    else:  # the peaks do not grow
+        return None
     first = rows[0]
     return LongestContext(first.model, first.attention, length, [int(n) for n in lengths])

@@ -37,8 +37,8 @@ def run(
 ) -> Results:
     """Measure every point of the study; a point that fails is a row that says so.
 
-    Raises EngineError when the packages that the models need are missing, and Interrupted on Ctrl-C, with what
-    was measured.
+    Raises EngineError when the packages that the models need are missing, and Interrupted on Ctrl-C, with
+    what was measured.
     """
     threads = study.threads or available_cores()
     created = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -89,7 +89,14 @@ class _Session:
         for point in study.points():
             model = find_model(point.model)
             variant = None if model.exact or point.attention == "original" else study.variant
-            self.rows.append(TrainRow(point, model.label(variant), study.windows, threads))
+            row = TrainRow(point, model.label(variant), study.windows, threads)
+            if not model.exact and point.attention != "original" and variant is None:
+                row.status, row.tried = "unsupported", True
+                row.reason = (
+                    f"{model.own_attention} instead of softmax attention; "
+                    "--variant full-attention puts it there: another model"
+                )
+            self.rows.append(row)
         self.processes: dict[str, Process] = {}
         self._pool = WorkerPool(threads, timeout_s=study.timeout_s)
         self._done = 0
@@ -98,7 +105,9 @@ class _Session:
         with self._pool:
             if self._study.memory:
                 for attention in self._study.attentions:
-                    self._measure_memory([row for row in self.rows if row.point.attention == attention])
+                    arm = [row for row in self.rows if row.can_run and row.point.attention == attention]
+                    if arm:
+                        self._measure_memory(arm)
             for number in range(self._study.rounds):
                 self._round(number)
         for _, arms in _groups(self.rows):
@@ -107,19 +116,19 @@ class _Session:
 
     @property
     def _total(self) -> int:
-        return len(self.rows) * (self._study.rounds + self._study.memory)
+        runnable = sum(row.status != "unsupported" for row in self.rows)
+        return runnable * (self._study.rounds + self._study.memory)
 
     def _measure_memory(self, rows: Sequence[TrainRow]) -> None:
         """In processes that are not timed; shorter contexts first, which foretell what longer ones need."""
-        with self._pool.fresh() as worker:
-            worker_of_all = worker
+        with self._pool.fresh() as shared:
             for row in rows:
                 self._report(row, "memory")
-                if not worker_of_all.alive:
-                    with self._pool.fresh() as other:
-                        self._measure_memory_of(row, other, rows)
-                    continue
-                self._measure_memory_of(row, worker_of_all, rows)
+                if shared.alive:
+                    self._measure_memory_of(row, shared, rows)
+                else:  # a row before ended it
+                    with self._pool.fresh() as worker:
+                        self._measure_memory_of(row, worker, rows)
 
     def _measure_memory_of(self, row: TrainRow, worker: Worker, rows: Sequence[TrainRow]) -> None:
         row.tried = True
@@ -182,7 +191,7 @@ def _compare_losses(arms: Sequence[TrainRow]) -> None:
 
 
 def _foretold_bytes(row: TrainRow, rows: Sequence[TrainRow]) -> int:
-    """By what the longest shorter context of the same model and arm took, growing with its square at worst."""
+    """By the peak at the longest shorter context of the same model and arm, growing as its square."""
     shorter = [
         (other.point.context_length, other.peak_bytes)
         for other in rows

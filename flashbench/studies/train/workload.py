@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -111,7 +112,7 @@ class TrainingWorkload:
     def _share(self) -> dict[str, Any]:
         """Of steps that are not timed otherwise."""
         from flashbench.integrations.torch import ATTENTIONS
-        from flashbench.studies.train.marks import attention_marked
+        from flashbench.integrations.torch.marks import attention_marked
 
         if self._point.attention not in ATTENTIONS:  # neuralforecast's own is not one function
             return {}
@@ -183,15 +184,11 @@ def _unlogged(*arguments: Any, **named: Any) -> None:
     """In place of Lightning's log, which needs a trainer."""
 
 
-class _quiet:  # noqa: N801 - a context manager, named as one reads it
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
     """Lightning tells of seeds and hardware when a model is made."""
-
-    def __enter__(self) -> None:
-        logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
+    for name in ("lightning_fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-
-    def __exit__(self, *error: object) -> None:
-        self._warnings.__exit__(*error)
+        yield
