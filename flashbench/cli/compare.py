@@ -55,7 +55,7 @@ def compare(
     from flashbench.report.annotations import compare_annotations
     from flashbench.report.compare import compare_json, compare_markdown, compare_report
     from flashbench.report.github import report_to_github
-    from flashbench.results.store import check_writable, load, write_whole
+    from flashbench.results.store import check_writable, load_measurements, write_whole
     from flashbench.studies import compare as study
 
     limit = parse_share("--fail-over", fail_over)
@@ -64,7 +64,12 @@ def compare(
     if json is not None and json != "-":
         check_writable(json)
     comparison = study.compare(
-        load(base), load(new), base_name=base, new_name=new, fail_over=limit, force=force
+        load_measurements(base),
+        load_measurements(new),
+        base_name=base,
+        new_name=new,
+        fail_over=limit,
+        force=force,
     )
     if json is not None and json != "-":
         write_whole(json, compare_json(comparison).encode())

@@ -53,13 +53,13 @@ def export(
     from flashbench.report.layout import statuses_line
     from flashbench.report.markdown import results_markdown
     from flashbench.results.export import FORMATS, Format
-    from flashbench.results.store import check_writable, load, write_whole
+    from flashbench.results.store import check_writable, load_measurements, write_whole
 
     formats = {**FORMATS, "markdown": Format(results_markdown, lambda row: True)}
     chosen = parse_choices("--format", format_, formats, many=False)[0]
     if output != "-":
         check_writable(output)
-    file = load(results)
+    file = load_measurements(results)
     if not file.measurements:
         raise ResultsError(f"{results} has no measurements")
     left_out = [row for row in file.measurements if not chosen.takes(row)]

@@ -16,7 +16,8 @@ EPILOG = (
 
 def report(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE", help="Results files, of any kind.", show_default=False)
+        list[str],
+        typer.Argument(metavar="FILE", help="Results files, but for those of train.", show_default=False),
     ],
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE.html", help="Where to write the page.")
@@ -30,13 +31,13 @@ def report(
     from flashbench.report.charts import require_plot_extra
     from flashbench.report.layout import counted
     from flashbench.report.units import format_bytes
-    from flashbench.results.store import check_writable, load, write_whole
+    from flashbench.results.store import check_writable, load_measurements, write_whole
 
     require_plot_extra()
     if Path(output).suffix not in (".html", ".htm"):  # a results file given by mistake is not written over
         raise ConfigError(f"--output takes a name that ends in .html, not {output!r}")
     check_writable(output)
-    results = [load(path) for path in files]
+    results = [load_measurements(path) for path in files]
     from flashbench.report.page.page import name_sources, report_page
 
     page = report_page(name_sources(files, results)).encode()

@@ -1,4 +1,4 @@
-"""A training study from its three sources: defaults, the study file over them, the options given over both."""
+"""A training study from its three sources: defaults, the study file over them, the options over both."""
 
 from __future__ import annotations
 

@@ -108,6 +108,17 @@ def load(path: str | os.PathLike[str]) -> Results:
     return decode(_read(path), name=str(path))
 
 
+def load_measurements(path: str | os.PathLike[str]) -> Results:
+    """`load` for what works on measurements. Raises ResultsError too where the file holds training steps."""
+    results = load(path)
+    if results.kind == "train":
+        raise ResultsError(
+            f'{path} holds training steps (kind "train"), and this command takes measurements of attention',
+            hint="flashbench profile --save FILE measures attention; the steps are the file's list `training`",
+        )
+    return results
+
+
 def decode(content: bytes, *, name: str) -> Results:
     """`load` for bytes; errors begin with `name`."""
     if not content.strip():

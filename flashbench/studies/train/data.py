@@ -62,8 +62,8 @@ def check_length(frame: Any, needed: int, what: str) -> None:
     longest = int(frame.groupby("unique_id").size().max())
     if longest < needed:
         raise UnsupportedError(
-            f"{what} has {longest} values a series, a window needs {needed}: ask for shorter contexts, or for "
-            "--data synthetic, which is of any length"
+            f"{what} has {longest} values a series, a window needs {needed}: ask for shorter contexts, or "
+            "for --data synthetic, which is of any length"
         )
 
 
