@@ -114,7 +114,7 @@ def load_measurements(path: str | os.PathLike[str]) -> Results:
     if results.kind == "train":
         raise ResultsError(
             f'{path} holds training steps (kind "train"), and this command takes measurements of attention',
-            hint="flashbench profile --save FILE measures attention; the steps are the file's list `training`",
+            hint="flashbench profile --save FILE measures those; the steps are the file's list `training`",
         )
     return results
 

@@ -75,7 +75,9 @@ def longest_context(rows: Sequence[TrainingStep], budget_bytes: int) -> LongestC
     peaks = np.array([peak for _, peak in known], dtype=float)
     # Relative errors count: each equation is divided by its peak.
     equations = np.stack([np.ones_like(lengths), lengths, lengths**2], axis=1) / peaks[:, np.newaxis]
-    a, b, c = nnls(equations, np.ones_like(peaks))[0]
+    # To columns of one size, for the solver stops by an absolute tolerance.
+    sizes = np.linalg.norm(equations, axis=0)
+    a, b, c = nnls(equations / sizes, np.ones_like(peaks))[0] / sizes
     room = max(0.0, budget_bytes - a)
     if c > 0:
         length = int((-b + np.sqrt(b * b + 4 * c * room)) / (2 * c))
