@@ -79,11 +79,9 @@ def longest_context(rows: Sequence[TrainingStep], budget_bytes: int) -> LongestC
     sizes = np.linalg.norm(equations, axis=0)
     a, b, c = nnls(equations / sizes, np.ones_like(peaks))[0] / sizes
     room = max(0.0, budget_bytes - a)
-    if c > 0:
-        length = int((-b + np.sqrt(b * b + 4 * c * room)) / (2 * c))
-    elif b > 0:
-        length = int(room / b)
-    else:  # the peaks do not grow
+    if not b and not c:  # the peaks do not grow
         return None
+    # Not (-b + root) / 2c, which loses every digit where c is all but 0.
+    length = int(2 * room / (b + np.sqrt(b * b + 4 * c * room))) if room else 0
     first = rows[0]
     return LongestContext(first.model, first.attention, length, [int(n) for n in lengths])
