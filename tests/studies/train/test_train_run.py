@@ -1,0 +1,95 @@
+"""Whatever happens to an arm is a row of the results, and its neighbours are measured."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import fake_steps
+import pytest
+
+from flashbench.integrations.forecasting import models
+from flashbench.results.record import Results, TrainingStep
+from flashbench.studies.train import TrainStudy, failed, run, workload
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch):
+    """Results of a study whose steps are fake, in real processes."""
+    monkeypatch.setattr(sys.modules[run.__module__], "_MODULES", ())
+    monkeypatch.setattr(workload, "FACTORY", fake_steps.FACTORY)
+    monkeypatch.setattr(models, "check_installed", lambda: None)
+
+    def measure(**settings: Any) -> Results:
+        chosen = {"models": ["patchtst"], "attentions": ["standard", "flash"], "threads": 1, "rounds": 1}
+        return run(TrainStudy(**(chosen | settings)), command=["flashbench", "train"])
+
+    return measure
+
+
+def by_place(results: Results) -> dict[tuple[int, str], TrainingStep]:
+    return {(row.context_length, row.attention): row for row in results.training}
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_failures_are_rows_and_the_rest_is_measured(measured, memory: bool) -> None:
+    lengths = [fake_steps.UNSUPPORTED, fake_steps.RAISES, fake_steps.KILLED, fake_steps.OTHER_LOSS, 96]
+    results = measured(context_lengths=lengths, memory=memory)
+    rows = by_place(results)
+    assert len(rows) == 10
+    for attention in ("standard", "flash"):
+        unsupported = rows[fake_steps.UNSUPPORTED, attention]
+        assert unsupported.status == "unsupported"
+        assert unsupported.reason == "there are 30 values, a window needs 32"
+        good = rows[96, attention]
+        assert good.status == "ok"
+        assert good.time is not None
+        assert good.parameters == 7
+        assert good.losses == [1.0, 0.9]
+        if memory:  # an array of so many doubles
+            assert good.peak_bytes == pytest.approx(96**2 * 1024, rel=0.01)
+    raising, killed = rows[fake_steps.RAISES, "flash"], rows[fake_steps.KILLED, "flash"]
+    assert raising.status == "crashed"
+    assert raising.reason == "ValueError: a model that raises"
+    assert killed.status in ("crashed", "out_of_memory")
+    assert "SIGKILL" in killed.reason
+    assert killed.time is None
+    wrong = rows[fake_steps.OTHER_LOSS, "flash"]
+    assert wrong.status == "wrong"
+    assert "loss 0.5 after 1 step, 0.9 in the arm" in wrong.reason
+    assert all(
+        rows[length, "standard"].status == "ok" for length in lengths if length != fake_steps.UNSUPPORTED
+    )
+    assert failed(results)
+    assert results.complete
+
+
+def test_what_would_not_fit_is_foretold_and_not_tried(measured) -> None:
+    """512 values take 256 MiB, so 1024 would take 1 GiB."""
+    results = measured(context_lengths=[512, 1024], memory_budget_bytes=512 * 1024**2)
+    for attention in ("standard", "flash"):
+        assert by_place(results)[512, attention].status == "ok"
+        row = by_place(results)[1024, attention]
+        assert row.status == "too_large"
+        assert row.reason == "needs some 1.0 GiB, 0.5 GiB are there: foretold, not tried"
+        assert row.time is None
+    assert not failed(results)
+
+
+def test_a_model_without_softmax_attention_is_no_process(measured) -> None:
+    """Its own code is measured all the same; a variant is another model."""
+    results = measured(models=["informer"], attentions=["flash", "original"], context_lengths=[96])
+    flash, original = results.training
+    assert (flash.status, flash.model) == ("unsupported", "Informer")
+    assert "ProbSparse instead of softmax attention; --variant full-attention" in flash.reason
+    assert original.status == "ok"
+    variant = measured(models=["informer"], context_lengths=[96], variant="full-attention")
+    assert {row.model for row in variant.training} == {"Informer (full attention)"}
+    assert {row.status for row in variant.training} == {"ok"}
+
+
+def test_arms_are_processes_of_their_own(measured) -> None:
+    results = measured(context_lengths=[96], memory=False, rounds=2)
+    assert set(results.processes) == {"standard", "flash"}
+    assert all(len(row.time.samples_ns) == 2 for row in results.training)
+    assert results.kind == "train"
