@@ -21,6 +21,7 @@ from flashbench.studies.runner import FAILURES, Interrupted, make_machine
 from flashbench.studies.session import Progress
 from flashbench.studies.train import workload
 from flashbench.studies.train.agreement import disagreement
+from flashbench.studies.train.data import load_series
 from flashbench.studies.train.row import TrainRow
 from flashbench.studies.train.study import TrainStudy
 
@@ -37,8 +38,8 @@ def run(
 ) -> Results:
     """Measure every point of the study; a point that fails is a row that says so.
 
-    Raises EngineError when the packages that the models need are missing, and Interrupted on Ctrl-C, with
-    what was measured.
+    Raises EngineError when the packages that the models need are missing, ConfigError for a bad csv file, and
+    Interrupted on Ctrl-C, with what was measured.
     """
     threads = study.threads or available_cores()
     created = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -84,6 +85,8 @@ class _Session:
         from flashbench.integrations.forecasting.models import check_installed, find_model
 
         check_installed()
+        if study.csv is not None:  # now: in a worker its errors would be those of every row
+            load_series(study.data, study.csv, series=1, length=1, seed=study.seed)
         self._study, self._on_progress, self._on_step = study, on_progress, on_step
         self.rows = []
         for point in study.points():
