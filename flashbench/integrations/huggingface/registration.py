@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
 
 from flashbench.engines import get_engine
 from flashbench.errors import EngineError
 from flashbench.integrations.huggingface.attention import attention_forward
+from flashbench.integrations.huggingface.lazy_masks import lazy_mask
 
 # In transformers a name that contains one of these means that library, with masks and checks of its own.
 _SPECIAL = {
@@ -44,6 +44,6 @@ def register(name: str = "fb_numba", *, engine: str = "flash") -> str:
         raise EngineError(f"an attention's name must be a new one in transformers, not {name!r}")
     get_engine(engine)
     AttentionInterface.register(name, functools.partial(attention_forward, engine=engine))
-    AttentionMaskInterface.register(name, eager_mask)
+    AttentionMaskInterface.register(name, lazy_mask)
     _ours.add(name)
     return name
