@@ -205,18 +205,26 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def softmax_of_own_dtype() -> Iterator[None]:
-    """Eager functions ask softmax for float32 whatever the model is in: an error of theirs in float64."""
-    original = functional.softmax
+def float64_throughout() -> Iterator[None]:
+    """Models turn to float32 for their norms, rotations and softmax, whatever dtype they are in: here float64
+    stays float64, so that a difference of 1e-15 is not rounded away, and eager is not its own error.
+    """
+    softmax, to, to_float = functional.softmax, Tensor.to, Tensor.float
 
-    def softmax(x: Tensor, dim: int | None = None, dtype: torch.dtype | None = None, **rest: Any) -> Tensor:
-        return original(x, dim=dim, dtype=x.dtype if x.dtype is torch.float64 else dtype, **rest)
+    def own_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None, **rest: Any) -> Tensor:
+        return softmax(x, dim=dim, dtype=x.dtype if x.dtype is torch.float64 else dtype, **rest)
 
-    functional.softmax = softmax
+    def own_to(x: Tensor, *args: Any, **named: Any) -> Tensor:
+        return x if args == (torch.float32,) and x.dtype is torch.float64 else to(x, *args, **named)
+
+    def own_float(x: Tensor) -> Tensor:
+        return x if x.dtype is torch.float64 else to_float(x)
+
+    functional.softmax, Tensor.to, Tensor.float = own_softmax, own_to, own_float
     try:
         yield
     finally:
-        functional.softmax = original
+        functional.softmax, Tensor.to, Tensor.float = softmax, to, to_float
 
 
 def compute(model: torch.nn.Module, attention: str, case: Case, inputs: dict[str, Any]) -> Computed:
@@ -224,7 +232,7 @@ def compute(model: torch.nn.Module, attention: str, case: Case, inputs: dict[str
     model.set_attn_implementation(attention)
     model.zero_grad()
     torch.manual_seed(1)
-    with softmax_of_own_dtype():
+    with float64_throughout():
         output = model(**inputs)
         logits = getattr(output, case.logits)
         logits = torch.stack(logits, -1) if isinstance(logits, tuple) else logits

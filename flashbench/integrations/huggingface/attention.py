@@ -27,7 +27,7 @@ def attention_forward(
     value: Tensor,
     attention_mask: Tensor | None,
     dropout: float = 0.0,
-    scaling: float | None = None,
+    scaling: float | Tensor | None = None,
     is_causal: bool | None = None,
     position_bias: Tensor | None = None,
     sliding_window: int | None = None,
@@ -44,6 +44,8 @@ def attention_forward(
     """
     if kwargs.get("output_attentions"):
         _warn_of_weights()
+    if isinstance(scaling, Tensor):  # as learned by some models
+        query, scaling = query * scaling, 1.0
     dropout = dropout if module.training else 0.0
     causal = attention_mask is None and query.shape[2] > 1 and _causal(module, is_causal)
     reason = why_not(query, key, value, None, dropout, False, None, True)
@@ -69,7 +71,7 @@ def attention_forward(
         window=pattern.window,
         softcap=softcap,
         mask=mask,
-        sinks=None if s_aux is None else s_aux.to(query.dtype),
+        sinks=None if s_aux is None else s_aux.reshape(-1).to(query.dtype),
         dropout=dropout,
         engine=engine,
     )

@@ -1,8 +1,8 @@
 """Masks that are numbers only to those who look.
 
 Transformers makes one mask for all layers, in its eager form of (batch, 1, queries, keys) numbers. The
-kernels need no more than its pattern, so a mask that is known to be a band and padding stays unwritten: at 8192
-tokens that is 256 MB less a sequence. A model that adds it to scores of its own, or slices it, gets the numbers.
+kernels need no more than its pattern, so a mask that is known to be a band and padding stays unwritten: at
+8192 tokens that is 256 MB less a sequence. A model that adds it to scores of its own gets the numbers.
 """
 
 from __future__ import annotations

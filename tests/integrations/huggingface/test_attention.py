@@ -179,6 +179,28 @@ def test_attention_weights_are_none_and_it_is_said() -> None:
         assert forward(Layer(2), q, k, v, None, output_attentions=True)[1] is None
 
 
+def test_a_model_that_is_asked_for_weights() -> None:
+    huggingface_attention._warn_of_weights.cache_clear()
+    with default_dtype(torch.float32):
+        model, inputs = CASES[0].model(), CASES[0].inputs()
+    model.set_attn_implementation(NAME)
+    with pytest.warns(UserWarning, match="output_attentions=True gives None"):
+        output = model(**inputs, output_attentions=True)
+    assert not any(output.attentions or ())
+
+
+def test_a_scale_that_is_learned() -> None:
+    q, k, v = qkv()
+    scale = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    o = forward(Layer(2), q, k, v, None, scaling=scale)[0]
+    close(o, forward(Layer(2), q, k, v, None, scaling=0.3)[0])
+    o.pow(2).sum().backward()
+    more, less = (
+        forward(Layer(2), q, k, v, None, scaling=x)[0].pow(2).sum() for x in (0.3 + 1e-6, 0.3 - 1e-6)
+    )
+    assert float(scale.grad) == pytest.approx(float(more - less) / 2e-6, rel=1e-6)
+
+
 @pytest.mark.parametrize("case", CASES[:4], ids=lambda case: case.name)
 def test_bfloat16_is_left_to_transformers(case: Any) -> None:
     with default_dtype(torch.bfloat16), torch.no_grad():

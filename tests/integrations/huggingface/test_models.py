@@ -82,6 +82,20 @@ def test_training(case: Case) -> None:
     assert stats() == (4 * case.attentions, 4 * case.attentions, {})
 
 
+@pytest.mark.parametrize("case", DECODERS, ids=lambda case: case.name)
+def test_several_documents_in_a_row(case: Case) -> None:
+    """Packed without padding: positions that begin again tell where, and documents do not see each other."""
+    with default_dtype(torch.float64):
+        model = case.model()
+        inputs = {**case.inputs(), "position_ids": torch.cat([torch.arange(8), torch.arange(11)])[None]}
+        inputs["use_cache"] = False
+        eager, ours = compute(model, "eager", case, inputs), compute(model, NAME, case, inputs)
+        assert apart(eager, ours) < 1e-12
+        first = {"input_ids": inputs["input_ids"][:, :8]}
+        alone = compute(model, NAME, case, first)
+    torch.testing.assert_close(ours.logits[:, :8], alone.logits)
+
+
 def test_gradient_checkpointing() -> None:
     case = DECODERS[0]
     with default_dtype(torch.float64):
