@@ -2,15 +2,37 @@
 
 import re
 
+import pytest
 
-def test_python_blocks_of_the_readme_run(repository):
+
+def blocks_of(repository):
     text = (repository / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-    assert blocks
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def run(blocks):
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
-    assert names["o"].shape == (2, 8, 1000, 64)
+    return names
+
+
+def test_python_blocks_of_the_readme_run(repository):
+    blocks = [block for block in blocks_of(repository) if "import torch" not in block]
+    assert blocks
+    assert run(blocks)["o"].shape == (2, 8, 1000, 64)
+
+
+def test_python_blocks_with_pytorch_run_and_print_what_they_say(repository, capsys):
+    pytest.importorskip("torch")
+    from flashbench.integrations.torch import reset_stats
+
+    reset_stats()
+    blocks = [block for block in blocks_of(repository) if "import torch" in block]
+    assert blocks
+    run(blocks)
+    printed = [text.rpartition("# ")[2] for text in "".join(blocks).splitlines() if "print(" in text]
+    assert capsys.readouterr().out.splitlines() == printed
 
 
 def test_commands_of_the_readme_exist(repository):

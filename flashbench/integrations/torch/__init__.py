@@ -10,10 +10,13 @@ from flashbench.integrations.torch.attentions import ATTENTIONS, find_attention
 from flashbench.integrations.torch.functional import attention, scaled_dot_product_attention
 from flashbench.integrations.torch.replacement import disable, enable, flashbench_attention
 from flashbench.integrations.torch.statistics import Stats, reset_stats, stats
+from flashbench.integrations.torch.thread_report import OpenMP, Threads, threads
 
 __all__ = [
     "ATTENTIONS",
+    "OpenMP",
     "Stats",
+    "Threads",
     "attention",
     "disable",
     "enable",
@@ -22,4 +25,5 @@ __all__ = [
     "reset_stats",
     "scaled_dot_product_attention",
     "stats",
+    "threads",
 ]

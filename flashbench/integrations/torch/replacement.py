@@ -10,9 +10,10 @@ from torch.nn import functional as torch_functional
 
 from flashbench.integrations.torch.attentions import find_attention
 from flashbench.integrations.torch.functional import torch_sdpa
+from flashbench.integrations.torch.thread_report import warn_of_problems
 
 _lock = threading.Lock()
-_asked: list[str] = []  # attentions by name, in order; the last one counts
+_asked: dict[object, str] = {}  # attentions by name, in order; the last one counts
 
 
 def enable(attention: str = "flash") -> None:
@@ -21,25 +22,24 @@ def enable(attention: str = "flash") -> None:
     That is what models call, `torch.nn.MultiheadAttention` too. Code that imported the function itself
     (`from torch.nn.functional import scaled_dot_product_attention`) before keeps PyTorch's.
 
+    The first call in a process warns of what `threads` finds wrong.
+
     attention: "flash", "standard", "torch-flash" or "torch-math". Raises EngineError where it is another.
     """
-    find_attention(attention)
-    with _lock:
-        _asked.append(attention)
-        _install()
+    _ask(attention)
 
 
 def disable() -> None:
     """Undo the last `enable`. Nothing happens where there was none."""
     with _lock:
         if _asked:
-            _asked.pop()
+            _asked.popitem()
         _install()
 
 
 @contextlib.contextmanager
 def flashbench_attention(attention: str = "flash") -> Iterator[None]:
-    """`enable` for a block of code, in all threads of the process.
+    """`enable` for a block of code, in all threads of the process; blocks of several threads may overlap.
 
     >>> import torch
     >>> x = torch.eye(4)[None, None]
@@ -48,12 +48,25 @@ def flashbench_attention(attention: str = "flash") -> Iterator[None]:
     >>> o[0, 0, 0]
     tensor([1., 0., 0., 0.])
     """
-    enable(attention)
+    block = _ask(attention)
     try:
         yield
     finally:
-        disable()
+        with _lock:
+            _asked.pop(block, None)
+            _install()
+
+
+def _ask(attention: str) -> object:
+    find_attention(attention)
+    warn_of_problems()
+    who = object()
+    with _lock:
+        _asked[who] = attention
+        _install()
+    return who
 
 
 def _install() -> None:
-    torch_functional.scaled_dot_product_attention = find_attention(_asked[-1]) if _asked else torch_sdpa
+    last = next(reversed(_asked.values()), None)
+    torch_functional.scaled_dot_product_attention = torch_sdpa if last is None else find_attention(last)

@@ -1,4 +1,4 @@
-"""Threads: those that our kernels take beside PyTorch's, and OpenMP runtimes that get in each other's way."""
+"""How many threads our kernels take beside PyTorch's."""
 
 from __future__ import annotations
 

@@ -51,8 +51,8 @@ def in_four_dimensions(
     if mask is not None and mask.dtype is not torch.bool:
         mask = mask.to(query.dtype)
     if query.dim() > 4:
-        if mask is not None and mask.dim() > 4:
-            mask = mask.expand(*query.shape[:-2], *mask.shape[-2:]).flatten(0, -4)
+        if mask is not None and mask.dim() > 3:
+            mask = mask.expand(*query.shape[:-3], *mask.shape[-3:]).flatten(0, -4)
         query, key, value = (x.flatten(0, -4) for x in (query, key, value))
     while query.dim() < 4:
         query, key, value = query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0)
@@ -98,20 +98,13 @@ def _shape_reason(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -
 def _mask_reason(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool) -> str | None:
     if mask is None:
         return None
-    if is_causal or not (mask.dtype is torch.bool or mask.dtype.is_floating_point):
-        return ODD
     full = (*query.shape[:-1], key.shape[-2])
-    own = mask.shape
-    fits = mask.dim() <= len(full) and all(
-        n in (1, m) for n, m in zip(reversed(own), reversed(full), strict=False)
-    )
-    if not fits:
+    if is_causal or not 2 <= mask.dim() <= len(full):
         return ODD
-    if mask.dim() == 0:
-        return "a mask of one value"
-    if mask.dtype not in (torch.bool, query.dtype, torch.float32):
-        return ODD
-    return None
+    for n, most in zip(reversed(mask.shape), reversed(full), strict=False):
+        if n not in (1, most):
+            return ODD
+    return None if mask.dtype in (torch.bool, query.dtype, torch.float32) else ODD
 
 
 def _number_reason(dropout_p: float, is_causal: bool, scale: float | None, enable_gqa: bool) -> str | None:
@@ -130,8 +123,12 @@ def _number_reason(dropout_p: float, is_causal: bool, scale: float | None, enabl
 def _mode_reason() -> str | None:
     if torch.is_autocast_enabled("cpu"):
         return "autocast, whose dtypes flashbench does not have"
-    if torch.compiler.is_compiling():
-        return None
+    reason: str | None = _transform_reason()
+    return reason
+
+
+@torch.compiler.assume_constant_result  # compilers ask while they trace, under the transforms that they see
+def _transform_reason() -> str | None:
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "transforms of torch.func"
     if forward_ad._current_level >= 0:

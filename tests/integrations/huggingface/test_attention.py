@@ -10,13 +10,13 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from huggingface_models import CASES, default_dtype  # noqa: E402
-from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: E402
-from transformers.masking_utils import sdpa_mask, sliding_window_causal_mask_function  # noqa: E402
+from huggingface_models import CASES, default_dtype
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask, sliding_window_causal_mask_function
 
-from flashbench.errors import AttentionError, EngineError, UnsupportedError  # noqa: E402
-from flashbench.integrations.huggingface import attention as huggingface_attention  # noqa: E402
-from flashbench.integrations.huggingface import register, reset_stats, stats  # noqa: E402
+from flashbench.errors import AttentionError, EngineError, UnsupportedError
+from flashbench.integrations.huggingface import attention as huggingface_attention
+from flashbench.integrations.huggingface import register, reset_stats, stats
 
 forward = huggingface_attention.attention_forward
 NAME = "fb_numba"

@@ -9,11 +9,11 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from huggingface_models import CASES, LEFT, default_dtype  # noqa: E402
-from hypothesis import given  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from test_patterns import let_through  # noqa: E402
-from transformers.masking_utils import (  # noqa: E402
+from huggingface_models import CASES, LEFT, default_dtype
+from hypothesis import given
+from hypothesis import strategies as st
+from test_patterns import let_through
+from transformers.masking_utils import (
     and_masks,
     bidirectional_mask_function,
     causal_mask_function,
@@ -25,8 +25,8 @@ from transformers.masking_utils import (  # noqa: E402
     sliding_window_overlay,
 )
 
-from flashbench.integrations.huggingface.lazy_masks import LazyMask, lazy_mask  # noqa: E402
-from flashbench.integrations.huggingface.mask_functions import Limits, limits_of  # noqa: E402
+from flashbench.integrations.huggingface.lazy_masks import LazyMask, lazy_mask
+from flashbench.integrations.huggingface.mask_functions import Limits, limits_of
 
 NAME = "fb_numba"
 

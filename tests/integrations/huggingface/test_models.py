@@ -9,9 +9,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from huggingface_models import CASES, LEFT, RIGHT, Case, Computed, compute, default_dtype  # noqa: E402
+from huggingface_models import CASES, LEFT, RIGHT, Case, Computed, compute, default_dtype
 
-from flashbench.integrations.huggingface import stats  # noqa: E402
+from flashbench.integrations.huggingface import stats
 
 NAME = "fb_numba"
 DECODERS = [case for case in CASES if case.generates]

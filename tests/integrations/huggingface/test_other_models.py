@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from huggingface_models import Case, default_dtype, float64_throughout  # noqa: E402
+from huggingface_models import Case, default_dtype, float64_throughout
 
-from flashbench.integrations.huggingface import reset_stats, stats  # noqa: E402
+from flashbench.integrations.huggingface import reset_stats, stats
 
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 TEXT = {

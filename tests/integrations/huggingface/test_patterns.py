@@ -7,9 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from hypothesis import given  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from transformers.masking_utils import (  # noqa: E402
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.masking_utils import (
     bidirectional_mask_function,
     causal_mask_function,
     eager_mask,
@@ -18,7 +18,7 @@ from transformers.masking_utils import (  # noqa: E402
     sliding_window_causal_mask_function,
 )
 
-from flashbench.integrations.huggingface.patterns import Pattern, recognise  # noqa: E402
+from flashbench.integrations.huggingface.patterns import Pattern, recognise
 
 LOWEST = torch.finfo(torch.float32).min
 

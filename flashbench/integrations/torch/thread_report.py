@@ -1,0 +1,140 @@
+"""Who takes how many threads in this process, and what of that gets in each other's way."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Any, NamedTuple
+
+import numba
+import threadpoolctl
+import torch
+
+from flashbench.integrations.torch.runtime import num_threads
+
+_SPINNING = "each keeps threads of its own, which spin on the same cores"
+_warned_in: int | None = None  # the process, by its id
+_layer_before_fork: str | None = None  # that Numba's parallel code ran on in the parent
+
+
+class OpenMP(NamedTuple):
+    """An OpenMP runtime that is loaded."""
+
+    name: str  # of its library: libgomp, libiomp, libomp
+    path: str
+    threads: int
+
+
+class Threads(NamedTuple):
+    """What `threads` found. `print` shows it a line each."""
+
+    torch: int  # of PyTorch's operators: torch.set_num_threads, $OMP_NUM_THREADS
+    flashbench: int  # of a call of flashbench: as many, but no more than there are cores
+    omp_num_threads: str | None  # as in the environment
+    numba_num_threads: str | None
+    openmp: tuple[OpenMP, ...]
+    numba_layer: str | None  # what Numba's own parallel code runs on here, if it ran: omp, tbb, workqueue
+    problems: tuple[str, ...]  # a line each, with what to do
+
+    def __str__(self) -> str:
+        runtimes = [f"{x.name}, {x.threads} threads, {x.path}" for x in self.openmp]
+        rows = [
+            ("PyTorch", f"{self.torch} threads"),
+            ("flashbench", f"{self.flashbench} threads"),
+            ("OMP_NUM_THREADS", self.omp_num_threads or "not set"),
+            ("NUMBA_NUM_THREADS", self.numba_num_threads or "not set"),
+            *(("OpenMP", runtime) for runtime in runtimes or ["not loaded"]),
+            ("Numba's own layer", self.numba_layer or "not launched"),
+            *(("problem", problem) for problem in self.problems),
+        ]
+        return "\n".join(f"{name:<18} {value}" for name, value in rows)
+
+
+def threads() -> Threads:
+    """The threads of this process as they are now: settings, OpenMP runtimes, and what is wrong with them.
+
+    flashbench's kernels have a pool of their own, which sleeps between calls and is made anew after a fork.
+    PyTorch's is OpenMP's, and so may be that of Numba's parallel code, if a program has any.
+    """
+    found = Threads(
+        torch.get_num_threads(),
+        num_threads(),
+        os.environ.get("OMP_NUM_THREADS"),
+        os.environ.get("NUMBA_NUM_THREADS"),
+        _openmp(),
+        _numba_layer(),
+        (),
+    )
+    return found._replace(problems=tuple(_problems(found)))
+
+
+def warn_of_problems() -> None:
+    """A warning for each problem, once in a process."""
+    global _warned_in
+    if _warned_in == os.getpid():
+        return
+    _warned_in = os.getpid()
+    for problem in threads().problems:
+        warnings.warn(problem, stacklevel=4)
+
+
+def _openmp() -> tuple[OpenMP, ...]:
+    infos: list[dict[str, Any]] = threadpoolctl.threadpool_info()
+    return tuple(
+        OpenMP(info["prefix"], info["filepath"], info["num_threads"])
+        for info in infos
+        if info["user_api"] == "openmp"
+    )
+
+
+def _numba_layer() -> str | None:
+    try:
+        layer: str = numba.threading_layer()
+    except ValueError:  # not launched
+        return None
+    return layer
+
+
+def _problems(found: Threads) -> list[str]:
+    problems = []
+    if len(found.openmp) > 1:
+        paths = " and ".join(runtime.path for runtime in found.openmp)
+        problems.append(
+            f"{len(found.openmp)} OpenMP runtimes in one process, {paths}: {_SPINNING}; install the packages "
+            "that bring them from one source, or set OMP_WAIT_POLICY=passive"
+        )
+    if found.flashbench < found.torch:
+        problems.append(
+            f"PyTorch takes {found.torch} threads and flashbench {found.flashbench}, which is what "
+            f"{_limit(found)} allows: torch.set_num_threads({found.flashbench}), or set OMP_NUM_THREADS and "
+            "NUMBA_NUM_THREADS alike"
+        )
+    if _layer_before_fork == "omp":
+        problems.append(
+            "this process was forked after Numba's parallel code had run on OpenMP, and must not run such "
+            "code: Numba would end it; start processes by 'spawn', or set NUMBA_THREADING_LAYER=workqueue "
+            "(flashbench's own kernels work here)"
+        )
+    elif found.numba_layer == "omp" and sys.platform == "linux":
+        problems.append(
+            "Numba's parallel code has run on OpenMP here, and must not run in a process forked from now on: "
+            "Numba would end it; start processes by 'spawn', or set NUMBA_THREADING_LAYER=workqueue "
+            "(flashbench's own kernels work after a fork)"
+        )
+    return problems
+
+
+def _limit(found: Threads) -> str:
+    if found.numba_num_threads == str(found.flashbench):
+        return f"NUMBA_NUM_THREADS={found.numba_num_threads}"
+    return "the number of cores of this process"
+
+
+def _note_fork() -> None:
+    global _layer_before_fork
+    _layer_before_fork = _layer_before_fork or _numba_layer()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
