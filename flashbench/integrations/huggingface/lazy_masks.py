@@ -69,6 +69,9 @@ class LazyMask(Tensor):
     def __repr__(self) -> str:
         return f"LazyMask({self.whole()!r})"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        return self.whole().clone()
+
     def __tensor_flatten__(self) -> tuple[list[str], Any]:
         return ["seen"], self.rule
 
@@ -123,7 +126,7 @@ def lazy_mask(
 def _seen(attention_mask: Tensor | None, batch: int, keys: int, first: int) -> Tensor:
     """(batch, keys) of those that are no padding; what the padding mask does not reach is hidden."""
     if attention_mask is None:
-        return torch.ones(1, keys, dtype=torch.bool).expand(batch, -1)
+        return torch.ones(1, keys, dtype=torch.bool, device="cpu").expand(batch, -1)
     missing = max(0, first + keys - attention_mask.shape[1])
     return functional.pad(attention_mask.bool(), (0, missing))[:, first : first + keys]
 

@@ -11,12 +11,22 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from huggingface_models import CASES, default_dtype
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask, sliding_window_causal_mask_function
+from transformers.masking_utils import (
+    bidirectional_mask_function,
+    causal_mask_function,
+    eager_mask,
+    sdpa_mask,
+    sliding_window_bidirectional_mask_function,
+    sliding_window_causal_mask_function,
+)
 
 from flashbench.errors import AttentionError, EngineError, UnsupportedError
 from flashbench.integrations.huggingface import attention as huggingface_attention
 from flashbench.integrations.huggingface import register, reset_stats, stats
+from flashbench.integrations.huggingface.lazy_masks import lazy_mask
 
 forward = huggingface_attention.attention_forward
 NAME = "fb_numba"
@@ -129,6 +139,57 @@ def test_shapes_of_masks() -> None:
         close(forward(Layer(2), q, k, v, own)[0], sdpa_attention_forward(Layer(2), q, k, v, own)[0])
     with pytest.raises(AttentionError, match="must broadcast"):
         forward(Layer(2), q, k, v, torch.ones(6, 5, dtype=torch.bool))
+
+
+@given(
+    queries=st.integers(1, 70),
+    keys=st.integers(1, 90),
+    offset=st.integers(0, 20),
+    window=st.integers(1, 40),
+    kind=st.sampled_from(["causal", "window", "around", "all"]),
+    groups=st.sampled_from([1, 2, 4]),
+    padding=st.sampled_from(["none", "left", "right", "holes"]),
+    form=st.sampled_from(["bool", "added", "lazy"]),
+)
+def test_masks_of_all_kinds(queries, keys, offset, window, kind, groups, padding, form) -> None:
+    """Against PyTorch's function with the mask in full; a row that sees nothing is 0 there too."""
+    torch.manual_seed(queries * keys)
+    q, k, v = qkv(queries, keys, 4 // groups)
+    place = torch.arange(keys)
+    seen = {
+        "none": None,
+        "left": torch.stack([place >= keys // 3, place >= 0]),
+        "right": torch.stack([place < 1 + keys // 2, place >= 0]),
+        "holes": torch.rand(2, keys) < 0.7,
+    }[padding]
+    function = {
+        "causal": causal_mask_function,
+        "window": sliding_window_causal_mask_function(window),
+        "around": sliding_window_bidirectional_mask_function(window),
+        "all": bidirectional_mask_function,
+    }[kind]
+    of = {
+        "batch_size": 2, "q_length": queries, "kv_length": keys, "q_offset": offset,
+        "mask_function": function, "attention_mask": seen,
+    }  # fmt: skip
+    true = sdpa_mask(**of, allow_is_causal_skip=False)
+    mask = {"bool": lambda **_: true, "added": eager_mask, "lazy": lazy_mask}[form](**of, dtype=torch.float64)
+    inputs = [[x.clone().requires_grad_() for x in (q, k, v)] for _ in range(2)]
+    outputs = [
+        forward(Layer(groups), *inputs[0], mask)[0],
+        sdpa_attention_forward(Layer(groups), *inputs[1], true)[0],
+    ]
+    close(*outputs)
+    for o in outputs:
+        (o * torch.linspace(-1, 1, o.numel(), dtype=torch.float64).view(o.shape)).sum().backward()
+    for a, b in zip(*inputs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-10)
+
+
+def test_other_devices_are_left_to_transformers() -> None:
+    q, k, v = (x.to("meta") for x in qkv())
+    with pytest.warns(UserWarning, match="tensors on meta"):
+        assert forward(Layer(2), q, k, v, None)[0].shape == (2, 6, 4, 8)
 
 
 def test_a_mask_is_looked_at_once_and_again_when_it_changes(monkeypatch: Any) -> None:

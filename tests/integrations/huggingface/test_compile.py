@@ -41,3 +41,22 @@ def test_compiled_model(case: Case, padded: bool) -> None:
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-5)
     assert stats() == (2 * case.attentions, 2 * case.attentions, {})
+
+
+def test_compiled_decoding() -> None:
+    torch.compiler.reset()
+    with default_dtype(torch.float32):
+        case = CASES[1]
+        model, inputs = case.model(), case.inputs()
+    tokens = []
+    for attention in ("eager", NAME):
+        model.set_attn_implementation(attention)
+        if attention == NAME:
+            model.forward = torch.compile(model.forward, backend="aot_eager")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of its own tracing
+            tokens.append(
+                model.generate(**inputs, max_new_tokens=6, do_sample=False, cache_implementation="static")
+            )
+    assert torch.equal(*tokens)
+    assert stats() == (6 * case.attentions, 0, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -126,13 +127,28 @@ def test_what_is_written_to_them_counts(write: str) -> None:
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
 
 
-def test_they_can_be_shown_copied_and_saved(tmp_path: Any) -> None:
-    mask = unwritten()
+def test_they_can_be_shown_and_copied() -> None:
+    mask, eager = unwritten(), eager_mask(2, 19, 19, attention_mask=LEFT.bool())
     assert repr(mask).startswith("LazyMask(tensor(")
-    plain = mask.clone()
-    assert type(plain) is torch.Tensor
-    assert torch.equal(plain, eager_mask(2, 19, 19, attention_mask=LEFT.bool()))
-    assert torch.equal(torch.cat([mask, mask]), torch.cat([plain, plain]))
+    for plain in (mask.clone(), copy.deepcopy(mask), mask[:], mask.to(torch.float64)):
+        assert type(plain) is torch.Tensor
+        assert torch.equal(plain, eager.to(plain.dtype))
+    assert torch.equal(torch.cat([mask, mask]), torch.cat([eager, eager]))
+
+
+def test_without_versions() -> None:
+    """Tensors of inference_mode do not tell whether they have changed."""
+    with default_dtype(torch.float64):
+        model, inputs = CASES[1].model(), CASES[1].inputs()
+    model.set_attn_implementation(NAME)
+    with torch.no_grad():
+        expected = model(**inputs, attention_mask=LEFT).logits
+    with torch.inference_mode():
+        assert torch.equal(model(**inputs, attention_mask=LEFT).logits, expected)
+        whole = eager_mask(2, 19, 19, dtype=torch.float64)
+        first = model(**inputs, attention_mask=whole).logits
+        whole[..., 9:, 0] = torch.finfo(torch.float64).min
+        assert not torch.allclose(model(**inputs, attention_mask=whole).logits, first)
 
 
 def test_layers_that_are_compiled_alone() -> None:
