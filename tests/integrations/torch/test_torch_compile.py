@@ -26,6 +26,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWar
 BACKENDS = pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What earlier sessions compiled, of other sources, must not be found; what this one does, must."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _from_nought() -> Iterator[None]:
     torch._dynamo.reset()
