@@ -49,7 +49,7 @@ def attention(
         dropout_seed = torch.randint(2**63 - 1, ())
     options = Options(
         mask, alibi_slopes, sinks, key_lengths, dropout_seed,
-        engine, softmax_scale, causal, causal_alignment, *window, softcap, dropout, block_q, block_k,
+        engine, softmax_scale, causal, causal_alignment, *window, softcap, block_q, block_k, dropout,
     )  # fmt: skip
     return eager.attention(laid_out(q), laid_out(k), laid_out(v), options)
 
