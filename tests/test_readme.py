@@ -18,7 +18,7 @@ def run(blocks):
 
 
 def test_python_blocks_of_the_readme_run(repository):
-    blocks = [block for block in blocks_of(repository) if "import torch" not in block]
+    blocks = [block for block in blocks_of(repository) if not re.search("import torch|neuralforecast", block)]
     assert blocks
     assert run(blocks)["o"].shape == (2, 8, 1000, 64)
 
@@ -33,6 +33,15 @@ def test_python_blocks_with_pytorch_run_and_print_what_they_say(repository, caps
     run(blocks)
     printed = [text.rpartition("# ")[2] for text in "".join(blocks).splitlines() if "print(" in text]
     assert capsys.readouterr().out.splitlines() == printed
+
+
+def test_python_blocks_with_forecasting_models_run(repository):
+    pytest.importorskip("neuralforecast")
+    (block,) = [block for block in blocks_of(repository) if "neuralforecast" in block]
+    assert [repr(run([block])[name]) for name in ("model", "other")] == [
+        "PatchTST",
+        "Informer (full attention)",
+    ]
 
 
 def test_commands_of_the_readme_exist(repository):

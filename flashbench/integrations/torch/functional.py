@@ -34,6 +34,8 @@ def attention(
     dropout: float = 0.0,
     dropout_seed: Tensor | None = None,
     engine: str = "flash",
+    block_q: int | None = None,
+    block_k: int | None = None,
 ) -> Tensor:
     """`flashbench.attention` on CPU tensors, differentiable by q, k, v, a float mask and sinks.
 
@@ -47,7 +49,7 @@ def attention(
         dropout_seed = _new_seed()
     options = Options(
         mask, alibi_slopes, sinks, key_lengths, dropout_seed,
-        engine, softmax_scale, causal, causal_alignment, *window, softcap, dropout,
+        engine, softmax_scale, causal, causal_alignment, *window, softcap, block_q, block_k, dropout,
     )  # fmt: skip
     return eager.attention(laid_out(q), laid_out(k), laid_out(v), options)
 
@@ -63,13 +65,16 @@ def scaled_dot_product_attention(
     enable_gqa: bool = False,
     *,
     engine: str = "flash",
+    block_q: int | None = None,
+    block_k: int | None = None,
 ) -> Tensor:
     """`torch.nn.functional.scaled_dot_product_attention`, computed by flashbench.
 
     The same arguments, shapes and meaning: is_causal aligns top-left, attn_mask is bool (True = may attend)
     or of query's dtype (added to the scores), enable_gqa lets query heads share key heads, dropout_p applies
     whether or not a model is training. What flashbench does not compute goes to PyTorch's function, with a
-    warning for each reason, once, and is counted in `stats()`. engine: another of flashbench's engines.
+    warning for each reason, once, and is counted in `stats()`. engine: another of flashbench's engines;
+    block_q, block_k: its tiles, as `flashbench.attention` has them.
     """
     reason = why_not(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     if reason is not None:
@@ -81,8 +86,9 @@ def scaled_dot_product_attention(
     q, k, v, mask = in_four_dimensions(query, key, value, attn_mask)
     seed = _new_seed() if dropout_p else None
     options = Options(
-        mask, None, None, None, seed, engine, scale, is_causal, "top-left", None, None, None, dropout_p
-    )
+        mask, None, None, None, seed,
+        engine, scale, is_causal, "top-left", None, None, None, block_q, block_k, dropout_p,
+    )  # fmt: skip
     o = eager.attention(laid_out(q), laid_out(k), laid_out(v), options)
     return o if query.dim() == 4 else o.reshape(*query.shape[:-1], value.shape[-1])
 

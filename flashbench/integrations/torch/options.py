@@ -22,7 +22,9 @@ class Options(NamedTuple):
     window_left: int | None = None
     window_right: int | None = None
     softcap: float | None = None
-    dropout: float = 0.0
+    block_q: int | None = None
+    block_k: int | None = None
+    dropout: float = 0.0  # last: compilers drop the None at an operator's end
 
     @property
     def keeps_p(self) -> bool:
@@ -45,6 +47,8 @@ SCHEMA = ", ".join(
         "SymInt? window_left",
         "SymInt? window_right",
         "float? softcap",
+        "SymInt? block_q",
+        "SymInt? block_k",
         "float dropout",
     )
 )
