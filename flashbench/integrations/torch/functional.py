@@ -34,6 +34,8 @@ def attention(
     dropout: float = 0.0,
     dropout_seed: Tensor | None = None,
     engine: str = "flash",
+    block_q: int | None = None,
+    block_k: int | None = None,
 ) -> Tensor:
     """`flashbench.attention` on CPU tensors, differentiable by q, k, v, a float mask and sinks.
 
@@ -47,7 +49,7 @@ def attention(
         dropout_seed = torch.randint(2**63 - 1, ())
     options = Options(
         mask, alibi_slopes, sinks, key_lengths, dropout_seed,
-        engine, softmax_scale, causal, causal_alignment, *window, softcap, dropout,
+        engine, softmax_scale, causal, causal_alignment, *window, softcap, dropout, block_q, block_k,
     )  # fmt: skip
     return eager.attention(laid_out(q), laid_out(k), laid_out(v), options)
 
@@ -63,13 +65,16 @@ def scaled_dot_product_attention(
     enable_gqa: bool = False,
     *,
     engine: str = "flash",
+    block_q: int | None = None,
+    block_k: int | None = None,
 ) -> Tensor:
     """`torch.nn.functional.scaled_dot_product_attention`, computed by flashbench.
 
     The same arguments, shapes and meaning: is_causal aligns top-left, attn_mask is bool (True = may attend)
     or of query's dtype (added to the scores), enable_gqa lets query heads share key heads, dropout_p applies
     whether or not a model is training. What flashbench does not compute goes to PyTorch's function, with a
-    warning for each reason, once, and is counted in `stats()`. engine: another of flashbench's engines.
+    warning for each reason, once, and is counted in `stats()`. engine: another of flashbench's engines;
+    block_q, block_k: its tiles, as `flashbench.attention` has them.
     """
     reason = why_not(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     if reason is not None:
@@ -89,5 +94,7 @@ def scaled_dot_product_attention(
         mask=mask,
         dropout=dropout_p,
         engine=engine,
+        block_q=block_q,
+        block_k=block_k,
     )
     return o if query.dim() == 4 else o.reshape(*query.shape[:-1], value.shape[-1])

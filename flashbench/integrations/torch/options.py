@@ -23,6 +23,8 @@ class Options(NamedTuple):
     window_right: int | None = None
     softcap: float | None = None
     dropout: float = 0.0
+    block_q: int | None = None
+    block_k: int | None = None
 
     @property
     def keeps_p(self) -> bool:
@@ -46,5 +48,7 @@ SCHEMA = ", ".join(
         "SymInt? window_right",
         "float? softcap",
         "float dropout",
+        "SymInt? block_q",
+        "SymInt? block_k",
     )
 )

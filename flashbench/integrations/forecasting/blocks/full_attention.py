@@ -1,0 +1,46 @@
+"""The softmax attention that iTransformer and others of neuralforecast's transformers share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from neuralforecast.common import _modules
+from torch import Tensor
+
+from flashbench.integrations.forecasting.blocks.replacement import Replacement
+from flashbench.integrations.forecasting.choice import Choice
+
+
+class FullAttention(Replacement, _modules.FullAttention):
+    """(batch, length, heads, head_dim) in and out. Who asks for its probabilities gets the original."""
+
+    original = _modules.FullAttention
+    original_forward = _modules.FullAttention.forward
+
+    @classmethod
+    def compute(
+        cls,
+        module: Any,
+        choice: Choice,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        attn_mask: Any,
+        tau: Any = None,
+        delta: Any = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        if module.output_attention:
+            result: tuple[Tensor, Tensor] = cls.original_forward(
+                module, queries, keys, values, attn_mask, tau, delta
+            )
+            return result
+        o = choice(
+            queries.transpose(1, 2),
+            keys.transpose(1, 2),
+            values.transpose(1, 2),
+            attn_mask=attn_mask.mask[:, 0] if module.mask_flag and attn_mask else None,
+            dropout_p=module.dropout.p if module.training else 0.0,
+            scale=module.scale or 1.0 / math.sqrt(queries.shape[-1]),
+        )
+        return o.transpose(1, 2).contiguous(), None

@@ -1,0 +1,34 @@
+"""What the replaced blocks have in common: one function that serves an instance and a whole class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from flashbench.integrations.forecasting.choice import Choice
+
+
+class Replacement:
+    """Base of a subclass of `original` without parameters of its own: `module.__class__ = ...` makes one."""
+
+    original: ClassVar[type[Any]]
+    original_forward: ClassVar[Callable[..., Any]]  # as it was before anybody put another in its place
+    instead_of: ClassVar[str | None] = None  # what the original has where it is not softmax attention
+    choice: Choice
+
+    @classmethod
+    def compute(cls, module: Any, choice: Choice, *arguments: Any, **named: Any) -> Any:
+        """What `original.forward` returns for a module, with the attention chosen."""
+        raise NotImplementedError
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        return self.compute(self, self.choice, *arguments, **named)
+
+    @classmethod
+    def forward_with(cls, choice: Choice) -> Callable[..., Any]:
+        """A forward for the original class itself."""
+
+        def forward(module: Any, *arguments: Any, **named: Any) -> Any:
+            return cls.compute(module, choice, *arguments, **named)
+
+        return forward

@@ -1,0 +1,45 @@
+"""Attention's probabilities, for those who look at them: computed when they are, not before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class AttentionWeights:
+    """Stands for the tensor softmax(scale q k^T + bias) of (batch, heads, queries, keys), without dropout.
+
+    Any attribute of a tensor is that of the tensor, which is computed for it. q and k are detached.
+    """
+
+    def __init__(
+        self, q: Tensor, k: Tensor, scale: float | Tensor, *, causal: bool = False, mask: Tensor | None = None
+    ) -> None:
+        self._q, self._k = q.detach(), k.detach()
+        self._scale = scale.detach() if isinstance(scale, Tensor) else scale
+        self._causal = causal
+        self._mask = None if mask is None else mask.detach()
+
+    def tensor(self) -> Tensor:
+        """The probabilities."""
+        scores = torch.matmul(self._q, self._k.transpose(-2, -1)) * self._scale
+        if self._causal:
+            hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+            scores.masked_fill_(hidden, float("-inf"))
+        if self._mask is not None and self._mask.dtype is torch.bool:
+            scores.masked_fill_(~self._mask, float("-inf"))
+        elif self._mask is not None:
+            scores += self._mask
+        return torch.softmax(scores, dim=-1)
+
+    def size(self, *dim: int) -> Any:
+        """As of the tensor, without computing it."""
+        shape = (*self._q.shape[:-1], self._k.shape[-2])
+        return torch.Size(shape) if not dim else shape[dim[0]]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # also while a copy of this has no fields yet
+            raise AttributeError(name)
+        return getattr(self.tensor(), name)

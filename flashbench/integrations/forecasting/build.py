@@ -1,0 +1,73 @@
+"""Any of the six models from one call or one `ModelConfig`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from flashbench.errors import AttentionError
+from flashbench.integrations.forecasting.choice import ORIGINAL, Choice
+from flashbench.integrations.forecasting.models import ForecastingModel, find_model
+from flashbench.integrations.forecasting.swapping import swap_modules
+from flashbench.modules import ModelConfig
+
+_DROPOUTS = ("dropout", "attn_dropout", "fc_dropout", "head_dropout")
+
+
+def build_model(
+    key: str,
+    config: ModelConfig | None = None,
+    *,
+    h: int,
+    input_size: int,
+    attention: str | None = None,
+    variant: str | None = None,
+    n_series: int | None = None,
+    dropout: float | None = None,
+    **settings: Any,
+) -> Any:
+    """A model of neuralforecast whose attention is the one asked for; parameters are those it always has.
+
+    key: one of `MODELS`. attention: "flash" (also where it is None), "standard", "torch-flash", "torch-math",
+    or "original", which is neuralforecast's own. variant: "full-attention" for Informer, Autoformer and
+    FEDformer, whose own block is not softmax attention; the model is then called "Informer (full attention)".
+    n_series: for iTransformer, and ignored by others. dropout: for every dropout that the model has, that of
+    its attention too; None leaves neuralforecast's defaults. settings: go to the model's class.
+
+    config says the attention instead: flash or standard, and the size of flash attention's tiles. Which keys a
+    query sees belongs to the model: flash_causal=True is refused for all but TFT, which is causal either way.
+
+    Raises UnsupportedError where the model has no softmax attention and no variant is asked for.
+    """
+    model = find_model(key)
+    choice = _choice(model, config, attention)
+    model.check(choice.attention, variant)
+    cls = model.cls()
+    if model.multivariate:
+        if n_series is None:
+            raise AttentionError(f"n_series must say how many series {model.name} is for, not be None")
+        settings["n_series"] = n_series
+    if dropout is not None:
+        settings |= {name: dropout for name in _DROPOUTS if name in _parameters(cls)}
+    built = cls(h=h, input_size=input_size, **settings)
+    return built if choice.attention == ORIGINAL else swap_modules(built, choice, variant)
+
+
+def _choice(model: ForecastingModel, config: ModelConfig | None, attention: str | None) -> Choice:
+    if config is None:
+        return Choice("flash" if attention is None else attention)
+    if attention is not None:
+        raise AttentionError(f"attention ({attention!r}) and config both say which attention; give one")
+    if config.flash_causal and model.key != "tft":
+        raise AttentionError(
+            f"flash_causal must be False for {model.name}, whose queries see later keys: "
+            "with True it would be another model"
+        )
+    if config.use_flash_attention:
+        return Choice("flash", config.flash_block_size)
+    return Choice("standard")
+
+
+def _parameters(cls: type[Any]) -> set[str]:
+
+    return set(inspect.signature(cls.__init__).parameters)

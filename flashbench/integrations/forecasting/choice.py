@@ -1,0 +1,45 @@
+"""Which attention computes a layer, as data that a module can carry through copies and pickles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flashbench.arguments import as_count
+from flashbench.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ORIGINAL = "original"  # what neuralforecast itself computes
+VARIANT = "full-attention"  # softmax attention in the place of a block that is something else
+OURS = ("flash", "standard")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Called like torch.nn.functional.scaled_dot_product_attention."""
+
+    attention: str = "flash"
+    block_size: int | None = None  # of flash attention's tiles; None: chosen for each problem
+
+    def __post_init__(self) -> None:
+        as_count("block_size", self.block_size)
+        if self.attention != ORIGINAL:
+            from flashbench.integrations.torch import find_attention
+
+            find_attention(self.attention)
+        if self.block_size is not None and self.attention != "flash":
+            raise UnsupportedError(f"block_size is for attention 'flash', not for {self.attention!r}")
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether flashbench computes it, within its limits."""
+        return self.attention in OURS
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        from flashbench.integrations.torch import find_attention
+
+        if self.block_size is not None:
+            options |= {"block_q": self.block_size, "block_k": self.block_size}
+        return find_attention(self.attention)(q, k, v, **options)

@@ -1,0 +1,109 @@
+"""The six models, and what each computes in attention's place as neuralforecast ships it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any
+
+from flashbench.errors import AttentionError, EngineError, UnsupportedError
+from flashbench.integrations.forecasting.choice import ORIGINAL, VARIANT
+
+
+@dataclass(frozen=True)
+class ForecastingModel:
+    """One of neuralforecast's transformers."""
+
+    key: str
+    name: str  # of its class
+    own_attention: str | None = None  # what it has instead of softmax attention
+    multivariate: bool = False  # all series are one input, so their number is part of the model
+
+    @property
+    def exact(self) -> bool:
+        """Whether its attention is exact softmax attention as it is shipped."""
+        return self.own_attention is None
+
+    def cls(self) -> type[Any]:
+        """The class itself. Raises EngineError without neuralforecast."""
+        found: type[Any] = getattr(load("neuralforecast.models"), self.name)
+        return found
+
+    def label(self, variant: str | None = None) -> str:
+        """What results are called: a variant is another model than the one it is made from."""
+        return self.name if variant is None else labelled(self.name)
+
+    def check(self, attention: str, variant: str | None) -> None:
+        """Raises UnsupportedError where this model has nothing that the attention could compute."""
+        check_variant(variant)
+        if variant is not None and self.exact:
+            raise UnsupportedError(
+                f"{self.name} has softmax attention as it is; variant={VARIANT!r} is for "
+                + ", ".join(m.name for m in MODELS.values() if not m.exact)
+            )
+        if variant is not None and attention == ORIGINAL:
+            raise UnsupportedError(f"attention={ORIGINAL!r} is {self.name} as shipped, without a variant")
+        if variant is None and not self.exact and attention != ORIGINAL:
+            raise UnsupportedError(
+                f"{self.name} has {self.own_attention} instead of softmax attention",
+                hint=ABLATION,
+            )
+
+
+# How to have softmax attention all the same.
+ABLATION = f"variant={VARIANT!r} is the ablation with softmax attention in its place: another model"
+
+MODELS = MappingProxyType(
+    {
+        model.key: model
+        for model in (
+            ForecastingModel("tft", "TFT"),
+            ForecastingModel("informer", "Informer", "ProbSparse"),
+            ForecastingModel("autoformer", "Autoformer", "auto-correlation"),
+            ForecastingModel("fedformer", "FEDformer", "Fourier block"),
+            ForecastingModel("patchtst", "PatchTST"),
+            ForecastingModel("itransformer", "iTransformer", multivariate=True),
+        )
+    }
+)
+
+
+def find_model(key: str) -> ForecastingModel:
+    """The model of that key. Raises AttentionError, naming the known ones."""
+    try:
+        return MODELS[key]
+    except KeyError:
+        raise AttentionError(f"model must be one of {', '.join(MODELS)}, not {key!r}") from None
+
+
+def check_variant(variant: str | None) -> None:
+    if variant not in (None, VARIANT):
+        raise AttentionError(f"variant must be None or {VARIANT!r}, not {variant!r}")
+
+
+def labelled(name: str) -> str:
+    """The name of the variant with full attention."""
+    return name + _SUFFIX
+
+
+def unlabelled(name: str) -> str:
+    """The name without what `labelled` added."""
+    return name.removesuffix(_SUFFIX)
+
+
+def load(module: str) -> Any:
+    """A module that needs the extra `models`, imported. Raises EngineError where it is not installed."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("neuralforecast", "torch"):
+            raise
+        raise EngineError(
+            f"forecasting models need {missing}, which is not installed",
+            hint="pip install 'flashbench[models]'",
+        ) from None
+
+
+_SUFFIX = " (full attention)"
