@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,3 +51,32 @@ def tuned_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def repository() -> Path:
     """The checkout that the tests run in."""
     return Path(__file__).parent.parent
+
+
+# In CI every extra is installed: a test that is skipped for want of a package says that .ci/run forgot one.
+_WANTS_PACKAGE = re.compile(r"could not import|not installed|needs the extra|the rest of its Python needs")
+_unwanted_skips: list[str] = []
+
+
+def _note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple) and _WANTS_PACKAGE.search(report.longrepr[2]):
+        _unwanted_skips.append(f"{report.nodeid}: {report.longrepr[2]}")
+
+
+pytest_runtest_logreport = pytest_collectreport = _note_skip
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (
+        _unwanted_skips
+        and os.environ.get("FLASHBENCH_TEST_EXTRAS") == "all"
+        and not hasattr(session.config, "workerinput")
+    ):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _unwanted_skips and os.environ.get("FLASHBENCH_TEST_EXTRAS") == "all":
+        terminalreporter.section("FLASHBENCH_TEST_EXTRAS=all, yet skipped for want of a package", red=True)
+        for line in _unwanted_skips:
+            terminalreporter.line(line)
