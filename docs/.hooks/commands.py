@@ -17,6 +17,10 @@ def commands_page() -> str:
     command = get_command(make_app(for_command=True))
     context = typer.Context(command, info_name="flashbench")
     text = get_docs_for_click(obj=command, ctx=context, name="flashbench", title="Commands")
+    for name, part in command.commands.items():  # Typer's own list is cut to the width of a terminal
+        text = re.sub(
+            rf"^\* `{name}`: .*$", f"* `{name}`: {part.get_short_help_str(limit=300)}", text, flags=re.M
+        )
     text = text.replace("```console\n$ ", "```\n")
     # Examples are lines of their own in a terminal; in Markdown that takes a block.
     return re.sub(

@@ -2,7 +2,7 @@
 
 - python: run; the blocks of a page share their names. A line `print(...)  # text` must print that text.
 - sh: each `flashbench ...` runs in the page's own directory, which holds the repository's configs/ and
-  results/. Below `<!-- only parsed: REASON -->` commands are read as the command line reads them, and not run.
+  results/. Below `<!-- only parsed: REASON -->` they are read as the command line reads them, not run.
 - toml: a study file, if it says of which kind. json, yaml: are that.
 """
 

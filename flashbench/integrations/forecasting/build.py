@@ -34,8 +34,8 @@ def build_model(
     n_series: for iTransformer, and ignored by others. dropout: for every dropout that the model has, that of
     its attention too; None leaves neuralforecast's defaults. settings: go to the model's class.
 
-    config says the attention instead: flash or standard, and the size of flash attention's tiles. Which keys a
-    query sees belongs to the model: flash_causal=True is refused for all but TFT, which is causal either way.
+    config says the attention instead: flash or standard, and the size of flash attention's tiles. Which keys
+    a query sees belongs to the model: flash_causal=True is refused for all but TFT, which is causal either way.
 
     Raises UnsupportedError where the model has no softmax attention and no variant is asked for.
     """
