@@ -212,12 +212,11 @@ FALLBACKS: dict[str, tuple[Callable[..., Any], str]] = {
 }
 
 
-@BACKENDS
 @pytest.mark.parametrize("name", FALLBACKS)
-def test_fallbacks_do_not_break_the_graph(backend: str, name: str) -> None:
+def test_fallbacks_do_not_break_the_graph(name: str) -> None:
     call, reason = FALLBACKS[name]
     leaves = [x.detach() for x in qkv()]
-    function = compiled(lambda q, k, v: call(scaled_dot_product_attention, q, k, v), backend)
+    function = compiled(lambda q, k, v: call(scaled_dot_product_attention, q, k, v))
     with pytest.warns(UserWarning, match=reason):
         actual = function(*leaves)
     with warnings.catch_warnings():
@@ -229,22 +228,20 @@ def test_fallbacks_do_not_break_the_graph(backend: str, name: str) -> None:
     assert counted[1] == 1  # when it was traced
 
 
-@BACKENDS
-def test_autocast_falls_back(backend: str) -> None:
+def test_autocast_falls_back() -> None:
     def call(q: Any, k: Any, v: Any) -> Any:
         with torch.autocast("cpu", torch.bfloat16):
             return scaled_dot_product_attention(q, k, v)
 
     leaves = [x.detach().float() for x in qkv()]
     with pytest.warns(UserWarning, match="autocast"):
-        actual = compiled(call, backend)(*leaves)
+        actual = compiled(call)(*leaves)
     assert actual.dtype is torch.bfloat16
 
 
-@BACKENDS
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # of PyTorch's own function under vmap
 @pytest.mark.parametrize("transform", ["vmap", "grad"])
-def test_transforms_of_torch_func_fall_back(backend: str, transform: str) -> None:
+def test_transforms_of_torch_func_fall_back(transform: str) -> None:
     leaves = [normal(3, 2, 2, 5, 4, seed=seed) for seed in range(3)]
 
     def transformed(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -253,7 +250,7 @@ def test_transforms_of_torch_func_fall_back(backend: str, transform: str) -> Non
         return torch.func.grad(lambda q, k, v: function(q, k, v).square().sum())
 
     with pytest.warns(UserWarning, match="torch.func"):
-        actual = compiled(transformed(scaled_dot_product_attention), backend)(*leaves)
+        actual = compiled(transformed(scaled_dot_product_attention))(*leaves)
     torch.testing.assert_close(actual, transformed(torch_sdpa)(*leaves), rtol=0, atol=1e-10)
 
 
