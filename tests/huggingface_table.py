@@ -5,6 +5,7 @@ Not a test, though it takes seconds:
     python tests/huggingface_table.py
 
 Logits and gradients: the largest |difference| to eager attention, and after "of" the largest number itself.
+In float64 models' norms and rotations are kept in it too, which they would do in float32.
 "noticed": what is different in float64 if queries are larger by 1e-4, so that equality means something.
 Tokens: of greedy decoding with a dynamic and with a static cache, from a full and from a left-padded batch.
 Computed: the share of a model's calls of attention, in all of that, that flashbench computed.

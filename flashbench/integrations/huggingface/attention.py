@@ -116,11 +116,13 @@ def _left_to_transformers(
                 hint="use float32 or float64",
             )
         kwargs |= {"softcap": softcap, "s_aux": s_aux}
-    if is_causal and (forward is not sdpa_attention_forward or sliding_window is not None):
+    eager = forward is not sdpa_attention_forward
+    if is_causal and (eager or sliding_window is not None):
         band = in_band(query.shape[2], key.shape[2], *_band(is_causal, sliding_window), query.device)
-        hidden = torch.finfo(query.dtype).min
-        mask = torch.where(band, torch.zeros((), dtype=query.dtype, device=query.device), hidden)[None, None]
-        is_causal = False
+        mask, is_causal = None if band is None else band[None, None], False
+    if eager and mask is not None and mask.dtype is torch.bool:  # eager functions add
+        zero = torch.zeros((), dtype=query.dtype, device=query.device)
+        mask = torch.where(mask, zero, torch.finfo(query.dtype).min)
     o: Tensor = forward(
         module, query, key, value, mask, is_causal=is_causal, sliding_window=sliding_window, **kwargs
     )[0]

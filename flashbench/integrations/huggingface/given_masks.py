@@ -30,11 +30,12 @@ def pattern_of(mask: Tensor, query: Tensor, keys: int) -> Pattern:
     # A mask of inference_mode counts no versions: it is looked at each time.
     state = None if mask.is_inference() else (mask._version, query.shape, query.dtype, keys)
     known = getattr(mask, _KNOWN, None)
-    if known is not None and state is not None and known[0] == state:
+    if known is not None and known[0] == state:
         pattern: Pattern = known[1]
     else:
         pattern = recognise(_in_four_dimensions(mask, query, keys), query.shape[2])
-        setattr(mask, _KNOWN, (state, pattern))
+        if state is not None:
+            setattr(mask, _KNOWN, (state, pattern))
     return _resolved(pattern, mask, query, keys)
 
 

@@ -68,7 +68,7 @@ def recognise(mask: Tensor, queries: int) -> Pattern:
     """The pattern of a mask of four dimensions, bool (True may attend) or added to the scores."""
     if mask.dtype is torch.bool:
         return _recognise_bool(mask, queries) or Pattern(mask.shape[3], as_given=True)
-    visible = mask > HIDES
+    visible = ~(mask <= HIDES)  # a NaN is no hiding
     if not bool(torch.where(visible, mask, 0).any()):
         return _recognise_bool(visible, queries) or Pattern(mask.shape[3], mask=visible)
     if bool(visible.all()):

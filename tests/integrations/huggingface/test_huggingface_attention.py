@@ -276,6 +276,24 @@ def test_bfloat16_is_left_to_transformers(case: Any) -> None:
     torch.testing.assert_close(ours, eager, rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("masked", ["bool", "added", "causal"])
+def test_eager_functions_are_given_what_they_add(masked: str) -> None:
+    """Gemma 2's, in a dtype that is not ours, beside our own in float32."""
+    with default_dtype(torch.float32):
+        layer = CASES[2].model().model.layers[0].self_attn
+    q, k, v = (x.float() for x in qkv(19, 19))
+    seen = torch.ones(19, 19, dtype=torch.bool).tril() & torch.ones(19, 19, dtype=torch.bool).triu(-3)
+    mask = {"bool": seen[None, None], "causal": None}.get(masked, torch.zeros(1, 1, 19, 19))
+    if masked == "added":
+        mask = mask.masked_fill(~seen, torch.finfo(torch.bfloat16).min)
+    options = {"softcap": 2.0, "scaling": 0.5, "sliding_window": 4}
+    ours = forward(layer, q, k, v, mask, **options)[0]
+    with pytest.warns(UserWarning, match="dtype bfloat16"):
+        left = forward(layer, q.bfloat16(), k.bfloat16(), v.bfloat16(), mask, **options)[0]
+    torch.testing.assert_close(left.float(), ours, rtol=0.05, atol=0.05)
+    close(ours, forward(layer, q, k, v, seen, softcap=2.0, scaling=0.5)[0])
+
+
 def test_sinks_of_a_model_without_an_eager_function() -> None:
     q, k, v = (x.bfloat16() for x in qkv())
     with pytest.raises(UnsupportedError, match="no eager_attention_forward"):

@@ -115,3 +115,9 @@ def test_numbers_that_are_added_stay_numbers() -> None:
     mask = torch.tensor([[0.5, LOWEST], [-1e9, 0.0]])[None, None]
     assert torch.equal(recognise(mask, 2).mask[0, 0], torch.tensor([[0.5, -float("inf")], [-1e9, 0.0]]))
     assert recognise(mask.clamp(min=-1e9), 2).as_given
+
+
+def test_a_nan_hides_nothing() -> None:
+    mask = torch.zeros(1, 1, 4, 4).masked_fill(torch.ones(4, 4).triu(1).bool(), LOWEST)
+    mask[..., 2, 1] = float("nan")
+    assert recognise(mask, 4).mask.isnan().nonzero().tolist() == [[0, 0, 2, 1]]

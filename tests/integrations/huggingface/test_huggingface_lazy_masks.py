@@ -13,7 +13,7 @@ transformers = pytest.importorskip("transformers")
 from huggingface_models import CASES, LEFT, default_dtype
 from hypothesis import given
 from hypothesis import strategies as st
-from test_patterns import let_through
+from test_huggingface_patterns import let_through
 from transformers.masking_utils import (
     and_masks,
     bidirectional_mask_function,
