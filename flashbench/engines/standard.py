@@ -256,8 +256,8 @@ class StandardEngine:
     def workspace_bytes(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
     ) -> int | None:
-        """Of arrays by heads, (batch, heads, seqlen, head_dim). The scores; the backward's own are dp beside what its forward kept: P, and more with softcap and
-        dropout.
+        """Of arrays by heads, (batch, heads, seqlen, head_dim). The scores; the backward's own are dp beside
+        what its forward kept: P, and more with softcap and dropout.
         """
         plan = _plan(problem)
         scores = plan.scores * problem.itemsize
