@@ -17,7 +17,8 @@ from neuralforecast.models import NHITS
 
 from flashbench import AttentionError, EngineError, ModelConfig, UnsupportedError
 from flashbench.integrations.forecasting import MODELS, VARIANT, build_model, forecasting_attention, swap
-from flashbench.integrations.torch import functional, reset_stats, stats
+from flashbench.integrations.torch import eager, reset_stats, stats
+from flashbench.integrations.torch.options import Options
 
 
 def build(key: str, config: ModelConfig | None = None, **more: Any) -> Any:
@@ -46,13 +47,13 @@ def test_the_six_and_what_they_have() -> None:
 @pytest.mark.parametrize("key", list(MODELS))
 def test_one_config_builds_them_all(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    compute = functional.attention
+    compute = eager.attention
 
-    def watched(*tensors: Any, **options: Any) -> Any:
-        asked.append((options["engine"], options["block_q"], options["block_k"]))
-        return compute(*tensors, **options)
+    def watched(q: Any, k: Any, v: Any, options: Options) -> Any:
+        asked.append((options.engine, options.block_q, options.block_k))
+        return compute(q, k, v, options)
 
-    monkeypatch.setattr(functional, "attention", watched)
+    monkeypatch.setattr(eager, "attention", watched)
     flash = ModelConfig().with_flash_attention(True).with_flash_block_size(16)
     for config in (flash, flash.with_flash_attention(False)):
         model = build(key, config, variant=variant_of(key), dropout=0.0)

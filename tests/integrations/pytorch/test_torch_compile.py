@@ -21,8 +21,11 @@ from flashbench.integrations.torch import (
 from flashbench.integrations.torch.functional import torch_sdpa
 
 F = torch.nn.functional
-# PyTorch's own compiler warns of PyTorch's own code while it is imported.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+# PyTorch's own compiler warns of PyTorch's own code while it is imported, and of Python's that it imports.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The distutils package is deprecated:DeprecationWarning"),
+]
 BACKENDS = pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 
 
