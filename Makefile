@@ -1,10 +1,10 @@
 .DEFAULT_GOAL := check
-.PHONY: check ci clean contracts format help install lint speed test trials types
+.PHONY: check ci clean contracts docs docs-serve format help install lint speed test trials types
 
 check: lint types contracts test ## lint, types, import contracts, tests
 
 install: ## everything for development, into the active environment
-	pip install -e '.[test,torch,onnxruntime,lint]'
+	pip install -e '.[test,torch,onnxruntime,hf,models,docs,lint]'
 
 test: ## the tests
 	pytest -n 2
@@ -23,6 +23,12 @@ types: ## mypy --strict
 contracts: ## floors: who may import whom
 	lint-imports
 
+docs: ## the documentation, in build/site
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
+docs-serve: ## the documentation in a browser, built anew as it changes
+	NO_MKDOCS_2_WARNING=1 mkdocs serve
+
 speed: ## the speed study of the README, on this machine (several minutes; leave the machine alone)
 	flashbench profile --config configs/speed.toml
 
@@ -36,4 +42,4 @@ clean: ## caches and builds
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-10s %s\n", $$1, $$2 }'

@@ -97,7 +97,8 @@ def attention(
         it reaches no other row, whatever hides it ("flash" and "standard"; other engines as they please).
 
     Raises:
-        AttentionError: an argument breaks a rule. EngineError: the engine's library is not installed.
+        AttentionError: an argument breaks a rule.
+        EngineError: the engine's library is not installed.
         UnsupportedError: the engine cannot run this problem, or gives no lse where that is asked for.
 
     >>> import numpy as np
@@ -133,10 +134,10 @@ def attention_backward(
         q, k, v: as they were given to `attention`.
         o, lse: what `attention(..., return_lse=True)` returned for them with the same options.
         return_dmask: also return the gradient by the mask, which must be one of floats.
-        softmax_scale, causal, causal_alignment, window, softcap, alibi_slopes, mask, sinks, key_lengths,
-            block_table, dropout, dropout_seed, engine, block_q, block_k, num_threads, use_simd: as in
-            `attention`, and those that decide what is computed the same as there. The engine may be another
-            than the forward's.
+        **options: softmax_scale, causal, causal_alignment, window, softcap, alibi_slopes, mask, sinks,
+            key_lengths, block_table, dropout, dropout_seed, engine, block_q, block_k, num_threads, use_simd:
+            as in `attention`, and those that decide what is computed the same as there. The engine may be
+            another than the forward's.
 
     Returns:
         AttentionGradients, which unpacks into dq, dk and dv in the shapes and dtype of q, k and v, query
@@ -145,8 +146,10 @@ def attention_backward(
         see no key have zero gradients, and so have keys beyond key_lengths.
 
     Raises:
-        As `attention`; UnsupportedError also when return_dmask is more than the engine can. Keys in pages,
-        which a block_table finds, are there to be read: no engine of this package has their gradients.
+        AttentionError: as `attention`.
+        EngineError: as `attention`.
+        UnsupportedError: also when return_dmask is more than the engine can. Keys in pages, which a
+            block_table finds, are there to be read: no engine of this package has their gradients.
 
     >>> import numpy as np
     >>> q = k = v = np.eye(4)[None]

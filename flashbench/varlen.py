@@ -54,21 +54,23 @@ def attention_varlen(
 
     Args:
         q: (total_q, num_heads, head_dim): the queries of one sequence after those of another.
-        k: (total_k, num_kv_heads, head_dim). v: (total_k, num_kv_heads, head_dim_v).
+        k: (total_k, num_kv_heads, head_dim).
+        v: (total_k, num_kv_heads, head_dim_v).
         cu_seqlens_q, cu_seqlens_k: (sequences + 1,) whole numbers, ascending from 0 to total_q and to
             total_k: where each sequence begins, and the last ends. A sequence may be empty. An array or
             a list.
         mask, alibi_slopes: as in `attention`, against (sequences, num_heads, longest seqlen_q, longest
             seqlen_k); places in a mask count from each sequence's own beginning.
-        softmax_scale, causal, causal_alignment, window, softcap, sinks, dropout, dropout_seed, engine,
-            block_q, block_k, num_threads, use_simd, return_lse: as in `attention`.
+        return_lse: as in `attention`.
+        **options: softmax_scale, causal, causal_alignment, window, softcap, sinks, dropout, dropout_seed,
+            engine, block_q, block_k, num_threads, use_simd: as in `attention`.
 
     Returns:
         o: (total_q, num_heads, head_dim_v); with return_lse, AttentionOutput(o, lse), lse being
         (num_heads, total_q).
 
     Raises:
-        As `attention`.
+        AttentionError: as `attention`; EngineError and UnsupportedError too.
     """
     call = prepare("fwd", q, k, v, cu_seqlens=(cu_seqlens_q, cu_seqlens_k), **options)
     forward = call.forward()
@@ -98,15 +100,15 @@ def attention_varlen_backward(
         q, k, v, cu_seqlens_q, cu_seqlens_k: as they were given to `attention_varlen`.
         o, lse: what `attention_varlen(..., return_lse=True)` returned for them with the same options.
         return_dmask: also return the gradient by the mask, which must be one of floats.
-        softmax_scale, causal, causal_alignment, window, softcap, alibi_slopes, mask, sinks, dropout,
-            dropout_seed, engine, block_q, block_k, num_threads, use_simd: as in `attention_varlen`.
+        **options: softmax_scale, causal, causal_alignment, window, softcap, alibi_slopes, mask, sinks,
+            dropout, dropout_seed, engine, block_q, block_k, num_threads, use_simd: as in `attention_varlen`.
 
     Returns:
         AttentionGradients: dq, dk and dv in the shapes and dtype of q, k and v; `dsinks` and `dmask` as
         `attention_backward` gives them.
 
     Raises:
-        As `attention_backward`.
+        AttentionError: as `attention_backward`; EngineError and UnsupportedError too.
     """
     call = prepare("bwd", q, k, v, cu_seqlens=(cu_seqlens_q, cu_seqlens_k), **options)
     do = call.take("do", do, "o")

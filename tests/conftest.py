@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,3 +51,33 @@ def tuned_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def repository() -> Path:
     """The checkout that the tests run in."""
     return Path(__file__).parent.parent
+
+
+# In CI every extra is installed: a test that is skipped for want of a package says that .ci/run forgot one.
+# FLASHBENCH_TEST_EXTRAS is "all", or "all but NAME" of a package that is not made for that machine.
+_WANTS_PACKAGE = re.compile(r"could not import|not installed|the rest of its Python needs")
+_unwanted_skips: list[str] = []
+
+
+def _note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    wanted, _, but = os.environ.get("FLASHBENCH_TEST_EXTRAS", "").partition(" but ")
+    if wanted != "all" or not report.skipped or not isinstance(report.longrepr, tuple):
+        return
+    reason = report.longrepr[2]
+    if _WANTS_PACKAGE.search(reason) and not (but and but in reason):
+        _unwanted_skips.append(f"{report.nodeid}: {reason}")
+
+
+pytest_runtest_logreport = pytest_collectreport = _note_skip
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _unwanted_skips and not hasattr(session.config, "workerinput"):  # not in a worker of xdist
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _unwanted_skips:
+        terminalreporter.section("FLASHBENCH_TEST_EXTRAS=all, yet skipped for want of a package", red=True)
+        for line in _unwanted_skips:
+            terminalreporter.line(line)

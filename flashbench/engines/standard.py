@@ -157,6 +157,8 @@ class StandardEngine:
             forward = self.forward(problem, settings, q, k, v, extras=extras, keep=True)
         p, tanh, dropped = forward.saved
         dq, dk, dv = (result_like(x, x.shape[3]) for x in (q, k, v))
+        # The kernels first pack v where dv will be, a head's rows without gaps.
+        room = dv if dv.flags.c_contiguous else np.empty(dv.shape, dv.dtype)
         dp = np.empty_like(p)
         dmask = None
         if mask_gradient and problem.mask == "float":
@@ -179,7 +181,7 @@ class StandardEngine:
             do,
             dq,
             dk,
-            dv,
+            room,
             *(() if dmask is None else (broadcast_gradient(dmask, dmask.shape),)),
         )
         features = kernel_features(problem, extras)
@@ -241,6 +243,8 @@ class StandardEngine:
             run_on_threads(add_up_mask, threads)
         for stage in (KEY_GRADIENTS, QUERY_GRADIENT):
             run(stage)
+        if room is not dv:
+            dv[...] = room
         dsinks = shares.sum(axis=(0, 2)).astype(q.dtype) if problem.sinks else None
         return AttentionGradients(dq, dk, dv, dsinks, dmask)
 
@@ -252,8 +256,8 @@ class StandardEngine:
     def workspace_bytes(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
     ) -> int | None:
-        """The scores; the backward's own are dp beside what its forward kept: P, and more with softcap and
-        dropout.
+        """Of arrays by heads, (batch, heads, seqlen, head_dim). The scores; the backward's own are dp beside
+        what its forward kept: P, and more with softcap and dropout.
         """
         plan = _plan(problem)
         scores = plan.scores * problem.itemsize

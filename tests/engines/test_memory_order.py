@@ -73,6 +73,19 @@ def test_standard_packs_keys_where_no_other_head_does() -> None:
         assert np.array_equal(o, expected)
 
 
+def test_standard_packs_values_where_no_other_head_does() -> None:
+    """Into a head of dv, likewise."""
+    problem = AttentionProblem.of(128, num_heads=32, head_dim=64)
+    standard, settings = get_engine("standard"), Settings(num_threads=2)
+    q, k, v, do = problem.make_inputs()
+    forward = standard.forward(problem, settings, q, k, v, keep=True)
+    expected = standard.backward(problem, settings, do, q, k, v, forward)
+    for _ in range(10):
+        found = standard.backward(problem, settings, do, *map(by_rows, (q, k, v)), forward)
+        for actual, gradient in zip(found, expected, strict=True):
+            assert np.array_equal(actual, gradient)
+
+
 @pytest.mark.parametrize("engine", ["flash", "standard"])
 def test_heads_that_share_memory_get_gradients_of_their_own(engine: str) -> None:
     """A stride of 0 is neither order: results are by heads, and full."""

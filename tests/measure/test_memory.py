@@ -176,7 +176,8 @@ def test_resident_growth_agrees_with_memray(size: int, threads: int) -> None:
 def test_outputs_of_an_earlier_call_do_not_hide_growth() -> None:
     fake = Fake(lambda: np.ones(40 * MB, np.uint8), 40 * MB)
     fake.call()
-    assert resident_growth(fake.call, fake.forget) == pytest.approx(40 * MB, rel=0.02)
+    # Hidden, it would be nothing; whatever other tests left running takes a megabyte now and then.
+    assert resident_growth(fake.call, fake.forget) == pytest.approx(40 * MB, rel=0.1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the file")

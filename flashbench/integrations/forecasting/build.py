@@ -32,7 +32,8 @@ def build_model(
     or "original", which is neuralforecast's own. variant: "full-attention" for Informer, Autoformer and
     FEDformer, whose own block is not softmax attention; the model is then called "Informer (full attention)".
     n_series: for iTransformer, and ignored by others. dropout: for every dropout that the model has, that of
-    its attention too; None leaves neuralforecast's defaults. settings: go to the model's class.
+    its attention too, unless settings name it; None leaves neuralforecast's defaults. settings: go to the
+    model's class.
 
     config says the attention instead: flash or standard, and the size of flash attention's tiles. Which keys
     a query sees belongs to the model: flash_causal=True is refused for all but TFT, which is causal anyway.
@@ -48,7 +49,7 @@ def build_model(
             raise AttentionError(f"n_series must say how many series {model.name} is for, not be None")
         settings["n_series"] = n_series
     if dropout is not None:
-        settings |= {name: dropout for name in _DROPOUTS if name in _parameters(cls)}
+        settings = {name: dropout for name in _DROPOUTS if name in _parameters(cls)} | settings
     built = cls(h=h, input_size=input_size, **settings)
     return built if choice.attention == ORIGINAL else swap_modules(built, choice, variant)
 

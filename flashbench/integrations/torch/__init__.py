@@ -6,6 +6,16 @@ Needs the extra `torch`: pip install 'flashbench[torch]'.
 
 from __future__ import annotations
 
+from flashbench.errors import EngineError
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise EngineError(
+        f"flashbench.integrations.torch needs the package {error.name!r}, which is not installed",
+        hint="pip install 'flashbench[torch]'",
+    ) from error
+
 from flashbench.integrations.torch.attentions import ATTENTIONS, find_attention
 from flashbench.integrations.torch.functional import attention, scaled_dot_product_attention
 from flashbench.integrations.torch.replacement import disable, enable, flashbench_attention

@@ -25,7 +25,8 @@ _Kind = tuple[torch.Size, torch.dtype]  # of a tensor
 def call_of(direction: Direction, q: Tensor, k: Tensor, v: Tensor, given: Options) -> Call:
     """Raises AttentionError, UnsupportedError and EngineError."""
     mask = given.mask
-    if any(x is not None for x in given[1:TENSORS]):
+    slopes, sinks, key_lengths, seed = given[1:TENSORS]
+    if not (slopes is sinks is key_lengths is seed is None):
         # Their numbers matter, not their shapes alone.
         return _prepared(direction, q, k, v, given, num_threads())
     known = _known(

@@ -18,7 +18,13 @@ from flashbench.integrations.torch.options import TENSORS, Options
 def attention(q: Tensor, k: Tensor, v: Tensor, given: Options) -> Tensor:
     """o, differentiable by q, k, v, mask and sinks; q, k and v as `laid_out` has them."""
     mask, sinks = given.mask, given.sinks
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, mask, sinks)):
+    if torch.is_grad_enabled() and (
+        q.requires_grad
+        or k.requires_grad
+        or v.requires_grad
+        or (mask is not None and mask.requires_grad)
+        or (sinks is not None and sinks.requires_grad)
+    ):
         if _is_watched(q, k, v, mask, sinks):
             return ops.attention(q, k, v, True, *given)[0]
         return _Attention.apply(q, k, v, mask, sinks, given)
@@ -31,9 +37,11 @@ def _is_watched(*tensors: Tensor | None) -> bool:
     """Whether anything but the numbers matters here: compilers, exporters, profilers, modes, transforms."""
     if torch.compiler.is_compiling():
         return True
+    for x in tensors:
+        if type(x) is not Tensor and type(x) is not Parameter and x is not None:
+            return True
     return (
-        any(x is not None and type(x) is not Tensor and type(x) is not Parameter for x in tensors)
-        or torch._C._len_torch_dispatch_stack() > 0
+        torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._is_tracing()
         or torch.autograd._profiler_enabled()

@@ -46,10 +46,10 @@ def attention(
     Raises AttentionError, UnsupportedError and EngineError as `flashbench.attention` does.
     """
     if dropout and dropout_seed is None:
-        dropout_seed = torch.randint(2**63 - 1, ())
+        dropout_seed = _new_seed()
     options = Options(
         mask, alibi_slopes, sinks, key_lengths, dropout_seed,
-        engine, softmax_scale, causal, causal_alignment, *window, softcap, dropout, block_q, block_k,
+        engine, softmax_scale, causal, causal_alignment, *window, softcap, block_q, block_k, dropout,
     )  # fmt: skip
     return eager.attention(laid_out(q), laid_out(k), laid_out(v), options)
 
@@ -84,17 +84,15 @@ def scaled_dot_product_attention(
         fell_back(reason)  # only now: what PyTorch refuses nobody computes
         return o
     q, k, v, mask = in_four_dimensions(query, key, value, attn_mask)
-    o = attention(
-        q,
-        k,
-        v,
-        softmax_scale=scale,
-        causal=is_causal,
-        causal_alignment="top-left",
-        mask=mask,
-        dropout=dropout_p,
-        engine=engine,
-        block_q=block_q,
-        block_k=block_k,
-    )
+    seed = _new_seed() if dropout_p else None
+    options = Options(
+        mask, None, None, None, seed,
+        engine, scale, is_causal, "top-left", None, None, None, block_q, block_k, dropout_p,
+    )  # fmt: skip
+    o = eager.attention(laid_out(q), laid_out(k), laid_out(v), options)
     return o if query.dim() == 4 else o.reshape(*query.shape[:-1], value.shape[-1])
+
+
+def _new_seed() -> Tensor:
+    """From PyTorch's generator, and an operation that compilers see."""
+    return torch.randint(2**63 - 1, ())

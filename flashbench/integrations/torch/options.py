@@ -22,9 +22,9 @@ class Options(NamedTuple):
     window_left: int | None = None
     window_right: int | None = None
     softcap: float | None = None
-    dropout: float = 0.0
     block_q: int | None = None
     block_k: int | None = None
+    dropout: float = 0.0  # last: compilers drop the None at an operator's end
 
     @property
     def keeps_p(self) -> bool:
@@ -47,8 +47,8 @@ SCHEMA = ", ".join(
         "SymInt? window_left",
         "SymInt? window_right",
         "float? softcap",
-        "float dropout",
         "SymInt? block_q",
         "SymInt? block_k",
+        "float dropout",
     )
 )

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
+from torch.compiler import config as compiler_config
 from torch.nn import functional as torch_functional
 
 from flashbench.integrations.torch.attentions import find_attention
@@ -14,13 +15,15 @@ from flashbench.integrations.torch.thread_report import warn_of_problems
 
 _lock = threading.Lock()
 _asked: dict[object, str] = {}  # attentions by name, in order; the last one counts
+_tag: str = getattr(compiler_config, "cache_key_tag", "")  # the user's own
 
 
 def enable(attention: str = "flash") -> None:
     """Let every call of `torch.nn.functional.scaled_dot_product_attention` in this process come here.
 
     That is what models call, `torch.nn.MultiheadAttention` too. Code that imported the function itself
-    (`from torch.nn.functional import scaled_dot_product_attention`) before keeps PyTorch's.
+    (`from torch.nn.functional import scaled_dot_product_attention`) before keeps PyTorch's, and so may what
+    `torch.compile` made before: compile while the attention that you want is in place.
 
     The first call in a process warns of what `threads` finds wrong.
 
@@ -70,3 +73,7 @@ def _ask(attention: str) -> object:
 def _install() -> None:
     last = next(reversed(_asked.values()), None)
     torch_functional.scaled_dot_product_attention = torch_sdpa if last is None else find_attention(last)
+    # Compilers take some of PyTorch's functions that call attention as one operation, and would find on disk
+    # what they once made of it with another attention in place.
+    if hasattr(compiler_config, "cache_key_tag"):  # from PyTorch 2.7 on
+        compiler_config.cache_key_tag = _tag if last is None else f"{_tag} flashbench {last}"

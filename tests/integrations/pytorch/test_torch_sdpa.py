@@ -154,6 +154,16 @@ def test_scale(scale: float) -> None:
     assert_same(*qkv((2, 2, 5, 4)), scale=scale)
 
 
+@pytest.mark.parametrize("scale", [0.0, -0.5])
+def test_what_causality_hides_stays_hidden_whatever_the_scale(scale: float) -> None:
+    """Where PyTorch's multiplies minus infinity by it."""
+    q, k, v = qkv((2, 2, 5, 4))
+    weights = (scale * q @ k.transpose(2, 3)).exp().tril()
+    expected = weights / weights.sum(-1, keepdim=True) @ v
+    actual = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("d_v", [1, 3, 16])
 def test_values_of_another_size(engine: str, d_v: int) -> None:
@@ -242,7 +252,7 @@ def calls(draw: st.DrawFn) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
             [(kv_heads * group, seqlen_q, d), (kv_heads, seqlen_k, d), (kv_heads, seqlen_k, d_v)]
         )
     )
-    # PyTorch multiplies hidden scores by the scale too, which makes NaN of 0 and shows them to less than 0.
+    # PyTorch multiplies minus infinity by the scale, so that one of 0 or less makes NaN.
     options: dict[str, Any] = {"scale": draw(st.none() | st.floats(0.01, 1.0))}
     if group > 1:
         options["enable_gqa"] = True

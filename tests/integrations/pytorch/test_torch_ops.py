@@ -68,10 +68,12 @@ def orders(named: dict[str, Any]) -> list[list[Any]]:
     return [inputs()] if named else [inputs(), views_by_heads(inputs())]
 
 
-@EVERY_OPTION
 @EVERY_ENGINE
-@pytest.mark.parametrize("keep", [False, True])
-def test_opcheck_of_the_forward(engine: str, keep: bool, named: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("name", "keep"), [*((name, True) for name in OPTIONS), ("plain", False), ("everything", False)]
+)
+def test_opcheck_of_the_forward(engine: str, name: str, keep: bool) -> None:
+    named = OPTIONS[name]
     options = Options(engine=engine, **named)
     for tensors in orders(named):
         wanted = [x.requires_grad_(keep) for x in tensors]

@@ -21,9 +21,20 @@ from flashbench.integrations.torch import (
 from flashbench.integrations.torch.functional import torch_sdpa
 
 F = torch.nn.functional
-# PyTorch's own compiler warns of PyTorch's own code while it is imported.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+# PyTorch's own compiler warns of PyTorch's own code while it is imported, and of Python's that it imports.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The distutils package is deprecated:DeprecationWarning"),
+]
 BACKENDS = pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What earlier sessions compiled, of other sources, must not be found; what this one does, must."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -204,12 +215,11 @@ FALLBACKS: dict[str, tuple[Callable[..., Any], str]] = {
 }
 
 
-@BACKENDS
 @pytest.mark.parametrize("name", FALLBACKS)
-def test_fallbacks_do_not_break_the_graph(backend: str, name: str) -> None:
+def test_fallbacks_do_not_break_the_graph(name: str) -> None:
     call, reason = FALLBACKS[name]
     leaves = [x.detach() for x in qkv()]
-    function = compiled(lambda q, k, v: call(scaled_dot_product_attention, q, k, v), backend)
+    function = compiled(lambda q, k, v: call(scaled_dot_product_attention, q, k, v))
     with pytest.warns(UserWarning, match=reason):
         actual = function(*leaves)
     with warnings.catch_warnings():
@@ -221,22 +231,20 @@ def test_fallbacks_do_not_break_the_graph(backend: str, name: str) -> None:
     assert counted[1] == 1  # when it was traced
 
 
-@BACKENDS
-def test_autocast_falls_back(backend: str) -> None:
+def test_autocast_falls_back() -> None:
     def call(q: Any, k: Any, v: Any) -> Any:
         with torch.autocast("cpu", torch.bfloat16):
             return scaled_dot_product_attention(q, k, v)
 
     leaves = [x.detach().float() for x in qkv()]
     with pytest.warns(UserWarning, match="autocast"):
-        actual = compiled(call, backend)(*leaves)
+        actual = compiled(call)(*leaves)
     assert actual.dtype is torch.bfloat16
 
 
-@BACKENDS
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # of PyTorch's own function under vmap
 @pytest.mark.parametrize("transform", ["vmap", "grad"])
-def test_transforms_of_torch_func_fall_back(backend: str, transform: str) -> None:
+def test_transforms_of_torch_func_fall_back(transform: str) -> None:
     leaves = [normal(3, 2, 2, 5, 4, seed=seed) for seed in range(3)]
 
     def transformed(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -245,7 +253,7 @@ def test_transforms_of_torch_func_fall_back(backend: str, transform: str) -> Non
         return torch.func.grad(lambda q, k, v: function(q, k, v).square().sum())
 
     with pytest.warns(UserWarning, match="torch.func"):
-        actual = compiled(transformed(scaled_dot_product_attention), backend)(*leaves)
+        actual = compiled(transformed(scaled_dot_product_attention))(*leaves)
     torch.testing.assert_close(actual, transformed(torch_sdpa)(*leaves), rtol=0, atol=1e-10)
 
 

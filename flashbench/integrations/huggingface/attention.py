@@ -1,0 +1,138 @@
+"""The function that transformers calls for attention, computed by flashbench."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from flashbench.errors import UnsupportedError
+from flashbench.integrations.huggingface.given_masks import pattern_of, with_bias
+from flashbench.integrations.huggingface.patterns import Pattern, band_pattern, in_band
+from flashbench.integrations.torch import attention
+from flashbench.integrations.torch.sdpa_arguments import why_not
+from flashbench.integrations.torch.statistics import fell_back
+
+
+def attention_forward(
+    module: Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | Tensor | None = None,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    *,
+    engine: str = "flash",
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of (batch, heads, queries, head_dim) as (batch, queries, heads, head_dim), and no weights.
+
+    A mask decides alone what is seen, as in transformers' eager functions. Where there is none, `is_causal`
+    does, or the module's attribute of that name, and with it `sliding_window`. Dropout applies in training.
+    """
+    if kwargs.get("output_attentions"):
+        _warn_of_weights()
+    if isinstance(scaling, Tensor):  # as learned by some models
+        query, scaling = query * scaling, 1.0
+    dropout = dropout if module.training else 0.0
+    causal = attention_mask is None and query.shape[2] > 1 and _causal(module, is_causal)
+    reason = why_not(query, key, value, None, dropout, False, None, True)
+    if reason is not None:
+        kwargs |= {"position_bias": position_bias, "dropout": dropout, "scaling": scaling}
+        o = _left_to_transformers(
+            module, query, key, value, attention_mask, causal, sliding_window, softcap, s_aux, kwargs
+        )
+        fell_back(reason)
+        return o, None
+    keys = key.shape[2]
+    if attention_mask is None:
+        pattern = _without_mask(query.shape[2], keys, causal, sliding_window)
+    else:
+        pattern = pattern_of(attention_mask, query, keys)
+    mask = pattern.mask if position_bias is None else with_bias(pattern, position_bias)
+    o = attention(
+        query,
+        key[:, :, : pattern.keys],
+        value[:, :, : pattern.keys],
+        softmax_scale=scaling,
+        causal=pattern.causal,
+        window=pattern.window,
+        softcap=softcap,
+        mask=mask,
+        sinks=None if s_aux is None else s_aux.reshape(-1).to(query.dtype),
+        dropout=dropout,
+        engine=engine,
+    )
+    return o.transpose(1, 2).contiguous(), None
+
+
+def _causal(module: Module, asked: bool | None) -> bool:
+    return bool(getattr(module, "is_causal", False)) if asked is None else asked
+
+
+def _without_mask(queries: int, keys: int, causal: bool, sliding_window: int | None) -> Pattern:
+    return band_pattern(queries, keys, *_band(causal, sliding_window)) or Pattern(keys)
+
+
+def _band(causal: bool, sliding_window: int | None) -> tuple[int | None, int | None]:
+    """The first query is at the first key, as with `sdpa`: more keys than queries are room for later ones."""
+    if not causal:
+        return None, None
+    return None if sliding_window is None else 1 - sliding_window, 0
+
+
+def _left_to_transformers(
+    module: Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    sliding_window: int | None,
+    softcap: float | None,
+    s_aux: Tensor | None,
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """By its `sdpa`; by the model's own eager function where that lacks something."""
+    forward = sdpa_attention_forward
+    if softcap is not None or s_aux is not None:
+        forward = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        if forward is None:
+            raise UnsupportedError(
+                f"{type(module).__name__} has softcap or sinks, and no eager_attention_forward to compute"
+                f" them in {str(query.dtype).removeprefix('torch.')}",
+                hint="use float32 or float64",
+            )
+        kwargs |= {"softcap": softcap, "s_aux": s_aux}
+    eager = forward is not sdpa_attention_forward
+    if is_causal and (eager or sliding_window is not None):
+        band = in_band(query.shape[2], key.shape[2], *_band(is_causal, sliding_window), query.device)
+        mask, is_causal = None if band is None else band[None, None], False
+    if eager and mask is not None and mask.dtype is torch.bool:  # eager functions add
+        zero = torch.zeros((), dtype=query.dtype, device=query.device)
+        mask = torch.where(mask, zero, torch.finfo(query.dtype).min)
+    o: Tensor = forward(
+        module, query, key, value, mask, is_causal=is_causal, sliding_window=sliding_window, **kwargs
+    )[0]
+    return o
+
+
+@functools.cache
+def _warn_of_weights() -> None:
+    warnings.warn(
+        "flashbench computes no attention weights, so output_attentions=True gives None for them;"
+        " load the model with attn_implementation='eager' to have them",
+        stacklevel=4,
+    )

@@ -1,0 +1,79 @@
+"""Masks as models hand them to attention: checked, recognised once a forward, joined with a position bias."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flashbench.errors import AttentionError
+from flashbench.integrations.huggingface.lazy_masks import LazyMask
+from flashbench.integrations.huggingface.patterns import Pattern, hidden_by_infinity, recognise
+
+_KNOWN = "_flashbench_pattern"  # on a mask: what was found in it, and in which version of it
+
+
+def pattern_of(mask: Tensor, query: Tensor, keys: int) -> Pattern:
+    """The pattern of a mask, bool (True may attend) or added. Found once for all layers that share the mask.
+
+    Raises AttentionError where the mask does not fit.
+    """
+    if torch.compiler.is_compiling() or mask.requires_grad:  # its numbers are not to be looked at
+        mask = _in_four_dimensions(mask, query, keys)
+        return Pattern(keys, mask=mask if mask.dtype is torch.bool else hidden_by_infinity(mask))
+    if isinstance(mask, LazyMask):
+        lazy = mask.pattern()
+        if lazy is not None:
+            _check(mask, query, keys)
+            return lazy
+        mask = mask.whole()
+        return _resolved(recognise(_in_four_dimensions(mask, query, keys), query.shape[2]), mask, query, keys)
+    # A mask of inference_mode counts no versions: it is looked at each time.
+    state = None if mask.is_inference() else (mask._version, query.shape, query.dtype, keys)
+    known = getattr(mask, _KNOWN, None)
+    if known is not None and known[0] == state:
+        pattern: Pattern = known[1]
+    else:
+        pattern = recognise(_in_four_dimensions(mask, query, keys), query.shape[2])
+        if state is not None:
+            setattr(mask, _KNOWN, (state, pattern))
+    return _resolved(pattern, mask, query, keys)
+
+
+def _resolved(pattern: Pattern, mask: Tensor, query: Tensor, keys: int) -> Pattern:
+    if pattern.as_given:
+        return pattern._replace(mask=_in_four_dimensions(mask, query, keys), as_given=False)
+    return pattern
+
+
+def with_bias(pattern: Pattern, bias: Tensor) -> Tensor:
+    """The bias, added to the scores, with -inf or more added where the pattern's mask says so."""
+    bias = bias[..., : pattern.keys] if bias.shape[-1] != 1 else bias
+    mask = pattern.mask
+    if mask is None:
+        joined = bias
+    elif mask.dtype is torch.bool:
+        joined = torch.where(mask, bias, float("-inf"))
+    else:
+        joined = mask + bias
+    return hidden_by_infinity(joined)
+
+
+def _in_four_dimensions(mask: Tensor, query: Tensor, keys: int) -> Tensor:
+    """A view of the mask, in query's dtype if it is added."""
+    shape = _check(mask, query, keys)
+    mask = mask.view(shape)
+    if mask.dtype is not torch.bool:
+        mask = mask.to(query.dtype)
+    return mask.expand(-1, -1, -1, keys)
+
+
+def _check(mask: Tensor, query: Tensor, keys: int) -> tuple[int, ...]:
+    """Its shape in four dimensions."""
+    full = (*query.shape[:3], keys)
+    shape: tuple[int, ...] = (1,) * (4 - mask.dim()) + tuple(mask.shape)
+    if len(shape) != 4 or any(n not in (1, m) for n, m in zip(shape, full, strict=True)):
+        raise AttentionError(
+            f"attention_mask must broadcast to (batch, heads, queries, keys), here {full},"
+            f" and is of shape {tuple(mask.shape)}"
+        )
+    return shape

@@ -1,0 +1,301 @@
+"""The function itself: what it takes, what it leaves to transformers, and names it can have."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from huggingface_models import CASES, default_dtype
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import (
+    bidirectional_mask_function,
+    causal_mask_function,
+    eager_mask,
+    sdpa_mask,
+    sliding_window_bidirectional_mask_function,
+    sliding_window_causal_mask_function,
+)
+
+from flashbench.errors import AttentionError, EngineError, UnsupportedError
+from flashbench.integrations.huggingface import attention as huggingface_attention
+from flashbench.integrations.huggingface import register, reset_stats, stats
+from flashbench.integrations.huggingface.lazy_masks import lazy_mask
+
+forward = huggingface_attention.attention_forward
+NAME = "fb_numba"
+
+
+class Layer(torch.nn.Module):
+    def __init__(self, groups: int = 1, is_causal: bool | None = None) -> None:
+        super().__init__()
+        self.num_key_value_groups = groups
+        if is_causal is not None:
+            self.is_causal = is_causal
+        self.eval()
+
+
+def qkv(queries: int = 6, keys: int = 6, kv_heads: int = 2) -> list[Any]:
+    torch.manual_seed(0)
+    shapes = ((2, 4, queries, 8), (2, kv_heads, keys, 8), (2, kv_heads, keys, 8))
+    return [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+
+
+def close(a: Any, b: Any) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name", ["my_flash", "sdpa2", "flex_attention2", "paged|fb", "a/b", "a:b", "eager", "sdpa", ""]
+)
+def test_names_that_mean_something_else(name: str) -> None:
+    with pytest.raises(EngineError, match="name must"):
+        register(name)
+
+
+def test_a_name_of_another_package_is_not_taken() -> None:
+    transformers.AttentionInterface.register("theirs", sdpa_attention_forward)
+    with pytest.raises(EngineError, match="a new one"):
+        register("theirs")
+    assert transformers.AttentionInterface()["theirs"] is sdpa_attention_forward
+
+
+def test_engines() -> None:
+    with pytest.raises(EngineError, match="unknown engine"):
+        register("fb_other", engine="nothing")
+    assert register("fb_standard", engine="standard") == register("fb_standard", engine="standard")
+    q, k, v = qkv()
+    close(
+        transformers.AttentionInterface()["fb_standard"](Layer(2), q, k, v, None)[0],
+        sdpa_attention_forward(Layer(2, False), q, k, v, None)[0],
+    )
+
+
+@pytest.mark.parametrize("asked", [None, False, True])
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(("queries", "keys"), [(6, 6), (4, 9), (1, 9)])
+def test_without_a_mask(queries: int, keys: int, own: bool, asked: bool | None) -> None:
+    given = [Layer(2, own), *qkv(queries, keys), None]
+    close(forward(*given, is_causal=asked)[0], sdpa_attention_forward(*given, is_causal=asked)[0])
+
+
+def test_modules_that_say_nothing_of_causality_are_not_causal() -> None:
+    q, k, v = qkv()
+    close(forward(Layer(2), q, k, v, None)[0], forward(Layer(2, False), q, k, v, None)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_window_without_a_mask(dtype: Any) -> None:
+    q, k, v = (x.to(dtype) for x in qkv())
+    mask = sdpa_mask(
+        2, 6, 6, mask_function=sliding_window_causal_mask_function(3), allow_is_causal_skip=False
+    )
+    with pytest.warns(UserWarning, match="bfloat16") if dtype is torch.bfloat16 else contextlib.nullcontext():
+        ours = forward(Layer(2, True), q, k, v, None, sliding_window=3)[0]
+    expected = sdpa_attention_forward(Layer(2, True), q, k, v, mask)[0]
+    torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("masked", ["none", "causal", "bool", "added"])
+def test_position_bias(masked: str) -> None:
+    q, k, v = qkv()
+    visible = torch.rand(2, 1, 6, 6) < 0.7
+    visible[..., 0] = True
+    mask = {
+        "none": None,
+        "causal": None,
+        "bool": visible,
+        "added": torch.where(visible, torch.randn(2, 1, 6, 6).double(), torch.finfo(torch.float64).min),
+    }[masked]
+    biases = [torch.randn(1, 4, 6, 6, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    biases[1].data.copy_(biases[0].data)
+    layer = Layer(2, masked == "causal")
+    ours = forward(layer, q, k, v, mask, position_bias=biases[0])[0]
+    theirs = sdpa_attention_forward(layer, q, k, v, mask, position_bias=biases[1])[0]
+    close(ours, theirs)
+    for o in (ours, theirs):
+        (o * o).sum().backward()
+    close(biases[0].grad, biases[1].grad)
+
+
+def test_shapes_of_masks() -> None:
+    q, k, v = qkv()
+    mask = torch.rand(6, 6) < 0.7
+    mask[:, 0] = True
+    for own in (
+        mask,
+        mask[None],
+        mask[None, None],
+        mask[None, None].expand(2, 4, 6, 6),
+        mask[:1],
+        mask[:, :1],
+    ):
+        close(forward(Layer(2), q, k, v, own)[0], sdpa_attention_forward(Layer(2), q, k, v, own)[0])
+    with pytest.raises(AttentionError, match="must broadcast"):
+        forward(Layer(2), q, k, v, torch.ones(6, 5, dtype=torch.bool))
+
+
+@given(
+    queries=st.integers(1, 70),
+    keys=st.integers(1, 90),
+    offset=st.integers(0, 20),
+    window=st.integers(1, 40),
+    kind=st.sampled_from(["causal", "window", "around", "all"]),
+    groups=st.sampled_from([1, 2, 4]),
+    padding=st.sampled_from(["none", "left", "right", "holes"]),
+    form=st.sampled_from(["bool", "added", "lazy"]),
+)
+def test_masks_of_all_kinds(queries, keys, offset, window, kind, groups, padding, form) -> None:
+    """Against PyTorch's function with the mask in full; a row that sees nothing is 0 there too."""
+    torch.manual_seed(queries * keys)
+    q, k, v = qkv(queries, keys, 4 // groups)
+    place = torch.arange(keys)
+    seen = {
+        "none": None,
+        "left": torch.stack([place >= keys // 3, place >= 0]),
+        "right": torch.stack([place < 1 + keys // 2, place >= 0]),
+        "holes": torch.rand(2, keys) < 0.7,
+    }[padding]
+    function = {
+        "causal": causal_mask_function,
+        "window": sliding_window_causal_mask_function(window),
+        "around": sliding_window_bidirectional_mask_function(window),
+        "all": bidirectional_mask_function,
+    }[kind]
+    of = {
+        "batch_size": 2, "q_length": queries, "kv_length": keys, "q_offset": offset,
+        "mask_function": function, "attention_mask": seen,
+    }  # fmt: skip
+    true = sdpa_mask(**of, allow_is_causal_skip=False)
+    mask = {"bool": lambda **_: true, "added": eager_mask, "lazy": lazy_mask}[form](**of, dtype=torch.float64)
+    inputs = [[x.clone().requires_grad_() for x in (q, k, v)] for _ in range(2)]
+    outputs = [
+        forward(Layer(groups), *inputs[0], mask)[0],
+        sdpa_attention_forward(Layer(groups), *inputs[1], true)[0],
+    ]
+    close(*outputs)
+    for o in outputs:
+        (o * torch.linspace(-1, 1, o.numel(), dtype=torch.float64).view(o.shape)).sum().backward()
+    for a, b in zip(*inputs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-10)
+
+
+def test_other_devices_are_left_to_transformers() -> None:
+    q, k, v = (x.to("meta") for x in qkv())
+    with pytest.warns(UserWarning, match="tensors on meta"):
+        assert forward(Layer(2), q, k, v, None)[0].shape == (2, 6, 4, 8)
+
+
+def test_a_mask_is_looked_at_once_and_again_when_it_changes(monkeypatch: Any) -> None:
+    from flashbench.integrations.huggingface import given_masks
+
+    looks: list[int] = []
+    found = given_masks.recognise
+    monkeypatch.setattr(given_masks, "recognise", lambda *of: looks.append(1) or found(*of))
+    q, k, v = qkv()
+    mask = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
+    for _ in range(3):
+        forward(Layer(2), q, k, v, mask)
+    assert len(looks) == 1
+    mask[..., 4, 0] = False
+    close(forward(Layer(2), q, k, v, mask)[0], sdpa_attention_forward(Layer(2), q, k, v, mask)[0])
+    assert len(looks) == 2
+
+
+def test_rows_that_see_no_key_are_zero_as_with_sdpa() -> None:
+    q, k, v = qkv()
+    mask = torch.ones(6, 6, dtype=torch.bool).tril()
+    mask[:, :2] = False
+    added = torch.zeros(6, 6).double().masked_fill(~mask, torch.finfo(torch.float64).min)
+    o = forward(Layer(2), q, k, v, added)[0]
+    assert not o[:, :2].any()
+    close(o, sdpa_attention_forward(Layer(2), q, k, v, mask)[0])
+
+
+def test_dropout_in_training_only() -> None:
+    q, k, v = qkv()
+    layer = Layer(2, False)
+    plain = forward(layer, q, k, v, None)[0]
+    close(forward(layer, q, k, v, None, dropout=0.5)[0], plain)
+    layer.train()
+    torch.manual_seed(3)
+    dropped = forward(layer, q, k, v, None, dropout=0.5)[0]
+    assert not torch.allclose(dropped, plain)
+    torch.manual_seed(3)
+    assert torch.equal(forward(layer, q, k, v, None, dropout=0.5)[0], dropped)
+    many = torch.stack([forward(layer, q, k, v, None, dropout=0.5)[0] for _ in range(2000)]).mean(0)
+    torch.testing.assert_close(many, plain, rtol=0, atol=0.2)
+
+
+def test_attention_weights_are_none_and_it_is_said() -> None:
+    huggingface_attention._warn_of_weights.cache_clear()
+    q, k, v = qkv()
+    with pytest.warns(UserWarning, match="output_attentions=True gives None"):
+        assert forward(Layer(2), q, k, v, None, output_attentions=True)[1] is None
+
+
+def test_a_model_that_is_asked_for_weights() -> None:
+    huggingface_attention._warn_of_weights.cache_clear()
+    with default_dtype(torch.float32):
+        model, inputs = CASES[0].model(), CASES[0].inputs()
+    model.set_attn_implementation(NAME)
+    with pytest.warns(UserWarning, match="output_attentions=True gives None"):
+        output = model(**inputs, output_attentions=True)
+    assert not any(output.attentions or ())
+
+
+def test_a_scale_that_is_learned() -> None:
+    q, k, v = qkv()
+    scale = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    o = forward(Layer(2), q, k, v, None, scaling=scale)[0]
+    close(o, forward(Layer(2), q, k, v, None, scaling=0.3)[0])
+    o.pow(2).sum().backward()
+    more, less = (
+        forward(Layer(2), q, k, v, None, scaling=x)[0].pow(2).sum() for x in (0.3 + 1e-6, 0.3 - 1e-6)
+    )
+    assert float(scale.grad) == pytest.approx(float(more - less) / 2e-6, rel=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES[:4], ids=lambda case: case.name)
+def test_bfloat16_is_left_to_transformers(case: Any) -> None:
+    with default_dtype(torch.bfloat16), torch.no_grad():
+        model, inputs = case.model(), case.inputs()
+        model.set_attn_implementation("eager")
+        eager = model(**inputs).logits
+        model.set_attn_implementation(NAME)
+        with pytest.warns(UserWarning, match="left attention to PyTorch: dtype bfloat16"):
+            ours = model(**inputs).logits
+    assert stats()[:2] == (0, 0)
+    assert list(stats().fallbacks.values()) == [case.attentions]
+    torch.testing.assert_close(ours, eager, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("masked", ["bool", "added", "causal"])
+def test_eager_functions_are_given_what_they_add(masked: str) -> None:
+    """Gemma 2's, in a dtype that is not ours, beside our own in float32."""
+    with default_dtype(torch.float32):
+        layer = CASES[2].model().model.layers[0].self_attn
+    q, k, v = (x.float() for x in qkv(19, 19))
+    seen = torch.ones(19, 19, dtype=torch.bool).tril() & torch.ones(19, 19, dtype=torch.bool).triu(-3)
+    mask = {"bool": seen[None, None], "causal": None}.get(masked, torch.zeros(1, 1, 19, 19))
+    if masked == "added":
+        mask = mask.masked_fill(~seen, torch.finfo(torch.bfloat16).min)
+    options = {"softcap": 2.0, "scaling": 0.5, "sliding_window": 4}
+    ours = forward(layer, q, k, v, mask, **options)[0]
+    with pytest.warns(UserWarning, match="dtype bfloat16"):
+        left = forward(layer, q.bfloat16(), k.bfloat16(), v.bfloat16(), mask, **options)[0]
+    torch.testing.assert_close(left.float(), ours, rtol=0.05, atol=0.05)
+    close(ours, forward(layer, q, k, v, seen, softcap=2.0, scaling=0.5)[0])
+
+
+def test_sinks_of_a_model_without_an_eager_function() -> None:
+    q, k, v = (x.bfloat16() for x in qkv())
+    with pytest.raises(UnsupportedError, match="no eager_attention_forward"):
+        forward(Layer(2), q, k, v, None, s_aux=torch.zeros(4))
+    reset_stats()

@@ -1,0 +1,123 @@
+"""Masks are recognised exactly: what a pattern lets through is what the mask lets through, entry by entry."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.masking_utils import (
+    bidirectional_mask_function,
+    causal_mask_function,
+    eager_mask,
+    sdpa_mask,
+    sliding_window_bidirectional_mask_function,
+    sliding_window_causal_mask_function,
+)
+
+from flashbench.integrations.huggingface.patterns import Pattern, recognise
+
+LOWEST = torch.finfo(torch.float32).min
+
+
+def let_through(pattern: Pattern, mask: torch.Tensor, queries: int) -> torch.Tensor:
+    """From the definitions in `flashbench.attention`'s docstring."""
+    keys = pattern.keys
+    own = torch.arange(queries)[:, None] + keys - queries
+    key = torch.arange(keys)
+    left, right = pattern.window
+    seen = torch.ones(queries, keys, dtype=torch.bool)
+    if pattern.causal:
+        seen &= key <= own
+    if left is not None:
+        seen &= key >= own - left
+    if right is not None:
+        seen &= key <= own + right
+    more = mask if pattern.as_given else pattern.mask
+    if more is not None:
+        assert pattern.mask is None or more.dtype is torch.bool
+        seen = seen & (more if more.dtype is torch.bool else more > LOWEST / 2)
+    return torch.nn.functional.pad(seen.expand(mask.shape[0], 1, -1, -1), (0, mask.shape[3] - keys))
+
+
+@given(
+    queries=st.integers(1, 9),
+    keys=st.integers(1, 12),
+    q_offset=st.integers(0, 5),
+    window=st.integers(1, 12),
+    kind=st.sampled_from(["causal", "window", "around", "all"]),
+    padding=st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=2, max_size=2),
+    padded=st.booleans(),
+    added=st.booleans(),
+)
+def test_masks_of_transformers(queries, keys, q_offset, window, kind, padding, padded, added) -> None:
+    function = {
+        "causal": causal_mask_function,
+        "window": sliding_window_causal_mask_function(window),
+        "around": sliding_window_bidirectional_mask_function(window),
+        "all": bidirectional_mask_function,
+    }[kind]
+    given_ = {
+        "batch_size": 2, "q_length": queries, "kv_length": keys, "q_offset": q_offset,
+        "mask_function": function, "attention_mask": torch.tensor(padding)[:, :keys] if padded else None,
+    }  # fmt: skip
+    true = sdpa_mask(**given_, allow_is_causal_skip=False)
+    mask = eager_mask(**given_) if added else true
+    pattern = recognise(mask, queries)
+    assert torch.equal(let_through(pattern, mask, queries), true)
+    if not padded and kind in ("causal", "all") and true.any():
+        assert pattern.mask is None
+        assert not pattern.as_given
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.data())
+def test_any_mask(queries, keys, data) -> None:
+    rows = st.lists(st.lists(st.booleans(), min_size=keys, max_size=keys), min_size=queries, max_size=queries)
+    true = torch.tensor(data.draw(st.lists(rows, min_size=2, max_size=2)))[:, None]
+    assert torch.equal(let_through(recognise(true, queries), true, queries), true)
+    added = torch.where(true, 0.0, data.draw(st.sampled_from([LOWEST, -float("inf")])))
+    assert torch.equal(let_through(recognise(added, queries), added, queries), true)
+
+
+def test_one_entry_makes_the_difference() -> None:
+    mask = torch.ones(40, 40, dtype=torch.bool).tril()[None, None]
+    assert recognise(mask, 40) == Pattern(40, causal=True)
+    for i, j in ((20, 3), (38, 0), (3, 20)):
+        other = mask.clone()
+        other[0, 0, i, j] ^= True
+        assert recognise(other, 40).as_given
+
+
+def test_a_window_of_a_causal_mask() -> None:
+    mask = sdpa_mask(
+        1, 20, 20, mask_function=sliding_window_causal_mask_function(5), allow_is_causal_skip=False
+    )
+    assert recognise(mask, 20) == Pattern(20, causal=True, window=(4, None))
+
+
+def test_room_for_later_keys_is_not_read() -> None:
+    mask = sdpa_mask(1, 3, 64, q_offset=7, allow_is_causal_skip=False)
+    assert recognise(mask, 3) == Pattern(10, causal=True)
+    assert recognise(mask[:, :, -1:], 1) == Pattern(10)
+
+
+def test_batches_of_the_same_mask_keep_one() -> None:
+    padding = torch.tensor([[0, 1, 1, 1, 1]]).bool().expand(3, -1)
+    pattern = recognise(eager_mask(3, 5, 5, attention_mask=padding), 5)
+    assert pattern.causal
+    assert pattern.mask.shape == (1, 1, 1, 5)
+
+
+def test_numbers_that_are_added_stay_numbers() -> None:
+    mask = torch.tensor([[0.5, LOWEST], [-1e9, 0.0]])[None, None]
+    assert torch.equal(recognise(mask, 2).mask[0, 0], torch.tensor([[0.5, -float("inf")], [-1e9, 0.0]]))
+    assert recognise(mask.clamp(min=-1e9), 2).as_given
+
+
+def test_a_nan_hides_nothing() -> None:
+    mask = torch.zeros(1, 1, 4, 4).masked_fill(torch.ones(4, 4).triu(1).bool(), LOWEST)
+    mask[..., 2, 1] = float("nan")
+    assert recognise(mask, 4).mask.isnan().nonzero().tolist() == [[0, 0, 2, 1]]
