@@ -49,9 +49,9 @@ def test_without_options_the_study_is_the_default(flashbench, fake_train: FakeRu
 def test_every_option_has_its_field(flashbench, fake_train: FakeRun) -> None:
     words = (
         "train -m tft,informer -a flash,original --variant full-attention -n 512,1k --horizon 12 --windows 2 "
-        "--data synthetic --series 9 --patch-stride 4 --set tft.hidden_size=64 --set informer.activation=relu "
-        "--set tft.grn_activation=ELU --threads 1 --repeats 4 --rounds 5 --seed 6 --no-memory "
-        "--memory-budget 2GiB --timeout 60"
+        "--data synthetic --series 9 --patch-stride 4 --set tft.hidden_size=64 "
+        "--set informer.activation=relu --set tft.grn_activation=ELU "
+        "--threads 1 --repeats 4 --rounds 5 --seed 6 --no-memory --memory-budget 2GiB --timeout 60"
     )
     assert flashbench(*words.split()).code == 0
     assert fake_train.studies == [
