@@ -26,6 +26,7 @@ from typer.main import get_command
 
 from flashbench.cli.app import make_app
 from flashbench.cli.settings import build_duel, build_study, load_study
+from flashbench.cli.train_settings import build_train_study
 from flashbench.errors import EngineError
 
 ONLY_PARSED = re.compile(r"<!-- only parsed: (?P<reason>\S.*) -->\s*\Z")
@@ -97,6 +98,8 @@ def read(arguments: list[str]) -> None:
                 build_duel(parsed.params)
             elif name in ("profile", "sweep"):
                 build_study(name, parsed.params)
+            elif name == "train":
+                build_train_study(parsed.params)
 
 
 def run(words: list[str]) -> None:
