@@ -107,6 +107,6 @@ def _convert(values: Mapping[str, Any]) -> TrainStudy:
         study = msgspec.convert(values, type=TrainStudy)
     except msgspec.ValidationError as error:
         raise ConfigError(field_error(str(error))) from error
-    for model in study.models:
+    for model in (*study.models, *study.settings):
         find_model(model)
     return study

@@ -11,6 +11,8 @@ from flashbench.report.layout import NOTHING, STATUS_WORDS, Grid, counted, headi
 from flashbench.report.units import format_bytes, format_times, format_wide_ratio
 from flashbench.results.record import Results, TrainingStep
 from flashbench.studies.train.figures import (
+    BASE,
+    LongestContext,
     amdahl_bound,
     base_of,
     longest_context,
@@ -44,7 +46,7 @@ _LEGEND = (
     "fwd/bwd/opt: forward, backward and optimizer. Peak: of one step beyond the model, its inputs and "
     "gradients. Attn: attention's share of the step. x standard: how many times faster than the step with "
     "standard attention; at most: Amdahl's law, by standard's share and the time of both attentions. Loss: "
-    "after two steps from the same start."
+    "after two steps from the same start, where arms must agree to a thousandth."
 )
 
 
@@ -127,7 +129,11 @@ def _reasons(rows: Sequence[TrainingStep]) -> list[Text]:
         all_of_it = len(where) == len(rows)
         prefix = word if all_of_it else f"{arms} at {lengths}: {word}"
         lines.append(Text(f"{prefix}: {reason}", style="dim"))
-    return lines
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        if row.note is not None:
+            notes.setdefault(row.note, []).append(f"{row.attention} at {row.context_length}")
+    return [*lines, *(Text(f"{', '.join(where)}: {note}", style="dim") for note, where in notes.items())]
 
 
 def _verdicts(rows: Sequence[TrainingStep]) -> list[Text]:
@@ -170,7 +176,7 @@ def _longest(rows: Sequence[TrainingStep], budget_bytes: int) -> list[Renderable
         cells = []
         for arm in arms:
             longest = found[model, arm]
-            cells.append(NOTHING if longest is None else f"{longest.length:,}")
+            cells.append(NOTHING if longest is None else _longest_word(longest, found.get((model, BASE))))
         grid.add_row(model, *cells)
     lengths = sorted({length for each in found.values() if each is not None for length in each.measured})
     return [
@@ -179,3 +185,11 @@ def _longest(rows: Sequence[TrainingStep], budget_bytes: int) -> list[Renderable
         grid,
         Text(f"computed from the peaks measured at {', '.join(map(str, lengths))}", style="dim"),
     ]
+
+
+def _longest_word(longest: LongestContext, base: LongestContext | None) -> str:
+    """`13,507 (2.9x)`: beside standard attention's."""
+    word = f"{longest.length:,}"
+    if base is None or base is longest or not base.length:
+        return word
+    return f"{word} ({longest.length / base.length:.1f}x)"

@@ -195,6 +195,7 @@ class TrainingStep(Record, frozen=True, kw_only=True):
     # Of the largest call: batch, heads, seqlen_q, seqlen_k, head_dim, head_dim_v.
     attention_shape: list[int] | None = None
     peak_bytes: int | None = None  # of one step beyond the model, its inputs and its gradients
+    note: str | None = None  # one line on what ran, such as a fallback
     losses: list[float] = []  # of the first steps, the same in every arm but for rounding
 
 

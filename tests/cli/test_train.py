@@ -126,10 +126,7 @@ def test_errors_of_a_study_file_name_it(flashbench, fake_train, tmp_path, conten
         (["--variant", "half"], "variant"),
         (["--context-lengths", "short"], "--context-lengths"),
         (["--set", "hidden_size=64"], "--set takes MODEL.NAME=VALUE, such as tft.hidden_size=64"),
-        (
-            ["--models", "tft", "--set", "informer.a=1"],
-            "settings are for informer, which models does not name",
-        ),
+        (["--models", "tft", "--set", "inform.a=1"], "model must be one of tft, informer"),
         (["--csv", "a.csv", "--data", "synthetic"], "--csv is the data: give it, or --data"),
         (["--data", "weather"], "weather"),
     ],

@@ -57,13 +57,16 @@ def synthetic(series: int, length: int, seed: int) -> Any:
     )
 
 
-def check_length(frame: Any, needed: int, what: str) -> None:
-    """Raises UnsupportedError where the longest series is shorter than a window: nothing is repeated."""
-    longest = int(frame.groupby("unique_id").size().max())
-    if longest < needed:
+def check_length(frame: Any, window: int, windows: int, what: str) -> None:
+    """Raises UnsupportedError where the series have fewer windows of that many values: neuralforecast would
+    then repeat some.
+    """
+    sizes = frame.groupby("unique_id").size()
+    # Shorter series are padded to the longest, and are windows that begin with nothing.
+    if sizes.max() - window + 1 < windows:
         raise UnsupportedError(
-            f"{what} has {longest} values a series, a window needs {needed}: ask for shorter contexts, or "
-            "for --data synthetic, which is of any length"
+            f"{what} has {sizes.max()} values a series, {windows} windows need {window + windows - 1}: ask "
+            "for shorter contexts, for fewer windows, or for --data synthetic, which is of any length"
         )
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from flashbench.results.record import TrainingStep
 
 BASE = "standard"
+# Weight, gradient and Adam's two moments, in float32.
+BYTES_A_PARAMETER = 16
 
 
 def measured_ratio(row: TrainingStep, base: TrainingStep | None) -> float | None:
@@ -62,23 +64,26 @@ class LongestContext(NamedTuple):
 
 
 def longest_context(rows: Sequence[TrainingStep], budget_bytes: int) -> LongestContext | None:
-    """The longest context whose step fits, computed: peak = a + b n + c n^2 with a, b, c >= 0, fitted to the
-    peaks measured at three lengths or more; None of fewer, or where they do not grow. rows: of one model and
-    attention.
+    """The longest context whose step fits beside weights, gradients and Adam's two moments, computed.
+
+    peak = a + b n + c n^2 with a, b, c >= 0 is fitted to the peaks measured at three lengths or more, and
+    with a = 0 to those at two; None of fewer, or where they do not grow. rows: of one model and attention.
     """
     known = sorted((row.context_length, row.peak_bytes) for row in rows if row.peak_bytes is not None)
-    if len(known) < 3:
+    if len(known) < 2:
         return None
     from scipy.optimize import nnls
 
     lengths = np.array([length for length, _ in known], dtype=float)
     peaks = np.array([peak for _, peak in known], dtype=float)
     # Relative errors count: each equation is divided by its peak.
-    equations = np.stack([np.ones_like(lengths), lengths, lengths**2], axis=1) / peaks[:, np.newaxis]
+    powers = (0, 1, 2) if len(known) > 2 else (1, 2)
+    equations = np.stack([lengths**power for power in powers], axis=1) / peaks[:, np.newaxis]
     # To columns of one size, for the solver stops by an absolute tolerance.
     sizes = np.linalg.norm(equations, axis=0)
-    a, b, c = nnls(equations / sizes, np.ones_like(peaks))[0] / sizes
-    room = max(0.0, budget_bytes - a)
+    *constant, b, c = nnls(equations / sizes, np.ones_like(peaks))[0] / sizes
+    kept = max(BYTES_A_PARAMETER * (row.parameters or 0) for row in rows)
+    room = max(0.0, budget_bytes - kept - sum(constant))
     if not b and not c:  # the peaks do not grow
         return None
     # Not (-b + root) / 2c, which loses every digit where c is all but 0.

@@ -82,6 +82,7 @@ class TrainRow:
             attention_calls=last.get("attention_calls"),
             attention_shape=last.get("attention_shape"),
             peak_bytes=self.peak_bytes,
+            note=last.get("note"),
             losses=last.get("losses", []),
         )
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib.metadata import version
-from itertools import groupby
 
 import msgspec
 
@@ -113,8 +112,8 @@ class _Session:
                         self._measure_memory(arm)
             for number in range(self._study.rounds):
                 self._round(number)
-        for _, arms in _groups(self.rows):
-            _compare_losses(list(arms))
+        for arms in _groups(self.rows):
+            _compare_losses(arms)
         self._on_progress(Progress(self._total, self._total, "done", 0.0))
 
     @property
@@ -151,8 +150,7 @@ class _Session:
         rows = [row for row in self.rows if row.can_run]
         arms = list(dict.fromkeys(row.point.attention for row in rows))
         self._pool.renew(dict.fromkeys(arms, _MODULES))
-        for _, neighbours in _groups(rows):
-            group = list(neighbours)
+        for group in _groups(rows):
             for place in turn_order(len(group), number):
                 self._time(group[place], number)
 
@@ -178,9 +176,12 @@ class _Session:
         self._done += 1
 
 
-def _groups(rows: Sequence[TrainRow]) -> groupby[tuple[str, int], TrainRow]:
-    """The arms of one model at one length."""
-    return groupby(rows, key=lambda row: (row.label, row.point.context_length))
+def _groups(rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
+    """The arms of one model at one length, wherever among the rows they are."""
+    found: dict[tuple[str, int], list[TrainRow]] = {}
+    for row in rows:
+        found.setdefault((row.label, row.point.context_length), []).append(row)
+    return list(found.values())
 
 
 def _compare_losses(arms: Sequence[TrainRow]) -> None:
@@ -194,16 +195,22 @@ def _compare_losses(arms: Sequence[TrainRow]) -> None:
 
 
 def _foretold_bytes(row: TrainRow, rows: Sequence[TrainRow]) -> int:
-    """By the peak at the longest shorter context of the same model and arm, growing as its square."""
-    shorter = [
+    """By the peaks at shorter contexts of the same model and arm: growing from the longest as it grew to it,
+    between linearly and by the square; from a single one by the square.
+    """
+    shorter = sorted(
         (other.point.context_length, other.peak_bytes)
         for other in rows
-        if other.point.model == row.point.model and other.peak_bytes is not None
-    ]
+        if other.point.model == row.point.model and other.peak_bytes
+    )
     if not shorter:
         return 0
-    length, peak = max(shorter)
-    return math.ceil(peak * (row.point.context_length / length) ** 2)
+    length, peak = shorter[-1]
+    power: float = 2
+    if len(shorter) > 1:
+        before, less = shorter[-2]
+        power = min(2.0, max(1.0, math.log(peak / less) / math.log(length / before)))
+    return math.ceil(float(peak * (row.point.context_length / length) ** power))
 
 
 def _gib(count: int) -> str:

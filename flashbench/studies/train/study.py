@@ -74,8 +74,6 @@ class TrainStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ConfigError(f"timeout_s must be above 0 and finite, not {self.timeout_s}")
         if self.memory_budget_bytes is not None and self.memory_budget_bytes < 1:
             raise ConfigError(f"memory_budget_bytes must be at least 1, not {self.memory_budget_bytes}")
-        if unknown := set(self.settings) - set(self.models):
-            raise ConfigError(f"settings are for {', '.join(sorted(unknown))}, which models does not name")
 
     def points(self) -> list[TrainPoint]:
         """Everything to measure, so that the arms of a model and a length are neighbours."""

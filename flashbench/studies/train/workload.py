@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from statistics import median
@@ -81,6 +82,8 @@ class TrainingWorkload:
             Phases(after_forward - start, after_backward - after_forward, end - after_backward)
         )
         self._losses.append(float(loss.detach()))
+        if not math.isfinite(self._losses[-1]):
+            raise ArithmeticError(f"the loss is {self._losses[-1]} after {step} steps")
 
     def forget(self) -> None:
         """The gradients, which the next step makes anew."""
@@ -111,12 +114,13 @@ class TrainingWorkload:
 
     def _share(self) -> dict[str, Any]:
         """Of steps that are not timed otherwise."""
-        from flashbench.integrations.torch import ATTENTIONS
+        from flashbench.integrations.torch import ATTENTIONS, reset_stats, stats
         from flashbench.integrations.torch.marks import attention_marked
 
         if self._point.attention not in ATTENTIONS:  # neuralforecast's own is not one function
             return {}
         before = len(self._phases)
+        reset_stats()
         with attention_marked(ATTENTIONS, self._point.attention) as clock:
             for _ in range(MARKED_STEPS):
                 self.call()
@@ -128,19 +132,21 @@ class TrainingWorkload:
             "attention_share": (clock.forward_ns + clock.backward_ns) / steps_ns,
             "attention_calls": clock.calls // MARKED_STEPS,
             "attention_shape": list(clock.largest),
+            "note": "; ".join(f"left to PyTorch: {reason}" for reason in stats().fallbacks) or None,
         }
 
     def _frame(self) -> tuple[Any, int, str]:
         """Series, how many there are, and what to call them."""
         study, point = self._study, self._point
-        needed = point.context_length + study.horizon
+        window = point.context_length + study.horizon
         # Where series are tokens, one series is no attention.
         synthetic = study.csv is None and (study.data == "synthetic" or self._model_kind.multivariate)
         data = "synthetic" if synthetic else study.data
         series = study.series if self._model_kind.multivariate else 1
-        frame = load_series(data, study.csv, series=series, length=needed + SPARE_VALUES, seed=study.seed)
+        length = window + study.windows + SPARE_VALUES
+        frame = load_series(data, study.csv, series=series, length=length, seed=study.seed)
         name = study.csv or data
-        check_length(frame, needed, name)
+        check_length(frame, window, study.windows, name)
         return frame, int(frame["unique_id"].nunique()), name
 
     def _build(self) -> Any:
@@ -176,8 +182,7 @@ class TrainingWorkload:
         from neuralforecast.tsdataset import TimeSeriesDataset, TimeSeriesLoader
 
         dataset = TimeSeriesDataset.from_df(frame)[0]
-        count = dataset.n_groups if self._model_kind.multivariate else min(dataset.n_groups, 32)
-        return iter(TimeSeriesLoader(dataset, batch_size=count, shuffle=False))
+        return iter(TimeSeriesLoader(dataset, batch_size=dataset.n_groups, shuffle=False))
 
 
 def _unlogged(*arguments: Any, **named: Any) -> None:

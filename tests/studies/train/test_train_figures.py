@@ -57,20 +57,24 @@ def test_the_base_is_of_the_same_model_and_length() -> None:
     st.integers(0, 10**6), st.integers(10, 10**4), st.sampled_from([0, 1, 8, 64]), st.integers(10**3, 10**5)
 )
 def test_longest_context_of_a_known_polynomial(a: int, b: int, c: int, length: int) -> None:
-    """The budget is what `length` takes, so that is what fits."""
+    """The budget is what `length` takes beside what a model keeps, so that is what fits."""
 
     def peak(n: int) -> int:
         return a + b * n + c * n * n
 
-    rows = [make_step("flash", n, peak_bytes=peak(n)) for n in (512, 1024, 2048, 4096)]
-    found = longest_context(rows, peak(length))
+    rows = [make_step("flash", n, peak_bytes=peak(n), parameters=1000) for n in (512, 1024, 2048, 4096)]
+    found = longest_context(rows, peak(length) + 1000 * (4 + 4 + 8))
     assert found.length == pytest.approx(length, rel=1e-2, abs=1)
     assert found.measured == [512, 1024, 2048, 4096]
 
 
-def test_no_longest_context_without_three_peaks_that_grow() -> None:
-    rows = [make_step("flash", n) for n in (512, 1024)]
-    assert longest_context(rows, 1 << 30) is None
+def test_two_peaks_tell_a_longest_context_and_one_does_not() -> None:
+    rows = [make_step("flash", n, peak_bytes=3 * n + 2 * n * n, parameters=0) for n in (512, 1024)]
+    assert longest_context(rows[:1], 1 << 30) is None
+    assert longest_context(rows, 3 * 9000 + 2 * 9000**2).length == pytest.approx(9000, abs=1)
+
+
+def test_no_longest_context_of_peaks_that_do_not_grow() -> None:
     flat = [make_step("flash", n, peak_bytes=1000) for n in (512, 1024, 2048)]
     assert longest_context(flat, 1 << 30) is None
     grown = [make_step("standard", n) for n in (512, 1024, 2048)]

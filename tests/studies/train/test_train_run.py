@@ -11,6 +11,8 @@ import pytest
 from flashbench.integrations.forecasting import models
 from flashbench.results.record import Results, TrainingStep
 from flashbench.studies.train import TrainStudy, failed, run, workload
+from flashbench.studies.train.row import TrainRow
+from flashbench.studies.train.study import TrainPoint
 
 
 @pytest.fixture
@@ -93,3 +95,31 @@ def test_arms_are_processes_of_their_own(measured) -> None:
     assert set(results.processes) == {"standard", "flash"}
     assert all(len(row.time.samples_ns) == 2 for row in results.training)
     assert results.kind == "train"
+
+
+def test_peaks_are_foretold_as_they_grew() -> None:
+    """By the square from one; as from the one before to the longest from several, linearly at least."""
+    foretold = sys.modules[run.__module__]._foretold_bytes
+
+    def row(length: int, peak: int | None) -> TrainRow:
+        point = TrainPoint("tft", length, "flash")
+        return TrainRow(point, "TFT", windows=4, threads=2, peak_bytes=peak)
+
+    asked = row(400, None)
+    assert foretold(asked, [asked]) == 0
+    assert foretold(asked, [row(200, 1000), asked]) == 4000
+    assert foretold(asked, [row(100, 500), row(200, 1000), asked]) == 2000
+    assert foretold(asked, [row(100, 10), row(200, 1000), asked]) == 4000
+    assert foretold(asked, [row(100, 1000), row(200, 1000), asked]) == 2000
+
+
+def test_arms_are_compared_whatever_stands_between_them(measured) -> None:
+    """`original` of a model that has a variant is a model of its own."""
+    results = measured(
+        models=["informer"],
+        attentions=["standard", "original", "flash"],
+        context_lengths=[fake_steps.OTHER_LOSS],
+        variant="full-attention",
+        memory=False,
+    )
+    assert [row.status for row in results.training] == ["ok", "ok", "wrong"]

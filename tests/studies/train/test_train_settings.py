@@ -28,10 +28,6 @@ from flashbench.studies.train.study import TrainPoint
         ({"seed": -1}, "seed must be at least 0, not -1"),
         ({"timeout_s": 0}, "timeout_s must be above 0 and finite, not 0"),
         ({"memory_budget_bytes": 0}, "memory_budget_bytes must be at least 1, not 0"),
-        (
-            {"models": ["tft"], "settings": {"informer": {}}},
-            "settings are for informer, which models does not",
-        ),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], words: str) -> None:

@@ -110,7 +110,7 @@ def test_what_a_workload_says_of_itself() -> None:
 
 
 def test_no_window_and_no_softmax_attention_are_unsupported() -> None:
-    with pytest.raises(UnsupportedError, match="a window needs 260"):
+    with pytest.raises(UnsupportedError, match="2 windows need 261"):
         workload("patchtst", data="airpassengers", context_lengths=[256])
     with pytest.raises(UnsupportedError, match="ProbSparse"):
         workload("informer", variant=None)
