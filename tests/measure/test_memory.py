@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import multiprocessing
 import sys
 import threading
 from collections.abc import Callable
@@ -173,37 +174,61 @@ def test_resident_growth_agrees_with_memray(size: int, threads: int) -> None:
     assert abs(measured.resident_delta_bytes - measured.workspace_peak_bytes) < 64 * KB
 
 
-def test_outputs_of_an_earlier_call_do_not_hide_growth() -> None:
+def in_a_process(measure: Callable[[], Any]) -> Any:
+    """What it returns in a process of its own: here other tests' garbage comes and goes by megabytes."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure).result()
+
+
+def growth_with_outputs() -> int:
     fake = Fake(lambda: np.ones(40 * MB, np.uint8), 40 * MB)
     fake.call()
-    # Hidden, it would be nothing; whatever other tests left running takes a megabyte now and then.
-    assert resident_growth(fake.call, fake.forget) == pytest.approx(40 * MB, rel=0.1)
+    return resident_growth(fake.call, fake.forget)
+
+
+def test_outputs_of_an_earlier_call_do_not_hide_growth() -> None:
+    assert in_a_process(growth_with_outputs) == pytest.approx(40 * MB, rel=0.02)
+
+
+def resident_pages() -> tuple[int, int, int]:
+    before = memory._resident()
+    buffer = np.ones(64 * MB, np.uint8)
+    after, of_the_system = memory._resident(), psutil.Process().memory_info().rss
+    del buffer
+    return before, after, of_the_system
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the file")
 def test_resident_is_what_linux_counts_page_by_page() -> None:
-    before = memory._resident()
-    buffer = np.ones(64 * MB, np.uint8)
-    assert memory._resident() - before == pytest.approx(64 * MB, abs=256 * KB)
+    before, after, of_the_system = in_a_process(resident_pages)
+    assert after - before == pytest.approx(64 * MB, abs=256 * KB)
     # The system's own counter, which adds its cores up now and then.
-    assert memory._resident() == pytest.approx(psutil.Process().memory_info().rss, abs=4 * MB)
-    del buffer
+    assert after == pytest.approx(of_the_system, abs=4 * MB)
+
+
+def growth() -> int:
+    return resident_growth(lambda: np.ones(64 * MB, np.uint8))
 
 
 def test_resident_growth_is_what_the_process_gained() -> None:
-    assert resident_growth(lambda: np.ones(64 * MB, np.uint8)) == pytest.approx(64 * MB, rel=0.05)
+    assert in_a_process(growth) == pytest.approx(64 * MB, rel=0.05)
 
 
-def test_resident_growth_is_sampled_where_the_system_does_not_tell_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def sampled_growth() -> int:
+    """Where the system does not tell it."""
+
     def call() -> None:
         buffer = np.ones(64 * MB, np.uint8)
         threading.Event().wait(0.1)
         del buffer
 
-    monkeypatch.setattr(memory, "_reset_peak_resident", lambda: False)
-    assert resident_growth(call) == pytest.approx(64 * MB, rel=0.05)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "_reset_peak_resident", lambda: False)
+        return resident_growth(call)
+
+
+def test_resident_growth_is_sampled_where_the_system_does_not_tell_it() -> None:
+    assert in_a_process(sampled_growth) == pytest.approx(64 * MB, rel=0.05)
 
 
 def test_resident_growth_stands_in_where_there_is_no_memray(monkeypatch: pytest.MonkeyPatch) -> None:
