@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
-
-with warnings.catch_warnings():
-    # Before any test: whoever imports distutils first decides whose it is, Python's deprecated one or
-    # setuptools', and setuptools, which PyTorch's compiler imports, insists on its own.
-    warnings.simplefilter("ignore")
-    import setuptools  # noqa: F401
 
 # The first example of a test may compile a kernel: how long an example takes says nothing here.
 settings.register_profile("flashbench", deadline=None)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from flashbench.studies.engine_list import EngineFacts
 from flashbench.studies.engine_probe import SHAPES
 
 CommandLine = Callable[..., Any]
-needs_pip = pytest.mark.skipif(
-    find_spec("pip") is None or find_spec("setuptools") is None, reason="needs pip and setuptools"
-)
+# By their metadata: to look for pip as a module is to tell setuptools that pip runs, which gives Python's
+# deprecated distutils back to everyone in this process.
+_installed = {distribution.name for distribution in distributions()}
+needs_pip = pytest.mark.skipif(not {"pip", "setuptools"} <= _installed, reason="needs pip and setuptools")
 
 
 @pytest.fixture(scope="module")
