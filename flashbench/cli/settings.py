@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -253,18 +253,23 @@ def read_toml(path: Path) -> dict[str, Any]:
     return values
 
 
+def check_keys(path: Path, values: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raises ConfigError for a key that is none of a study's."""
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ConfigError(
+                f"{path} has the unknown key {key!r}; known: {', '.join(known)}",
+                hint=f"did you mean {near[0]!r}?" if near else None,
+            )
+
+
 def _file_settings(path: Path, kind: Kind | None) -> dict[str, Any]:
     """The file's keys and values, once they are known to make a study on their own."""
     values = read_toml(path)
     if values.get("kind") == "train":
         raise ConfigError(f"{path} is a study of kind 'train'", hint=f"flashbench train --config {path}")
-    for key in values:
-        if key not in Study.__struct_fields__:
-            near = difflib.get_close_matches(key, Study.__struct_fields__, n=1)
-            raise ConfigError(
-                f"{path} has the unknown key {key!r}; known: {', '.join(Study.__struct_fields__)}",
-                hint=f"did you mean {near[0]!r}?" if near else None,
-            )
+    check_keys(path, values, Study.__struct_fields__)
     try:
         study = _convert(_defaults(values.get("kind", kind or "profile"), values) | values)
         _check_points(study)

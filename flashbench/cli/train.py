@@ -146,17 +146,33 @@ def train(
     memory: options.MeasureMemory = None,
     memory_budget: options.MemoryBudget = None,
     timeout: options.Timeout = None,
+    show: Annotated[
+        str | None,
+        typer.Option(
+            "--show",
+            metavar="FILE",
+            help="Print the tables of a file that --save or --json wrote, and measure nothing.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
     json: options.Json = None,
     save: options.Save = None,
 ) -> None:
     """Measure whole training steps of forecasting models, attention swapped: time, memory, share, losses."""
     # Inside: these import NumPy, which --help must not.
+    from rich.console import Console
+
     from flashbench.cli.output import ResultFiles
     from flashbench.cli.progress import show_progress
     from flashbench.cli.train_settings import build_train_study
     from flashbench.report.train import train_report
+    from flashbench.results.store import load_training
     from flashbench.studies import train as study
 
+    if show is not None:
+        results = load_training(show)
+        Console().print(train_report(results))
+        return
     settings = build_train_study(context.params)
     files = ResultFiles(json, save)
     with show_progress() as on_progress, files.keeping_interrupted():

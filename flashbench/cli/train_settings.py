@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from flashbench.cli.settings import field_error, read_toml
+from flashbench.cli.settings import check_keys, field_error, read_toml
 from flashbench.cli.values import parse_seconds, parse_seed, parse_whole, parse_wholes
 from flashbench.errors import ConfigError, FlashbenchError
 from flashbench.integrations.forecasting.models import find_model
@@ -86,13 +85,7 @@ def build_train_study(params: Mapping[str, Any]) -> TrainStudy:
 
 def _file_settings(path: Path) -> dict[str, Any]:
     values = read_toml(path)
-    for key in values:
-        if key not in TrainStudy.__struct_fields__:
-            near = difflib.get_close_matches(key, TrainStudy.__struct_fields__, n=1)
-            raise ConfigError(
-                f"{path} has the unknown key {key!r}; known: {', '.join(TrainStudy.__struct_fields__)}",
-                hint=f"did you mean {near[0]!r}?" if near else None,
-            )
+    check_keys(path, values, TrainStudy.__struct_fields__)
     if values.get("kind") != "train":
         raise ConfigError(f'{path} must have kind = "train", not {values.get("kind", "profile")!r}')
     try:

@@ -114,8 +114,16 @@ def load_measurements(path: str | os.PathLike[str]) -> Results:
     if results.kind == "train":
         raise ResultsError(
             f'{path} holds training steps (kind "train"), and this command takes measurements of attention',
-            hint="flashbench profile --save FILE measures those; the steps are the file's list `training`",
+            hint=f"flashbench train --show {path} prints their tables",
         )
+    return results
+
+
+def load_training(path: str | os.PathLike[str]) -> Results:
+    """`load` for training steps. Raises ResultsError too where the file holds something else."""
+    results = load(path)
+    if results.kind != "train":
+        raise ResultsError(f'{path} is of kind "{results.kind}", and holds no training steps')
     return results
 
 

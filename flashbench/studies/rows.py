@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from flashbench.engines import Engine, Settings, get_engine
 from flashbench.measure.cpu import NO_USE, CpuUse
-from flashbench.measure.statistics import process_medians, spread
+from flashbench.measure.statistics import process_medians
 from flashbench.measure.timing import Burst
 from flashbench.measure.worker import WorkerFailure
 from flashbench.results.record import (
@@ -26,6 +26,7 @@ from flashbench.results.record import (
 from flashbench.studies.decoding import kv_bytes_read, reads_memory
 from flashbench.studies.fits import predicted_bytes
 from flashbench.studies.study import Point, Study
+from flashbench.studies.times import time_record
 
 
 @dataclass(eq=False)
@@ -114,7 +115,7 @@ class Row:
         """The record; the arguments are the limits measured in the same run."""
         problem, engine, direction, settings = self.point
         block_q, block_k = self.blocks or (None, None)
-        time = self._time()
+        time = time_record(self.samples)
         return Measurement(
             problem=problem,
             engine=engine,
@@ -134,19 +135,6 @@ class Row:
             rates=None if time is None else self._rates(time, peak_gflops, read_bandwidth_gbps),
             energy_joules=statistics.median(self.joules) if self.joules else None,
             disturbance=self._disturbance(),
-        )
-
-    def _time(self) -> Time | None:
-        if not self.samples:
-            return None
-        found = spread([sample for process in self.samples for sample in process])
-        return Time(
-            samples_ns=[list(process) for process in self.samples],
-            median_ns=found.median,
-            low_ns=found.low,
-            high_ns=found.high,
-            minimum_ns=found.minimum,
-            outliers=found.outliers,
         )
 
     def _rates(self, time: Time, peak_gflops: float | None, read_bandwidth_gbps: float | None) -> Rates:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_results import make_results
 from fake_training import failed_step, make_step, make_training
 
 from flashbench.cli.train_settings import build_train_study
@@ -186,7 +187,7 @@ def test_training_steps_are_no_measurements(flashbench, tmp_path: Path, command:
     done = flashbench(*command.format(path).split())
     assert done.code == 2
     assert done.err.splitlines()[0].startswith(f"error: {path} holds training steps")
-    assert "hint: flashbench profile --save" in done.err
+    assert f"hint: flashbench train --show {path} prints their tables" in done.err
 
 
 def test_a_bad_csv_is_refused_before_anything_runs(flashbench, tmp_path: Path) -> None:
@@ -228,3 +229,15 @@ def test_a_tiny_run_in_earnest(flashbench) -> None:
     assert 0 < flash["attention_share"] < 1
     assert {row["status"] for row in informer} == {"unsupported"}
     assert "ProbSparse" in done.err
+
+
+def test_a_file_s_tables_are_printed_again(flashbench, fake_train: FakeRun, tmp_path: Path) -> None:
+    path, other = tmp_path / "steps.json", tmp_path / "other.json"
+    first = flashbench("train", "--save", str(path))
+    again = flashbench("train", "--show", str(path))
+    assert (again.code, again.out) == (0, first.out)
+    assert len(fake_train.studies) == 1
+    save(make_results([]), other)
+    done = flashbench("train", "--show", str(other))
+    assert done.code == 2
+    assert done.err.strip() == f'error: {other} is of kind "profile", and holds no training steps'

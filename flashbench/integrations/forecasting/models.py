@@ -95,26 +95,18 @@ def unlabelled(name: str) -> str:
 
 def load(module: str) -> Any:
     """A module that needs the extra `models`, imported. Raises EngineError where it is not installed."""
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in ("neuralforecast", "torch"):
-            raise
-        raise EngineError(
-            f"forecasting models need {missing}, which is not installed",
-            hint="pip install 'flashbench[models]'",
-        ) from None
+    check_installed()
+    return import_module(module)
 
 
-_SUFFIX = " (full attention)"
-
-
-def check_installed() -> None:
-    """Raises EngineError where what the models need is not installed; nothing is imported."""
-    for package in ("torch", "neuralforecast"):
+def check_installed(*more: str) -> None:
+    """Raises EngineError where what the models need, or more, is not installed; nothing is imported."""
+    for package in ("torch", "neuralforecast", *more):
         if find_spec(package) is None:
             raise EngineError(
                 f"forecasting models need {package}, which is not installed",
                 hint="pip install 'flashbench[models]'",
             )
+
+
+_SUFFIX = " (full attention)"

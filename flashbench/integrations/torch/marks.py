@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter_ns
@@ -18,19 +19,15 @@ class AttentionClock:
     forward_ns: int = 0
     backward_ns: int = 0
     calls: int = 0
-    largest: tuple[int, ...] = ()  # batch, heads, seqlen_q, seqlen_k, head_dim, head_dim_v
+    largest: tuple[int, ...] = (0,) * 6  # batch, heads, seqlen_q, seqlen_k, head_dim, head_dim_v
     backward_began: int = 0
 
     def saw(self, q: Any, k: Any, v: Any) -> None:
-        shape = (1,) * (4 - q.dim()) + tuple(q.shape)
-        found = (*shape[:3], k.shape[-2], q.shape[-1], v.shape[-1])
+        *outer, seqlen_q, head_dim = q.shape
+        batch, heads = (1,) * (2 - len(outer)) + tuple(outer)
+        found = batch, heads, seqlen_q, k.shape[-2], head_dim, v.shape[-1]
         self.calls += 1
-        if not self.largest or found[0] * found[1] * found[2] * found[3] > _pairs(self.largest):
-            self.largest = found
-
-
-def _pairs(problem: tuple[int, ...]) -> int:
-    return problem[0] * problem[1] * problem[2] * problem[3]
+        self.largest = max(self.largest, found, key=lambda problem: math.prod(problem[:4]))
 
 
 class _Inputs(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from torch import Tensor
 
@@ -24,7 +24,7 @@ class Options(NamedTuple):
     softcap: float | None = None
     block_q: int | None = None
     block_k: int | None = None
-    dropout: float = 0.0  # last: compilers drop the None at an operator's end
+    dropout: float = 0.0
 
     @property
     def keeps_p(self) -> bool:
@@ -32,23 +32,14 @@ class Options(NamedTuple):
         return self.engine == "standard" and self.softcap is None and not self.dropout
 
 
-TENSORS = 5  # the first fields of Options
-SCHEMA = ", ".join(
-    (
-        "Tensor? mask",
-        "Tensor? alibi_slopes",
-        "Tensor? sinks",
-        "Tensor? key_lengths",
-        "Tensor? dropout_seed",
-        "str engine",
-        "float? softmax_scale",
-        "bool causal",
-        "str causal_alignment",
-        "SymInt? window_left",
-        "SymInt? window_right",
-        "float? softcap",
-        "SymInt? block_q",
-        "SymInt? block_k",
-        "float dropout",
-    )
-)
+# A field's type as an operator's schema has it.
+_SCHEMA_TYPES: dict[Any, str] = {
+    Tensor | None: "Tensor?",
+    str: "str",
+    bool: "bool",
+    float: "float",
+    float | None: "float?",
+    int | None: "SymInt?",
+}
+SCHEMA = ", ".join(f"{_SCHEMA_TYPES[kind]} {name}" for name, kind in get_type_hints(Options).items())
+TENSORS = SCHEMA.count("Tensor?")  # the first fields of Options

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flashbench.errors import ConfigError, EngineError, UnsupportedError
+from flashbench.errors import ConfigError, UnsupportedError
 
 _COLUMNS = ("unique_id", "ds", "y")
 
@@ -14,8 +14,7 @@ _COLUMNS = ("unique_id", "ds", "y")
 def load_series(data: str, csv: str | None, *, series: int, length: int, seed: int) -> Any:
     """A data frame of unique_id, ds and y, as neuralforecast takes it.
 
-    series, length: of synthetic data. Raises ConfigError where a file is not such a table, EngineError where
-    a package is missing.
+    series, length: of synthetic data. Raises ConfigError where a file is not such a table.
     """
     if csv is not None:
         return _from_csv(csv)
@@ -25,13 +24,8 @@ def load_series(data: str, csv: str | None, *, series: int, length: int, seed: i
         from neuralforecast.utils import AirPassengersDF
 
         return AirPassengersDF[list(_COLUMNS)]
-    try:
-        from vega_datasets import local_data
-    except ModuleNotFoundError:
-        raise EngineError(
-            "data 'sf-temps' needs vega_datasets, which is not installed",
-            hint="pip install 'flashbench[models]'",
-        ) from None
+    from vega_datasets import local_data
+
     frame = local_data.sf_temps()
     return _frame("San Francisco", frame["date"], frame["temp"])
 

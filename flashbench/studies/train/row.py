@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from flashbench.measure.statistics import spread
 from flashbench.measure.worker import WorkerFailure
-from flashbench.results.record import Status, Time, TrainingStep
+from flashbench.results.record import Status, TrainingStep
+from flashbench.studies.times import time_record
 from flashbench.studies.train.study import TrainPoint
 
 
@@ -41,25 +41,16 @@ class TrainRow:
 
     @contextlib.contextmanager
     def keeping_failure(self) -> Iterator[None]:
-        """A worker's failure becomes this row's status."""
+        """A worker's failure in the body becomes this row's status; what a failing step took is not told."""
         try:
             yield
         except WorkerFailure as failure:
             self.status, self.reason = failure.status, failure.reason
+            self.samples.clear()
+            self.checks.clear()
 
     def record(self) -> TrainingStep:
         """As far as it is known."""
-        time = None
-        if self.samples:
-            found = spread([sample for process in self.samples for sample in process])
-            time = Time(
-                samples_ns=self.samples,
-                median_ns=found.median,
-                low_ns=found.low,
-                high_ns=found.high,
-                minimum_ns=found.minimum,
-                outliers=found.outliers,
-            )
         last = self.checks[-1] if self.checks else {}
         return TrainingStep(
             model=self.label,
@@ -72,7 +63,7 @@ class TrainRow:
             series=self.facts.get("series"),
             parameters=self.facts.get("parameters"),
             threads=self.threads,
-            time=time,
+            time=time_record(self.samples),
             forward_ns=self._median("forward_ns"),
             backward_ns=self._median("backward_ns"),
             optimizer_ns=self._median("optimizer_ns"),

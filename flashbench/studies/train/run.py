@@ -83,8 +83,9 @@ class _Session:
         # Only names: PyTorch is loaded where it is measured, in the workers.
         from flashbench.integrations.forecasting.models import check_installed, find_model
 
-        check_installed()
-        if study.csv is not None:  # now: in a worker its errors would be those of every row
+        # Now: in a worker these errors would be those of every row.
+        check_installed(*(["vega_datasets"] if study.csv is None and study.data == "sf-temps" else []))
+        if study.csv is not None:
             load_series(study.data, study.csv, series=1, length=1, seed=study.seed)
         self._study, self._on_progress, self._on_step = study, on_progress, on_step
         self.rows = []

@@ -10,16 +10,14 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from huggingface_masks import mask_function
 from huggingface_models import CASES, default_dtype
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import (
-    bidirectional_mask_function,
-    causal_mask_function,
     eager_mask,
     sdpa_mask,
-    sliding_window_bidirectional_mask_function,
     sliding_window_causal_mask_function,
 )
 
@@ -162,12 +160,7 @@ def test_masks_of_all_kinds(queries, keys, offset, window, kind, groups, padding
         "right": torch.stack([place < 1 + keys // 2, place >= 0]),
         "holes": torch.rand(2, keys) < 0.7,
     }[padding]
-    function = {
-        "causal": causal_mask_function,
-        "window": sliding_window_causal_mask_function(window),
-        "around": sliding_window_bidirectional_mask_function(window),
-        "all": bidirectional_mask_function,
-    }[kind]
+    function = mask_function(kind, window)
     of = {
         "batch_size": 2, "q_length": queries, "kv_length": keys, "q_offset": offset,
         "mask_function": function, "attention_mask": seen,

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from huggingface_masks import mask_function
 from huggingface_models import CASES, LEFT, default_dtype
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,13 +62,7 @@ def test_functions_of_which_nothing_is_known() -> None:
 def test_the_numbers_of_eager_masks(
     queries, keys, q_offset, kv_offset, window, kind, padding, padded, skip
 ) -> None:
-    function = {
-        "causal": causal_mask_function,
-        "window": sliding_window_causal_mask_function(window),
-        "around": sliding_window_bidirectional_mask_function(window),
-        "all": bidirectional_mask_function,
-        "chunked": chunked_causal_mask_function(window, torch.zeros(2, dtype=torch.int64)),
-    }[kind]
+    function = mask_function(kind, window)
     given_ = {
         "batch_size": 2, "q_length": queries, "kv_length": keys, "q_offset": q_offset, "kv_offset": kv_offset,
         "mask_function": function, "dtype": torch.float64,

@@ -7,14 +7,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from huggingface_masks import mask_function
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.masking_utils import (
-    bidirectional_mask_function,
-    causal_mask_function,
     eager_mask,
     sdpa_mask,
-    sliding_window_bidirectional_mask_function,
     sliding_window_causal_mask_function,
 )
 
@@ -54,12 +52,7 @@ def let_through(pattern: Pattern, mask: torch.Tensor, queries: int) -> torch.Ten
     added=st.booleans(),
 )
 def test_masks_of_transformers(queries, keys, q_offset, window, kind, padding, padded, added) -> None:
-    function = {
-        "causal": causal_mask_function,
-        "window": sliding_window_causal_mask_function(window),
-        "around": sliding_window_bidirectional_mask_function(window),
-        "all": bidirectional_mask_function,
-    }[kind]
+    function = mask_function(kind, window)
     given_ = {
         "batch_size": 2, "q_length": queries, "kv_length": keys, "q_offset": q_offset,
         "mask_function": function, "attention_mask": torch.tensor(padding)[:, :keys] if padded else None,

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pandas = pytest.importorskip("pandas")
+from flashbench.errors import ConfigError, UnsupportedError
+from flashbench.studies.train.data import check_length, load_series, synthetic
 
-from flashbench.errors import ConfigError, UnsupportedError  # noqa: E402
-from flashbench.studies.train.data import check_length, load_series, synthetic  # noqa: E402
+pandas = pytest.importorskip("pandas")
 
 
 def from_csv(path: Path | str):

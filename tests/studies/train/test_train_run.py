@@ -8,6 +8,7 @@ from typing import Any
 import fake_steps
 import pytest
 
+from flashbench.errors import EngineError
 from flashbench.integrations.forecasting import models
 from flashbench.results.record import Results, TrainingStep
 from flashbench.studies.train import TrainStudy, failed, run, workload
@@ -20,7 +21,7 @@ def measured(monkeypatch: pytest.MonkeyPatch):
     """Results of a study whose steps are fake, in real processes."""
     monkeypatch.setattr(sys.modules[run.__module__], "_MODULES", ())
     monkeypatch.setattr(workload, "FACTORY", fake_steps.FACTORY)
-    monkeypatch.setattr(models, "check_installed", lambda: None)
+    monkeypatch.setattr(models, "check_installed", lambda *packages: None)
 
     def measure(**settings: Any) -> Results:
         chosen = {"models": ["patchtst"], "attentions": ["standard", "flash"], "threads": 1, "rounds": 1}
@@ -123,3 +124,14 @@ def test_arms_are_compared_whatever_stands_between_them(measured) -> None:
         memory=False,
     )
     assert [row.status for row in results.training] == ["ok", "ok", "wrong"]
+
+
+def test_data_that_is_not_installed_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"torch", "neuralforecast"}
+    monkeypatch.setattr(models, "find_spec", lambda name: True if name in there else None)
+    with pytest.raises(EngineError, match="need vega_datasets, which is not installed"):
+        run(TrainStudy(), command=[])
+    there.discard("neuralforecast")
+    with pytest.raises(EngineError, match="need neuralforecast, which is not installed") as error:
+        run(TrainStudy(data="synthetic"), command=[])
+    assert error.value.hint == "pip install 'flashbench[models]'"

@@ -8,7 +8,7 @@ from typing import Any
 from neuralforecast.common import _modules
 from torch import Tensor
 
-from flashbench.integrations.forecasting.blocks.replacement import Replacement
+from flashbench.integrations.forecasting.blocks.replacement import Replacement, attend_by_rows
 from flashbench.integrations.forecasting.choice import Choice
 
 
@@ -35,12 +35,13 @@ class FullAttention(Replacement, _modules.FullAttention):
                 module, queries, keys, values, attn_mask, tau, delta
             )
             return result
-        o = choice(
-            queries.transpose(1, 2),
-            keys.transpose(1, 2),
-            values.transpose(1, 2),
+        o = attend_by_rows(
+            choice,
+            queries,
+            keys,
+            values,
             attn_mask=attn_mask.mask[:, 0] if module.mask_flag and attn_mask else None,
             dropout_p=module.dropout.p if module.training else 0.0,
             scale=module.scale or 1.0 / math.sqrt(queries.shape[-1]),
         )
-        return o.transpose(1, 2).contiguous(), None
+        return o, None

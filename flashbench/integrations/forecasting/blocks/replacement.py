@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from flashbench.integrations.forecasting.choice import Choice
 
 
@@ -14,15 +16,12 @@ class Replacement:
     original: ClassVar[type[Any]]
     original_forward: ClassVar[Callable[..., Any]]  # as it was before anybody put another in its place
     instead_of: ClassVar[str | None] = None  # what the original has where it is not softmax attention
+    # Of (module, choice, ...): what `original.forward` returns for a module, with the attention chosen.
+    compute: ClassVar[Callable[..., Any]]
     choice: Choice
 
-    @classmethod
-    def compute(cls, module: Any, choice: Choice, *arguments: Any, **named: Any) -> Any:
-        """What `original.forward` returns for a module, with the attention chosen."""
-        raise NotImplementedError
-
     def forward(self, *arguments: Any, **named: Any) -> Any:
-        return self.compute(self, self.choice, *arguments, **named)
+        return type(self).compute(self, self.choice, *arguments, **named)
 
     @classmethod
     def forward_with(cls, choice: Choice) -> Callable[..., Any]:
@@ -32,3 +31,9 @@ class Replacement:
             return cls.compute(module, choice, *arguments, **named)
 
         return forward
+
+
+def attend_by_rows(choice: Choice, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    """Attention of (batch, length, heads, head_dim), as most of neuralforecast's blocks take and give it."""
+    heads = (x.transpose(1, 2) for x in (q, k, v))
+    return choice(*heads, **options).transpose(1, 2).contiguous()
