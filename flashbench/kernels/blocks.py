@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from flashbench.kernels.dots import QUERIES
-from flashbench.kernels.isa import ISA
+from flashbench.kernels.isa import HALF_RATE, ISA
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
-# A thread's workspace grows with the keys, by half the documented 64 bytes each (two threads share
-# the documented figure), and stops where tiles no longer gain: measured on Zen 4 at head_dim 64, wider
-# tiles of fewer keys are slower than narrow ones of many, as the products are near the peak from one
-# vector on and what remains to be saved is the visits to o and to the running maximum.
+# In float64, and at half rate in float32 too, a thread's workspace grows with the keys, by half the
+# documented 64 bytes each (two threads share the documented figure), and stops where tiles no longer gain.
 _BYTES_PER_KEY = 32
 _MOST_FORWARD_BYTES = 40 * 1024
 _OVERHEAD_BYTES = 384  # tickets, tables and alignment: a thread's share
@@ -22,10 +20,13 @@ _BACKWARD_NUMBERS = 2  # lse2, delta
 MOST_PARTS = 64  # of decoding, merged at once
 LIMIT_NUMBERS = 2  # firsts, ends: where causality or a window hides something
 ALIBI_NUMBERS = 2  # positions, slopes
-_FORWARD_LANES = 16
-_MOST_KEYS = 512
-_BACKWARD_LANES = 32
-_BACKWARD_KEY_BYTES = 256  # one vector group of keys: 64 in float32, 32 in float64
+# Measured at head_dim 32 to 256. At half rate (Zen 4) wider tiles of fewer keys are slower than narrow ones
+# of many, as the products are near the peak from one vector on and what remains to be saved is the visits to
+# o and to the running maximum. Elsewhere (Intel with AVX-512; with AVX2 too) the first product wants whole
+# tiles of registers, and the scores a place in the first-level cache.
+_NARROW_LANES, _NARROW_MOST_KEYS = 16, 512
+_WIDE_BYTES, _WIDE_MOST_KEYS = 256, 64  # lanes: 64 in float32, 32 in float64
+_NARROW_BACKWARD_KEY_BYTES = 256  # one vector group of keys: 64 in float32, 32 in float64
 
 # Under this many floating-point operations a thread costs more to wake than it saves.
 _FLOPS_PER_THREAD = 4_000_000
@@ -87,46 +88,68 @@ def decode_elements(rows: int, block_k: int, head_dim: int, itemsize: int) -> in
 
 
 def forward_blocks(
-    seqlen_q: int, seqlen_k: int, head_dim: int, itemsize: int, flops: int, window: int | None = None
+    seqlen_q: int,
+    seqlen_k: int,
+    head_dim: int,
+    itemsize: int,
+    flops: int,
+    window: int | None = None,
+    *,
+    half_rate: bool = HALF_RATE,
 ) -> Blocks:
-    """Tiles for the forward pass: narrow in queries, as many keys as the workspace allows.
+    """Tiles for the forward pass: at half rate narrow in queries, with as many keys as the workspace allows,
+    elsewhere as wide as it allows.
 
     window: keys that a query sees at most. Tiles depend on the problem alone, not on the number of threads,
     and so do the bits of the result.
     """
-    threads = 1 if flops < 2 * _FLOPS_PER_THREAD else 2  # that share the documented figure
-    share = 2 * _BYTES_PER_KEY * seqlen_k // threads - _OVERHEAD_BYTES
+    lanes, most_keys = _NARROW_LANES, _NARROW_MOST_KEYS
+    if not half_rate:
+        lanes, most_keys = _WIDE_BYTES // itemsize, _WIDE_MOST_KEYS
+    vector = ISA.lanes(itemsize)
+    lanes = max(vector, lanes)
+    share = _MOST_FORWARD_BYTES
+    if half_rate or itemsize == 8:  # what the document gives figures of
+        threads = 1 if flops < 2 * _FLOPS_PER_THREAD else 2  # that share the documented figure
+        share = min(share, 2 * _BYTES_PER_KEY * seqlen_k // threads - _OVERHEAD_BYTES)
     # A larger head_dim makes the packed queries larger, not the scores smaller.
     wider = max(0, head_dim - 64)
-    vector = ISA.lanes(itemsize)
-    lanes = max(vector, _FORWARD_LANES)
     while True:
-        limit = min(share, _MOST_FORWARD_BYTES) + wider * lanes * itemsize
+        limit = share + wider * lanes * itemsize
         keys = limit // (lanes * itemsize) - head_dim - _FORWARD_NUMBERS
         if keys >= 48 or lanes // 2 < vector:
             break
         lanes //= 2
     lanes = min(lanes, padded_lanes(seqlen_q, itemsize))
-    keys = max(8, min(keys, _MOST_KEYS))
+    keys = max(8, min(keys, most_keys))
     return within_window(Blocks(min(lanes, seqlen_q), keys), seqlen_k, window)
 
 
 def backward_blocks(
-    seqlen_q: int, seqlen_k: int, head_dim: int, itemsize: int, window: int | None = None
+    seqlen_q: int,
+    seqlen_k: int,
+    head_dim: int,
+    itemsize: int,
+    window: int | None = None,
+    *,
+    half_rate: bool = HALF_RATE,
 ) -> Blocks:
     """Tiles for the backward pass: every task passes over k, v, dk and dv, so the larger these are, the
     more queries a task should serve.
     """
-    lanes = _BACKWARD_LANES
-    if seqlen_k <= 256:
-        lanes //= 2
+    keys = _NARROW_BACKWARD_KEY_BYTES // itemsize if half_rate else _WIDE_MOST_KEYS
+    if not half_rate:
+        lanes = 32 if seqlen_k < 256 else 48 if seqlen_k < 1024 else 64
+    elif seqlen_k <= 256:
+        lanes = 16
     elif head_dim * itemsize >= 1024:
-        lanes *= 2
+        lanes = 64
     elif seqlen_k >= 2048 and itemsize == 4:
-        lanes += lanes // 2
+        lanes = 48
+    else:
+        lanes = 32
     lanes = max(ISA.lanes(itemsize), lanes)
-    blocks = Blocks(min(lanes, seqlen_q), _BACKWARD_KEY_BYTES // itemsize)
-    return within_window(blocks, seqlen_k, window)
+    return within_window(Blocks(min(lanes, seqlen_q), keys), seqlen_k, window)
 
 
 def within_window(blocks: Blocks, seqlen_k: int, window: int | None) -> Blocks:

@@ -72,4 +72,13 @@ def host_isa() -> Isa:
     return _isa_of(_host_features())
 
 
+def _cpu_name() -> str:
+    """LLVM's name of the CPU that Numba compiles for."""
+    name = config.CPU_NAME
+    return name if name and name != "host" else str(llvm.get_host_cpu_name())
+
+
 ISA = _isa_of(_features())
+# Zen 4 takes two cycles for a multiply-add of 64 bytes: time enough to load a number for each, as tiles of
+# one vector do. Elsewhere two may start in a cycle, as many as loads, and such a tile waits for its loads.
+HALF_RATE = ISA is AVX512 and _cpu_name() == "znver4"

@@ -13,6 +13,13 @@ DOCUMENTED_KIB = {128: 8, 512: 32, 1024: 64, 2048: 128, 4096: 256}
 TWO_THREADS = Settings(num_threads=2)
 
 
+@pytest.fixture(params=[False, True], ids=["full-rate", "half-rate"], autouse=True)
+def half_rate(request, monkeypatch):
+    """The rule of either kind of CPU, wherever this runs."""
+    for rule in (forward_blocks, backward_blocks):
+        monkeypatch.setitem(rule.__kwdefaults__, "half_rate", request.param)
+
+
 def workspace(seqlen, batch=1):
     return FlashEngine().workspace_bytes(AttentionProblem.of(seqlen, batch=batch), "fwd", TWO_THREADS)
 
@@ -33,17 +40,24 @@ def test_workspace_does_not_grow_with_the_batch(seqlen):
     assert workspace(seqlen, batch=8) <= workspace(seqlen) + 7 * 8 * 8
 
 
+@pytest.mark.parametrize("seqlen", [128, 512, 2048, 8192])
+def test_in_float32_a_tile_of_a_usual_head_lies_in_the_first_level_cache(seqlen):
+    problem = AttentionProblem.of(seqlen, num_heads=8, dtype="float32")
+    assert FlashEngine().workspace_bytes(problem, "fwd", TWO_THREADS) <= 2 * 40 * 1024
+
+
 @given(
     seqlen_q=st.integers(1, 10_000),
     seqlen_k=st.integers(1, 10_000),
     head_dim=st.integers(1, 256),
     itemsize=st.sampled_from([4, 8]),
     flops=st.integers(1, 10**12),
+    half_rate=st.booleans(),
 )
-def test_blocks_fit_any_problem(seqlen_q, seqlen_k, head_dim, itemsize, flops):
+def test_blocks_fit_any_problem(seqlen_q, seqlen_k, head_dim, itemsize, flops, half_rate):
     for block_q, block_k in (
-        forward_blocks(seqlen_q, seqlen_k, head_dim, itemsize, flops),
-        backward_blocks(seqlen_q, seqlen_k, head_dim, itemsize),
+        forward_blocks(seqlen_q, seqlen_k, head_dim, itemsize, flops, half_rate=half_rate),
+        backward_blocks(seqlen_q, seqlen_k, head_dim, itemsize, half_rate=half_rate),
     ):
         assert 1 <= block_q <= seqlen_q
         assert 1 <= block_k <= seqlen_k
