@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -52,7 +53,7 @@ _NO_DROPOUT = 0.0
 
 
 class AttentionProblem(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+    msgspec.Struct, frozen=True, cache_hash=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
     """Shapes, dtype, masking and optional features of one attention call; `AttentionProblem.of` fills in
     the defaults.
@@ -258,17 +259,7 @@ class AttentionProblem(
         """Pairs (query, key) of one head that causal mask, window and lengths let through, counted exactly,
         over all sequences of the batch. What a mask array hides is not known here, and counts.
         """
-        left, right = self.window
-        total = 0
-        for (seqlen_q, seqlen_k), count in Counter(s[3:] for s in self.sequences()).items():
-            diagonal = self.diagonal_of(seqlen_q, seqlen_k)
-            pairs = seqlen_q * seqlen_k
-            if right is not None:
-                pairs = _sum_of_clipped(seqlen_q, diagonal + right + 1, seqlen_k)
-            if left is not None:
-                pairs -= _sum_of_clipped(seqlen_q, diagonal - left, seqlen_k)
-            total += count * pairs
-        return total
+        return _visible_pairs(self)
 
     @property
     def masked(self) -> bool:
@@ -366,6 +357,21 @@ class AttentionProblem(
             (*self.q_shape[:3], self.head_dim_v),
         )
         return Inputs(*(rng.standard_normal(shape).astype(dtype, copy=False) for shape in shapes))
+
+
+@functools.lru_cache(maxsize=1024)  # several times a call, and of the same problems again
+def _visible_pairs(problem: AttentionProblem) -> int:
+    left, right = problem.window
+    total = 0
+    for (seqlen_q, seqlen_k), count in Counter(s[3:] for s in problem.sequences()).items():
+        diagonal = problem.diagonal_of(seqlen_q, seqlen_k)
+        pairs = seqlen_q * seqlen_k
+        if right is not None:
+            pairs = _sum_of_clipped(seqlen_q, diagonal + right + 1, seqlen_k)
+        if left is not None:
+            pairs -= _sum_of_clipped(seqlen_q, diagonal - left, seqlen_k)
+        total += count * pairs
+    return total
 
 
 def _sum_of_clipped(count: int, start: int, most: int) -> int:

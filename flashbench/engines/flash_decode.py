@@ -72,7 +72,7 @@ def _tasks(sequence: Sequence, chunk: int, part_keys: int) -> int:
 
 
 def _threads(problem: AttentionProblem, settings: Settings, plan: DecodePlan) -> int:
-    return min(threads_for(problem, "fwd", settings), max(1, plan.tasks))
+    return min(threads_for(problem, "fwd", settings, reading=True), max(1, plan.tasks))
 
 
 def _stride(problem: AttentionProblem, plan: DecodePlan) -> int:

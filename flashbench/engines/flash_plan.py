@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from flashbench.engines import Settings
@@ -22,6 +23,7 @@ from flashbench.kernels.features import SEQUENCE_COLUMNS
 from flashbench.problem import AttentionProblem, Sequence
 
 
+@functools.lru_cache(maxsize=1024)  # asked at every call
 def built_in_blocks(problem: AttentionProblem, direction: Pass) -> Blocks:
     """What `flash` chooses by rule, where no table says better."""
     seqlen_q, seqlen_k, window = problem.seqlen_q, problem.seqlen_k, _window(problem)

@@ -28,10 +28,13 @@ def result_like(x: Array, head_dim: int, *, zeros: bool = False) -> Array:
     return make((batch, heads, rows, head_dim), x.dtype)
 
 
-def threads_for(problem: AttentionProblem, direction: Direction, settings: Settings) -> int:
+def threads_for(
+    problem: AttentionProblem, direction: Direction, settings: Settings, *, reading: bool = False
+) -> int:
     """How many threads a call uses: those asked for, or every core, and no more than are worth waking."""
     rows = problem.num_heads * problem.query_rows
-    return useful_threads(problem.flops(direction), rows, settings.num_threads or available_cores())
+    threads = settings.num_threads or available_cores()
+    return useful_threads(problem.flops(direction), rows, threads, reading=reading)
 
 
 def readable(array: Array) -> Array:

@@ -28,8 +28,10 @@ _NARROW_LANES, _NARROW_MOST_KEYS = 16, 512
 _WIDE_BYTES, _WIDE_MOST_KEYS = 256, 64  # lanes: 64 in float32, 32 in float64
 _NARROW_BACKWARD_KEY_BYTES = 256  # one vector group of keys: 64 in float32, 32 in float64
 
-# Under this many floating-point operations a thread costs more to wake than it saves.
-_FLOPS_PER_THREAD = 4_000_000
+# Under this many floating-point operations a thread costs more to wake, some 100 us, than it saves; of few
+# queries under fewer, which wait for memory.
+_FLOPS_PER_THREAD = 12_000_000
+_READING_FLOPS_PER_THREAD = 4_000_000
 
 
 class Blocks(NamedTuple):
@@ -45,9 +47,10 @@ def padded_lanes(block_q: int, itemsize: int) -> int:
     return -(-block_q // vector) * vector
 
 
-def useful_threads(flops: int, tiles: int, num_threads: int) -> int:
-    """How many of the threads are worth waking."""
-    return max(1, min(num_threads, tiles, flops // _FLOPS_PER_THREAD))
+def useful_threads(flops: int, tiles: int, num_threads: int, *, reading: bool = False) -> int:
+    """How many of the threads are worth waking; reading: for so few queries that memory decides."""
+    least = _READING_FLOPS_PER_THREAD if reading else _FLOPS_PER_THREAD
+    return max(1, min(num_threads, tiles, flops // least))
 
 
 def feature_numbers(*, limited: bool, alibi: bool) -> int:

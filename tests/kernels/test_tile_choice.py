@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from flashbench.engines import Settings
 from flashbench.engines.flash import FlashEngine
+from flashbench.engines.flash_plan import built_in_blocks
 from flashbench.kernels.blocks import backward_blocks, forward_blocks
 from flashbench.problem import AttentionProblem
 
@@ -18,6 +19,9 @@ def half_rate(request, monkeypatch):
     """The rule of either kind of CPU, wherever this runs."""
     for rule in (forward_blocks, backward_blocks):
         monkeypatch.setitem(rule.__kwdefaults__, "half_rate", request.param)
+    built_in_blocks.cache_clear()
+    yield
+    built_in_blocks.cache_clear()
 
 
 def workspace(seqlen, batch=1):
