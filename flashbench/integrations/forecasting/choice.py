@@ -38,8 +38,16 @@ class Choice:
         return self.attention in OURS
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        from torch.nn.functional import pad
+
         from flashbench.integrations.torch import find_attention
 
+        attention = find_attention(self.attention)
         if self.block_size is not None:
             options |= {"block_q": self.block_size, "block_k": self.block_size}
-        return find_attention(self.attention)(q, k, v, **options)
+        head_dim, head_dim_v = q.shape[-1], v.shape[-1]
+        if self.attention == "torch-flash" and head_dim_v < head_dim:
+            # PyTorch's flash kernel wants one head_dim, and leaves the rest to its slow one.
+            o = attention(q, k, pad(v, (0, head_dim - head_dim_v)), **options)
+            return o[..., :head_dim_v]
+        return attention(q, k, v, **options)

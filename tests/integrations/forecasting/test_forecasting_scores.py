@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("neuralforecast")
 
 from neuralforecast.models.patchtst import _ScaledDotProductAttention
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flashbench.integrations.forecasting import swap
 from flashbench.integrations.torch import reset_stats, stats
@@ -96,3 +97,12 @@ def test_weights_are_the_originals() -> None:
         _, expected, _ = layer(q, k.transpose(2, 3), v, attn_mask=mask)
         _, found, _ = swap(copy.deepcopy(layer))(q, k.transpose(2, 3), v, attn_mask=mask)
         torch.testing.assert_close(found.tensor(), expected)
+
+
+def test_pytorch_is_given_what_its_flash_kernel_takes() -> None:
+    stack = layers(3, 4)
+    expected = through(stack, 4, 4)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # or an error
+        found = through([swap(layer, "torch-flash") for layer in stack], 4, 4)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
