@@ -86,6 +86,7 @@ class FlashEngine:
         features = kernel_features(problem, extras)
         tickets = np.zeros(1, dtype=np.int64)
         finite = np.zeros(chains_of(problem), dtype=np.int64)
+        tickets_address = address_of(tickets)
         scratch, scratch_address = aligned_scratch(threads * stride)
         number = q.dtype.type
         tasks = problem.num_heads * all_tiles(problem, blocks)
@@ -99,7 +100,7 @@ class FlashEngine:
                 sequences,
                 features.whole,
                 features.numbers,
-                address_of(tickets),
+                tickets_address,
                 address_of(finite),
                 scratch_address,
                 stride,
@@ -113,7 +114,7 @@ class FlashEngine:
                 blocks.block_k,
             )
 
-        run_on_threads(work, threads)
+        run_on_threads(work, threads, tickets_address)
         del scratch  # it had to live until here: the kernels know only its address
         return Forward(o, lse)
 
@@ -149,6 +150,7 @@ class FlashEngine:
         tickets = np.zeros(chains_of(problem) + 1, dtype=np.int64)
         finite = np.zeros(chains_of(problem), dtype=np.int64)
         progress = np.zeros(problem.num_heads * all_tiles(problem, blocks), dtype=np.int64)
+        tickets_address = address_of(tickets)
         scratch, scratch_address = aligned_scratch(threads * stride)
         number = q.dtype.type
 
@@ -161,7 +163,7 @@ class FlashEngine:
                 sequences,
                 features.whole,
                 features.numbers,
-                address_of(tickets),
+                tickets_address,
                 address_of(progress),
                 address_of(finite),
                 scratch_address,
@@ -176,7 +178,7 @@ class FlashEngine:
                 blocks.block_k,
             )
 
-        run_on_threads(work, threads)
+        run_on_threads(work, threads, tickets_address)
         del scratch
         dmask = None
         if mask_gradient and problem.mask == "float":
@@ -241,6 +243,7 @@ def _mask_gradient(
     sequences = sequence_table(problem, tiles_of(problem, blocks))
     features = kernel_features(problem, extras)
     tickets = np.zeros(1, dtype=np.int64)
+    tickets_address = address_of(tickets)
     stride = mask_gradient_stride(problem, blocks)
     scratch, scratch_address = aligned_scratch(threads * stride)
     number = q.dtype.type
@@ -254,7 +257,7 @@ def _mask_gradient(
             sequences,
             features.whole,
             features.numbers,
-            address_of(tickets),
+            tickets_address,
             scratch_address,
             stride,
             slot,
@@ -266,6 +269,6 @@ def _mask_gradient(
             *blocks,
         )
 
-    run_on_threads(work, threads)
+    run_on_threads(work, threads, tickets_address)
     del scratch
     return dmask

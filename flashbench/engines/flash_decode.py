@@ -107,6 +107,7 @@ def decode(
     sequences = sequence_table(problem, lambda sequence: _tasks(sequence, plan.chunk, plan.part_keys))
     features = kernel_features(problem, extras)
     counters = np.zeros(1 + plan.tasks, dtype=np.int64)
+    counters_address = address_of(counters)
     parts = np.empty(_parts_bytes(problem, plan), dtype=np.uint8)
     threads = _threads(problem, settings, plan)
     scratch, scratch_address = aligned_scratch(threads * stride)
@@ -121,8 +122,8 @@ def decode(
             sequences,
             features.whole,
             features.numbers,
-            address_of(counters),
-            address_of(counters) + 8,
+            counters_address,
+            counters_address + 8,
             address_of(parts),
             scratch_address,
             stride,
@@ -137,6 +138,6 @@ def decode(
             plan.block_k,
         )
 
-    run_on_threads(work, threads)
+    run_on_threads(work, threads, counters_address)
     del scratch  # it had to live until here: the kernels know only its address
     return Forward(o, lse)

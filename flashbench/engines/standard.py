@@ -136,7 +136,7 @@ class StandardEngine:
                     natural,
                 )
 
-            run_on_threads(work, threads)
+            run_on_threads(work, threads, tickets_at + 8 * stage)
         del scratch
         return Forward(o, lse, kept if keep else None)
 
@@ -219,7 +219,7 @@ class StandardEngine:
                     mask_step,
                 )
 
-            run_on_threads(work, threads)
+            run_on_threads(work, threads, tickets_at + 8 * stage)
 
         def add_up_mask(slot: int) -> None:
             standard_mask_gradient(
@@ -240,7 +240,7 @@ class StandardEngine:
         for stage in (P_GRADIENT, SCORE_GRADIENT):
             run(stage)
         if dmask is not None:
-            run_on_threads(add_up_mask, threads)
+            run_on_threads(add_up_mask, threads, tickets_at + 8 * (_TICKETS - 1))
         for stage in (KEY_GRADIENTS, QUERY_GRADIENT):
             run(stage)
         if room is not dv:

@@ -30,7 +30,7 @@ _NARROW_BACKWARD_KEY_BYTES = 256  # one vector group of keys: 64 in float32, 32 
 
 # Under this many floating-point operations a thread costs more to wake, some 100 us, than it saves; of few
 # queries under fewer, which wait for memory.
-_FLOPS_PER_THREAD = 12_000_000
+_FLOPS_PER_THREAD = 20_000_000
 _READING_FLOPS_PER_THREAD = 4_000_000
 
 

@@ -22,6 +22,7 @@ import llvmlite
 import numba
 from numba import njit
 from numba.core.caching import _Cache
+from numba.core.ccallback import CFunc
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 from platformdirs import user_cache_path
@@ -116,3 +117,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     dispatcher = njit(nogil=True, error_model="numpy")(function)
     dispatcher._cache = _KernelCache(function)  # what cache=True does, with a cache of our own
     return dispatcher
+
+
+def compiled_callback(signature: Any) -> Callable[[Callable[..., Any]], CFunc]:
+    """The same for a function that C code calls, which is compiled, or found on disk, at once."""
+
+    def compile_now(function: Callable[..., Any]) -> CFunc:
+        callback = CFunc(function, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
+        setattr(callback, "_cache", _KernelCache(function))  # noqa: B010 (as above)
+        callback.compile()
+        return callback
+
+    return compile_now

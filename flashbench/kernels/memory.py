@@ -153,3 +153,39 @@ def wait_for(typingctx: Any, cell: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(cell, types.intp), codegen
+
+
+@intrinsic
+def look(typingctx: Any, cell: Any) -> Any:
+    """What another thread may just have stored in the cell; a pause, as it will be looked at again."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        seen = builder.load_atomic(args[0], "acquire", 8)
+        _spin_hint(builder)
+        return seen
+
+    return types.intp(cell), codegen
+
+
+@intrinsic
+def call_address(typingctx: Any, address: Any, value: Any) -> Any:
+    """Call the C function void(intptr_t) at the address."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        function = ir.FunctionType(ir.VoidType(), [INT])
+        builder.call(builder.inttoptr(args[0], function.as_pointer()), [args[1]])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), codegen
+
+
+@intrinsic
+def number_from(typingctx: Any, address: Any) -> Any:
+    """What the C function int(void) at the address returns."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        function = ir.FunctionType(ir.IntType(32), [])
+        found = builder.call(builder.inttoptr(args[0], function.as_pointer()), [])
+        return builder.sext(found, INT)
+
+    return types.intp(types.intp), codegen

@@ -19,6 +19,10 @@ import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flashbench.kernels.openmp import OpenMPTeam
 
 
 def available_cores() -> int:
@@ -141,14 +145,42 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
 
 
-def run_on_threads(work: Callable[[int], None], num_threads: int) -> None:
-    """work(slot) in the caller (slot 0) and in up to num_threads - 1 pool threads at once.
+class _Lent(threading.local):
+    """A team that takes the pool's place in this Python thread, and how many threads it has."""
+
+    team: OpenMPTeam | None = None
+    size = 0
+
+
+_lent = _Lent()
+
+
+class on_team:  # noqa: N801 (used like a function)
+    """Within the block, calls of this Python thread that would take `size` threads run on the team's."""
+
+    def __init__(self, team: OpenMPTeam | None, size: int) -> None:
+        self._now = team, size
+
+    def __enter__(self) -> None:
+        self._before = _lent.team, _lent.size
+        _lent.team, _lent.size = self._now
+
+    def __exit__(self, *_: object) -> None:
+        _lent.team, _lent.size = self._before
+
+
+def run_on_threads(work: Callable[[int], None], num_threads: int, tickets: int | None = None) -> None:
+    """work(slot) in the caller (slot 0) and in up to num_threads - 1 other threads at once.
 
     `work` must take its tasks from a shared counter and release the GIL. Returns when every call of it
-    has returned; an exception of one is raised here.
+    has returned; an exception of one is raised here. tickets: the counter's address, 0 at first; without it
+    no team is used, whose threads wait until the caller has taken a ticket.
     """
     if num_threads == 1:
         work(0)
+        return
+    if _lent.team is not None and tickets is not None and _lent.size == num_threads:
+        _lent.team.run(work, num_threads, tickets)
         return
     call = _Call(work)
     try:

@@ -9,6 +9,7 @@ from flashbench.engines import Forward
 from flashbench.engines.standard import Kept
 from flashbench.integrations.torch.calls import array, call_of
 from flashbench.integrations.torch.options import Options
+from flashbench.integrations.torch.runtime import on_torch_threads
 from flashbench.integrations.torch.statistics import counted
 
 
@@ -20,7 +21,9 @@ def compute_forward(
     q, k, v: (batch, heads, seqlen, head_dim), as `laid_out` has them.
     """
     keep = keep and given.keeps_p
-    forward = call_of("fwd", q, k, v, given).forward(keep=keep)
+    call = call_of("fwd", q, k, v, given)
+    with on_torch_threads():
+        forward = call.forward(keep=keep)
     counted("forward")
     assert forward.lse is not None  # engines without are refused before
     p = torch.from_numpy(forward.saved.p).view(p_shape(q, k)) if keep else q.new_empty(0)
@@ -42,7 +45,9 @@ def compute_backward(
     """dq, dk, dv; dmask where it is asked for, dsinks where there are sinks."""
     saved = Kept(array("p", p).reshape(-1)) if p.numel() else None
     forward = Forward(array("o", o), array("lse", lse), saved)
-    found = call_of("bwd", q, k, v, given).backward(array("do", do), forward, return_dmask=mask_gradient)
+    call = call_of("bwd", q, k, v, given)
+    with on_torch_threads():
+        found = call.backward(array("do", do), forward, return_dmask=mask_gradient)
     counted("backward")
     dq, dk, dv = map(torch.from_numpy, found)
     dmask, dsinks = (None if x is None else torch.from_numpy(x) for x in (found.dmask, found.dsinks))

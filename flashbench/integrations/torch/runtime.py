@@ -1,10 +1,14 @@
-"""How many threads our kernels take beside PyTorch's."""
+"""Which threads our kernels run on beside PyTorch's, and how many."""
 
 from __future__ import annotations
 
+import functools
+
+import threadpoolctl
 import torch
 
-from flashbench.kernels.threads import available_cores
+from flashbench.kernels.openmp import OpenMPTeam, usable
+from flashbench.kernels.threads import available_cores, on_team
 
 
 def num_threads() -> int:
@@ -13,3 +17,28 @@ def num_threads() -> int:
     """
     wanted: int = torch.get_num_threads()
     return min(wanted, available_cores())
+
+
+def on_torch_threads() -> on_team:
+    """Within the block, calls that take as many threads as PyTorch run on PyTorch's, where that can be."""
+    return on_team(torch_team(), torch.get_num_threads())
+
+
+def torch_team() -> OpenMPTeam | None:
+    """The team of PyTorch's OpenMP runtime; None where that is not libgomp or not the only one, or after a
+    fork.
+    """
+    return _team() if usable() else None
+
+
+@functools.cache
+def _team() -> OpenMPTeam | None:
+    if "ATen parallel backend: OpenMP" not in torch.__config__.parallel_info():
+        return None
+    found = [info for info in threadpoolctl.threadpool_info() if info["user_api"] == "openmp"]
+    if len(found) != 1 or found[0]["prefix"] != "libgomp":
+        return None
+    try:
+        return OpenMPTeam(found[0]["filepath"])
+    except (OSError, AttributeError):  # without the entry points
+        return None

@@ -11,8 +11,9 @@ import numba
 import threadpoolctl
 import torch
 
-from flashbench.integrations.torch.runtime import num_threads
+from flashbench.integrations.torch.runtime import num_threads, torch_team
 
+_WHOSE = {True: "PyTorch's own", False: "of a pool"}
 _SPINNING = "each keeps threads of its own, which spin on the same cores"
 _warned_in: int | None = None  # the process, by its id
 _layer_before_fork: str | None = None  # that Numba's parallel code ran on in the parent
@@ -33,6 +34,7 @@ class Threads(NamedTuple):
     flashbench: int  # of a call of flashbench: as many, but no more than there are cores
     omp_num_threads: str | None  # as in the environment
     numba_num_threads: str | None
+    on_torch_threads: bool  # whether calls from PyTorch run on its own threads, else on a pool's
     openmp: tuple[OpenMP, ...]
     numba_layer: str | None  # what Numba's own parallel code runs on here, if it ran: omp, tbb, workqueue
     problems: tuple[str, ...]  # a line each, with what to do
@@ -41,7 +43,7 @@ class Threads(NamedTuple):
         runtimes = [f"{x.name}, {x.threads} threads, {x.path}" for x in self.openmp]
         rows = [
             ("PyTorch", f"{self.torch} threads"),
-            ("flashbench", f"{self.flashbench} threads"),
+            ("flashbench", f"{self.flashbench} threads, {_WHOSE[self.on_torch_threads]}"),
             ("OMP_NUM_THREADS", self.omp_num_threads or "not set"),
             ("NUMBA_NUM_THREADS", self.numba_num_threads or "not set"),
             *(("OpenMP", runtime) for runtime in runtimes or ["not loaded"]),
@@ -55,13 +57,16 @@ def threads() -> Threads:
     """The threads of this process as they are now: settings, OpenMP runtimes, and what is wrong with them.
 
     flashbench's kernels have a pool of their own, which sleeps between calls and is made anew after a fork.
-    PyTorch's is OpenMP's, and so may be that of Numba's parallel code, if a program has any.
+    Calls from PyTorch run on PyTorch's threads where these are libgomp's and no other OpenMP is loaded: idle
+    ones spin for a while, and would take half of a core from others. Numba's parallel code, if a program has
+    any, may run on OpenMP too.
     """
     found = Threads(
         torch.get_num_threads(),
         num_threads(),
         os.environ.get("OMP_NUM_THREADS"),
         os.environ.get("NUMBA_NUM_THREADS"),
+        torch_team() is not None and torch.get_num_threads() == num_threads() > 1,
         _openmp(),
         _numba_layer(),
         (),

@@ -91,6 +91,7 @@ def test_settings_of_the_environment(environment: dict[str, str], torchs: int | 
     assert found.omp_num_threads == environment.get("OMP_NUM_THREADS")
     assert found.numba_num_threads == environment.get("NUMBA_NUM_THREADS")
     assert found.numba_layer is None
+    assert found.on_torch_threads == (sys.platform == "linux" and found.torch == found.flashbench > 1)
     disagree = [line for line in found.problems if "set OMP_NUM_THREADS and NUMBA_NUM_THREADS alike" in line]
     assert bool(disagree) == (found.flashbench < found.torch)
     if disagree:
@@ -111,7 +112,8 @@ def test_more_threads_than_cores_are_a_problem() -> None:
 def test_what_is_printed() -> None:
     lines = run("from flashbench.integrations.torch import threads; print(threads())", OMP_NUM_THREADS="1")
     rows = dict(line.split(None, 1) for line in lines.splitlines())
-    assert rows["PyTorch"] == rows["flashbench"] == "1 threads"
+    assert rows["PyTorch"] == "1 threads"
+    assert rows["flashbench"] == "1 threads, of a pool"
     assert rows["OMP_NUM_THREADS"] == "1"
     assert rows["NUMBA_NUM_THREADS"] == "not set"
 

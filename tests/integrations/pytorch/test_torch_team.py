@@ -1,0 +1,172 @@
+"""Calls on the threads of another's OpenMP runtime, here PyTorch's."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from flashbench import attention as attention_of_arrays
+from flashbench.integrations.torch import attention
+from flashbench.integrations.torch.runtime import on_torch_threads, torch_team
+from flashbench.kernels.openmp import OpenMPTeam
+from flashbench.kernels.threads import run_on_threads
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="PyTorch has libgomp on Linux")
+SIZE = 4  # threads, wherever this runs: OpenMP has as many as are asked for
+
+
+@pytest.fixture
+def team() -> OpenMPTeam:
+    found = torch_team()
+    assert found is not None
+    return found
+
+
+class Work:
+    """Waits until all threads are there, so that none can do without the others."""
+
+    def __init__(self, fails_in: int | None = None, error: type[BaseException] = ValueError) -> None:
+        self.tickets = np.zeros(1, np.int64)
+        self.slots: list[int] = []
+        self._fails_in, self._error = fails_in, error
+        self._everyone = threading.Barrier(SIZE, timeout=60)
+
+    @property
+    def address(self) -> int:
+        return int(self.tickets.ctypes.data)
+
+    def __call__(self, slot: int) -> None:
+        self.tickets[0] += 1
+        self.slots.append(slot)
+        self._everyone.wait()
+        if slot == self._fails_in:
+            raise self._error(f"slot {slot}")
+
+
+def test_every_thread_has_a_slot_of_its_own(team: OpenMPTeam) -> None:
+    for _ in range(3):
+        work = Work()
+        team.run(work, SIZE, work.address)
+        assert sorted(work.slots) == list(range(SIZE))
+
+
+@pytest.mark.parametrize("guilty", [0, 2])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_in_any_thread_reaches_the_caller(
+    team: OpenMPTeam, guilty: int, error: type[BaseException]
+) -> None:
+    work = Work(guilty, error)
+    with pytest.raises(error, match=f"slot {guilty}"):
+        team.run(work, SIZE, work.address)
+    after = Work()
+    team.run(after, SIZE, after.address)
+    assert len(after.slots) == SIZE
+
+
+def test_a_caller_that_fails_before_it_takes_a_ticket_leaves_nobody_waiting(team: OpenMPTeam) -> None:
+    seen = []
+
+    def work(slot: int) -> None:
+        seen.append(slot)
+        if slot == 0:
+            raise ValueError("before any ticket")
+
+    tickets = np.zeros(1, np.int64)
+    with pytest.raises(ValueError, match="before any ticket"):
+        team.run(work, SIZE, tickets.ctypes.data)
+    assert sorted(seen) == list(range(SIZE))
+
+
+def test_others_start_only_when_the_caller_has_taken_a_ticket(team: OpenMPTeam) -> None:
+    tickets = np.zeros(1, np.int64)
+    seen: list[tuple[int, int]] = []
+
+    def work(slot: int) -> None:
+        if slot == 0:
+            time.sleep(0.05)  # releases the GIL
+            tickets[0] = 1
+            time.sleep(0.05)
+        seen.append((slot, int(tickets[0])))
+
+    team.run(work, SIZE, tickets.ctypes.data)
+    assert len(seen) == SIZE
+    assert all(taken == 1 for slot, taken in seen if slot)
+
+
+def test_python_threads_call_at_once(team: OpenMPTeam) -> None:
+    works = [Work() for _ in range(3)]
+    callers = [threading.Thread(target=team.run, args=(work, SIZE, work.address)) for work in works]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert [sorted(work.slots) for work in works] == [list(range(SIZE))] * 3
+
+
+def test_the_pool_serves_who_takes_fewer_threads_or_has_no_tickets() -> None:
+    with on_torch_threads():
+        for size, tickets in ((torch.get_num_threads() + 1, 1), (2, None)):
+            names: list[str] = []
+            everyone = threading.Barrier(size, timeout=60)
+
+            def work(slot: int, names: list[str] = names, everyone: threading.Barrier = everyone) -> None:
+                everyone.wait()
+                names.append(threading.current_thread().name)
+
+            run_on_threads(work, size, tickets)
+            assert sum(name.startswith("flashbench-") for name in names) == size - 1
+
+
+@pytest.fixture
+def two_threads() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("engine", ["flash", "standard"])
+def test_the_bits_are_those_of_the_pool(
+    engine: str, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    run = OpenMPTeam.run
+    monkeypatch.setattr(OpenMPTeam, "run", lambda *given: (calls.append(1), run(*given)))
+    monkeypatch.setattr("flashbench.integrations.torch.runtime.available_cores", lambda: 2)
+    leaves = [torch.randn(1, 4, 700, 64, requires_grad=True) for _ in range(3)]
+    o = attention(*leaves, causal=True, engine=engine)
+    gradients = torch.autograd.grad(o, leaves, torch.ones_like(o))
+    assert len(calls) == (2 if engine == "flash" else 7)
+    arrays = [x.detach().numpy() for x in leaves]
+    np.testing.assert_array_equal(
+        o.detach().numpy(), attention_of_arrays(*arrays, causal=True, engine=engine, num_threads=2)
+    )
+    assert len(gradients) == 3
+
+
+def test_a_forked_child_takes_the_pool(two_threads: None) -> None:
+    leaves = [torch.randn(1, 4, 700, 64) for _ in range(3)]
+    expected = attention(*leaves).numpy()
+    child = os.fork()
+    if child == 0:  # only os._exit from here
+        # Compared by NumPy: PyTorch's own operators would wait for ever for the parent's threads.
+        same = torch_team() is None and np.array_equal(attention(*leaves).numpy(), expected)
+        os._exit(0 if same else 1)
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            assert os.waitstatus_to_exitcode(status) == 0
+            return
+        time.sleep(0.05)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    pytest.fail("the child waits for threads that it does not have")
