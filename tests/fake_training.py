@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ from fake_results import make_results, make_time
 
 from flashbench.results.record import Results, TrainingStep
 
+ARMS = ("standard", "flash", "torch-flash", "torch-math")
 # Milliseconds of attention in a step of 1024 values, and bytes of peak per pair and per value.
 _ATTENTION_MS = {"standard": 80.0, "flash": 20.0, "torch-flash": 30.0, "torch-math": 90.0}
 _PEAK = {"standard": (8, 1000), "flash": (0, 1500), "torch-flash": (0, 2000), "torch-math": (16, 1000)}
@@ -72,3 +74,16 @@ def make_training(steps: list[TrainingStep], **config: Any) -> Results:
     return msgspec.structs.replace(
         make_results([], kind="train"), training=steps, config={"kind": "train", **config}
     )
+
+
+def every_kind() -> Results:
+    """Three lengths of four arms, with failures among them, and a model without softmax attention."""
+    steps = [make_step(arm, context) for context, arm in product((512, 1024, 2048, 4096), ARMS)]
+    steps[-4] = failed_step("standard", 4096, "too_large", "needs some 9.9 GiB, 1.0 GiB are there")
+    steps[-3] = failed_step("flash", 4096, "crashed", "ended by signal 9 (SIGKILL)")
+    steps[-1] = msgspec.structs.replace(steps[-1], status="wrong", reason="loss 2 before any step")
+    steps += [
+        failed_step(arm, context, "unsupported", "ProbSparse instead of it: another model", model="Informer")
+        for context, arm in product((512, 1024), ARMS)
+    ]
+    return make_training(steps, memory_budget_bytes=16 * 1024**3)

@@ -9,6 +9,7 @@ import typer
 EPILOG = (
     "Examples:\n"
     "  flashbench export results.json --format markdown\n"
+    "  flashbench export steps.json --format markdown  # of flashbench train\n"
     "  flashbench export results.json --format csv -o results.csv\n"
     "  flashbench export results.json --format bmf -o bmf.json\n"
     "  bencher run --adapter json --file bmf.json\n"
@@ -53,17 +54,18 @@ def export(
     from flashbench.report.layout import statuses_line
     from flashbench.report.markdown import results_markdown
     from flashbench.results.export import FORMATS, Format
-    from flashbench.results.store import check_writable, load_measurements, write_whole
+    from flashbench.results.store import check_writable, load, load_measurements, write_whole
 
     formats = {**FORMATS, "markdown": Format(results_markdown, lambda row: True)}
     chosen = parse_choices("--format", format_, formats, many=False)[0]
     if output != "-":
         check_writable(output)
-    file = load_measurements(results)
-    if not file.measurements:
+    # Training steps have tables, and no place in what other tools read of benchmarks.
+    file = load(results) if format_ == "markdown" else load_measurements(results)
+    if not file.measurements and not file.training:
         raise ResultsError(f"{results} has no measurements")
     left_out = [row for row in file.measurements if not chosen.takes(row)]
-    if len(left_out) == len(file.measurements):
+    if left_out and len(left_out) == len(file.measurements):
         raise ResultsError(
             f"{results} has nothing that {format_} has a place for: {statuses_line(left_out)}",
             hint="csv and markdown have a place for every measurement",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from flashbench.report.layout import NOTHING, STATUS_WORDS, Grid, counted, heading
+from flashbench.report.layout import NOTHING, STATUS_WORDS, Grid, counted, escape_markdown, heading
 from flashbench.report.units import format_bytes, format_times, format_wide_ratio
 from flashbench.results.record import Results, TrainingStep
 from flashbench.studies.train.figures import (
@@ -26,7 +26,23 @@ _FLASH = "flash"
 
 def train_report(results: Results) -> RenderableType:
     """Every step, one table per model; below them what follows."""
-    parts: list[RenderableType] = heading(results)
+    return Group(*heading(results), *_parts(results))
+
+
+def train_markdown(results: Results) -> str:
+    """The same as GitHub renders it, without a heading."""
+    blocks = []
+    for part in _parts(results):
+        if isinstance(part, Grid):
+            blocks.append(part.markdown())
+        elif str(part):
+            word = escape_markdown(str(part))
+            blocks.append(f"**{word}**" if part.style == "bold" else word)
+    return "\n\n".join(blocks)
+
+
+def _parts(results: Results) -> list[Text | Grid]:
+    parts: list[Text | Grid] = []
     for model in dict.fromkeys(row.model for row in results.training):
         rows = [row for row in results.training if row.model == model]
         parts += [Text(), Text(_title(rows), style="bold")]
@@ -34,12 +50,12 @@ def train_report(results: Results) -> RenderableType:
             parts.append(_table(rows))
         parts += _reasons(rows)
     if not results.training:
-        return Group(*parts, Text("no point was measured"))
+        return [Text("no point was measured")]
     parts += [Text(), Text(_LEGEND, style="dim"), Text(), *_verdicts(results.training)]
     budget = results.config.get("memory_budget_bytes") or results.machine.memory_bytes
     if budget is not None:
         parts += _longest(results.training, int(budget))
-    return Group(*parts)
+    return parts
 
 
 _LEGEND = (
@@ -157,7 +173,7 @@ def _word(ratio: float) -> str:
     return "slower" if ratio < 1 - SAME else "the same within 5 %"
 
 
-def _longest(rows: Sequence[TrainingStep], budget_bytes: int) -> list[RenderableType]:
+def _longest(rows: Sequence[TrainingStep], budget_bytes: int) -> list[Text | Grid]:
     """The longest context of each model and attention within the budget, and how it compares."""
     models = list(dict.fromkeys(row.model for row in rows))
     arms = list(dict.fromkeys(row.attention for row in rows))

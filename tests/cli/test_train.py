@@ -190,6 +190,16 @@ def test_training_steps_are_no_measurements(flashbench, tmp_path: Path, command:
     assert f"hint: flashbench train --show {path} prints their tables" in done.err
 
 
+def test_training_steps_have_markdown(flashbench, tmp_path: Path) -> None:
+    path = tmp_path / "steps.json"
+    save(make_training([make_step("standard", 512), make_step("flash", 512)]), path)
+    done = flashbench("export", str(path), "--format", "markdown")
+    assert done.code == 0
+    assert not done.err
+    assert "| 512 | standard | " in done.out
+    assert "| Context | Attention | Step (ms) |" in done.out
+
+
 def test_a_bad_csv_is_refused_before_anything_runs(flashbench, tmp_path: Path) -> None:
     pytest.importorskip("neuralforecast")
     path = tmp_path / "mine.csv"

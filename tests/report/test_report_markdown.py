@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from fake_exports import make_duel, small_profile, with_failures
 from fake_results import make_measurement, make_results
+from fake_training import every_kind
 from rich.text import Text
 from syrupy.assertion import SnapshotAssertion
 
@@ -20,6 +21,7 @@ FILES = {
     "small profile": small_profile,
     "failures": with_failures,
     "duel": make_duel,
+    "training": every_kind,
 }
 
 

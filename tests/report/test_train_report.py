@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import msgspec
 import pytest
-from fake_training import failed_step, make_step, make_training
+from fake_training import ARMS, every_kind, make_step, make_training
 from rendering import rendered
 
 from flashbench.report.train import train_report
-from flashbench.results.record import Results
-
-ARMS = ("standard", "flash", "torch-flash", "torch-math")
-
-
-def every_kind() -> Results:
-    """Three lengths of four arms, with failures among them, and a model without softmax attention."""
-    steps = [make_step(arm, context) for context, arm in product((512, 1024, 2048, 4096), ARMS)]
-    steps[-4] = failed_step("standard", 4096, "too_large", "needs some 9.9 GiB, 1.0 GiB are there")
-    steps[-3] = failed_step("flash", 4096, "crashed", "ended by signal 9 (SIGKILL)")
-    steps[-1] = msgspec.structs.replace(steps[-1], status="wrong", reason="loss 2 before any step")
-    steps += [
-        failed_step(arm, context, "unsupported", "ProbSparse instead of it: another model", model="Informer")
-        for context, arm in product((512, 1024), ARMS)
-    ]
-    return make_training(steps, memory_budget_bytes=16 * 1024**3)
 
 
 @pytest.mark.parametrize("width", [80, 120])
