@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import threadpoolctl
 import torch
@@ -25,9 +26,7 @@ def on_torch_threads() -> on_team:
 
 
 def torch_team() -> OpenMPTeam | None:
-    """The team of PyTorch's OpenMP runtime; None where that is not libgomp or not the only one, or after a
-    fork.
-    """
+    """The team of PyTorch's OpenMP runtime; None where that is not libgomp, and after a fork."""
     return _team() if usable() else None
 
 
@@ -35,10 +34,12 @@ def torch_team() -> OpenMPTeam | None:
 def _team() -> OpenMPTeam | None:
     if "ATen parallel backend: OpenMP" not in torch.__config__.parallel_info():
         return None
-    found = [info for info in threadpoolctl.threadpool_info() if info["user_api"] == "openmp"]
-    if len(found) != 1 or found[0]["prefix"] != "libgomp":
+    paths = [info["filepath"] for info in threadpoolctl.threadpool_info() if info["prefix"] == "libgomp"]
+    # What PyTorch's wheels bring is PyTorch's, whatever else is loaded.
+    own = [path for path in paths if Path(path).is_relative_to(Path(torch.__file__).resolve().parent)] or paths
+    if len(own) != 1:
         return None
     try:
-        return OpenMPTeam(found[0]["filepath"])
+        return OpenMPTeam(own[0])
     except (OSError, AttributeError):  # without the entry points
         return None

@@ -57,8 +57,8 @@ def threads() -> Threads:
     """The threads of this process as they are now: settings, OpenMP runtimes, and what is wrong with them.
 
     flashbench's kernels have a pool of their own, which sleeps between calls and is made anew after a fork.
-    Calls from PyTorch run on PyTorch's threads where these are libgomp's and no other OpenMP is loaded: idle
-    ones spin for a while, and would take half of a core from others. Numba's parallel code, if a program has
+    Calls from PyTorch run on PyTorch's threads where these are libgomp's: idle ones spin for a while, and
+    would take half of a core from others. Numba's parallel code, if a program has
     any, may run on OpenMP too.
     """
     found = Threads(
