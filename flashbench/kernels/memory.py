@@ -1,4 +1,5 @@
-"""Pointers and the atomics that threads share: arrays reach a kernel as addresses and strides.
+"""Pointers and the atomics that threads share: arrays reach a kernel as addresses and strides, C functions
+as addresses.
 
 Numba would compile a kernel anew for every mix of contiguous and strided arguments; a table of
 addresses and strides keeps it at one machine code per dtype.
@@ -165,6 +166,17 @@ def look(typingctx: Any, cell: Any) -> Any:
         return seen
 
     return types.intp(cell), codegen
+
+
+@intrinsic
+def give_way(typingctx: Any) -> Any:
+    """Let another thread have the core."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        _yield_processor(builder)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @intrinsic

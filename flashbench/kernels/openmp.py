@@ -14,11 +14,12 @@ from collections.abc import Callable
 from numba import types
 
 from flashbench.kernels.compiled import compiled_callback
-from flashbench.kernels.memory import at, call_address, look, number_from, pointer
+from flashbench.kernels.memory import at, call_address, give_way, look, number_from, pointer, publish
 
 # Cells of a call, which its members are given the address of.
 _CALLER_DONE, _TICKETS, _WORK, _THREAD_NUMBER = range(4)
 _CELLS = 4
+_SPINS = 4096  # some tenths of a millisecond
 _Work = Callable[[int], None]
 _callback = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)
 
@@ -35,11 +36,14 @@ def _member(cells):
     if number > 0:
         done = at(place, _CALLER_DONE)
         tickets = pointer(0, at(place, _TICKETS)[0])
+        looks = 0
         while look(tickets) == 0 and look(done) == 0:
-            pass
+            looks += 1
+            if looks > _SPINS:  # somebody else has the GIL, or the caller no core
+                give_way()
     call_address(at(place, _WORK)[0], number)
     if number == 0:
-        at(place, _CALLER_DONE)[0] = 1
+        publish(at(place, _CALLER_DONE), 1)
 
 
 _forked = False

@@ -36,7 +36,8 @@ def _team() -> OpenMPTeam | None:
         return None
     paths = [info["filepath"] for info in threadpoolctl.threadpool_info() if info["prefix"] == "libgomp"]
     # What PyTorch's wheels bring is PyTorch's, whatever else is loaded.
-    own = [path for path in paths if Path(path).is_relative_to(Path(torch.__file__).resolve().parent)] or paths
+    home = Path(torch.__file__).resolve().parent
+    own = [path for path in paths if Path(path).is_relative_to(home)] or paths
     if len(own) != 1:
         return None
     try:

@@ -58,8 +58,7 @@ def threads() -> Threads:
 
     flashbench's kernels have a pool of their own, which sleeps between calls and is made anew after a fork.
     Calls from PyTorch run on PyTorch's threads where these are libgomp's: idle ones spin for a while, and
-    would take half of a core from others. Numba's parallel code, if a program has
-    any, may run on OpenMP too.
+    would take half of a core from others. Numba's parallel code, if a program has any, may run on OpenMP too.
     """
     found = Threads(
         torch.get_num_threads(),

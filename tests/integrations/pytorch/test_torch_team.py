@@ -26,7 +26,7 @@ SIZE = 4  # threads, wherever this runs: OpenMP has as many as are asked for
 @pytest.fixture
 def team() -> OpenMPTeam:
     found = torch_team()
-    assert found is not None
+    assert found is not None  # PyTorch's wheels for Linux bring libgomp
     return found
 
 
