@@ -25,6 +25,7 @@ from flashbench.engines.launch import (
     array_table,
     readable,
     result_like,
+    rooms_for,
     sequence_table,
 )
 from flashbench.engines.scalar import backward_by_loops, forward_by_loops, workspace_of_loops
@@ -79,8 +80,8 @@ class FlashEngine:
         lse = np.empty(problem.q_shape[:3], dtype=q.dtype)
         threads, blocks = forward_plan(problem, settings)
         itemsize = q.itemsize
-        stride = forward_stride(problem, blocks)
         q, k, v = readable(q), readable(k), readable(v)
+        rooms, stride = rooms_for([(v, blocks.block_k), (o, blocks.block_q)], forward_stride(problem, blocks))
         table = array_table(q, k, v, o, lse[..., np.newaxis])
         sequences = sequence_table(problem, tiles_of(problem, blocks))
         features = kernel_features(problem, extras)
@@ -112,6 +113,7 @@ class FlashEngine:
                 problem.head_dim_v,
                 blocks.block_q,
                 blocks.block_k,
+                *rooms,
             )
 
         run_on_threads(work, threads, tickets_address)
@@ -141,8 +143,10 @@ class FlashEngine:
         dsinks = sinks_gradient(problem, extras, do, o, lse)
         threads, blocks = backward_plan(problem, settings)
         itemsize = q.itemsize
-        stride = backward_stride(problem, blocks)
         do, q, k, v, o = readable(do), readable(q), readable(k), readable(v), readable(o)
+        block_q, block_k = blocks
+        tiles = [(q, block_q), (do, block_q), (k, block_k), (dq, block_q)]
+        rooms, stride = rooms_for(tiles, backward_stride(problem, blocks))
         lse = readable(lse[..., np.newaxis])  # a copy, too, has to live as long as its address is used
         table = array_table(q, k, v, o, lse, do, dq, dk, dv)
         sequences = sequence_table(problem, tiles_of(problem, blocks))
@@ -174,8 +178,9 @@ class FlashEngine:
                 problem.head_dim,
                 problem.head_dim_v,
                 number(problem.scale),
-                blocks.block_q,
-                blocks.block_k,
+                block_q,
+                block_k,
+                *rooms,
             )
 
         run_on_threads(work, threads, tickets_address)
@@ -201,7 +206,7 @@ class FlashEngine:
     def workspace_bytes(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
     ) -> int | None:
-        """Exact for arrays that `readable` need not copy."""
+        """Exact for arrays that `readable` need not copy and whose rows are neighbours."""
         if not settings.use_simd:
             return workspace_of_loops(problem)
         needs = []

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.engines import Array, Settings
-from flashbench.kernels.blocks import ALIGNMENT, useful_threads
+from flashbench.kernels.blocks import ALIGNMENT, aligned, scattered, useful_threads
 from flashbench.kernels.features import SEQUENCE_COLUMNS
 from flashbench.kernels.threads import available_cores
 from flashbench.problem import AttentionProblem, Direction, Sequence
@@ -48,6 +48,21 @@ def readable(array: Array) -> Array:
     if rows_in_one_piece and array.strides[-2] % itemsize == 0 and array.flags.aligned:
         return array
     return np.ascontiguousarray(array)
+
+
+def rooms_for(tiles: list[tuple[Array, int]], stride: int) -> tuple[list[int], int]:
+    """Where a thread's scratch of `stride` bytes has room for a tile of each array, of so many rows, if these
+    lie scattered, else 0; and the stride with that.
+    """
+    rooms = []
+    for array, rows in tiles:
+        row_bytes, size = array.strides[2], array.shape[3] * array.itemsize
+        if row_bytes > size and scattered(row_bytes, min(rows, array.shape[2])):
+            rooms.append(stride)
+            stride += aligned(rows * size)
+        else:
+            rooms.append(0)
+    return rooms, stride
 
 
 def array_table(*arrays: Array) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from flashbench.kernels.dots import QUERIES
@@ -39,6 +40,17 @@ class Blocks(NamedTuple):
 
     block_q: int
     block_k: int
+
+
+# Of the first-level cache: lines of so many addresses have sets of their own, and so many of a set a place.
+_SETS_BYTES, _WAYS = 4096, 8
+
+
+def scattered(row_bytes: int, rows: int) -> bool:
+    """Whether rows so far from each other push each other out of the first-level cache: those of one head of
+    a (batch, seqlen, heads, head_dim) array fall into few of its sets.
+    """
+    return _SETS_BYTES // math.gcd(row_bytes, _SETS_BYTES) * _WAYS < rows
 
 
 def padded_lanes(block_q: int, itemsize: int) -> int:

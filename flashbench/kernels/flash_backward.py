@@ -39,12 +39,12 @@ from flashbench.kernels.features import (
     tile_rows,
     tiles_of,
 )
-from flashbench.kernels.flash_tile import put_alibi, put_rows, tile_gradients, tile_scores
+from flashbench.kernels.flash_tile import gather, put_alibi, put_rows, tile_gradients, tile_scores
 from flashbench.kernels.isa import ISA
 from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import at, pointer, publish, take_ticket, wait_for
 from flashbench.kernels.scores import chain_softcap
-from flashbench.kernels.tiles import all_finite, pack
+from flashbench.kernels.tiles import all_finite, pack, put_multiple
 from flashbench.kernels.visibility import (
     add_seen_to_keys,
     add_seen_to_rows,
@@ -111,6 +111,10 @@ def flash_backward(
     scale,  # softmax_scale, in the arrays' dtype
     block_q,
     block_k,
+    q_room,
+    do_room,
+    k_room,
+    dq_room,
 ):
     """Work on tiles of queries until none is left.
 
@@ -118,7 +122,8 @@ def flash_backward(
     note whether its k is finite; all zero at first. A thread's scratch, in elements:
     qt (head_dim, lanes), dot (head_dim_v, lanes), p and ds (block_k, lanes each), then lse2, delta, firsts,
     ends, positions and slopes (lanes each), where lanes is block_q rounded up to whole vectors; with softcap
-    also its derivatives (block_k, lanes).
+    also its derivatives (block_k, lanes). q_room, do_room, k_room and dq_room: bytes from its start to room
+    for a tile of each, whose rows are then used side by side; 0: as they lie.
     """
     vector = VECTOR_BYTES // itemsize
     most_lanes = (block_q + vector - 1) // vector * vector
@@ -139,6 +144,8 @@ def flash_backward(
     group = num_heads // num_kv_heads
     q_row, k_row, v_row, o_row = table[Q, 3], table[K, 3], table[V, 3], table[O, 3]
     do_row, dq_row, dk_row, dv_row = table[DO, 3], table[DQ, 3], table[DK, 3], table[DV, 3]
+    place = scratch + slot * scratch_stride
+    sum_row = head_dim if dq_room else dq_row
     chain, link = next_task(ticket, -1, sequences, num_heads, num_kv_heads, block_q, features, slot)
     while chain >= 0:
         b, kv = chain // num_kv_heads, chain % num_kv_heads
@@ -166,13 +173,21 @@ def flash_backward(
         dv = at(pointer(zero, table[DV, 0] + batch * table[DV, 1] + kv * table[DV, 2]), key * dv_row)
 
         finite_k = pointer(slot, finite + 8 * chain)
+        near_q, near_q_row, near_do, near_do_row = q, q_row, do, do_row
+        if q_room:
+            near_q, near_q_row = pointer(zero, place + q_room), head_dim
+            gather(q, q_row, q_rows, head_dim, near_q, zero + 1)
+        if do_room:
+            near_do, near_do_row = pointer(zero, place + do_room), head_dim_v
+            gather(do, do_row, q_rows, head_dim_v, near_do, zero + 1)
+        sums = pointer(zero, place + dq_room) if dq_room else dq
 
         lanes = (q_rows + vector - 1) // vector * vector
         # softmax_scale goes into the packed tiles: scores come out in units of log2, ds ready for dq and dk.
-        pack(q, q_row, q_rows, head_dim, qt, lanes, numbers[Q_FACTOR])
+        pack(near_q, near_q_row, q_rows, head_dim, qt, lanes, numbers[Q_FACTOR])
         put_rows(
-            do,
-            do_row,
+            near_do,
+            near_do_row,
             o,
             o_row,
             lse,
@@ -219,7 +234,11 @@ def flash_backward(
                 if seen == HIDDEN:
                     k_start += k_rows
                     continue
-                k_tile, v_tile = at(k, k_start * k_row), at(v, k_start * v_row)
+                k_tile, k_tile_row = at(k, k_start * k_row), k_row
+                if k_room:
+                    k_tile, k_tile_row = pointer(zero, place + k_room), head_dim
+                    gather(at(k, k_start * k_row), k_row, k_rows, head_dim, k_tile, zero + 1)
+                v_tile = at(v, k_start * v_row)
                 dk_tile, dv_tile = at(dk, k_start * dk_row), at(dv, k_start * dv_row)
                 hidden = hidden_from(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features)
                 partly = hidden < k_rows or seen == PARTLY
@@ -229,7 +248,7 @@ def flash_backward(
                 tile_scores(
                     p,
                     k_tile,
-                    k_row,
+                    k_tile_row,
                     qt,
                     lanes,
                     q_rows,
@@ -285,8 +304,8 @@ def flash_backward(
                         p,
                         lanes,
                         tile,
-                        do,
-                        do_row,
+                        near_do,
+                        near_do_row,
                         dv_tile,
                         dv_row,
                         q_rows,
@@ -300,8 +319,8 @@ def flash_backward(
                         ds,
                         lanes,
                         tile,
-                        q,
-                        q_row,
+                        near_q,
+                        near_q_row,
                         dk_tile,
                         dk_row,
                         q_rows,
@@ -312,23 +331,26 @@ def flash_backward(
                         features,
                     )
                 else:
-                    multiply(p, lanes, 1, do, do_row, dv_tile, dv_row, k_rows, head_dim_v, q_rows, link > 0)
-                    multiply(ds, lanes, 1, q, q_row, dk_tile, dk_row, k_rows, head_dim, q_rows, link > 0)
+                    add = link > 0
+                    multiply(
+                        p, lanes, 1, near_do, near_do_row, dv_tile, dv_row, k_rows, head_dim_v, q_rows, add
+                    )
+                    multiply(ds, lanes, 1, near_q, near_q_row, dk_tile, dk_row, k_rows, head_dim, q_rows, add)
                 past = k_start + k_rows
                 publish(done, past)
 
                 # Pass 4: what the queries get. Forward: s = q @ k.T, so dq += ds @ k.
                 if partly and not all_finite_once(finite_k, k, k_row, seqlen_k, head_dim):
                     if not begun:
-                        clear_rows(dq, dq_row, q_rows, head_dim, zero)
+                        clear_rows(sums, sum_row, q_rows, head_dim, zero)
                     add_seen_to_rows(
                         ds,
                         lanes,
                         tile,
                         k_tile,
-                        k_row,
-                        dq,
-                        dq_row,
+                        k_tile_row,
+                        sums,
+                        sum_row,
                         q_rows,
                         head_dim,
                         k_rows,
@@ -337,13 +359,16 @@ def flash_backward(
                         features,
                     )
                 else:
-                    multiply(ds, 1, lanes, k_tile, k_row, dq, dq_row, q_rows, head_dim, k_rows, begun)
+                    multiply(ds, 1, lanes, k_tile, k_tile_row, sums, sum_row, q_rows, head_dim, k_rows, begun)
                 begun = True
                 k_start += k_rows
             block += 1
 
         if not begun:
-            clear_rows(dq, dq_row, q_rows, head_dim, zero)
+            clear_rows(sums, sum_row, q_rows, head_dim, zero)
+        if dq_room:
+            for r in range(q_rows):
+                put_multiple(at(dq, r * dq_row), at(sums, r * sum_row), head_dim, zero + 1)
         if link == 0:
             clear_rows(at(dk, past * dk_row), dk_row, seqlen_k - past, head_dim, zero)
             clear_rows(at(dv, past * dv_row), dv_row, seqlen_k - past, head_dim_v, zero)

@@ -2,7 +2,8 @@
 
 A task is one tile of queries of one head. Its scores are kept transposed, s[key, query lane], so that
 neither K nor V is packed; o itself is the accumulator, so that a thread's workspace is the packed
-queries and one tile of scores.
+queries and one tile of scores. Only where rows lie so far apart that they push each other out of the
+first-level cache has a thread room for a tile of v and of o too.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ from flashbench.kernels.features import (
     tile_rows,
     tiles_of,
 )
-from flashbench.kernels.flash_tile import put_alibi, tile_scores
+from flashbench.kernels.flash_tile import gather, put_alibi, tile_scores
 from flashbench.kernels.isa import ISA
 from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import at, pointer, take_ticket
 from flashbench.kernels.softmax import online_softmax
-from flashbench.kernels.tiles import pack, scale_rows
+from flashbench.kernels.tiles import pack, put_multiple, scale_rows
 from flashbench.kernels.visibility import (
     LOG2E,
     add_seen_to_rows,
@@ -84,13 +85,16 @@ def flash_forward(
     head_dim_v,
     block_q,
     block_k,
+    v_room,
+    o_room,
 ):
     """Work on tiles of queries until none of the `tasks` is left; tickets hand them out.
 
     finite: a number for each key/value head of a sequence, zero at first, to note whether its v is finite.
     A thread's scratch, in elements: qt (head_dim, lanes), s (block_k, lanes), then row_max, row_sum and
     rescale (lanes each), as far as features need them firsts, ends, positions and slopes (lanes each), where
-    lanes is block_q rounded up to whole vectors.
+    lanes is block_q rounded up to whole vectors. v_room and o_room: bytes from its start to room for a tile
+    of v and of o, whose rows are then used side by side; 0: as they lie.
     """
     vector = VECTOR_BYTES // itemsize
     most_lanes = (block_q + vector - 1) // vector * vector
@@ -107,6 +111,8 @@ def flash_forward(
     tables = (firsts, ends, positions, slopes)
     told = (zero, byte, features, numbers)
     q_row, k_row, v_row, o_row = table[Q, 3], table[K, 3], table[V, 3], table[O, 3]
+    gathered_v = pointer(zero, scratch + slot * scratch_stride + v_room)
+    sum_row = head_dim_v if o_room else o_row
     while True:
         task = take_ticket(ticket)
         if task >= tasks:
@@ -130,6 +136,7 @@ def flash_forward(
         o = at(pointer(zero, table[O, 0] + batch * table[O, 1] + h * table[O, 2]), query * o_row)
         lse = at(pointer(zero, table[LSE, 0] + batch * table[LSE, 1] + h * table[LSE, 2]), query)
 
+        sums = pointer(zero, scratch + slot * scratch_stride + o_room) if o_room else o
         finite_v = pointer(slot, finite + 8 * (b * (num_heads // group) + kv))
 
         lanes = (q_rows + vector - 1) // vector * vector
@@ -162,7 +169,10 @@ def flash_forward(
                 if seen == HIDDEN:
                     k_start += k_rows
                     continue
-                v_tile = at(v, k_start * v_row)
+                v_tile, v_tile_row = at(v, k_start * v_row), v_row
+                if v_room:
+                    gather(v_tile, v_row, k_rows, head_dim_v, gathered_v, zero + 1)
+                    v_tile, v_tile_row = gathered_v, head_dim_v
 
                 # Pass 1: scores, in units of log2, and what the features make of them.
                 hidden = hidden_from(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features)
@@ -187,7 +197,7 @@ def flash_forward(
                 # Pass 2: probabilities under the maximum so far; what o holds comes to the same maximum.
                 grew = online_softmax(s, lanes, k_rows, lanes, row_max, row_sum, rescale)
                 if grew and begun:
-                    scale_rows(o, o_row, q_rows, head_dim_v, rescale)
+                    scale_rows(sums, sum_row, q_rows, head_dim_v, rescale)
                 if features[DROPOUT]:
                     drop(s, k_rows, lanes, k_start, q_start, h, b, features[SEED], features[THRESHOLD])
 
@@ -196,16 +206,16 @@ def flash_forward(
                     finite_v, v, v_row, seqlen_k, head_dim_v
                 ):
                     if not begun:
-                        clear_rows(o, o_row, q_rows, head_dim_v, zero)
+                        clear_rows(sums, sum_row, q_rows, head_dim_v, zero)
                     tile = (q_start, k_start, seqlen_k, diagonal, mask)
                     add_seen_to_rows(
                         s,
                         lanes,
                         tile,
                         v_tile,
-                        v_row,
-                        o,
-                        o_row,
+                        v_tile_row,
+                        sums,
+                        sum_row,
                         q_rows,
                         head_dim_v,
                         k_rows,
@@ -214,16 +224,22 @@ def flash_forward(
                         features,
                     )
                 else:
-                    multiply(s, 1, lanes, v_tile, v_row, o, o_row, q_rows, head_dim_v, k_rows, begun)
+                    multiply(
+                        s, 1, lanes, v_tile, v_tile_row, sums, sum_row, q_rows, head_dim_v, k_rows, begun
+                    )
                 begun = True
                 k_start += k_rows
             block += 1
         if not begun:
-            clear_rows(o, o_row, q_rows, head_dim_v, zero)
+            clear_rows(sums, sum_row, q_rows, head_dim_v, zero)
 
         for r in range(q_rows):
             total = at(row_sum, r)[0]
             # A row that sees no key has sum 0: o = 0, lse = -inf.
             at(rescale, r)[0] = numbers[KEEP_FACTOR] / total if total != 0 else zero
             at(lse, r)[0] = at(row_max, r)[0] * LN2 + math.log(total)
-        scale_rows(o, o_row, q_rows, head_dim_v, rescale)
+        if o_room:
+            for r in range(q_rows):
+                put_multiple(at(o, r * o_row), at(sums, r * sum_row), head_dim_v, at(rescale, r)[0])
+        else:
+            scale_rows(o, o_row, q_rows, head_dim_v, rescale)
