@@ -56,12 +56,11 @@ def export(
     from flashbench.results.export import FORMATS, Format
     from flashbench.results.store import check_writable, load, load_measurements, write_whole
 
-    formats = {**FORMATS, "markdown": Format(results_markdown, lambda row: True)}
+    formats = {**FORMATS, "markdown": Format(results_markdown, lambda row: True, takes_training=True)}
     chosen = parse_choices("--format", format_, formats, many=False)[0]
     if output != "-":
         check_writable(output)
-    # Training steps have tables, and no place in what other tools read of benchmarks.
-    file = load(results) if format_ == "markdown" else load_measurements(results)
+    file = load(results) if chosen.takes_training else load_measurements(results)
     if not file.measurements and not file.training:
         raise ResultsError(f"{results} has no measurements")
     left_out = [row for row in file.measurements if not chosen.takes(row)]

@@ -152,19 +152,22 @@ def backward_blocks(
     """Tiles for the backward pass: every task passes over k, v, dk and dv, so the larger these are, the
     more queries a task should serve.
     """
-    keys = _NARROW_BACKWARD_KEY_BYTES // itemsize if half_rate else _WIDE_MOST_KEYS
-    if not half_rate:
-        lanes = 32 if seqlen_k < 256 else 48 if seqlen_k < 1024 else 64
-    elif seqlen_k <= 256:
-        lanes = 16
-    elif head_dim * itemsize >= 1024:
-        lanes = 64
-    elif seqlen_k >= 2048 and itemsize == 4:
-        lanes = 48
+    if half_rate:
+        lanes = _narrow_backward_lanes(seqlen_k, head_dim, itemsize)
+        keys = _NARROW_BACKWARD_KEY_BYTES // itemsize
     else:
-        lanes = 32
+        lanes = 32 if seqlen_k < 256 else 48 if seqlen_k < 1024 else 64
+        keys = _WIDE_MOST_KEYS
     lanes = max(ISA.lanes(itemsize), lanes)
     return within_window(Blocks(min(lanes, seqlen_q), keys), seqlen_k, window)
+
+
+def _narrow_backward_lanes(seqlen_k: int, head_dim: int, itemsize: int) -> int:
+    if seqlen_k <= 256:
+        return 16
+    if head_dim * itemsize >= 1024:
+        return 64
+    return 48 if seqlen_k >= 2048 and itemsize == 4 else 32
 
 
 def within_window(blocks: Blocks, seqlen_k: int, window: int | None) -> Blocks:

@@ -119,13 +119,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return dispatcher
 
 
-def compiled_callback(signature: Any) -> Callable[[Callable[..., Any]], CFunc]:
-    """The same for a function that C code calls, which is compiled, or found on disk, at once."""
-
-    def compile_now(function: Callable[..., Any]) -> CFunc:
-        callback = CFunc(function, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
-        setattr(callback, "_cache", _KernelCache(function))  # noqa: B010 (as above)
-        callback.compile()
-        return callback
-
-    return compile_now
+def compiled_callback(function: Callable[..., Any], signature: Any) -> Any:
+    """The same for a function that C code calls by its `address`; compiled, or found on disk, now."""
+    callback: Any = CFunc(function, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
+    callback._cache = _KernelCache(function)
+    callback.compile()
+    return callback

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
+from flashbench.kernels.chains import next_task
 from flashbench.kernels.compiled import compiled
 from flashbench.kernels.features import (
     ALIBI,
@@ -42,7 +41,7 @@ from flashbench.kernels.features import (
 from flashbench.kernels.flash_tile import gather, put_alibi, put_rows, tile_gradients, tile_scores
 from flashbench.kernels.isa import ISA
 from flashbench.kernels.matmul import multiply
-from flashbench.kernels.memory import at, pointer, publish, take_ticket, wait_for
+from flashbench.kernels.memory import at, pointer, publish, wait_for
 from flashbench.kernels.scores import chain_softcap
 from flashbench.kernels.tiles import all_finite, pack, put_multiple
 from flashbench.kernels.visibility import (
@@ -59,34 +58,6 @@ ALL_KEYS = 2**62  # published by a task that has finished, whatever it had to do
 
 # Rows of the table of arrays, as in the forward pass.
 Q, K, V, O, LSE, DO, DQ, DK, DV = range(9)
-
-
-@njit(nogil=True)
-def links_of(sequences, chain, num_heads, num_kv_heads, block_q, features):
-    """How many tasks there are in a chain, which is a key/value head of a sequence."""
-    tiles = tiles_of(sequences[chain // num_kv_heads, SEQLEN_Q], block_q, features)
-    return num_heads // num_kv_heads * tiles
-
-
-@njit(nogil=True)
-def next_task(tickets, chain, sequences, num_heads, num_kv_heads, block_q, features, slot):
-    """(chain, link) of the task to do after one of `chain` (-1 at first); a chain of -1 when none is left.
-
-    tickets[0] counts the chains begun, tickets[1 + chain] the tasks of each.
-    """
-    chains = len(sequences) * num_kv_heads
-    while chain < chains:
-        if chain >= 0:
-            link = take_ticket(at(tickets, 1 + chain))
-            if link < links_of(sequences, chain, num_heads, num_kv_heads, block_q, features):
-                return chain, link
-        chain = take_ticket(tickets)
-    for step in range(chains):
-        chain = (slot + step) % chains
-        link = take_ticket(at(tickets, 1 + chain))
-        if link < links_of(sequences, chain, num_heads, num_kv_heads, block_q, features):
-            return chain, link
-    return -1, 0
 
 
 @compiled

@@ -19,12 +19,11 @@ from flashbench.kernels.memory import at, call_address, give_way, look, number_f
 # Cells of a call, which its members are given the address of.
 _CALLER_DONE, _TICKETS, _WORK, _THREAD_NUMBER = range(4)
 _CELLS = 4
-_SPINS = 4096  # some tenths of a millisecond
+_SPINS = 4096  # a fraction of a millisecond
 _Work = Callable[[int], None]
 _callback = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)
 
 
-@compiled_callback(types.void(types.intp))
 def _member(cells):
     """What each thread of the team runs, without the GIL at first.
 
@@ -77,6 +76,7 @@ class OpenMPTeam:
         thread_number = ctypes.cast(library.omp_get_thread_num, ctypes.c_void_p).value
         assert thread_number is not None
         self._thread_number = thread_number
+        self._member = compiled_callback(_member, types.void(types.intp))
         self._callers = threading.local()
 
     def run(self, work: _Work, num_threads: int, tickets: int) -> None:
@@ -89,7 +89,7 @@ class OpenMPTeam:
         if caller is None:
             caller = self._callers.caller = _Caller(self._thread_number)
         caller.begin(work, tickets)
-        self._parallel(_member.address, caller.address, num_threads, 0)
+        self._parallel(self._member.address, caller.address, num_threads, 0)
         caller.end()
 
 

@@ -145,28 +145,28 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
 
 
-class _Lent(threading.local):
+class _Current(threading.local):
     """A team that takes the pool's place in this Python thread, and how many threads it has."""
 
     team: OpenMPTeam | None = None
     size = 0
 
 
-_lent = _Lent()
+_current = _Current()
 
 
-class on_team:  # noqa: N801 (used like a function)
+class Lent:
     """Within the block, calls of this Python thread that would take `size` threads run on the team's."""
 
     def __init__(self, team: OpenMPTeam | None, size: int) -> None:
         self._now = team, size
 
     def __enter__(self) -> None:
-        self._before = _lent.team, _lent.size
-        _lent.team, _lent.size = self._now
+        self._before = _current.team, _current.size
+        _current.team, _current.size = self._now
 
     def __exit__(self, *_: object) -> None:
-        _lent.team, _lent.size = self._before
+        _current.team, _current.size = self._before
 
 
 def run_on_threads(work: Callable[[int], None], num_threads: int, tickets: int | None = None) -> None:
@@ -179,8 +179,8 @@ def run_on_threads(work: Callable[[int], None], num_threads: int, tickets: int |
     if num_threads == 1:
         work(0)
         return
-    if _lent.team is not None and tickets is not None and _lent.size == num_threads:
-        _lent.team.run(work, num_threads, tickets)
+    if _current.team is not None and tickets is not None and _current.size == num_threads:
+        _current.team.run(work, num_threads, tickets)
         return
     call = _Call(work)
     try:

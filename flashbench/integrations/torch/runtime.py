@@ -9,7 +9,7 @@ import threadpoolctl
 import torch
 
 from flashbench.kernels.openmp import OpenMPTeam, usable
-from flashbench.kernels.threads import available_cores, on_team
+from flashbench.kernels.threads import Lent, available_cores
 
 
 def num_threads() -> int:
@@ -20,9 +20,9 @@ def num_threads() -> int:
     return min(wanted, available_cores())
 
 
-def on_torch_threads() -> on_team:
+def on_torch_threads() -> Lent:
     """Within the block, calls that take as many threads as PyTorch run on PyTorch's, where that can be."""
-    return on_team(torch_team(), torch.get_num_threads())
+    return Lent(torch_team(), torch.get_num_threads())
 
 
 def torch_team() -> OpenMPTeam | None:

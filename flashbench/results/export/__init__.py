@@ -14,6 +14,7 @@ class Format(NamedTuple):
 
     render: Callable[[Results], str]
     takes: Callable[[Measurement], bool]  # whether the format has a place for that measurement
+    takes_training: bool = False  # whether it has one for training steps
 
 
 # One line adds a format.
