@@ -156,9 +156,9 @@ def test_what_a_format_takes_is_what_it_holds(results: Results) -> None:
         "csv": lambda text: {row["name"] for row in csv.DictReader(io.StringIO(text, newline=""))},
     }
     assert names.keys() == FORMATS.keys()
-    for format_, (render, takes) in FORMATS.items():
-        taken = {name for name, row in named(results) if takes(row)}
-        assert names[format_](render(results)) == taken, format_
+    for name_, format_ in FORMATS.items():
+        taken = {name for name, row in named(results) if format_.takes(row)}
+        assert names[name_](format_.render(results)) == taken, name_
 
 
 def test_a_side_of_a_duel_has_its_own_versions() -> None:
