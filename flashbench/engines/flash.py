@@ -15,6 +15,7 @@ from flashbench.engines.flash_plan import (
     forward_plan,
     forward_stride,
     mask_gradient_stride,
+    readers_of,
     tiles_of,
     told_bytes,
 )
@@ -23,6 +24,8 @@ from flashbench.engines.launch import (
     address_of,
     aligned_scratch,
     array_table,
+    moves_table,
+    near_room,
     readable,
     result_like,
     rooms_for,
@@ -34,11 +37,12 @@ from flashbench.kernels.blocks import ALIGNMENT
 from flashbench.kernels.flash_backward import flash_backward
 from flashbench.kernels.flash_forward import flash_forward
 from flashbench.kernels.flash_mask_gradient import flash_mask_gradient
+from flashbench.kernels.near import TICKETS
 from flashbench.kernels.threads import run_on_threads
 from flashbench.problem import AttentionProblem, Direction, Feature
 
 _FORWARD_ARRAYS = 5
-_BACKWARD_ARRAYS = 9
+_BACKWARD_ARRAYS = 11
 _TABLE_ROW_BYTES = 32
 
 
@@ -81,11 +85,14 @@ class FlashEngine:
         threads, blocks = forward_plan(problem, settings)
         itemsize = q.itemsize
         q, k, v = readable(q), readable(k), readable(v)
-        rooms, stride = rooms_for([(v, blocks.block_k), (o, blocks.block_q)], forward_stride(problem, blocks))
-        table = array_table(q, k, v, o, lse[..., np.newaxis])
+        readers = readers_of(problem)
+        near_k, near_v = near_room(k, readers), near_room(v, readers)
+        moves = moves_table((k, near_k), (v, near_v))
+        rooms, stride = rooms_for([(o, blocks.block_q)], forward_stride(problem, blocks))
+        table = array_table(q, near_k, near_v, o, lse[..., np.newaxis])
         sequences = sequence_table(problem, tiles_of(problem, blocks))
         features = kernel_features(problem, extras)
-        tickets = np.zeros(1, dtype=np.int64)
+        tickets = np.zeros(TICKETS + 1, dtype=np.int64)
         finite = np.zeros(chains_of(problem), dtype=np.int64)
         tickets_address = address_of(tickets)
         scratch, scratch_address = aligned_scratch(threads * stride)
@@ -98,6 +105,7 @@ class FlashEngine:
                 BYTE,
                 itemsize,
                 table,
+                moves,
                 sequences,
                 features.whole,
                 features.numbers,
@@ -145,13 +153,17 @@ class FlashEngine:
         itemsize = q.itemsize
         do, q, k, v, o = readable(do), readable(q), readable(k), readable(v), readable(o)
         block_q, block_k = blocks
-        tiles = [(q, block_q), (do, block_q), (k, block_k), (dq, block_q)]
+        readers = readers_of(problem)
+        near_k, near_v = near_room(k, readers), near_room(v, readers)
+        near_dk, near_dv = near_room(dk, readers), near_room(dv, readers)
+        moves = moves_table((k, near_k), (v, near_v))
+        tiles = [(q, block_q), (do, block_q), (dq, block_q)]
         rooms, stride = rooms_for(tiles, backward_stride(problem, blocks))
         lse = readable(lse[..., np.newaxis])  # a copy, too, has to live as long as its address is used
-        table = array_table(q, k, v, o, lse, do, dq, dk, dv)
+        table = array_table(q, near_k, near_v, o, lse, do, dq, near_dk, near_dv, dk, dv)
         sequences = sequence_table(problem, tiles_of(problem, blocks))
         features = kernel_features(problem, extras)
-        tickets = np.zeros(chains_of(problem) + 1, dtype=np.int64)
+        tickets = np.zeros(TICKETS + 1 + chains_of(problem), dtype=np.int64)
         finite = np.zeros(chains_of(problem), dtype=np.int64)
         progress = np.zeros(problem.num_heads * all_tiles(problem, blocks), dtype=np.int64)
         tickets_address = address_of(tickets)
@@ -164,6 +176,7 @@ class FlashEngine:
                 BYTE,
                 itemsize,
                 table,
+                moves,
                 sequences,
                 features.whole,
                 features.numbers,
@@ -187,7 +200,7 @@ class FlashEngine:
         del scratch
         dmask = None
         if mask_gradient and problem.mask == "float":
-            dmask = _mask_gradient(problem, settings, extras, do, q, k, v, o, lse)
+            dmask = _mask_gradient(problem, settings, extras, do, q, near_k, near_v, o, lse)
         return AttentionGradients(dq, dk, dv, dsinks, dmask)
 
     def blocks(
@@ -215,12 +228,14 @@ class FlashEngine:
         elif direction != "bwd":
             threads, blocks = forward_plan(problem, settings)
             scratch = threads * forward_stride(problem, blocks) + ALIGNMENT
-            needs.append(scratch + _FORWARD_ARRAYS * _TABLE_ROW_BYTES + told_bytes(problem) + 8)
+            needs.append(
+                scratch + _FORWARD_ARRAYS * _TABLE_ROW_BYTES + told_bytes(problem) + 8 * (TICKETS + 1)
+            )
         if direction != "fwd":
             threads, blocks = backward_plan(problem, settings)
             scratch = threads * backward_stride(problem, blocks) + ALIGNMENT
             shared = _BACKWARD_ARRAYS * _TABLE_ROW_BYTES + told_bytes(problem)
-            shared += 8 * (1 + chains_of(problem) + problem.num_heads * all_tiles(problem, blocks))
+            shared += 8 * (TICKETS + 1 + chains_of(problem) + problem.num_heads * all_tiles(problem, blocks))
             needs.append(scratch + shared)
         return max(needs)
 

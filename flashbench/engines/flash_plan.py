@@ -119,3 +119,9 @@ def told_bytes(problem: AttentionProblem) -> int:
 def chains_of(problem: AttentionProblem) -> int:
     """Key/value heads: what the backward pass's tasks are chained by."""
     return problem.batch * problem.num_kv_heads
+
+
+def readers_of(problem: AttentionProblem) -> float:
+    """How many queries a row of k is read for, on average."""
+    pairs = problem.num_heads * problem.visible_pairs
+    return pairs / max(1, problem.num_kv_heads * problem.key_rows)

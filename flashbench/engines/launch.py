@@ -11,10 +11,15 @@ from numpy.typing import NDArray
 from flashbench.engines import Array, Settings
 from flashbench.kernels.blocks import ALIGNMENT, aligned, scattered, useful_threads
 from flashbench.kernels.features import SEQUENCE_COLUMNS
+from flashbench.kernels.near import MOVE_COLUMNS
 from flashbench.kernels.threads import available_cores
 from flashbench.problem import AttentionProblem, Direction, Sequence
 
 BYTE = np.uint8(0)  # tells the compiler what a bool mask is made of
+
+# Queries: rows that fewer read are not worth bringing together first. Measured from 64 to 4096 tokens; in
+# between, at 256, it depends on whether the copies' memory is new to the process.
+_WORTH_MOVING = 512
 
 
 def result_like(x: Array, head_dim: int, *, zeros: bool = False) -> Array:
@@ -50,6 +55,25 @@ def readable(array: Array) -> Array:
     return np.ascontiguousarray(array)
 
 
+def near_room(x: Array, readers: float) -> Array:
+    """Room for x with a head's rows side by side, where they lie scattered and are each read for so many
+    queries; else x itself, which does as it lies.
+    """
+    row_bytes, size = x.strides[2], x.shape[3] * x.itemsize
+    shared = 0 in (step for step, count in zip(x.strides, x.shape, strict=True) if count > 1)  # would grow
+    if shared or readers < _WORTH_MOVING or row_bytes <= size or not scattered(row_bytes, x.shape[2]):
+        return x
+    return np.empty(x.shape, x.dtype)
+
+
+def moves_table(*moves: tuple[Array, Array]) -> NDArray[np.int64]:
+    """One row for each array that is brought elsewhere, in the columns of kernels/near.py."""
+    rows = [
+        (*_place(source), *_place(target), *source.shape) for source, target in moves if source is not target
+    ]
+    return np.array(rows, dtype=np.int64).reshape(len(rows), MOVE_COLUMNS)
+
+
 def rooms_for(tiles: list[tuple[Array, int]], stride: int) -> tuple[list[int], int]:
     """Where a thread's scratch of `stride` bytes has room for a tile of each array, of so many rows, if these
     lie scattered, else 0; and the stride with that.
@@ -67,8 +91,12 @@ def rooms_for(tiles: list[tuple[Array, int]], stride: int) -> tuple[list[int], i
 
 def array_table(*arrays: Array) -> NDArray[np.int64]:
     """One row an array: address, batch and head stride in bytes, row stride in elements."""
-    rows = [(address_of(array), *array.strides[:2], array.strides[2] // array.itemsize) for array in arrays]
-    return np.array(rows, dtype=np.int64)
+    return np.array([_place(array) for array in arrays], dtype=np.int64)
+
+
+def _place(array: Array) -> tuple[int, int, int, int]:
+    batch, head, row = array.strides[:3]
+    return address_of(array), batch, head, row // array.itemsize
 
 
 def sequence_table(problem: AttentionProblem, tasks: Callable[[Sequence], int]) -> NDArray[np.int64]:

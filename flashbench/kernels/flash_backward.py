@@ -38,12 +38,13 @@ from flashbench.kernels.features import (
     tile_rows,
     tiles_of,
 )
-from flashbench.kernels.flash_tile import gather, put_alibi, put_rows, tile_gradients, tile_scores
+from flashbench.kernels.flash_tile import put_alibi, put_rows, tile_gradients, tile_scores
 from flashbench.kernels.isa import ISA
 from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import at, pointer, publish, wait_for
+from flashbench.kernels.near import TICKETS, bring_together, copy_rows, send_home
 from flashbench.kernels.scores import chain_softcap
-from flashbench.kernels.tiles import all_finite, pack, put_multiple
+from flashbench.kernels.tiles import all_finite, pack
 from flashbench.kernels.visibility import (
     add_seen_to_keys,
     add_seen_to_rows,
@@ -57,7 +58,7 @@ VECTOR_BYTES = ISA.vector_bytes
 ALL_KEYS = 2**62  # published by a task that has finished, whatever it had to do
 
 # Rows of the table of arrays, as in the forward pass.
-Q, K, V, O, LSE, DO, DQ, DK, DV = range(9)
+Q, K, V, O, LSE, DO, DQ, DK, DV, DK_HOME, DV_HOME = range(11)
 
 
 @compiled
@@ -66,6 +67,7 @@ def flash_backward(
     byte,  # of a bool mask's entries, for the same reason
     itemsize,
     table,
+    moves,
     sequences,
     features,
     numbers,
@@ -84,21 +86,22 @@ def flash_backward(
     block_k,
     q_room,
     do_room,
-    k_room,
     dq_room,
 ):
     """Work on tiles of queries until none is left.
 
-    tickets: 1 + chains counters; progress: one a task; finite: one a chain, to
-    note whether its k is finite; all zero at first. A thread's scratch, in elements:
-    qt (head_dim, lanes), dot (head_dim_v, lanes), p and ds (block_k, lanes each), then lse2, delta, firsts,
-    ends, positions and slopes (lanes each), where lanes is block_q rounded up to whole vectors; with softcap
-    also its derivatives (block_k, lanes). q_room, do_room, k_room and dq_room: bytes from its start to room
-    for a tile of each, whose rows are then used side by side; 0: as they lie.
+    moves: what to bring together first (kernels/near.py), k and v of the table being where it goes; dk and dv
+    are then there too, and go home when they are done. tickets: TICKETS + 1 + chains counters; progress: one
+    a task; finite: one a chain, to note whether its k is finite; all zero at first.
+    A thread's scratch, in elements: qt (head_dim, lanes), dot (head_dim_v, lanes), p and ds (block_k, lanes
+    each), then lse2, delta, firsts, ends, positions and slopes (lanes each), where lanes is block_q rounded
+    up to whole vectors; with softcap also its derivatives (block_k, lanes). q_room, do_room and dq_room:
+    bytes from its start to room for a tile of each, whose rows are then used side by side; 0: as they lie.
     """
     vector = VECTOR_BYTES // itemsize
     most_lanes = (block_q + vector - 1) // vector * vector
-    ticket = pointer(slot, tickets)
+    bring_together(zero, moves, tickets, slot)
+    ticket = at(pointer(slot, tickets), TICKETS)
     qt = pointer(zero, scratch + slot * scratch_stride)
     dot = at(qt, head_dim * most_lanes)
     p = at(dot, head_dim_v * most_lanes)
@@ -147,10 +150,10 @@ def flash_backward(
         near_q, near_q_row, near_do, near_do_row = q, q_row, do, do_row
         if q_room:
             near_q, near_q_row = pointer(zero, place + q_room), head_dim
-            gather(q, q_row, q_rows, head_dim, near_q, zero + 1)
+            copy_rows(q, q_row, near_q, near_q_row, q_rows, head_dim, zero + 1)
         if do_room:
             near_do, near_do_row = pointer(zero, place + do_room), head_dim_v
-            gather(do, do_row, q_rows, head_dim_v, near_do, zero + 1)
+            copy_rows(do, do_row, near_do, near_do_row, q_rows, head_dim_v, zero + 1)
         sums = pointer(zero, place + dq_room) if dq_room else dq
 
         lanes = (q_rows + vector - 1) // vector * vector
@@ -205,11 +208,7 @@ def flash_backward(
                 if seen == HIDDEN:
                     k_start += k_rows
                     continue
-                k_tile, k_tile_row = at(k, k_start * k_row), k_row
-                if k_room:
-                    k_tile, k_tile_row = pointer(zero, place + k_room), head_dim
-                    gather(at(k, k_start * k_row), k_row, k_rows, head_dim, k_tile, zero + 1)
-                v_tile = at(v, k_start * v_row)
+                k_tile, v_tile = at(k, k_start * k_row), at(v, k_start * v_row)
                 dk_tile, dv_tile = at(dk, k_start * dk_row), at(dv, k_start * dv_row)
                 hidden = hidden_from(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features)
                 partly = hidden < k_rows or seen == PARTLY
@@ -219,7 +218,7 @@ def flash_backward(
                 tile_scores(
                     p,
                     k_tile,
-                    k_tile_row,
+                    k_row,
                     qt,
                     lanes,
                     q_rows,
@@ -319,7 +318,7 @@ def flash_backward(
                         lanes,
                         tile,
                         k_tile,
-                        k_tile_row,
+                        k_row,
                         sums,
                         sum_row,
                         q_rows,
@@ -330,7 +329,7 @@ def flash_backward(
                         features,
                     )
                 else:
-                    multiply(ds, 1, lanes, k_tile, k_tile_row, sums, sum_row, q_rows, head_dim, k_rows, begun)
+                    multiply(ds, 1, lanes, k_tile, k_row, sums, sum_row, q_rows, head_dim, k_rows, begun)
                 begun = True
                 k_start += k_rows
             block += 1
@@ -338,12 +337,14 @@ def flash_backward(
         if not begun:
             clear_rows(sums, sum_row, q_rows, head_dim, zero)
         if dq_room:
-            for r in range(q_rows):
-                put_multiple(at(dq, r * dq_row), at(sums, r * sum_row), head_dim, zero + 1)
+            copy_rows(sums, sum_row, dq, dq_row, q_rows, head_dim, zero + 1)
         if link == 0:
             clear_rows(at(dk, past * dk_row), dk_row, seqlen_k - past, head_dim, zero)
             clear_rows(at(dv, past * dv_row), dv_row, seqlen_k - past, head_dim_v, zero)
         else:
             wait_for(before, ALL_KEYS)
+        if link + 1 == group * tiles:
+            send_home(zero, dk, table[DK], table[DK_HOME], batch, kv, key, seqlen_k, head_dim)
+            send_home(zero, dv, table[DV], table[DV_HOME], batch, kv, key, seqlen_k, head_dim_v)
         publish(done, ALL_KEYS)
         chain, link = next_task(ticket, chain, sequences, num_heads, num_kv_heads, block_q, features, slot)

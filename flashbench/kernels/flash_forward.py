@@ -3,7 +3,7 @@
 A task is one tile of queries of one head. Its scores are kept transposed, s[key, query lane], so that
 neither K nor V is packed; o itself is the accumulator, so that a thread's workspace is the packed
 queries and one tile of scores. Only where rows lie so far apart that they push each other out of the
-first-level cache has a thread room for a tile of v and of o too.
+cache are k and v brought together first, and has a thread room for a tile of o too.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ from flashbench.kernels.features import (
     tile_rows,
     tiles_of,
 )
-from flashbench.kernels.flash_tile import gather, put_alibi, tile_scores
+from flashbench.kernels.flash_tile import put_alibi, tile_scores
 from flashbench.kernels.isa import ISA
 from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import at, pointer, take_ticket
+from flashbench.kernels.near import TICKETS, bring_together
 from flashbench.kernels.softmax import online_softmax
 from flashbench.kernels.tiles import pack, put_multiple, scale_rows
 from flashbench.kernels.visibility import (
@@ -70,6 +71,7 @@ def flash_forward(
     byte,  # of a bool mask's entries, for the same reason
     itemsize,
     table,
+    moves,
     sequences,
     features,
     numbers,
@@ -85,20 +87,21 @@ def flash_forward(
     head_dim_v,
     block_q,
     block_k,
-    v_room,
     o_room,
 ):
-    """Work on tiles of queries until none of the `tasks` is left; tickets hand them out.
+    """Work on tiles of queries until none of the `tasks` is left; 1 + TICKETS tickets hand them out.
 
+    moves: what to bring together first (kernels/near.py), k and v of the table being where it goes.
     finite: a number for each key/value head of a sequence, zero at first, to note whether its v is finite.
     A thread's scratch, in elements: qt (head_dim, lanes), s (block_k, lanes), then row_max, row_sum and
     rescale (lanes each), as far as features need them firsts, ends, positions and slopes (lanes each), where
-    lanes is block_q rounded up to whole vectors. v_room and o_room: bytes from its start to room for a tile
-    of v and of o, whose rows are then used side by side; 0: as they lie.
+    lanes is block_q rounded up to whole vectors. o_room: bytes from its start to room for a tile of o, whose
+    rows are then side by side until they are done; 0: as they lie.
     """
     vector = VECTOR_BYTES // itemsize
     most_lanes = (block_q + vector - 1) // vector * vector
-    ticket = pointer(slot, tickets)
+    bring_together(zero, moves, tickets, slot)
+    ticket = at(pointer(slot, tickets), TICKETS)
     qt = pointer(zero, scratch + slot * scratch_stride)
     s = at(qt, head_dim * most_lanes)
     row_max = at(s, block_k * most_lanes)
@@ -111,7 +114,6 @@ def flash_forward(
     tables = (firsts, ends, positions, slopes)
     told = (zero, byte, features, numbers)
     q_row, k_row, v_row, o_row = table[Q, 3], table[K, 3], table[V, 3], table[O, 3]
-    gathered_v = pointer(zero, scratch + slot * scratch_stride + v_room)
     sum_row = head_dim_v if o_room else o_row
     while True:
         task = take_ticket(ticket)
@@ -169,10 +171,7 @@ def flash_forward(
                 if seen == HIDDEN:
                     k_start += k_rows
                     continue
-                v_tile, v_tile_row = at(v, k_start * v_row), v_row
-                if v_room:
-                    gather(v_tile, v_row, k_rows, head_dim_v, gathered_v, zero + 1)
-                    v_tile, v_tile_row = gathered_v, head_dim_v
+                v_tile = at(v, k_start * v_row)
 
                 # Pass 1: scores, in units of log2, and what the features make of them.
                 hidden = hidden_from(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features)
@@ -213,7 +212,7 @@ def flash_forward(
                         lanes,
                         tile,
                         v_tile,
-                        v_tile_row,
+                        v_row,
                         sums,
                         sum_row,
                         q_rows,
@@ -224,9 +223,7 @@ def flash_forward(
                         features,
                     )
                 else:
-                    multiply(
-                        s, 1, lanes, v_tile, v_tile_row, sums, sum_row, q_rows, head_dim_v, k_rows, begun
-                    )
+                    multiply(s, 1, lanes, v_tile, v_row, sums, sum_row, q_rows, head_dim_v, k_rows, begun)
                 begun = True
                 k_start += k_rows
             block += 1

@@ -30,17 +30,10 @@ from flashbench.kernels.matmul import multiply
 from flashbench.kernels.memory import at, pointer, prefetch_rows
 from flashbench.kernels.scores import add_alibi, cap_scores, hide_outside
 from flashbench.kernels.softmax import probabilities, score_gradients
-from flashbench.kernels.tiles import pack, put_multiple, row_dots
+from flashbench.kernels.tiles import pack, row_dots
 from flashbench.kernels.visibility import LOG2E, apply_mask, clear_masked
 
 _PIECE = 48  # keys: whole tiles of the products, whose heights all but one divide it
-
-
-@njit(nogil=True)
-def gather(source, source_row, rows, columns, target, one):
-    """The rows side by side: those that lie scattered are read once here, instead of by each product."""
-    for row in range(rows):
-        put_multiple(at(target, row * columns), at(source, row * source_row), columns, one)
 
 
 @njit(nogil=True)

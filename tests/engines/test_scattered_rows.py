@@ -1,13 +1,16 @@
-"""Rows so far apart that they push each other out of the cache are gathered: the same bits, faster."""
+"""Rows so far apart that they push each other out of the cache are brought together: the same bits."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from flashbench import attention, attention_backward
+from flashbench import attention, attention_backward, attention_varlen, attention_varlen_backward
 from flashbench.engines import launch
+from flashbench.engines.flash_plan import readers_of
+from flashbench.engines.launch import near_room
 from flashbench.kernels.blocks import scattered
+from flashbench.problem import AttentionProblem
 
 
 @pytest.mark.parametrize(
@@ -27,9 +30,38 @@ def test_which_rows_push_each_other_out(row_bytes: int, rows: int, expected: boo
     assert scattered(row_bytes, rows) == expected
 
 
+@pytest.mark.parametrize(
+    ("changes", "readers"),
+    [
+        ({}, 64),
+        ({"num_heads": 8, "num_kv_heads": 2}, 4 * 64),
+        ({"causal": True}, 65 / 2),
+        ({"window": (7, 0)}, 8 - 7 * 8 / 2 / 64),
+        ({"batch": 3}, 64),
+    ],
+)
+def test_how_many_queries_a_key_is_read_for(changes: dict[str, object], readers: float) -> None:
+    assert readers_of(AttentionProblem.of(64, **changes)) == readers
+
+
 def by_rows(x: np.ndarray) -> np.ndarray:
     """The same numbers as a view of a (batch, seqlen, heads, head_dim) array, as models have them."""
     return np.ascontiguousarray(x.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+
+
+def test_which_arrays_are_brought_together() -> None:
+    x = np.zeros((2, 8, 600, 64), np.float32)
+    views = by_rows(x)
+    near = near_room(views, 600)
+    assert near is not views
+    assert near.shape == views.shape
+    assert near.flags.c_contiguous
+    assert near_room(views, 100) is views  # read too seldom
+    assert near_room(x, 600) is x  # neighbours
+    shared = np.broadcast_to(
+        views[:, :1], views.shape
+    )  # one head for all: a copy would be eight times as long
+    assert near_room(shared, 600) is shared
 
 
 FEATURES = {
@@ -39,19 +71,44 @@ FEATURES = {
     "softcap, sinks": {"softcap": 3.0, "sinks": True},
     "mask": {"mask": True},
     "dropout": {"dropout": 0.3, "dropout_seed": 5},
+    "key lengths": {"key_lengths": [150, 31]},
 }
+
+
+@pytest.fixture
+def brought_together(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
+    """All views are; a call's entry is whether tiles had rooms, and how many arrays were moved."""
+    calls: list[tuple[bool, int]] = []
+    moved: list[int] = []
+    rooms_for, moves_table = launch.rooms_for, launch.moves_table
+
+    def spy_moves(*arrays):
+        moves = moves_table(*arrays)
+        moved.append(len(moves))
+        return moves
+
+    def spy_rooms(tiles, stride):
+        rooms, wider = rooms_for(tiles, stride)
+        calls.append((all(rooms), moved[-1]))
+        return rooms, wider
+
+    monkeypatch.setattr("flashbench.engines.flash.moves_table", spy_moves)
+    monkeypatch.setattr("flashbench.engines.flash.rooms_for", spy_rooms)
+    monkeypatch.setattr(launch, "scattered", lambda row_bytes, rows: True)
+    monkeypatch.setattr(launch, "_WORTH_MOVING", 0)
+    return calls
 
 
 @pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("bad", [None, np.nan, np.inf])
 def test_the_bits_are_those_of_neighbours(
-    features: str, dtype: type, bad: float | None, monkeypatch: pytest.MonkeyPatch
+    features: str, dtype: type, bad: float | None, brought_together: list[tuple[bool, int]]
 ) -> None:
     rng = np.random.default_rng(1)
-    heads, seqlen, head_dim, head_dim_v = 16, 150, 72, 60
-    q, k = (rng.standard_normal((2, heads, seqlen, head_dim)).astype(dtype) for _ in range(2))
-    v, do = (rng.standard_normal((2, heads, seqlen, head_dim_v)).astype(dtype) for _ in range(2))
+    heads, kv_heads, seqlen, head_dim, head_dim_v = 16, 8, 150, 72, 60
+    q, do = (rng.standard_normal((2, heads, seqlen, d)).astype(dtype) for d in (head_dim, head_dim_v))
+    k, v = (rng.standard_normal((2, kv_heads, seqlen, d)).astype(dtype) for d in (head_dim, head_dim_v))
     if bad is not None:
         v[0, 1, 7, 3] = k[1, 2, 9, 4] = q[0, 3, 11, 5] = bad
     options = dict(FEATURES[features])
@@ -59,22 +116,34 @@ def test_the_bits_are_those_of_neighbours(
         options["mask"] = rng.random((seqlen, seqlen)) < 0.8
     if options.pop("sinks", False):
         options["sinks"] = rng.standard_normal(heads).astype(dtype)
-    gathered = []
-    rooms_for = launch.rooms_for
-
-    def spy(tiles, stride):
-        rooms, wider = rooms_for(tiles, stride)
-        gathered.append(all(rooms))
-        return rooms, wider
-
-    monkeypatch.setattr("flashbench.engines.flash.rooms_for", spy)
-    monkeypatch.setattr(launch, "scattered", lambda row_bytes, rows: True)
     with np.errstate(all="ignore"):
         o, lse = attention(q, k, v, return_lse=True, **options)
         expected = o, lse, *attention_backward(do, q, k, v, o, lse, **options)
         q, k, v, do = map(by_rows, (q, k, v, do))
         o, lse = attention(q, k, v, return_lse=True, **options)
         found = o, lse, *attention_backward(do, q, k, v, o, lse, **options)
-    assert gathered == [False, False, True, True]
+    assert brought_together == [(False, 0), (False, 0), (True, 2), (True, 2)]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    dk, dv = found[-2:]
+    assert dk.strides == k.strides  # gradients are where the caller's arrays are, not where they were brought
+    assert dv.strides == v.strides
+
+
+def test_sequences_side_by_side(
+    brought_together: list[tuple[bool, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(2)
+    starts = [0, 70, 70, 71, 200]  # one is empty
+    q, k, v, do = (rng.standard_normal((200, 6, 40), np.float32) for _ in range(4))
+
+    def results() -> list[np.ndarray]:
+        o, lse = attention_varlen(q, k, v, starts, starts, causal=True, return_lse=True)
+        return [o, lse, *attention_varlen_backward(do, q, k, v, o, lse, starts, starts, causal=True)]
+
+    found = results()
+    monkeypatch.setattr(launch, "_WORTH_MOVING", 1e9)
+    expected = results()
+    assert [moved for _, moved in brought_together] == [2, 2, 0, 0]
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -1,0 +1,89 @@
+"""Keys and values brought together before all tiles of queries read them, and their gradients sent home.
+
+Rows of one head of a (batch, seqlen, heads, head_dim) array lie so far apart that its keys and values fall
+into few sets of every cache, and each tile of queries would wait for them again.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+from flashbench.kernels.memory import arrive, at, pointer, take_ticket, wait_for
+from flashbench.kernels.tiles import put_multiple
+
+# Columns of a table of moves: from where, to where (addresses; strides of batch and head in bytes, of rows in
+# elements), and how much.
+(
+    SOURCE,
+    SOURCE_BATCH,
+    SOURCE_HEAD,
+    SOURCE_ROW,
+    TARGET,
+    TARGET_BATCH,
+    TARGET_HEAD,
+    TARGET_ROW,
+    BATCH,
+    HEADS,
+    ROWS,
+    COLUMNS,
+) = range(12)
+MOVE_COLUMNS = 12
+_PIECE = 64  # rows, of all heads, as they follow each other in memory
+TICKETS = 2  # that `bring_together` needs: pieces taken, pieces done
+
+
+@njit(nogil=True)
+def copy_rows(source, source_row, target, target_row, rows, columns, one):
+    for row in range(rows):
+        put_multiple(at(target, row * target_row), at(source, row * source_row), columns, one)
+
+
+@njit(nogil=True)
+def bring_together(zero, moves, tickets, slot):
+    """Do the moves together with all other threads of the call; returns when every one of them is done.
+
+    tickets: TICKETS counters, 0 at first.
+    """
+    taken, done = pointer(slot, tickets), at(pointer(slot, tickets), 1)
+    total = 0
+    for move in range(len(moves)):
+        total += moves[move, BATCH] * ((moves[move, ROWS] + _PIECE - 1) // _PIECE)
+    while True:
+        piece = take_ticket(taken)
+        if piece >= total:
+            break
+        move = 0
+        pieces = (moves[0, ROWS] + _PIECE - 1) // _PIECE
+        while piece >= moves[move, BATCH] * pieces:
+            piece -= moves[move, BATCH] * pieces
+            move += 1
+            pieces = (moves[move, ROWS] + _PIECE - 1) // _PIECE
+        b, first = piece // pieces, piece % pieces * _PIECE
+        _copy_piece(zero, moves[move], b, first, min(_PIECE, moves[move, ROWS] - first))
+        arrive(done)
+    wait_for(done, total)
+
+
+@njit(nogil=True)
+def _copy_piece(zero, move, b, first, rows):
+    for row in range(first, first + rows):
+        for h in range(move[HEADS]):
+            source = pointer(zero, move[SOURCE] + b * move[SOURCE_BATCH] + h * move[SOURCE_HEAD])
+            target = pointer(zero, move[TARGET] + b * move[TARGET_BATCH] + h * move[TARGET_HEAD])
+            put_multiple(
+                at(target, row * move[TARGET_ROW]),
+                at(source, row * move[SOURCE_ROW]),
+                move[COLUMNS],
+                zero + 1,
+            )
+
+
+@njit(nogil=True)
+def send_home(zero, rows_near, near, home, batch, head, first, rows, columns):
+    """Copy some rows of a head to where they belong, if that is elsewhere.
+
+    near, home: (address, batch stride, head stride, row stride), as the kernels' tables of arrays have them.
+    """
+    if near[0] != home[0]:
+        head_home = pointer(zero, home[0] + batch * home[1] + head * home[2])
+        copy_rows(rows_near, near[3], at(head_home, first * home[3]), home[3], rows, columns, zero + 1)
