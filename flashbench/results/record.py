@@ -181,6 +181,7 @@ class TrainingStep(Record, frozen=True, kw_only=True):
     data: str | None = None  # sf-temps, airpassengers, synthetic, or the user's file
     series: int | None = None
     parameters: int | None = None  # numbers that the optimizer changes
+    buffer_bytes: int | None = None  # what the model keeps beside them, such as masks
     threads: int | None = None
     time: Time | None = None  # of whole steps
     # Medians of the steps timed, apart.

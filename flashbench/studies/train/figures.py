@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flashbench.results.record import TrainingStep
+
+Vector = NDArray[np.float64]
 
 BASE = "standard"
 # Weight, gradient and Adam's two moments, in float32.
 BYTES_A_PARAMETER = 16
+_SMALL = 0.1  # of the peak at the longest length: measured parts of such a size were up to 0.07
 
 
 def measured_ratio(row: TrainingStep, base: TrainingStep | None) -> float | None:
@@ -64,29 +68,58 @@ class LongestContext(NamedTuple):
 
 
 def longest_context(rows: Sequence[TrainingStep], budget_bytes: int) -> LongestContext | None:
-    """The longest context whose step fits beside weights, gradients and Adam's two moments, computed.
+    """The longest context whose step fits beside weights, gradients, Adam's two moments and the model's
+    buffers, computed from the peaks measured at two lengths or more.
 
-    peak = a + b n + c n^2 with a, b, c >= 0 is fitted to the peaks measured at three lengths or more, and
-    with a = 0 to those at two; None of fewer, or where they do not grow. rows: of one model and attention.
+    None of fewer, or where most of a step's memory does not come from the context. rows: of one model and
+    attention.
     """
-    known = sorted((row.context_length, row.peak_bytes) for row in rows if row.peak_bytes is not None)
+    known = sorted(
+        (row.context_length, row.peak_bytes, row.buffer_bytes or 0)
+        for row in rows
+        if row.peak_bytes is not None
+    )
     if len(known) < 2:
         return None
-    from scipy.optimize import nnls
-
-    lengths = np.array([length for length, _ in known], dtype=float)
-    peaks = np.array([peak for _, peak in known], dtype=float)
-    # Relative errors count: each equation is divided by its peak.
-    powers = (0, 1, 2) if len(known) > 2 else (1, 2)
-    equations = np.stack([lengths**power for power in powers], axis=1) / peaks[:, np.newaxis]
-    # To columns of one size, for the solver stops by an absolute tolerance.
-    sizes = np.linalg.norm(equations, axis=0)
-    *constant, b, c = nnls(equations / sizes, np.ones_like(peaks))[0] / sizes
-    kept = max(BYTES_A_PARAMETER * (row.parameters or 0) for row in rows)
-    room = max(0.0, budget_bytes - kept - sum(constant))
-    if not b and not c:  # the peaks do not grow
+    lengths, peaks, buffers = np.array(known, dtype=float).T
+    growth = _growth(lengths, peaks)
+    if growth[0] > peaks[-1] / 2 or not growth[1:].any():
         return None
+    a, b, c = growth + _polynomial(lengths, buffers, _powers(lengths))
+    kept = max(BYTES_A_PARAMETER * (row.parameters or 0) for row in rows)
+    room = max(0.0, budget_bytes - kept - a)
     # Not (-b + root) / 2c, which loses every digit where c is all but 0.
     length = int(2 * room / (b + np.sqrt(b * b + 4 * c * room))) if room else 0
     first = rows[0]
     return LongestContext(first.model, first.attention, length, [int(n) for n in lengths])
+
+
+def _growth(lengths: Vector, peaks: Vector) -> Vector:
+    """a, b and c of peak = a + b n + c n^2.
+
+    A quadratic part that is small at the longest length measured is left out. Where scores are kept it is
+    most of the peak there; elsewhere such a part comes from what happens to be alive at the peak, and at a
+    hundred times the length it would be all that counts.
+    """
+    powers = _powers(lengths)
+    growth = _polynomial(lengths, peaks, powers)
+    if growth[2] * lengths[-1] ** 2 < _SMALL * peaks[-1]:
+        return _polynomial(lengths, peaks, powers[:-1])
+    return growth
+
+
+def _powers(lengths: Vector) -> list[int]:
+    """What so many lengths can tell apart."""
+    return [0, 1, 2] if len(lengths) > 2 else [1, 2]
+
+
+def _polynomial(lengths: Vector, sizes: Vector, powers: list[int]) -> Vector:
+    """Its coefficients a, b and c, of the powers given, none below 0: least squares."""
+    from scipy.optimize import nnls
+
+    equations = lengths[:, np.newaxis] ** powers
+    # To columns of one size, for the solver stops by an absolute tolerance.
+    norms, most = np.linalg.norm(equations, axis=0), max(sizes.max(), 1.0)
+    found = np.zeros(3)
+    found[powers] = nnls(equations / norms, sizes / most)[0] / norms * most
+    return found

@@ -62,6 +62,7 @@ class TrainRow:
             data=self.facts.get("data"),
             series=self.facts.get("series"),
             parameters=self.facts.get("parameters"),
+            buffer_bytes=self.facts.get("buffer_bytes"),
             threads=self.threads,
             time=time_record(self.samples),
             forward_ns=self._median("forward_ns"),

@@ -95,6 +95,7 @@ class TrainingWorkload:
         return {
             "output_bytes": sum(x.grad.nbytes for x in parameters if x.grad is not None),
             "parameters": sum(x.numel() for x in parameters),
+            "buffer_bytes": sum(x.nbytes for x in self._model.buffers()),
             "series": self.series,
             "data": self.data,
         }

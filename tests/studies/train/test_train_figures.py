@@ -54,16 +54,26 @@ def test_the_base_is_of_the_same_model_and_length() -> None:
 
 
 @given(
-    st.integers(0, 10**6), st.integers(10, 10**4), st.sampled_from([0, 1, 8, 64]), st.integers(10**3, 10**5)
+    st.integers(0, 10**6),
+    st.integers(500, 10**4),
+    st.sampled_from([0, 1, 8, 64]),
+    st.sampled_from([0, 4]),
+    st.integers(10**3, 10**5),
 )
-def test_longest_context_of_a_known_polynomial(a: int, b: int, c: int, length: int) -> None:
+def test_longest_context_of_a_known_polynomial(a: int, b: int, c: int, mask: int, length: int) -> None:
     """The budget is what `length` takes beside what a model keeps, so that is what fits."""
 
     def peak(n: int) -> int:
         return a + b * n + c * n * n
 
-    rows = [make_step("flash", n, peak_bytes=peak(n), parameters=1000) for n in (512, 1024, 2048, 4096)]
-    found = longest_context(rows, peak(length) + 1000 * (4 + 4 + 8))
+    def buffers(n: int) -> int:
+        return 100 + mask * (n + 24) ** 2
+
+    rows = [
+        make_step("flash", n, peak_bytes=peak(n), parameters=1000, buffer_bytes=buffers(n))
+        for n in (512, 1024, 2048, 4096)
+    ]
+    found = longest_context(rows, peak(length) + buffers(length) + 1000 * (4 + 4 + 8))
     assert found.length == pytest.approx(length, rel=1e-2, abs=1)
     assert found.measured == [512, 1024, 2048, 4096]
 
@@ -74,9 +84,24 @@ def test_two_peaks_tell_a_longest_context_and_one_does_not() -> None:
     assert longest_context(rows, 3 * 9000 + 2 * 9000**2).length == pytest.approx(9000, abs=1)
 
 
-def test_no_longest_context_of_peaks_that_do_not_grow() -> None:
+@pytest.mark.parametrize(
+    "peaks",
+    [(51_691_704, 117_117_784, 235_623_256), (34_353_200, 70_015_224, 139_018_488), (1e8, 2e8, 4.1e8)],
+)
+def test_a_bend_of_measured_peaks_is_not_taken_for_a_square(peaks: tuple[float, ...]) -> None:
+    """At a hundred times the length it would be most of the memory."""
+    rows = [
+        make_step("flash", n, peak_bytes=int(peak)) for n, peak in zip((512, 1024, 2048), peaks, strict=True)
+    ]
+    longest = longest_context(rows, 24 << 30).length
+    assert longest == pytest.approx((24 << 30) / (peaks[-1] / 2048), rel=0.05)
+
+
+def test_no_longest_context_where_memory_does_not_come_from_it() -> None:
     flat = [make_step("flash", n, peak_bytes=1000) for n in (512, 1024, 2048)]
     assert longest_context(flat, 1 << 30) is None
+    series = zip((512, 1024, 2048), (365_388_272, 379_600_032, 438_320_288), strict=True)
+    assert longest_context([make_step("flash", n, peak_bytes=peak) for n, peak in series], 1 << 30) is None
     grown = [make_step("standard", n) for n in (512, 1024, 2048)]
     assert longest_context(grown, 1).length == 0
 

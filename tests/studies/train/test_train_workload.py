@@ -105,8 +105,14 @@ def test_what_a_workload_says_of_itself() -> None:
     facts = step.describe()
     assert (facts["series"], facts["data"]) == (6, "synthetic")
     assert 0 < facts["output_bytes"] <= 4 * facts["parameters"]
+    assert facts["buffer_bytes"] == 0
     step.forget()
     assert step.describe()["output_bytes"] == 0
+
+
+def test_a_dense_mask_is_among_the_buffers() -> None:
+    facts = workload("tft").describe()
+    assert facts["buffer_bytes"] >= 4 * 32**2  # float32, of context by context
 
 
 def test_no_window_and_no_softmax_attention_are_unsupported() -> None:
