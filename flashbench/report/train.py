@@ -194,12 +194,15 @@ def _longest(rows: Sequence[TrainingStep], budget_bytes: int) -> list[Text | Gri
             longest = found[model, arm]
             cells.append(NOTHING if longest is None else _longest_word(longest, found.get((model, BASE))))
         grid.add_row(model, *cells)
-    lengths = sorted({length for each in found.values() if each is not None for length in each.measured})
+    fits = [each for each in found.values() if each is not None]
+    lengths = sorted({length for each in fits for length in each.measured})
+    limits = {each.model: each.most for each in fits if each.most is not None}
     return [
         Text(),
         Text(f"Longest context whose step fits into {format_bytes(budget_bytes)}", style="bold"),
         grid,
         Text(f"computed from the peaks measured at {', '.join(map(str, lengths))}", style="dim"),
+        *(Text(f"{model} takes no more than {most:,}", style="dim") for model, most in limits.items()),
     ]
 
 

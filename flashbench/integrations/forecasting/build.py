@@ -38,11 +38,13 @@ def build_model(
     config says the attention instead: flash or standard, and the size of flash attention's tiles. Which keys
     a query sees belongs to the model: flash_causal=True is refused for all but TFT, which is causal anyway.
 
-    Raises UnsupportedError where the model has no softmax attention and no variant is asked for.
+    Raises UnsupportedError where the model has no softmax attention and no variant is asked for, and where it
+    does not take an input_size so long.
     """
     model = find_model(key)
     choice = _choice(model, config, attention)
     model.check(choice.attention, variant)
+    model.check_context(input_size)
     cls = model.cls()
     if model.multivariate:
         if n_series is None:

@@ -20,6 +20,7 @@ class ForecastingModel:
     name: str  # of its class
     own_attention: str | None = None  # what it has instead of softmax attention
     multivariate: bool = False  # all series are one input, so their number is part of the model
+    most_context: int | None = None  # values: as far as its table of positions goes
 
     @property
     def exact(self) -> bool:
@@ -51,6 +52,14 @@ class ForecastingModel:
                 hint=ABLATION,
             )
 
+    def check_context(self, input_size: int) -> None:
+        """Raises UnsupportedError where the context is longer than the model takes."""
+        if self.most_context is not None and input_size > self.most_context:
+            raise UnsupportedError(
+                f"{self.name} takes contexts up to {self.most_context}, as far as its table of positions "
+                f"goes, not {input_size}"
+            )
+
 
 # How to have softmax attention all the same.
 ABLATION = f"variant={VARIANT!r} is the ablation with softmax attention in its place: another model"
@@ -60,7 +69,7 @@ MODELS = MappingProxyType(
         model.key: model
         for model in (
             ForecastingModel("tft", "TFT"),
-            ForecastingModel("informer", "Informer", "ProbSparse"),
+            ForecastingModel("informer", "Informer", "ProbSparse", most_context=5000),
             ForecastingModel("autoformer", "Autoformer", "auto-correlation"),
             ForecastingModel("fedformer", "FEDformer", "Fourier block"),
             ForecastingModel("patchtst", "PatchTST"),
@@ -76,6 +85,12 @@ def find_model(key: str) -> ForecastingModel:
         return MODELS[key]
     except KeyError:
         raise AttentionError(f"model must be one of {', '.join(MODELS)}, not {key!r}") from None
+
+
+def most_context(label: str) -> int | None:
+    """The longest context of the model with that label; None: any, or not one of the six."""
+    name = unlabelled(label)
+    return next((model.most_context for model in MODELS.values() if model.name == name), None)
 
 
 def check_variant(variant: str | None) -> None:

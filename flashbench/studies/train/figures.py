@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flashbench.integrations.forecasting.models import most_context
 from flashbench.results.record import TrainingStep
 
 Vector = NDArray[np.float64]
@@ -65,6 +66,7 @@ class LongestContext(NamedTuple):
     attention: str
     length: int
     measured: list[int]
+    most: int | None  # what the model takes, however much memory there is
 
 
 def longest_context(rows: Sequence[TrainingStep], budget_bytes: int) -> LongestContext | None:
@@ -90,8 +92,9 @@ def longest_context(rows: Sequence[TrainingStep], budget_bytes: int) -> LongestC
     room = max(0.0, budget_bytes - kept - a)
     # Not (-b + root) / 2c, which loses every digit where c is all but 0.
     length = int(2 * room / (b + np.sqrt(b * b + 4 * c * room))) if room else 0
-    first = rows[0]
-    return LongestContext(first.model, first.attention, length, [int(n) for n in lengths])
+    first, most = rows[0], most_context(rows[0].model)
+    length = length if most is None else min(length, most)
+    return LongestContext(first.model, first.attention, length, [int(n) for n in lengths], most)
 
 
 def _growth(lengths: Vector, peaks: Vector) -> Vector:

@@ -45,6 +45,17 @@ def test_the_six_and_what_they_have() -> None:
 
 
 @pytest.mark.parametrize("key", list(MODELS))
+def test_tables_of_positions_end_where_it_is_said(key: str) -> None:
+    tables = {
+        m.pe.shape[1]
+        for m in build(key, variant=variant_of(key)).modules()
+        if type(m).__name__ == "PositionalEmbedding"
+    }
+    most = MODELS[key].most_context
+    assert tables == (set() if most is None else {most})
+
+
+@pytest.mark.parametrize("key", list(MODELS))
 def test_one_config_builds_them_all(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     compute = eager.attention
@@ -99,6 +110,8 @@ def test_what_else_is_refused() -> None:
         build("patchtst", ModelConfig(), attention="flash")
     with pytest.raises(EngineError, match="known: flash"):
         build("patchtst", attention="fast")
+    with pytest.raises(UnsupportedError, match=r"Informer takes contexts up to 5000, .* not 5001"):
+        build("informer", variant=VARIANT, input_size=5001)
     with pytest.raises(AttentionError, match="block_size"):
         swap(build("patchtst"), block_size=0)
     with pytest.raises(UnsupportedError, match="block_size is for attention 'flash'"):

@@ -106,6 +106,15 @@ def test_no_longest_context_where_memory_does_not_come_from_it() -> None:
     assert longest_context(grown, 1).length == 0
 
 
+def test_a_model_may_take_less_than_fits() -> None:
+    rows = [
+        make_step("flash", n, model="Informer (full attention)", peak_bytes=1000 * n, parameters=0)
+        for n in (512, 1024, 2048)
+    ]
+    assert longest_context(rows, 10**9).length == 5000
+    assert longest_context(rows, 4_000_000).length == pytest.approx(4000, rel=0.01)
+
+
 def test_losses_agree_within_rounding() -> None:
     assert disagreement([1.0, 0.9, 0.8], [1.0, 0.9, 0.8]) is None
     assert disagreement([1.000001, 0.9005], [1.0, 0.9]) is None
