@@ -34,6 +34,7 @@ TICKETS = 2  # that `bring_together` needs: pieces taken, pieces done
 
 @njit(nogil=True)
 def copy_rows(source, source_row, target, target_row, rows, columns, one):
+    """target[r] = source[r], rows as far apart as each side has them; one: 1 in their dtype."""
     for row in range(rows):
         put_multiple(at(target, row * target_row), at(source, row * source_row), columns, one)
 
@@ -45,37 +46,43 @@ def bring_together(zero, moves, tickets, slot):
     tickets: TICKETS counters, 0 at first.
     """
     taken, done = pointer(slot, tickets), at(pointer(slot, tickets), 1)
-    total = 0
-    for move in range(len(moves)):
-        total += moves[move, BATCH] * ((moves[move, ROWS] + _PIECE - 1) // _PIECE)
+    pieces = 0
+    for move in moves:
+        pieces += move[BATCH] * _pieces_of(move)
     while True:
         piece = take_ticket(taken)
-        if piece >= total:
+        if piece >= pieces:
             break
-        move = 0
-        pieces = (moves[0, ROWS] + _PIECE - 1) // _PIECE
-        while piece >= moves[move, BATCH] * pieces:
-            piece -= moves[move, BATCH] * pieces
-            move += 1
-            pieces = (moves[move, ROWS] + _PIECE - 1) // _PIECE
-        b, first = piece // pieces, piece % pieces * _PIECE
-        _copy_piece(zero, moves[move], b, first, min(_PIECE, moves[move, ROWS] - first))
+        _copy_piece(zero, moves, piece)
         arrive(done)
-    wait_for(done, total)
+    wait_for(done, pieces)
 
 
 @njit(nogil=True)
-def _copy_piece(zero, move, b, first, rows):
-    for row in range(first, first + rows):
-        for h in range(move[HEADS]):
-            source = pointer(zero, move[SOURCE] + b * move[SOURCE_BATCH] + h * move[SOURCE_HEAD])
-            target = pointer(zero, move[TARGET] + b * move[TARGET_BATCH] + h * move[TARGET_HEAD])
-            put_multiple(
-                at(target, row * move[TARGET_ROW]),
-                at(source, row * move[SOURCE_ROW]),
-                move[COLUMNS],
-                zero + 1,
-            )
+def _pieces_of(move):
+    return (move[ROWS] + _PIECE - 1) // _PIECE
+
+
+@njit(nogil=True)
+def _copy_piece(zero, moves, piece):
+    for move in moves:
+        pieces = _pieces_of(move)
+        if piece < move[BATCH] * pieces:
+            b, first = piece // pieces, piece % pieces * _PIECE
+            for row in range(first, min(first + _PIECE, move[ROWS])):
+                _copy_row(zero, move, b, row)
+            return
+        piece -= move[BATCH] * pieces
+
+
+@njit(nogil=True)
+def _copy_row(zero, move, b, row):
+    """Of all heads: they are neighbours where it comes from."""
+    for h in range(move[HEADS]):
+        source = pointer(zero, move[SOURCE] + b * move[SOURCE_BATCH] + h * move[SOURCE_HEAD])
+        target = pointer(zero, move[TARGET] + b * move[TARGET_BATCH] + h * move[TARGET_HEAD])
+        source_row, target_row = at(source, row * move[SOURCE_ROW]), at(target, row * move[TARGET_ROW])
+        put_multiple(target_row, source_row, move[COLUMNS], zero + 1)
 
 
 @njit(nogil=True)

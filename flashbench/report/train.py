@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from flashbench.integrations.forecasting.models import most_context
 from flashbench.report.layout import NOTHING, STATUS_WORDS, Grid, counted, escape_markdown, heading
 from flashbench.report.units import format_bytes, format_times, format_wide_ratio
 from flashbench.results.record import Results, TrainingStep
@@ -194,15 +195,14 @@ def _longest(rows: Sequence[TrainingStep], budget_bytes: int) -> list[Text | Gri
             longest = found[model, arm]
             cells.append(NOTHING if longest is None else _longest_word(longest, found.get((model, BASE))))
         grid.add_row(model, *cells)
-    fits = [each for each in found.values() if each is not None]
-    lengths = sorted({length for each in fits for length in each.measured})
-    limits = {each.model: each.most for each in fits if each.most is not None}
+    lengths = sorted({length for each in found.values() if each is not None for length in each.measured})
+    limits = [(model, most) for model in known if (most := most_context(model)) is not None]
     return [
         Text(),
         Text(f"Longest context whose step fits into {format_bytes(budget_bytes)}", style="bold"),
         grid,
         Text(f"computed from the peaks measured at {', '.join(map(str, lengths))}", style="dim"),
-        *(Text(f"{model} takes no more than {most:,}", style="dim") for model, most in limits.items()),
+        *(Text(f"{model} takes no more than {most:,}", style="dim") for model, most in limits),
     ]
 
 

@@ -58,9 +58,8 @@ def test_which_arrays_are_brought_together() -> None:
     assert near.flags.c_contiguous
     assert near_room(views, 100) is views  # read too seldom
     assert near_room(x, 600) is x  # neighbours
-    shared = np.broadcast_to(
-        views[:, :1], views.shape
-    )  # one head for all: a copy would be eight times as long
+    # One head for all: a copy would be eight times as long.
+    shared = np.broadcast_to(views[:, :1], views.shape)
     assert near_room(shared, 600) is shared
 
 

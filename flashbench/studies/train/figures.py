@@ -66,7 +66,6 @@ class LongestContext(NamedTuple):
     attention: str
     length: int
     measured: list[int]
-    most: int | None  # what the model takes, however much memory there is
 
 
 def longest_context(rows: Sequence[TrainingStep], budget_bytes: int) -> LongestContext | None:
@@ -93,8 +92,8 @@ def longest_context(rows: Sequence[TrainingStep], budget_bytes: int) -> LongestC
     # Not (-b + root) / 2c, which loses every digit where c is all but 0.
     length = int(2 * room / (b + np.sqrt(b * b + 4 * c * room))) if room else 0
     first, most = rows[0], most_context(rows[0].model)
-    length = length if most is None else min(length, most)
-    return LongestContext(first.model, first.attention, length, [int(n) for n in lengths], most)
+    length = length if most is None else min(length, most)  # however much memory there is
+    return LongestContext(first.model, first.attention, length, [int(n) for n in lengths])
 
 
 def _growth(lengths: Vector, peaks: Vector) -> Vector:
