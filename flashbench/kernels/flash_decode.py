@@ -45,7 +45,7 @@ from flashbench.kernels.features import (
 )
 from flashbench.kernels.isa import ISA
 from flashbench.kernels.matmul import multiply
-from flashbench.kernels.memory import arrive, at, pointer, prefetch_rows, take_ticket
+from flashbench.kernels.memory import at, fetch_add, pointer, prefetch_rows, take_ticket
 from flashbench.kernels.scores import add_alibi, cap_scores, hide_outside, put_whole
 from flashbench.kernels.softmax import online_softmax
 from flashbench.kernels.tiles import all_finite, fill, pack, put_multiple, scale_rows
@@ -275,7 +275,7 @@ def flash_decode(
         # The tile of scores is done with, and so is the packed q: room for a weight a part.
         weights = q_rows
         first = task - part
-        if arrive(pointer(slot, arrivals + 8 * first)) < splits - 1:
+        if fetch_add(pointer(slot, arrivals + 8 * first), 1) < splits - 1:
             continue
         for r in range(rows):
             g, i = r // chunk, r % chunk

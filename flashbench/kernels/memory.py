@@ -15,6 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from flashbench.kernels.floating_point import MODE_BYTES
 from flashbench.kernels.ir import INT, call, const, loop
 
 
@@ -49,16 +50,17 @@ def take_ticket(typingctx: Any, counter: Any) -> Any:
 
 
 @intrinsic
-def arrive(typingctx: Any, counter: Any) -> Any:
-    """`take_ticket`, after everything this thread has written and before what it reads next.
+def fetch_add(typingctx: Any, cell: Any, value: Any) -> Any:
+    """What is in the cell before value is added to it, after everything this thread has written and before
+    what it reads next.
 
-    Whoever draws the last number sees what all before it wrote.
+    Whoever draws the last number of several threads sees what all before it wrote.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.atomic_rmw("add", args[0], const(1), "acq_rel")
+        return builder.atomic_rmw("add", args[0], args[1], "acq_rel")
 
-    return types.intp(counter), codegen
+    return types.intp(cell, types.intp), codegen
 
 
 _LINE = 64
@@ -180,15 +182,36 @@ def give_way(typingctx: Any) -> Any:
 
 
 @intrinsic
-def call_address(typingctx: Any, address: Any, value: Any) -> Any:
-    """Call the C function void(intptr_t) at the address."""
+def call_address(typingctx: Any, address: Any, values: Any) -> Any:
+    """Call the C function at the address, with a tuple of as many integers or addresses as it takes."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        function = ir.FunctionType(ir.VoidType(), [INT])
-        builder.call(builder.inttoptr(args[0], function.as_pointer()), [args[1]])
+        given = cgutils.unpack_tuple(builder, args[1], values.count)
+        function = ir.FunctionType(ir.VoidType(), [INT] * values.count)
+        builder.call(builder.inttoptr(args[0], function.as_pointer()), given)
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp), codegen
+    return types.void(types.intp, types.UniTuple(types.intp, values.count)), codegen
+
+
+@intrinsic
+def call_in_mode(typingctx: Any, address: Any, value: Any, mode: Any, get_mode: Any, set_mode: Any) -> Any:
+    """Call the C function void(intptr_t) at the address in the floating-point mode at another, and return to
+    this thread's own; C's fegetenv and fesetenv are given by address.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        address, value, mode, get_mode, set_mode = args
+        kept = cgutils.alloca_once(builder, ir.ArrayType(INT, MODE_BYTES // 8))
+        own = builder.ptrtoint(kept, INT)
+        act = ir.FunctionType(ir.VoidType(), [INT]).as_pointer()
+        steps = ((get_mode, own), (set_mode, mode), (address, value), (set_mode, own))
+        for function, argument in steps:
+            builder.call(builder.inttoptr(function, act), [argument])
+        return context.get_dummy_value()
+
+    n = types.intp
+    return types.void(n, n, n, n, n), codegen
 
 
 @intrinsic

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from flashbench.kernels.memory import arrive, at, pointer, take_ticket, wait_for
+from flashbench.kernels.memory import at, fetch_add, pointer, take_ticket, wait_for
 from flashbench.kernels.tiles import put_multiple
 
 # Columns of a table of moves: from where, to where (addresses; strides of batch and head in bytes, of rows in
@@ -54,7 +54,7 @@ def bring_together(zero, moves, tickets, slot):
         if piece >= pieces:
             break
         _copy_piece(zero, moves, piece)
-        arrive(done)
+        fetch_add(done, 1)
     wait_for(done, pieces)
 
 

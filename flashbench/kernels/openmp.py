@@ -13,36 +13,66 @@ from collections.abc import Callable
 
 from numba import types
 
+from flashbench.endings import ENDING, Ending
 from flashbench.kernels.compiled import compiled_callback
-from flashbench.kernels.memory import at, call_address, give_way, look, number_from, pointer, publish
+from flashbench.kernels.floating_point import Mode, mode_addresses
+from flashbench.kernels.memory import (
+    at,
+    call_address,
+    call_in_mode,
+    give_way,
+    look,
+    number_from,
+    pointer,
+    publish,
+)
 
 # Cells of a call, which its members are given the address of.
-_CALLER_DONE, _TICKETS, _WORK, _THREAD_NUMBER = range(4)
-_CELLS = 4
+_STARTED, _CALLER_DONE, _TICKETS, _WORK, _SIZE, _MEMBER, _MODE, _GET_MODE, _SET_MODE = range(9)
+_START, _END, _THREAD_NUMBER = range(9, 12)  # the runtime's entry points
+_CELLS = 12
 _SPINS = 4096  # a fraction of a millisecond
 _Work = Callable[[int], None]
 _callback = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)
+_start_function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def _member(cells):
-    """What each thread of the team runs, without the GIL at first.
+    """What each further thread of the team runs, without the GIL at first.
 
     The caller is at work, and has released the GIL, once it has taken a ticket. Who waited for the GIL before
-    would be put to sleep, and waking takes longer than a short call.
+    would be put to sleep, and waking takes longer than a short call. Who leaves before needs none.
     """
     place = pointer(0, cells)
     number = number_from(at(place, _THREAD_NUMBER)[0])
-    if number > 0:
-        done = at(place, _CALLER_DONE)
-        tickets = pointer(0, at(place, _TICKETS)[0])
-        looks = 0
-        while look(tickets) == 0 and look(done) == 0:
-            looks += 1
-            if looks > _SPINS:  # somebody else has the GIL, or the caller no core
-                give_way()
-    call_address(at(place, _WORK)[0], number)
-    if number == 0:
-        publish(at(place, _CALLER_DONE), 1)
+    done = at(place, _CALLER_DONE)
+    tickets = pointer(0, at(place, _TICKETS)[0])
+    looks = 0
+    while look(tickets) == 0:
+        if look(done) != 0:
+            return
+        looks += 1
+        if looks > _SPINS:  # somebody else has the GIL, or the caller no core
+            give_way()
+    if place[_SET_MODE] == 0:
+        call_address(place[_WORK], (number,))
+    else:
+        call_in_mode(place[_WORK], number, place[_MODE], place[_GET_MODE], place[_SET_MODE])
+
+
+def _start(cells):
+    """Set the others to work; in one function with the note of it, so that nothing comes between."""
+    place = pointer(0, cells)
+    call_address(place[_START], (place[_MEMBER], cells, place[_SIZE]))
+    publish(at(place, _STARTED), 1)
+
+
+def _end(cells, kind, error, traceback):
+    """Wait for them, if they were started."""
+    place = pointer(0, cells)
+    publish(at(place, _CALLER_DONE), 1)
+    if place[_STARTED]:
+        call_address(place[_END], (0,))
 
 
 _forked = False
@@ -70,13 +100,15 @@ class OpenMPTeam:
 
     def __init__(self, path: str) -> None:
         library = ctypes.CDLL(path)
-        self._parallel = library.GOMP_parallel
-        self._parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        self._parallel.restype = None
-        thread_number = ctypes.cast(library.omp_get_thread_num, ctypes.c_void_p).value
-        assert thread_number is not None
-        self._thread_number = thread_number
-        self._member = compiled_callback(_member, types.void(types.intp))
+        # In two halves: of one piece, the caller's own share would be a callback from C, where an exception
+        # of a signal handler ends.
+        names = "GOMP_parallel_start", "GOMP_parallel_end", "omp_get_thread_num"
+        self._entries = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in names]
+        n = types.intp
+        self._member = compiled_callback(_member, types.void(n))
+        self._starting = compiled_callback(_start, types.void(n))
+        self._ending = compiled_callback(_end, types.void(n, n, n, n))
+        self._start, self._end = _start_function(self._starting.address), ENDING(self._ending.address)
         self._callers = threading.local()
 
     def run(self, work: _Work, num_threads: int, tickets: int) -> None:
@@ -85,45 +117,50 @@ class OpenMPTeam:
         num_threads: all that the runtime uses. Of fewer it would end the others, to start them again for the
         next of its own users.
         """
-        caller = getattr(self._callers, "caller", None)
-        if caller is None:
-            caller = self._callers.caller = _Caller(self._thread_number)
-        caller.begin(work, tickets)
-        self._parallel(self._member.address, caller.address, num_threads, 0)
-        caller.end()
+        # Of one Python thread, which may call within a call: from a signal handler.
+        spare: list[_Caller] = self._callers.__dict__.setdefault("spare", [])
+        caller = spare.pop() if spare else _Caller(self._member.address, self._entries)
+        caller.begin(work, num_threads, tickets)
+        with Ending(self._end, caller.address):
+            self._start(caller.address)
+            work(0)
+        error = caller.finish()
+        spare.append(caller)
+        if error is not None:
+            raise error
 
 
 class _Caller:
     """What one Python thread calls with, again and again."""
 
-    def __init__(self, thread_number: int) -> None:
+    def __init__(self, member: int, entries: list[int]) -> None:
         self._cells = (ctypes.c_int64 * _CELLS)()
         self._function = _callback(self._run)  # has to live as long as its address
+        self._cells[_MEMBER] = member
+        self._cells[_START], self._cells[_END], self._cells[_THREAD_NUMBER] = entries
         self._cells[_WORK] = ctypes.cast(self._function, ctypes.c_void_p).value or 0
-        self._cells[_THREAD_NUMBER] = thread_number
+        self._cells[_GET_MODE], self._cells[_SET_MODE] = mode_addresses()
         self.address = ctypes.addressof(self._cells)
         self._work: _Work | None = None
+        self._mode: Mode | None = None
         self._error: BaseException | None = None
-        self._finished = False
 
-    def begin(self, work: _Work, tickets: int) -> None:
-        self._cells[_CALLER_DONE] = 0
-        self._cells[_TICKETS] = tickets
-        self._work, self._error, self._finished = work, None, False
+    def begin(self, work: _Work, num_threads: int, tickets: int) -> None:
+        self._mode = Mode()
+        cells = self._cells
+        cells[_STARTED] = cells[_CALLER_DONE] = 0
+        cells[_TICKETS], cells[_SIZE], cells[_MODE] = tickets, num_threads, self._mode.address
+        self._work, self._error = work, None
 
     def _run(self, slot: int) -> None:
+        """What a member's thread does; signal handlers do not run there."""
         try:
             assert self._work is not None
             self._work(slot)
-            if slot == 0:
-                self._finished = True
         except BaseException as error:  # C code is between here and the caller
             self._error = error
 
-    def end(self) -> None:
-        error, finished = self._error, self._finished
-        self._work = self._error = None
-        if error is not None:
-            raise error
-        if not finished:  # an interrupt outside of what `_run` guards: ctypes can only print it
-            raise KeyboardInterrupt
+    def finish(self) -> BaseException | None:
+        error = self._error
+        self._work = self._mode = self._error = None
+        return error

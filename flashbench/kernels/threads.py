@@ -12,14 +12,20 @@ aside.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
+
+from flashbench.endings import Ending
+from flashbench.kernels.floating_point import Mode
+from flashbench.kernels.gate import Gate
 
 if TYPE_CHECKING:
     from flashbench.kernels.openmp import OpenMPTeam
@@ -46,90 +52,91 @@ class _Cores:
     def __init__(self) -> None:
         self._taken = {_current_core()} if _current_core else set()
         self._allowed = os.sched_getaffinity(0) if _current_core else set()
+        self._lock = threading.Lock()  # of helpers, whom nothing interrupts
 
     def take_one(self) -> None:
         """Move the calling pool thread off a core that another thread of the call is on."""
         if _current_core is None:
             return
-        free = self._allowed - self._taken
-        if _current_core() in self._taken and free:
-            # The mask stays: it is a thread of ours, and it will wake where it does not disturb. A core
-            # that has been taken from the process meanwhile only means that it stays where it is.
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, free)
-        self._taken.add(_current_core())
+        with self._lock:
+            free = self._allowed - self._taken
+            if _current_core() in self._taken and free:
+                # The mask stays: it is a thread of ours, and it will wake where it does not disturb. A core
+                # that has been taken from the process meanwhile only means that it stays where it is.
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(0, free)
+            self._taken.add(_current_core())
 
 
 class _Call:
     """One call's work, open to helpers until its caller has run out of tasks."""
 
+    _gate: Gate
+
     def __init__(self, work: Callable[[int], None]) -> None:
+        self.error: BaseException | None = None
         self._work = work
-        self._lock = threading.Lock()
-        self._idle = threading.Condition(self._lock)
+        self._mode = Mode()
         self._cores = _Cores()
-        self._slots = 1  # slot 0 is the caller's
-        self._running = 0
-        self._open = True
-        self._error: BaseException | None = None
 
-    def help(self) -> None:
+    def open_to(self, helpers: int) -> Ending:
+        """Within this block helpers may come; at its end, none is at work nor will be."""
+        self._gate = Gate(helpers)
+        return self._gate.closed_behind()
+
+    def help(self, helper: int) -> None:
         """What a pool thread does; nothing when it comes too late."""
-        with self._lock:
-            if not self._open:
-                return
-            slot = self._slots
-            self._slots += 1
-            self._running += 1
-            self._cores.take_one()
+        if not self._gate.enter(helper):
+            return
         try:
-            self._work(slot)
+            self._mode.adopt()
+            self._cores.take_one()
+            self._work(1 + helper)  # slot 0 is the caller's
         except BaseException as error:
-            self._error = error
-        with self._lock:
-            self._running -= 1
-            if not self._running:
-                self._idle.notify()
-
-    def close(self) -> None:
-        """What the caller does at its end: no more helpers, and wait for those who are at work.
-
-        Ctrl-C has to wait too: kernels know the caller's arrays by address only, and once the caller is
-        gone its arrays may be.
-        """
-        interrupt: KeyboardInterrupt | None = None
-        with self._lock:
-            self._open = False
-            while self._running:
-                try:
-                    self._idle.wait()
-                except KeyboardInterrupt as stop:
-                    interrupt = stop
-        if interrupt is not None:
-            raise interrupt
-        if self._error is not None:
-            raise self._error
+            self.error = error
+        finally:
+            self._gate.leave(helper)
 
 
 class _Pool:
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._calls: SimpleQueue[_Call] = SimpleQueue()
-        self._threads = 0
+        self._tickets: SimpleQueue[tuple[_Call, int]] = SimpleQueue()
+        self._started: list[None] = []  # one a thread; appending to a list takes no lock
+        self._warned = False
 
     def ask(self, call: _Call, helpers: int) -> None:
-        if self._threads < helpers:
-            with self._lock:
-                while self._threads < helpers:
-                    name = f"flashbench-{self._threads}"
-                    threading.Thread(target=self._serve, name=name, daemon=True).start()
-                    self._threads += 1
-        for _ in range(helpers):
-            self._calls.put(call)
+        """Let pool threads help, as many as there are of those wanted.
 
-    def _serve(self) -> None:
+        An exception in here, or two callers at once, may start a thread too many, which sleeps.
+        """
+        while len(self._started) < helpers:
+            try:
+                # Not by `threading`: its `start` waits, and what interrupts that breaks its locks.
+                _thread.start_new_thread(self._serve, (len(self._started),))
+            except RuntimeError as error:
+                self._tell(error, 1 + len(self._started))
+                break
+            self._started.append(None)
+        for helper in range(min(helpers, len(self._started))):
+            self._tickets.put((call, helper))
+
+    def _serve(self, number: int) -> None:
+        threading.current_thread().name = f"flashbench-{number}"
         while True:
-            self._calls.get().help()
+            call, helper = self._tickets.get()
+            call.help(helper)
+            del call  # it holds the arrays of its caller
+
+    def _tell(self, error: RuntimeError, left: int) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        warnings.warn(
+            f"no further thread can be started ({error}): calls use {left}; raise the limit of processes "
+            "(ulimit -u, a container's pids limit), or ask for fewer threads",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 _pool = _Pool()
@@ -172,9 +179,10 @@ class Lent:
 def run_on_threads(work: Callable[[int], None], num_threads: int, tickets: int | None = None) -> None:
     """work(slot) in the caller (slot 0) and in up to num_threads - 1 other threads at once.
 
-    `work` must take its tasks from a shared counter and release the GIL. Returns when every call of it
-    has returned; an exception of one is raised here. tickets: the counter's address, 0 at first; without it
-    no team is used, whose threads wait until the caller has taken a ticket.
+    `work` must take its tasks from a shared counter and release the GIL. Every call of it has returned when
+    this returns or raises, whatever signal handlers raise meanwhile; an exception of one is raised here.
+    Other threads compute in the caller's floating-point mode. tickets: the counter's address, 0 at first;
+    without it no team is used, whose threads wait until the caller has taken a ticket.
     """
     if num_threads == 1:
         work(0)
@@ -183,8 +191,8 @@ def run_on_threads(work: Callable[[int], None], num_threads: int, tickets: int |
         _current.team.run(work, num_threads, tickets)
         return
     call = _Call(work)
-    try:
+    with call.open_to(num_threads - 1):
         _pool.ask(call, num_threads - 1)
         work(0)
-    finally:
-        call.close()
+    if call.error is not None:
+        raise call.error

@@ -1,15 +1,19 @@
-"""The thread pool: errors, fork, and calls that meet."""
+"""The thread pool: errors, signals, limits, fork, and calls that meet."""
 
 import _thread
 import ctypes
+import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from flashbench.kernels import threads
 from flashbench.kernels.threads import available_cores, run_on_threads
 
 
@@ -60,21 +64,82 @@ def test_an_error_in_any_thread_reaches_the_caller(guilty):
         run_on_threads(work, 2)
 
 
-def test_ctrl_c_waits_for_the_threads_that_work_on_the_callers_arrays():
+class Deadline(Exception):  # noqa: N818 - what a test's or a task queue's own is called
+    pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal of one's own ends a process on Windows")
+def test_an_exception_of_a_signal_handler_waits_for_the_threads_that_work_on_the_callers_arrays():
     everyone = threading.Barrier(2, timeout=20)
     finished = []
+
+    def ring(*_):
+        raise Deadline
 
     def work(slot):
         everyone.wait()
         if slot:
             time.sleep(0.2)
-            _thread.interrupt_main()  # while the caller waits for this thread
-            time.sleep(0.3)
+            for _ in range(3):
+                _thread.interrupt_main(signal.SIGUSR1)  # while the caller waits for this thread
+                time.sleep(0.1)
             finished.append(slot)
 
-    with pytest.raises(KeyboardInterrupt):
-        run_on_threads(work, 2)
+    before = signal.signal(signal.SIGUSR1, ring)
+    try:
+        with pytest.raises(Deadline):
+            run_on_threads(work, 2)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
     assert finished == [1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch has libgomp on Linux; three interval timers")
+@pytest.mark.parametrize("kind", ["pool", "openmp"])
+def test_a_storm_of_signals_gets_no_caller_out_before_its_threads(kind):
+    if kind == "openmp":
+        pytest.importorskip("torch")
+    script = Path(__file__).with_name("signal_storm.py")
+    done = subprocess.run([sys.executable, script, kind, "2000"], timeout=300, capture_output=True, text=True)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    seen = json.loads(done.stdout)
+    assert seen.pop("calls") == 2000
+    assert seen.pop("signals") >= seen.pop("exceptions") >= seen["deadline"] > 100
+    assert set(seen) <= {"right", "deadline", "two deadlines"}, seen
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of processes to reach on Windows")
+def test_where_no_thread_can_be_started_the_caller_works_alone_and_says_so_once(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "_pool", threads._Pool())
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    slots = []
+    with pytest.warns(RuntimeWarning, match=r"no further thread can be started .*: calls use 1; raise"):
+        run_on_threads(slots.append, 3)
+    run_on_threads(slots.append, 3)  # warnings are errors here
+    assert slots == [0, 0]
+
+
+def test_threads_started_before_the_limit_go_on(monkeypatch):
+    monkeypatch.setattr(threads, "_pool", threads._Pool())
+    everyone = threading.Barrier(2, timeout=20)
+    run_on_threads(lambda slot: everyone.wait(), 2)
+
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    seen = []
+
+    def work(slot):
+        everyone.wait()
+        seen.append(slot)
+
+    with pytest.warns(RuntimeWarning, match="calls use 2"):
+        run_on_threads(work, 4)
+    assert sorted(seen) == [0, 1]
 
 
 def test_a_call_inside_a_call_gets_on():

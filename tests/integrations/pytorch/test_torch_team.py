@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -72,7 +73,7 @@ def test_an_error_in_any_thread_reaches_the_caller(
     assert len(after.slots) == SIZE
 
 
-def test_a_caller_that_fails_before_it_takes_a_ticket_leaves_nobody_waiting(team: OpenMPTeam) -> None:
+def test_a_caller_that_fails_before_it_takes_a_ticket_lets_the_others_go(team: OpenMPTeam) -> None:
     seen = []
 
     def work(slot: int) -> None:
@@ -83,7 +84,33 @@ def test_a_caller_that_fails_before_it_takes_a_ticket_leaves_nobody_waiting(team
     tickets = np.zeros(1, np.int64)
     with pytest.raises(ValueError, match="before any ticket"):
         team.run(work, SIZE, tickets.ctypes.data)
-    assert sorted(seen) == list(range(SIZE))
+    assert seen == [0]
+    after = Work()
+    team.run(after, SIZE, after.address)
+    assert len(after.slots) == SIZE
+
+
+def test_a_signal_handler_that_calls_within_a_call_disturbs_neither(team: OpenMPTeam) -> None:
+    tickets = np.zeros(1, np.int64)
+    outer: list[int] = []
+    inner: list[int] = []
+
+    def call_within(*_: object) -> None:
+        team.run(inner.append, SIZE, np.ones(1, np.int64).ctypes.data)
+
+    def work(slot: int) -> None:
+        if slot == 0:
+            signal.raise_signal(signal.SIGUSR1)
+            tickets[0] = 1
+        outer.append(slot)
+
+    before = signal.signal(signal.SIGUSR1, call_within)
+    try:
+        team.run(work, SIZE, tickets.ctypes.data)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert inner[0] == 0
+    assert sorted(outer) == list(range(SIZE))
 
 
 def test_others_start_only_when_the_caller_has_taken_a_ticket(team: OpenMPTeam) -> None:
