@@ -50,7 +50,7 @@ def tuned_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def files_of_at_most() -> Callable[[int], AbstractContextManager[None]]:
-    """In `with files_of_at_most(1000)` a write past so many bytes fails, as on a disk that is full by then."""
+    """In `with files_of_at_most(1000)` a write past that many bytes fails, as on a full disk."""
     resource = pytest.importorskip("resource")
 
     @contextmanager

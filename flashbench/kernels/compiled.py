@@ -148,8 +148,8 @@ def _warn_once(error: OSError) -> None:
     except OSError:
         place = ""
     message = (
-        f"compiled kernels cannot be kept{place} ({error.strerror or error}): every process will compile them "
-        "again; set FLASHBENCH_CACHE_DIR to a writable directory"
+        f"compiled kernels cannot be kept{place} ({error.strerror or error}): every process will compile "
+        "them again; set FLASHBENCH_CACHE_DIR to a writable directory"
     )
     if message not in _warned:
         _warned.add(message)
