@@ -36,6 +36,7 @@ from flashbench.measure.protocol import (
     build_workload,
 )
 from flashbench.measure.timing import burst
+from flashbench.texts import to_json
 
 PR_SET_PDEATHSIG = 1
 LARGEST_HEAP_BLOCK = 32 * 1024**2 - 65536  # just below glibc's DEFAULT_MMAP_THRESHOLD_MAX
@@ -49,7 +50,7 @@ def main(parent: int) -> None:
     decoder = msgspec.json.Decoder(AnyRequest)
     workloads: dict[str, Workload] = {}
     for line in requests:
-        replies.write(msgspec.json.encode(answer(decoder.decode(line), workloads)) + b"\n")
+        replies.write(to_json(answer(decoder.decode(line), workloads)) + b"\n")
         replies.flush()
 
 

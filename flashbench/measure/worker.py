@@ -38,6 +38,7 @@ from flashbench.measure.protocol import (
     TimeBurst,
 )
 from flashbench.measure.timing import Burst
+from flashbench.texts import to_json
 
 # The child imports from where the parent does, installed or not; another interpreter from where its own
 # environment does. None imports from the directory that we happen to stand in, where a json.py may lie: the
@@ -206,7 +207,7 @@ class Worker:
     def _ask(self, request: AnyRequest) -> dict[str, Any]:
         self._resume()
         try:
-            self._requests.write(msgspec.json.encode(request) + b"\n")
+            self._requests.write(to_json(request) + b"\n")
             self._requests.flush()
         except OSError:  # it died since its last reply
             raise self._death(request) from None

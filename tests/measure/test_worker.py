@@ -149,6 +149,12 @@ WRAPPERS = {
 }
 
 
+def test_settings_that_are_no_text_are_told_by_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", os.fsdecode(b"\xe9"))
+    with Worker(1, timeout_s=60) as worker:
+        assert worker.facts()["environment"]["GOMP_SPINCOUNT"] == r"\xe9"
+
+
 @pytest.mark.parametrize("python", [None, sys.executable])
 def test_workers_import_nothing_of_the_current_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str | None
