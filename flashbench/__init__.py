@@ -6,6 +6,17 @@ NumPy nor Numba.
 
 from __future__ import annotations
 
+import sys
+
+# `python -m flashbench` has put the current directory before the standard library: a json.py there is not
+# ours to import. Before any further import, and of no other program, whose modules may be meant.
+if (
+    sys.argv[:1] == ["-m"]  # what runpy calls a program while it looks for it
+    and "-mflashbench" in (*sys.orig_argv, *map("".join, zip(sys.orig_argv, sys.orig_argv[1:], strict=False)))
+    and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False))
+):
+    del sys.path[0]
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

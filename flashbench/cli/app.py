@@ -26,6 +26,7 @@ from flashbench.cli import (
     verify,
 )
 from flashbench.errors import FlashbenchError
+from flashbench.texts import ERRORS
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 BUG = 70  # EX_SOFTWARE: not 1, which says that a measurement failed or regressed
@@ -101,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show a sign shows a question mark for it, not a traceback.
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=ERRORS)
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Taken out here, so that it may follow the command: that is where one adds it after an error.
     debug = "--debug" in words

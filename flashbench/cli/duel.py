@@ -132,8 +132,8 @@ def duel(
     files.warn(results)
     if aa:
         floor = study.floor_of(results)
-        keep_floor(floor)
-        console.print(f"noise floor {100 * floor.floor:.1f}%: duel refuses a smaller --threshold from now on")
+        refuses = ": duel refuses a smaller --threshold from now on" if keep_floor(floor) else ""
+        console.print(f"noise floor {100 * floor.floor:.1f}%{refuses}")
         check_floor(floor, settings.threshold)
         raise typer.Exit(0)
     report_to_github(results_markdown(results), duel_annotations(results), out=console.file)

@@ -32,6 +32,7 @@ def report(
     from flashbench.report.layout import counted
     from flashbench.report.units import format_bytes
     from flashbench.results.store import check_writable, load_measurements, write_whole
+    from flashbench.texts import to_utf8
 
     require_plot_extra()
     if Path(output).suffix not in (".html", ".htm"):  # a results file given by mistake is not written over
@@ -40,7 +41,7 @@ def report(
     results = [load_measurements(path) for path in files]
     from flashbench.report.page.page import name_sources, report_page
 
-    page = report_page(name_sources(files, results)).encode()
+    page = to_utf8(report_page(name_sources(files, results)))
     write_whole(output, page)
     measurements = sum(len(result.measurements) for result in results)
     typer.echo(

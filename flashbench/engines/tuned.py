@@ -6,7 +6,6 @@ A long-lived process keeps the table that it began with, so that its results kee
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 import warnings
@@ -21,7 +20,7 @@ import msgspec
 from numba.core import config
 
 from flashbench.kernels.blocks import Blocks
-from flashbench.kernels.compiled import KERNEL_SOURCES, cache_directory
+from flashbench.kernels.compiled import KERNEL_SOURCES, cache_directory, chosen_directory
 from flashbench.kernels.isa import ISA
 from flashbench.kernels.threads import available_cores
 from flashbench.problem import AttentionProblem, Dtype
@@ -123,9 +122,11 @@ def this_cpu() -> str:
 
 
 def table_path() -> Path:
-    """Where this CPU's table is: in $FLASHBENCH_TUNED_DIR, or in `tuned` of the cache directory."""
-    chosen = os.environ.get("FLASHBENCH_TUNED_DIR")
-    directory = Path(chosen) if chosen else cache_directory() / "tuned"
+    """Where this CPU's table is: in $FLASHBENCH_TUNED_DIR, or in `tuned` of the cache directory.
+
+    Raises OSError where there is neither: see `cache_directory`.
+    """
+    directory = chosen_directory("FLASHBENCH_TUNED_DIR") or cache_directory() / "tuned"
     return directory / f"{re.sub(r'[^a-z0-9]+', '-', this_cpu().lower()).strip('-')}.json"
 
 
@@ -189,7 +190,11 @@ def _choices() -> _Choices:
     """The table; reads it at the first call and warns there, in one line, when it is ignored."""
     global _read
     if _read is None:
-        path = table_path()
+        try:
+            path = table_path()
+        except OSError:  # a user without a home has tuned nothing
+            _read = {}
+            return _read
         entries, ignored = read_entries(path)
         cores = available_cores()
         # More threads need more tiles: what was tuned on fewer may be too coarse here.

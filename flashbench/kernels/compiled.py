@@ -28,12 +28,37 @@ from numba.core.serialize import dumps
 from platformdirs import user_cache_path
 
 _CHECKSUM_BYTES = 32
+_NO_HOME = "the user has no home directory: HOME is not set, and the system knows none"
 
 
 def cache_directory() -> Path:
-    """$FLASHBENCH_CACHE_DIR, or the user's cache directory."""
-    chosen = os.environ.get("FLASHBENCH_CACHE_DIR")
-    return Path(chosen) if chosen else user_cache_path("flashbench", appauthor=False)
+    """$FLASHBENCH_CACHE_DIR, or the user's cache directory.
+
+    Raises OSError where there is none: a user without a home, as in many containers.
+    """
+    chosen = chosen_directory("FLASHBENCH_CACHE_DIR")
+    if chosen is not None:
+        return chosen
+    try:
+        path = user_cache_path("flashbench", appauthor=False)
+    except RuntimeError as error:
+        raise OSError(_NO_HOME) from error
+    if not path.is_absolute():  # what older releases of platformdirs make of no home
+        raise OSError(_NO_HOME)
+    return path
+
+
+def chosen_directory(variable: str) -> Path | None:
+    """What an environment variable names, None if it is unset or empty.
+
+    A "~" is replaced, for in a Dockerfile or a unit of systemd no shell has done so. Raises OSError where
+    there is no home to put there.
+    """
+    chosen = os.environ.get(variable)
+    try:
+        return Path(chosen).expanduser() if chosen else None
+    except RuntimeError as error:
+        raise OSError(f"{variable} is {chosen}, and {_NO_HOME}") from error
 
 
 def _hash_of_sources() -> str:
@@ -46,6 +71,7 @@ def _hash_of_sources() -> str:
 KERNEL_SOURCES = _hash_of_sources()  # what is said about kernels of one hash holds for no other
 _VERSIONS = (numba.__version__, llvmlite.__version__, sys.version_info[:3])
 _SOURCES = hashlib.sha256(repr((KERNEL_SOURCES, _VERSIONS)).encode()).hexdigest()
+_warned: set[str] = set()
 
 
 class _KernelCache(_Cache):
@@ -92,21 +118,43 @@ class _KernelCache(_Cache):
     def save_overload(self, sig: Any, data: Any) -> None:
         if not self._enabled:
             return
-        path = self._path(sig, data.codegen)
         payload = dumps(data._reduce())
         try:
+            path = self._path(sig, data.codegen)
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(payload).digest() + payload)
-            os.replace(temporary, path)
+            _write_whole(path, hashlib.sha256(payload).digest() + payload)
         except OSError as error:
-            warnings.warn(
-                f"compiled kernels cannot be kept in {path.parent} ({error.strerror}): every process will "
-                "compile them again; set FLASHBENCH_CACHE_DIR to a writable directory",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            _warn_once(error)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """In one step, for other processes may be reading; nothing is left behind where that fails."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:  # a full disk, Ctrl-C
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _warn_once(error: OSError) -> None:
+    """Once by a rule of our own: Numba enters catch_warnings at each compilation, after which Python no
+    longer knows what it has said.
+    """
+    try:
+        place = f" in {cache_directory()}"
+    except OSError:
+        place = ""
+    message = (
+        f"compiled kernels cannot be kept{place} ({error.strerror or error}): every process will compile "
+        "them again; set FLASHBENCH_CACHE_DIR to a writable directory"
+    )
+    if message not in _warned:
+        _warned.add(message)
+        # Line 0 is none that Python could quote below it.
+        warnings.warn_explicit(message, RuntimeWarning, __file__, 0, module=__name__)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

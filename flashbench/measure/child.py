@@ -7,12 +7,15 @@ import ctypes
 import gc
 import importlib
 import os
+import select
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
+import psutil
 
 from flashbench.errors import UnsupportedError
 from flashbench.measure.cold import evict_caches
@@ -33,6 +36,7 @@ from flashbench.measure.protocol import (
     build_workload,
 )
 from flashbench.measure.timing import burst
+from flashbench.texts import to_json
 
 PR_SET_PDEATHSIG = 1
 LARGEST_HEAP_BLOCK = 32 * 1024**2 - 65536  # just below glibc's DEFAULT_MMAP_THRESHOLD_MAX
@@ -46,7 +50,7 @@ def main(parent: int) -> None:
     decoder = msgspec.json.Decoder(AnyRequest)
     workloads: dict[str, Workload] = {}
     for line in requests:
-        replies.write(msgspec.json.encode(answer(decoder.decode(line), workloads)) + b"\n")
+        replies.write(to_json(answer(decoder.decode(line), workloads)) + b"\n")
         replies.flush()
 
 
@@ -70,7 +74,7 @@ def _handle(request: AnyRequest, workloads: dict[str, Workload]) -> dict[str, An
         case Hello(modules=modules):
             for module in modules:
                 importlib.import_module(module)
-            return {"protocol": PROTOCOL_VERSION}
+            return {"protocol": PROTOCOL_VERSION, "pid": os.getpid()}
         case Facts():
             return describe_process()
         case Prepare(slot=slot, factory=factory, arguments=arguments):
@@ -124,12 +128,25 @@ def _age_the_heap() -> None:
 def _die_with(parent: int) -> None:
     """Ask Linux to kill this process when the parent dies, and to choose it first when memory runs out.
 
-    Elsewhere the end of standard input has to do.
+    Elsewhere the end of standard input has to do, as it does where the parent is none of our ancestors: gone
+    already, or outside of a container.
     """
     if sys.platform != "linux":
         return
+    # Where a wrapper script has started us without exec, this follows the script.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
-        sys.exit("the parent is gone")
+    if os.getppid() != parent and parent in (process.pid for process in psutil.Process().parents()):
+        threading.Thread(target=_outlive_no_longer_than, args=(parent,), daemon=True).start()
     with contextlib.suppress(OSError):  # a sandbox may forbid it: then chance decides who is killed
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _outlive_no_longer_than(ancestor: int) -> None:
+    """End this process, and the wrapper around it, once that one has ended."""
+    try:
+        select.select([os.pidfd_open(ancestor)], [], [])  # asleep: a loop would be timed with the workloads
+    except ProcessLookupError:
+        pass
+    except OSError:  # Linux before 5.3, or a sandbox
+        psutil.wait_procs([psutil.Process(ancestor)])
+    os.killpg(0, signal.SIGKILL)

@@ -43,7 +43,10 @@ class Request(msgspec.Struct, tag=True, frozen=True):
 
 
 class Hello(Request, frozen=True):
-    """Import modules, so that they are there when it is this process's turn. Answers {"protocol": ...}."""
+    """Import modules, so that they are there when it is this process's turn.
+
+    Answers {"protocol": ..., "pid": ...}.
+    """
 
     modules: list[str]
 

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 import msgspec
+import psutil
 
 from flashbench.measure.cpu import CpuUse
 from flashbench.measure.memory import PeakMemory
@@ -37,17 +38,22 @@ from flashbench.measure.protocol import (
     TimeBurst,
 )
 from flashbench.measure.timing import Burst
+from flashbench.texts import to_json
 
 # The child imports from where the parent does, installed or not; another interpreter from where its own
-# environment does, and not from the directory that we happen to stand in.
+# environment does. None imports from the directory that we happen to stand in, where a json.py may lie: the
+# empty path, which `python -c` puts first, goes before anything is imported (`-P` came with Python 3.11).
 BOOTSTRAP = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]) or [path for path in sys.path if path]; "
+    "import sys; sys.path[:] = [path for path in sys.path if path]; "
+    "import json; sys.path[:] = json.loads(sys.argv[1]) or sys.path; "
     "from flashbench.measure.child import main; main(int(sys.argv[2]))"
 )
 # How long a thread pool may spin after its last call; LLVM's OpenMP does so for 200 ms.
 SPIN_S = 0.25
 DEATH_S = 2.0  # from the end of a child's answers to its own
 LAST_WORDS_BYTES = 4096
+REPLY = b'{"status":'  # how a reply begins; what else a wrapper script prints is for people
+SHELL_SIGNALS = 128  # a shell whose command a signal has killed exits with this and the signal's number
 ACTIVITY: dict[type[Request], str] = {
     Hello: "while it started",
     Facts: "while it described itself",
@@ -79,10 +85,12 @@ class Worker:
         """Start the child; every library in it is told to use `threads` threads.
 
         `python` is another environment's interpreter, whose own flashbench then serves. Raises OSError
-        when it cannot be started.
+        when it cannot be started. It may be a script that starts the interpreter in a process of its own.
         """
         self.timeout_s = timeout_s
         self._stopped = False
+        # Whether the process we start is the interpreter itself: of another environment's its pid tells.
+        self._direct = python is None
         self._out_of_memory_kills = _out_of_memory_kills()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         try:
@@ -91,7 +99,7 @@ class Worker:
                     python or sys.executable,
                     "-c",
                     BOOTSTRAP,
-                    json.dumps([] if python else sys.path),
+                    json.dumps([] if python else [os.fspath(path) for path in sys.path if path]),
                     str(os.getpid()),
                 ],
                 stdin=subprocess.PIPE,
@@ -129,7 +137,9 @@ class Worker:
 
     def hello(self, modules: Sequence[str] = ()) -> None:
         """Have the child import modules, and make sure that it speaks this protocol."""
-        protocol = self._ask(Hello("", list(modules))).get("protocol")
+        answer = self._ask(Hello("", list(modules)))
+        self._direct = answer.get("pid", self.pid) == self.pid
+        protocol = answer.get("protocol")
         if protocol != PROTOCOL_VERSION:
             self.kill()
             raise WorkerFailure(
@@ -166,10 +176,10 @@ class Worker:
     def rest(self) -> None:
         """Keep the child off the cores until its next request, whatever its thread pools spin on.
 
-        Linux stops the process; elsewhere a stopped child could outlive a parent that is killed, so
-        the pools are given the time they spin.
+        Linux stops the process; elsewhere, and behind a wrapper script, a stopped child could outlive a
+        parent that is killed, so the pools are given the time they spin.
         """
-        if sys.platform == "linux":
+        if sys.platform == "linux" and self._direct:
             self._signal(signal.SIGSTOP)
             self._stopped = True
         else:
@@ -180,7 +190,11 @@ class Worker:
         if sys.platform == "win32":
             self._process.kill()
         else:
+            wrapped = [] if self._direct else self._descendants()
             self._signal(signal.SIGKILL)
+            for process in wrapped:  # also those that timeout(1) or setsid(1) have put into another group
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
         self._process.wait()
 
     def close(self) -> None:
@@ -193,7 +207,7 @@ class Worker:
     def _ask(self, request: AnyRequest) -> dict[str, Any]:
         self._resume()
         try:
-            self._requests.write(msgspec.json.encode(request) + b"\n")
+            self._requests.write(to_json(request) + b"\n")
             self._requests.flush()
         except OSError:  # it died since its last reply
             raise self._death(request) from None
@@ -221,6 +235,8 @@ class Worker:
         except subprocess.TimeoutExpired:  # it closed its pipe, but lives
             self.kill()
             code = self._process.returncode
+        if code > SHELL_SIGNALS and not self._direct:
+            code = SHELL_SIGNALS - code
         how = f"killed by {_signal_name(-code)}" if code < 0 else f"left with exit code {code:#x}"
         how = f"{how} {ACTIVITY[type(request)]}"
         if "SIGKILL" in how and _out_of_memory_kills() > self._out_of_memory_kills:
@@ -240,6 +256,12 @@ class Worker:
             self._signal(signal.SIGCONT)
             self._stopped = False
 
+    def _descendants(self) -> list[psutil.Process]:
+        try:
+            return psutil.Process(self.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
     def _signal(self, number: int) -> None:
         """Signal the child and what it started; nothing if it is gone already."""
         if self.alive:
@@ -257,7 +279,8 @@ def _read_lines(pipe: BinaryIO, lines: queue.SimpleQueue[bytes | None]) -> None:
     """Pass the child's replies on, then None: a thread, for a pipe cannot be waited for with a timeout."""
     with pipe:
         for line in pipe:
-            lines.put(line)
+            if line.startswith(REPLY):
+                lines.put(line)
     lines.put(None)
 
 

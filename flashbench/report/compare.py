@@ -24,6 +24,7 @@ from flashbench.results.record import Measurement
 from flashbench.studies.blocks import block_label
 from flashbench.studies.compare import Comparison, Pair
 from flashbench.studies.problem_words import length_word
+from flashbench.texts import to_json
 
 _HEADERS = (
     "Seq\nLen",
@@ -78,7 +79,7 @@ def compare_markdown(comparison: Comparison) -> str:
 def compare_json(comparison: Comparison) -> str:
     """The comparison as it is, with both measurements of each pair."""
     document = msgspec.to_builtins(comparison) | {"exit_code": comparison.exit_code}
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+    return msgspec.json.format(to_json(document), indent=2).decode() + "\n"
 
 
 def _tables(pairs: Sequence[Pair]) -> list[_Table]:

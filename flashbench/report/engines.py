@@ -13,6 +13,7 @@ from flashbench.problem import Direction
 from flashbench.report.layout import NOTHING, Grid
 from flashbench.studies.engine_list import EngineFacts, why_not
 from flashbench.studies.engine_probe import DTYPES, LSE, ability, backward_of
+from flashbench.texts import to_json
 
 _HEADERS = ("Engine", "Library", "Forward", "Backward", "GQA", "Causal", "d_v", "lse")
 _FEATURE_WORDS = {
@@ -68,7 +69,7 @@ def engines_report(engines: Sequence[EngineFacts]) -> RenderableType:
 
 def engines_json(engines: Iterable[EngineFacts]) -> str:
     """Everything, with each engine's own reason for what it lacks."""
-    return msgspec.json.format(msgspec.json.encode(list(engines)), indent=2).decode() + "\n"
+    return msgspec.json.format(to_json(list(engines)), indent=2).decode() + "\n"
 
 
 def _cells(facts: EngineFacts) -> tuple[str | Text, ...]:

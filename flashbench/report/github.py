@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
+from flashbench.texts import to_utf8
+
 Level = Literal["error", "warning", "notice"]
 # GitHub drops a step's summary altogether when its file is larger, and a few bytes earlier by some reports
 # (actions/runner#4337).
@@ -98,7 +100,7 @@ def append_summary(markdown: str) -> str | None:
 
 def _cut(text: str, room: int) -> bytes:
     """The text, or its first lines and a line that says so; empty when not even a line has room."""
-    content = text.encode()
+    content = to_utf8(text)
     if len(content) <= room:
         return content
     kept = content[: max(0, room - len(CUT))]

@@ -14,6 +14,7 @@ import msgspec
 from flashbench.errors import ResultsError
 from flashbench.results.record import SCHEMA_VERSION, Results
 from flashbench.results.upgrade import STEPS, upgrade
+from flashbench.texts import to_json
 
 
 class _Header(msgspec.Struct):
@@ -24,7 +25,7 @@ class _Header(msgspec.Struct):
 
 def encode(results: Results) -> bytes:
     """The file's bytes: indented JSON, ending in a newline."""
-    return msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n"
+    return msgspec.json.format(to_json(results), indent=2) + b"\n"
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
 from flashbench.errors import ResultsError
 from flashbench.results.record import Results
 from flashbench.results.store import check_writable, load, remove_parts, save, write_whole
+from flashbench.texts import to_json
 
 
 class GrowingFile:
@@ -53,7 +52,7 @@ class GrowingFile:
     def write(self, results: Results) -> Path:
         """Keep what is known so far; returns where."""
         if self.can_grow:
-            write_whole(self._growing, msgspec.json.encode(results), durable=False)
+            write_whole(self._growing, to_json(results), durable=False)
         return self._growing
 
     def finish(self, results: Results) -> None:

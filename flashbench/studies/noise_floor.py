@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import msgspec
 
-from flashbench.errors import ConfigError, FlashbenchError
+from flashbench.errors import ConfigError, FlashbenchError, ResultsError
 from flashbench.kernels.compiled import cache_directory
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.results.record import Record
@@ -52,12 +53,24 @@ def machine_floor(cpu: str, threads: int) -> NoiseFloor | None:
     return known_floor(cpu, threads, AttentionProblem.of(DEFAULT_SEQLEN), "fwd")
 
 
-def keep_floor(floor: NoiseFloor) -> None:
-    """Keep it for later duels; it replaces one of the same problem. Raises ResultsError if it cannot."""
+def keep_floor(floor: NoiseFloor) -> bool:
+    """Keep it for later duels; it replaces one of the same problem. Warns, and returns False, if it cannot:
+    what was measured is right all the same.
+    """
     others = [other for other in _kept() if other.about != floor.about]
-    path = _path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, msgspec.json.encode(_Kept(version=VERSION, floors=[floor, *others])))
+    try:
+        path = _path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, msgspec.json.encode(_Kept(version=VERSION, floors=[floor, *others])))
+    except (OSError, ResultsError) as error:
+        warnings.warn(
+            f"the noise floor cannot be kept, and later duels will not know it: {error}; set "
+            "FLASHBENCH_CACHE_DIR to a directory that can be written",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def check_floor(known: NoiseFloor, threshold: float) -> None:

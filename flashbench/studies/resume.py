@@ -12,6 +12,7 @@ from flashbench.results.record import Measurement, Results
 from flashbench.studies.blocks import block_label
 from flashbench.studies.rows import Row
 from flashbench.studies.study import Study
+from flashbench.texts import to_json
 
 # How long to go on and what to call it may change from one part of a run to the next.
 FREE = ("title", "rounds", "budget_s", "timeout_s", "memory_budget_bytes")
@@ -30,7 +31,7 @@ def restore(rows: Sequence[Row], earlier: Results, config: dict[str, Any], cpu: 
             hint="name another file",
         )
     # As a file has it; what an older one does not name was as it is by default.
-    config = msgspec.json.decode(msgspec.json.encode(config))
+    config = msgspec.json.decode(to_json(config))
     known_config = msgspec.to_builtins(Study()) | earlier.config
     for name, value in config.items():
         before = known_config.get(name)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import flashbench
+from flashbench.kernels import compiled as cache_of_kernels
+from flashbench.kernels.compiled import cache_directory, compiled
 
 SCRIPT = """
 from flashbench.kernels import compiled
@@ -97,3 +99,56 @@ def test_the_target_cpu_is_part_of_the_key(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CPU_NAME", "generic" if os.environ.get("NUMBA_CPU_NAME") != "generic" else "")
     monkeypatch.setenv("NUMBA_CPU_FEATURES", "")
     assert run(tmp_path)[0] == "compiled"
+
+
+@pytest.fixture(params=[None, "", "relative"])
+def _no_home(request, tmp_path, monkeypatch):
+    """A user without a home, as in `docker run --user 54321`, standing in an empty directory."""
+    pwd = pytest.importorskip("pwd")
+
+    def unknown(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME", "FLASHBENCH_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    if request.param is not None:
+        monkeypatch.setenv("HOME", request.param)
+    monkeypatch.setattr(cache_of_kernels, "_warned", set())
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_no_home")
+def test_without_a_home_kernels_run_with_one_warning_and_make_no_directory(tmp_path):
+    double = compiled(lambda x: x + x)
+    with pytest.warns(RuntimeWarning, match="no home directory.*set FLASHBENCH_CACHE_DIR") as said:
+        assert (double(2), double(0.25)) == (4, 0.5)
+    assert len(said) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("_no_home")
+def test_a_relative_directory_of_an_older_platformdirs_is_no_home(monkeypatch):
+    monkeypatch.setattr(cache_of_kernels, "user_cache_path", lambda *_, **__: Path("~/.cache/flashbench"))
+    with pytest.raises(OSError, match="no home directory"):
+        cache_directory()
+
+
+@pytest.mark.parametrize("_no_home", [None], indirect=True)
+@pytest.mark.usefixtures("_no_home")
+def test_a_chosen_directory_needs_no_home_unless_it_begins_with_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLASHBENCH_CACHE_DIR", "kept")
+    assert cache_directory() == Path("kept")
+    monkeypatch.setenv("FLASHBENCH_CACHE_DIR", "~/kept")
+    with pytest.raises(OSError, match="FLASHBENCH_CACHE_DIR is ~/kept, and the user has no home"):
+        cache_directory()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_directory() == tmp_path / "kept"
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, files_of_at_most):
+    monkeypatch.setenv("FLASHBENCH_CACHE_DIR", str(tmp_path))
+    triple = compiled(lambda x: 3 * x)
+    with files_of_at_most(1000), pytest.warns(RuntimeWarning, match="cannot be kept"):
+        assert triple(5) == 15
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import fake_workloads
 import psutil
@@ -139,7 +140,93 @@ def test_interrupted_parent_kills_the_child(worker: Worker) -> None:
     assert not worker.alive
 
 
+# Lines of a file that nobody means to import, though Python looks where one stands first.
+STRAY = "raise ImportError('a module of the current directory')"
+# A script that starts its interpreter as a child; timeout(1) puts it into a process group of its own.
+WRAPPERS = {
+    "child": f'#!/bin/sh\necho welcome\n"{sys.executable}" "$@"\nexit $?\n',
+    "group": f'#!/bin/sh\ntimeout 100 "{sys.executable}" "$@"\nexit $?\n',
+}
+
+
+def test_settings_that_are_no_text_are_told_by_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", os.fsdecode(b"\xe9"))
+    with Worker(1, timeout_s=60) as worker:
+        assert worker.facts()["environment"]["GOMP_SPINCOUNT"] == r"\xe9"
+
+
+@pytest.mark.parametrize("python", [None, sys.executable])
+def test_workers_import_nothing_of_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str | None
+) -> None:
+    for name in ("json", "re", "typing", "msgspec", "flashbench"):
+        (tmp_path / f"{name}.py").write_text(STRAY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")  # as `python -c` and notebooks have it
+    with Worker(1, timeout_s=60, python=python) as worker:
+        worker.hello()
+
+
+def test_workers_of_another_environment_keep_the_users_python_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "beside.py").touch()
+    monkeypatch.chdir(tmp_path)
+    with Worker(1, timeout_s=60, python=sys.executable) as worker, pytest.raises(WorkerFailure):
+        worker.hello(["beside"])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Worker(1, timeout_s=60, python=sys.executable) as worker:
+        worker.hello(["beside"])
+
+
 if sys.platform == "linux":
+
+    @pytest.fixture(params=WRAPPERS)
+    def wrapper(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        path = tmp_path / "python"
+        path.write_text(WRAPPERS[request.param])
+        path.chmod(0o755)
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # where the workloads are
+        return str(path)
+
+    def test_worker_behind_a_wrapper_script_is_measured_and_killed(wrapper: str) -> None:
+        with Worker(1, timeout_s=60, python=wrapper) as worker:
+            worker.hello()
+            worker.prepare("fake", f"{FAKES}:build_temporaries", {"temporaries": 8192, "output": 1 << 20})
+            assert worker.memory("fake").workspace_peak_bytes == pytest.approx(8192, abs=1024)
+            worker.rest()
+            assert len(worker.time("fake", 2).samples_ns) == 2
+            prepare(worker, "sleep", seconds=3600)
+            behind = psutil.Process(worker.pid).children(recursive=True)
+            assert behind
+            worker.timeout_s = 0.2
+            assert failure_of(worker) == ("timeout", "no answer after 0.2 s while being timed")
+            assert psutil.wait_procs(behind, timeout=5)[1] == []
+
+    def test_worker_behind_a_wrapper_script_tells_how_it_died(wrapper: str) -> None:
+        with Worker(1, timeout_s=60, python=wrapper) as worker:
+            prepare(worker, "segfault")
+            status, reason = failure_of(worker)
+        assert (status, reason.partition(":")[0]) == ("crashed", "killed by SIGSEGV while being timed")
+
+    @pytest.mark.parametrize("resting", [False, True])
+    def test_child_behind_a_wrapper_script_dies_with_the_parent(wrapper: str, resting: bool) -> None:
+        script = (
+            "import psutil, time\n"
+            "from flashbench.measure.worker import Worker\n"
+            f"worker = Worker(1, timeout_s=60, python={wrapper!r})\n"
+            f"worker.prepare('fake', '{FAKES}:build', {{'behaviour': 'spin'}})\n"
+            f"{resting} and worker.rest()\n"
+            "print(*[each.pid for each in psutil.Process().children(recursive=True)], flush=True)\n"
+            f"{resting} or worker.time('fake', 10**9)\n"
+            "time.sleep(3600)\n"
+        )
+        with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+            assert parent.stdout is not None
+            behind = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+            time.sleep(0.2)  # it computes, and reads nothing
+            os.kill(parent.pid, signal.SIGKILL)
+        assert psutil.wait_procs(behind, timeout=5)[1] == []
 
     def test_resting_child_leaves_the_cores_alone(worker: Worker) -> None:
         prepare(worker, "spin")

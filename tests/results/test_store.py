@@ -64,6 +64,14 @@ def test_an_error_that_is_not_finite_reads_back_as_none() -> None:
     assert read.measurements[0].accuracy == Accuracy(max_abs_error=None, tolerance=1e-12, rows_checked=1)
 
 
+def test_bytes_that_are_no_text_are_kept_by_their_numbers(tmp_path: Path) -> None:
+    command = ["flashbench", "profile", "--save", os.fsdecode(b"\xe9.json"), "\ud800"]
+    store.save(msgspec.structs.replace(RESULTS, command=command), tmp_path / "run.json")
+    read = store.load(tmp_path / "run.json")
+    assert read.command == ["flashbench", "profile", "--save", r"\xe9.json", "?"]
+    assert read.measurements == RESULTS.measurements
+
+
 @pytest.mark.parametrize("failing", ["fsync", "replace", "write"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failing_save_keeps_the_old_file(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import warnings
 from collections.abc import Iterator
 from statistics import median
@@ -36,12 +37,16 @@ class Phases(NamedTuple):
 
 def arguments(point: TrainPoint, study: TrainStudy) -> dict[str, Any]:
     """What `build` needs to make this point's workload in another process."""
-    return {"point": list(point), "study": msgspec.to_builtins(study)}
+    csv = None if study.csv is None else list(os.fsencode(study.csv))  # a name may be no text
+    return {"point": list(point), "study": msgspec.to_builtins(study), "csv": csv}
 
 
-def build(point: list[Any], study: dict[str, Any]) -> TrainingWorkload:
+def build(point: list[Any], study: dict[str, Any], csv: list[int] | None) -> TrainingWorkload:
     """The workload of `arguments`. Raises UnsupportedError when there is no such model or no such window."""
-    return TrainingWorkload(TrainPoint(*point), msgspec.convert(study, TrainStudy))
+    read = msgspec.convert(study, TrainStudy)
+    if csv is not None:
+        read = msgspec.structs.replace(read, csv=os.fsdecode(bytes(csv)))
+    return TrainingWorkload(TrainPoint(*point), read)
 
 
 class TrainingWorkload:

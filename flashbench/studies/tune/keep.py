@@ -63,6 +63,14 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
         return 1 if any(outcome.failure for outcome in self.outcomes) else 0
 
 
+def find_table() -> Path:
+    """Where this CPU's table is or would be. Raises ResultsError where no place is known."""
+    try:
+        return table_path()
+    except OSError as error:
+        raise ResultsError(f"there is no place for tuned block sizes: {error}", hint=HINT) from error
+
+
 def make_writable(path: Path) -> None:
     """Make the table's directory. Raises ResultsError when the table could not be written there."""
     try:
@@ -102,7 +110,7 @@ def keep(path: Path, outcomes: Sequence[Outcome]) -> None:
 
 def shown() -> Tuned:
     """The table in use."""
-    path = table_path()
+    path = find_table()
     entries, ignored = read_entries(path)
     if ignored is not None:
         warn_ignored(path, ignored)
@@ -121,7 +129,7 @@ def shown() -> Tuned:
 
 def reset() -> Path | None:
     """Delete this CPU's table, in whatever state, and say which that was; None: there is none."""
-    path = table_path()
+    path = find_table()
     try:
         path.unlink()
     except FileNotFoundError:

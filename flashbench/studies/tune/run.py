@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import groupby
 from time import monotonic
 
-from flashbench.engines.tuned import Key, table_path, this_cpu
+from flashbench.engines.tuned import Key, this_cpu
 from flashbench.kernels.blocks import Blocks
 from flashbench.measure.cpu import NO_USE
 from flashbench.measure.pool import WorkerPool
@@ -18,7 +18,7 @@ from flashbench.studies.forecast import Forecast, Step
 from flashbench.studies.session import Progress
 from flashbench.studies.tune.candidates import candidates
 from flashbench.studies.tune.contest import LEAST_SPAN_S, MOST_PROCESSES, PROCESSES, Duel, fastest
-from flashbench.studies.tune.keep import Outcome, Tuned, keep, make_writable
+from flashbench.studies.tune.keep import Outcome, Tuned, find_table, keep, make_writable
 from flashbench.studies.tune.plan import Plan, longest_of, search_problem, seqlen_from
 
 TIMEOUT_S = 600.0  # for one burst
@@ -39,7 +39,7 @@ def tune(plan: Plan, *, on_progress: Callable[[Progress], None] = lambda _: None
 
     Raises ResultsError before anything runs when the table cannot be written, Interrupted on Ctrl-C.
     """
-    path = table_path()
+    path = find_table()
     make_writable(path)
     keys = plan.keys()
     course = _Course(keys, plan.threads, on_progress)

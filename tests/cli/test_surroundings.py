@@ -1,0 +1,77 @@
+"""The command wherever it is started: beside stray files, between files whose names are no text."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_results import make_measurement, make_results
+from html_page import parse_page
+
+from flashbench.results.store import load, save
+from flashbench.studies.train import workload
+from flashbench.studies.train.study import TrainPoint, TrainStudy
+
+
+def test_started_by_its_module_it_imports_nothing_of_the_current_directory(tmp_path: Path) -> None:
+    for name in ("json", "re", "typing", "msgspec", "typer"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('a module of the current directory')")
+    command = [sys.executable, "-m", "flashbench", "--version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A results file whose name is Latin-1, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(b"r\xe9sultat.json")
+    try:
+        save(make_results([make_measurement("flash", 512)]), name)
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes UTF-8 alone")
+    return name
+
+
+def test_names_that_are_not_utf8_are_read_and_named(flashbench, results: str) -> None:
+    for words in (["--format", "json"], ["--json", "-"]):
+        document = json.loads(flashbench("compare", results, results, *words).out)
+        assert r"r\xe9sultat.json" in document.values()
+    assert r"- base: r\xe9sultat.json" in flashbench("compare", results, results, "--format", "markdown").out
+    refused = flashbench("export", os.fsdecode(b"\xff.json"), "--format", "csv")
+    assert refused == (2, "", "error: results file \\xff.json is not found\n")
+
+
+@pytest.mark.parametrize("kind", ["csv", "markdown", "bmf", "pyperf", "google-benchmark"])
+def test_names_that_are_not_utf8_are_exported_to(flashbench, results: str, kind: str) -> None:
+    name = os.fsdecode(b"\xe9")
+    assert flashbench("export", results, "--format", kind, "-o", name).code == 0
+    assert Path(name).stat().st_size
+
+
+def test_a_report_is_headed_by_a_name_that_is_not_utf8(flashbench, results: str) -> None:
+    name = os.fsdecode(b"\xe9.html")
+    done = flashbench("report", results, "-o", name)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(r"\xe9.html: ")
+    assert parse_page(Path(name).read_text(encoding="utf-8")).one("h1").text == r"r\xe9sultat"
+
+
+def test_study_files_and_results_take_names_that_are_not_utf8(flashbench, fake_run, results: str) -> None:
+    config, saved, also = (os.fsdecode(name) for name in (b"\xe9.toml", b"\xe8.json", b"\xea.json"))
+    Path(config).write_text("seq_lens = [64]")
+    done = flashbench("profile", "--config", config, "--save", saved, "--json", also)
+    assert done.code == 0
+    assert fake_run.studies[0].seq_lens == [64]
+    assert load(saved) == load(also)
+
+
+def test_a_csv_whose_name_is_not_utf8_reaches_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workload, "TrainingWorkload", lambda point, study: study.csv)
+    study = TrainStudy(csv=os.fsdecode(b"\xe9.csv"))
+    arguments = workload.arguments(TrainPoint("patchtst", 64, "flash"), study)
+    assert workload.build(**json.loads(json.dumps(arguments))) == study.csv
