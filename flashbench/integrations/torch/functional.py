@@ -129,4 +129,4 @@ def _given(
 
 def _new_seed() -> Tensor:
     """From PyTorch's generator, and an operation that compilers see."""
-    return torch.randint(2**63 - 1, ())
+    return torch.randint(2**63 - 1, (), device="cpu")  # whatever the default device
