@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
         hint="pip install 'flashbench[torch]'",
     ) from error
 
+from flashbench.integrations.torch import flops as _flops  # noqa: F401  # registers formulas
 from flashbench.integrations.torch.attentions import ATTENTIONS, find_attention
 from flashbench.integrations.torch.functional import attention, scaled_dot_product_attention
 from flashbench.integrations.torch.replacement import disable, enable, flashbench_attention

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flashbench.errors import EngineError
-from flashbench.integrations.torch.functional import scaled_dot_product_attention, torch_sdpa
-
-Attention = Callable[..., Tensor]  # called as torch.nn.functional.scaled_dot_product_attention is
+from flashbench.integrations.torch.functional import scaled_dot_product_attention
+from flashbench.integrations.torch.overrides import overriding
+from flashbench.integrations.torch.place import Attention, in_its_place, torch_sdpa
 
 
 def find_attention(name: str) -> Attention:
@@ -24,9 +24,9 @@ def find_attention(name: str) -> Attention:
 
 
 def _math(*arguments: Any, **named: Any) -> Tensor:
+    by = overriding(*arguments, *named.values())
     with sdpa_kernel(SDPBackend.MATH):
-        o: Tensor = torch_sdpa(*arguments, **named)
-    return o
+        return (torch_sdpa if by is None else in_its_place)(*arguments, **named)
 
 
 ATTENTIONS: dict[str, Attention] = {
@@ -35,3 +35,7 @@ ATTENTIONS: dict[str, Attention] = {
     "torch-flash": torch_sdpa,  # PyTorch's own choice, which is flash wherever it can be
     "torch-math": _math,
 }
+
+for _attention in ATTENTIONS.values():
+    # TorchScript knows PyTorch's functions by identity, and would compile the source of what replaces one.
+    torch.jit._builtins._register_builtin(_attention, "aten::scaled_dot_product_attention")

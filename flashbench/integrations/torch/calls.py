@@ -56,10 +56,15 @@ def call_of(direction: Direction, q: Tensor, k: Tensor, v: Tensor, given: Option
 
 
 def array(name: str, x: Tensor) -> Array:
-    """The tensor's memory. Raises AttentionError."""
+    """The tensor's memory; of a view whose numbers are negated when they are read, a copy's.
+
+    Raises AttentionError.
+    """
     try:
         found: Array = x.detach().numpy()
     except (TypeError, RuntimeError) as error:  # bfloat16, another device
+        if x.is_neg():
+            return array(name, x.resolve_neg())
         what = f"{str(x.dtype).removeprefix('torch.')} on {x.device.type}"
         raise AttentionError(f"{name} must be a CPU tensor of float64 or float32, not {what}") from error
     return found if found.flags.aligned else found.copy()
@@ -82,7 +87,7 @@ def _known(
 
 def _like(kind: _Kind) -> Tensor:
     shape, dtype = kind
-    return torch.zeros((), dtype=dtype).expand(shape)
+    return torch.zeros((), dtype=dtype, device="cpu").expand(shape)  # whatever the default device
 
 
 def _prepared(direction: Direction, q: Tensor, k: Tensor, v: Tensor, given: Options, threads: int) -> Call:

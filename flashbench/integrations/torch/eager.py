@@ -8,16 +8,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from flashbench.errors import UnsupportedError
 from flashbench.integrations.torch import ops
 from flashbench.integrations.torch.compute import compute_backward, compute_forward, laid_out
 from flashbench.integrations.torch.options import TENSORS, Options
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, given: Options) -> Tensor:
-    """o, differentiable by q, k, v, mask and sinks; q, k and v as `laid_out` has them."""
+    """o, differentiable by q, k, v, mask and sinks; q, k and v as `laid_out` has them.
+
+    Raises UnsupportedError in forward-mode differentiation.
+    """
     mask, sinks = given.mask, given.sinks
+    if forward_ad._current_level >= 0:
+        _refuse_tangents(q, k, v, mask, sinks)
     if torch.is_grad_enabled() and (
         q.requires_grad
         or k.requires_grad
@@ -26,6 +33,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, given: Options) -> Tensor:
         or (sinks is not None and sinks.requires_grad)
     ):
         if _is_watched(q, k, v, mask, sinks):
+            if _is_transformed() and not torch.compiler.is_compiling():
+                return ops.Differentiable.apply(q, k, v, True, *given)[0]
             return ops.attention(q, k, v, True, *given)[0]
         return _Attention.apply(q, k, v, mask, sinks, given)
     if _is_watched(q, k, v, mask, sinks):
@@ -38,14 +47,31 @@ def _is_watched(*tensors: Tensor | None) -> bool:
     if torch.compiler.is_compiling():
         return True
     for x in tensors:
-        if type(x) is not Tensor and type(x) is not Parameter and x is not None:
-            return True
+        if x is None:
+            continue
+        if (type(x) is not Tensor and type(x) is not Parameter) or not torch._C._has_storage(x):
+            return True  # without memory of its own: one of many that a transform takes at once
     return (
         torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or _is_transformed()
         or torch._C._is_tracing()
         or torch.autograd._profiler_enabled()
     )
+
+
+def _is_transformed() -> bool:
+    """Whether a transform of torch.func is at work."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _refuse_tangents(*tensors: Tensor | None) -> None:
+    """PyTorch would take the result for a constant."""
+    for x in tensors:
+        if x is not None and forward_ad.unpack_dual(x).tangent is not None:
+            raise UnsupportedError(
+                "flashbench's attention has no forward-mode derivative",
+                hint="scaled_dot_product_attention leaves it to PyTorch",
+            )
 
 
 class _Attention(torch.autograd.Function):
@@ -63,7 +89,8 @@ class _Attention(torch.autograd.Function):
         q, k, v, o, lse, p, *tensors = ctx.saved_tensors
         mask_gradient, wants_sinks = ctx.needs_input_grad[3:5]
         do = laid_out(do)
-        if torch.is_grad_enabled():  # create_graph=True: the operator says what it thinks of that
+        # With create_graph=True the operator says what it thinks of that.
+        if torch.is_grad_enabled() or _is_watched(do, q, k, v, *tensors):
             dq, dk, dv, dmask, dsinks = ops.attention_backward(
                 do, q, k, v, o, lse, p, mask_gradient, *tensors, *ctx.options
             )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn import functional as torch_functional
+from torch.nn.attention.bias import CausalBias
+from torch.overrides import has_torch_function_variadic
 
 from flashbench.integrations.torch import eager
 from flashbench.integrations.torch.compute import laid_out
 from flashbench.integrations.torch.options import Options
+from flashbench.integrations.torch.overrides import overridden, overriding, traceable
+from flashbench.integrations.torch.place import torch_sdpa
 from flashbench.integrations.torch.sdpa_arguments import in_four_dimensions, why_not
 from flashbench.integrations.torch.statistics import fell_back
 from flashbench.problem import CausalAlignment, Window
 
-# PyTorch's own, whatever stands in its place later.
-torch_sdpa = torch_functional.scaled_dot_product_attention
+_has_mode = torch._C._is_torch_function_mode_enabled
 
 
 def attention(
@@ -76,6 +81,17 @@ def scaled_dot_product_attention(
     warning for each reason, once, and is counted in `stats()`. engine: another of flashbench's engines;
     block_q, block_k: its tiles, as `flashbench.attention` has them.
     """
+    # Of modes the first of the two says nothing while a compiler traces.
+    if has_torch_function_variadic(query, key, value, attn_mask) or _has_mode():
+        if torch.compiler.is_dynamo_compiling() and type(attn_mask) is CausalBias and not is_causal:
+            attn_mask, is_causal = traceable(attn_mask)
+        by = overriding(query, key, value, attn_mask)
+        if by is not None:
+            compute = functools.partial(
+                scaled_dot_product_attention, engine=engine, block_q=block_q, block_k=block_k
+            )
+            named = _given(attn_mask, dropout_p, is_causal, scale, enable_gqa)
+            return overridden(by, compute, query, key, value, **named)
     reason = why_not(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     if reason is not None:
         o: Tensor = torch_sdpa(
@@ -93,6 +109,24 @@ def scaled_dot_product_attention(
     return o if query.dim() == 4 else o.reshape(*query.shape[:-1], value.shape[-1])
 
 
+def _given(
+    attn_mask: Tensor | None, dropout_p: float, is_causal: bool, scale: float | None, enable_gqa: bool
+) -> dict[str, Any]:
+    """By name, without what is PyTorch's default: nobody overrides for arguments that were not given."""
+    named: dict[str, Any] = {}
+    if attn_mask is not None:
+        named["attn_mask"] = attn_mask
+    if type(dropout_p) is not float or dropout_p != 0.0:
+        named["dropout_p"] = dropout_p
+    if is_causal is not False:
+        named["is_causal"] = is_causal
+    if scale is not None:
+        named["scale"] = scale
+    if enable_gqa is not False:
+        named["enable_gqa"] = enable_gqa
+    return named
+
+
 def _new_seed() -> Tensor:
     """From PyTorch's generator, and an operation that compilers see."""
-    return torch.randint(2**63 - 1, ())
+    return torch.randint(2**63 - 1, (), device="cpu")  # whatever the default device

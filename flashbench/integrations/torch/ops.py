@@ -77,14 +77,36 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, T
 
 
 def _backward(ctx: Any, do: Tensor, *_: Any) -> tuple[Any, ...]:
+    return _gradients(attention_backward, ctx, do)
+
+
+def _gradients(operator: Any, ctx: Any, do: Tensor) -> tuple[Any, ...]:
     q, k, v, o, lse, p, *tensors = ctx.saved_tensors
     wanted = Options(*ctx.needs_input_grad[4:])
-    dq, dk, dv, dmask, dsinks = attention_backward(
+    dq, dk, dv, dmask, dsinks = operator(
         laid_out(do), q, k, v, o, lse, p, bool(wanted.mask), *tensors, *ctx.options
     )
     gradients = Options(dmask if wanted.mask else None, sinks=dsinks if wanted.sinks else None)
     nothing = (None,) * (len(gradients) - TENSORS)
     return dq, dk, dv, None, *gradients[:TENSORS], *nothing
+
+
+def _one_by_one(operator: Any) -> Any:
+    """A rule of `torch.vmap`: a call for each of the many that it takes at once."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], Any]:
+        found = []
+        for i in range(info.batch_size):
+            picked = (
+                x if dim is None else x.select(dim, i) for x, dim in zip(arguments, in_dims, strict=True)
+            )
+            found.append(
+                operator(*(laid_out(x) if isinstance(x, Tensor) and x.dim() == 4 else x for x in picked))
+            )
+        together = tuple(map(torch.stack, zip(*found, strict=True)))
+        return together, (0,) * len(together)
+
+    return rule
 
 
 def _no_second_derivative(ctx: Any, *_: Any) -> NoReturn:
@@ -96,6 +118,38 @@ def _no_second_derivative(ctx: Any, *_: Any) -> NoReturn:
 
 attention.register_autograd(_backward, setup_context=_remember)
 attention_backward.register_autograd(_no_second_derivative)
+attention.register_vmap(_one_by_one(attention))
+attention_backward.register_vmap(_one_by_one(attention_backward))
+
+
+class Differentiable(torch.autograd.Function):
+    """The operator and its gradients for transforms of torch.func, which do not take what is registered."""
+
+    generate_vmap_rule = True
+    setup_context = staticmethod(_remember)
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        found: tuple[Tensor, Tensor, Tensor] = attention(*arguments)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, do: Tensor, *_: Any) -> tuple[Any, ...]:
+        return _gradients(_Backward.apply, ctx, do)
+
+
+class _Backward(torch.autograd.Function):
+    generate_vmap_rule = True
+    backward = staticmethod(_no_second_derivative)
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        found: tuple[Tensor, ...] = attention_backward(*arguments)
+        return found
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep nothing."""
 
 
 def _empty_like(x: Tensor, head_dim: int) -> Tensor:

@@ -7,10 +7,9 @@ import threading
 from collections.abc import Iterator
 
 from torch.compiler import config as compiler_config
-from torch.nn import functional as torch_functional
 
+from flashbench.integrations.torch import place
 from flashbench.integrations.torch.attentions import find_attention
-from flashbench.integrations.torch.functional import torch_sdpa
 from flashbench.integrations.torch.thread_report import warn_of_problems
 
 _lock = threading.Lock()
@@ -72,7 +71,7 @@ def _ask(attention: str) -> object:
 
 def _install() -> None:
     last = next(reversed(_asked.values()), None)
-    torch_functional.scaled_dot_product_attention = torch_sdpa if last is None else find_attention(last)
+    place.put(place.torch_sdpa if last is None else find_attention(last))
     # Compilers take some of PyTorch's functions that call attention as one operation, and would find on disk
     # what they once made of it with another attention in place.
     if hasattr(compiler_config, "cache_key_tag"):  # from PyTorch 2.7 on

@@ -77,4 +77,4 @@ def _joined(a: Tensor | None, b: Tensor) -> Tensor:
 def _as_added(mask: Tensor) -> Tensor:
     if mask.dtype is not torch.bool:
         return mask
-    return torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
+    return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, float("-inf"))

@@ -26,7 +26,7 @@ class AttentionWeights:
         """The probabilities."""
         scores = torch.matmul(self._q, self._k.transpose(-2, -1)) * self._scale
         if self._causal:
-            hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+            hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
             scores.masked_fill_(hidden, float("-inf"))
         if self._mask is not None and self._mask.dtype is torch.bool:
             scores.masked_fill_(~self._mask, float("-inf"))

@@ -1,0 +1,100 @@
+"""Calls that a tensor's type or a mode overrides by `__torch_function__`, as `CausalBias` and `torch.fx` do.
+
+Such code knows PyTorch's function by identity, so that is what it gets. What it passes on is computed here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.bias import CausalBias, CausalVariant
+from torch.overrides import TorchFunctionMode, has_torch_function_variadic
+from torch.utils._device import DeviceContext
+
+from flashbench.integrations.torch.place import Attention, in_its_place, torch_sdpa
+from flashbench.integrations.torch.statistics import fell_back
+
+# PyTorch has no public names for the stack of modes.
+_size, _at = torch._C._len_torch_function_stack, torch._C._get_function_stack_at
+_push, _pop = torch._C._push_on_torch_function_stack, torch._C._pop_torch_function_stack
+
+
+def overriding(*arguments: Any) -> str | None:
+    """What overrides a call of these, in words; None where nothing does."""
+    for x in arguments:
+        if type(x) is not Tensor and _is_asked(x):
+            return f"tensors of type {type(x).__name__}"
+    for i in range(_size()):
+        mode = type(_at(i))
+        if mode is not DeviceContext:  # which is about functions that make tensors
+            return f"a mode, {mode.__name__}, that overrides PyTorch's functions"
+    return None
+
+
+@torch.compiler.disable  # what a compiler traces finds the replacement in the function's place
+def overridden(by: str, compute: Attention, *arguments: Any, **named: Any) -> Tensor:
+    """What comes of a call that `by` overrides; what is passed on to PyTorch's function goes to `compute`."""
+    last = _Last(compute)
+    _insert(last)
+    try:
+        o = in_its_place(*arguments, **named)
+    finally:
+        _remove(last)
+    if not last.reached:
+        fell_back(by)
+    return o
+
+
+def traceable(bias: CausalBias) -> tuple[Tensor | None, bool]:
+    """A mask and whether attention is causal, top-left, that mean the same."""
+    rows, columns = bias.seq_len_q, bias.seq_len_kv
+    if rows == columns or bias.variant == CausalVariant.UPPER_LEFT:
+        return None, True
+    return torch.ones(rows, columns, dtype=torch.bool, device="cpu").tril(columns - rows), False
+
+
+class _Last(TorchFunctionMode):
+    """The last to see a call of PyTorch's function: after all other modes, and after the tensors' types."""
+
+    def __init__(self, compute: Attention) -> None:
+        super().__init__()
+        self.compute, self.reached = compute, False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch_sdpa:
+            return func(*args, **kwargs)
+        asked = torch.overrides._get_overloaded_args(
+            [x for x in (*args, *kwargs.values()) if type(x) is not Tensor]
+        )
+        for x in asked:
+            with self:  # its type may pass the call on
+                o = x.__torch_function__(func, types, args, kwargs)
+            if o is not NotImplemented:
+                return o
+        if asked:
+            return func(*args, **kwargs)  # for PyTorch's own error
+        self.reached = True
+        return self.compute(*args, **kwargs)
+
+
+def _is_asked(x: Any) -> bool:
+    if torch.compiler.is_dynamo_compiling():
+        return bool(has_torch_function_variadic(x))  # which says nothing of modes there
+    return bool(torch.overrides._get_overloaded_args([x]))
+
+
+def _insert(mode: TorchFunctionMode) -> None:
+    """Below the other modes of this thread."""
+    others = [_pop() for _ in range(_size())]
+    for other in (mode, *reversed(others)):
+        _push(other)
+
+
+def _remove(mode: TorchFunctionMode) -> None:
+    found = [_pop() for _ in range(_size())]
+    for other in reversed(found):
+        if other is not mode:
+            _push(other)
