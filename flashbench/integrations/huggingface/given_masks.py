@@ -1,4 +1,4 @@
-"""Masks as models hand them to attention: checked, recognised once a forward, joined with a position bias."""
+"""Masks as models hand them to attention: checked, recognised, joined with a position bias."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import torch
 from torch import Tensor
 
 from flashbench.errors import AttentionError
-from flashbench.integrations.huggingface.lazy_masks import LazyMask
+from flashbench.integrations.huggingface.lazy_masks import LazyMask, is_watched
 from flashbench.integrations.huggingface.patterns import Pattern, hidden_by_infinity, recognise
-
-_KNOWN = "_flashbench_pattern"  # on a mask: what was found in it, and in which version of it
 
 
 def pattern_of(mask: Tensor, query: Tensor, keys: int) -> Pattern:
-    """The pattern of a mask, bool (True may attend) or added. Found once for all layers that share the mask.
+    """The pattern of a mask, bool (True may attend) or added.
 
     Raises AttentionError where the mask does not fit.
     """
-    if torch.compiler.is_compiling() or mask.requires_grad:  # its numbers are not to be looked at
+    if is_watched() or mask.requires_grad:  # its numbers are not to be looked at
         mask = _in_four_dimensions(mask, query, keys)
         return Pattern(keys, mask=mask if mask.dtype is torch.bool else hidden_by_infinity(mask))
     if isinstance(mask, LazyMask):
@@ -26,23 +24,7 @@ def pattern_of(mask: Tensor, query: Tensor, keys: int) -> Pattern:
             _check(mask, query, keys)
             return lazy
         mask = mask.whole()
-        return _resolved(recognise(_in_four_dimensions(mask, query, keys), query.shape[2]), mask, query, keys)
-    # A mask of inference_mode counts no versions: it is looked at each time.
-    state = None if mask.is_inference() else (mask._version, query.shape, query.dtype, keys)
-    known = getattr(mask, _KNOWN, None)
-    if known is not None and known[0] == state:
-        pattern: Pattern = known[1]
-    else:
-        pattern = recognise(_in_four_dimensions(mask, query, keys), query.shape[2])
-        if state is not None:
-            setattr(mask, _KNOWN, (state, pattern))
-    return _resolved(pattern, mask, query, keys)
-
-
-def _resolved(pattern: Pattern, mask: Tensor, query: Tensor, keys: int) -> Pattern:
-    if pattern.as_given:
-        return pattern._replace(mask=_in_four_dimensions(mask, query, keys), as_given=False)
-    return pattern
+    return recognise(_in_four_dimensions(mask, query, keys), query.shape[2])
 
 
 def with_bias(pattern: Pattern, bias: Tensor) -> Tensor:

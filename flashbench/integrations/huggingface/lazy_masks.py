@@ -8,6 +8,7 @@ kernels need no more than its pattern, so a mask that is known to be a band and 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -72,6 +73,24 @@ class LazyMask(Tensor):
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         return self.whole().clone()
 
+    @property
+    def data(self) -> Tensor:
+        """As of every tensor: it shares the numbers, and what is assigned takes their place."""
+        return self._given_away().data
+
+    @data.setter
+    def data(self, numbers: Tensor) -> None:
+        self._given_away().data = numbers
+
+    def share_memory_(self) -> LazyMask:
+        self._given_away().share_memory_()
+        return self
+
+    def _given_away(self) -> Tensor:
+        """All of its numbers for someone who may write to them."""
+        self.shared = True
+        return self.whole()
+
     def __tensor_flatten__(self) -> tuple[list[str], Any]:
         return ["seen"], self.rule
 
@@ -86,10 +105,21 @@ class LazyMask(Tensor):
         def plain(x: Any) -> Any:
             if not isinstance(x, LazyMask):
                 return x
-            x.shared = x.shared or aliases
-            return x.whole()
+            return x._given_away() if aliases else x.whole()
 
         return func(*tree_map(plain, args), **tree_map(plain, kwargs or {}))
+
+
+def _of_the_numbers(name: str) -> Callable[..., Any]:
+    def method(self: LazyMask, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._given_away(), name)(*args, **kwargs)
+
+    return method
+
+
+# Ways to the memory of a tensor that are no operators: what is there is not the mask.
+for _name in ("numpy", "__array__", "tolist", "__dlpack__", "__dlpack_device__", "__reduce_ex__"):
+    setattr(LazyMask, _name, _of_the_numbers(_name))
 
 
 def lazy_mask(
@@ -110,7 +140,7 @@ def lazy_mask(
         eager_mask, batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask,
         dtype, use_vmap=use_vmap, device=device, **rest,
     )  # fmt: skip
-    if _is_watched() or torch.device(device).type != "cpu" or use_vmap or q_length == 1:
+    if is_watched() or torch.device(device).type != "cpu" or use_vmap or q_length == 1:
         return written()
     limits = limits_of(mask_function)
     if limits is None:
@@ -131,7 +161,8 @@ def _seen(attention_mask: Tensor | None, batch: int, keys: int, first: int) -> T
     return functional.pad(attention_mask.bool(), (0, missing))[:, first : first + keys]
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
+    """Whether operations are recorded, so that numbers of now must not decide anything."""
     return bool(
         torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack() > 0
     )

@@ -185,20 +185,34 @@ def test_other_devices_are_left_to_transformers() -> None:
         assert forward(Layer(2), q, k, v, None)[0].shape == (2, 6, 4, 8)
 
 
-def test_a_mask_is_looked_at_once_and_again_when_it_changes(monkeypatch: Any) -> None:
-    from flashbench.integrations.huggingface import given_masks
-
-    looks: list[int] = []
-    found = given_masks.recognise
-    monkeypatch.setattr(given_masks, "recognise", lambda *of: looks.append(1) or found(*of))
+@pytest.mark.parametrize("kind", ["bool", "added", "of keys"])
+@pytest.mark.parametrize("refill", ["indexing", "numpy", "data", "detach", "set_", "from_numpy"])
+def test_a_mask_that_is_refilled_is_looked_at_again(refill: str, kind: str) -> None:
+    """Most of these move no version, and none but set_ the address."""
     q, k, v = qkv()
-    mask = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
-    for _ in range(3):
-        forward(Layer(2), q, k, v, mask)
-    assert len(looks) == 1
-    mask[..., 4, 0] = False
-    close(forward(Layer(2), q, k, v, mask)[0], sdpa_attention_forward(Layer(2), q, k, v, mask)[0])
-    assert len(looks) == 2
+    old = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
+    new = torch.ones(1, 1, 6, 6, dtype=torch.bool).triu(-2)
+    if kind == "of keys":
+        old, new = old[:, :, 3:4], new[:, :, 3:4]
+    lowest = torch.finfo(torch.float64).min
+    given_ = [
+        torch.zeros(x.shape).double().masked_fill(~x, lowest) if kind == "added" else x for x in (old, new)
+    ]
+    numbers = given_[1]
+    buffer = given_[0].numpy().copy()
+    mask = torch.from_numpy(buffer) if refill == "from_numpy" else given_[0].clone()
+    layer = Layer(2)
+    for _ in range(2):  # as layers share a mask
+        close(forward(layer, q, k, v, mask)[0], sdpa_attention_forward(layer, q, k, v, old)[0])
+    {
+        "indexing": lambda: mask.__setitem__(..., numbers),
+        "numpy": lambda: mask.numpy().__setitem__(..., numbers.numpy()),
+        "data": lambda: mask.data.copy_(numbers),
+        "detach": lambda: mask.detach().copy_(numbers),
+        "set_": lambda: mask.set_(numbers.clone()),
+        "from_numpy": lambda: buffer.__setitem__(..., numbers.numpy()),
+    }[refill]()
+    close(forward(layer, q, k, v, mask)[0], sdpa_attention_forward(layer, q, k, v, new)[0])
 
 
 def test_rows_that_see_no_key_are_zero_as_with_sdpa() -> None:

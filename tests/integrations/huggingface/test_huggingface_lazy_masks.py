@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -120,6 +122,28 @@ def test_what_is_written_to_them_counts(write: str) -> None:
         logits.append(model(**inputs, attention_mask=mask).logits)
         assert not torch.allclose(logits[-1], before)
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("way", ["numpy", "asarray", "dlpack", "data", "new data", "share_memory_", "copy"])
+def test_numbers_are_shared_with_those_who_go_past_operators(way: str) -> None:
+    """PyTorch has no memory for such a tensor: to look there is to read, or write, anywhere."""
+    mask, eager = unwritten(), eager_mask(2, 19, 19, attention_mask=LEFT.bool())
+    other = eager.flip(1, 2)
+    shared = {
+        "numpy": lambda: torch.from_numpy(mask.numpy()),
+        "asarray": lambda: torch.from_numpy(np.asarray(mask)),
+        "dlpack": lambda: torch.from_dlpack(mask),
+        "data": lambda: mask.data,
+        "new data": lambda: setattr(mask, "data", eager.clone()) or mask.data,
+        "share_memory_": lambda: mask.share_memory_(),
+        "copy": lambda: copy.copy(mask),
+    }[way]()
+    assert torch.equal(shared + 0, eager)
+    shared.copy_(other)
+    assert torch.equal(mask + 0, other)
+    assert mask.pattern() is None
+    assert mask.tolist() == other.tolist()
+    assert torch.equal(pickle.loads(pickle.dumps(mask)), other)
 
 
 def test_they_can_be_shown_and_copied() -> None:

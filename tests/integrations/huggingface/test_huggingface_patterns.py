@@ -34,11 +34,10 @@ def let_through(pattern: Pattern, mask: torch.Tensor, queries: int) -> torch.Ten
         seen &= key >= own - left
     if right is not None:
         seen &= key <= own + right
-    more = mask if pattern.as_given else pattern.mask
-    if more is not None:
-        assert pattern.mask is None or more.dtype is torch.bool
-        seen = seen & (more if more.dtype is torch.bool else more > LOWEST / 2)
-    return torch.nn.functional.pad(seen.expand(mask.shape[0], 1, -1, -1), (0, mask.shape[3] - keys))
+    if pattern.mask is not None:
+        assert pattern.mask.dtype is torch.bool
+        seen = seen & pattern.mask
+    return torch.nn.functional.pad(seen.expand(*mask.shape[:2], -1, -1), (0, mask.shape[3] - keys))
 
 
 @given(
@@ -63,7 +62,6 @@ def test_masks_of_transformers(queries, keys, q_offset, window, kind, padding, p
     assert torch.equal(let_through(pattern, mask, queries), true)
     if not padded and kind in ("causal", "all") and true.any():
         assert pattern.mask is None
-        assert not pattern.as_given
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.data())
@@ -81,7 +79,31 @@ def test_one_entry_makes_the_difference() -> None:
     for i, j in ((20, 3), (38, 0), (3, 20)):
         other = mask.clone()
         other[0, 0, i, j] ^= True
-        assert recognise(other, 40).as_given
+        assert recognise(other, 40) == Pattern(40, mask=other)
+
+
+@given(st.integers(1, 5), st.integers(1, 6), st.booleans(), st.data())
+def test_how_a_mask_lies_in_memory_makes_no_difference(queries, keys, added, data) -> None:
+    bits = st.lists(st.booleans(), min_size=4 * queries * keys, max_size=4 * queries * keys)
+    true = torch.tensor(data.draw(bits)).view(2, 2, queries, keys)
+    if data.draw(st.booleans()):
+        true = true & true[:, :, :1] & torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+    mask = torch.where(true, 0.0, LOWEST) if added else true
+    room = mask.new_zeros(2, 3, queries + 2, 2 * keys + 3)
+    slices = {
+        "rows with room between them": room[:, 1:, 1:-1, 2 : keys + 2],
+        "every other key": room[:, 1:, 1:-1, 1 : 2 * keys + 1 : 2],
+        "keys first": mask.new_zeros(keys, queries, 2, 2).permute(3, 2, 1, 0),
+    }
+    expected = recognise(mask, queries)
+    for lies, view in slices.items():
+        found = recognise(view.copy_(mask), queries)
+        assert found[:-1] == expected[:-1], lies
+        assert torch.equal(let_through(found, view, queries), true), lies
+    shared = mask[:1, :1].expand(2, 2, -1, -1)
+    assert torch.equal(
+        let_through(recognise(shared, queries), shared, queries), true[:1, :1].expand(2, 2, -1, -1)
+    )
 
 
 def test_a_window_of_a_causal_mask() -> None:
@@ -107,7 +129,8 @@ def test_batches_of_the_same_mask_keep_one() -> None:
 def test_numbers_that_are_added_stay_numbers() -> None:
     mask = torch.tensor([[0.5, LOWEST], [-1e9, 0.0]])[None, None]
     assert torch.equal(recognise(mask, 2).mask[0, 0], torch.tensor([[0.5, -float("inf")], [-1e9, 0.0]]))
-    assert recognise(mask.clamp(min=-1e9), 2).as_given
+    for whole in (mask.clamp(min=-1e9), mask.masked_fill(mask == LOWEST, -float("inf"))):
+        assert recognise(whole, 2).mask is whole
 
 
 def test_a_nan_hides_nothing() -> None:
