@@ -13,6 +13,8 @@ import msgspec
 from flashbench.errors import AttentionError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -346,17 +348,21 @@ class AttentionProblem(
 
     def make_inputs(self, seed: int = 0) -> Inputs:
         """Standard normal q, k, v and do, the same for the same seed on every machine."""
+        return Inputs(*self.each_input(seed))
+
+    def each_input(self, seed: int = 0) -> Iterator[NDArray[np.floating]]:
+        """The same arrays one after the other, for who need not hold them all at once."""
         import numpy as np
 
         rng = np.random.default_rng(seed)
         dtype = np.dtype(self.dtype)
-        shapes = (
+        for shape in (
             self.q_shape,
             self.k_shape,
             (*self.k_shape[:3], self.head_dim_v),
             (*self.q_shape[:3], self.head_dim_v),
-        )
-        return Inputs(*(rng.standard_normal(shape).astype(dtype, copy=False) for shape in shapes))
+        ):
+            yield rng.standard_normal(shape).astype(dtype, copy=False)
 
 
 @functools.lru_cache(maxsize=1024)  # several times a call, and of the same problems again
