@@ -142,7 +142,7 @@ def verify(
 def _work(case: Case) -> int:
     """About in proportion to the time that a case takes, most of which the oracle does."""
     problem = case.problem
-    pairs = sum(sequence.seqlen_q * sequence.seqlen_k for sequence in problem.sequences())
+    pairs = sum(count * seqlen_q * seqlen_k for (seqlen_q, seqlen_k), count in problem.length_counts.items())
     return problem.num_heads * pairs + _PAIRS_OF_A_CALL
 
 

@@ -30,6 +30,8 @@ FACTORY = "flashbench.studies.workload:build"
 # Above this many operations the oracle would take longer than everything else: check a sample.
 SAMPLE_ABOVE_FLOPS = 30_000_000_000
 SAMPLED_GROUPS = 2
+# Each takes the oracle some tenths of a millisecond, however small it is.
+MOST_GROUPS = 4096
 CACHE_LINE = 64
 
 
@@ -174,7 +176,7 @@ class AttentionWorkload:
         for batch, kv_head in groups:
             part = head_group(self._problem, batch, kv_head)
             expected = self._expected(part, inputs, extras)
-            rows += self._heads_per_key * self._problem.sequences()[batch].seqlen_q
+            rows += self._heads_per_key * self._problem.sequence(batch).seqlen_q
             if "lse" in expected:
                 largest_lse = max(largest_lse, largest_finite(expected["lse"]))
             dsinks[part.queries[1]] += expected.pop("dsinks", 0.0)
@@ -197,11 +199,14 @@ class AttentionWorkload:
         return self._problem.num_heads // self._problem.num_kv_heads
 
     def _sample(self) -> list[tuple[int, int]]:
-        """(batch, kv_head) of the groups of heads to check: all, or the first and the last."""
-        groups = list(np.ndindex(self._problem.batch, self._problem.num_kv_heads))
-        if self._problem.flops(self._direction) > SAMPLE_ABOVE_FLOPS and len(groups) > SAMPLED_GROUPS:
-            groups = [groups[0], groups[-1]]
-        return [(batch, kv_head) for batch, kv_head in groups]
+        """(batch, kv_head) of the groups of heads to check: all, or some from the first to the last."""
+        heads = self._problem.num_kv_heads
+        groups = self._problem.batch * heads
+        long = self._problem.flops(self._direction) > SAMPLE_ABOVE_FLOPS
+        most = SAMPLED_GROUPS if long else MOST_GROUPS
+        if groups <= most:
+            return [divmod(place, heads) for place in range(groups)]
+        return [divmod(place * (groups - 1) // (most - 1), heads) for place in range(most)]
 
     def _heads_of_every_sequence(self, groups: list[tuple[int, int]]) -> list[int]:
         count = Counter(kv_head for _, kv_head in groups)

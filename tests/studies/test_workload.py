@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any, get_args
 
 import fake_engines
@@ -134,6 +135,34 @@ def test_large_problem_is_checked_on_its_first_and_last_heads(monkeypatch: pytes
     assert made.check()["wrong"] is None
     made._outputs["dk"][2, 1, 0] = np.nan
     assert made.check()["wrong"].startswith("dk has NaN")
+
+
+def test_many_small_groups_are_checked_from_the_first_to_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workload, "MOST_GROUPS", 5)
+    made = make(
+        NumpyEngine(), "fwd", AttentionProblem.of(2, batch=30, num_heads=4, num_kv_heads=2, head_dim=4)
+    )
+    assert made.check()["rows_checked"] == 5 * 2 * 2
+    for batch, head in ((0, 0), (29, 3)):
+        made._outputs["o"][batch, head] += 1e-6
+        assert made.check()["wrong"].startswith("o is off")
+        made._outputs["o"][batch, head] -= 1e-6
+
+
+def test_a_check_of_many_sequences_does_not_list_them_all_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = (2, 0, 1) * 20
+    problem = AttentionProblem.of(2, batch=60, head_dim=4, key_lengths=lengths, query_lengths=lengths)
+    made = make(fake_engines.Oracle(), "fwd_bwd", problem)
+    listed = Counter[int]()
+    sequences = AttentionProblem.sequences
+
+    def counted(problem: AttentionProblem) -> Any:
+        listed[problem.batch] += 1
+        return sequences(problem)
+
+    monkeypatch.setattr(AttentionProblem, "sequences", counted)
+    assert made.check()["wrong"] is None
+    assert set(listed) == {1}
 
 
 def test_unsupported_problem_is_refused() -> None:
