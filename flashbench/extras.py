@@ -93,9 +93,8 @@ def _make_block_mask(problem: AttentionProblem, rng: np.random.Generator) -> Blo
 
 def _make_table(problem: AttentionProblem, rng: np.random.Generator) -> NDArray[np.int64]:
     assert problem.page_size is not None
-    pages = [-(-sequence.seqlen_k // problem.page_size) for sequence in problem.sequences()]
-    order = iter(rng.permutation(sum(pages)))
-    table = np.zeros((problem.batch, max(pages)), np.int64)
-    for row, count in zip(table, pages, strict=True):
-        row[:count] = [next(order) for _ in range(count)]
+    lengths = (problem.seqlen_k,) * problem.batch if problem.key_lengths is None else problem.key_lengths
+    pages = -(-np.array(lengths) // problem.page_size)
+    table = np.zeros((problem.batch, pages.max()), np.int64)
+    table[np.arange(table.shape[1]) < pages[:, np.newaxis]] = rng.permutation(pages.sum())
     return table

@@ -13,6 +13,8 @@ import msgspec
 from flashbench.errors import AttentionError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -244,6 +246,25 @@ class AttentionProblem(
         """The same of a sequence of these lengths."""
         return seqlen_k - seqlen_q if self.causal_alignment == "bottom-right" else 0
 
+    @property
+    def length_counts(self) -> Mapping[tuple[int, int], int]:
+        """How many sequences there are of each (seqlen_q, seqlen_k): what sums over a batch go over, since it
+        may hold a million.
+
+        >>> AttentionProblem.of(64, batch=10**6).length_counts
+        {(64, 64): 1000000}
+        """
+        return _length_counts(self)
+
+    def sequence(self, b: int) -> Sequence:
+        """Sequence b of the batch, without going through those before it."""
+        seqlen_q = self.seqlen_q if self.query_lengths is None else self.query_lengths[b]
+        seqlen_k = self.seqlen_k if self.key_lengths is None else self.key_lengths[b]
+        if not self.packed:
+            return Sequence(b, 0, 0, seqlen_q, seqlen_k)
+        first_queries, first_keys = _first_rows(self)
+        return Sequence(0, first_queries[b], first_keys[b], seqlen_q, seqlen_k)
+
     def sequences(self) -> list[Sequence]:
         """Every sequence of the batch, where it lies and how long it is."""
         keys = self.key_lengths or (self.seqlen_k,) * self.batch
@@ -264,7 +285,8 @@ class AttentionProblem(
     @property
     def masked(self) -> bool:
         """Whether causal mask or window hide anything: the one query of a decoding step sees every key."""
-        return self.visible_pairs < sum(s.seqlen_q * s.seqlen_k for s in self.sequences())
+        pairs = sum(count * seqlen_q * seqlen_k for (seqlen_q, seqlen_k), count in self.length_counts.items())
+        return self.visible_pairs < pairs
 
     def flops(self, direction: Direction) -> int:
         """Multiply-adds count two. Forward: q k^T and p v. Backward: those two scores again
@@ -285,7 +307,8 @@ class AttentionProblem(
     def key_rows(self) -> int:
         """Rows of k of one head, over the batch."""
         if self.page_size is not None:  # whole pages
-            return sum(-(-s.seqlen_k // self.page_size) * self.page_size for s in self.sequences())
+            pages = sum(count * -(-keys // self.page_size) for (_, keys), count in self.length_counts.items())
+            return pages * self.page_size
         if self.packed and self.key_lengths is not None:
             return sum(self.key_lengths)
         return self.batch * self.seqlen_k
@@ -346,24 +369,47 @@ class AttentionProblem(
 
     def make_inputs(self, seed: int = 0) -> Inputs:
         """Standard normal q, k, v and do, the same for the same seed on every machine."""
+        return Inputs(*self.each_input(seed))
+
+    def each_input(self, seed: int = 0) -> Iterator[NDArray[np.floating]]:
+        """The same arrays one after the other, for who need not hold them all at once."""
         import numpy as np
 
         rng = np.random.default_rng(seed)
         dtype = np.dtype(self.dtype)
-        shapes = (
+        for shape in (
             self.q_shape,
             self.k_shape,
             (*self.k_shape[:3], self.head_dim_v),
             (*self.q_shape[:3], self.head_dim_v),
-        )
-        return Inputs(*(rng.standard_normal(shape).astype(dtype, copy=False) for shape in shapes))
+        ):
+            yield rng.standard_normal(shape).astype(dtype, copy=False)
+
+
+@functools.lru_cache(maxsize=64)
+def _length_counts(problem: AttentionProblem) -> Mapping[tuple[int, int], int]:
+    if problem.key_lengths is None:
+        return {(problem.seqlen_q, problem.seqlen_k): problem.batch}
+    if problem.query_lengths is None:
+        return {(problem.seqlen_q, length): count for length, count in Counter(problem.key_lengths).items()}
+    return dict(Counter(zip(problem.query_lengths, problem.key_lengths, strict=True)))
+
+
+@functools.lru_cache(maxsize=8)
+def _first_rows(problem: AttentionProblem) -> tuple[list[int], list[int]]:
+    """Of each packed sequence: where its queries and its keys begin."""
+    assert problem.query_lengths is not None
+    assert problem.key_lengths is not None
+    lengths = problem.query_lengths, problem.key_lengths
+    queries, keys = (list(itertools.accumulate(some, initial=0)) for some in lengths)
+    return queries, keys
 
 
 @functools.lru_cache(maxsize=1024)  # several times a call, and of the same problems again
 def _visible_pairs(problem: AttentionProblem) -> int:
     left, right = problem.window
     total = 0
-    for (seqlen_q, seqlen_k), count in Counter(s[3:] for s in problem.sequences()).items():
+    for (seqlen_q, seqlen_k), count in problem.length_counts.items():
         diagonal = problem.diagonal_of(seqlen_q, seqlen_k)
         pairs = seqlen_q * seqlen_k
         if right is not None:

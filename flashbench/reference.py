@@ -139,7 +139,7 @@ def head_group(problem: AttentionProblem, batch: int, kv_head: int) -> HeadGroup
     (slice(3, 6, None), slice(1, 2, None))
     """
     group = problem.num_heads // problem.num_kv_heads
-    sequence = problem.sequences()[batch]
+    sequence = problem.sequence(batch)
     part = msgspec.structs.replace(
         problem,
         batch=1,

@@ -135,11 +135,11 @@ def problem_tolerance(
                 problem.dtype,
                 what,
                 heads_per_key=problem.num_heads // problem.num_kv_heads,
-                seqlen_q=max(1, sequence.seqlen_q),
-                seqlen_k=max(1, sequence.seqlen_k),
+                seqlen_q=max(1, seqlen_q),
+                seqlen_k=max(1, seqlen_k),
                 sizes=sizes,
             )
-            for sequence in problem.sequences()
+            for seqlen_q, seqlen_k in problem.length_counts
         )
     if not sizes.exact_logits:  # point 5
         growth = _growth(what, sizes)
@@ -159,10 +159,11 @@ def _of_sums_of_ds(problem: AttentionProblem, what: Output, sizes: Sizes) -> flo
     left, right = problem.window
     widest = problem.seqlen_k if left is None or right is None else left + right + 1
     squares, terms = [], []
-    for sequence in problem.sequences():
-        keys = max(1, min(widest, sequence.seqlen_k, sizes.keys or widest))
-        squares.append(1.0 if "q" in kept else max(1.0, sequence.seqlen_q / keys**2))
-        terms.append((1 if "q" in kept else sequence.seqlen_q) * (1 if "k" in kept else sequence.seqlen_k))
+    for (seqlen_q, seqlen_k), count in problem.length_counts.items():
+        keys = max(1, min(widest, seqlen_k, sizes.keys or widest))
+        alike = 1 if "b" in kept else count
+        squares.append(alike * (1.0 if "q" in kept else max(1.0, seqlen_q / keys**2)))
+        terms.append(alike * (1 if "q" in kept else seqlen_q) * (1 if "k" in kept else seqlen_k))
     over_sequences = max if "b" in kept else sum
     heads = 1 if "h" in kept else problem.num_heads
     size = math.sqrt(heads * over_sequences(squares))

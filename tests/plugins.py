@@ -29,6 +29,8 @@ BROKEN: Mapping[str, str] = {
         f"{_GOOD}    def forward(self, *a, **k):\n        f = super().forward(*a, **k)\n"
         "        return f._replace(o=f.o.tolist())"
     ),
+    "overwriting": f"{_GOOD}    def forward(self, p, s, q, *a, **k):\n        q[...] = 0\n"
+    "        return super().forward(p, s, q, *a, **k)",
     "choosy": f"{_GOOD}    def unsupported(self, *_):\n        return 'it is Sunday'",
 }
 

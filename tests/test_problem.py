@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -111,6 +112,8 @@ def test_sequences_lie_where_the_arrays_have_room_for_them(problem: AttentionPro
     """Queries of all sequences fill q, each once, and keys lie within k; pages hold all keys."""
     sequences = problem.sequences()
     assert len(sequences) == problem.batch
+    assert [problem.sequence(b) for b in range(problem.batch)] == sequences
+    assert problem.length_counts == Counter((one.seqlen_q, one.seqlen_k) for one in sequences)
     inputs, extras = problem.make_inputs(0), random_extras(problem)
     assert [x.shape for x in inputs] == [
         problem.q_shape,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import msgspec
@@ -127,6 +128,51 @@ class Untidy(Right):
         gradients = super().backward(*arguments, **options)
         arguments[2][0, 0, 0, 0] = 7.0
         return gradients
+
+
+def _inputs_by_name(arguments: tuple[Any, ...], extras: Extras) -> dict[str, Any]:
+    """What an engine must not write to, by its name; arguments: of a forward, or of a backward."""
+    arrays = arguments[2:]  # after problem and settings
+    if len(arrays) == 3:
+        return {**dict(zip("qkv", arrays, strict=True)), **extras._asdict()}
+    *inputs, forward = arrays
+    named = dict(zip(("do", "q", "k", "v"), inputs, strict=True))
+    return {**named, "o": forward.o, "lse": forward.lse, **extras._asdict()}
+
+
+def _writable(x: Any) -> Any:
+    """The memory of an array once, whatever it is broadcast to, as compiled code sees it."""
+    own = x[tuple(slice(1) if step == 0 else slice(None) for step in x.strides)]
+    interface = {**own.__array_interface__, "data": (own.__array_interface__["data"][0], False)}
+    return np.asarray(SimpleNamespace(__array_interface__=interface))
+
+
+class _Scribbler:
+    """Mixed into a right engine, writes to one input before its call: right about what it then holds."""
+
+    def __init__(self, name: str, direction: Direction) -> None:
+        super().__init__()
+        self.spoils, self.direction = name, direction
+
+    def _spoil(self, arguments: tuple[Any, ...], extras: Extras) -> None:
+        target = _inputs_by_name(arguments, extras)[self.spoils]
+        own = _writable(target.partial if isinstance(target, BlockMask) else target)
+        if own.dtype == np.bool_:
+            own[...] = ~own
+        elif own.dtype == np.int64:
+            own[...] = own[..., ::-1].copy()
+        else:
+            own[...] = 0.25
+
+    def forward(self, *arguments: Any, extras: Extras = NO_EXTRAS, **options: Any) -> Forward:
+        if self.direction == "fwd":
+            self._spoil(arguments, extras)
+        return super().forward(*arguments, extras=extras, **options)  # type: ignore[misc]
+
+    def backward(self, *arguments: Any, extras: Extras = NO_EXTRAS, **options: Any) -> AttentionGradients:
+        if self.direction == "bwd":
+            self._spoil(arguments, extras)
+        return super().backward(*arguments, extras=extras, **options)  # type: ignore[misc]
 
 
 class WrongDtype(Right):
@@ -319,6 +365,20 @@ class UntidyWithMasks(Featured):
         if isinstance(extras.mask, BlockMask):
             extras.mask.columns[0] += 1
         return found
+
+
+class OverwritingO(_Scribbler, Featured):
+    """Uses the room of o, which it is given again for the next backward."""
+
+    def __init__(self) -> None:
+        super().__init__("o", "bwd")
+
+
+class Scribbling(_Scribbler, Featured):
+    """Writes to what it is told to: `q` of `fwd` where nothing is told."""
+
+    def __init__(self, name: str = "q", direction: Direction = "fwd") -> None:
+        super().__init__(name, direction)
 
 
 class Choosy(Right):

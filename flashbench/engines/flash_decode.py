@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from flashbench.kernels.blocks import ALIGNMENT, aligned, decode_elements
 from flashbench.kernels.features import SEQUENCE_COLUMNS
 from flashbench.kernels.flash_decode import MOST_QUERIES, flash_decode
 from flashbench.kernels.threads import run_on_threads
-from flashbench.problem import AttentionProblem, Sequence
+from flashbench.problem import AttentionProblem
 
 _MOST_ROWS = 64  # queries of a chunk, over the heads that share keys: four vectors of float32 on AVX-512
 _BLOCK_K = 64
@@ -57,18 +57,19 @@ def decode_plan(problem: AttentionProblem, settings: Settings) -> DecodePlan:
     """The sizes for a problem that `decodes`."""
     group = problem.num_heads // problem.num_kv_heads
     chunk = min(MOST_QUERIES, problem.seqlen_q, max(1, _MOST_ROWS // group))
-    sequences = problem.sequences()
-    heads = problem.num_kv_heads * sum(-(-s.seqlen_q // chunk) for s in sequences)
+    lengths = problem.length_counts.items()
+    heads = problem.num_kv_heads * sum(count * -(-seqlen_q // chunk) for (seqlen_q, _), count in lengths)
     part_keys = max(_LEAST_KEYS, -(-problem.seqlen_k * heads // _PARTS))
     part_keys = -(-part_keys // _BLOCK_K) * _BLOCK_K
-    tasks = problem.num_kv_heads * sum(_tasks(s, chunk, part_keys) for s in sequences)
+    tasks = problem.num_kv_heads * sum(count * _tasks(sizes, chunk, part_keys) for sizes, count in lengths)
     block_k = min(settings.block_k or _BLOCK_K, problem.seqlen_k)
     return DecodePlan(chunk, group * chunk, part_keys, block_k, tasks)
 
 
-def _tasks(sequence: Sequence, chunk: int, part_keys: int) -> int:
-    """Tasks of one key/value head of a sequence."""
-    return -(-sequence.seqlen_q // chunk) * max(1, -(-sequence.seqlen_k // part_keys))
+def _tasks(lengths: tuple[Any, Any], chunk: int, part_keys: int) -> Any:
+    """Tasks of one key/value head of a sequence, by its numbers of queries and keys, or by arrays of them."""
+    seqlen_q, seqlen_k = lengths
+    return -(-seqlen_q // chunk) * (-(-seqlen_k // part_keys) + (seqlen_k == 0))
 
 
 def _threads(problem: AttentionProblem, settings: Settings, plan: DecodePlan) -> int:
@@ -104,7 +105,7 @@ def decode(
     stride = _stride(problem, plan)
     q, k, v = readable(q), readable(k), readable(v)
     table = array_table(q, k, v, o, lse[..., np.newaxis])
-    sequences = sequence_table(problem, lambda sequence: _tasks(sequence, plan.chunk, plan.part_keys))
+    sequences = sequence_table(problem, lambda *lengths: _tasks(lengths, plan.chunk, plan.part_keys))
     features = kernel_features(problem, extras)
     counters = np.zeros(1 + plan.tasks, dtype=np.int64)
     counters_address = address_of(counters)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 from flashbench.engines import Settings
 from flashbench.engines.features import FEATURE_BYTES, limited, number_bytes
-from flashbench.engines.launch import threads_for
+from flashbench.engines.launch import Tasks, threads_for
 from flashbench.engines.tuned import Pass, tuned_blocks
 from flashbench.kernels.blocks import (
     Blocks,
@@ -20,7 +19,7 @@ from flashbench.kernels.blocks import (
     within_window,
 )
 from flashbench.kernels.features import SEQUENCE_COLUMNS
-from flashbench.problem import AttentionProblem, Sequence
+from flashbench.problem import AttentionProblem
 
 
 @functools.lru_cache(maxsize=1024)  # asked at every call
@@ -68,17 +67,18 @@ def _chosen(problem: AttentionProblem, direction: Pass, settings: Settings) -> B
     return Blocks(block_q, block_k)
 
 
-def tiles_of(problem: AttentionProblem, blocks: Blocks) -> Callable[[Sequence], int]:
+def tiles_of(problem: AttentionProblem, blocks: Blocks) -> Tasks:
     """Tiles of queries of one head of a sequence, as kernels count them."""
     if problem.mask == "block":
         per_block = -(-problem.mask_block_q // blocks.block_q)
-        return lambda sequence: -(-sequence.seqlen_q // problem.mask_block_q) * per_block
-    return lambda sequence: -(-sequence.seqlen_q // blocks.block_q)
+        return lambda seqlen_q, seqlen_k: -(-seqlen_q // problem.mask_block_q) * per_block
+    return lambda seqlen_q, seqlen_k: -(-seqlen_q // blocks.block_q)
 
 
 def all_tiles(problem: AttentionProblem, blocks: Blocks) -> int:
     """Tiles of queries of one head, over all sequences."""
-    return sum(map(tiles_of(problem, blocks), problem.sequences()))
+    tiles = tiles_of(problem, blocks)
+    return sum(count * int(tiles(*lengths)) for lengths, count in problem.length_counts.items())
 
 
 def _numbers(problem: AttentionProblem) -> int:

@@ -10,16 +10,30 @@ from numpy.typing import NDArray
 
 from flashbench.engines import Array, Settings
 from flashbench.kernels.blocks import ALIGNMENT, aligned, scattered, useful_threads
-from flashbench.kernels.features import SEQUENCE_COLUMNS
+from flashbench.kernels.features import (
+    BATCH_INDEX,
+    DIAGONAL,
+    FIRST_KEY,
+    FIRST_QUERY,
+    SEQLEN_K,
+    SEQLEN_Q,
+    SEQUENCE_COLUMNS,
+    TILES_BEFORE,
+)
 from flashbench.kernels.near import MOVE_COLUMNS
 from flashbench.kernels.threads import available_cores
-from flashbench.problem import AttentionProblem, Direction, Sequence
+from flashbench.problem import AttentionProblem, Direction
 
 BYTE = np.uint8(0)  # tells the compiler what a bool mask is made of
 
 # Queries: rows that fewer read are not worth bringing together first. Measured from 64 to 4096 tokens; in
 # between, at 256, it depends on whether the copies' memory is new to the process.
 _WORTH_MOVING = 512
+# Of a batch: for so few the calls to NumPy would take longer than a loop.
+_FEW_SEQUENCES = 8
+
+# tasks(seqlen_q, seqlen_k) of a head of a sequence, of numbers or of arrays of them alike.
+Tasks = Callable[[Any, Any], Any]
 
 
 def result_like(x: Array, head_dim: int, *, zeros: bool = False) -> Array:
@@ -99,13 +113,33 @@ def _place(array: Array) -> tuple[int, int, int, int]:
     return address_of(array), batch, head, row // array.itemsize
 
 
-def sequence_table(problem: AttentionProblem, tasks: Callable[[Sequence], int]) -> NDArray[np.int64]:
-    """One row a sequence, in the columns of kernels/features.py; tasks(sequence) of a head."""
+def no_tasks(seqlen_q: Any, seqlen_k: Any) -> Any:
+    """For a table whose reader counts no tasks."""
+    return 0 * seqlen_q
+
+
+def sequence_table(problem: AttentionProblem, tasks: Tasks) -> NDArray[np.int64]:
+    """One row a sequence, in the columns of kernels/features.py."""
     table = np.empty((problem.batch, SEQUENCE_COLUMNS), dtype=np.int64)
-    before = 0
-    for row, sequence in zip(table, problem.sequences(), strict=True):
-        row[:] = (*sequence, problem.diagonal_of(sequence.seqlen_q, sequence.seqlen_k), before)
-        before += tasks(sequence)
+    if problem.batch <= _FEW_SEQUENCES:
+        before = 0
+        for row, sequence in zip(table, problem.sequences(), strict=True):
+            lengths = sequence.seqlen_q, sequence.seqlen_k
+            row[:] = (*sequence, problem.diagonal_of(*lengths), before)
+            before += tasks(*lengths)
+        return table
+    table[:, BATCH_INDEX] = 0 if problem.packed else np.arange(problem.batch)
+    table[:, FIRST_QUERY] = table[:, FIRST_KEY] = 0
+    table[:, SEQLEN_Q] = problem.seqlen_q if problem.query_lengths is None else problem.query_lengths
+    table[:, SEQLEN_K] = problem.seqlen_k if problem.key_lengths is None else problem.key_lengths
+    seqlen_q: Any = table[:, SEQLEN_Q]
+    seqlen_k: Any = table[:, SEQLEN_K]
+    if problem.packed:
+        np.cumsum(seqlen_q[:-1], out=table[1:, FIRST_QUERY])
+        np.cumsum(seqlen_k[:-1], out=table[1:, FIRST_KEY])
+    table[:, DIAGONAL] = problem.diagonal_of(seqlen_q, seqlen_k)
+    table[0, TILES_BEFORE] = 0
+    np.cumsum(tasks(seqlen_q, seqlen_k)[:-1], out=table[1:, TILES_BEFORE])
     return table
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from flashbench.engines.launch import (
     aligned_scratch,
     array_table,
     broadcast_gradient,
+    no_tasks,
     readable,
     result_like,
     sequence_table,
@@ -80,8 +81,8 @@ class StandardEngine:
     ) -> Forward:
         shape = problem.q_shape[:3]
         o, lse = result_like(q, problem.head_dim_v), np.empty(shape, dtype=q.dtype)
-        plan = _plan(problem)
-        sequences, scores, longest, hides = plan[:4]
+        plan, sequences = _plan(problem), _sequences(problem)
+        scores, longest, hides = plan[:3]
         stride = plan.stride if o.flags.c_contiguous else plan.packed
         p, tanh, dropped = kept = Kept(
             np.empty(scores, q.dtype),
@@ -163,7 +164,7 @@ class StandardEngine:
         dmask = None
         if mask_gradient and problem.mask == "float":
             dmask = np.zeros(problem.mask_shape, dtype=q.dtype)
-        sequences, _, longest, hides = _plan(problem)[:4]
+        sequences, (_, longest, hides) = _sequences(problem), _plan(problem)[:3]
         threads = threads_for(problem, "fwd", settings)
         do, q, k, v = readable(do), readable(q), readable(k), readable(v)
         o, lse = forward.o, forward.lse
@@ -279,7 +280,6 @@ class StandardEngine:
 class _Plan(NamedTuple):
     """What a problem's shape decides."""
 
-    sequences: NDArray[np.int64]  # the table of sequences, with where their scores lie
     scores: int  # how many there are
     longest: int  # the most queries or padded keys of a sequence
     hides: bool  # whether any score may be hidden, a padded one too
@@ -289,28 +289,39 @@ class _Plan(NamedTuple):
     )
 
 
-@lru_cache(maxsize=64)  # which takes longer than a small problem's attention
+def _columns(problem: AttentionProblem, seqlen_k: Any) -> Any:
+    """Of a sequence's slab of scores: packed sequences have their own sizes, others are padded as keys."""
+    return seqlen_k if problem.packed else 0 * seqlen_k + problem.seqlen_k
+
+
 def _plan(problem: AttentionProblem) -> _Plan:
-    """Packed sequences have slabs of scores of their own sizes; others are padded, as their keys are."""
-    table = np.empty((problem.batch, SLAB + 1), dtype=np.int64)
-    table[:, :COLUMNS] = sequence_table(problem, lambda seqlen_q: 0)
-    table[:, COLUMNS] = table[:, SEQLEN_K] if problem.packed else problem.seqlen_k
-    queries, columns = table[:, SEQLEN_Q], table[:, COLUMNS]
-    ends = np.cumsum(problem.num_heads * queries * columns)
-    table[0, SLAB] = 0
-    table[1:, SLAB] = ends[:-1]
-    longest_keys = int(columns.max())
+    scores, longest, longest_keys, room = 0, 0, 0, True
+    for (seqlen_q, seqlen_k), count in problem.length_counts.items():
+        columns = _columns(problem, seqlen_k)
+        scores += count * problem.num_heads * seqlen_q * columns
+        longest, longest_keys = max(longest, seqlen_q), max(longest_keys, columns)
+        room &= columns * problem.head_dim <= seqlen_q * problem.head_dim_v or seqlen_q == 0
     padded = problem.key_lengths is not None and not problem.packed
-    room = (columns * problem.head_dim <= queries * problem.head_dim_v) | (queries == 0)
     packed = aligned(min(KEY_TILE, longest_keys) * problem.head_dim * problem.itemsize)
     return _Plan(
-        table,
-        int(ends[-1]),
-        max(int(queries.max()), longest_keys),
+        scores,
+        max(longest, longest_keys),
         padded or problem.masked or problem.mask is not None,
         packed,
-        0 if room.all() else packed,
+        0 if room else packed,
     )
+
+
+@lru_cache(maxsize=64)  # which takes longer than a small problem's attention
+def _sequences(problem: AttentionProblem) -> NDArray[np.int64]:
+    """The table of sequences, with where their scores lie."""
+    table = np.empty((problem.batch, SLAB + 1), dtype=np.int64)
+    table[:, :COLUMNS] = sequence_table(problem, no_tasks)
+    table[:, COLUMNS] = _columns(problem, table[:, SEQLEN_K])
+    ends = np.cumsum(problem.num_heads * table[:, SEQLEN_Q] * table[:, COLUMNS])
+    table[0, SLAB] = 0
+    table[1:, SLAB] = ends[:-1]
+    return table
 
 
 def _flat(scores: Array) -> Array:

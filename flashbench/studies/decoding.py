@@ -24,10 +24,9 @@ def kv_bytes_read(problem: AttentionProblem) -> int:
     """
     left, right = problem.window
     rows = 0
-    for sequence in problem.sequences():
-        seqlen_q, seqlen_k = sequence.seqlen_q, sequence.seqlen_k
+    for (seqlen_q, seqlen_k), count in problem.length_counts.items():
         diagonal = problem.diagonal_of(seqlen_q, seqlen_k)
         first = 0 if left is None else max(0, diagonal - left)
         end = seqlen_k if right is None else min(seqlen_k, seqlen_q + diagonal + right)
-        rows += max(0, end - first) if seqlen_q else 0
+        rows += count * max(0, end - first) if seqlen_q else 0
     return rows * problem.num_kv_heads * (problem.head_dim + problem.head_dim_v) * problem.itemsize

@@ -11,6 +11,7 @@ from flashbench.engines import ENGINES, Engine, Forward, Settings, get_engine, p
 from flashbench.errors import EngineError
 from flashbench.extras import make_extras
 from flashbench.problem import AttentionProblem, Direction, Dtype
+from flashbench.studies.untouched import changed
 
 FACTORY = "flashbench.studies.engine_probe:build"
 DTYPES: tuple[Dtype, ...] = ("float32", "float64")
@@ -141,10 +142,13 @@ class EngineProbe:
         return reason is None
 
     def _run(self, feature: str, engine: Engine, problem: AttentionProblem) -> Forward:
-        q, k, v, _ = problem.make_inputs()
-        forward = engine.forward(problem, Settings(num_threads=1), q, k, v, extras=make_extras(problem))
+        inputs, extras = problem.make_inputs(), make_extras(problem)
+        forward = engine.forward(problem, Settings(num_threads=1), *inputs[:3], extras=extras)
         if not isinstance(forward.o, np.ndarray):
             raise TypeError(f"forward gave an o of type {type(forward.o).__name__}, not an array")
+        spoiled = changed(inputs, problem.make_inputs()) or changed(extras, make_extras(problem))
+        if spoiled is not None:
+            raise ValueError(f"forward changed its input {spoiled}, which is not to be written to")
         ran = engine.kernel(problem, "fwd")
         if ran is not None and ran.note is not None:
             self._notes[feature] = ran.note

@@ -45,9 +45,9 @@ def with_length(problem: AttentionProblem, seqlen_q: int, seqlen_k: int) -> Atte
     """The same problem with other lengths, those of its sequences being the same shares of them."""
     query_lengths, key_lengths = problem.query_lengths, problem.key_lengths
     if query_lengths is not None:
-        query_lengths = tuple(round(length * seqlen_q / problem.seqlen_q) for length in query_lengths)
+        query_lengths = _in_proportion(query_lengths, seqlen_q, problem.seqlen_q)
     if key_lengths is not None:
-        key_lengths = tuple(round(length * seqlen_k / problem.seqlen_k) for length in key_lengths)
+        key_lengths = _in_proportion(key_lengths, seqlen_k, problem.seqlen_k)
     return msgspec.structs.replace(
         problem,
         seqlen_q=seqlen_q,
@@ -55,3 +55,9 @@ def with_length(problem: AttentionProblem, seqlen_q: int, seqlen_k: int) -> Atte
         query_lengths=query_lengths,
         key_lengths=key_lengths,
     )
+
+
+def _in_proportion(lengths: tuple[int, ...], longest: int, of: int) -> tuple[int, ...]:
+    """The same shares of `longest` as they are of `of`; a length is looked at once, however many have it."""
+    proportional = {length: round(length * longest / of) for length in set(lengths)}
+    return tuple(map(proportional.__getitem__, lengths))

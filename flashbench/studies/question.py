@@ -7,17 +7,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from flashbench.block_mask import BlockMask
 from flashbench.engines import Array
 from flashbench.extras import Extras
 from flashbench.problem import Inputs
 from flashbench.reference import attention_backward_reference, attention_reference
 from flashbench.studies.cases import Case
+from flashbench.studies.untouched import changed
 from flashbench.tolerances import Output
 
 _AHEAD = 2  # questions whose answers are being computed
@@ -71,10 +70,10 @@ class Question:
     def restore(self) -> str | None:
         """Make the inputs anew if they are not as they were; the name of one that was changed, or None."""
         inputs, extras = self._untouched
-        changed = _changed(self.inputs, inputs) or _changed(self.extras, extras)
-        if changed is not None:
+        name = changed(self.inputs, inputs) or changed(self.extras, extras)
+        if name is not None:
             del self.inputs, self.extras
-        return changed
+        return name
 
 
 def questions(cases: Sequence[Case], wanted: Callable[[Case], bool]) -> Iterator[tuple[Case, Question]]:
@@ -104,15 +103,3 @@ def _each(
         answered.result()
     for case in group:
         yield case, question
-
-
-def _changed(now: Any, before: Any) -> str | None:
-    """The name of the first array of a named tuple that is not what it was."""
-    for name, one, other in zip(now._fields, now, before, strict=True):
-        if isinstance(one, BlockMask):
-            same = _changed(one, other) is None
-        else:
-            same = one is None or np.array_equal(one, other, equal_nan=np.asarray(one).dtype.kind == "f")
-        if not same:
-            return str(name)
-    return None

@@ -20,6 +20,7 @@ from flashbench.results.record import Record
 from flashbench.studies.cases import DEFAULT_SUITE, Case
 from flashbench.studies.question import GRADIENTS, Question, questions
 from flashbench.studies.session import Progress
+from flashbench.studies.untouched import Given
 from flashbench.tolerances import Output, problem_tolerance
 
 DEFAULT_ENGINES = ("flash", "standard")
@@ -83,6 +84,8 @@ class Verification(Record, frozen=True):
 
 
 OnProgress = Callable[[Progress], None]
+# Outputs, and which of a backward's o and lse it wrote to.
+_Computed = tuple[list[tuple[Output, Any]], str | None]
 # What every case takes, in pairs (query, key) of one head.
 _PAIRS_OF_A_CALL = 10_000
 
@@ -139,7 +142,7 @@ def verify(
 def _work(case: Case) -> int:
     """About in proportion to the time that a case takes, most of which the oracle does."""
     problem = case.problem
-    pairs = sum(sequence.seqlen_q * sequence.seqlen_k for sequence in problem.sequences())
+    pairs = sum(count * seqlen_q * seqlen_k for (seqlen_q, seqlen_k), count in problem.length_counts.items())
     return problem.num_heads * pairs + _PAIRS_OF_A_CALL
 
 
@@ -148,7 +151,7 @@ def _try(
 ) -> tuple[Verdict, str | None, dict[Output, Deviation]]:
     """What the engine makes of the case, forward and then backward, up to the first failure."""
     deviations: dict[Output, Deviation] = {}
-    ways: list[tuple[Direction, Callable[..., list[tuple[Output, Any]]]]] = [("fwd", _forward)]
+    ways: list[tuple[Direction, Callable[..., _Computed]]] = [("fwd", _forward)]
     if case.backward:
         ways.append(("bwd", _backward))
     for direction, compute in ways:
@@ -156,7 +159,7 @@ def _try(
         if reason := refusal(engine, case.problem, direction):
             return unsupported, reason, deviations
         try:
-            outputs = compute(engine, case, question)
+            outputs, spoiled = compute(engine, case, question)
         except UnsupportedError as error:
             return unsupported, str(error), deviations
         except Exception as error:  # whatever it is, it is the engine's failure, not ours
@@ -164,33 +167,34 @@ def _try(
             return "raised", f"raised {type(error).__name__}: {first_line}", deviations
         finally:
             changed = question.restore()
+        if changed or spoiled:  # before what it returned, which may be right of what it changed
+            return "wrong", f"changed its input {changed or spoiled}", deviations
         for name, actual in outputs:
             wrong = name in question.answers and _compare(case, name, actual, question, deviations)
             if wrong:
                 return "wrong", wrong, deviations
-        if changed:
-            return "wrong", f"changed its input {changed}", deviations
     return "ok", None, deviations
 
 
-def _forward(engine: Engine, case: Case, question: Question) -> list[tuple[Output, Any]]:
+def _forward(engine: Engine, case: Case, question: Question) -> _Computed:
     q, k, v, _ = question.inputs
     forward = engine.forward(case.problem, case.settings, q, k, v, extras=question.extras)
     lse: list[tuple[Output, Any]] = [] if forward.lse is None else [("lse", forward.lse)]
-    return [("o", forward.o), *lse]
+    return [("o", forward.o), *lse], None
 
 
-def _backward(engine: Engine, case: Case, question: Question) -> list[tuple[Output, Any]]:
+def _backward(engine: Engine, case: Case, question: Question) -> _Computed:
     """Gradients from what the forward kept for them, and from o and lse alone."""
     problem, settings, extras, (q, k, v, do) = case.problem, case.settings, question.extras, question.inputs
     kept = engine.forward(problem, settings, q, k, v, extras=extras, keep=True)
+    given = Given(kept)
     outputs: list[tuple[Output, Any]] = []
     for way in [kept] if kept.saved is None else [kept, Forward(kept.o, kept.lse)]:
         gradients = engine.backward(
             problem, settings, do, q, k, v, way, extras=extras, mask_gradient=problem.mask == "float"
         )
         outputs += zip(GRADIENTS, (*gradients, gradients.dsinks, gradients.dmask), strict=True)
-    return outputs
+    return outputs, given.changed()
 
 
 def _compare(

@@ -23,12 +23,15 @@ from flashbench.reference import (
     largest_finite,
 )
 from flashbench.studies.study import Point
+from flashbench.studies.untouched import Given, changed, is_same
 from flashbench.tolerances import Output, problem_tolerance
 
 FACTORY = "flashbench.studies.workload:build"
 # Above this many operations the oracle would take longer than everything else: check a sample.
 SAMPLE_ABOVE_FLOPS = 30_000_000_000
 SAMPLED_GROUPS = 2
+# Each takes the oracle some tenths of a millisecond, however small it is.
+MOST_GROUPS = 4096
 CACHE_LINE = 64
 
 
@@ -110,13 +113,16 @@ class AttentionWorkload:
         if reason is not None:
             raise UnsupportedError(reason)
         self._engine, self._problem, self._direction, self._settings = engine, problem, direction, settings
+        self._seed = seed
         self._inputs = Inputs(*(placed(x, engine.layout) for x in problem.make_inputs(seed)))
         self._extras = placed_extras(problem, make_extras(problem, seed))
         self._outputs: dict[Output, Any] = {}
         # The backward alone is measured with what a training step has at hand by then.
         self._forward: Forward | None = None
+        self._given: Given | None = None
         if direction == "bwd":
             self._forward = self._run_forward(keep=True)
+            self._given = Given(self._forward)
 
     def call(self) -> None:
         """The forward, the backward, or one after the other."""
@@ -158,16 +164,19 @@ class AttentionWorkload:
     def check(self) -> dict[str, Any]:
         """Compare the outputs of the last call with the float64 oracle (see `Checked`).
 
-        A head's dsinks, to which every sequence adds, is compared where all of them were.
+        The oracle has inputs of its own, which no engine has seen: one that writes to its inputs would else
+        be judged by another question than it was asked. That it does so is wrong whatever it returns. A
+        head's dsinks, to which every sequence adds, is compared where all of them were.
         """
+        inputs, extras, spoiled = self._as_made()
         errors = dict.fromkeys(self._outputs, 0.0)
         dsinks = np.zeros(self._problem.num_heads)
         rows, largest_lse = 0, 0.0
         groups = self._sample()
         for batch, kv_head in groups:
             part = head_group(self._problem, batch, kv_head)
-            expected = self._expected(part)
-            rows += self._heads_per_key * self._problem.sequences()[batch].seqlen_q
+            expected = self._expected(part, inputs, extras)
+            rows += self._heads_per_key * self._problem.sequence(batch).seqlen_q
             if "lse" in expected:
                 largest_lse = max(largest_lse, largest_finite(expected["lse"]))
             dsinks[part.queries[1]] += expected.pop("dsinks", 0.0)
@@ -182,7 +191,7 @@ class AttentionWorkload:
             max_abs_error=largest if math.isfinite(largest) else None,
             tolerance=self._tolerance(self._direction, largest_lse),
             rows_checked=rows,
-            wrong=self._verdict(errors, largest_lse),
+            wrong=f"changed its input {spoiled}" if spoiled else self._verdict(errors, largest_lse),
         )._asdict()
 
     @property
@@ -190,29 +199,46 @@ class AttentionWorkload:
         return self._problem.num_heads // self._problem.num_kv_heads
 
     def _sample(self) -> list[tuple[int, int]]:
-        """(batch, kv_head) of the groups of heads to check: all, or the first and the last."""
-        groups = list(np.ndindex(self._problem.batch, self._problem.num_kv_heads))
-        if self._problem.flops(self._direction) > SAMPLE_ABOVE_FLOPS and len(groups) > SAMPLED_GROUPS:
-            groups = [groups[0], groups[-1]]
-        return [(batch, kv_head) for batch, kv_head in groups]
+        """(batch, kv_head) of the groups of heads to check: all, or some from the first to the last."""
+        heads = self._problem.num_kv_heads
+        groups = self._problem.batch * heads
+        long = self._problem.flops(self._direction) > SAMPLE_ABOVE_FLOPS
+        most = SAMPLED_GROUPS if long else MOST_GROUPS
+        if groups <= most:
+            return [divmod(place, heads) for place in range(groups)]
+        return [divmod(place * (groups - 1) // (most - 1), heads) for place in range(most)]
 
     def _heads_of_every_sequence(self, groups: list[tuple[int, int]]) -> list[int]:
         count = Counter(kv_head for _, kv_head in groups)
         size = self._heads_per_key
         return [h for h in range(self._problem.num_heads) if count[h // size] == self._problem.batch]
 
-    def _expected(self, part: HeadGroup) -> dict[Output, Any]:
+    def _as_made(self) -> tuple[Inputs, Extras, str | None]:
+        """Inputs and extras as they were before the first call, and the name of one that has changed.
+
+        One after the other: what is still the same is used itself, so that no second copy of all is held.
+        """
+        spoiled = None if self._given is None else self._given.changed()
+        inputs = []
+        for name, now, before in zip(
+            Inputs._fields, self._inputs, self._problem.each_input(self._seed), strict=True
+        ):
+            same = is_same(now, before)
+            inputs.append(now if same else before)
+            spoiled = spoiled or (None if same else name)
+        extras = make_extras(self._problem, self._seed)
+        return Inputs(*inputs), extras, spoiled or changed(self._extras, extras)
+
+    def _expected(self, part: HeadGroup, inputs: Inputs, extras: Extras) -> dict[Output, Any]:
         """What the outputs should be there; also lse where tolerances depend on it."""
         expected: dict[Output, Any] = {}
-        q, do = self._inputs.q[part.queries], self._inputs.do[part.queries]
-        k, v = self._inputs.k[part.keys], self._inputs.v[part.keys]
+        q, do = inputs.q[part.queries], inputs.do[part.queries]
+        k, v = inputs.k[part.keys], inputs.v[part.keys]
         if "o" in self._outputs or self._problem.alibi:
-            o, lse = attention_reference(part.problem, q, k, v, self._extras, origin=part.origin)
+            o, lse = attention_reference(part.problem, q, k, v, extras, origin=part.origin)
             expected.update({"o": o, "lse": lse})
         if "dq" in self._outputs:
-            gradients = attention_backward_reference(
-                part.problem, do, q, k, v, self._extras, origin=part.origin
-            )
+            gradients = attention_backward_reference(part.problem, do, q, k, v, extras, origin=part.origin)
             dq, dk, dv = gradients
             expected.update({"dq": dq, "dk": dk, "dv": dv})
             if gradients.dsinks is not None:

@@ -40,6 +40,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("raises", "does not load: RuntimeError: two lines"),
         ("unknown-layout", "has the unknown layout 'sbhd'; known: bhsd, bshd"),
         ("unsupported-raises", "ZeroDivisionError: division by zero"),
+        ("overwriting", "ValueError: forward changed its input q, which is not to be written to"),
         ("wrong-forward", "TypeError: forward gave an o of type list, not an array"),
     ],
 )

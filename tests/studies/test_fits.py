@@ -7,7 +7,7 @@ from typing import Any, get_args
 import fake_engines
 import pytest
 
-from flashbench.engines import Settings
+from flashbench.engines import Settings, get_engine
 from flashbench.engines.numpy import NumpyEngine
 from flashbench.engines.standard import StandardEngine
 from flashbench.problem import AttentionProblem, Feature
@@ -82,6 +82,29 @@ def test_the_longest_of_several_lengths_keeps_their_shares(packed: bool) -> None
     assert fit is not None
     assert full is not None
     assert fit.longest_seqlen >= full.longest_seqlen > 64
+
+
+@pytest.mark.parametrize("engine", ["flash", "standard", "numpy"])
+@pytest.mark.parametrize("lengths", [None, "keys", "packed"])
+def test_a_batch_of_a_million_is_counted_by_its_lengths_and_not_sequence_by_sequence(
+    engine: str, lengths: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def needed(batch: int) -> int:
+        several = (16, 64, 0, 3) * (batch // 4)
+        features = {None: {}, "keys": {"key_lengths": several}}.get(
+            lengths, {"key_lengths": several, "query_lengths": several}
+        )
+        fit = training_fit(
+            AttentionProblem.of(64, batch=batch, num_heads=2, **features), get_engine(engine), ONE, 10**10
+        )
+        return 0 if fit is None else fit.needed_bytes
+
+    def one_by_one(problem: AttentionProblem) -> Any:
+        raise AssertionError("a million sequences, at every length that the search tries")
+
+    monkeypatch.setattr(AttentionProblem, "sequences", one_by_one)
+    fixed, each = needed(4), (needed(8) - needed(4)) // 4
+    assert needed(10**6) == pytest.approx(fixed + each * (10**6 - 4), rel=1e-3)
 
 
 def test_training_of_an_engine_that_cannot_tell_is_unknown() -> None:

@@ -89,6 +89,14 @@ def test_an_engine_that_changes_an_input_is_caught() -> None:
     assert check("Untidy", "square-2-float64").reason == "changed its input do"
 
 
+def test_an_engine_that_changes_an_input_first_and_is_right_about_that_is_caught() -> None:
+    assert check("Scribbling", "square-2-float64").reason == "changed its input q"
+
+
+def test_an_engine_that_writes_to_what_its_next_backward_needs_is_caught() -> None:
+    assert check("OverwritingO", "square-2-float64").reason == "changed its input o"
+
+
 def test_results_of_the_wrong_kind_are_caught() -> None:
     assert check("WrongDtype", "square-2-float64").verdict == "ok"
     assert (

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any, get_args
 
 import fake_engines
 import numpy as np
 import pytest
+import wrong_engines
 
 from flashbench.engines import Layout, Settings
 from flashbench.engines.numpy import NumpyEngine
@@ -135,6 +137,34 @@ def test_large_problem_is_checked_on_its_first_and_last_heads(monkeypatch: pytes
     assert made.check()["wrong"].startswith("dk has NaN")
 
 
+def test_many_small_groups_are_checked_from_the_first_to_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workload, "MOST_GROUPS", 5)
+    made = make(
+        NumpyEngine(), "fwd", AttentionProblem.of(2, batch=30, num_heads=4, num_kv_heads=2, head_dim=4)
+    )
+    assert made.check()["rows_checked"] == 5 * 2 * 2
+    for batch, head in ((0, 0), (29, 3)):
+        made._outputs["o"][batch, head] += 1e-6
+        assert made.check()["wrong"].startswith("o is off")
+        made._outputs["o"][batch, head] -= 1e-6
+
+
+def test_a_check_of_many_sequences_does_not_list_them_all_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = (2, 0, 1) * 20
+    problem = AttentionProblem.of(2, batch=60, head_dim=4, key_lengths=lengths, query_lengths=lengths)
+    made = make(fake_engines.Oracle(), "fwd_bwd", problem)
+    listed = Counter[int]()
+    sequences = AttentionProblem.sequences
+
+    def counted(problem: AttentionProblem) -> Any:
+        listed[problem.batch] += 1
+        return sequences(problem)
+
+    monkeypatch.setattr(AttentionProblem, "sequences", counted)
+    assert made.check()["wrong"] is None
+    assert set(listed) == {1}
+
+
 def test_unsupported_problem_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="seqlen_q must be odd, not 40"):
         make(fake_engines.Unsupporting(), "fwd")
@@ -231,3 +261,52 @@ def test_masks_and_sinks_begin_at_cache_lines_and_stay_views(kind: Any, axes: st
         assert np.array_equal(placed.sinks, extras.sinks)
         for x in (placed.mask, placed.sinks):
             assert x.__array_interface__["data"][0] % 64 == 0
+
+
+SPOILED: dict[str, dict[str, Any]] = {
+    "q": {},
+    "k": {},
+    "v": {},
+    "k in pages": {"page_size": 8},
+    "v in pages": {"page_size": 8},
+    "mask": {"mask": "bool", "mask_axes": "k"},
+    "mask of numbers": {"mask": "float", "mask_axes": "bhqk"},
+    "mask of blocks": {"mask": "block", "mask_block_q": 16, "mask_block_k": 16},
+    "sinks": {"sinks": True},
+    "alibi_slopes": {"alibi": True},
+    "block_table": {"page_size": 8},
+}
+
+
+SPOILINGS: list[tuple[str, Direction, Direction]] = [  # what is changed, by which call, in which measurement
+    *((what, "fwd", direction) for what in SPOILED for direction in get_args(Direction)),
+    *((what, "bwd", direction) for what in (*SPOILED, "do") for direction in ("bwd", "fwd_bwd")),
+    ("o", "bwd", "bwd"),
+    ("lse", "bwd", "bwd"),
+]
+
+
+@pytest.mark.parametrize(
+    ("what", "way", "direction"),
+    # Keys in pages have no gradients.
+    [some for some in SPOILINGS if some[2] == "fwd" or "page_size" not in SPOILED.get(some[0], {})],
+)
+def test_an_engine_that_is_right_about_inputs_it_has_changed_is_wrong(
+    what: str, way: Direction, direction: Direction
+) -> None:
+    name = what.partition(" ")[0]
+    problem = AttentionProblem.of(24, batch=2, num_heads=2, head_dim=8, **SPOILED.get(what, {}))
+    found = make(wrong_engines.Scribbling(name, way), direction, problem).check()
+    assert found["wrong"] == f"changed its input {name}"
+
+
+def test_an_engine_is_judged_by_inputs_that_it_has_not_seen() -> None:
+    found = make(wrong_engines.Scribbling("q", "fwd"), "fwd").check()
+    assert found["max_abs_error"] > 0.1
+
+
+def test_a_check_holds_no_second_copy_of_inputs_that_are_as_they_were() -> None:
+    made = make(NumpyEngine(), "fwd")
+    inputs, _, spoiled = made._as_made()
+    assert spoiled is None
+    assert all(ours is its for ours, its in zip(inputs, made._inputs, strict=True))
