@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from flashbench.cli import options
+
 EPILOG = (
     "Examples:\n"
     "  flashbench compare old.json new.json\n"
@@ -36,14 +38,7 @@ def compare(
             autocompletion=lambda: ["table", "markdown", "json"],
         ),
     ] = "table",
-    json: Annotated[
-        str | None,
-        typer.Option(
-            "--json",
-            metavar="PATH|-",
-            help="Write the comparison there, - for stdout; all else then goes to stderr.",
-        ),
-    ] = None,
+    json: Annotated[str | None, options.json("the comparison")] = None,
 ) -> None:
     """Say of every measurement in both files whether it improved, stayed the same or regressed."""
     # Inside: these import NumPy, which --help must not.

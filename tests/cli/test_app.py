@@ -151,7 +151,7 @@ def test_completion_scripts_can_be_shown(shell: str) -> None:
         ("profile --engine t", ["torch-flash", "torch-math"]),
         ("verify --engine a", ["all"]),
         ("profile --dtype ", ["float64", "float32"]),
-        ("sweep --causal ", ["both", "yes", "no"]),
+        ("sweep --causal ", ["no", "yes", "both"]),
         ("sweep --block-s", ["--block-sizes"]),
         ("compare --format m", ["markdown"]),
     ],
