@@ -15,7 +15,8 @@ EPILOG = (
     "  flashbench compare results/documented.json mine.json --force\n\n"
     "Exit code: 0 all same or improved; 1 something regressed; 2 bad input; 3 something is inconclusive, or "
     "the files are not comparable. --force compares them all the same, and the exit code then says what the "
-    "verdicts say. A figure without samples, such as the documented ones, has no verdict: exit code 3."
+    "verdicts say. A file is the same as itself. Another figure without samples, such as the documented "
+    "ones, has no verdict: exit code 3."
 )
 
 
