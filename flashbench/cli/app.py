@@ -25,6 +25,7 @@ from flashbench.cli import (
     tune,
     verify,
 )
+from flashbench.cli.spellings import Command
 from flashbench.errors import FlashbenchError
 from flashbench.texts import ERRORS
 
@@ -83,17 +84,17 @@ def make_app(*, for_command: bool = False) -> typer.Typer:
         epilog=EPILOG,
     )
     app.callback(invoke_without_command=True, add_help_option=not for_command)(flashbench)
-    app.command(epilog=profile.EPILOG)(profile.profile)
-    app.command(epilog=sweep.EPILOG)(sweep.sweep)
-    app.command(epilog=verify.EPILOG)(verify.verify)
-    app.command(epilog=compare.EPILOG)(compare.compare)
-    app.command(epilog=duel.EPILOG)(duel.duel)
-    app.command(epilog=train.EPILOG)(train.train)
-    app.command(epilog=export.EPILOG)(export.export)
-    app.command(epilog=report.EPILOG)(report.report)
-    app.command(epilog=machine.EPILOG)(machine.machine)
-    app.command(epilog=tune.EPILOG)(tune.tune)
-    app.command(epilog=engines.EPILOG)(engines.engines)
+    app.command(cls=Command, epilog=profile.EPILOG)(profile.profile)
+    app.command(cls=Command, epilog=sweep.EPILOG)(sweep.sweep)
+    app.command(cls=Command, epilog=verify.EPILOG)(verify.verify)
+    app.command(cls=Command, epilog=compare.EPILOG)(compare.compare)
+    app.command(cls=Command, epilog=duel.EPILOG)(duel.duel)
+    app.command(cls=Command, epilog=train.EPILOG)(train.train)
+    app.command(cls=Command, epilog=export.EPILOG)(export.export)
+    app.command(cls=Command, epilog=report.EPILOG)(report.report)
+    app.command(cls=Command, epilog=machine.EPILOG)(machine.machine)
+    app.command(cls=Command, epilog=tune.EPILOG)(tune.tune)
+    app.command(cls=Command, epilog=engines.EPILOG)(engines.engines)
     return app
 
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from flashbench.cli import options
+
 EPILOG = (
     "Examples:\n"
     "  flashbench compare old.json new.json\n"
@@ -13,7 +15,8 @@ EPILOG = (
     "  flashbench compare results/documented.json mine.json --force\n\n"
     "Exit code: 0 all same or improved; 1 something regressed; 2 bad input; 3 something is inconclusive, or "
     "the files are not comparable. --force compares them all the same, and the exit code then says what the "
-    "verdicts say. A figure without samples, such as the documented ones, has no verdict: exit code 3."
+    "verdicts say. A file is the same as itself. Another figure without samples, such as the documented "
+    "ones, has no verdict: exit code 3."
 )
 
 
@@ -36,14 +39,7 @@ def compare(
             autocompletion=lambda: ["table", "markdown", "json"],
         ),
     ] = "table",
-    json: Annotated[
-        str | None,
-        typer.Option(
-            "--json",
-            metavar="PATH|-",
-            help="Write the comparison there, - for stdout; all else then goes to stderr.",
-        ),
-    ] = None,
+    json: Annotated[str | None, options.json("the comparison")] = None,
 ) -> None:
     """Say of every measurement in both files whether it improved, stayed the same or regressed."""
     # Inside: these import NumPy, which --help must not.

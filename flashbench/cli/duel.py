@@ -34,11 +34,19 @@ def duel(
     ] = None,
     python_a: Annotated[
         str | None,
-        typer.Option("--python-a", metavar="PATH", help="Interpreter of A's environment (default this one)."),
+        typer.Option(
+            "--python-a",
+            metavar="PATH",
+            help="Interpreter of A's environment, such as .venv/bin/python (default this one).",
+        ),
     ] = None,
     python_b: Annotated[
         str | None,
-        typer.Option("--python-b", metavar="PATH", help="Interpreter of B's environment (default this one)."),
+        typer.Option(
+            "--python-b",
+            metavar="PATH",
+            help="Interpreter of B's environment, such as .venv/bin/python (default this one).",
+        ),
     ] = None,
     aa: Annotated[
         bool,
@@ -46,18 +54,11 @@ def duel(
     ] = False,
     threshold: Annotated[
         str,
-        typer.Option("--threshold", metavar="SHARE", help="A change up to this is the same: 5% or 0.05."),
-    ] = "5%",
-    seq_lens: Annotated[
-        str | None,
         typer.Option(
-            "--seq-lens",
-            "-n",
-            metavar="N,...",
-            help="Sequence lengths; 4k is 4096 (default 1024).",
-            rich_help_panel=options.PROBLEM,
+            "--threshold", metavar="SHARE", help="A change up to this is the same, such as 5% or 0.05."
         ),
-    ] = None,
+    ] = "5%",
+    seq_lens: Annotated[list[str] | None, options.seq_lens("1024")] = None,
     seq_len_k: options.SeqLenK = None,
     decode: options.Decode = None,
     queries: options.Queries = None,
@@ -66,7 +67,7 @@ def duel(
     kv_heads: options.KvHeads = None,
     head_dim: options.HeadDim = None,
     dtype: options.Dtype = None,
-    causal: options.CausalChoice = None,
+    causal: options.Causal = None,
     causal_alignment: options.CausalAlignment = None,
     direction: options.Direction = None,
     window: options.Window = None,
@@ -81,24 +82,19 @@ def duel(
     key_lengths: options.KeyLengths = None,
     varlen: options.Varlen = None,
     page_size: options.PageSize = None,
+    block_sizes: Annotated[list[str] | None, options.block_sizes()] = None,
     block_q: options.BlockQ = None,
     block_k: options.BlockK = None,
     threads: options.Threads = None,
     rounds: Annotated[
-        str | None,
-        typer.Option(
-            "--rounds",
-            metavar="N",
-            help="Rounds between looks (default as few as can decide: 7 for one problem).",
-            rich_help_panel=options.MEASURING,
-        ),
+        str | None, options.rounds("as few as can decide: 7 for one problem", "Rounds between looks")
     ] = None,
     looks: Annotated[
         str,
         typer.Option(
             "--looks",
             metavar="N",
-            help="Looks at most, rounds being added between them while it is inconclusive.",
+            help="Looks at most, such as 2, rounds being added between them while it is inconclusive.",
             rich_help_panel=options.MEASURING,
         ),
     ] = "3",

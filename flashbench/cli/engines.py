@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from flashbench.cli import options
+
 EPILOG = (
     "Examples:\n"
     "  flashbench engines\n"
@@ -21,15 +23,7 @@ def engines(
         str | None,
         typer.Option("--timeout", metavar="S", help="Seconds an engine may take to load (default 60)."),
     ] = None,
-    json: Annotated[
-        str | None,
-        typer.Option(
-            "--json",
-            metavar="PATH|-",
-            help="Write the list there, with the reasons for what an engine lacks, - for stdout; all else "
-            "then goes to stderr.",
-        ),
-    ] = None,
+    json: Annotated[str | None, options.json("the list, with the reasons for what an engine lacks,")] = None,
 ) -> None:
     """List the engines: ready, not installed or broken, and what each supports."""
     # Inside: these import NumPy, which --help must not.

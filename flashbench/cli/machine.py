@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from flashbench.cli import options
+
 EPILOG = (
     "Examples:\n"
     "  flashbench machine\n"
@@ -19,14 +21,7 @@ EPILOG = (
 def machine(
     context: typer.Context,
     quick: Annotated[bool, typer.Option("--quick", help="Facts and advice alone: measure nothing.")] = False,
-    json: Annotated[
-        str | None,
-        typer.Option(
-            "--json",
-            metavar="PATH|-",
-            help="Write the results there, - for stdout; all else then goes to stderr.",
-        ),
-    ] = None,
+    json: options.Json = None,
 ) -> None:
     """Show CPU, caches, clocks, load, peak, read bandwidth and noise floor, with advice."""
     # Inside: these import NumPy, which --help must not.

@@ -1,11 +1,13 @@
 """The options that commands share, as annotated types; `settings` turns them into a study.
 
-None stands for "not given" throughout: the study file, and below it the defaults, then decide.
+None stands for "not given" throughout: the study file, and below it the defaults, then decide. An option
+whose default differs between commands is a function of the words for it. Comma lists may be given again
+for more.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,49 +31,152 @@ def engine_words_or_all() -> list[str]:
     return [*engine_words(), "all"]
 
 
+def seq_lens(default: str) -> Any:
+    """-n, --seq-lens."""
+    return typer.Option(
+        "--seq-lens",
+        "-n",
+        metavar="N,...",
+        help=f"Sequence lengths, such as 512,4k (4096) (default {default}).",
+        rich_help_panel=PROBLEM,
+    )
+
+
+def dtype(default: str = "float64") -> Any:
+    """--dtype."""
+    return typer.Option(
+        "--dtype",
+        metavar="D,...",
+        help=f"float64 and float32, such as float32 or float64,float32 (default {default}).",
+        autocompletion=lambda: ["float64", "float32"],
+        rich_help_panel=PROBLEM,
+    )
+
+
+def causal(default: str = "no") -> Any:
+    """--causal; one without a value is yes, see `spellings`."""
+    return typer.Option(
+        "--causal",
+        metavar="no|yes|both",
+        help="A query sees only the keys up to its own place, such as --causal both; --causal alone is yes "
+        f"(default {default}).",
+        autocompletion=lambda: ["no", "yes", "both"],
+        rich_help_panel=PROBLEM,
+    )
+
+
+def direction(default: str = "fwd", *, words: tuple[str, ...] = ("fwd", "bwd", "fwd+bwd")) -> Any:
+    """--direction."""
+    return typer.Option(
+        "--direction",
+        metavar="D,...",
+        help=f"{', '.join(words[:-1])} and {words[-1]}, such as bwd or fwd,bwd (default {default}).",
+        autocompletion=lambda: list(words),
+        rich_help_panel=PROBLEM,
+    )
+
+
+def engine(more: str = "the others are then compared with the first") -> Any:
+    """-e, --engine."""
+    return typer.Option(
+        "--engine",
+        "-e",
+        metavar="NAME,...",
+        help="Of `flashbench engines`, such as flash,numpy, or all that are ready; give it again for more "
+        f"({more}).",
+        autocompletion=engine_words_or_all,
+        rich_help_panel=ENGINES,
+    )
+
+
+def block_sizes(default: str = "auto") -> Any:
+    """-b, --block-sizes."""
+    return typer.Option(
+        "--block-sizes",
+        "-b",
+        metavar="N|auto,...",
+        help="Query and key rows of a tile, or auto for the engine's choice, such as 32,64,auto "
+        f"(default {default}).",
+        rich_help_panel=ENGINES,
+    )
+
+
+def threads(more: str = "") -> Any:
+    """--threads."""
+    return typer.Option(
+        "--threads",
+        metavar="N",
+        help=f"Threads of each engine, such as 2 (default every core this process may use){more}.",
+        rich_help_panel=ENGINES,
+    )
+
+
+def repeats(what: str = "Timed calls in one burst", default: str = "5") -> Any:
+    """--repeats."""
+    return typer.Option(
+        "--repeats",
+        metavar="N",
+        help=f"{what}, such as 7 (default {default}).",
+        rich_help_panel=MEASURING,
+    )
+
+
+def rounds(
+    default: str,
+    what: str = "Fresh processes of each engine, a burst each, the engines taking turns",
+) -> Any:
+    """--rounds."""
+    return typer.Option(
+        "--rounds",
+        metavar="N",
+        help=f"{what}, such as 9 (default {default}).",
+        rich_help_panel=MEASURING,
+    )
+
+
+def json(what: str = "the results") -> Any:
+    """--json."""
+    return typer.Option(
+        "--json",
+        metavar="PATH|-",
+        help=f"Write {what} there, such as out.json, or - for stdout; all else then goes to stderr.",
+        rich_help_panel=OUTPUT,
+    )
+
+
+Causal = Annotated[str | None, causal()]
+Direction = Annotated[list[str] | None, direction()]
+Dtype = Annotated[list[str] | None, dtype()]
+Threads = Annotated[str | None, threads()]
+Repeats = Annotated[str | None, repeats()]
 Batch = Annotated[
     str | None,
-    typer.Option("--batch", metavar="N", help="Sequences at once (default 1).", rich_help_panel=PROBLEM),
+    typer.Option(
+        "--batch", metavar="N", help="Sequences at once, such as 8 (default 1).", rich_help_panel=PROBLEM
+    ),
 ]
 Heads = Annotated[
-    str | None,
-    typer.Option("--heads", metavar="N,...", help="Query heads (default 1).", rich_help_panel=PROBLEM),
+    list[str] | None,
+    typer.Option(
+        "--heads", metavar="N,...", help="Query heads, such as 8 or 1,8 (default 1).", rich_help_panel=PROBLEM
+    ),
 ]
 KvHeads = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--kv-heads",
         metavar="N",
-        help="Key and value heads; fewer than --heads is GQA, 1 is MQA (default as many as --heads).",
+        help="Key and value heads, such as 2; fewer than --heads is GQA, 1 is MQA (default as many as "
+        "--heads).",
         rich_help_panel=PROBLEM,
     ),
 ]
 HeadDim = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--head-dim",
         metavar="N,...",
-        help="Size of a head, 1 to 256 (default 64).",
-        rich_help_panel=PROBLEM,
-    ),
-]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        "--dtype",
-        metavar="D,...",
-        help="float64, float32 or both, comma-separated (default float64).",
-        autocompletion=lambda: ["float64", "float32"],
-        rich_help_panel=PROBLEM,
-    ),
-]
-CausalChoice = Annotated[
-    str | None,
-    typer.Option(
-        "--causal",
-        metavar="both|yes|no",
-        help="Causal masking, none, or one after the other.",
-        autocompletion=lambda: ["both", "yes", "no"],
+        help="Size of a head, 1 to 256, such as 64,128 (default 64).",
         rich_help_panel=PROBLEM,
     ),
 ]
@@ -80,18 +185,9 @@ CausalAlignment = Annotated[
     typer.Option(
         "--causal-alignment",
         metavar="A",
-        help="bottom-right (the last query sees all keys) or top-left (default bottom-right).",
+        help="bottom-right (the last query sees all keys) or top-left, such as --causal-alignment top-left "
+        "(default bottom-right).",
         autocompletion=lambda: ["bottom-right", "top-left"],
-        rich_help_panel=PROBLEM,
-    ),
-]
-Direction = Annotated[
-    str | None,
-    typer.Option(
-        "--direction",
-        metavar="D,...",
-        help="fwd, bwd or fwd+bwd, comma-separated (default fwd).",
-        autocompletion=lambda: ["fwd", "bwd", "fwd+bwd"],
         rich_help_panel=PROBLEM,
     ),
 ]
@@ -100,7 +196,7 @@ SeqLenK = Annotated[
     typer.Option(
         "--seq-len-k",
         metavar="N|none",
-        help="Keys, where they differ from the queries of --seq-lens in number.",
+        help="Keys, such as 4k, where they differ from the queries of --seq-lens in number.",
         rich_help_panel=PROBLEM,
     ),
 ]
@@ -117,7 +213,8 @@ Queries = Annotated[
     typer.Option(
         "--queries",
         metavar="N",
-        help="Queries of a step of --decode, 1 to 16 (default 1); several see what is before them.",
+        help="Queries of a step of --decode, 1 to 16, such as 4 (default 1); several see what is before "
+        "them.",
         rich_help_panel=PROBLEM,
     ),
 ]
@@ -126,8 +223,8 @@ Window = Annotated[
     typer.Option(
         "--window",
         metavar="N|L,R|none",
-        help="Keys that a query sees on either side, or left and right; causal has none on the right. Give "
-        "it again for more, such as none to compare with.",
+        help="Keys that a query sees on either side, or left and right, such as 256 or 128,0; causal has "
+        "none on the right. Give it again for more, such as none to compare with.",
         rich_help_panel=FEATURES,
     ),
 ]
@@ -136,7 +233,7 @@ Softcap = Annotated[
     typer.Option(
         "--softcap",
         metavar="CAP|none",
-        help="Scores become CAP * tanh(score / CAP).",
+        help="Scores become CAP * tanh(score / CAP), such as 50.",
         rich_help_panel=FEATURES,
     ),
 ]
@@ -161,7 +258,8 @@ Mask = Annotated[
     typer.Option(
         "--mask",
         metavar="KIND",
-        help="bool (hides pairs), float (is added to scores), block (hides blocks) or none.",
+        help="bool (hides pairs), float (is added to scores), block (hides blocks) or none, such as --mask "
+        "bool.",
         autocompletion=lambda: ["bool", "float", "block", "none"],
         rich_help_panel=FEATURES,
     ),
@@ -171,7 +269,7 @@ MaskAxes = Annotated[
     typer.Option(
         "--mask-axes",
         metavar="AXES",
-        help="What the mask varies along: k, qk, hqk, bhqk or other letters (default qk); block needs qk.",
+        help="What the mask varies along, such as k, qk, hqk or bhqk (default qk); block needs qk.",
         rich_help_panel=FEATURES,
     ),
 ]
@@ -180,7 +278,7 @@ MaskBlock = Annotated[
     typer.Option(
         "--mask-block",
         metavar="N",
-        help="Queries and keys of a block of --mask block (default 64).",
+        help="Queries and keys of a block of --mask block, such as 128 (default 64).",
         rich_help_panel=FEATURES,
     ),
 ]
@@ -189,7 +287,7 @@ Dropout = Annotated[
     typer.Option(
         "--dropout",
         metavar="SHARE",
-        help="Probabilities that become zero: 10% or 0.1.",
+        help="Probabilities that become zero, such as 10% or 0.1.",
         rich_help_panel=FEATURES,
     ),
 ]
@@ -198,7 +296,7 @@ DropoutSeed = Annotated[
     typer.Option(
         "--dropout-seed",
         metavar="N",
-        help="Seed of which ones (default 0).",
+        help="Seed of which ones, such as 1 (default 0).",
         rich_help_panel=FEATURES,
     ),
 ]
@@ -227,59 +325,27 @@ PageSize = Annotated[
     typer.Option(
         "--page-size",
         metavar="N|none",
-        help="Keys of a page: k and v are a paged cache, its pages in random order.",
+        help="Keys of a page, such as 16: k and v are a paged cache, its pages in random order.",
         rich_help_panel=FEATURES,
     ),
 ]
-Engine = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--engine",
-        "-e",
-        metavar="NAME",
-        help="One of `flashbench engines`, or all that are ready; give it again for more, which are then "
-        "compared with the first.",
-        autocompletion=engine_words_or_all,
-        rich_help_panel=ENGINES,
-    ),
-]
+Engine = Annotated[list[str] | None, engine()]
 BlockQ = Annotated[
     str | None,
     typer.Option(
-        "--block-q", metavar="N", help="Query rows of a tile, with --block-k.", rich_help_panel=ENGINES
+        "--block-q",
+        metavar="N",
+        help="Query rows of a tile, such as 64, with --block-k.",
+        rich_help_panel=ENGINES,
     ),
 ]
 BlockK = Annotated[
     str | None,
     typer.Option(
-        "--block-k", metavar="N", help="Key rows of a tile, with --block-q.", rich_help_panel=ENGINES
-    ),
-]
-Threads = Annotated[
-    str | None,
-    typer.Option(
-        "--threads",
+        "--block-k",
         metavar="N",
-        help="Threads of each engine (default every core this process may use).",
+        help="Key rows of a tile, such as 32, with --block-q.",
         rich_help_panel=ENGINES,
-    ),
-]
-Repeats = Annotated[
-    str | None,
-    typer.Option(
-        "--repeats",
-        metavar="N",
-        help="Timed calls in one burst (default 5).",
-        rich_help_panel=MEASURING,
-    ),
-]
-Rounds = Annotated[
-    str | None,
-    typer.Option(
-        "--rounds",
-        metavar="N",
-        help="Fresh processes of each engine, a burst each, the engines taking turns (default 6, sweep 3).",
-        rich_help_panel=MEASURING,
     ),
 ]
 Budget = Annotated[
@@ -304,7 +370,7 @@ Seed = Annotated[
     typer.Option(
         "--seed",
         metavar="N",
-        help="Seed of the inputs (default 0).",
+        help="Seed of the inputs, such as 1 (default 0).",
         rich_help_panel=MEASURING,
     ),
 ]
@@ -338,29 +404,27 @@ Timeout = Annotated[
     typer.Option(
         "--timeout",
         metavar="S",
-        help="Seconds for one burst, one memory measurement or one check (default 600).",
+        help="Seconds for one burst, one memory measurement or one check, such as 60 (default 600).",
         rich_help_panel=MEASURING,
     ),
 ]
 Config = Annotated[
     str | None,
-    typer.Option("--config", "-c", metavar="FILE.toml", help="Study file; options win over what it says."),
-]
-Json = Annotated[
-    str | None,
     typer.Option(
-        "--json",
-        metavar="PATH|-",
-        help="Write the results there, - for stdout; all else then goes to stderr.",
-        rich_help_panel=OUTPUT,
+        "--config",
+        "-c",
+        metavar="FILE.toml",
+        help="Study file, such as configs/causal.toml; options win over what it says.",
     ),
 ]
+Json = Annotated[str | None, json()]
 Save = Annotated[
     str | None,
     typer.Option(
         "--save",
         metavar="PATH",
-        help="Keep the results there, beside the table; the file grows while the run goes on.",
+        help="Keep the results there, such as mine.json, beside the table; the file grows while the run goes "
+        "on.",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -30,7 +30,8 @@ def show_progress(*, at_once: bool = True) -> Iterator[OnProgress]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
-        TextColumn("{task.description}"),
+        # Not markup: a label may have brackets of its own.
+        TextColumn("{task.description}", markup=False),
     )
     # Drawn between the measurements alone: a thread that redraws would take time from what is timed.
     with ProgressBar(*columns, console=console, transient=True, auto_refresh=False) as bar:

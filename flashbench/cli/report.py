@@ -10,7 +10,7 @@ EPILOG = (
     "Examples:\n"
     "  flashbench report mine.json -o mine.html\n"
     "  flashbench report before.json after.json blocks.json -o report.html\n\n"
-    "Exit code: 0 written; 2 bad input, or the extra is missing: pip install 'flashbench\\[plot]'."
+    "Exit code: 0 written; 2 bad input, or the extra is missing: pip install 'flashbench[plot]'."
 )
 
 

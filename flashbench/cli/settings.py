@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import msgspec
-import typer
 
-from flashbench.cli.values import (
-    or_none,
-    parse_above_zero,
-    parse_block_sizes,
-    parse_choices,
-    parse_duration,
-    parse_lengths,
-    parse_seconds,
-    parse_seed,
-    parse_share,
-    parse_whole,
-    parse_wholes,
-    parse_window,
-)
+from flashbench.cli.readers import OPTIONS, read_file_values, read_params
+from flashbench.cli.values import parse_share, parse_whole
 from flashbench.errors import ConfigError, FlashbenchError
-from flashbench.problem import CausalAlignment, Direction, Dtype, MaskKind
-from flashbench.report.units import parse_bytes
 from flashbench.studies.duel.settings import Contestant, DuelStudy
-from flashbench.studies.engine_list import is_installed, resolve_engines
+from flashbench.studies.engine_list import is_installed
 from flashbench.studies.noise_floor import DEFAULT_SEQLEN
 from flashbench.studies.study import SPANNED, Study
 
@@ -53,103 +38,6 @@ _DECODE_DEFAULTS: dict[str, Any] = {
 }
 _DECODE_KV_HEADS = 8
 _DECODE_ENGINES = ("flash", "torch-flash")  # those that are installed
-# What a study file may say where only certain words will do.
-_WORDS: Mapping[str, tuple[str, ...]] = {
-    "kind": get_args(Kind),
-    "dtypes": get_args(Dtype),
-    "directions": get_args(Direction),
-    "causal_alignment": get_args(CausalAlignment),
-    "block_sizes": ("auto", "whole numbers from 1 up"),
-    "windows": ("none", "whole numbers from 0 up", "pairs of these"),
-    "mask": get_args(MaskKind),
-}
-
-
-def _as_given(option: str, value: Any) -> Any:
-    return value
-
-
-def _engines(option: str, words: list[str]) -> list[str]:
-    """`all` becomes every engine that is ready; what it leaves out is said in a line each."""
-    names, left_out = resolve_engines([name.strip() for word in words for name in word.split(",")])
-    for line in left_out:
-        typer.echo(line, err=True)
-    return names
-
-
-def _causal(option: str, value: bool | str) -> list[bool]:
-    if isinstance(value, bool):  # profile's --causal/--no-causal
-        return [value]
-    return parse_choices(option, value, {"both": [False, True], "yes": [True], "no": [False]}, many=False)[0]
-
-
-def _dtypes(option: str, text: str) -> list[str]:
-    return parse_choices(option, text, {word: word for word in get_args(Dtype)})
-
-
-def _directions(option: str, text: str) -> list[str]:
-    return parse_choices(option, text, {"fwd": "fwd", "bwd": "bwd", "fwd+bwd": "fwd_bwd"})
-
-
-def _alignment(option: str, text: str) -> str:
-    known: dict[str, str] = {word: word for word in get_args(CausalAlignment)}
-    return parse_choices(option, text, known, many=False)[0]
-
-
-def _windows(option: str, words: list[str]) -> list[Any]:
-    return [parse_window(option, word) for word in words]
-
-
-def _mask(option: str, text: str) -> str | None:
-    known: dict[str, str | None] = {"none": None} | {word: word for word in get_args(MaskKind)}
-    return parse_choices(option, text, known, many=False)[0]
-
-
-# Parameter of a command -> (its option, the field of Study, how its value is read).
-_OPTIONS: Mapping[str, tuple[str, str, Callable[[str, Any], Any]]] = {
-    "seq_lens": ("--seq-lens", "seq_lens", parse_wholes),
-    "seq_len_k": ("--seq-len-k", "seq_len_k", or_none(parse_whole)),
-    "decode": ("--decode", "decode", _as_given),
-    "queries": ("--queries", "queries", parse_whole),
-    "batch": ("--batch", "batch", parse_whole),
-    "heads": ("--heads", "heads", parse_wholes),
-    "kv_heads": ("--kv-heads", "kv_heads", parse_whole),
-    "head_dim": ("--head-dim", "head_dims", parse_wholes),
-    "dtype": ("--dtype", "dtypes", _dtypes),
-    "causal": ("--causal", "causal", _causal),
-    "causal_alignment": ("--causal-alignment", "causal_alignment", _alignment),
-    "window": ("--window", "windows", _windows),
-    "softcap": ("--softcap", "softcap", or_none(parse_above_zero)),
-    "alibi": ("--alibi", "alibi", _as_given),
-    "sinks": ("--sinks", "sinks", _as_given),
-    "mask": ("--mask", "mask", _mask),
-    "mask_axes": ("--mask-axes", "mask_axes", lambda option, text: text.strip()),
-    "mask_block": ("--mask-block", "mask_block", parse_whole),
-    "dropout": ("--dropout", "dropout", parse_share),
-    "dropout_seed": ("--dropout-seed", "dropout_seed", parse_seed),
-    "key_lengths": ("--key-lengths", "key_lengths", or_none(parse_lengths)),
-    "varlen": ("--varlen", "varlen", or_none(parse_lengths)),
-    "page_size": ("--page-size", "page_size", or_none(parse_whole)),
-    "direction": ("--direction", "directions", _directions),
-    "engine": ("--engine", "engines", _engines),
-    "block_sizes": ("--block-size", "block_sizes", parse_block_sizes),
-    "block_q": ("--block-q", "block_q", parse_whole),
-    "block_k": ("--block-k", "block_k", parse_whole),
-    "threads": ("--threads", "threads", parse_whole),
-    "repeats": ("--repeats", "repeats", parse_whole),
-    "rounds": ("--rounds", "rounds", parse_whole),
-    "budget": ("--budget", "budget_s", parse_duration),
-    "cold": ("--cold", "cold", _as_given),
-    "seed": ("--seed", "seed", parse_seed),
-    "memory": ("--memory", "memory", _as_given),
-    "check": ("--check", "check", _as_given),
-    "memory_budget": (
-        "--memory-budget",
-        "memory_budget_bytes",
-        lambda name, text: parse_bytes(text, name=name),
-    ),
-    "timeout": ("--timeout", "timeout_s", parse_seconds),
-}
 
 
 def build_study(
@@ -162,14 +50,10 @@ def build_study(
     Raises ConfigError for a bad option or study file, AttentionError for an impossible problem.
     """
     values = {} if params.get("config") is None else _file_settings(Path(params["config"]), kind)
-    given = {
-        field: read(option, params[name])
-        for name, (option, field, read) in _OPTIONS.items()
-        if params.get(name) not in (None, [], ())
-    }
+    given = read_params(params, OPTIONS)
     if "block_sizes" in given:
         if "block_q" in given or "block_k" in given:
-            raise ConfigError("--block-size sets both block sizes: give it, or --block-q with --block-k")
+            raise ConfigError("--block-sizes sets both block sizes: give it, or --block-q with --block-k")
         values |= {"block_q": None, "block_k": None}
     if "rounds" in given:
         if "budget_s" in given:
@@ -213,9 +97,15 @@ def build_duel(params: Mapping[str, Any]) -> DuelStudy:
             f"A and B are both {a.engine} of the same environment",
             hint="name another engine, --python-a or --python-b; --aa measures the noise floor",
         )
-    known = {name: params[name] for name in _OPTIONS if name in params and name != "rounds"}
+    known = {name: params[name] for name in OPTIONS if name in params and name != "rounds"}
     values = {**known, "engine": [a.engine], "memory": False}
     study = build_study("profile", values, defaults={"seq_lens": [DEFAULT_SEQLEN]})
+    if len(study.settings()) > 1:
+        sizes = ", ".join(map(str, study.block_sizes))
+        raise ConfigError(
+            f"a duel is of one block size, not of {len(study.settings())}: {sizes}",
+            hint="flashbench sweep measures several",
+        )
     if params["aa"] and len(study.points()) > 1:
         raise ConfigError(f"--aa measures the noise floor of one problem, not of {len(study.points())}")
     return DuelStudy(
@@ -271,6 +161,7 @@ def _file_settings(path: Path, kind: Kind | None) -> dict[str, Any]:
         raise ConfigError(f"{path} is a study of kind 'train'", hint=f"flashbench train --config {path}")
     check_keys(path, values, Study.__struct_fields__)
     try:
+        values = read_file_values(values, OPTIONS, lists=SPANNED)
         study = _convert(_defaults(values.get("kind", kind or "profile"), values) | values)
         _check_points(study)
     except FlashbenchError as error:
@@ -292,11 +183,11 @@ def _convert(values: Mapping[str, Any]) -> Study:
 
 def field_error(text: str) -> str:
     """From "Expected `int`, got `str` - at `$.seq_lens[0]`": "seq_lens[0]: expected `int`, got `str`"."""
-    match = re.fullmatch(r"(.*) - at `\$\.((\w+).*)`", text)
+    match = re.fullmatch(r"(.*) - at `\$\.(.*)`", text)
     if match is None:
         return _lower_first(text)
-    rule, place, field = match.groups()
-    known = _WORDS.get(field) if rule.startswith("Invalid enum value") else None
+    rule, place = match.groups()
+    known = get_args(Kind) if place == "kind" else ()
     return f"{place}: {_lower_first(rule)}" + (f"; known: {', '.join(known)}" if known else "")
 
 

@@ -26,7 +26,7 @@ def train(
     context: typer.Context,
     config: options.Config = None,
     models: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--models",
             "-m",
@@ -36,7 +36,7 @@ def train(
         ),
     ] = None,
     attention: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--attention",
             "-a",
@@ -56,7 +56,7 @@ def train(
         ),
     ] = None,
     context_lengths: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--context-lengths",
             "-n",
@@ -124,23 +124,9 @@ def train(
         ),
     ] = None,
     threads: options.Threads = None,
-    repeats: Annotated[
-        str | None,
-        typer.Option(
-            "--repeats",
-            metavar="N",
-            help="Steps in one burst (default 3).",
-            rich_help_panel=options.MEASURING,
-        ),
-    ] = None,
+    repeats: Annotated[str | None, options.repeats("Steps in one burst", "3")] = None,
     rounds: Annotated[
-        str | None,
-        typer.Option(
-            "--rounds",
-            metavar="N",
-            help="Fresh processes of each attention, which take turns (default 2).",
-            rich_help_panel=options.MEASURING,
-        ),
+        str | None, options.rounds("2", "Fresh processes of each attention, which take turns")
     ] = None,
     seed: options.Seed = None,
     memory: options.MeasureMemory = None,

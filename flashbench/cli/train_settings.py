@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
+from flashbench.cli.readers import OPTIONS, Options, as_given, many, read_file_values, read_params
 from flashbench.cli.settings import check_keys, field_error, read_toml
-from flashbench.cli.values import parse_seconds, parse_seed, parse_whole, parse_wholes
+from flashbench.cli.values import parse_choices, parse_whole, parse_wholes
 from flashbench.errors import ConfigError, FlashbenchError
-from flashbench.integrations.forecasting.models import find_model
-from flashbench.report.units import parse_bytes
-from flashbench.studies.train.study import Setting, TrainStudy
+from flashbench.integrations.forecasting.choice import VARIANT
+from flashbench.integrations.forecasting.models import MODELS
+from flashbench.studies.train.study import ATTENTIONS, DATA, Setting, TrainStudy
 
 
-def _names(option: str, text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
+def _models(option: str, text: str) -> list[str]:
+    return parse_choices(option, text, {key: key for key in MODELS})
+
+
+def _attentions(option: str, text: str) -> list[str]:
+    return parse_choices(option, text, {word: word for word in ATTENTIONS})
+
+
+def _variant(option: str, text: str) -> str | None:
+    known: dict[str, str | None] = {"none": None, VARIANT: VARIANT}
+    return parse_choices(option, text, known, many=False)[0]
+
+
+def _data(option: str, text: str) -> str:
+    known: dict[str, str] = {word: word for word in get_args(DATA)}
+    return parse_choices(option, text, known, many=False)[0]
 
 
 def _settings(option: str, words: list[str]) -> dict[str, dict[str, Setting]]:
@@ -32,35 +47,27 @@ def _settings(option: str, words: list[str]) -> dict[str, dict[str, Setting]]:
             read: Setting = msgspec.json.decode(value, type=Setting)
         except msgspec.DecodeError:
             read = value.strip()
-        found.setdefault(model, {})[name] = read
+        found.setdefault(_models(f"MODEL of {option}", model)[0], {})[name] = read
     return found
 
 
-# Parameter of the command -> (its option, the field of TrainStudy, how its value is read).
-_OPTIONS: Mapping[str, tuple[str, str, Callable[[str, Any], Any]]] = {
-    "models": ("--models", "models", _names),
-    "attention": ("--attention", "attentions", _names),
-    "variant": ("--variant", "variant", lambda option, text: text),
-    "context_lengths": ("--context-lengths", "context_lengths", parse_wholes),
+_OPTIONS: Options = {
+    "models": ("--models", "models", many(_models)),
+    "attention": ("--attention", "attentions", many(_attentions)),
+    "variant": ("--variant", "variant", _variant),
+    "context_lengths": ("--context-lengths", "context_lengths", many(parse_wholes)),
     "horizon": ("--horizon", "horizon", parse_whole),
     "windows": ("--windows", "windows", parse_whole),
-    "data": ("--data", "data", lambda option, text: text),
-    "csv": ("--csv", "csv", lambda option, text: text),
+    "data": ("--data", "data", _data),
+    "csv": ("--csv", "csv", as_given),
     "series": ("--series", "series", parse_whole),
     "patch_stride": ("--patch-stride", "patch_stride", parse_whole),
-    "set_": ("--set", "settings", _settings),
-    "threads": ("--threads", "threads", parse_whole),
-    "repeats": ("--repeats", "repeats", parse_whole),
-    "rounds": ("--rounds", "rounds", parse_whole),
-    "seed": ("--seed", "seed", parse_seed),
-    "memory": ("--memory", "memory", lambda option, value: value),
-    "memory_budget": (
-        "--memory-budget",
-        "memory_budget_bytes",
-        lambda name, text: parse_bytes(text, name=name),
-    ),
-    "timeout": ("--timeout", "timeout_s", parse_seconds),
+    **{
+        name: OPTIONS[name]
+        for name in ("threads", "repeats", "rounds", "seed", "memory", "memory_budget", "timeout")
+    },
 }
+_LISTS = ("models", "attentions", "context_lengths")
 
 
 def build_train_study(params: Mapping[str, Any]) -> TrainStudy:
@@ -68,18 +75,12 @@ def build_train_study(params: Mapping[str, Any]) -> TrainStudy:
     values: dict[str, Any] = {}
     if params.get("config") is not None:
         values = _file_settings(Path(params["config"]))
-    given = {
-        field: read(option, params[name])
-        for name, (option, field, read) in _OPTIONS.items()
-        if params.get(name) not in (None, [], ())
-    }
+    given = read_params(params, _OPTIONS)
     if "csv" in given and "data" in given:
         raise ConfigError("--csv is the data: give it, or --data")
-    if "settings" in given:  # beside those of the file, model by model
-        own = values.get("settings", {})
-        given["settings"] = {
-            model: own.get(model, {}) | given["settings"].get(model, {}) for model in own | given["settings"]
-        }
+    if params.get("set_"):  # beside those of the file, model by model
+        own, asked = values.get("settings", {}), _settings("--set", params["set_"])
+        given["settings"] = {model: own.get(model, {}) | asked.get(model, {}) for model in own | asked}
     return _convert(values | given)
 
 
@@ -89,6 +90,11 @@ def _file_settings(path: Path) -> dict[str, Any]:
     if values.get("kind") != "train":
         raise ConfigError(f'{path} must have kind = "train", not {values.get("kind", "profile")!r}')
     try:
+        values = read_file_values(values, _OPTIONS, lists=_LISTS)
+        if isinstance(values.get("settings"), dict):
+            values["settings"] = {
+                _models("settings", model)[0]: settings for model, settings in values["settings"].items()
+            }
         _convert(values)
     except FlashbenchError as error:
         raise ConfigError(f"{path}: {error}", hint=error.hint) from error
@@ -97,9 +103,6 @@ def _file_settings(path: Path) -> dict[str, Any]:
 
 def _convert(values: Mapping[str, Any]) -> TrainStudy:
     try:
-        study = msgspec.convert(values, type=TrainStudy)
+        return msgspec.convert(values, type=TrainStudy)
     except msgspec.ValidationError as error:
         raise ConfigError(field_error(str(error))) from error
-    for model in (*study.models, *study.settings):
-        find_model(model)
-    return study

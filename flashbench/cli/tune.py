@@ -24,57 +24,20 @@ EPILOG = (
 
 
 def tune(
+    context: typer.Context,
     seq_lens: Annotated[
-        str | None,
-        typer.Option(
-            "--seq-lens",
-            "-n",
-            metavar="N,...",
-            help="A length of each band, which is from one power of two to the next "
-            "(default 256,512,1k,2k,4k: lengths from 256 to 8191).",
-            rich_help_panel=options.PROBLEM,
+        list[str] | None,
+        options.seq_lens(
+            "256,512,1k,2k,4k: one of each band, from a power of two to the next, 256 to 8191 together"
         ),
     ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--dtype",
-            metavar="D,...",
-            help="float64, float32 or both, comma-separated (default both).",
-            autocompletion=lambda: ["float64", "float32"],
-            rich_help_panel=options.PROBLEM,
-        ),
-    ] = None,
+    dtype: Annotated[list[str] | None, options.dtype("float64,float32")] = None,
     head_dim: options.HeadDim = None,
-    causal: Annotated[
-        str | None,
-        typer.Option(
-            "--causal",
-            metavar="both|yes|no",
-            help="Causal masking, none, or one after the other (default both).",
-            autocompletion=lambda: ["both", "yes", "no"],
-            rich_help_panel=options.PROBLEM,
-        ),
-    ] = None,
-    direction: Annotated[
-        str | None,
-        typer.Option(
-            "--direction",
-            metavar="D,...",
-            help="fwd, bwd or both, comma-separated (default both).",
-            autocompletion=lambda: ["fwd", "bwd"],
-            rich_help_panel=options.PROBLEM,
-        ),
-    ] = None,
+    causal: Annotated[str | None, options.causal("both")] = None,
+    direction: Annotated[list[str] | None, options.direction("fwd,bwd", words=("fwd", "bwd"))] = None,
     threads: Annotated[
         str | None,
-        typer.Option(
-            "--threads",
-            metavar="N",
-            help="Threads to tune with (default every core this process may use); processes that may use "
-            "more do not use what fewer found.",
-            rich_help_panel=options.MEASURING,
-        ),
+        options.threads("; processes that may use more do not use what fewer found"),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Print this CPU's table, measure nothing.")] = False,
     reset: Annotated[bool, typer.Option("--reset", help="Delete this CPU's table, measure nothing.")] = False,
@@ -92,12 +55,5 @@ def tune(
     elif show:
         print_table(json=json)
     else:
-        plan = build_plan(
-            seq_lens=seq_lens,
-            dtype=dtype,
-            head_dim=head_dim,
-            causal=causal,
-            direction=direction,
-            threads=threads,
-        )
+        plan = build_plan(context.params)
         run_and_keep(plan, json=json)

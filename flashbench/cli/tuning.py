@@ -3,52 +3,34 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import typer
 from rich.console import Console
 
 from flashbench.cli.output import RunInterruptedError
 from flashbench.cli.progress import show_progress
-from flashbench.cli.values import parse_choices, parse_whole, parse_wholes
-from flashbench.engines.tuned import Pass
+from flashbench.cli.readers import OPTIONS, Options, many, read_params, read_passes
 from flashbench.kernels.threads import available_cores
-from flashbench.problem import Dtype
 from flashbench.report.tune import table_lines, tune_json, tune_lines, tune_report
 from flashbench.results.store import check_writable, write_whole
 from flashbench.studies.tune.keep import Tuned, reset, shown
 from flashbench.studies.tune.plan import Plan
 from flashbench.studies.tune.run import Interrupted, tune
 
+_OPTIONS: Options = {
+    **{name: OPTIONS[name] for name in ("seq_lens", "dtype", "head_dim", "causal", "threads")},
+    "direction": ("--direction", "directions", many(read_passes)),
+}
 
-def build_plan(
-    *,
-    seq_lens: str | None,
-    dtype: str | None,
-    head_dim: str | None,
-    causal: str | None,
-    direction: str | None,
-    threads: str | None,
-) -> Plan:
-    """The plan that the options ask for; None is "not given".
+
+def build_plan(params: Mapping[str, Any]) -> Plan:
+    """The plan that the parameters of the command ask for; None and an empty list are "not given".
 
     Raises ConfigError for a bad option, AttentionError for an impossible problem.
     """
-    given: dict[str, Any] = {}
-    if seq_lens is not None:
-        given["seq_lens"] = parse_wholes("--seq-lens", seq_lens)
-    if dtype is not None:
-        given["dtypes"] = _words("--dtype", dtype, get_args(Dtype))
-    if head_dim is not None:
-        given["head_dims"] = parse_wholes("--head-dim", head_dim)
-    if causal is not None:
-        known = {"both": [False, True], "yes": [True], "no": [False]}
-        given["causal"] = parse_choices("--causal", causal, known, many=False)[0]
-    if direction is not None:
-        given["directions"] = _words("--direction", direction, get_args(Pass))
-    given["threads"] = available_cores() if threads is None else parse_whole("--threads", threads)
-    return Plan(**given)
+    return Plan(**{"threads": available_cores(), **read_params(params, _OPTIONS)})
 
 
 def run_and_keep(plan: Plan, *, json: str | None) -> None:
@@ -91,7 +73,3 @@ def _print(tuned: Tuned, lines: Sequence[str], *, json: str | None) -> None:
         out.write("\n")
     for line in lines:
         out.write(f"{line}\n")
-
-
-def _words(option: str, text: str, known: Sequence[str]) -> list[str]:
-    return parse_choices(option, text, {word: word for word in known})

@@ -69,19 +69,23 @@ def parse_wholes(option: str, text: str) -> list[int]:
 def parse_block_sizes(option: str, text: str) -> list[int | str]:
     """A comma list of whole numbers and `auto`."""
     return [
-        "auto" if part.strip() == "auto" else parse_whole(option, part, also="auto or ")
+        "auto" if part.strip().lower() == "auto" else parse_whole(option, part, also="auto or ")
         for part in text.split(",")
     ]
 
 
 def parse_choices(option: str, text: str, known: Mapping[str, Value], *, many: bool = True) -> list[Value]:
-    """A comma list of known words, or one word, as what they stand for."""
+    """A comma list of known words, or one word, as what they stand for; capitals are ignored.
+
+    >>> parse_choices("--dtype", "Float32", {"float32": 4, "float64": 8})
+    [4]
+    """
     chosen = []
     for part in text.split(",") if many else [text]:
         word = part.strip()
-        if word not in known:
+        if word.lower() not in known:
             raise ConfigError(f"{option} takes {_either(known)}, not {word!r}")
-        chosen.append(known[word])
+        chosen.append(known[word.lower()])
     return chosen
 
 
@@ -99,7 +103,7 @@ def parse_share(option: str, text: str) -> float:
 
 def or_none(read: Callable[[str, str], Value]) -> Callable[[str, str], Value | None]:
     """A reader that takes `none` too: an option that turns off what a study file turns on."""
-    return lambda option, text: None if text.strip() == "none" else read(option, text)
+    return lambda option, text: None if text.strip().lower() == "none" else read(option, text)
 
 
 def parse_above_zero(option: str, text: str) -> float:
@@ -128,7 +132,7 @@ def parse_window(option: str, text: str) -> int | str | list[int | str]:
 
 
 def _window_side(word: str) -> int | str | None:
-    return word if word == "none" else _rows(word)
+    return "none" if word.lower() == "none" else _rows(word)
 
 
 def parse_lengths(option: str, text: str) -> list[int | float]:

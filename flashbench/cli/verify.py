@@ -14,6 +14,7 @@ EPILOG = (
     "  flashbench verify --engine numpy --case square --case gqa-8-2\n"
     "  flashbench verify --engine all --case head-dim\n"
     "  flashbench verify --case nan --verbose\n"
+    "  flashbench verify --dtype float32 --causal --direction fwd --threads 1\n"
     "  flashbench verify --list\n"
     "  flashbench verify --suite torch\n"
     "  flashbench verify --suite flash-attention --sample 500\n"
@@ -35,23 +36,14 @@ def _suite_words() -> list[str]:
 
 
 def verify(
-    engine: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--engine",
-            "-e",
-            metavar="NAME",
-            help="One of `flashbench engines`, or all that are ready; give it again for more "
-            "(default flash and standard).",
-            autocompletion=options.engine_words_or_all,
-        ),
-    ] = None,
+    context: typer.Context,
+    engine: Annotated[list[str] | None, options.engine("default flash and standard")] = None,
     case: Annotated[
         list[str] | None,
         typer.Option(
             "--case",
-            metavar="NAME",
-            help="Run only this case, or those whose names begin so; give it again for more.",
+            metavar="NAME,...",
+            help="Run only this case, or those whose names begin so, such as square-2; again for more.",
             autocompletion=_case_words,
         ),
     ] = None,
@@ -60,28 +52,33 @@ def verify(
         typer.Option(
             "--suite",
             metavar="NAME",
-            help="default: every feature, odd shapes, extreme values; half a minute on two cores. torch: "
-            "PyTorch's grid for CPUs; a minute. flash-attention: that project's grid; half an hour.",
+            help="Such as torch. default: every feature, odd shapes, extreme values; half a minute on two "
+            "cores. torch: PyTorch's grid for CPUs; a minute. flash-attention: that project's grid; half an "
+            "hour.",
             autocompletion=_suite_words,
         ),
     ] = "default",
     sample: Annotated[
-        int | None,
-        typer.Option(
-            "--sample", metavar="N", min=1, help="Run so many of the cases by chance, the same each time."
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Draw another sample.")] = 0,
-    list_: Annotated[bool, typer.Option("--list", help="Name the cases and run none.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A row per case.")] = False,
-    json: Annotated[
         str | None,
         typer.Option(
-            "--json",
-            metavar="PATH|-",
-            help="Write every error there, - for stdout; all else then goes to stderr.",
+            "--sample",
+            metavar="N",
+            help="Run so many of the cases by chance, such as 500, the same each time.",
         ),
     ] = None,
+    seed: Annotated[
+        str,
+        typer.Option(
+            "--seed", metavar="N", help="Draw another sample, such as 1 (default 0).", show_default=False
+        ),
+    ] = "0",
+    dtype: Annotated[list[str] | None, options.dtype("float64,float32")] = None,
+    causal: Annotated[str | None, options.causal("both")] = None,
+    direction: Annotated[list[str] | None, options.direction("fwd,bwd", words=("fwd", "bwd"))] = None,
+    threads: options.Threads = None,
+    list_: Annotated[bool, typer.Option("--list", help="Name the cases and run none.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A row per case.")] = False,
+    json: Annotated[str | None, options.json("every error")] = None,
 ) -> None:
     """Check outputs and gradients against a float64 oracle: shapes, blocks, features, extreme values."""
     # Inside: these import NumPy, which --help must not.
@@ -90,25 +87,28 @@ def verify(
     from rich.console import Console
 
     from flashbench.cli.progress import show_progress
+    from flashbench.cli.readers import read_engines
+    from flashbench.cli.values import parse_seed, parse_whole
+    from flashbench.cli.verifying import narrowed, options_of
     from flashbench.report.verify import verify_json, verify_lines, verify_report
     from flashbench.results.store import check_writable, write_whole
     from flashbench.studies import verify as study
     from flashbench.studies.cases import choose_cases, sample_cases
-    from flashbench.studies.engine_list import resolve_engines
 
-    cases = choose_cases(case or [], suite)
+    words = [word.strip() for words in case or [] for word in words.split(",")]
+    cases = narrowed(choose_cases(words, suite), context.params)
     if sample is not None:
-        cases = sample_cases(cases, sample, seed)
+        cases = sample_cases(cases, parse_whole("--sample", sample), parse_seed("--seed", seed))
     if list_:
         sys.stdout.write("".join(f"{each.name}\n" for each in cases))
         return
     if json is not None and json != "-":
         check_writable(json)
-    engines, left_out = resolve_engines(list(dict.fromkeys(engine or study.DEFAULT_ENGINES)))
-    for line in left_out:
-        typer.echo(line, err=True)
+    engines = list(dict.fromkeys(read_engines("--engine", engine or list(study.DEFAULT_ENGINES))))
     with show_progress(at_once=False) as on_progress:
-        verification = study.verify(engines, cases, on_progress, suite=suite)
+        verification = study.verify(
+            engines, cases, on_progress, suite=suite, options=options_of(context.params)
+        )
     if json is not None and json != "-":
         write_whole(json, verify_json(verification).encode())
     if json == "-":

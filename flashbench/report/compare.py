@@ -46,6 +46,14 @@ class _Table(NamedTuple):
     title: str
     rows: list[tuple[list[str], Pair]]
 
+    def reasons(self) -> list[str]:
+        """What the figures do not show, a line each with the rows that it holds for."""
+        places: dict[tuple[str, str], list[str]] = {}
+        for cells, pair in self.rows:
+            if pair.note is not None:
+                places.setdefault((pair.verdict, pair.note), []).append(cells[0])
+        return [f"{', '.join(where)}: {verdict}: {note}" for (verdict, note), where in places.items()]
+
 
 def compare_report(comparison: Comparison) -> RenderableType:
     """The comparison for a terminal."""
@@ -56,7 +64,8 @@ def compare_report(comparison: Comparison) -> RenderableType:
             texts = [Text(cell) if cell else NOTHING for cell in cells]
             texts[-1].stylize(VERDICT_STYLES[pair.verdict])
             grid.add_row(*texts)
-        parts += [Text(), Text(table.title, style="bold"), grid]
+        reasons = [Text(line, style="dim") for line in table.reasons()]
+        parts += [Text(), Text(table.title, style="bold"), grid, *reasons]
     parts += [Text(), *map(Text, _afterword(comparison))]
     return Group(*parts)
 
@@ -70,6 +79,8 @@ def compare_markdown(comparison: Comparison) -> str:
             for cells, pair in table.rows
         ]
         blocks += [f"{table.title}:", markdown_table(_HEADERS, rows)]
+        reasons = "\n".join(f"- {line}" for line in table.reasons())
+        blocks += [reasons] if reasons else []
     missing = _missing_lines(comparison)
     if missing:
         blocks.append("\n".join(f"- {line}" for line in missing))
@@ -115,7 +126,7 @@ def _rows(pairs: Sequence[Pair]) -> list[tuple[list[str], Pair]]:
                 memory[2 * index],
                 memory[2 * index + 1],
                 _ratio(pair.memory_ratio),
-                pair.note or pair.verdict,
+                pair.verdict,
             ],
             pair,
         )

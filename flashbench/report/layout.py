@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flashbench.problem import AttentionProblem, Direction
+from flashbench.report.units import brief_bytes
 from flashbench.results.record import Machine, Measurement, Results, Verdict
 from flashbench.studies.blocks import block_label, blocks_word
 from flashbench.studies.decoding import is_decoding
@@ -49,7 +50,9 @@ NOTHING = Text("-", style="dim")
 
 
 class Grid:
-    """A table as wide as the console allows: first its headers take two lines, then its gaps narrow."""
+    """A table as wide as the console allows: its headers take two lines, its gaps narrow, then memory has
+    one decimal.
+    """
 
     def __init__(self, *headers: str, left: Iterable[int] = (), whole: bool = False) -> None:
         """A line break in a header is where it may break, after a hyphen that it then needs.
@@ -65,7 +68,7 @@ class Grid:
         """A row; `last` leaves a blank line after it."""
         self._rows.append((cells, last))
 
-    def _table(self, gap: int, *, broken: bool) -> Table:
+    def _table(self, gap: int, *, broken: bool, brief: bool = False) -> Table:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, gap - 1))
         for index, header in enumerate(self._headers):
             text = Text(header if broken else _unbroken(header), style="bold")
@@ -77,9 +80,7 @@ class Grid:
                 no_wrap=self._whole and not left,
             )
         for cells, last in self._rows:
-            table.add_row(
-                *(Text(cell) if isinstance(cell, str) else cell for cell in cells), end_section=last
-            )
+            table.add_row(*(_cell(cell, brief=brief) for cell in cells), end_section=last)
         return table
 
     def markdown(self) -> str:
@@ -89,13 +90,19 @@ class Grid:
         return markdown_table(headers, cells, left=self._left)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = self._table(1, broken=True)
-        for gap, broken in ((3, False), (2, False), (3, True), (2, True)):
+        table = self._table(1, broken=True, brief=True)
+        for gap, broken in ((3, False), (2, False), (3, True), (2, True), (1, True)):
             wider = self._table(gap, broken=broken)
             if console.measure(wider, options=options.update_width(10_000)).maximum <= options.max_width:
                 table = wider
                 break
         yield table
+
+
+def _cell(cell: str | Text, *, brief: bool) -> Text:
+    text = Text(cell) if isinstance(cell, str) else cell
+    short = brief_bytes(text.plain) if brief else text.plain
+    return text if short == text.plain else Text(short, style=text.style)
 
 
 def _unbroken(header: str) -> str:

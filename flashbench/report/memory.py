@@ -34,7 +34,7 @@ def memory_report(results: Results) -> RenderableType:
     """The three views of every measurement side by side, a table per group as the profile has them."""
     parts: list[RenderableType] = [
         Text("Memory, three ways", style="bold"),
-        Text("beyond inputs and outputs; ! more than 64 KB and more than 5 % apart", style="dim"),
+        Text("beyond inputs and outputs; ! more than 64 KiB and more than 5 % apart", style="dim"),
     ]
     along = table_axis(results.measurements)
     for key, rows in group_measurements(results.measurements, along).items():

@@ -10,7 +10,7 @@ from flashbench.report.layout import (
     reason_lines,
 )
 from flashbench.report.profile import DOCUMENTED_ENGINES, by_problem
-from flashbench.report.units import format_bytes
+from flashbench.report.units import documented_bytes
 from flashbench.results.record import Measurement, Results
 from flashbench.studies.problem_words import length_word
 from flashbench.studies.ratios import memory_ratio
@@ -52,7 +52,7 @@ def _line(*cells: str) -> str:
 
 
 def _memory(row: Measurement | None) -> str:
-    return format_bytes(row.memory.workspace_peak_bytes) if row and row.memory else _instead(row)
+    return documented_bytes(row.memory.workspace_peak_bytes) if row and row.memory else _instead(row)
 
 
 def _time(row: Measurement | None) -> str:

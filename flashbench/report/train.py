@@ -85,7 +85,7 @@ def _alike(rows: Iterable[TrainingStep], name: str) -> bool:
 
 def _table(rows: Sequence[TrainingStep]) -> Grid:
     grid = Grid(
-        "Con-\ntext", "Attention", "Step\n(ms)", "fwd/bwd/opt\n(ms)", "Peak\n(MB)", "Attn\n(%)",
+        "Con-\ntext", "Attention", "Step\n(ms)", "fwd/bwd/opt\n(ms)", "Peak\n(MiB)", "Attn\n(%)",
         "x stan-\ndard", "at\nmost", "Loss",
         left=[1],
     )  # fmt: skip

@@ -3,29 +3,55 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from flashbench.errors import ConfigError
 
-# The documented names: KB, MB and GB are powers of 1024 here, in what is read as in what is written.
-_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+# Powers of 1024. What is read may be spelled KB, MB or GB too: nobody buys memory by powers of 1000.
+BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+# The documented table's names of the same.
+_DOCUMENTED_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+_WRITTEN = re.compile(rf"(-?\d+\.\d\d) ({'|'.join(BYTE_UNITS[1:])})")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([KMGTP]?)(?:I?B)?\s*", re.IGNORECASE)
 
 
 def format_bytes(count: int) -> str:
-    """Two decimals in the largest unit that leaves at least 1; whole bytes below 1 KB.
+    """Two decimals in the largest unit that leaves at least 1; whole bytes below 1 KiB.
 
     >>> format_bytes(131072), format_bytes(512), format_bytes(4 * 1024**3)
-    ('128.00 KB', '512 B', '4.00 GB')
+    ('128.00 KiB', '512 B', '4.00 GiB')
     """
+    return _with_unit(count, BYTE_UNITS)
+
+
+def brief_bytes(text: str) -> str:
+    """What `format_bytes` wrote with a decimal less, for where a table has no room; other text as it is.
+
+    >>> brief_bytes("128.00 KiB"), brief_bytes("1.98x")
+    ('128.0 KiB', '1.98x')
+    """
+    match = _WRITTEN.fullmatch(text)
+    return text if match is None else f"{float(match[1]):.1f} {match[2]}"
+
+
+def documented_bytes(count: int) -> str:
+    """`format_bytes` as the documented table spells it, for that layout alone.
+
+    >>> documented_bytes(131072)
+    '128.00 KB'
+    """
+    return _with_unit(count, _DOCUMENTED_UNITS)
+
+
+def _with_unit(count: int, units: Sequence[str]) -> str:
     if abs(count) < 1024:
-        return f"{count} B"
-    value = float(count)
-    for unit in _UNITS[1:]:
+        return f"{count} {units[0]}"
+    value, left = count / 1024, list(units[1:])
+    # Compared as it will be printed, so that 1 MiB less a byte is not "1024.00 KiB".
+    while abs(round(value, 2)) >= 1024 and len(left) > 1:
         value /= 1024
-        # Compared as it will be printed, so that 1 MB less a byte is not "1024.00 KB".
-        if abs(round(value, 2)) < 1024 or unit == _UNITS[-1]:
-            break
-    return f"{value:.2f} {unit}"
+        left.pop(0)
+    return f"{value:.2f} {left[0]}"
 
 
 def parse_bytes(text: str, *, name: str = "size") -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flashbench.results.record import Machine
+from flashbench.studies.sizes import size_word
 
 # The counters advance in steps of 10 ms, and two of them in the 0.2 s watched are an idle machine's
 # daemons; a hundredth of every core is what the system itself takes on large ones.
@@ -31,9 +32,7 @@ def run_warnings(machine: Machine) -> list[str]:
         )
     swapped, memory = machine.swap_used_bytes, machine.memory_bytes
     if swapped is not None and memory is not None and swapped > SWAP_SHARE * memory:
-        lines.append(
-            f"{swapped / 1024**3:.1f} GB swapped out: calls may wait for the disk; end what holds memory"
-        )
+        lines.append(f"{size_word(swapped)} swapped out: calls may wait for the disk; end what holds memory")
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -101,8 +102,9 @@ def compare(
     median: the ratio with its bootstrap interval, and the Mann-Whitney test adjusted for the number of
     pairs (Holm). A pair has regressed when its whole interval lies above 1 + fail_over and chance is
     excluded, or its memory lies above it, or when base was ok and new is not; it has improved when the
-    interval lies below 1 / (1 + fail_over); it is the same when the interval lies between. Anything else
-    is inconclusive, and so is everything when there are too few processes to exclude chance at all.
+    interval lies below 1 / (1 + fail_over); it is the same when the interval lies between, or when both
+    files hold the one measurement, as a file and its copy do. Anything else is inconclusive, and so is
+    everything when there are too few processes to exclude chance at all.
 
     Raises IncomparableError when machines or settings differ, unless `force`, and when no measurement is
     in both. With `force` also measurements that differ in their block size alone are matched.
@@ -112,7 +114,7 @@ def compare(
         listed = "; ".join(f"{one.name}: {one.base} / {one.new}" for one in differences)
         raise IncomparableError(
             f"{base_name} and {new_name} are not comparable: {listed}",
-            hint="--force compares them all the same",
+            hint=f"{_both_shown(base_name, new_name)}; --force compares them all the same",
         )
     old_rows, new_rows = _by_key(base, base_name), _by_key(new, new_name)
     matches = [(key, key) for key in old_rows if key in new_rows]
@@ -121,7 +123,10 @@ def compare(
             [key for key in old_rows if key not in new_rows], set(new_rows) - set(old_rows)
         )
     if not matches:
-        raise IncomparableError(f"{base_name} and {new_name} have no measurement in common")
+        raise IncomparableError(
+            f"{base_name} and {new_name} have no measurement in common",
+            hint=_both_shown(base_name, new_name),
+        )
     matched_old, matched_new = ({match[side] for match in matches} for side in (0, 1))
     sides = [(old_rows[old], new_rows[key]) for old, key in matches]
     return Comparison(
@@ -134,6 +139,10 @@ def compare(
         only_in_base=[row for key, row in old_rows.items() if key not in matched_old],
         only_in_new=[row for key, row in new_rows.items() if key not in matched_new],
     )
+
+
+def _both_shown(base_name: str, new_name: str) -> str:
+    return f"flashbench report {shlex.quote(base_name)} {shlex.quote(new_name)} shows them side by side"
 
 
 def _by_key(results: Results, name: str) -> dict[Key, Measurement]:
@@ -191,7 +200,7 @@ def _word(value: object) -> str:
 
 
 def _remarks(base: Results, new: Results, fail_over: float) -> list[str]:
-    remarks = []
+    remarks = ["both files hold the same results: nothing was measured between them"] if base == new else []
     floors = [results.machine.noise_floor for results in (base, new)]
     floor = max((one for one in floors if one is not None), default=0.0)
     if floor > fail_over:
@@ -216,12 +225,13 @@ def _remarks(base: Results, new: Results, fail_over: float) -> list[str]:
 def _too_few(sides: Sequence[tuple[Measurement, Measurement]]) -> list[str]:
     """What to do where there are too few processes to decide."""
     tested = sum(_p_value(*side) is not None for side in sides)
-    counts = [_processes(row) for side in sides if _p_value(*side) is not None for row in side]
+    open_to_chance = [(base, new) for base, new in sides if base != new and _p_value(base, new) is not None]
+    counts = [_processes(row) for side in open_to_chance for row in side]
     needed = least_processes(tested) if tested else 0
     if not counts or min(counts) >= needed:
         return []
     return [
-        f"{min(counts)} processes a side cannot exclude chance for {tested} "
+        f"{min(counts)} process{'' if min(counts) == 1 else 'es'} a side cannot exclude chance for {tested} "
         f"measurement{'' if tested == 1 else 's'}: measure both with --rounds {needed} or more, or use duel"
     ]
 
@@ -262,6 +272,8 @@ def _judge(
             verdict, note = memory, None
         if memory == "regressed" and verdict != "regressed":
             verdict, note = "regressed", "more memory"
+        if base == new and verdict != "same":  # of too few samples to be told apart from chance
+            verdict, note = "same", "the same measurement"
     return Pair(
         base=base,
         new=new,

@@ -28,6 +28,7 @@ from flashbench.studies.forecast import Forecast, Step
 from flashbench.studies.limits import Limits
 from flashbench.studies.problem_words import length_word, window_word
 from flashbench.studies.rows import Row, rows_of
+from flashbench.studies.sizes import size_word
 from flashbench.studies.study import Study
 
 # Kinds of step, as forecasts tell them apart.
@@ -182,15 +183,15 @@ class Session:
             row.status, row.reason = "unsupported", reason
         elif row.predicted_bytes > left:
             row.status = "too_large"
-            row.reason = f"needs {_gib(row.predicted_bytes)}, {limit}: predicted, not tried"
+            row.reason = f"needs {size_word(row.predicted_bytes)}, {limit}: predicted, not tried"
         return row.can_run
 
     def _memory_left(self) -> tuple[int, str]:
         """Bytes that a point may need now, and the rule in words."""
         free, budget = available_memory_bytes(), self._study.memory_budget_bytes
         if budget is not None and budget < free:
-            return budget, f"the memory budget is {_gib(budget)}"
-        return free, f"this machine has {_gib(free)} free"
+            return budget, f"the memory budget is {size_word(budget)}"
+        return free, f"this machine has {size_word(free)} free"
 
     def _has_time_for(self, kind: str, rows: Sequence[Row]) -> bool:
         """Whether the budget, if there is one, allows another step."""
@@ -227,7 +228,3 @@ class Session:
 
 def _step(kind: str, row: Row) -> Step:
     return Step(kind, row.slot, max(1, row.point.problem.flops(row.point.direction)))
-
-
-def _gib(count: int) -> str:
-    return f"{count / 1024**3:.1f} GiB" if count >= 1024**3 else f"{count / 1024**2:.1f} MiB"

@@ -71,11 +71,15 @@ class Verification(Record, frozen=True):
     suite: str
     seconds: float
     results: list[CaseResult]
+    options: list[str] = msgspec.field(
+        default_factory=list
+    )  # other words of the command line that say how a case is run
 
     def reproduce(self, result: CaseResult) -> str:
         """A shell command that runs just one of the results."""
         suite = [] if self.suite == DEFAULT_SUITE else ["--suite", self.suite]
-        return shlex.join(["flashbench", "verify", *suite, "--engine", result.engine, "--case", result.case])
+        words = ["flashbench", "verify", *suite, "--engine", result.engine, "--case", result.case]
+        return shlex.join([*words, *self.options])
 
     @property
     def exit_code(self) -> int:
@@ -96,8 +100,11 @@ def verify(
     on_progress: OnProgress = lambda step: None,
     *,
     suite: str = DEFAULT_SUITE,
+    options: Sequence[str] = (),
 ) -> Verification:
-    """Run every case on every engine; `on_progress` is called before each case. suite: whose cases they are.
+    """Run every case on every engine; `on_progress` is called before each case.
+
+    suite: whose cases they are. options: words of a command line that asks for them to be run so.
 
     Raises EngineError when an engine is unknown or its library is missing, before anything runs.
     """
@@ -136,6 +143,7 @@ def verify(
         suite=suite,
         seconds=time.monotonic() - started,
         results=results,
+        options=list(options),
     )
 
 

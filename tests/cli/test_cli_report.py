@@ -37,7 +37,7 @@ def test_report_writes_the_page_and_says_so(flashbench, file: str, tmp_path: Pat
     done = flashbench("report", file, "-o", str(page))
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith(f"{page}: ")
-    assert done.out.endswith(" KB, 1 measurement of 1 file\n")
+    assert done.out.endswith(" KiB, 1 measurement of 1 file\n")
     assert parse_page(page.read_text(encoding="utf-8")).one("h1").text == "mine"
 
 

@@ -80,7 +80,7 @@ def test_options_narrow_and_widen_the_plan(flashbench: CommandLine, fake_tune: F
     [
         ("--direction fwd+bwd", "--direction takes fwd or bwd, not 'fwd+bwd'"),
         ("--dtype int8", "--dtype takes float32 or float64, not 'int8'"),
-        ("--causal maybe", "--causal takes both, yes or no, not 'maybe'"),
+        ("--causal maybe", "--causal takes no, yes or both, not 'maybe'"),
         ("--head-dim 300", "head_dim must be at most 256, not 300"),
         ("--threads 0", "--threads takes whole numbers from 1 up, such as 64 or 4k (4096), not '0'"),
         ("--reset --show", "--reset goes without --show and --json: it leaves nothing to show"),

@@ -193,7 +193,7 @@ def test_an_unknown_engine_is_refused_before_anything_runs(flashbench, tmp_path:
 def test_batches_and_budgets_ask_whether_it_can_train(flashbench, fake_run) -> None:
     for words in (["--batch", "8"], ["--memory-budget", "1GiB"]):
         done = flashbench("profile", "-n", "128", "-e", "numpy", *words)
-        assert "Can train? (16.00 GB)" in done.out or "Can train? (1.00 GB)" in done.out
+        assert "Can train? (16.00 GiB)" in done.out or "Can train? (1.00 GiB)" in done.out
         assert "longest" in done.out
     assert "Can train?" not in flashbench("profile", "-n", "128", "-e", "numpy").out
 

@@ -24,12 +24,12 @@ KIB = 1024
     [
         (0, "0 B"),
         (1023, "1023 B"),
-        (1024, "1.00 KB"),
-        (128 * KIB, "128.00 KB"),
-        (2 * KIB**2, "2.00 MB"),
-        (KIB**2 - 1, "1.00 MB"),
-        (4 * KIB**3, "4.00 GB"),
-        (5000 * KIB**5, "5000.00 PB"),
+        (1024, "1.00 KiB"),
+        (128 * KIB, "128.00 KiB"),
+        (2 * KIB**2, "2.00 MiB"),
+        (KIB**2 - 1, "1.00 MiB"),
+        (4 * KIB**3, "4.00 GiB"),
+        (5000 * KIB**5, "5000.00 PiB"),
     ],
 )
 def test_bytes_have_the_documented_form(count: int, text: str) -> None:

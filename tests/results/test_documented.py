@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flashbench.report.units import format_bytes
+from flashbench.report.units import documented_bytes
 from flashbench.results.record import Measurement, Results
 from flashbench.results.store import load
 
@@ -58,7 +58,7 @@ def test_first_and_last_rows_read_as_documented(
     documented: Results, batch: int, seqlen: int, standard: str, flash: str
 ) -> None:
     rows = [row for row in documented.measurements if row.problem.batch == batch]
-    found = {row.engine: format_bytes(workspace(row)) for row in rows if row.problem.seqlen_q == seqlen}
+    found = {row.engine: documented_bytes(workspace(row)) for row in rows if row.problem.seqlen_q == seqlen}
     assert found == {"standard": standard, "flash": flash}
 
 

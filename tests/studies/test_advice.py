@@ -42,7 +42,7 @@ def test_what_is_not_told_is_no_reason_for_advice() -> None:
 DISTURBED = {
     "others_cores": (0.8, "other processes use 0.8 cores"),
     "steal_percent": (3.26, "steal 3.3 %"),
-    "swap_used_bytes": (2 * 1024**3, "2.0 GB swapped out"),
+    "swap_used_bytes": (2 * 1024**3, "2.0 GiB swapped out"),
 }
 HABITS = {
     "load": (6.5, "load 6.5"),

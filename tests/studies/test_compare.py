@@ -19,11 +19,35 @@ def on_machine(**changes: Any) -> Results:
     return make_results(machine=msgspec.structs.replace(MACHINE, **changes))
 
 
-def test_a_file_is_the_same_as_itself() -> None:
-    comparison = compare(make_results(), make_results())
+def with_processes(row: Measurement, processes: int) -> Measurement:
+    """The measurement as so many of its processes would have it."""
+    assert row.time is not None
+    time = msgspec.structs.replace(row.time, samples_ns=row.time.samples_ns[:processes])
+    return msgspec.structs.replace(row, time=time)
+
+
+@pytest.mark.parametrize("processes", [1, 3, 6])
+def test_a_file_is_the_same_as_itself_however_few_its_samples(processes: int) -> None:
+    rows = [with_processes(make_measurement("flash", n, spread=0.4), processes) for n in (128, 512)]
+    rows.append(make_measurement("numpy", 512, status="crashed", reason="killed by signal 11"))
+    comparison = compare(make_results(rows), make_results(rows))
     assert {pair.verdict for pair in comparison.pairs} == {"same"}
     assert comparison.exit_code == 0
-    assert comparison.differences == comparison.remarks == []
+    assert comparison.differences == []
+    assert comparison.remarks == ["both files hold the same results: nothing was measured between them"]
+
+
+def test_documented_figures_are_the_same_as_themselves(repository: Path) -> None:
+    documented = load(repository / "results" / "documented.json")
+    assert compare(documented, documented).exit_code == 0
+
+
+def test_a_measurement_anew_is_not_the_same_for_being_of_one_process() -> None:
+    rows = [with_processes(make_measurement("flash", 512, slower=slower), 1) for slower in (1.0, 1.001)]
+    base, new = (make_results([row]) for row in rows)
+    comparison = compare(base, new)
+    assert [pair.verdict for pair in comparison.pairs] == ["inconclusive"]
+    assert comparison.remarks[0].startswith("1 process a side cannot exclude chance for 1 measurement:")
 
 
 @pytest.mark.parametrize(
@@ -104,12 +128,7 @@ def test_a_status_that_changes_is_a_verdict(old: Status, new: Status, verdict: s
 def test_few_processes_have_no_verdict_however_far_apart() -> None:
     for processes, note in ((4, None), (3, "3 and 3 processes"), (1, "1 and 1 processes")):
         rows = [make_measurement("flash", 4096, slower=slower) for slower in (1.0, 2.0)]
-        few = []
-        for row in rows:
-            assert row.time is not None
-            time = msgspec.structs.replace(row.time, samples_ns=row.time.samples_ns[:processes])
-            few.append(make_results([msgspec.structs.replace(row, time=time)]))
-        comparison = compare(*few)
+        comparison = compare(*(make_results([with_processes(row, processes)]) for row in rows))
         (pair,) = comparison.pairs
         assert pair.note == note
         assert pair.verdict == ("regressed" if note is None else "inconclusive")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from flashbench.report.units import BYTE_UNITS
+
 Interval = tuple[float, float]
 MOST_TICKS = 6
 # Lengths may be any numbers: two labels need this share of the axis between them.
 LEAST_GAP = 0.13
-_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 
 
 def padded(values: Iterable[float], *, least: float = 4.0) -> Interval | None:
@@ -45,13 +46,13 @@ def byte_ticks(limits: Interval) -> list[tuple[float, str]]:
     """Powers of two: every one, or every so many.
 
     >>> [word for _, word in byte_ticks((5000, 200 * 1024**2))]
-    ['32 KB', '256 KB', '2 MB', '16 MB', '128 MB']
+    ['32 KiB', '256 KiB', '2 MiB', '16 MiB', '128 MiB']
     """
     low, high = math.ceil(math.log2(limits[0])), math.floor(math.log2(limits[1]))
     powers = range(max(0, low), high + 1)
     inside = [[power for power in powers if power % step == 0] for step in (1, 2, 3, 4, 5, 10)]
     chosen = next((ticks for ticks in inside if len(ticks) <= MOST_TICKS), inside[-1])
-    return [(2.0**power, f"{2 ** (power % 10)} {_UNITS[power // 10]}") for power in chosen]
+    return [(2.0**power, f"{2 ** (power % 10)} {BYTE_UNITS[power // 10]}") for power in chosen]
 
 
 def value_ticks(values: Iterable[int], limits: Interval) -> list[tuple[float, str]]:

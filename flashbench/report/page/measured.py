@@ -82,7 +82,7 @@ def _table(id_: str, key: GroupKey, rows: Sequence[tuple[str, Measurement]], *, 
         notes.append(
             "Memory is beyond inputs and outputs: the peak as memray saw it, the growth of the process, and "
             "what the engine said before the run. "
-            f"{DISAGREES.strip()} marks one that differs from memray's by more than 5 % and 64 KB."
+            f"{DISAGREES.strip()} marks one that differs from memray's by more than 5 % and 64 KiB."
         )
     return make_table(
         id_,

@@ -10,12 +10,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import get_args
 
+from flashbench.engines.tuned import Pass
 from flashbench.errors import ConfigError
 from flashbench.problem import Dtype
 from flashbench.studies.cases import containment, decode, features, grids, masks, pairs, shapes, values
 from flashbench.studies.cases.case import Case
 
-__all__ = ["DEFAULT_SUITE", "SUITES", "Case", "all_cases", "choose_cases", "sample_cases"]
+__all__ = ["DEFAULT_SUITE", "SUITES", "Case", "all_cases", "choose_cases", "narrow_cases", "sample_cases"]
 
 DEFAULT_SUITE = "default"
 Group = Callable[[Dtype], Iterator[Case]]
@@ -79,6 +80,41 @@ def sample_cases(cases: Sequence[Case], count: int, seed: int = 0) -> list[Case]
     lots = {case.name: hashlib.sha256(f"{seed} {case.name}".encode()).digest() for case in cases}
     drawn = set(sorted(lots, key=lots.__getitem__)[:count])
     return [case for case in cases if case.name in drawn]
+
+
+def narrow_cases(
+    cases: Sequence[Case],
+    *,
+    dtypes: Sequence[Dtype] = get_args(Dtype),
+    causal: Sequence[bool] = (False, True),
+    directions: Sequence[Pass] = get_args(Pass),
+    threads: int | None = None,
+) -> list[Case]:
+    """Those of these dtypes, causal or not, that ask for these directions; gradients need outputs first.
+
+    `threads` are for the cases that leave them to the engine. Raises ConfigError where no case is left.
+
+    >>> [case.name for case in narrow_cases(choose_cases(["square-2"]), dtypes=["float32"])]
+    ['square-2-float32']
+    >>> {case.backward for case in narrow_cases(all_cases(), directions=["fwd"])}
+    {False}
+    """
+    found = [
+        case._replace(
+            backward=case.backward and "bwd" in directions,
+            settings=case.settings._replace(num_threads=case.settings.num_threads or threads),
+        )
+        for case in cases
+        if case.problem.dtype in dtypes
+        and case.problem.causal in causal
+        and ("fwd" in directions or case.backward)
+    ]
+    if not found:
+        raise ConfigError(
+            "no case is left of what --case, --dtype, --causal and --direction name together",
+            hint="flashbench verify --list names them all",
+        )
+    return found
 
 
 def choose_cases(words: Sequence[str], suite: str = DEFAULT_SUITE) -> list[Case]:

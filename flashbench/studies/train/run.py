@@ -18,6 +18,7 @@ from flashbench.results.record import SCHEMA_VERSION, Process, Results
 from flashbench.studies.advice import run_warnings
 from flashbench.studies.runner import FAILURES, Interrupted, make_machine
 from flashbench.studies.session import Progress
+from flashbench.studies.sizes import size_word
 from flashbench.studies.train import workload
 from flashbench.studies.train.agreement import disagreement
 from flashbench.studies.train.data import load_series
@@ -138,7 +139,7 @@ class _Session:
         needs, left = _foretold_bytes(row, rows), self._memory_left()
         if needs > left:
             row.status = "too_large"
-            row.reason = f"needs some {_gib(needs)}, {_gib(left)} are there: foretold, not tried"
+            row.reason = f"needs some {size_word(needs)}, {size_word(left)} are there: foretold, not tried"
             return
         with row.keeping_failure():
             row.facts = worker.prepare(row.slot, workload.FACTORY, workload.arguments(row.point, self._study))
@@ -212,7 +213,3 @@ def _foretold_bytes(row: TrainRow, rows: Sequence[TrainRow]) -> int:
         before, less = shorter[-2]
         power = min(2.0, max(1.0, math.log(peak / less) / math.log(length / before)))
     return math.ceil(float(peak * (row.point.context_length / length) ** power))
-
-
-def _gib(count: int) -> str:
-    return f"{count / 1024**3:.1f} GiB"

@@ -25,7 +25,7 @@ def test_number_ticks_are_few_and_inside_and_read_as_they_are(low: float, wide: 
 @given(low=st.floats(1, 1e12), wide=st.floats(4, 1e6))
 def test_byte_ticks_are_whole_powers_of_two(low: float, wide: float) -> None:
     ticks = byte_ticks((low, low * wide))
-    units = {"B": 0, "KB": 1, "MB": 2, "GB": 3, "TB": 4, "PB": 5}
+    units = {"B": 0, "KiB": 1, "MiB": 2, "GiB": 3, "TiB": 4, "PiB": 5}
     assert 1 <= len(ticks) <= 7
     for value, word in ticks:
         number, unit = word.split(" ")
@@ -36,8 +36,8 @@ def test_byte_ticks_are_whole_powers_of_two(low: float, wide: float) -> None:
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
-        ((5000, 200 * 1024**2), ["32 KB", "256 KB", "2 MB", "16 MB", "128 MB"]),
-        ((900, 5000), ["1 KB", "2 KB", "4 KB"]),
+        ((5000, 200 * 1024**2), ["32 KiB", "256 KiB", "2 MiB", "16 MiB", "128 MiB"]),
+        ((900, 5000), ["1 KiB", "2 KiB", "4 KiB"]),
     ],
 )
 def test_byte_ticks_of_usual_ranges(limits: tuple[float, float], words: list[str]) -> None:

@@ -197,7 +197,7 @@ def test_views_of_memory_that_disagree_are_marked() -> None:
     memory = replace(row.memory, expected_workspace_bytes=1024, resident_delta_bytes=grown)
     page = parse_page(report_page(sources(make_results([replace(row, memory=memory)]))))
     marked = [cell.text for cell in page.all("td") if cell.attributes.get("class") == "doubtful"]
-    assert marked == ["64.00 MB \N{LEFT RIGHT ARROW}", "1.00 KB \N{LEFT RIGHT ARROW}"]
+    assert marked == ["64.00 MiB \N{LEFT RIGHT ARROW}", "1.00 KiB \N{LEFT RIGHT ARROW}"]
 
 
 def test_documented_figures_of_a_file_take_the_place_of_ours() -> None:

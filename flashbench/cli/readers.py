@@ -1,0 +1,172 @@
+"""What the value of each option of a study means, from a command line and from a study file alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+import typer
+
+from flashbench.cli.values import (
+    or_none,
+    parse_above_zero,
+    parse_block_sizes,
+    parse_choices,
+    parse_duration,
+    parse_lengths,
+    parse_seconds,
+    parse_seed,
+    parse_share,
+    parse_whole,
+    parse_wholes,
+    parse_window,
+)
+from flashbench.problem import CausalAlignment, Dtype, MaskKind
+from flashbench.report.units import parse_bytes
+from flashbench.studies.engine_list import resolve_engines
+
+# Takes the name to blame, and a value: text, several texts, or what a flag says.
+Reader = Callable[[str, Any], Any]
+# Parameter of a command -> (its option, the field of the study, how its value is read).
+Options = Mapping[str, tuple[str, str, Reader]]
+
+
+def as_given(option: str, value: Any) -> Any:
+    """A flag."""
+    return value
+
+
+def many(read: Callable[[str, str], list[Any]]) -> Reader:
+    """A reader of comma lists takes several too: `-n 512,1k` and `-n 512 -n 1k` are the same.
+
+    >>> many(parse_wholes)("--seq-lens", ["512,1k", "64"]), many(parse_wholes)("--seq-lens", "64")
+    ([512, 1024, 64], [64])
+    """
+    return lambda option, words: [
+        value for word in ([words] if isinstance(words, str) else words) for value in read(option, word)
+    ]
+
+
+def read_causal(option: str, text: str) -> list[bool]:
+    """Causal masking, none, or one after the other."""
+    known = {"no": [False], "yes": [True], "both": [False, True]}
+    return parse_choices(option, text, known, many=False)[0]
+
+
+def read_dtypes(option: str, text: str) -> list[str]:
+    """float32, float64."""
+    return parse_choices(option, text, {word: word for word in get_args(Dtype)})
+
+
+def read_passes(option: str, text: str) -> list[str]:
+    """fwd, bwd."""
+    return parse_choices(option, text, {"fwd": "fwd", "bwd": "bwd"})
+
+
+def read_directions(option: str, text: str) -> list[str]:
+    """fwd, bwd and both in one call, which a file of results calls fwd_bwd."""
+    words = text.replace("fwd_bwd", "fwd+bwd")
+    return parse_choices(option, words, {"fwd": "fwd", "bwd": "bwd", "fwd+bwd": "fwd_bwd"})
+
+
+def read_engines(option: str, words: str | list[str]) -> list[str]:
+    """`all` becomes every engine that is ready; what it leaves out is said in a line each."""
+    listed = [words] if isinstance(words, str) else words
+    names, left_out = resolve_engines([name.strip() for word in listed for name in word.split(",")])
+    for line in left_out:
+        typer.echo(line, err=True)
+    return names
+
+
+def _alignment(option: str, text: str) -> str:
+    known: dict[str, str] = {word: word for word in get_args(CausalAlignment)}
+    return parse_choices(option, text, known, many=False)[0]
+
+
+def _mask(option: str, text: str) -> str | None:
+    known: dict[str, str | None] = {"none": None} | {word: word for word in get_args(MaskKind)}
+    return parse_choices(option, text, known, many=False)[0]
+
+
+def read_memory_budget(option: str, text: str) -> int:
+    """Bytes."""
+    return parse_bytes(text, name=option)
+
+
+OPTIONS: Options = {
+    "seq_lens": ("--seq-lens", "seq_lens", many(parse_wholes)),
+    "seq_len_k": ("--seq-len-k", "seq_len_k", or_none(parse_whole)),
+    "decode": ("--decode", "decode", as_given),
+    "queries": ("--queries", "queries", parse_whole),
+    "batch": ("--batch", "batch", parse_whole),
+    "heads": ("--heads", "heads", many(parse_wholes)),
+    "kv_heads": ("--kv-heads", "kv_heads", parse_whole),
+    "head_dim": ("--head-dim", "head_dims", many(parse_wholes)),
+    "dtype": ("--dtype", "dtypes", many(read_dtypes)),
+    "causal": ("--causal", "causal", read_causal),
+    "causal_alignment": ("--causal-alignment", "causal_alignment", _alignment),
+    "window": ("--window", "windows", many(lambda option, text: [parse_window(option, text)])),
+    "softcap": ("--softcap", "softcap", or_none(parse_above_zero)),
+    "alibi": ("--alibi", "alibi", as_given),
+    "sinks": ("--sinks", "sinks", as_given),
+    "mask": ("--mask", "mask", _mask),
+    "mask_axes": ("--mask-axes", "mask_axes", lambda option, text: text.strip()),
+    "mask_block": ("--mask-block", "mask_block", parse_whole),
+    "dropout": ("--dropout", "dropout", parse_share),
+    "dropout_seed": ("--dropout-seed", "dropout_seed", parse_seed),
+    "key_lengths": ("--key-lengths", "key_lengths", or_none(parse_lengths)),
+    "varlen": ("--varlen", "varlen", or_none(parse_lengths)),
+    "page_size": ("--page-size", "page_size", or_none(parse_whole)),
+    "direction": ("--direction", "directions", many(read_directions)),
+    "engine": ("--engine", "engines", read_engines),
+    "block_sizes": ("--block-sizes", "block_sizes", many(parse_block_sizes)),
+    "block_q": ("--block-q", "block_q", parse_whole),
+    "block_k": ("--block-k", "block_k", parse_whole),
+    "threads": ("--threads", "threads", parse_whole),
+    "repeats": ("--repeats", "repeats", parse_whole),
+    "rounds": ("--rounds", "rounds", parse_whole),
+    "budget": ("--budget", "budget_s", parse_duration),
+    "cold": ("--cold", "cold", as_given),
+    "seed": ("--seed", "seed", parse_seed),
+    "memory": ("--memory", "memory", as_given),
+    "check": ("--check", "check", as_given),
+    "memory_budget": ("--memory-budget", "memory_budget_bytes", read_memory_budget),
+    "timeout": ("--timeout", "timeout_s", parse_seconds),
+}
+
+
+def read_params(params: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    """What a command line gives, by field of the study; None and an empty list are "not given"."""
+    return {
+        field: read(option, params[name])
+        for name, (option, field, read) in options.items()
+        if params.get(name) not in (None, [], ())
+    }
+
+
+def read_file_values(
+    values: Mapping[str, Any], options: Options, *, lists: tuple[str, ...]
+) -> dict[str, Any]:
+    """A study file's values: text is read as that of the option is, one alone where `lists` are is a list.
+
+    >>> words = {"seq_lens": ["512,1k", 64], "causal": "both", "heads": 8, "title": "4k"}
+    >>> read_file_values(words, OPTIONS, lists=("seq_lens", "causal", "heads"))
+    {'seq_lens': [512, 1024, 64], 'causal': [False, True], 'heads': [8], 'title': '4k'}
+    """
+    readers = {field: read for _, field, read in options.values()}
+    return {
+        key: _file_value(key, value, readers[key], is_list=key in lists) if key in readers else value
+        for key, value in values.items()
+    }
+
+
+def _file_value(key: str, value: Any, read: Reader, *, is_list: bool) -> Any:
+    if isinstance(value, str):
+        return read(key, value)
+    if isinstance(value, list):
+        found: list[Any] = []
+        for item in value:
+            words = read(key, item) if isinstance(item, str) else item
+            found += words if isinstance(item, str) and isinstance(words, list) else [words]
+        return found
+    return [value] if is_list else value
