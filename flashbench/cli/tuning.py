@@ -13,13 +13,13 @@ from flashbench.cli.output import RunInterruptedError
 from flashbench.cli.progress import show_progress
 from flashbench.cli.values import parse_choices, parse_whole, parse_wholes
 from flashbench.engines.tuned import Pass
-from flashbench.kernels.threads import available_cores
 from flashbench.problem import Dtype
 from flashbench.report.tune import table_lines, tune_json, tune_lines, tune_report
 from flashbench.results.store import check_writable, write_whole
 from flashbench.studies.tune.keep import Tuned, reset, shown
 from flashbench.studies.tune.plan import Plan
 from flashbench.studies.tune.run import Interrupted, tune
+from flashbench.system.cores import available_cores
 
 
 def build_plan(

@@ -12,8 +12,8 @@ from flashbench.engines import Array, Settings
 from flashbench.kernels.blocks import ALIGNMENT, aligned, scattered, useful_threads
 from flashbench.kernels.features import SEQUENCE_COLUMNS
 from flashbench.kernels.near import MOVE_COLUMNS
-from flashbench.kernels.threads import available_cores
 from flashbench.problem import AttentionProblem, Direction, Sequence
+from flashbench.system.cores import available_cores
 
 BYTE = np.uint8(0)  # tells the compiler what a bool mask is made of
 

@@ -21,18 +21,11 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from flashbench.system.affinity import process_cores
+from flashbench.system.cores import available_cores as available_cores  # where it was before
+
 if TYPE_CHECKING:
     from flashbench.kernels.openmp import OpenMPTeam
-
-
-def available_cores() -> int:
-    """Cores this process may run on; $NUMBA_NUM_THREADS lowers it, as it does for Numba."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        cores = os.cpu_count() or 1
-    wanted = os.environ.get("NUMBA_NUM_THREADS", "")
-    return min(cores, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else cores
 
 
 _current_core: Callable[[], int] | None = (
@@ -45,7 +38,7 @@ class _Cores:
 
     def __init__(self) -> None:
         self._taken = {_current_core()} if _current_core else set()
-        self._allowed = os.sched_getaffinity(0) if _current_core else set()
+        self._allowed = (_current_core and process_cores()) or frozenset()
 
     def take_one(self) -> None:
         """Move the calling pool thread off a core that another thread of the call is on."""

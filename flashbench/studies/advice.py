@@ -19,7 +19,7 @@ STEADY_GOVERNOR = "performance"
 
 
 def run_warnings(machine: Machine) -> list[str]:
-    """What disturbs a run that starts now: others on the cores, stolen time, memory on disk."""
+    """What disturbs a run that starts now: others on the cores, stolen time, swapping, bound threads."""
     lines = []
     if _others_disturb(machine):
         lines.append(
@@ -34,6 +34,10 @@ def run_warnings(machine: Machine) -> list[str]:
         lines.append(
             f"{swapped / 1024**3:.1f} GB swapped out: calls may wait for the disk; end what holds memory"
         )
+    if machine.binding:
+        first, *others = machine.binding
+        names = f"{first} and {len(others)} more" if others else first
+        lines.append(f"{names}: OpenMP binds threads to cores, peers' too; unset it to compare")
     return lines
 
 
@@ -56,6 +60,8 @@ def advice(
         lines.append("boost on: clocks move with heat; steadier without (no_turbo or cpufreq/boost)")
     if cores is not None and all_cores is not None and cores < all_cores:
         lines.append(f"{cores} of {all_cores} cores are ours: taskset, cgroup or NUMBA_NUM_THREADS say so")
+    if machine.cpu_quota is not None:
+        lines.append(f"CPU quota {machine.cpu_quota:.3g} cores (cgroup): all threads wait when it is used up")
     if machine.threads_per_core is not None and machine.threads_per_core > 1:
         lines.append(
             f"{machine.threads_per_core} threads share a core's units: steadier on one of each (taskset)"
