@@ -37,12 +37,13 @@ class FakeGroups:
         self._entries.append(":".join((*self._hierarchy, path)))
         self._save()
 
-    def write(self, path: str, files: dict[str, str]) -> None:
-        """Files of a group, by its path in the hierarchy."""
+    def write(self, path: str, files: dict[str, str]) -> Path:
+        """Files of a group, by its path in the hierarchy; the directory that they are in."""
         group = self._top / path.removeprefix(self._root).lstrip("/")
         group.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (group / name).write_text(content + "\n")
+        return group
 
     def _save(self) -> None:
         (self.process / "mountinfo").write_text("\n".join(self._mounts) + "\n")

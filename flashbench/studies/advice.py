@@ -37,7 +37,7 @@ def run_warnings(machine: Machine) -> list[str]:
     if machine.binding:
         first, *others = machine.binding
         names = f"{first} and {len(others)} more" if others else first
-        lines.append(f"{names}: OpenMP binds threads to cores, peers' too; unset it to compare")
+        lines.append(f"{names}: OpenMP's threads are bound to cores; unset it")
     return lines
 
 
