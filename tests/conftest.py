@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_cgroups import FakeGroups
 from hypothesis import settings
 
 # The first example of a test may compile a kernel: how long an example takes says nothing here.
@@ -35,6 +36,20 @@ def oracle() -> Iterator[Any]:
 
     with oracle_installed() as engine:
         yield engine
+
+
+@pytest.fixture
+def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGroups]:
+    """The process is in no control group but in those that the test makes."""
+    from flashbench.system import cgroup, cores
+
+    groups = FakeGroups(tmp_path / "a system")
+    monkeypatch.setattr(cgroup, "PROCESS", groups.process)
+    cgroup._mounts.cache_clear()
+    monkeypatch.setattr(cores, "_QUOTA_LASTS_S", -1.0)
+    monkeypatch.setattr(cores, "_quota", None)
+    yield groups
+    cgroup._mounts.cache_clear()
 
 
 @pytest.fixture

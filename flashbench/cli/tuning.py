@@ -12,12 +12,12 @@ from rich.console import Console
 from flashbench.cli.output import RunInterruptedError
 from flashbench.cli.progress import show_progress
 from flashbench.cli.readers import OPTIONS, Options, many, read_params, read_passes
-from flashbench.kernels.threads import available_cores
 from flashbench.report.tune import table_lines, tune_json, tune_lines, tune_report
 from flashbench.results.store import check_writable, write_whole
 from flashbench.studies.tune.keep import Tuned, reset, shown
 from flashbench.studies.tune.plan import Plan
 from flashbench.studies.tune.run import Interrupted, tune
+from flashbench.system.cores import available_cores
 
 _OPTIONS: Options = {
     **{name: OPTIONS[name] for name in ("seq_lens", "dtype", "head_dim", "causal", "threads")},

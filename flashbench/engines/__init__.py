@@ -17,6 +17,7 @@ import importlib
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
@@ -84,17 +85,10 @@ class Ran(NamedTuple):
     note: str | None = None  # one line, where it is not what one would expect, such as a fallback
 
 
-class Engine(Protocol):
-    """An attention implementation.
-
-    Arrays that it is given are NumPy's, aligned, in this machine's byte order, 4-D, of the problem's shapes
-    and dtype, of any strides, and not to be written to. What it returns may be of any strides, in the
-    problem's dtype, and must not share memory with the next call's. It should run on
-    `settings.num_threads` threads, or on every core where that is None.
-    """
+class Outline(Protocol):
+    """What is known of an engine before anything is computed."""
 
     name: str
-    summary: str  # one line for `flashbench engines`
     # The order in memory, by the letters of (batch, heads, seqlen, head_dim), that it reads without copying:
     # measurements give it 4-D views of arrays in that order, so that no engine is timed transposing.
     layout: Layout
@@ -107,6 +101,28 @@ class Engine(Protocol):
         It is asked before every call, by `refusal`, if the engine has all of the problem's features; an
         approximation is unsupported, and so is another problem's result.
         """
+
+    def blocks(
+        self, problem: AttentionProblem, direction: Direction, settings: Settings
+    ) -> tuple[int, int] | None:
+        """(block_q, block_k) that a call would use; None when the engine has no blocks."""
+
+    def workspace_bytes(
+        self, problem: AttentionProblem, direction: Direction, settings: Settings
+    ) -> int | None:
+        """Peak bytes beyond inputs and outputs, computed without running; None: unknown."""
+
+
+class Engine(Outline, Protocol):
+    """An attention implementation.
+
+    Arrays that it is given are NumPy's, aligned, in this machine's byte order, 4-D, of the problem's shapes
+    and dtype, of any strides, and not to be written to. What it returns may be of any strides, in the
+    problem's dtype, and must not share memory with the next call's. It should run on
+    `settings.num_threads` threads, or on every core where that is None.
+    """
+
+    summary: str  # one line for `flashbench engines`
 
     def forward(
         self,
@@ -145,16 +161,6 @@ class Engine(Protocol):
         it would hold must be recomputed.
         """
 
-    def blocks(
-        self, problem: AttentionProblem, direction: Direction, settings: Settings
-    ) -> tuple[int, int] | None:
-        """(block_q, block_k) that a call would use; None when the engine has no blocks."""
-
-    def workspace_bytes(
-        self, problem: AttentionProblem, direction: Direction, settings: Settings
-    ) -> int | None:
-        """Peak bytes beyond inputs and outputs, computed without running; None: unknown."""
-
     def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
         """Which of its kernels the last call of this problem ran, as observed; None: it has only one.
 
@@ -162,7 +168,7 @@ class Engine(Protocol):
         """
 
 
-def refusal(engine: Engine, problem: AttentionProblem, direction: Direction) -> str | None:
+def refusal(engine: Outline, problem: AttentionProblem, direction: Direction) -> str | None:
     """Why the engine cannot run the problem, in one line, or None."""
     lacking = sorted(problem.features - engine.features)
     if lacking:
@@ -170,8 +176,12 @@ def refusal(engine: Engine, problem: AttentionProblem, direction: Direction) -> 
     return engine.unsupported(problem, direction)
 
 
-# What a plug-in must have, said once: in the protocol.
-MEMBERS = (*Engine.__annotations__, *(name for name in vars(Engine) if not name.startswith("_")))
+# What a plug-in must have, said once: in the protocols.
+MEMBERS = tuple(
+    member
+    for protocol in (Outline, Engine)
+    for member in (*protocol.__annotations__, *(name for name in vars(protocol) if name[0] != "_"))
+)
 
 
 class BuiltIn(NamedTuple):
@@ -213,6 +223,23 @@ def plugins() -> dict[str, EntryPoint]:
     return found
 
 
+def get_outline(name: str) -> Outline:
+    """What is known of the engine of that name where it is not to run: of a peer without loading its library,
+    which may take seconds, start threads, and bind the calling thread to a core.
+
+    Raises EngineError as `get_engine` does, but for libraries that are there and do not load.
+    """
+    from flashbench.engines.peers import PEERS  # here: it needs what is defined above
+
+    peer = PEERS.get(name)
+    if peer is None:
+        return get_engine(name)
+    for package in peer.packages:
+        if find_spec(package) is None:
+            raise _missing(name, package)
+    return peer
+
+
 def get_engine(name: str) -> Engine:
     """The engine of that name.
 
@@ -249,12 +276,16 @@ def _built_in(name: str) -> Engine:
     except ModuleNotFoundError as error:
         if extra is None or (error.name or "").startswith("flashbench"):
             raise
-        raise EngineError(
-            f"engine {name!r} needs the package {error.name!r}, which is not installed",
-            hint=f"pip install 'flashbench[{extra}]'",
-        ) from error
+        raise _missing(name, error.name or library) from error
     except (ImportError, OSError) as error:  # it is installed, but not for this machine
         if extra is None:
             raise
         raise EngineError(f"engine {name!r} does not load: {library}: {error}") from error
     return engine
+
+
+def _missing(name: str, package: str) -> EngineError:
+    return EngineError(
+        f"engine {name!r} needs the package {package!r}, which is not installed",
+        hint=f"pip install 'flashbench[{ENGINES[name].extra}]'",
+    )

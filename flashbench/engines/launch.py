@@ -21,8 +21,8 @@ from flashbench.kernels.features import (
     TILES_BEFORE,
 )
 from flashbench.kernels.near import MOVE_COLUMNS
-from flashbench.kernels.threads import available_cores
 from flashbench.problem import AttentionProblem, Direction
+from flashbench.system.cores import available_cores
 
 BYTE = np.uint8(0)  # tells the compiler what a bool mask is made of
 

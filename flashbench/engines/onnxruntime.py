@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
+from flashbench.engines.peers import onnxruntime_refuses
 from flashbench.extras import NO_EXTRAS, Extras
-from flashbench.kernels.threads import available_cores
 from flashbench.problem import AttentionProblem, Direction, Feature
+from flashbench.system.cores import available_cores
 
 _MICROSOFT = "com.microsoft"
 _MULTI_HEAD, _GROUP_QUERY = "MultiHeadAttention", "GroupQueryAttention"
@@ -56,21 +57,13 @@ class OnnxEngine:
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         """What the operators do not take, and what they would read as another problem."""
-        if direction != "fwd":
-            return "ONNX Runtime's attention operators have no backward"
-        if problem.dtype != "float32":
-            return f"ONNX Runtime's CPU attention takes float32, not {problem.dtype}"
-        if np.float32(problem.scale) == 0.0:
-            return "ONNX Runtime takes a softmax_scale of 0 for its default"
-        if problem.num_heads != problem.num_kv_heads:
-            return _unsupported_by_group_query(problem)
-        if problem.masked and problem.seqlen_q != problem.seqlen_k:
-            # Some releases let a query see the keys beyond seqlen_q, others shift the diagonal.
-            return (
-                "ONNX Runtime's unidirectional needs seqlen_q equal to seqlen_k,"
-                f" not {problem.seqlen_q} and {problem.seqlen_k}"
-            )
-        return None
+        return onnxruntime_refuses(problem, direction) or self._release_refuses(problem)
+
+    def _release_refuses(self, problem: AttentionProblem) -> str | None:
+        if problem.num_heads == problem.num_kv_heads or _has_plain_group_query():
+            return None
+        release = onnxruntime.__version__
+        return f"the GroupQueryAttention of ONNX Runtime {release} is always causal and fills a cache"
 
     def forward(
         self,
@@ -133,25 +126,6 @@ class OnnxEngine:
         if kernel == "unfused":
             notes.append("ONNX Runtime ran its unfused kernel, which keeps every score in memory")
         return Ran(kernel, "; ".join(notes) or None)
-
-
-def _unsupported_by_group_query(problem: AttentionProblem) -> str | None:
-    if not _has_plain_group_query():
-        version = onnxruntime.__version__
-        return f"the GroupQueryAttention of ONNX Runtime {version} is always causal and fills a cache"
-    if problem.seqlen_q != problem.seqlen_k:
-        return (
-            "ONNX Runtime's GroupQueryAttention needs seqlen_q equal to seqlen_k,"
-            f" not {problem.seqlen_q} and {problem.seqlen_k}"
-        )
-    if problem.head_dim != problem.head_dim_v:
-        return (
-            "ONNX Runtime's GroupQueryAttention needs head_dim_v equal to head_dim,"
-            f" not {problem.head_dim_v} and {problem.head_dim}"
-        )
-    if problem.head_dim % 8:
-        return f"ONNX Runtime's GroupQueryAttention needs head_dim in eights, not {problem.head_dim}"
-    return None
 
 
 @lru_cache

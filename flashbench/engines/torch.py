@@ -8,10 +8,10 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
+from flashbench.engines.peers import torch_flash_refuses
 from flashbench.engines.torch_tensors import (
     backward_through,
     forward_with_graph,
-    refuse_top_left_only,
     set_threads,
     tensor,
 )
@@ -24,9 +24,6 @@ _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 # What torch's chooser answers: the numbers of torch.nn.attention.SDPBackend.
 _MATH, _FLASH = 0, 1
 _KERNELS = {_MATH: "math", _FLASH: "flash"}
-_VERSION = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-# https://github.com/pytorch/pytorch/pull/157893 taught the operator to share key heads.
-_SHARES_KEY_HEADS = (2, 9)
 
 
 class TorchFlashEngine:
@@ -49,11 +46,7 @@ class TorchFlashEngine:
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         """What PyTorch would read as another problem."""
-        if reason := refuse_top_left_only(problem):
-            return reason
-        if problem.num_heads != problem.num_kv_heads and _VERSION < _SHARES_KEY_HEADS:
-            return f"num_kv_heads below num_heads needs PyTorch 2.9 or later, not {torch.__version__}"
-        return None
+        return torch_flash_refuses(problem, direction, torch.__version__)
 
     def forward(
         self,

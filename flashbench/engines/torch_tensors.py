@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from flashbench.engines import Array, AttentionGradients, Forward
-from flashbench.kernels.threads import available_cores
-from flashbench.problem import AttentionProblem
+from flashbench.system.cores import available_cores
 
 Attend = Callable[[Any, Any, Any], Any]  # q, k and v to o
 
@@ -54,16 +53,3 @@ def backward_through(graph: Graph, do: Array) -> AttentionGradients:
     """Autograd's gradients; the graph is left as it was."""
     gradients = torch.autograd.grad(graph.o, graph.leaves, tensor(do), retain_graph=True)
     return AttentionGradients(*(x.numpy() for x in gradients))
-
-
-def refuse_top_left_only(problem: AttentionProblem) -> str | None:
-    """Why is_causal would compute another problem, or None."""
-    if problem.masked and problem.diagonal_offset:
-        return (
-            "PyTorch's is_causal aligns top-left: bottom-right is the same only when seqlen_q equals"
-            f" seqlen_k, not for {problem.seqlen_q} and {problem.seqlen_k}"
-        )
-    if problem.masked and problem.scale <= 0.0:
-        # It multiplies the masked scores, -inf, by the scale.
-        return f"PyTorch's is_causal needs a softmax_scale above 0, not {problem.scale}"
-    return None

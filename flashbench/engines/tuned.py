@@ -22,8 +22,8 @@ from numba.core import config
 from flashbench.kernels.blocks import Blocks
 from flashbench.kernels.compiled import KERNEL_SOURCES, cache_directory, chosen_directory
 from flashbench.kernels.isa import ISA
-from flashbench.kernels.threads import available_cores
 from flashbench.problem import AttentionProblem, Dtype
+from flashbench.system.cores import available_cores
 
 # Version history
 #   1  2026-11: first version.

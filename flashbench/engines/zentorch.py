@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 import zentorch  # registers its operators with torch
 
 from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
-from flashbench.engines.torch_tensors import refuse_top_left_only, set_threads, tensor
+from flashbench.engines.peers import zentorch_refuses
+from flashbench.engines.torch_tensors import set_threads, tensor
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.problem import AttentionProblem, Direction, Feature
 
@@ -44,16 +44,7 @@ class ZentorchEngine:
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         """What the operator does not take, and what it would read as another problem."""
-        if direction != "fwd":
-            return "zentorch_sdpa has no backward: zentorch is for inference"
-        if problem.head_dim != problem.head_dim_v:
-            return (
-                "zentorch_sdpa needs head_dim_v equal to head_dim,"
-                f" not {problem.head_dim_v} and {problem.head_dim}"
-            )
-        if np.dtype(problem.dtype).type(problem.scale) == 0.0:
-            return "zentorch_sdpa takes a softmax_scale of 0 for its default"
-        return refuse_top_left_only(problem)
+        return zentorch_refuses(problem, direction)
 
     def forward(
         self,

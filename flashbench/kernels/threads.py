@@ -26,19 +26,11 @@ from typing import TYPE_CHECKING
 from flashbench.endings import Ending
 from flashbench.kernels.floating_point import Mode
 from flashbench.kernels.gate import Gate
+from flashbench.system.affinity import process_cores
+from flashbench.system.cores import available_cores as available_cores  # where it was before
 
 if TYPE_CHECKING:
     from flashbench.kernels.openmp import OpenMPTeam
-
-
-def available_cores() -> int:
-    """Cores this process may run on; $NUMBA_NUM_THREADS lowers it, as it does for Numba."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        cores = os.cpu_count() or 1
-    wanted = os.environ.get("NUMBA_NUM_THREADS", "")
-    return min(cores, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else cores
 
 
 _current_core: Callable[[], int] | None = (
@@ -51,7 +43,7 @@ class _Cores:
 
     def __init__(self) -> None:
         self._taken = {_current_core()} if _current_core else set()
-        self._allowed = os.sched_getaffinity(0) if _current_core else set()
+        self._allowed = (_current_core and process_cores()) or frozenset()
         self._lock = threading.Lock()  # of helpers, whom nothing interrupts
 
     def take_one(self) -> None:

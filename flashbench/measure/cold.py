@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.measure.machine import available_memory_bytes, cache_bytes
+from flashbench.system.affinity import process_cores
 
 # More than the last-level cache, whose replacement is not quite the oldest first. A guest may be told of
 # the whole cache of a big host, of which it has a small part: more than this is not worth the time.
@@ -21,10 +22,11 @@ MOST_BYTES = 512 * 1024**2
 def evict_caches() -> None:
     """Write to more memory than the caches hold, on each core in turn, for each has caches of its own."""
     buffer = _buffer()
-    if not hasattr(os, "sched_setaffinity"):
+    cores = process_cores()
+    if cores is None:
         buffer += 1
         return
-    for core in sorted(os.sched_getaffinity(0)):
+    for core in sorted(cores):
         thread = threading.Thread(target=_write_on, args=(core, buffer))  # only a thread's own mask moves
         thread.start()
         thread.join()

@@ -14,6 +14,8 @@ class CpuUse(NamedTuple):
     wall_s: float
     others_s: float  # of every process but this one
     steal_s: float  # taken by the hypervisor while this machine had work to do
+    # Of a control group's quota, in which it was used up and every thread had to wait for the next.
+    throttled_periods: int = 0
 
     @property
     def others_cores(self) -> float:
@@ -24,7 +26,12 @@ class CpuUse(NamedTuple):
         """Both spans together."""
         if not isinstance(more, CpuUse):
             return NotImplemented
-        return CpuUse(*(a + b for a, b in zip(self, more, strict=True)))
+        return CpuUse(
+            self.wall_s + more.wall_s,
+            self.others_s + more.others_s,
+            self.steal_s + more.steal_s,
+            self.throttled_periods + more.throttled_periods,
+        )
 
 
 NO_USE = CpuUse(0.0, 0.0, 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flashbench.measure.sysfs import read_number, read_text
+from flashbench.system.sysfs import read_number, read_text
 
 POWERCAP = Path("/sys/class/powercap")
 

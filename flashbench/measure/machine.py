@@ -14,16 +14,20 @@ import psutil
 import threadpoolctl
 
 from flashbench.measure.cpu import CpuMeter, steal_share
-from flashbench.measure.sysfs import read_text
 from flashbench.measure.topology import affinity, boost, governor, sysctl, threads_per_core, virtual
+from flashbench.system.affinity import binding_settings
+from flashbench.system.cgroup import cpu_quota, groups
+from flashbench.system.sysfs import read_text
 
 CPU_DIRECTORY = Path("/sys/devices/system/cpu/cpu0")
-CGROUP_DIRECTORY = Path("/sys/fs/cgroup")
 # Their versions go into the record, if they are installed.
 LIBRARIES = ("llvmlite", "memray", "numba", "numpy", "onnxruntime", "scipy", "torch", "zentorch")
-# file of the limit, file of the use, line of memory.stat for caches that are given back on demand
-CGROUP_V2 = ("memory.max", "memory.current", "inactive_file")
-CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+# By the version of control groups: file of the limit, file of the use, line of memory.stat for caches that
+# are given back on demand.
+GROUP_MEMORY = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
 # How long to watch what else runs: the counters advance by 10 ms, 5 % of this.
 OTHERS_S = 0.2
 
@@ -37,6 +41,8 @@ class MachineFacts:
     microarchitecture: str | None
     memory_bytes: int  # of the machine, or of the container if it has less
     affinity: list[int] | None = None
+    cpu_quota: float | None = None
+    binding: dict[str, str] = field(default_factory=dict)
     threads_per_core: int | None = None  # of those that this process may use
     virtual: bool | None = None
     swap_used_bytes: int | None = None
@@ -62,6 +68,8 @@ def describe_machine() -> MachineFacts:
         microarchitecture=_microarchitecture(),
         memory_bytes=total_memory_bytes(),
         affinity=affinity(),
+        cpu_quota=cpu_quota(),
+        binding=binding_settings(),
         threads_per_core=threads_per_core(),
         virtual=virtual(),
         swap_used_bytes=psutil.swap_memory().used,
@@ -135,21 +143,11 @@ def installed_libraries() -> dict[str, str]:
 def _cgroup_memory() -> list[tuple[int, int]]:
     """(limit, used) in bytes of every control group around this process that has a limit."""
     found = []
-    for line in (read_text(Path("/proc/self/cgroup")) or "").splitlines():
-        hierarchy, controllers, path = line.split(":", 2)
-        if hierarchy == "0":
-            root, names = CGROUP_DIRECTORY, CGROUP_V2
-        elif "memory" in controllers.split(","):
-            root, names = CGROUP_DIRECTORY / "memory", CGROUP_V1
-        else:
-            continue
-        group = root / path.lstrip("/")
-        for directory in (group, *group.parents):
-            limit, used = (read_text(directory / name) for name in names[:2])
-            if limit and used and limit.isdigit():  # "max" is no limit
-                found.append((int(limit), int(used) - _reclaimable(directory, names[2])))
-            if directory == root:
-                break
+    for directory, version in groups("memory"):
+        names = GROUP_MEMORY[version]
+        limit, used = (read_text(directory / name) for name in names[:2])
+        if limit and used and limit.isdigit():  # "max" is no limit
+            found.append((int(limit), int(used) - _reclaimable(directory, names[2])))
     return found
 
 

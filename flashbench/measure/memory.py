@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple
 
 import psutil
 
-from flashbench.measure.sysfs import read_text
+from flashbench.system.sysfs import read_text
 
 # What Python's own allocators hand out up to this size is objects: frames, tuples, tables of names. Most
 # come from arenas that the interpreter keeps. NumPy, too, keeps blocks below 1 KiB for later arrays.

@@ -11,6 +11,7 @@ from typing import Any
 import threadpoolctl
 
 from flashbench.measure.machine import installed_libraries
+from flashbench.system.affinity import BINDING_VARIABLES
 
 # Each library reads its own; set before anything is imported.
 THREAD_VARIABLES = (
@@ -22,11 +23,9 @@ THREAD_VARIABLES = (
 )
 # Not set by us, but they decide how a pool waits and where its threads run: a reader must know.
 WAITING_VARIABLES = (
-    "OMP_PROC_BIND",
-    "OMP_PLACES",
+    *BINDING_VARIABLES,
     "OMP_WAIT_POLICY",
     "GOMP_SPINCOUNT",
-    "KMP_AFFINITY",
     "KMP_BLOCKTIME",
     "NUMBA_CPU_NAME",
     "OPENBLAS_CORETYPE",

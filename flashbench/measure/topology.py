@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from flashbench.measure.sysfs import read_list, read_number, read_text
+from flashbench.system.affinity import process_cores
+from flashbench.system.sysfs import read_list, read_number, read_text
 
 CPUS = Path("/sys/devices/system/cpu")
 CPUINFO = Path("/proc/cpuinfo")
@@ -41,9 +41,8 @@ GUEST_NAMES = (
 
 def affinity() -> list[int] | None:
     """Numbers of the cores that this process may run on; None where the system has no such thing."""
-    if not hasattr(os, "sched_getaffinity"):  # macOS, Windows
-        return None
-    return sorted(os.sched_getaffinity(0))
+    cores = process_cores()
+    return None if cores is None else sorted(cores)
 
 
 def threads_per_core() -> int | None:

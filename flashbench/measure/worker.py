@@ -38,6 +38,8 @@ from flashbench.measure.protocol import (
     TimeBurst,
 )
 from flashbench.measure.timing import Burst
+from flashbench.system.affinity import on_process_cores
+from flashbench.system.cgroup import ThrottleMeter
 from flashbench.texts import to_json
 
 # The child imports from where the parent does, installed or not; another interpreter from where its own
@@ -81,6 +83,7 @@ class Worker:
     takes the child with it.
     """
 
+    @on_process_cores()  # not on the one that this thread may be bound to
     def __init__(self, threads: int, *, timeout_s: float, python: str | None = None) -> None:
         """Start the child; every library in it is told to use `threads` threads.
 
@@ -158,8 +161,10 @@ class Worker:
         self, slot: str, repeats: int, *, at_least_ns: int = 0, at_most: int = 50, cold: bool = False
     ) -> Burst:
         """Single calls in one burst: see `flashbench.measure.timing.burst`; `cold` with empty caches."""
+        meter = ThrottleMeter()  # here: the child's groups are ours, and its flashbench may be an older one
         answer = self._ask(TimeBurst(slot, repeats, at_least_ns, at_most, cold))
-        return Burst(answer["samples_ns"], CpuUse(*answer["cpu"]), answer["joules_per_call"])
+        cpu = CpuUse(*answer["cpu"])._replace(throttled_periods=meter.read())
+        return Burst(answer["samples_ns"], cpu, answer["joules_per_call"])
 
     def memory(self, slot: str) -> PeakMemory:
         """Peak memory of one call: see `flashbench.measure.memory.PeakMemory`."""

@@ -37,6 +37,7 @@ def _hardware(machine: Machine) -> Rows:
         ("microarchitecture", machine.microarchitecture),
         ("ISA used", machine.isa),
         ("cores", _cores(machine)),
+        *_limits_of_cores(machine),
         ("threads a core", _number(machine.threads_per_core)),
         ("virtual machine", _yes_no(machine.virtual)),
         ("caches", ", ".join(f"{name} {format_bytes(size)}" for name, size in machine.caches.items())),
@@ -110,7 +111,19 @@ def _cores(machine: Machine) -> str | None:
         return None
     if machine.affinity is None:
         return str(machine.cores)
-    return f"{machine.cores} (numbers {core_ranges(machine.affinity)})"
+    of = "" if machine.cores == len(machine.affinity) else f" of {len(machine.affinity)}"
+    return f"{machine.cores}{of} (numbers {core_ranges(machine.affinity)})"
+
+
+def _limits_of_cores(machine: Machine) -> Rows:
+    """Rows for what few machines have."""
+    rows: Rows = []
+    if machine.cpu_quota is not None:
+        rows.append(("CPU quota", f"{machine.cpu_quota:.3g} cores' time, by control groups"))
+    if machine.binding:
+        settings = ", ".join(f"{name}={value}" for name, value in machine.binding.items())
+        rows.append(("thread binding", settings))
+    return rows
 
 
 def core_ranges(cores: Sequence[int]) -> str:

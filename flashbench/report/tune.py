@@ -11,12 +11,12 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from flashbench.engines.tuned import Check
-from flashbench.kernels.threads import available_cores
 from flashbench.report.layout import DIRECTION_WORDS, NOTHING, Grid
 from flashbench.report.units import format_change
 from flashbench.studies.tune.contest import CONFIDENCE
 from flashbench.studies.tune.keep import Outcome, Tuned
 from flashbench.studies.tune.plan import longest_of, seqlen_from
+from flashbench.system.cores import available_cores
 from flashbench.texts import to_json
 
 _HEADERS = (

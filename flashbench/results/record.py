@@ -34,8 +34,10 @@ class Machine(Record, frozen=True, kw_only=True):
     cpu: str
     microarchitecture: str | None = None
     isa: str | None = None  # the SIMD path the kernels took: avx512, avx2, neon, generic
-    cores: int | None = None  # that this process may run on
-    affinity: list[int] | None = None  # their numbers
+    cores: int | None = None  # worth a thread each: of its affinity, quota and NUMBA_NUM_THREADS the least
+    affinity: list[int] | None = None  # numbers of those that this process may run on
+    cpu_quota: float | None = None  # cores' worth of CPU time that its control groups allow; None: no limit
+    binding: dict[str, str] = {}  # {"OMP_PROC_BIND": "close"}: by which OpenMP binds threads to cores
     threads_per_core: int | None = None
     virtual: bool | None = None  # under a hypervisor
     memory_bytes: int | None = None
@@ -109,6 +111,7 @@ class Disturbance(Record, frozen=True, kw_only=True):
     moved: float  # largest over smallest median of its processes, less 1
     others_cores: float | None = None  # cores kept busy by other processes
     steal_percent: float | None = None  # of CPU time, taken by the hypervisor for others
+    throttled_periods: int | None = None  # in which a control group's CPU quota was used up
 
 
 class Accuracy(Record, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ STEADY_GOVERNOR = "performance"
 
 
 def run_warnings(machine: Machine) -> list[str]:
-    """What disturbs a run that starts now: others on the cores, stolen time, memory on disk."""
+    """What disturbs a run that starts now: others on the cores, stolen time, swapping, bound threads."""
     lines = []
     if _others_disturb(machine):
         lines.append(
@@ -33,6 +33,10 @@ def run_warnings(machine: Machine) -> list[str]:
     swapped, memory = machine.swap_used_bytes, machine.memory_bytes
     if swapped is not None and memory is not None and swapped > SWAP_SHARE * memory:
         lines.append(f"{size_word(swapped)} swapped out: calls may wait for the disk; end what holds memory")
+    if machine.binding:
+        first, *others = machine.binding
+        names = f"{first} and {len(others)} more" if others else first
+        lines.append(f"{names}: OpenMP's threads are bound to cores; unset it")
     return lines
 
 
@@ -55,6 +59,8 @@ def advice(
         lines.append("boost on: clocks move with heat; steadier without (no_turbo or cpufreq/boost)")
     if cores is not None and all_cores is not None and cores < all_cores:
         lines.append(f"{cores} of {all_cores} cores are ours: taskset, cgroup or NUMBA_NUM_THREADS say so")
+    if machine.cpu_quota is not None:
+        lines.append(f"CPU quota {machine.cpu_quota:.3g} cores (cgroup): all threads wait when it is used up")
     if machine.threads_per_core is not None and machine.threads_per_core > 1:
         lines.append(
             f"{machine.threads_per_core} threads share a core's units: steadier on one of each (taskset)"

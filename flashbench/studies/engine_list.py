@@ -11,10 +11,10 @@ import msgspec
 
 from flashbench.engines import ENGINES, ENTRY_POINT_GROUP, engine_names, plugins
 from flashbench.errors import EngineError
-from flashbench.kernels.threads import available_cores
 from flashbench.measure.worker import Worker, WorkerFailure
 from flashbench.results.record import Record
 from flashbench.studies.engine_probe import FACTORY, Probed
+from flashbench.system.cores import available_cores
 
 ALL = "all"  # as the name of an engine: every one that is ready
 PROBE_TIMEOUT_S = 60.0  # PyTorch alone takes 10 s to import on a busy machine

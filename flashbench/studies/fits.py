@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import NamedTuple
 
-from flashbench.engines import Engine, Settings, refusal
+from flashbench.engines import Outline, Settings, refusal
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.studies.lengths import with_length
 
@@ -25,7 +25,7 @@ class TrainingFit(NamedTuple):
 
 
 def predicted_bytes(
-    problem: AttentionProblem, engine: Engine, direction: Direction, settings: Settings
+    problem: AttentionProblem, engine: Outline, direction: Direction, settings: Settings
 ) -> int:
     """Inputs, a mask, outputs and workspace, all at once; no workspace where the engine cannot tell it.
 
@@ -48,7 +48,7 @@ def _mask_bytes(problem: AttentionProblem) -> int:
 
 
 def training_fit(
-    problem: AttentionProblem, engine: Engine, settings: Settings, budget_bytes: int
+    problem: AttentionProblem, engine: Outline, settings: Settings, budget_bytes: int
 ) -> TrainingFit | None:
     """Whether a training step fits, and the longest sequence whose step would.
 

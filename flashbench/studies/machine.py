@@ -10,7 +10,6 @@ import psutil
 from msgspec.structs import replace
 
 from flashbench.errors import EngineError
-from flashbench.kernels.threads import available_cores
 from flashbench.measure.energy import EnergyMeter
 from flashbench.measure.machine import describe_machine
 from flashbench.measure.pool import WorkerPool
@@ -21,6 +20,7 @@ from flashbench.studies.bandwidth import BURSTS
 from flashbench.studies.limits import Limits
 from flashbench.studies.runner import make_machine
 from flashbench.studies.session import Progress
+from flashbench.system.cores import available_cores
 
 DTYPES: tuple[Dtype, ...] = ("float64", "float32")
 # Bursts of multiply-adds of each dtype, the dtypes taking turns.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from flashbench.results.record import Disturbance, Measurement
 from flashbench.studies.problem_words import length_word
@@ -14,13 +14,26 @@ OTHERS_CORES = 0.1
 STEAL_PERCENT = 2.0
 
 
-def movement_warnings(measurements: Iterable[Measurement]) -> list[str]:
-    """A line per engine and direction whose medians moved by more than `MOVED`."""
+def movement_warnings(measurements: Sequence[Measurement]) -> list[str]:
+    """A line per engine and direction whose medians moved by more than `MOVED`, and one for throttling."""
     groups: dict[tuple[str, str], list[Measurement]] = {}
     for row in measurements:
         if row.disturbance is not None and row.disturbance.moved > MOVED:
             groups.setdefault((row.engine, row.direction), []).append(row)
-    return [_line(engine, direction, rows) for (engine, direction), rows in groups.items()]
+    lines = [_line(engine, direction, rows) for (engine, direction), rows in groups.items()]
+    disturbed = [row.disturbance for row in measurements if row.disturbance is not None]
+    return lines + throttle_warnings(sum(one.throttled_periods or 0 for one in disturbed))
+
+
+def throttle_warnings(periods: int) -> list[str]:
+    """A line where a quota held up what was timed, in so many of its periods."""
+    if not periods:
+        return []
+    word = "period" if periods == 1 else "periods"
+    return [
+        f"the CPU quota (cgroup) was used up in {periods} {word} while timing: threads had to wait, and "
+        "times are longer; take fewer --threads, or a larger quota"
+    ]
 
 
 def _line(engine: str, direction: str, rows: list[Measurement]) -> str:
@@ -37,6 +50,8 @@ def _cause(found: list[Disturbance]) -> str:
     others = max((one.others_cores or 0.0 for one in found), default=0.0)
     steal = max((one.steal_percent or 0.0 for one in found), default=0.0)
     causes = []
+    if any(one.throttled_periods for one in found):
+        causes.append("its threads had to wait for a CPU quota: take fewer --threads, or a larger quota")
     if others >= OTHERS_CORES:
         causes.append(f"other processes used {others:.1f} cores: end them and measure again")
     if steal >= STEAL_PERCENT:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flashbench.engines import Engine, Settings, get_engine
+from flashbench.engines import ENGINES, Outline, Settings, get_outline
 from flashbench.measure.cpu import NO_USE, CpuUse
 from flashbench.measure.statistics import process_medians
 from flashbench.measure.timing import Burst
@@ -35,7 +35,7 @@ class Row:
 
     point: Point
     slot: str  # its name in a worker
-    engine: Engine | None = None  # None: it is known in another environment alone
+    engine: Outline | None = None  # None: it is known in another environment alone
     blocks: tuple[int, int] | None = None  # as used
     output_bytes: int = 0  # that a call returns; engines without lse return less
     side: Side | None = None
@@ -55,6 +55,12 @@ class Row:
     def can_run(self) -> bool:
         """Whether there is more to be had from this point. A wrong one is measured all the same."""
         return self.status in ("ok", "wrong")
+
+    @property
+    def modules(self) -> list[str]:
+        """What its worker may import ahead of its first call."""
+        built_in = ENGINES.get(self.point.engine)
+        return [type(self.engine).__module__ if built_in is None else built_in.module]
 
     @property
     def predicted_bytes(self) -> int:
@@ -160,11 +166,13 @@ class Row:
                 moved=moved,
                 others_cores=self.earlier.others_cores if self.earlier else None,
                 steal_percent=self.earlier.steal_percent if self.earlier else None,
+                throttled_periods=self.earlier.throttled_periods if self.earlier else None,
             )
         return Disturbance(
             moved=moved,
             others_cores=self.cpu.others_cores,
             steal_percent=100 * self.cpu.steal_s / self.cpu.wall_s,
+            throttled_periods=self.cpu.throttled_periods,
         )
 
 
@@ -180,7 +188,7 @@ def _asked(settings: Settings) -> tuple[int, int] | Literal["auto"]:
 
 def rows_of(study: Study, threads: int) -> list[Row]:
     """One row per point; an engine without blocks has one for all block sizes."""
-    engines = {name: get_engine(name) for name in study.engines}
+    engines = {name: get_outline(name) for name in study.engines}
     rows: list[Row] = []
     seen: set[Point] = set()
     for point in study.points():

@@ -9,7 +9,6 @@ from importlib.metadata import version
 
 import msgspec
 
-from flashbench.kernels.threads import available_cores
 from flashbench.measure.machine import MachineFacts, describe_machine
 from flashbench.results.record import SCHEMA_VERSION, Machine, Results
 from flashbench.studies.advice import run_warnings
@@ -18,6 +17,7 @@ from flashbench.studies.noise_floor import machine_floor
 from flashbench.studies.resume import restore
 from flashbench.studies.session import Progress, Session
 from flashbench.studies.study import Study
+from flashbench.system.cores import available_cores
 
 __all__ = ["Interrupted", "Progress", "failed", "run"]
 

@@ -101,7 +101,7 @@ class Session:
     def _round(self, number: int, rows: Iterable[Row]) -> None:
         """One burst of each row and of the hardware limit, from processes of this round alone."""
         rows = [row for row in rows if self._is_runnable(row)]
-        modules = {row.point.engine: (workload.__name__, type(row.engine).__module__) for row in rows}
+        modules = {row.point.engine: (workload.__name__, *row.modules) for row in rows}
         if any(row.reads_memory for row in rows):
             self.limits.time_bandwidth()  # as the peak below: a contestant of each round
         started = time.monotonic()

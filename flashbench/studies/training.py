@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from flashbench.engines import get_engine
+from flashbench.engines import get_outline
 from flashbench.problem import AttentionProblem
 from flashbench.studies.fits import TrainingFit, training_fit
 from flashbench.studies.study import Study
@@ -19,7 +19,7 @@ class TrainingRow(NamedTuple):
 
 def training_rows(study: Study, budget_bytes: int) -> list[TrainingRow]:
     """Every problem of the study with every engine at the study's first block size."""
-    engines = {name: get_engine(name) for name in study.engines}
+    engines = {name: get_outline(name) for name in study.engines}
     settings = study.settings()[0]
     return [
         TrainingRow(

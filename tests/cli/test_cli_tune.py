@@ -13,11 +13,11 @@ from tuned_entries import CHECKS, make_entry, write_table
 from flashbench.cli import tuning
 from flashbench.engines.tuned import Key
 from flashbench.kernels.blocks import Blocks
-from flashbench.kernels.threads import available_cores
 from flashbench.studies.session import Progress
 from flashbench.studies.tune.keep import Outcome, Tuned
 from flashbench.studies.tune.plan import Plan
 from flashbench.studies.tune.run import Interrupted
+from flashbench.system.cores import available_cores
 
 CommandLine = Callable[..., Any]
 WON = Outcome(

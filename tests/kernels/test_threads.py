@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from flashbench.kernels import threads
-from flashbench.kernels.threads import available_cores, run_on_threads
+from flashbench.kernels.threads import run_on_threads
+from flashbench.system.cores import available_cores
 
 
 def test_every_slot_is_used_at_most_once_and_slot_zero_always():

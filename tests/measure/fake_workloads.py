@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,10 @@ def build_growing(size: int, threads: int) -> Fake:
 
 def _sleep(seconds: float = 0.0) -> None:
     time.sleep(seconds)
+
+
+def _throttled(stat: str) -> None:
+    Path(stat).write_text("nr_throttled 8\n")
 
 
 def _segfault() -> None:

@@ -80,6 +80,7 @@ def test_core_that_was_taken_away_is_left_out(small_buffer: NDArray[np.uint8]) -
 def test_system_without_placement_writes_once(
     small_buffer: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    for name in ("sched_getaffinity", "sched_setaffinity"):
+        monkeypatch.delattr(os, name, raising=False)
     evict_caches()
     assert (small_buffer == 1).all()

@@ -6,10 +6,12 @@ import dataclasses
 import platform
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import psutil
 import pytest
+from fake_cgroups import FakeGroups
 
 from flashbench.measure import machine, topology
 from flashbench.measure.machine import available_memory_bytes, describe_machine, total_memory_bytes
@@ -65,30 +67,17 @@ def test_what_the_system_hides_is_none(tmp_path: Path, monkeypatch: pytest.Monke
     assert facts.caches == {} or platform.system() == "Darwin"
 
 
-@pytest.mark.parametrize(
-    ("entry", "root", "names"),
-    [
-        ("0::/pod/job", "", machine.CGROUP_V2),
-        ("4:memory:/pod/job", "memory", machine.CGROUP_V1),
-        ("11:cpu,memory:/pod/job", "memory", machine.CGROUP_V1),
-    ],
-)
+@pytest.mark.parametrize("version", [1, 2])
 def test_tightest_limit_of_the_containers_around_counts(
-    entry: str, root: str, names: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    version: Literal[1, 2], cgroups: FakeGroups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts = {
-        "pod": (str(2 * GIB), str(GIB), f"anon 1\n{names[2]} {GIB // 4}\n"),
-        "pod/job": ("max" if names is machine.CGROUP_V2 else str(2**62), str(GIB // 2), ""),
-    }
-    for group, contents in texts.items():
-        (tmp_path / root / group).mkdir(parents=True, exist_ok=True)
-        for name, content in zip((*names[:2], "memory.stat"), contents, strict=True):
-            (tmp_path / root / group / name).write_text(content)
-    monkeypatch.setattr(machine, "CGROUP_DIRECTORY", tmp_path)
-    read = machine.read_text
-    monkeypatch.setattr(
-        machine, "read_text", lambda path: entry if str(path) == "/proc/self/cgroup" else read(path)
-    )
+    limit, used, caches = machine.GROUP_MEMORY[version]
+    cgroups.mount(version, "cpu,memory")
+    cgroups.enter("/pod/job")
+    outer = {limit: str(2 * GIB), used: str(GIB), "memory.stat": f"anon 1\n{caches} {GIB // 4}\n"}
+    inner = {limit: "max" if version == 2 else str(2**62), used: str(GIB // 2), "memory.stat": ""}
+    cgroups.write("/pod", outer)
+    cgroups.write("/pod/job", inner)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=8 * GIB, available=6 * GIB))
     assert total_memory_bytes() == 2 * GIB
     assert available_memory_bytes() == GIB + GIB // 4

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
 import pytest
 
 from flashbench.measure import topology
-from flashbench.measure.sysfs import read_list, read_number, read_text
 from flashbench.measure.topology import affinity, boost, governor, threads_per_core, virtual
+from flashbench.system.sysfs import read_list, read_number, read_text
 
 PLACES = ("CPUS", "CPUINFO", "HYPERVISOR", "DMI")
 
@@ -20,7 +21,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in PLACES:
         monkeypatch.setattr(topology, name, tmp_path / name)
     monkeypatch.setattr(topology.sys, "platform", "linux")
-    monkeypatch.setattr(topology.os, "sched_getaffinity", lambda _: {4, 0, 1}, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 0, 1}, raising=False)
     return tmp_path
 
 
@@ -40,7 +41,7 @@ def test_affinity_is_what_the_system_says() -> None:
 
 
 def test_system_without_affinity_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(topology.os, "sched_getaffinity", raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(topology.psutil, "cpu_count", lambda logical=True: 8 if logical else 4)
     assert affinity() is None
     assert threads_per_core() == 2

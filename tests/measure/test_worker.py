@@ -14,8 +14,10 @@ from pathlib import Path
 import fake_workloads
 import psutil
 import pytest
+from fake_cgroups import FakeGroups
 
 from flashbench.measure.worker import Worker, WorkerFailure
+from flashbench.system import affinity
 
 FAKES = fake_workloads.__name__
 # Windows has no signals to die by.
@@ -256,3 +258,31 @@ if sys.platform == "linux":
             os.kill(parent.pid, signal.SIGKILL)
         child.wait(timeout=5)
         assert not child.is_running()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs masks of threads: Linux")
+def test_worker_starts_on_the_process_cores_whatever_its_starter_is_bound_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = os.sched_getaffinity(0)
+    if len(before) < 2:
+        pytest.skip("needs two cores")
+    monkeypatch.setattr(affinity, "process_cores", lambda: frozenset(before))
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        with Worker(1, timeout_s=20) as worker:
+            worker.hello()
+            assert set(psutil.Process(worker.pid).cpu_affinity()) == before
+        assert os.sched_getaffinity(0) == {min(before)}
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_periods_in_which_a_quota_is_used_up_are_counted_while_timing(
+    worker: Worker, cgroups: FakeGroups
+) -> None:
+    cgroups.mount(2)
+    cgroups.enter("/job")
+    path = cgroups.write("/job", {"cpu.stat": "nr_throttled 5"}) / "cpu.stat"
+    prepare(worker, "throttled", stat=str(path))
+    assert worker.time("fake", 1).cpu.throttled_periods == 3

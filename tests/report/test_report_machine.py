@@ -46,6 +46,10 @@ MACHINES = {
     "loaded": of(FULL, warnings=advice(FULL, all_cores=64, host_isa="avx512", energy=False)),
     "quick": of(replace(FULL, peak_gflops={}, read_bandwidth_gbps=None, peak_threads=None), quick=True),
     "quiet": of(replace(FULL, noise_floor=None)),
+    "limited": of(
+        replace(FULL, cores=2, cpu_quota=1.5, binding={"OMP_PROC_BIND": "close", "OMP_PLACES": "{0},{1}"}),
+        quick=True,
+    ),
     "unknown": of(Machine(host="example", cpu="Example CPU 9000")),
 }
 

@@ -43,6 +43,7 @@ DISTURBED = {
     "others_cores": (0.8, "other processes use 0.8 cores"),
     "steal_percent": (3.26, "steal 3.3 %"),
     "swap_used_bytes": (2 * 1024**3, "2.0 GiB swapped out"),
+    "binding": ({"OMP_PROC_BIND": "close"}, "OMP_PROC_BIND: OpenMP's threads are bound to cores"),
 }
 HABITS = {
     "load": (6.5, "load 6.5"),
@@ -52,6 +53,7 @@ HABITS = {
     "virtual": (True, "virtual machine"),
     "isa": ("avx2", "kernels take avx2, the CPU has avx512"),
     "cores": (2, "2 of 8 cores are ours"),
+    "cpu_quota": (7.5, "CPU quota 7.5 cores (cgroup)"),
 }
 
 
@@ -90,8 +92,11 @@ def test_load_is_not_told_twice() -> None:
 
 def test_all_advice_is_one_line_each_that_names_what_to_do() -> None:
     values = {name: value for name, (value, _) in (DISTURBED | HABITS).items()}
+    bound = dict.fromkeys(("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND"), "close")
     worst = quiet(
-        **values | {"swap_used_bytes": 100 * 1024**3, "steal_percent": 12.3, "governor": "conservative"}
+        **values
+        | {"binding": bound, "cpu_quota": 127.25}
+        | {"swap_used_bytes": 100 * 1024**3, "steal_percent": 12.3, "governor": "conservative"}
     )
     lines = advice(worst, all_cores=128, host_isa="avx512", energy=False)
     lines += advice(quiet(load=123.0), all_cores=8)

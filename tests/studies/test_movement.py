@@ -23,10 +23,11 @@ def moved(seqlen: int, **disturbance: float) -> Measurement:
         ({"steal_percent": 7.0}, "the hypervisor gave 7 % of the CPU time to others: use ratios of one run"),
         ({"others_cores": 0.02, "steal_percent": 0.1}, "no other process was busy, so it is the clock, "),
         ({}, "no other process was busy"),
+        ({"others_cores": 0.02, "throttled_periods": 3}, "its threads had to wait for a CPU quota"),
     ],
 )
 def test_the_cause_is_named_with_what_to_do(disturbance: dict[str, float], said: str) -> None:
-    (line,) = movement_warnings([moved(512, **disturbance), moved(1024, **disturbance)])
+    line, *_ = movement_warnings([moved(512, **disturbance), moved(1024, **disturbance)])
     assert line.startswith("flash fwd at 512, 1024: median moved 12 % between its processes: ")
     assert said in line
 
@@ -37,3 +38,10 @@ def test_steady_times_are_not_warned_about() -> None:
         movement_warnings([msgspec.structs.replace(make_measurement("flash", 128), disturbance=busy)]) == []
     )
     assert movement_warnings([make_measurement("flash", 128)]) == []
+
+
+def test_periods_in_which_a_quota_was_used_up_are_told_of_all_that_was_timed() -> None:
+    rows = [moved(512, moved=0.01, throttled_periods=3), moved(1024, moved=0.01, throttled_periods=4)]
+    (line,) = movement_warnings(rows)
+    assert line.startswith("the CPU quota (cgroup) was used up in 7 periods while timing")
+    assert movement_warnings([moved(512, moved=0.01, throttled_periods=0)]) == []

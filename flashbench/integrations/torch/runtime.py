@@ -9,7 +9,8 @@ import threadpoolctl
 import torch
 
 from flashbench.kernels.openmp import OpenMPTeam, usable
-from flashbench.kernels.threads import Lent, available_cores
+from flashbench.kernels.threads import Lent
+from flashbench.system.cores import available_cores
 
 
 def num_threads() -> int:

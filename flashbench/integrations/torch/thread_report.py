@@ -12,6 +12,8 @@ import threadpoolctl
 import torch
 
 from flashbench.integrations.torch.runtime import num_threads, torch_team
+from flashbench.system.affinity import binding_settings, process_cores
+from flashbench.system.cgroup import cpu_quota
 
 _WHOSE = {True: "PyTorch's own", False: "of a pool"}
 _SPINNING = "each keeps threads of its own, which spin on the same cores"
@@ -34,6 +36,8 @@ class Threads(NamedTuple):
     flashbench: int  # of a call of flashbench: as many, but no more than there are cores
     omp_num_threads: str | None  # as in the environment
     numba_num_threads: str | None
+    binding: tuple[str, ...]  # settings that bind OpenMP's threads to cores, as in OMP_PROC_BIND=close
+    cpu_quota: float | None  # cores' worth of CPU time that control groups allow; None: no limit
     on_torch_threads: bool  # whether calls from PyTorch run on its own threads, else on a pool's
     openmp: tuple[OpenMP, ...]
     numba_layer: str | None  # what Numba's own parallel code runs on here, if it ran: omp, tbb, workqueue
@@ -46,6 +50,8 @@ class Threads(NamedTuple):
             ("flashbench", f"{self.flashbench} threads, {_WHOSE[self.on_torch_threads]}"),
             ("OMP_NUM_THREADS", self.omp_num_threads or "not set"),
             ("NUMBA_NUM_THREADS", self.numba_num_threads or "not set"),
+            *(("bound by", setting) for setting in self.binding),
+            *(() if self.cpu_quota is None else (("CPU quota", _quota_words(self.cpu_quota)),)),
             *(("OpenMP", runtime) for runtime in runtimes or ["not loaded"]),
             ("Numba's own layer", self.numba_layer or "not launched"),
             *(("problem", problem) for problem in self.problems),
@@ -65,6 +71,8 @@ def threads() -> Threads:
         num_threads(),
         os.environ.get("OMP_NUM_THREADS"),
         os.environ.get("NUMBA_NUM_THREADS"),
+        tuple(f"{name}={value}" for name, value in binding_settings().items()),
+        cpu_quota(),
         torch_team() is not None and torch.get_num_threads() == num_threads() > 1,
         _openmp(),
         _numba_layer(),
@@ -132,7 +140,16 @@ def _problems(found: Threads) -> list[str]:
 def _limit(found: Threads) -> str:
     if found.numba_num_threads == str(found.flashbench):
         return f"NUMBA_NUM_THREADS={found.numba_num_threads}"
+    cores = process_cores()
+    if found.cpu_quota is not None and (cores is None or found.flashbench < len(cores)):
+        return f"the CPU quota of {_quota_words(found.cpu_quota)}"
+    if found.binding:
+        return f"the number of cores of this process, with {' and '.join(found.binding)},"
     return "the number of cores of this process"
+
+
+def _quota_words(quota: float) -> str:
+    return f"{quota:.3g} cores' time (cgroup)"
 
 
 def _note_fork() -> None:

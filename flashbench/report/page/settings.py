@@ -60,6 +60,8 @@ def _machine(machine: Machine) -> dict[str, str]:
         "SIMD path": machine.isa,
         "Cores": machine.cores,
         "Affinity": machine.affinity and ", ".join(map(str, machine.affinity)),
+        "CPU quota": machine.cpu_quota and f"{machine.cpu_quota:.3g} cores",
+        "Thread binding": ", ".join(f"{name}={value}" for name, value in machine.binding.items()),
         "Threads a core": machine.threads_per_core,
         "Virtual": _yes(machine.virtual),
         "Memory": _size(machine.memory_bytes),

@@ -15,7 +15,6 @@ from importlib.metadata import version
 import msgspec
 
 from flashbench.errors import EngineError
-from flashbench.kernels.threads import available_cores
 from flashbench.measure.machine import describe_machine
 from flashbench.results.record import SCHEMA_VERSION, Results
 from flashbench.studies.advice import run_warnings
@@ -26,6 +25,7 @@ from flashbench.studies.noise_floor import DEFAULT_SEQLEN, NoiseFloor, check_flo
 from flashbench.studies.runner import Interrupted, make_machine
 from flashbench.studies.session import Progress
 from flashbench.studies.study import Study
+from flashbench.system.cores import available_cores
 
 __all__ = ["Contestant", "DuelStudy", "exit_code", "fight", "floor_of", "measure_floor"]
 

@@ -29,6 +29,7 @@ class TrainRow:
     samples: list[list[int]] = field(default_factory=list)  # nanoseconds of steps, by process
     checks: list[dict[str, Any]] = field(default_factory=list)  # phases, losses and shares, by process
     peak_bytes: int | None = None
+    throttled_periods: int = 0  # of a CPU quota, while it was timed
 
     @property
     def slot(self) -> str:

@@ -9,13 +9,13 @@ from importlib.metadata import version
 
 import msgspec
 
-from flashbench.kernels.threads import available_cores
 from flashbench.measure.machine import available_memory_bytes, describe_machine
 from flashbench.measure.pool import WorkerPool
 from flashbench.measure.timing import turn_order
 from flashbench.measure.worker import Worker
 from flashbench.results.record import SCHEMA_VERSION, Process, Results
 from flashbench.studies.advice import run_warnings
+from flashbench.studies.movement import throttle_warnings
 from flashbench.studies.runner import FAILURES, Interrupted, make_machine
 from flashbench.studies.session import Progress
 from flashbench.studies.sizes import size_word
@@ -24,6 +24,7 @@ from flashbench.studies.train.agreement import disagreement
 from flashbench.studies.train.data import load_series
 from flashbench.studies.train.row import TrainRow
 from flashbench.studies.train.study import TrainStudy
+from flashbench.system.cores import available_cores
 
 OnProgress = Callable[[Progress], None]
 _MODULES = (workload.__name__, "flashbench.integrations.forecasting.blocks")
@@ -59,7 +60,10 @@ def run(
             measurements=[],
             training=[row.record() for row in session.rows if row.tried],
             processes=session.processes,
-            warnings=run_warnings(machine),
+            warnings=[
+                *run_warnings(machine),
+                *throttle_warnings(sum(row.throttled_periods for row in session.rows)),
+            ],
             complete=complete,
         )
 
@@ -163,7 +167,9 @@ class _Session:
             row.facts = worker.prepare(row.slot, workload.FACTORY, workload.arguments(row.point, self._study))
             if row.point.attention not in self.processes:
                 self.processes[row.point.attention] = msgspec.convert(worker.facts(), Process)
-            row.samples.append(worker.time(row.slot, self._study.repeats).samples_ns)
+            burst = worker.time(row.slot, self._study.repeats)
+            row.samples.append(burst.samples_ns)
+            row.throttled_periods += burst.cpu.throttled_periods
             row.checks.append(worker.check(row.slot))
             worker.release(row.slot)
         self._on_step()

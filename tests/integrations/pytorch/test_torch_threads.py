@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from flashbench.engines.flash import FlashEngine
 from flashbench.integrations.torch import OpenMP, Threads, attention, threads
-from flashbench.kernels.threads import available_cores
+from flashbench.system.cores import available_cores
 
 CORES = available_cores()
 NEEDS_CORES = pytest.mark.skipif(CORES < 2, reason="needs two cores")
