@@ -92,6 +92,7 @@ class Worker:
         """
         self.timeout_s = timeout_s
         self._stopped = False
+        self._owes_answer = False  # as it goes on doing once an exception has got the parent out of its wait
         # Whether the process we start is the interpreter itself: of another environment's its pid tells.
         self._direct = python is None
         self._out_of_memory_kills = _out_of_memory_kills()
@@ -128,10 +129,15 @@ class Worker:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        # Its owner got out before `close`: by the second of two signals whose handlers raise.
+        if hasattr(self, "_process") and self._process.returncode is None:
+            self.close()
+
     @property
     def alive(self) -> bool:
-        """Whether requests can still be made."""
-        return self._process.poll() is None
+        """Whether requests can still be made: the next answer of a child that owes one would be the old."""
+        return not self._owes_answer and self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -185,32 +191,45 @@ class Worker:
         parent that is killed, so the pools are given the time they spin.
         """
         if sys.platform == "linux" and self._direct:
+            self._stopped = True  # first: what has been resumed in vain does no harm
             self._signal(signal.SIGSTOP)
-            self._stopped = True
         else:
             sleep(SPIN_S)
 
     def kill(self) -> None:
-        """End the child and what it started at once."""
+        """End the child and what it started at once; what a signal handler raises comes out after that."""
+        interrupt: BaseException | None = None
+        while self._process.returncode is None:
+            try:
+                self._send_kill()
+                self._process.wait()
+            except BaseException as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    def _send_kill(self) -> None:
         if sys.platform == "win32":
             self._process.kill()
-        else:
-            wrapped = [] if self._direct else self._descendants()
-            self._signal(signal.SIGKILL)
-            for process in wrapped:  # also those that timeout(1) or setsid(1) have put into another group
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-        self._process.wait()
+            return
+        wrapped = [] if self._direct else self._descendants()
+        self._signal(signal.SIGKILL)
+        for process in wrapped:  # also those that timeout(1) or setsid(1) have put into another group
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def close(self) -> None:
         """End the child, which has nothing to save."""
-        self.kill()
-        with contextlib.suppress(OSError):  # a request that a dead child did not read
-            self._requests.close()
-        self._stderr.close()
+        try:
+            self.kill()
+        finally:
+            with contextlib.suppress(BrokenPipeError):  # a request that a dead child did not read
+                self._requests.close()
+            self._stderr.close()
 
     def _ask(self, request: AnyRequest) -> dict[str, Any]:
         self._resume()
+        self._owes_answer = True
         try:
             self._requests.write(to_json(request) + b"\n")
             self._requests.flush()
@@ -227,6 +246,7 @@ class Worker:
             raise
         if line is None:
             raise self._death(request)
+        self._owes_answer = False
         reply = msgspec.json.decode(line, type=Reply)
         if reply.status == "ok":
             return reply.data
@@ -269,8 +289,10 @@ class Worker:
 
     def _signal(self, number: int) -> None:
         """Signal the child and what it started; nothing if it is gone already."""
-        if self.alive:
-            os.killpg(self._process.pid, number)
+        if self._process.poll() is None:
+            # Only just gone, or, as macOS has it, gone and not yet waited for.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
 
 
 def _signal_name(number: int) -> str:

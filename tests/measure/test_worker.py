@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fake_workloads
@@ -139,6 +141,70 @@ def test_interrupted_parent_kills_the_child(worker: Worker) -> None:
     with pytest.raises(KeyboardInterrupt):
         worker.time("fake", 1)
     interrupt.join()
+    assert not worker.alive
+
+
+class Deadline(TimeoutError):  # noqa: N818 - not an error
+    """What signal handlers raise for test runners and task queues."""
+
+
+@pytest.fixture
+def deadlines() -> Iterator[Callable[[int], None]]:
+    """Called with a number: that many signals, close together, whose handler raises."""
+    left = 0
+
+    def ring(*_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            signal.setitimer(signal.ITIMER_REAL, 3e-4 if left else 0)
+            raise Deadline
+
+    def begin(count: int) -> None:
+        nonlocal left
+        left = count
+        signal.setitimer(signal.ITIMER_REAL, 1e-3)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    yield begin
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def ask_until_a_deadline(worker: Worker, deadlines: Callable[[int], None], count: int) -> None:
+    with worker:
+        deadlines(count)
+        while True:
+            worker.facts()
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*File")  # pipes, where closing was cut short
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no interval timers")
+def test_deadlines_leave_no_child_behind(deadlines: Callable[[int], None]) -> None:
+    for count in range(1, 9):
+        worker = Worker(1, timeout_s=20)
+        worker.hello()
+        child = psutil.Process(worker.pid)
+        with pytest.raises(Deadline):
+            ask_until_a_deadline(worker, deadlines, count)
+        while signal.getitimer(signal.ITIMER_REAL)[0]:  # those that come after it has been left
+            with contextlib.suppress(Deadline):
+                time.sleep(1e-3)
+        del worker
+        gc.collect()
+        assert not child.is_running()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no interval timers")
+def test_the_answer_to_a_request_that_was_left_is_not_taken_for_the_next_ones(
+    worker: Worker, deadlines: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(worker, "sleep", seconds=0.2)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "kill", lambda: None)  # a second deadline gets out before it does anything
+        deadlines(1)
+        with pytest.raises(Deadline):
+            worker.time("fake", 1)
     assert not worker.alive
 
 
