@@ -12,7 +12,7 @@ class FlashbenchError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
+        self.args = (message,)  # as Exception.__init__ does, which PyTorch's compiler cannot trace
         self.hint = hint
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.attention.bias import CausalBias
 from torch.overrides import has_torch_function_variadic
 
+from flashbench.errors import AttentionError
 from flashbench.integrations.torch import eager
 from flashbench.integrations.torch.compute import laid_out
 from flashbench.integrations.torch.options import Options
@@ -50,6 +51,11 @@ def attention(
 
     Raises AttentionError, UnsupportedError and EngineError as `flashbench.attention` does.
     """
+    if not q.dim() == k.dim() == v.dim() == 4:
+        raise AttentionError(
+            "q, k and v must be 4-D (batch, num_heads, seqlen, head_dim), "
+            f"not {q.dim()}-D, {k.dim()}-D and {v.dim()}-D"
+        )
     if dropout and dropout_seed is None:
         dropout_seed = _new_seed()
     options = Options(

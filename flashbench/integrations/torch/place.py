@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
@@ -29,6 +30,7 @@ def put(attention: Attention) -> None:
             torch_functional.scaled_dot_product_attention = attention
 
 
+@torch.compiler.disable  # which cannot follow locks, nor what others find here
 def in_its_place(*arguments: Any, **named: Any) -> Tensor:
     """PyTorch's function, called while it stands in its place, so that what it calls recognises it.
 

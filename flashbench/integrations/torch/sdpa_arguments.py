@@ -102,7 +102,7 @@ def _mask_reason(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: boo
     if is_causal or not 2 <= mask.dim() <= len(full):
         return ODD
     for n, most in zip(reversed(mask.shape), reversed(full), strict=False):
-        if n not in (1, most):
+        if n != 1 and n != most:  # compilers do not look for a symbolic size in a tuple
             return ODD
     return None if mask.dtype in (torch.bool, query.dtype, torch.float32) else ODD
 

@@ -317,6 +317,12 @@ def test_dtypes_that_flashbench_has_not(dtype: Any) -> None:
         attention(*(x.to(dtype) for x in inputs()))
 
 
+def test_dimensions_that_flashbench_has_not() -> None:
+    q, k, v = inputs()
+    with pytest.raises(AttentionError, match=r"must be 4-D .*, not 4-D, 3-D and 4-D"):
+        attention(q, k[0], v)
+
+
 def test_tensors_that_are_not_in_memory() -> None:
     from flashbench.integrations.torch.calls import array
 
