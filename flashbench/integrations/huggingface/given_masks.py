@@ -53,7 +53,8 @@ def _check(mask: Tensor, query: Tensor, keys: int) -> tuple[int, ...]:
     """Its shape in four dimensions."""
     full = (*query.shape[:3], keys)
     shape: tuple[int, ...] = (1,) * (4 - mask.dim()) + tuple(mask.shape)
-    if len(shape) != 4 or any(n not in (1, m) for n, m in zip(shape, full, strict=True)):
+    # Sizes that compilers know by name alone have an order, and are in no tuple.
+    if len(shape) != 4 or any(n != 1 and n != m for n, m in zip(shape, full, strict=True)):
         raise AttentionError(
             f"attention_mask must broadcast to (batch, heads, queries, keys), here {full},"
             f" and is of shape {tuple(mask.shape)}"
