@@ -13,7 +13,7 @@ from torch.nn import Module
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from flashbench.errors import UnsupportedError
-from flashbench.integrations.huggingface.given_masks import pattern_of, with_bias
+from flashbench.integrations.huggingface.given_masks import only, pattern_of, with_bias
 from flashbench.integrations.huggingface.patterns import Pattern, band_pattern, in_band
 from flashbench.integrations.torch import attention
 from flashbench.integrations.torch.sdpa_arguments import why_not
@@ -33,6 +33,9 @@ def attention_forward(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    sinks: Tensor | None = None,
+    indices: Tensor | None = None,
+    block_indices: Tensor | None = None,
     *,
     engine: str = "flash",
     **kwargs: Any,
@@ -41,14 +44,30 @@ def attention_forward(
 
     A mask decides alone what is seen, as in transformers' eager functions. Where there is none, `is_causal`
     does, or the module's attribute of that name, and with it `sliding_window`. Dropout applies in training.
+    s_aux: a sink for each head. indices: (batch, queries, few) of the keys that a query sees, where a model
+    leaves it to its kernels to hide the others. sinks, one for each query, go to the model's eager function.
+
+    Raises UnsupportedError for block_indices.
     """
+    if block_indices is not None:
+        raise UnsupportedError(
+            f"{type(module).__name__} says by block_indices which keys are seen, and flashbench does not know"
+            " what they mean",
+            hint="load the model with attn_implementation='eager'",
+        )
     if kwargs.get("output_attentions"):
         _warn_of_weights()
     if isinstance(scaling, Tensor):  # as learned by some models
         query, scaling = query * scaling, 1.0
     dropout = dropout if module.training else 0.0
     causal = attention_mask is None and query.shape[2] > 1 and _causal(module, is_causal)
+    if indices is not None:
+        band = _band(causal, sliding_window)
+        attention_mask, causal = only(indices, attention_mask, key.shape[2], band), False
     reason = why_not(query, key, value, None, dropout, False, None, True)
+    if sinks is not None:
+        kwargs["sinks"] = sinks
+        reason = reason or "sinks that differ by query"
     if reason is not None:
         kwargs |= {"position_bias": position_bias, "dropout": dropout, "scaling": scaling}
         o = _left_to_transformers(
@@ -107,13 +126,13 @@ def _left_to_transformers(
 ) -> Tensor:
     """By its `sdpa`; by the model's own eager function where that lacks something."""
     forward = sdpa_attention_forward
-    if softcap is not None or s_aux is not None:
+    if softcap is not None or s_aux is not None or "sinks" in kwargs:
         forward = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         if forward is None:
             raise UnsupportedError(
                 f"{type(module).__name__} has softcap or sinks, and no eager_attention_forward to compute"
                 f" them in {str(query.dtype).removeprefix('torch.')}",
-                hint="use float32 or float64",
+                hint="use float32 or float64, and one sink for each head",
             )
         kwargs |= {"softcap": softcap, "s_aux": s_aux}
     eager = forward is not sdpa_attention_forward

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from flashbench.errors import AttentionError
 from flashbench.integrations.huggingface.lazy_masks import LazyMask, is_watched
-from flashbench.integrations.huggingface.patterns import Pattern, hidden_by_infinity, recognise
+from flashbench.integrations.huggingface.patterns import Pattern, hidden_by_infinity, in_band, recognise
 
 
 def pattern_of(mask: Tensor, query: Tensor, keys: int) -> Pattern:
@@ -25,6 +25,23 @@ def pattern_of(mask: Tensor, query: Tensor, keys: int) -> Pattern:
             return lazy
         mask = mask.whole()
     return recognise(_in_four_dimensions(mask, query, keys), query.shape[2])
+
+
+def only(
+    indices: Tensor, mask: Tensor | None, keys: int, band: tuple[int | None, int | None] = (None, None)
+) -> Tensor:
+    """The mask, or where there is none the band, with all keys hidden but those of the indices.
+
+    indices: (batch, queries, few). Returns (batch, 1 or heads, queries, keys).
+    """
+    chosen = indices.new_zeros((*indices.shape[:2], keys), dtype=torch.bool)
+    chosen = chosen.scatter(-1, indices.long(), True)[:, None]
+    if mask is None:
+        inside = in_band(indices.shape[1], keys, *band, indices.device)
+        return chosen if inside is None else chosen & inside
+    if mask.dtype is torch.bool:
+        return mask & chosen
+    return mask.masked_fill(~chosen, torch.finfo(mask.dtype).min)
 
 
 def with_bias(pattern: Pattern, bias: Tensor) -> Tensor:
@@ -53,7 +70,8 @@ def _check(mask: Tensor, query: Tensor, keys: int) -> tuple[int, ...]:
     """Its shape in four dimensions."""
     full = (*query.shape[:3], keys)
     shape: tuple[int, ...] = (1,) * (4 - mask.dim()) + tuple(mask.shape)
-    if len(shape) != 4 or any(n not in (1, m) for n, m in zip(shape, full, strict=True)):
+    # Sizes that compilers know by name alone have an order, and are in no tuple.
+    if len(shape) != 4 or any(n != 1 and n != m for n, m in zip(shape, full, strict=True)):
         raise AttentionError(
             f"attention_mask must broadcast to (batch, heads, queries, keys), here {full},"
             f" and is of shape {tuple(mask.shape)}"

@@ -10,6 +10,7 @@ from flashbench.engines import get_engine
 from flashbench.errors import EngineError
 from flashbench.integrations.huggingface.attention import attention_forward
 from flashbench.integrations.huggingface.lazy_masks import lazy_mask
+from flashbench.integrations.huggingface.own_classes import watch_models
 
 # In transformers a name that contains one of these means that library, with masks and checks of its own.
 _SPECIAL = {
@@ -27,7 +28,8 @@ def register(name: str = "fb_numba", *, engine: str = "flash") -> str:
     """Put flashbench among transformers' attentions as `attn_implementation=name`, and return the name.
 
     Masks are made for it as for "eager", so that a model that adds them to scores of its own stays right, and
-    causality does not hang on a module's `is_causal`. Registering a name again changes its engine.
+    causality does not hang on a module's `is_causal`. A model with attention classes of its own, such as
+    Falcon, goes on with its eager ones, with a warning. Registering a name again changes its engine.
 
     engine: "flash" or another engine of flashbench that has gradients.
 
@@ -46,4 +48,5 @@ def register(name: str = "fb_numba", *, engine: str = "flash") -> str:
     AttentionInterface.register(name, functools.partial(attention_forward, engine=engine))
     AttentionMaskInterface.register(name, lazy_mask)
     _ours.add(name)
+    watch_models(_ours)
     return name

@@ -225,6 +225,56 @@ def test_rows_that_see_no_key_are_zero_as_with_sdpa() -> None:
     close(o, sdpa_attention_forward(Layer(2), q, k, v, mask)[0])
 
 
+@pytest.mark.parametrize("masked", ["none", "causal", "bool", "added", "lazy"])
+def test_keys_that_queries_select(masked: str) -> None:
+    q, k, v = qkv()
+    indices = torch.stack([torch.stack([torch.randperm(6)[:3] for _ in range(6)]) for _ in range(2)])
+    indices[..., 0] = 0  # no query is left without a key
+    selected = torch.zeros(2, 1, 6, 6, dtype=torch.bool)
+    for b, i in ((b, i) for b in range(2) for i in range(6)):
+        selected[b, 0, i, indices[b, i]] = True
+    causal = torch.ones(6, 6, dtype=torch.bool).tril()[None, None]
+    lowest = torch.finfo(torch.float64).min
+    mask = {
+        "bool": causal,
+        "added": torch.zeros(1, 1, 6, 6).double().masked_fill(~causal, lowest),
+        "lazy": lazy_mask(2, 6, 6, dtype=torch.float64),
+    }.get(masked)
+    layer = Layer(2, masked == "causal")
+    ours = forward(layer, q, k, v, mask, indices=indices)[0]
+    true = selected if masked == "none" else selected & causal
+    close(ours, sdpa_attention_forward(layer, q, k, v, true)[0])
+    q, k, v = (x.bfloat16() for x in (q, k, v))
+    mask = mask.bfloat16() if masked in ("added", "lazy") else mask
+    with pytest.warns(UserWarning, match="dtype bfloat16"):
+        left = forward(layer, q, k, v, mask, indices=indices)[0]
+    torch.testing.assert_close(left.double(), ours, rtol=0.05, atol=0.05)
+
+
+def test_keys_that_are_selected_in_blocks_are_not_ignored() -> None:
+    q, k, v = qkv()
+    with pytest.raises(UnsupportedError, match="Layer says by block_indices"):
+        forward(Layer(2), q, k, v, None, block_indices=torch.zeros(2, 1, 6, 1, dtype=torch.int64))
+
+
+def test_sinks_for_each_query_are_left_to_the_eager_function() -> None:
+    theirs = pytest.importorskip("transformers.models.inkling2.modeling_inkling2")
+    q, k, v = qkv()
+    sinks = torch.randn(2, 4, 6, 1, dtype=torch.float64)
+
+    class OfTheirs(Layer):
+        __module__ = theirs.__name__
+
+    layer = OfTheirs(2, False)
+    with pytest.warns(UserWarning, match="sinks that differ by query"):
+        ours = forward(layer, q, k, v, None, scaling=0.3, sinks=sinks)[0]
+    scores = torch.cat([0.3 * q @ k.repeat_interleave(2, 1).mT, sinks], -1).softmax(-1)[..., :-1]
+    torch.testing.assert_close(
+        ours, (scores @ v.repeat_interleave(2, 1)).transpose(1, 2), rtol=1e-5, atol=1e-5
+    )
+    assert stats().forwards == 0
+
+
 def test_dropout_in_training_only() -> None:
     q, k, v = qkv()
     layer = Layer(2, False)

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from huggingface_models import CASES, LEFT, Case, default_dtype
+from huggingface_models import CASES, LEFT, RIGHT, VOCABULARY, Case, default_dtype
 
 from flashbench.integrations.huggingface import stats
 
@@ -60,3 +60,61 @@ def test_compiled_decoding() -> None:
             )
     assert torch.equal(*tokens)
     assert stats() == (6 * case.attentions, 0, {})
+
+
+def test_prompts_of_other_lengths_with_a_static_cache() -> None:
+    """At the second length sizes become symbols."""
+    torch.compiler.reset()
+    with default_dtype(torch.float32):
+        model = CASES[0].model()
+    torch.manual_seed(0)
+    prompts = [torch.randint(1, VOCABULARY, (1, length)) for length in (5, 9)]
+    tokens = []
+    for attention in ("eager", NAME):
+        model.set_attn_implementation(attention)
+        if attention == NAME:
+            model.forward = torch.compile(model.forward, fullgraph=True, backend="eager")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of its own tracing
+            tokens += [
+                model.generate(ids, max_new_tokens=2, do_sample=False, cache_implementation="static")
+                for ids in prompts
+            ]
+    assert torch.equal(tokens[0], tokens[2])
+    assert torch.equal(tokens[1], tokens[3])
+    assert stats().forwards == 2 * 2 * CASES[0].attentions
+
+
+class Traceable(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.model(**dict(zip(self.names, inputs, strict=True)), return_dict=False)[0]
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[4]], ids=lambda case: case.name)
+def test_a_trace_has_nothing_of_its_examples_padding(case: Case) -> None:
+    with default_dtype(torch.float32), torch.no_grad():
+        model = case.model()
+        model.config.use_cache = False  # caches are nothing that a trace can return
+        ids = case.inputs()["input_ids"]
+        model.set_attn_implementation(NAME)
+        module = Traceable(model, ["input_ids", "attention_mask"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shapes are those of the example
+            for theirs in (DeprecationWarning, FutureWarning):  # PyTorch's and transformers', of tracing
+                warnings.simplefilter("ignore", theirs)
+            traces = [
+                torch.jit.trace(module, (ids, mask), check_trace=False)
+                for mask in (torch.ones_like(LEFT), LEFT)
+            ]
+        model.set_attn_implementation("eager")
+        for mask in (torch.ones_like(LEFT), LEFT, RIGHT):
+            seen = mask[..., None]
+            for trace in traces:
+                torch.testing.assert_close(
+                    trace(ids, mask) * seen, module(ids, mask) * seen, rtol=1e-4, atol=1e-4
+                )
+    assert stats().forwards > 0

@@ -85,6 +85,18 @@ def deepseek() -> Any:
     return transformers.DeepseekV3ForCausalLM(config)
 
 
+def deepseek_sparse() -> Any:
+    """Keys that each query selects, which it says beside the mask."""
+    if not hasattr(transformers, "DeepseekV32Config"):
+        pytest.skip("a transformers without DeepSeek V3.2")
+    config = transformers.DeepseekV32Config(
+        **TEXT, num_key_value_heads=4, q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, n_group=1,
+        qk_nope_head_dim=8, v_head_dim=8, first_k_dense_replace=2, index_topk=4, index_n_heads=2,
+        index_head_dim=16, n_routed_experts=4, num_experts_per_tok=2, topk_group=1,
+    )  # fmt: skip
+    return transformers.DeepseekV32ForCausalLM(config)
+
+
 def llama4() -> Any:
     """Causal in chunks."""
     config = transformers.Llama4TextConfig(
@@ -107,6 +119,7 @@ MODELS: list[tuple[Callable[[], Any], Callable[[], dict[str, Any]], int]] = [
     (whisper, lambda: {"input_features": torch.randn(2, 8, 40), "decoder_input_ids": tokens(7)}, 6),
     (modernbert, lambda: {"input_ids": tokens(11), "attention_mask": PADDING}, 2),
     (deepseek, decoder, 2),
+    (deepseek_sparse, decoder, 2),
     (llama4, decoder, 2),
     (beit, lambda: {"pixel_values": torch.randn(2, 3, 16, 16)}, 2),
 ]

@@ -1,0 +1,85 @@
+"""Models that choose their layers' attention from a dict of classes, which knows transformers' names alone.
+
+Such a dict is found by what it is: it has an nn.Module under "eager", in a module or a class that the model
+is made of. An attention of ours gets the eager class there, since masks are made for it as for eager.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Container, Iterator
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+from torch.nn import Module
+from transformers import PreTrainedModel
+
+
+def watch_models(ours: Container[str]) -> None:
+    """From now on, a model that is made with an attention of these names finds a class in its own dicts."""
+    # Every model asks this, before it makes its layers.
+    asked = PreTrainedModel.get_correct_attn_implementation
+    if hasattr(asked, "_flashbench"):
+        return
+
+    @wraps(asked)
+    def get_correct_attn_implementation(self: Any, *args: Any, **kwargs: Any) -> str:
+        name: str = asked(self, *args, **kwargs)
+        if name in ours:
+            _eager_classes_for(type(self), name)
+        return name
+
+    get_correct_attn_implementation._flashbench = True  # type: ignore[attr-defined]
+    PreTrainedModel.get_correct_attn_implementation = get_correct_attn_implementation
+
+
+def _eager_classes_for(model: type[Module], name: str) -> None:
+    """Put what is under "eager" there under this name too, and warn of each dict once."""
+    for where, classes in _dicts_of_classes(model):
+        if name not in classes:
+            eager = classes[name] = classes["eager"]
+            warnings.warn(
+                f"{model.__name__} takes its attention from classes of its own ({where}), which flashbench"
+                f" does not replace: those layers go on with {eager.__name__}, their eager attention",
+                stacklevel=_outside_of_transformers(),
+            )
+
+
+def _dicts_of_classes(model: type[Module]) -> Iterator[tuple[str, dict[str, type[Module]]]]:
+    for module in _modules_of(model):
+        owners: list[Any] = [module, *(x for x in _layers_in(module) if x.__module__ == module.__name__)]
+        for owner in owners:
+            for variable, value in list(vars(owner).items()):
+                if type(value) is dict and _is_layer(value.get("eager")):
+                    yield variable if owner is module else f"{owner.__name__}.{variable}", value
+
+
+def _modules_of(model: type[Module]) -> list[ModuleType]:
+    """Those that define the model and its bases, and those whose layers they import, of whatever depth."""
+    names = list(dict.fromkeys(base.__module__ for base in model.__mro__))
+    for name in names:  # they grow
+        if name in sys.modules:
+            names += {layer.__module__ for layer in _layers_in(sys.modules[name])}.difference(names)
+    return [sys.modules[name] for name in names if name in sys.modules]
+
+
+def _layers_in(module: ModuleType) -> list[type[Module]]:
+    if module.__name__.partition(".")[0] in ("torch", "builtins"):
+        return []
+    return [x for x in list(vars(module).values()) if _is_layer(x)]
+
+
+def _is_layer(x: Any) -> bool:
+    return isinstance(x, type) and issubclass(x, Module)
+
+
+def _outside_of_transformers() -> int:
+    """The stacklevel of whoever asked for the model, from the function that warns."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
+        ("transformers.", __name__)
+    ):
+        level, frame = level + 1, frame.f_back
+    return level
