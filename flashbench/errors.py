@@ -29,7 +29,7 @@ class EngineError(FlashbenchError):
 
 
 class ConfigError(FlashbenchError):
-    """A command-line option or a study file breaks a rule."""
+    """A command-line option, a study file or a setting of the environment breaks a rule."""
 
 
 class ResultsError(FlashbenchError):

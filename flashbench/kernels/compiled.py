@@ -21,14 +21,20 @@ from typing import Any
 import llvmlite
 import numba
 from numba import njit
+from numba.core import config
 from numba.core.caching import _Cache
 from numba.core.ccallback import CFunc
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 from platformdirs import user_cache_path
 
+from flashbench.system.numba_settings import without_compiler
+
 _CHECKSUM_BYTES = 32
 _NO_HOME = "the user has no home directory: HOME is not set, and the system knows none"
+
+if config.DISABLE_JIT:  # by the program itself, or by Numba's file of settings
+    raise without_compiler("numba.config.DISABLE_JIT is set")
 
 
 def cache_directory() -> Path:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import tempfile
 from typing import NamedTuple
 
 import llvmlite.binding as llvm
 from archspec.cpu import TARGETS
 from numba.core import config
+
+from flashbench.errors import ConfigError
 
 
 class Isa(NamedTuple):
@@ -43,6 +47,10 @@ GENERIC = Isa("generic", 16, {2: 4, 1: 8}, has_fma=False)
 _LLVM_TO_ARCHSPEC = {"znver1": "zen", "znver2": "zen2", "znver3": "zen3", "znver4": "zen4", "znver5": "zen5"}
 
 
+# What an x86 path's kernels are compiled with, for lack of which a CPU would end the process.
+_NEEDED = {"avx512": {"avx512f", "avx512vl", "avx512dq"}, "avx2": {"avx2", "fma"}}
+
+
 def _host_features() -> set[str]:
     return {name for name, present in llvm.get_host_cpu_features().items() if present}
 
@@ -60,11 +68,7 @@ def _features() -> set[str]:
 def _isa_of(features: set[str]) -> Isa:
     if platform.machine().lower() in {"arm64", "aarch64"}:
         return NEON
-    if {"avx512f", "avx512vl", "avx512dq"} <= features:
-        return AVX512
-    if {"avx2", "fma"} <= features:
-        return AVX2
-    return GENERIC
+    return next((isa for isa in (AVX512, AVX2) if _NEEDED[isa.name] <= features), GENERIC)
 
 
 def host_isa() -> Isa:
@@ -78,6 +82,53 @@ def _cpu_name() -> str:
     return name if name and name != "host" else str(llvm.get_host_cpu_name())
 
 
+def _check_target() -> None:
+    """Refuse a target that LLVM does not know, or this CPU cannot run.
+
+    LLVM would compile for another one, and say so on stderr for each function, or end the process.
+    """
+    name, features = config.CPU_NAME, config.CPU_FEATURES
+    for flag in features.split(",") if features else ():
+        if flag[:1] not in ("+", "-"):
+            raise ConfigError(
+                f"NUMBA_CPU_FEATURES must be flags, + or - before each, commas between, not {features!r}"
+            )
+    if not features and name in (None, "", "host", "generic"):
+        return
+    complaint = _complaint(name or "", features or "")
+    if complaint:
+        setting = "NUMBA_CPU_NAME" if "processor" in complaint else "NUMBA_CPU_FEATURES"
+        known = complaint.partition(" (")[0]
+        raise ConfigError(f"{setting}: {known}", hint=f"unset {setting} to compile for this CPU")
+    lacking = _NEEDED.get(_isa_of(_features()).name, set()) - _host_features()
+    if lacking:
+        raise ConfigError(
+            f"NUMBA_CPU_NAME={name or ''} NUMBA_CPU_FEATURES={features or ''} ask for "
+            f"{', '.join(sorted(lacking))}, which this CPU does not have",
+            hint="unset both to compile for this CPU",
+        )
+
+
+def _complaint(name: str, features: str) -> str:
+    """What LLVM says of the target, which it does on stderr alone: the first line, empty if none."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed: there is nowhere to say it
+        return ""
+    with tempfile.TemporaryFile() as said:
+        try:
+            os.dup2(said.fileno(), 2)
+            llvm.initialize_native_target()
+            llvm.Target.from_default_triple().create_target_machine(cpu=name, features=features)
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        said.seek(0)
+        lines = said.read().decode(errors="replace").splitlines()
+    return next((line for line in lines if "is not a recognized" in line), "")
+
+
+_check_target()
 ISA = _isa_of(_features())
 # Zen 4 takes two cycles for a multiply-add of 64 bytes: time enough to load a number for each, as tiles of
 # one vector do. Elsewhere two may start in a cycle, as many as loads, and such a tile waits for its loads.

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
 from flashbench.measure.worker import Worker, WorkerFailure
+from flashbench.system.numba_settings import check_numba_settings
 
 
 class WorkerPool:
@@ -18,8 +19,10 @@ class WorkerPool:
     ) -> None:
         """Every worker uses `threads` threads and has `timeout_s` for each request.
 
-        `pythons` names the interpreter of those workers that live in another environment.
+        `pythons` names the interpreter of those workers that live in another environment. Raises ConfigError
+        under settings of Numba that would keep every worker from its kernels.
         """
+        check_numba_settings()
         self._threads = threads
         self._timeout_s = timeout_s
         self._pythons = pythons or {}

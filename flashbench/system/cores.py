@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable
 from time import monotonic
 
-from flashbench.errors import ConfigError
 from flashbench.system.affinity import process_cores
 from flashbench.system.cgroup import cpu_quota
+from flashbench.system.numba_settings import numba_num_threads
 
 # A quota may be changed while a process runs, and reading it takes as long as a short call.
 _QUOTA_LASTS_S = 1.0
@@ -32,26 +32,6 @@ def available_cores() -> int:
         if limit is not None and limit < cores:
             cores = math.ceil(limit)
     return cores
-
-
-def numba_num_threads() -> int | None:
-    """What $NUMBA_NUM_THREADS says; None where it is not set.
-
-    Raises ConfigError for what Numba would not start with, or say in many lines that it ignores.
-    """
-    text = os.environ.get("NUMBA_NUM_THREADS")
-    if text is None:
-        return None
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise ConfigError(
-            f"NUMBA_NUM_THREADS must be a whole number of threads, at least 1, not {text!r}",
-            hint="set it to one, or unset it",
-        )
-    return number
 
 
 def _recent_quota() -> float | None:

@@ -154,8 +154,6 @@ def test_available_cores_follow_numba_num_threads(monkeypatch):
     assert available_cores() == 1
     monkeypatch.setenv("NUMBA_NUM_THREADS", "100000")
     assert available_cores() <= 100000
-    monkeypatch.setenv("NUMBA_NUM_THREADS", "many")
-    assert available_cores() >= 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork on Windows")

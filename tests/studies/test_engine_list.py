@@ -33,7 +33,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("exits-hard", "left with exit code 0x7"),
         (
             "no-engine",
-            "is no engine: it lacks layout, features, unsupported, forward, backward, blocks",
+            "is no engine: it lacks layout, features, unsupported, blocks, workspace_bytes, forward",
         ),
         ("no-attribute", "does not load: AttributeError: "),
         ("no-call", "does not load: TypeError: 'int' object is not callable"),

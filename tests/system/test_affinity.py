@@ -64,6 +64,29 @@ def test_a_bound_main_thread_leaves_the_process_its_cores(setting: str, report: 
     assert run(report, setting) == f"1 {CORES} {len(CORES)}"  # the thread itself has one
 
 
+PLACES = """
+import threading
+from flashbench.kernels.threads import run_on_threads
+everyone, getcpu, seen = threading.Barrier(2, timeout=20), ctypes.CDLL(None).sched_getcpu, {}
+def work(slot):
+    everyone.wait()
+    seen[slot] = getcpu()
+apart = 0
+for _ in range(20):
+    run_on_threads(work, 2)
+    apart += seen[0] != seen[1]
+print(apart)
+"""
+
+
+@LINUX
+@NEEDS_CORES
+def test_threads_of_a_call_leave_the_core_that_its_caller_is_bound_to(report: str) -> None:
+    """They have their maker's mask at first."""
+    _, apart = run(report + PLACES, "OMP_PROC_BIND=close").splitlines()
+    assert int(apart) == 20
+
+
 @LINUX
 @NEEDS_CORES
 @pytest.mark.parametrize("settings", [(), ("OMP_PROC_BIND=close",), ("OMP_PROC_BIND=false",)])

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_cgroups import FakeGroups
 
 torch = pytest.importorskip("torch")
 
 from flashbench.engines.flash import FlashEngine
 from flashbench.integrations.torch import OpenMP, Threads, attention, threads
+from flashbench.system.affinity import BINDING_VARIABLES
 from flashbench.system.cores import available_cores
 
 CORES = available_cores()
@@ -54,6 +56,7 @@ def test_a_call_takes_as_many_as_pytorch_and_no_more_than_there_are_cores(
 def run(code: str, **environment: str) -> str:
     """What the code prints in a process of its own."""
     unset = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "OMP_WAIT_POLICY")
+    unset += BINDING_VARIABLES
     kept = {name: value for name, value in os.environ.items() if name not in unset}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -96,6 +99,36 @@ def test_settings_of_the_environment(environment: dict[str, str], torchs: int | 
     assert bool(disagree) == (found.flashbench < found.torch)
     if disagree:
         assert "NUMBA_NUM_THREADS=1 allows" in disagree[0]
+
+
+@LINUX
+@NEEDS_CORES
+def test_a_main_thread_that_openmp_has_bound_takes_no_threads_away() -> None:
+    found = reported(OMP_PROC_BIND="close")
+    assert found.flashbench == found.torch
+    assert found.binding == ("OMP_PROC_BIND=close",)
+    assert not [line for line in found.problems if "PyTorch takes" in line]
+    assert "bound by           OMP_PROC_BIND=close" in str(found)
+
+
+def test_a_quota_below_pytorchs_threads_is_named(
+    cgroups: FakeGroups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    cgroups.mount(2)
+    cgroups.enter("/job")
+    cgroups.write("/job", {"cpu.max": "60000 100000"})
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = threads()
+    finally:
+        torch.set_num_threads(before)
+    assert (found.torch, found.flashbench, found.cpu_quota) == (2, 1, 0.6)
+    (line,) = [line for line in found.problems if "PyTorch takes" in line]
+    if CORES > 1:
+        assert "which is what the CPU quota of 0.6 cores' time (cgroup) allows" in line
+    assert "CPU quota          0.6 cores' time (cgroup)" in str(found)
 
 
 def test_more_threads_than_cores_are_a_problem() -> None:
