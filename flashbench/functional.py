@@ -93,8 +93,10 @@ def attention(
     Returns:
         o: (batch, num_heads, seqlen_q, head_dim_v), or (batch, seqlen_q, head_dim_v) in 3-D; with
         return_lse, AttentionOutput(o, lse). A row that sees no key has o = 0 and lse = -inf, or the sink.
-        A NaN or a score of +inf makes the rows that see it NaN, o and lse, as inf - inf does in the softmax;
-        it reaches no other row, whatever hides it ("flash" and "standard"; other engines as they please).
+        A score of -inf has weight 0, whatever made it so, and a row all of whose scores are -inf is as one
+        that sees no key. A NaN or a score of +inf makes the rows that see it NaN, o and lse, as inf - inf
+        does in the softmax, and no less where it is dropped; it reaches no other row, whatever hides it
+        ("flash" and "standard"; other engines as they please).
 
     Raises:
         AttentionError: an argument breaks a rule.

@@ -72,7 +72,8 @@ def attention_reference(
 
     q, k and v: of problem.q_shape and k_shape, of any float dtype. A row without a visible key gives o = 0
     and lse = -inf, or its sink. A key or value that a row does not see cannot reach it, whatever it holds,
-    NaN included. One whose probability dropout made 0 is seen: 0 times a value of NaN is NaN.
+    NaN included. One without weight is seen: a logit of -inf gives p = 0, and all of them o = 0, lse = -inf,
+    but 0 times a value of NaN is NaN. Dropout multiplies by 0 likewise: a p of NaN stays NaN.
 
     origin: (sequence, head) that the first ones here are in `extras` and for dropout, where this problem
     is a part of another (see `head_group`).
@@ -356,20 +357,24 @@ def _softmax(head: _Head, block: _Block, q: Array64, k: Array64) -> _Softmax:
         s *= head.problem.softcap
     s = np.where(block.visible, s + block.bias, -np.inf)
     row_max = np.maximum(s.max(axis=1, keepdims=True), head.sink)
-    p, p_sink = np.exp(s - row_max), np.exp(head.sink - row_max)
+    # A logit of -inf has no weight, be it the only one: 0, not -inf + inf.
+    shift = np.where(np.isneginf(row_max), 0.0, row_max)
+    p, p_sink = np.exp(s - shift), np.exp(head.sink - shift)
     row_sum = p.sum(axis=1, keepdims=True) + p_sink
+    lse = (shift + np.log(row_sum))[:, 0]
+    row_sum[row_sum == 0.0] = 1.0
     sees = block.visible.any(axis=1)
     return _Softmax(
         p=np.where(block.visible, p / row_sum, 0.0),
         p_sink=np.where(sees, (p_sink / row_sum)[:, 0], 0.0),
-        lse=np.where(sees, (row_max + np.log(row_sum))[:, 0], head.sink),
+        lse=np.where(sees, lse, head.sink),
         slope=slope,
     )
 
 
 def _dropped(head: _Head, block: _Block, x: Array64) -> Array64:
-    """What dropout makes of p, and of dp on the way back: 0 is what is not kept, NaN included."""
-    return x if block.kept is None else np.where(block.kept, x / (1.0 - head.problem.dropout), 0.0)
+    """What dropout makes of p, and of dp on the way back: 0 times what is not kept, so that NaN stays NaN."""
+    return x if block.kept is None else np.where(block.kept, x / (1.0 - head.problem.dropout), 0.0 * x)
 
 
 def _forward_head(head: _Head, q: Array64, k: Array64, v: Array64) -> tuple[Array64, Array64]:

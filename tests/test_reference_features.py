@@ -268,7 +268,7 @@ def test_what_is_not_finite_reaches_just_what_sees_it(
     if np.isnan(value):
         if name in ("q", "k"):
             assert np.isnan(found["lse"][rows]).all()
-        if name == "v" or (name != "do" and not problem.dropout):  # which makes a p of NaN 0 as any other
+        if name != "do":
             assert np.isnan(found["o"][rows]).any(axis=-1).all()
         assert np.isnan(found["dq"][rows]).all()
 
@@ -293,8 +293,8 @@ def test_an_infinite_logit_makes_its_row_nan_and_a_negative_one_has_no_weight() 
 
 
 @pytest.mark.parametrize("name", ["q", "v"])
-def test_what_dropout_drops_is_zero_and_still_seen(name: str) -> None:
-    """A p of NaN becomes 0 like any other, so that dv has it of kept pairs alone; and 0 * NaN is NaN in o."""
+def test_what_dropout_drops_is_multiplied_by_zero_and_still_seen(name: str) -> None:
+    """A p of NaN stays NaN whether it is dropped or not, as a value of NaN does times a p of 0."""
     problem = AttentionProblem.of(1, seqlen_k=40, head_dim=2, dropout=0.5)
     kept = dropout_kept(problem, 0, 0, np.arange(1), np.arange(40))[0]
     inputs = problem.make_inputs(0)
@@ -304,8 +304,47 @@ def test_what_dropout_drops_is_zero_and_still_seen(name: str) -> None:
     assert np.isnan(found["o"]).all()
     assert np.isnan(found["dq"]).all()
     assert np.isnan(found["dk"]).all()
-    assert np.isnan(found["dv"][0, 0, :, 0]).tolist() == (kept.tolist() if name == "q" else [False] * 40)
-    assert not found["dv"][0, 0, ~kept].any()
+    if name == "q":
+        assert np.isnan(found["dv"]).all()
+    else:
+        assert np.flatnonzero(found["dv"][0, 0, :, 0]).tolist() == np.flatnonzero(kept).tolist()
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v", "do"])
+def test_nan_and_dropout_are_pytorchs_product_with_a_mask_of_zeros(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    problem = AttentionProblem.of(9, num_heads=1, head_dim=3, dropout=0.7)
+    inputs = problem.make_inputs(0)
+    getattr(inputs, name)[0, 0, 2, 1] = np.nan
+    kept = torch.tensor(dropout_kept(problem, 0, 0, np.arange(9), np.arange(9)))
+    q, k, v = (torch.tensor(x, requires_grad=True) for x in inputs[:3])
+    o = (torch.softmax(problem.scale * q @ k.mT, dim=-1) * kept / 0.3) @ v
+    gradients = torch.autograd.grad(o, (q, k, v), torch.tensor(inputs.do))
+    found = answers(problem, inputs)
+    assert_close(found["o"], o.detach().numpy(), 1e-13)
+    for output, gradient in zip(("dq", "dk", "dv"), gradients, strict=True):
+        assert_close(found[output], gradient.numpy(), 1e-13)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_rows_of_minus_infinite_logits_are_zero_as_in_pytorch(causal: bool) -> None:
+    """And so are gradients, but for 0 times what is infinite, which PyTorch lets through a causal mask."""
+    torch = pytest.importorskip("torch")
+    problem = AttentionProblem.of(9, batch=2, num_heads=2, head_dim=3, causal=causal)
+    inputs = problem.make_inputs(0)
+    inputs.k[..., 1] = np.abs(inputs.k[..., 1]) + 0.1
+    inputs.q[:, :, 3:6, 1] = -np.inf
+    found = answers(problem, inputs)
+    q, k, v = (torch.tensor(x, requires_grad=True) for x in inputs[:3])
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        o = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    expected = torch.autograd.grad(o, (q, k, v), torch.tensor(inputs.do))
+    assert not found["o"][:, :, 3:6].any()
+    assert np.isneginf(found["lse"][:, :, 3:6]).all()
+    assert_close(found["o"], o.detach().numpy(), 1e-13)
+    if not causal:
+        for name, gradient in zip(("dq", "dk", "dv"), expected, strict=True):
+            assert_close(found[name], gradient.numpy(), 1e-13)
 
 
 def test_softcap_bounds_what_overflows() -> None:

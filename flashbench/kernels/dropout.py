@@ -124,11 +124,11 @@ def _drop_gradients(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         factors = splat(b, factor, vector.count)
 
         def change(place: ir.Value, lane: ir.Value, kept: ir.Value) -> None:
-            probability = load(b, p, place, vector)
-            grown = b.fmul(load(b, dp, place, vector), factors)
-            difference = b.fsub(b.select(kept, grown, zero), load(b, delta, lane, vector))
+            probability, factor_or_zero = load(b, p, place, vector), b.select(kept, factors, zero)
+            grown = b.fmul(load(b, dp, place, vector), factor_or_zero)
+            difference = b.fsub(grown, load(b, delta, lane, vector))
             store(b, b.fmul(probability, difference), dp, place)
-            store(b, b.select(kept, b.fmul(probability, factors), zero), p, place)
+            store(b, b.fmul(probability, factor_or_zero), p, place)
 
         _each_vector(b, vector, args[4:], change)
 
@@ -152,6 +152,9 @@ def drop_gradients(
     seed: Any,
     threshold: Any,
 ) -> Any:
-    """dp becomes ds = p * (factor * dp where kept - delta), and p becomes factor * p where kept, else 0."""
+    """dp becomes ds = p * (factor * dp - delta), and p becomes factor * p.
+
+    The factor is 0 where a pair is not kept, so that NaN stays NaN.
+    """
     n = types.intp
     return types.void(dp, dp, dp, dp.dtype, *[n] * 8), intrinsic_on_tile(_drop_gradients)

@@ -58,7 +58,6 @@ def _drop_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         p, dropped, columns, first, end, factor, query, head, sequence, seed, threshold = args
         few = b.alloca(chunk)
         factors, zeros = splat(b, factor, _CHUNK), constant(chunk, 0.0)
-        zero = ir.Constant(element, 0.0)
         thresholds = splat(b, b.trunc(threshold, _WORD), _CHUNK)
         begin = b.mul(b.sdiv(first, const(_CHUNK)), const(_CHUNK))
         stop = b.add(end, const(_CHUNK - 1))
@@ -69,17 +68,15 @@ def _drop_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
             inside = b.and_(b.icmp_signed(">=", column, first), b.icmp_signed("<=", further, end))
             with b.if_else(inside) as (whole, part):
                 with whole:
-                    value = b.fmul(load(b, p, column, chunk), factors)
-                    store(b, b.select(kept, value, zeros), dropped, column)
+                    weights = b.select(kept, factors, zeros)
+                    store(b, b.fmul(load(b, p, column, chunk), weights), dropped, column)
                 with part:  # one by one, as what lies beyond may be another thread's
                     store(b, b.select(kept, factors, zeros), few, const(0))
                     left = b.select(b.icmp_signed("<", column, first), first, column)
                     right = b.select(b.icmp_signed("<", further, end), further, end)
                     with loop(b, right, start=left, carry=[]) as (j, _, _):
                         weight = b.load(b.gep(b.bitcast(few, pointer), [b.sub(j, column)]))
-                        lost = b.fcmp_ordered("==", weight, zero)
-                        value = b.fmul(b.load(b.gep(p, [j])), weight)
-                        b.store(b.select(lost, zero, value), b.gep(dropped, [j]))
+                        b.store(b.fmul(b.load(b.gep(p, [j])), weight), b.gep(dropped, [j]))
         clear(b, element, dropped, const(0), first)
         clear(b, element, dropped, end, columns)
 
@@ -103,7 +100,9 @@ def drop_row(
     seed: Any,
     threshold: Any,
 ) -> Any:
-    """dropped[first:end] becomes factor * p where kept, and 0 in the rest of [:columns]; it may be p."""
+    """dropped[first:end] becomes factor * p where kept, else 0 * p, so that NaN stays NaN; 0 in the rest of
+    [:columns]. It may be p.
+    """
     n = types.intp
     return types.void(p, p, n, n, n, p.dtype, n, n, n, n, n), intrinsic_on_tile(_drop_row)
 

@@ -25,7 +25,6 @@ from flashbench.kernels.features import (
     MASK_HEAD,
     MASK_KEY,
     MASK_ROW,
-    NO_MASK,
     PARTS_AT,
     SEQLEN_K,
     SEQLEN_Q,
@@ -142,17 +141,6 @@ def mask_lets_see(zero, features, b, h, i, j):
                 return _is_whole(features, place) or _block_entry(features, place, i, key)[0] != 0
         return False
     return True
-
-
-@njit(nogil=True)
-def sees_any(zero, features, b, h, i, first, end):
-    """Whether a query sees any of the keys from first to end."""
-    if features[MASK] == NO_MASK:
-        return first < end
-    j = first
-    while j < end and not mask_lets_see(zero, features, b, h, i, j):
-        j += 1
-    return j < end
 
 
 @njit(nogil=True)

@@ -93,12 +93,6 @@ def dropout_factor(b, h, i, j, features):
     return features.keep_factor if word >= np.uint64(features.threshold) else 0.0
 
 
-@njit(nogil=True)
-def dropped(x, factor):
-    """x as dropout leaves it: 0 where the factor is, NaN included."""
-    return factor * x if factor > 0 else 0.0
-
-
 @compiled
 def scalar_forward(q, k, v, o, lse, sequences, features):
     """o = softmax(scale * q @ k.T) @ v with the softmax computed online."""
@@ -111,7 +105,7 @@ def scalar_forward(q, k, v, o, lse, sequences, features):
             sink = features.sinks[h]
             for i in range(seqlen_q):
                 query = first_query + i
-                row_max, row_sum, kept = sink, 1.0 if sink != -math.inf else 0.0, 0
+                row_max, row_sum = sink, 1.0 if sink != -math.inf else 0.0
                 o[batch, h, query, :] = 0
                 for j in range(seqlen_k):
                     if not sees(b, h, i, j, diagonal, features):
@@ -123,14 +117,11 @@ def scalar_forward(q, k, v, o, lse, sequences, features):
                     rescale = math.exp(row_max - new_max) if row_sum > 0 else 0.0
                     p = math.exp(score - new_max) if score != -math.inf else 0.0
                     row_sum = row_sum * rescale + p
-                    factor = dropout_factor(b, h, i, j, features)
-                    p = dropped(p, factor)
+                    p *= dropout_factor(b, h, i, j, features)
                     for c in range(head_dim_v):
-                        so_far = o[batch, h, query, c] * (rescale if kept else 1.0)
-                        o[batch, h, query, c] = so_far + p * v[page, kv, key, c]
-                    kept += factor > 0
+                        o[batch, h, query, c] = o[batch, h, query, c] * rescale + p * v[page, kv, key, c]
                     row_max = new_max
-                if kept and row_sum != 0:  # else all is 0 already
+                if row_sum != 0:  # else no key has weight, and all is 0 already
                     for c in range(head_dim_v):
                         o[batch, h, query, c] /= row_sum
                 lse[batch, h, query] = row_max + math.log(row_sum)
@@ -162,16 +153,16 @@ def scalar_backward(do, q, k, v, o, lse, dq, dk, dv, dsinks, dmask, sequences, f
                     seen += 1
                     q_row, k_row = q[batch, h, query], k[batch, kv, key]
                     score, capped = logit(q_row, k_row, b, h, i, j, diagonal, features)
-                    p = math.exp(score - lse[batch, h, query])
+                    p = math.exp(score - lse[batch, h, query]) if score != -math.inf else 0.0
                     dp = 0.0
                     for c in range(head_dim_v):
                         dp += do[batch, h, query, c] * v[batch, kv, key, c]
-                    # Forward: o += dropped(p) @ v, so dv += dropped(p).T @ do and dp is dropped as p was.
+                    # Forward: o += factor * p @ v, so dv += factor * p.T @ do, and dp times that factor.
                     factor = dropout_factor(b, h, i, j, features)
                     for c in range(head_dim_v):
-                        dv[batch, kv, key, c] += dropped(p, factor) * do[batch, h, query, c]
+                        dv[batch, kv, key, c] += factor * p * do[batch, h, query, c]
                     # Softmax: ds = p * (dp - delta); the mask was added to s.
-                    ds = p * (dropped(dp, factor) - delta)
+                    ds = p * (factor * dp - delta)
                     dmask[b, h, i, j] += ds
                     # s = softcap * tanh(scale * q @ k.T / softcap), so dq += ds @ k and dk += ds.T @ q.
                     ds *= (1 - capped * capped) * features.scale

@@ -31,7 +31,7 @@ from flashbench.kernels.features import (
 from flashbench.kernels.memory import at, pointer
 from flashbench.kernels.row_dropout import drop_gradient_row, drop_row
 from flashbench.kernels.row_features import alibi_row, scale_row, softcap_gradient_row, softcap_row
-from flashbench.kernels.row_masks import clear_masked, mask_scores, sees_any, visible_range
+from flashbench.kernels.row_masks import clear_masked, mask_scores, visible_range
 from flashbench.kernels.rows import gradient_row, mean_gradient, natural_softmax_row, softmax_row
 
 LN2 = math.log(2.0)
@@ -108,10 +108,6 @@ def softmax_of_row(zero, s, tanh, dropped, lse, place, features, numbers, softca
         total = softmax_row(s, columns, first, end, lse)
         lse[0] = lse[0] * LN2 + math.log(total)
 
-    if total == 0 and sees_any(zero, features, b, h, i, first, end):
-        lse[0] = math.nan  # every key it sees has a logit of -inf: 0 / 0
-        for j in range(first, end):
-            at(s, j)[0] = math.nan
     if not total > 0 and features[MASK] != NO_MASK:
         clear_masked(s, zero, features, b, h, i, first, end)
     if features[DROPOUT]:

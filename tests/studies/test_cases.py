@@ -10,8 +10,10 @@ import pytest
 
 from flashbench.block_mask import BlockMask
 from flashbench.errors import ConfigError
+from flashbench.philox import dropout_kept
 from flashbench.problem import Feature
-from flashbench.studies.cases import SUITES, all_cases, choose_cases, sample_cases
+from flashbench.reference import attention_reference
+from flashbench.studies.cases import SUITES, all_cases, choose_cases, sample_cases, unweighted
 from flashbench.studies.cases.case import Case
 from flashbench.studies.question import Question
 
@@ -119,7 +121,7 @@ def test_only_containment_cases_hold_nan_or_infinity() -> None:
         # Minus infinity hides: in a mask a pair, in a sink that sink.
         arrays = [*inputs, *(np.where(x == -np.inf, 0, x) for x in floats)]
         finite = all(np.isfinite(x).all() for x in arrays)
-        assert finite == (case.group not in ("NaN and infinity", "NaN with features"))
+        assert finite == (case.group not in ("NaN and infinity", "NaN with features", unweighted.GROUP))
         assert case.infinite <= any(np.isinf(x).any() for x in arrays)
 
 
@@ -173,6 +175,32 @@ def test_what_is_hidden_reaches_nothing_and_what_is_visible_something_but_not_al
         assert not rows[0, 2:].all(), case.name
         assert rows[0, :2].all(), case.name  # heads that do not share that value
         assert rows[0, 2:].any() or case.problem.features <= {"key_lengths"}, case.name
+
+
+def test_rows_see_keys_and_have_weight_on_none() -> None:
+    for case in CASES:
+        if (
+            not case.name.startswith("minus-inf-logits-of-rows")
+            or "scalar" in case.name
+            or "blocks" in case.name
+        ):
+            continue
+        inputs, extras = case.make_inputs(), case.make_extras()
+        o, lse = attention_reference(case.problem, *inputs[:3], extras)
+        rows = np.isneginf(inputs.q).any(axis=-1)
+        assert rows.any()
+        none = extras.sinks[:, np.newaxis] if case.problem.sinks else -np.inf
+        assert (lse[rows] == np.broadcast_to(none, lse.shape[1:])[np.nonzero(rows)[1:]]).all()
+        assert not o[rows].any()
+
+
+def test_a_nan_that_is_dropped_is_some_rows_only_key_or_one_of_many() -> None:
+    alone = [case for case in CASES if case.name.startswith("dropped-nan-in-first-k-causal-float")]
+    for case in alone:
+        assert not dropout_kept(case.problem, 0, 2, np.arange(1), np.arange(1)).all()
+        o, _ = attention_reference(case.problem, *case.make_inputs()[:3])
+        assert np.isnan(o[0, 2, 0]).all()
+    assert len(alone) == 2
 
 
 def test_the_grid_of_flash_attention_is_all_there() -> None:

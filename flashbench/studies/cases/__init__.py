@@ -13,7 +13,17 @@ from typing import get_args
 from flashbench.engines.tuned import Pass
 from flashbench.errors import ConfigError
 from flashbench.problem import Dtype
-from flashbench.studies.cases import containment, decode, features, grids, masks, pairs, shapes, values
+from flashbench.studies.cases import (
+    containment,
+    decode,
+    features,
+    grids,
+    masks,
+    pairs,
+    shapes,
+    unweighted,
+    values,
+)
 from flashbench.studies.cases.case import Case
 
 __all__ = ["DEFAULT_SUITE", "SUITES", "Case", "all_cases", "choose_cases", "narrow_cases", "sample_cases"]
@@ -49,6 +59,9 @@ SUITES: Mapping[str, tuple[Group, ...]] = {
         containment.hidden,
         containment.visible,
         containment.in_extras,
+        unweighted.minus_infinite_logits,
+        unweighted.dropped_nan,
+        unweighted.decoding,
         decode.page_tails,
         decode.decoding,
     ),

@@ -77,8 +77,6 @@ def visible(dtype: Dtype) -> Iterator[Case]:
     for word, value in _VALUES.items():
         for feature, problem in problems.items():
             for name, row in (("k", 24), ("v", 24), ("q", 18), ("do", 18)):
-                if name == "q" and feature == "dropout":
-                    continue  # whether a dropped weight that is NaN counts as none is left to the engine
                 yield from _in_large_and_small_blocks(
                     Case(
                         f"{word}-in-{name}-{feature}",
