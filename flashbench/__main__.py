@@ -2,6 +2,6 @@
 
 import sys
 
-from flashbench.cli.app import main
+from flashbench.cli.entry import main
 
 sys.exit(main())

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 
+def mid_sentence(text: str) -> str:
+    """What another library says, to go on after a colon: a small first letter, unless it is an acronym's.
+
+    >>> mid_sentence("Expected `int`"), mid_sentence("JSON is malformed")
+    ('expected `int`', 'JSON is malformed')
+    """
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
+
+
 class FlashbenchError(Exception):
     """Something the user can mend: one line that names the thing, the rule and the value.
 

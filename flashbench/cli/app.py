@@ -25,11 +25,11 @@ from flashbench.cli import (
     tune,
     verify,
 )
+from flashbench.cli.entry import INTERRUPTED, was_interrupted
 from flashbench.cli.spellings import Command
-from flashbench.errors import FlashbenchError
+from flashbench.errors import FlashbenchError, mid_sentence
 from flashbench.texts import ERRORS
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 BUG = 70  # EX_SOFTWARE: not 1, which says that a measurement failed or regressed
 
 # What Typer raises for a wrong command line. By its place above BadParameter, because older releases of
@@ -120,7 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
-        return _explain(error, debug=debug)
+        if isinstance(error, FlashbenchError) or not was_interrupted():
+            return _explain(error, debug=debug)
+        code = INTERRUPTED  # as a library passed it on
     if code == INTERRUPTED:
         _say("interrupted")
     return code if isinstance(code, int) else 0
@@ -136,7 +138,7 @@ def _explain(error: Exception, *, debug: bool) -> int:
     elif isinstance(error, _UsageError):
         usage: Any = error
         text = usage.format_message()
-        message, code = text[:1].lower() + text[1:].rstrip("."), 2
+        message, code = mid_sentence(text).rstrip("."), 2
         hint = f"{usage.ctx.command_path} --help lists what there is" if usage.ctx else None
     elif isinstance(error, OSError):  # such as a full disk behind stdout
         message, hint, code = str(error), None, 2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import typer
@@ -21,10 +22,13 @@ from flashbench.cli.values import (
     parse_wholes,
     parse_window,
 )
+from flashbench.errors import ConfigError
 from flashbench.problem import CausalAlignment, Dtype, MaskKind
 from flashbench.report.units import parse_bytes
 from flashbench.studies.engine_list import resolve_engines
 
+# Of the numbers in a study file: more bytes than any machine has. Larger ones fit into no array's shape.
+LARGEST = 10**18
 # Takes the name to blame, and a value: text, several texts, or what a flag says.
 Reader = Callable[[str, Any], Any]
 # Parameter of a command -> (its option, the field of the study, how its value is read).
@@ -69,13 +73,20 @@ def read_directions(option: str, text: str) -> list[str]:
     return parse_choices(option, words, {"fwd": "fwd", "bwd": "bwd", "fwd+bwd": "fwd_bwd"})
 
 
-def read_engines(option: str, words: str | list[str]) -> list[str]:
-    """`all` becomes every engine that is ready; what it leaves out is said in a line each."""
-    listed = [words] if isinstance(words, str) else words
-    names, left_out = resolve_engines([name.strip() for word in listed for name in word.split(",")])
+def read_engines(option: str, text: str) -> list[str]:
+    """Names, not yet known to be those of engines; `all_engines` tells."""
+    return [name.strip() for name in text.split(",")]
+
+
+def all_engines(names: Sequence[str]) -> list[str]:
+    """`all` becomes every engine that is ready; what it leaves out is said in a line each.
+
+    Raises EngineError for an unknown name.
+    """
+    found, left_out = resolve_engines(list(names))
     for line in left_out:
         typer.echo(line, err=True)
-    return names
+    return found
 
 
 def _alignment(option: str, text: str) -> str:
@@ -118,7 +129,7 @@ OPTIONS: Options = {
     "varlen": ("--varlen", "varlen", or_none(parse_lengths)),
     "page_size": ("--page-size", "page_size", or_none(parse_whole)),
     "direction": ("--direction", "directions", many(read_directions)),
-    "engine": ("--engine", "engines", read_engines),
+    "engine": ("--engine", "engines", many(read_engines)),
     "block_sizes": ("--block-sizes", "block_sizes", many(parse_block_sizes)),
     "block_q": ("--block-q", "block_q", parse_whole),
     "block_k": ("--block-k", "block_k", parse_whole),
@@ -153,11 +164,22 @@ def read_file_values(
     >>> read_file_values(words, OPTIONS, lists=("seq_lens", "causal", "heads"))
     {'seq_lens': [512, 1024, 64], 'causal': [False, True], 'heads': [8], 'title': '4k'}
     """
+    for key, value in values.items():
+        _check_size(key, value)
     readers = {field: read for _, field, read in options.values()}
     return {
         key: _file_value(key, value, readers[key], is_list=key in lists) if key in readers else value
         for key, value in values.items()
     }
+
+
+def _check_size(key: str, value: Any) -> None:
+    """Raises ConfigError for numbers that no array and no clock has; rules of their own refuse infinities."""
+    if isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_size(key, item)
+    elif isinstance(value, int | float) and LARGEST < abs(value) < math.inf:
+        raise ConfigError(f"{key} takes numbers up to {LARGEST:.0e}, and one of them is larger")
 
 
 def _file_value(key: str, value: Any, read: Reader, *, is_list: bool) -> Any:

@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from flashbench.cli.readers import OPTIONS, read_file_values, read_params
+from flashbench.cli.readers import OPTIONS, all_engines, read_file_values, read_params
 from flashbench.cli.values import parse_share, parse_whole
-from flashbench.errors import ConfigError, FlashbenchError
+from flashbench.errors import ConfigError, FlashbenchError, mid_sentence
 from flashbench.studies.duel.settings import Contestant, DuelStudy
 from flashbench.studies.engine_list import is_installed
 from flashbench.studies.noise_floor import DEFAULT_SEQLEN
@@ -51,6 +51,10 @@ def build_study(
     """
     values = {} if params.get("config") is None else _file_settings(Path(params["config"]), kind)
     given = read_params(params, OPTIONS)
+    if "engines" in given:
+        given["engines"] = all_engines(given["engines"])
+    elif "all" in values.get("engines", ()):
+        values["engines"] = all_engines(values["engines"])
     if "block_sizes" in given:
         if "block_q" in given or "block_k" in given:
             raise ConfigError("--block-sizes sets both block sizes: give it, or --block-q with --block-k")
@@ -132,14 +136,21 @@ def load_study(path: str | Path) -> Study:
 def read_toml(path: Path) -> dict[str, Any]:
     """A study file's keys and values. Raises ConfigError."""
     try:
-        values: dict[str, Any] = msgspec.toml.decode(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise ConfigError(f"study file {path} is not found") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {_lower_first(str(error))}") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot read {path}: {_lower_first(str(reason))}") from error
+        raise ConfigError(f"cannot read {path}: {mid_sentence(str(reason))}") from error
+    try:
+        values: dict[str, Any] = msgspec.toml.decode(content)
+    except RecursionError as error:
+        raise ConfigError(f"{path} is not a study: its arrays are nested too deep") from error
+    except (msgspec.DecodeError, ValueError) as error:
+        # Python's own limit, which names a function of sys: no such number is a setting of anything.
+        too_long = "digits" in str(error) and "integer string conversion" in str(error)
+        reason = "a whole number has too many digits" if too_long else mid_sentence(str(error))
+        raise ConfigError(f"{path} is not TOML: {reason}") from error
     return values
 
 
@@ -185,10 +196,10 @@ def field_error(text: str) -> str:
     """From "Expected `int`, got `str` - at `$.seq_lens[0]`": "seq_lens[0]: expected `int`, got `str`"."""
     match = re.fullmatch(r"(.*) - at `\$\.(.*)`", text)
     if match is None:
-        return _lower_first(text)
+        return mid_sentence(text)
     rule, place = match.groups()
     known = get_args(Kind) if place == "kind" else ()
-    return f"{place}: {_lower_first(rule)}" + (f"; known: {', '.join(known)}" if known else "")
+    return f"{place}: {mid_sentence(rule)}" + (f"; known: {', '.join(known)}" if known else "")
 
 
 def _check_points(study: Study) -> None:
@@ -201,7 +212,3 @@ def _check_points(study: Study) -> None:
     points = study.points()
     if len(set(points)) < len(points):  # all else is told apart by what it is called
         raise ConfigError("windows names two that are the same under a causal mask, whose right side is 0")
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]

@@ -87,7 +87,7 @@ def verify(
     from rich.console import Console
 
     from flashbench.cli.progress import show_progress
-    from flashbench.cli.readers import read_engines
+    from flashbench.cli.readers import all_engines, many, read_engines
     from flashbench.cli.values import parse_seed, parse_whole
     from flashbench.cli.verifying import narrowed, options_of
     from flashbench.report.verify import verify_json, verify_lines, verify_report
@@ -104,7 +104,8 @@ def verify(
         return
     if json is not None and json != "-":
         check_writable(json)
-    engines = list(dict.fromkeys(read_engines("--engine", engine or list(study.DEFAULT_ENGINES))))
+    names = many(read_engines)("--engine", engine or study.DEFAULT_ENGINES)
+    engines = all_engines(list(dict.fromkeys(names)))
     with show_progress(at_once=False) as on_progress:
         verification = study.verify(
             engines, cases, on_progress, suite=suite, options=options_of(context.params)

@@ -143,7 +143,8 @@ def decode(content: bytes, *, name: str) -> Results:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if "truncated" in str(error):
             raise ResultsError(f"{name} is truncated: it ends after {len(content)} bytes") from error
-        raise ResultsError(f"{name} is not JSON: {_lower_first(str(error))}") from error
+        reason = str(error).removeprefix("JSON is malformed: ")
+        raise ResultsError(f"{name} is not JSON: {reason}") from error
     version = header.schema_version
     if version != SCHEMA_VERSION and version not in STEPS:
         newer = version > SCHEMA_VERSION

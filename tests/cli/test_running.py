@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
+from flashbench.cli.progress import show_progress
 from flashbench.results.store import load
+from flashbench.studies.session import Progress
 from flashbench.studies.study import Study
 
 
@@ -25,6 +27,13 @@ def test_a_terminal_gets_a_bar_instead_of_lines(flashbench, fake_run, monkeypatc
     assert "[0/4]" not in done.err
     assert "3/4" in done.err
     assert "flash: time" in done.err
+
+
+def test_a_label_with_brackets_is_shown_as_it_is(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with show_progress() as on_progress:
+        on_progress(Progress(0, 2, "engine [bold]fast[/] fwd"))
+    assert "engine [bold]fast[/] fwd" in capsys.readouterr().err
 
 
 def test_no_color_leaves_the_words(flashbench, fake_run, monkeypatch) -> None:

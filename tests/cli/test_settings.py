@@ -199,6 +199,18 @@ def test_a_bad_option_is_one_line_that_names_it(params: dict[str, Any], said: st
         ("batch = 1\nheads = [1\n", " is not TOML: "),
         ("batch = 1\nbatch = 2\n", " is not TOML: cannot overwrite a value (at line 2"),
         ("batches = 1", " has the unknown key 'batches'; known: kind, title, engines, seq_lens, batch, "),
+        pytest.param(
+            "batch = " + "9" * 5000, " is not TOML: a whole number has too many digits", id="digits"
+        ),
+        pytest.param(
+            "batch = 0x" + "F" * 5000, ": batch takes numbers up to 1e+18, and one", id="hexadecimal"
+        ),
+        ("seq_lens = [128, 99999999999999999999]", ": seq_lens takes numbers up to 1e+18, and one of them"),
+        ("key_lengths = [1e300]", ": key_lengths takes numbers up to 1e+18, and one of them is larger"),
+        ("timeout_s = 1e300", ": timeout_s takes numbers up to 1e+18, and one of them is larger"),
+        ("timeout_s = 1e999", ": timeout_s must be above 0 and finite, not inf"),
+        pytest.param("a = " + "[" * 5000 + "]" * 5000, " is not a study: its arrays are nested", id="nested"),
+        ("batch = 1979-05-27", ": batch: expected `int`, got `date`"),
         ("batch = [1]", ": batch: expected `int`, got `array`"),
         ("batch = 'few'", ": batch takes whole numbers from 1 up, such as 64 or 4k (4096), not 'few'"),
         ("batch = 0", ": batch must be at least 1, not 0"),

@@ -88,3 +88,9 @@ def test_json_holds_every_reason() -> None:
     assert document[1]["notes"]["head_dim_v"].startswith("PyTorch fell back")
     assert [each["state"] for each in document].count("ready") == 4
     assert document[2]["hint"] == "pip install 'flashbench[zentorch]'"
+
+
+def test_a_name_with_brackets_is_a_name_and_no_markup() -> None:
+    text = rendered(engines_report([EngineFacts(name="[bold]mine[/bold]", state="broken", reason="[red]no")]))
+    assert text.count("[bold]mine[/bold]") == 2
+    assert "[red]no" in text

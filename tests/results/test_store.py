@@ -144,7 +144,8 @@ def changed(**changes: Any) -> bytes:
     [
         (b"", "is empty, not a results file"),
         (CONTENT[:-100], "is truncated: it ends after"),
-        (b"Seq Len,Time\n128,1.23\n", "is not JSON"),
+        (b"Seq Len,Time\n128,1.23\n", "is not JSON: invalid character (byte 0)"),
+        (b'{"schema_version": 2,}', "is not JSON: trailing comma in object (byte 21)"),
         (b"\xff\xfe\x00", "is not JSON"),
         (b"[1, 2]", "is not a results file of flashbench"),
         (b"null", "is not a results file of flashbench"),

@@ -83,7 +83,7 @@ def _from_csv(path: str) -> Any:
     if missing:
         raise ConfigError(
             f"--csv {path} must have columns ds and y, and unique_id for several series; "
-            f"{' and '.join(missing)} is missing of {', '.join(map(str, frame.columns))}"
+            f"it has {', '.join(map(str, frame.columns))}, and no {' and no '.join(missing)}"
         )
     try:
         frame["ds"] = pandas.to_datetime(frame["ds"])

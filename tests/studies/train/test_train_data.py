@@ -57,8 +57,8 @@ def test_a_csv_of_one_series_and_of_two(tmp_path: Path) -> None:
     [
         (None, "cannot be read"),
         ("", "cannot be read: No columns"),
-        ("time,y\n1,2\n", "must have columns ds and y.* ds is missing of time, y, unique_id"),
-        ("a,b\n1,2\n", "ds and y is missing"),
+        ("time,y\n1,2\n", "must have columns ds and y.* it has time, y, unique_id, and no ds"),
+        ("a,b\n1,2\n", "it has a, b, unique_id, and no ds and no y"),
         ("ds,y\n2020-01-01,\n2020-01-02,1\n", "has rows without y: 1 of 2"),
         ("ds,y\n2020-01-01,many\n", "Unable to parse string .many."),
         ("ds,y\nsome day,1\n", "some day"),
