@@ -25,7 +25,9 @@ from flashbench.cli import (
     tune,
     verify,
 )
+from flashbench.cli.say import say
 from flashbench.errors import FlashbenchError
+from flashbench.report.step_log import guarded_log
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 BUG = 70  # EX_SOFTWARE: not 1, which says that a measurement failed or regressed
@@ -108,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     app = make_app(for_command=bool(words) and not words[0].startswith("-"))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), guarded_log():
             if not debug:
                 warnings.showwarning = _say_warning
             # `obj` reaches every command as context.obj: the command line as typed, for the record.
@@ -160,5 +162,5 @@ def _say_warning(
 
 
 def _say(label: str, text: str | None = None) -> None:
-    """One line on stderr, whatever line breaks the text has."""
-    typer.echo(label if text is None else f"{label}: {' '.join(text.split())}", err=True)
+    """One line on stderr, whatever the text has in it."""
+    say(label if text is None else f"{label}: {' '.join(text.split())}")

@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import msgspec
-import typer
 
+from flashbench.cli.say import say
 from flashbench.cli.values import (
     or_none,
     parse_above_zero,
@@ -73,7 +73,7 @@ def _engines(option: str, words: list[str]) -> list[str]:
     """`all` becomes every engine that is ready; what it leaves out is said in a line each."""
     names, left_out = resolve_engines([name.strip() for word in words for name in word.split(",")])
     for line in left_out:
-        typer.echo(line, err=True)
+        say(line)
     return names
 
 

@@ -90,6 +90,7 @@ def verify(
     from rich.console import Console
 
     from flashbench.cli.progress import show_progress
+    from flashbench.cli.say import say
     from flashbench.report.verify import verify_json, verify_lines, verify_report
     from flashbench.results.store import check_writable, write_whole
     from flashbench.studies import verify as study
@@ -106,7 +107,7 @@ def verify(
         check_writable(json)
     engines, left_out = resolve_engines(list(dict.fromkeys(engine or study.DEFAULT_ENGINES)))
     for line in left_out:
-        typer.echo(line, err=True)
+        say(line)
     with show_progress(at_once=False) as on_progress:
         verification = study.verify(engines, cases, on_progress, suite=suite)
     if json is not None and json != "-":

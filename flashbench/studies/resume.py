@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from flashbench.errors import ResultsError
+from flashbench.results.one_line import plain_texts
 from flashbench.results.record import Measurement, Results
 from flashbench.studies.blocks import block_label
 from flashbench.studies.rows import Row
@@ -30,7 +31,7 @@ def restore(rows: Sequence[Row], earlier: Results, config: dict[str, Any], cpu: 
             hint="name another file",
         )
     # As a file has it; what an older one does not name was as it is by default.
-    config = msgspec.json.decode(msgspec.json.encode(config))
+    config = plain_texts(msgspec.json.decode(msgspec.json.encode(config)))
     known_config = msgspec.to_builtins(Study()) | earlier.config
     for name, value in config.items():
         before = known_config.get(name)
