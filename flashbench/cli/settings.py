@@ -30,7 +30,7 @@ from flashbench.errors import ConfigError, FlashbenchError
 from flashbench.problem import CausalAlignment, Direction, Dtype, MaskKind
 from flashbench.report.units import parse_bytes
 from flashbench.studies.duel.settings import Contestant, DuelStudy
-from flashbench.studies.engine_list import is_installed, resolve_engines
+from flashbench.studies.engine_list import PROBE_TIMEOUT_S, is_installed, resolve_engines
 from flashbench.studies.noise_floor import DEFAULT_SEQLEN
 from flashbench.studies.study import SPANNED, Study
 
@@ -69,9 +69,10 @@ def _as_given(option: str, value: Any) -> Any:
     return value
 
 
-def _engines(option: str, words: list[str]) -> list[str]:
-    """`all` becomes every engine that is ready; what it leaves out is said in a line each."""
-    names, left_out = resolve_engines([name.strip() for word in words for name in word.split(",")])
+def _engines(words: list[str], timeout_s: float) -> list[str]:
+    """`all` becomes every engine that is ready in that time; what it leaves out is said in a line each."""
+    names = [name.strip() for word in words for name in word.split(",")]
+    names, left_out = resolve_engines(names, timeout_s=timeout_s)
     for line in left_out:
         say(line)
     return names
@@ -131,7 +132,7 @@ _OPTIONS: Mapping[str, tuple[str, str, Callable[[str, Any], Any]]] = {
     "varlen": ("--varlen", "varlen", or_none(parse_lengths)),
     "page_size": ("--page-size", "page_size", or_none(parse_whole)),
     "direction": ("--direction", "directions", _directions),
-    "engine": ("--engine", "engines", _engines),
+    "engine": ("--engine", "engines", _as_given),
     "block_sizes": ("--block-size", "block_sizes", parse_block_sizes),
     "block_q": ("--block-q", "block_q", parse_whole),
     "block_k": ("--block-k", "block_k", parse_whole),
@@ -167,6 +168,9 @@ def build_study(
         for name, (option, field, read) in _OPTIONS.items()
         if params.get(name) not in (None, [], ())
     }
+    if "engines" in given:
+        timeout_s = given.get("timeout_s", values.get("timeout_s", PROBE_TIMEOUT_S))
+        given["engines"] = _engines(given["engines"], timeout_s)
     if "block_sizes" in given:
         if "block_q" in given or "block_k" in given:
             raise ConfigError("--block-size sets both block sizes: give it, or --block-q with --block-k")
