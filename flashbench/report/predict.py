@@ -26,9 +26,7 @@ def predict_report(predictions: Predictions) -> RenderableType:
     budget = format_bytes(predictions.budget_bytes)
     parts: list[RenderableType] = [
         Text(f"Does it fit in {budget}? Computed, nothing was measured", style="bold"),
-        Text(
-            "needs: inputs, outputs and workspace of one layer; training: forward, then backward", style="dim"
-        ),
+        Text("needs: inputs, outputs and workspace; training: a forward, then a backward", style="dim"),
     ]
     for key, rows in groups.items():
         title = problem_line(key).partition(", ")[2]  # both directions stand in the table

@@ -40,12 +40,13 @@ def restore(rows: Sequence[Row], earlier: Results, config: dict[str, Any], cpu: 
                 f"the unfinished run is of another study: {name} was {before!r}, now it is {value!r}",
                 hint="repeat its options, or name another file",
             )
-    known = {_key(measurement): measurement for measurement in earlier.measurements}
+    known = {key_of(measurement): measurement for measurement in earlier.measurements}
     for row in rows:
-        found = known.get(_key(row.measurement(None)))
+        found = known.get(key_of(row.measurement(None)))
         if found is not None and found.status not in TRIED_AGAIN:
             row.restore(found)
 
 
-def _key(measurement: Measurement) -> tuple[object, ...]:
+def key_of(measurement: Measurement) -> tuple[object, ...]:
+    """What tells a point of a study from its others, in a file as in a run."""
     return measurement.problem, measurement.engine, measurement.direction, block_label(measurement)
