@@ -16,6 +16,7 @@ from flashbench.engines.tuned import Pass
 from flashbench.kernels.threads import available_cores
 from flashbench.problem import Dtype
 from flashbench.report.tune import table_lines, tune_json, tune_lines, tune_report
+from flashbench.results.one_line import one_line
 from flashbench.results.store import check_writable, write_whole
 from flashbench.studies.tune.keep import Tuned, reset, shown
 from flashbench.studies.tune.plan import Plan
@@ -90,7 +91,7 @@ def _print(tuned: Tuned, lines: Sequence[str], *, json: str | None) -> None:
         Console(file=out).print(tune_report(tuned))
         out.write("\n")
     for line in lines:
-        out.write(f"{line}\n")
+        out.write(f"{one_line(line)}\n")
 
 
 def _words(option: str, text: str, known: Sequence[str]) -> list[str]:
