@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from PIL import Image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _OPTIONS = (
@@ -93,6 +96,13 @@ class Page:
         """The whole page as a PNG."""
         image = self.send("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(image["data"]))
+
+    def colour(self, x: float, y: float) -> str:
+        """`#rrggbb` of the pixel at that place of the page."""
+        clip = {"x": x, "y": y, "width": 1, "height": 1, "scale": 1}
+        image = self.send("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+        with Image.open(io.BytesIO(base64.b64decode(image["data"]))) as pixel:
+            return "#{:02x}{:02x}{:02x}".format(*pixel.convert("RGB").getpixel((0, 0)))
 
     def _read(self) -> dict[str, Any]:
         message = bytearray()

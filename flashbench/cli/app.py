@@ -26,8 +26,10 @@ from flashbench.cli import (
     verify,
 )
 from flashbench.cli.entry import INTERRUPTED, was_interrupted
+from flashbench.cli.say import say
 from flashbench.cli.spellings import Command
 from flashbench.errors import FlashbenchError, mid_sentence
+from flashbench.report.step_log import guarded_log
 from flashbench.texts import ERRORS
 
 BUG = 70  # EX_SOFTWARE: not 1, which says that a measurement failed or regressed
@@ -110,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     app = make_app(for_command=bool(words) and not words[0].startswith("-"))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), guarded_log():
             if not debug:
                 warnings.showwarning = _say_warning
             # `obj` reaches every command as context.obj: the command line as typed, for the record.
@@ -164,5 +166,5 @@ def _say_warning(
 
 
 def _say(label: str, text: str | None = None) -> None:
-    """One line on stderr, whatever line breaks the text has."""
-    typer.echo(label if text is None else f"{label}: {' '.join(text.split())}", err=True)
+    """One line on stderr, whatever the text has in it."""
+    say(label if text is None else f"{label}: {' '.join(text.split())}")

@@ -49,6 +49,7 @@ def export(
     # Inside: these import msgspec, which --help must not.
     import sys
 
+    from flashbench.cli.say import say
     from flashbench.cli.values import parse_choices
     from flashbench.errors import ResultsError
     from flashbench.report.layout import statuses_line
@@ -77,7 +78,7 @@ def export(
     else:
         write_whole(output, content)
     if not file.complete:
-        typer.echo(f"{results} is unfinished: more was asked for than it holds", err=True)
+        say(f"{results} is unfinished: more was asked for than it holds")
     if left_out:
         of = f"{len(left_out)} of {len(file.measurements)} measurements"
-        typer.echo(f"left out {of}, for which {format_} has no place: {statuses_line(left_out)}", err=True)
+        say(f"left out {of}, for which {format_} has no place: {statuses_line(left_out)}")

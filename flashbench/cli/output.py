@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import typer
 from rich.console import Console
 
+from flashbench.cli.say import say
 from flashbench.errors import ConfigError, FlashbenchError
 from flashbench.results.record import Results
 from flashbench.results.store import encode
@@ -67,7 +67,7 @@ class ResultFiles:
     def warn(self, results: Results) -> None:
         """What a reader of the tables should know, on stderr."""
         for line in results.warnings:
-            typer.echo(f"warning: {line}", err=True)
+            say(f"warning: {line}")
 
     def _what_is_kept(self, results: Results) -> tuple[str, str | None]:
         count = len(results.measurements) + len(results.training)

@@ -15,6 +15,7 @@ EPILOG = (
     "  flashbench profile --seq-lens 512,4k --heads 8 --dtype float32 --causal --direction fwd,bwd\n"
     "  flashbench profile -e flash -e torch-flash --save mine.json\n"
     "  flashbench profile --batch 8 --memory-budget 16GiB\n"
+    "  flashbench profile --predict --seq-lens 4k,64k,1m --heads 8 --memory-budget 16GiB\n"
     "  flashbench profile -e flash --causal --window none --window 256 --softcap 50 --seq-lens 4k,16k\n"
     "  flashbench profile --varlen 0.25,0.5,1 --causal --direction fwd,bwd\n"
     "  flashbench profile --decode --batch 8 --page-size 16\n"
@@ -66,6 +67,14 @@ def profile(
     check: options.Check = None,
     memory_budget: options.MemoryBudget = None,
     timeout: options.Timeout = None,
+    predict: Annotated[
+        bool,
+        typer.Option(
+            "--predict",
+            help="Compute what a forward and a training step need, and whether it fits; measure nothing.",
+            rich_help_panel=options.MEASURING,
+        ),
+    ] = False,
     plain: Annotated[
         bool,
         typer.Option(
@@ -98,6 +107,7 @@ def profile(
     from rich.console import Console
 
     from flashbench.cli.plotting import check_plot, write_plot
+    from flashbench.cli.predicting import predict_and_report
     from flashbench.cli.running import run_and_report
     from flashbench.cli.settings import build_study
     from flashbench.errors import ConfigError
@@ -109,6 +119,9 @@ def profile(
     from flashbench.studies.training import training_rows
 
     study = build_study("profile", context.params)
+    if predict:
+        predict_and_report(study, context.params)
+        return
     if plain:
         check_plain(study)
     if plot is not None:

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
+from flashbench.cli.say import say
+from flashbench.results.one_line import one_line
 from flashbench.studies.session import Progress
 
 OnProgress = Callable[[Progress], None]
@@ -29,8 +30,8 @@ def show_progress(*, at_once: bool = True) -> Iterator[OnProgress]:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
         # Not markup: a label may have brackets of its own.
+        TextColumn("{task.fields[left]}", markup=False),
         TextColumn("{task.description}", markup=False),
     )
     # Drawn between the measurements alone: a thread that redraws would take time from what is timed.
@@ -40,7 +41,7 @@ def show_progress(*, at_once: bool = True) -> Iterator[OnProgress]:
         def on_progress(step: Progress) -> None:
             bar.update(
                 task,
-                description=step.label,
+                description=one_line(step.label),
                 completed=step.done,
                 total=step.total,
                 left=time_left(step),
@@ -71,6 +72,6 @@ def _lines_now_and_then(last: float) -> OnProgress:
         if now - last >= SECONDS_BETWEEN_LINES or step.done == step.total:
             last = now
             left = f", {time_left(step)}" if step.left_s else ""
-            typer.echo(f"[{step.done}/{step.total}{left}] {step.label}", err=True)
+            say(f"[{step.done}/{step.total}{left}] {step.label}")
 
     return on_progress

@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
-import typer
-
+from flashbench.cli.say import say
 from flashbench.cli.values import (
     or_none,
     parse_above_zero,
@@ -25,7 +24,7 @@ from flashbench.cli.values import (
 from flashbench.errors import ConfigError
 from flashbench.problem import CausalAlignment, Dtype, MaskKind
 from flashbench.report.units import parse_bytes
-from flashbench.studies.engine_list import resolve_engines
+from flashbench.studies.engine_list import PROBE_TIMEOUT_S, resolve_engines
 
 # Of the numbers in a study file: more bytes than any machine has. Larger ones fit into no array's shape.
 LARGEST = 10**18
@@ -78,14 +77,14 @@ def read_engines(option: str, text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def all_engines(names: Sequence[str]) -> list[str]:
-    """`all` becomes every engine that is ready; what it leaves out is said in a line each.
+def all_engines(names: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S) -> list[str]:
+    """`all` becomes every engine that is ready in that time; what it leaves out is said in a line each.
 
     Raises EngineError for an unknown name.
     """
-    found, left_out = resolve_engines(list(names))
+    found, left_out = resolve_engines(list(names), timeout_s=timeout_s)
     for line in left_out:
-        typer.echo(line, err=True)
+        say(line)
     return found
 
 

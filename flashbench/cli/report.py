@@ -27,6 +27,7 @@ def report(
     # Inside: these import NumPy and Matplotlib, which --help must not.
     from pathlib import Path
 
+    from flashbench.cli.say import say
     from flashbench.errors import ConfigError
     from flashbench.report.charts import require_plot_extra
     from flashbench.report.layout import counted
@@ -44,7 +45,8 @@ def report(
     page = to_utf8(report_page(name_sources(files, results)))
     write_whole(output, page)
     measurements = sum(len(result.measurements) for result in results)
-    typer.echo(
+    say(
         f"{output}: {format_bytes(len(page))}, {counted(measurements, 'measurement')} "
-        f"of {counted(len(files), 'file')}"
+        f"of {counted(len(files), 'file')}",
+        err=False,
     )

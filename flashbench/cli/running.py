@@ -9,8 +9,10 @@ from rich.console import Console
 
 from flashbench.cli.output import ResultFiles
 from flashbench.cli.progress import show_progress
+from flashbench.cli.say import say
 from flashbench.results.record import Results
 from flashbench.studies import runner
+from flashbench.studies.shortage import shortage_lines
 from flashbench.studies.study import Study
 
 
@@ -40,6 +42,19 @@ def run_and_report(
     files.finish(results)
     report(files.console, results)
     files.warn(results)
-    if not results.complete:
-        typer.echo("warning: the time budget ended before every point was measured", err=True)
+    if study.budget_s is not None:
+        _say_what_is_missing(study, results, kept=keep or (json if json != "-" else None))
     raise typer.Exit(1 if runner.failed(results) else 0)
+
+
+def _say_what_is_missing(study: Study, results: Results, *, kept: str | None) -> None:
+    """After a time budget: which points have nothing, or less than others, and how to go on."""
+    label = "note" if results.complete else "warning"
+    if not results.complete:
+        say("warning: the time budget ended before every point was measured")
+    lines = shortage_lines(study, results)
+    for line in lines:
+        say(f"{label}: {line}")
+    if lines:
+        to_keep = "" if kept else "--save FILE keeps what is measured; "
+        say(f"hint: {to_keep}the same command with --resume, and any --budget, goes on")

@@ -15,7 +15,7 @@ from flashbench.cli.readers import OPTIONS, all_engines, read_file_values, read_
 from flashbench.cli.values import parse_share, parse_whole
 from flashbench.errors import ConfigError, FlashbenchError, mid_sentence
 from flashbench.studies.duel.settings import Contestant, DuelStudy
-from flashbench.studies.engine_list import is_installed
+from flashbench.studies.engine_list import PROBE_TIMEOUT_S, is_installed
 from flashbench.studies.noise_floor import DEFAULT_SEQLEN
 from flashbench.studies.study import SPANNED, Study
 
@@ -51,10 +51,11 @@ def build_study(
     """
     values = {} if params.get("config") is None else _file_settings(Path(params["config"]), kind)
     given = read_params(params, OPTIONS)
+    timeout_s = given.get("timeout_s", values.get("timeout_s", PROBE_TIMEOUT_S))
     if "engines" in given:
-        given["engines"] = all_engines(given["engines"])
+        given["engines"] = all_engines(given["engines"], timeout_s=timeout_s)
     elif "all" in values.get("engines", ()):
-        values["engines"] = all_engines(values["engines"])
+        values["engines"] = all_engines(values["engines"], timeout_s=timeout_s)
     if "block_sizes" in given:
         if "block_q" in given or "block_k" in given:
             raise ConfigError("--block-sizes sets both block sizes: give it, or --block-q with --block-k")

@@ -13,6 +13,7 @@ from flashbench.cli.output import RunInterruptedError
 from flashbench.cli.progress import show_progress
 from flashbench.cli.readers import OPTIONS, Options, many, read_params, read_passes
 from flashbench.report.tune import table_lines, tune_json, tune_lines, tune_report
+from flashbench.results.one_line import one_line
 from flashbench.results.store import check_writable, write_whole
 from flashbench.studies.tune.keep import Tuned, reset, shown
 from flashbench.studies.tune.plan import Plan
@@ -72,4 +73,4 @@ def _print(tuned: Tuned, lines: Sequence[str], *, json: str | None) -> None:
         Console(file=out).print(tune_report(tuned))
         out.write("\n")
     for line in lines:
-        out.write(f"{line}\n")
+        out.write(f"{one_line(line)}\n")

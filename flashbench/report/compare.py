@@ -9,6 +9,7 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from flashbench.report.escapes import escape_markdown
 from flashbench.report.layout import (
     NOTHING,
     STATUS_WORDS,
@@ -72,18 +73,21 @@ def compare_report(comparison: Comparison) -> RenderableType:
 
 def compare_markdown(comparison: Comparison) -> str:
     """The comparison as GitHub renders it."""
-    blocks = [f"**{_summary(comparison)}**", "\n".join(f"- {line}" for line in _preface(comparison))]
+    blocks = [
+        f"**{_summary(comparison)}**",
+        "\n".join(f"- {escape_markdown(line)}" for line in _preface(comparison)),
+    ]
     for table in _tables(comparison.pairs):
-        rows = [
-            [*cells[:-1], f"**{cells[-1]}**" if pair.verdict == "regressed" else cells[-1]]
+        rows: list[list[str | Text]] = [
+            [*cells[:-1], Text(cells[-1], style="bold" if pair.verdict == "regressed" else "")]
             for cells, pair in table.rows
         ]
-        blocks += [f"{table.title}:", markdown_table(_HEADERS, rows)]
-        reasons = "\n".join(f"- {line}" for line in table.reasons())
+        blocks += [escape_markdown(f"{table.title}:"), markdown_table(_HEADERS, rows)]
+        reasons = "\n".join(f"- {escape_markdown(line)}" for line in table.reasons())
         blocks += [reasons] if reasons else []
     missing = _missing_lines(comparison)
     if missing:
-        blocks.append("\n".join(f"- {line}" for line in missing))
+        blocks.append("\n".join(f"- {escape_markdown(line)}" for line in missing))
     return "\n\n".join(blocks) + "\n"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from flashbench.report.escapes import escape_markdown
 from flashbench.report.layout import (
     NOTHING,
     STATUS_WORDS,
@@ -40,12 +41,12 @@ def duel_report(results: Results) -> RenderableType:
 
 def duel_markdown(results: Results) -> str:
     """The same as GitHub renders it."""
-    blocks = [f"**{_summary(results)}**", "\n".join(f"- {line}" for line in _sides(results))]
+    blocks = [f"**{_summary(results)}**", "\n".join(f"- {escape_markdown(line)}" for line in _sides(results))]
     for title, duels in _groups(results).items():
-        blocks += [f"{title}:", markdown_table(_HEADERS, _cells(results, duels))]
+        blocks += [escape_markdown(f"{title}:"), markdown_table(_HEADERS, _cells(results, duels))]
     reasons = _reasons(results)
     if reasons:
-        blocks.append("\n".join(f"- {line}" for line in reasons))
+        blocks.append("\n".join(f"- {escape_markdown(line)}" for line in reasons))
     return "\n\n".join(blocks) + "\n"
 
 

@@ -34,8 +34,9 @@ def in_github_actions() -> bool:
 def report_to_github(markdown: str, annotations: Sequence[Annotation], *, out: IO[str]) -> None:
     """In GitHub Actions: append `markdown` to the step's summary, write the annotations; elsewhere nothing.
 
-    Annotations go to `out`: stderr where stdout carries data, for the runner reads both. A summary that
-    could not be written is a warning before them, for it must not hide a verdict or the exit code.
+    Annotations go to `out`, past a `StepLog`: stderr where stdout carries data, for the runner reads both.
+    A summary that could not be written is a warning before them, for it must not hide a verdict or the
+    exit code.
     """
     if not in_github_actions():
         return
@@ -52,6 +53,7 @@ def annotate(annotations: Sequence[Annotation], *, out: IO[str]) -> None:
     """
     if not in_github_actions():
         return
+    out = getattr(out, "stream", out)  # of a StepLog, which would make no command of them
     by_level: dict[Level, list[Annotation]] = {}
     for annotation in annotations:
         by_level.setdefault(annotation.level, []).append(annotation)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from typing import Literal, NamedTuple
@@ -15,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flashbench.problem import AttentionProblem, Direction
+from flashbench.report.escapes import escape_markdown
 from flashbench.report.units import brief_bytes
 from flashbench.results.record import Machine, Measurement, Results, Verdict
 from flashbench.studies.blocks import block_label, blocks_word
@@ -85,9 +84,8 @@ class Grid:
 
     def markdown(self) -> str:
         """The same table as GitHub renders it; what stands out by a bold style stands out there too."""
-        cells = [[_markdown_cell(cell) for cell in row] for row, _ in self._rows]
-        headers = [escape_markdown(_unbroken(header)) for header in self._headers]
-        return markdown_table(headers, cells, left=self._left)
+        # An empty cell was said in a row above, which a dash would deny.
+        return markdown_table(self._headers, [row for row, _ in self._rows], left=self._left, empty=" ")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = self._table(1, broken=True, brief=True)
@@ -107,23 +105,6 @@ def _cell(cell: str | Text, *, brief: bool) -> Text:
 
 def _unbroken(header: str) -> str:
     return header.replace("-\n", "").replace("\n", " ")
-
-
-def _markdown_cell(cell: str | Text) -> str:
-    word = escape_markdown(str(cell))
-    if not word:
-        return " "  # said in a row above, which a dash would deny
-    return f"**{word}**" if isinstance(cell, Text) and "bold" in str(cell.style) else word
-
-
-def escape_markdown(text: str) -> str:
-    """Text that GitHub shows as it is: no HTML, no emphasis, no end of a cell or of the line.
-
-    >>> escape_markdown("a|b <lambda> *x*")
-    'a\\\\|b &lt;lambda&gt; \\\\*x\\\\*'
-    """
-    text = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\|*`])", r"\\\1", text)
 
 
 class GroupKey(NamedTuple):
@@ -319,18 +300,29 @@ def verdict_counts(verdicts: Iterable[Verdict]) -> str:
 
 
 def markdown_table(
-    headers: Sequence[str], rows: Iterable[Sequence[str]], *, left: Container[int] | None = None
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    *,
+    left: Container[int] | None = None,
+    empty: str = "-",
 ) -> str:
-    """As GitHub renders it: figures to the right, the last column, which is words, to the left, unless
-    `left` numbers the columns that are; an empty cell is a dash.
+    """As GitHub renders it: every text as it is, of a bold style bold; `empty` stands for no text.
+
+    Figures are to the right, the last column, which is words, to the left, unless `left` numbers the
+    columns that are.
     """
     to_left = [len(headers) - 1] if left is None else left
     lines = [
-        [_unbroken(header) for header in headers],
+        [escape_markdown(_unbroken(header)) for header in headers],
         [":--" if index in to_left else "--:" for index in range(len(headers))],
-        *([cell or "-" for cell in row] for row in rows),
+        *([_markdown_cell(cell) or empty for cell in row] for row in rows),
     ]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _markdown_cell(cell: str | Text) -> str:
+    word = escape_markdown(str(cell))
+    return f"**{word}**" if word and isinstance(cell, Text) and "bold" in str(cell.style) else word
 
 
 def statuses_line(measurements: Iterable[Measurement]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from flashbench.report.duel import duel_markdown
-from flashbench.report.layout import escape_markdown, heading
+from flashbench.report.escapes import escape_markdown
+from flashbench.report.layout import heading
 from flashbench.report.profile import NO_POINT, profile_sections
 from flashbench.report.train import train_markdown
 from flashbench.results.record import Results

@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from flashbench.integrations.forecasting.models import most_context
-from flashbench.report.layout import NOTHING, STATUS_WORDS, Grid, counted, escape_markdown, heading
+from flashbench.report.escapes import escape_markdown
+from flashbench.report.layout import NOTHING, STATUS_WORDS, Grid, counted, heading
 from flashbench.report.units import format_bytes, format_times, format_wide_ratio
 from flashbench.results.record import Results, TrainingStep
 from flashbench.studies.train.figures import (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal
 
 import msgspec
 
 from flashbench.problem import AttentionProblem, Direction
+from flashbench.results.one_line import plain_texts
 
 # Version history: `results.upgrade` reads every older one. A new kind of file, which older versions refuse by
 # its name, is no new version: 2 has training steps since 2026-11-25.
@@ -24,7 +26,23 @@ Status = Literal["ok", "unsupported", "too_large", "out_of_memory", "timeout", "
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all: immutable, named fields only, an unknown field is an error."""
+    """Base of all: immutable, named fields only, an unknown field is an error, every text one plain line.
+
+    Wherever a text comes from, a plug-in, an exception or a file of others: no reader of a record has to
+    think of line breaks and control characters.
+    """
+
+    def __post_init__(self) -> None:
+        for name in _fields_with_text(type(self)):
+            value = getattr(self, name)
+            if value:
+                msgspec.structs.force_setattr(self, name, plain_texts(value))
+
+
+@cache
+def _fields_with_text(kind: type[Record]) -> tuple[str, ...]:
+    """All but numbers and words of a fixed choice: a file may hold a million samples."""
+    return tuple(name for name, hint in kind.__annotations__.items() if "str" in hint or "Any" in hint)
 
 
 class Machine(Record, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from flashbench.measure.statistics import (
     unpaired_ratio,
 )
 from flashbench.problem import AttentionProblem, Direction
+from flashbench.results.one_line import one_line
 from flashbench.results.record import Measurement, Results, Side, Verdict
 from flashbench.studies.blocks import block_label
 from flashbench.studies.ratios import memory_ratio, time_ratio
@@ -130,8 +131,8 @@ def compare(
     matched_old, matched_new = ({match[side] for match in matches} for side in (0, 1))
     sides = [(old_rows[old], new_rows[key]) for old, key in matches]
     return Comparison(
-        base_name=base_name,
-        new_name=new_name,
+        base_name=one_line(base_name),
+        new_name=one_line(new_name),
         fail_over=fail_over,
         differences=differences,
         remarks=_remarks(base, new, fail_over) + _too_few(sides),

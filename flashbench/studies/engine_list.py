@@ -91,25 +91,28 @@ def probe(name: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> EngineFacts:
     )
 
 
-def resolve_engines(names: Sequence[str]) -> tuple[list[str], list[str]]:
+def resolve_engines(
+    names: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S
+) -> tuple[list[str], list[str]]:
     """The engines that these names stand for, and a line for each that `all` leaves out.
 
     `all` is every engine that is ready and not named beside it, built-in first. An engine of another package
     is probed before it may be loaded into this process: raises EngineError when it does not load, or takes
-    its process down. What it merely raises is for a study to tell. Other names are left as they are.
+    its process down, or does not answer in time. What it merely raises is for a study to tell. Other names
+    are left as they are.
     """
     resolved: list[str] = []
     left_out = []
     others = plugins()
     for name in names:
         if name == ALL:
-            for facts in list_engines():
+            for facts in list_engines(timeout_s=timeout_s):
                 if facts.state != "ready":
                     left_out.append(f"{facts.name} is left out: {why_not(facts)}")
                 elif facts.name not in (*names, *resolved):
                     resolved.append(facts.name)
             continue
-        if name in others and not (facts := probe(name)).loads:
+        if name in others and not (facts := probe(name, timeout_s=timeout_s)).loads:
             raise EngineError(
                 f"engine {name!r} of {others[name].value} is broken: {facts.reason}", hint=facts.hint
             )

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from flashbench.errors import ResultsError
+from flashbench.results.one_line import plain_texts
 from flashbench.results.record import Measurement, Results
 from flashbench.studies.blocks import block_label
 from flashbench.studies.rows import Row
@@ -31,7 +32,7 @@ def restore(rows: Sequence[Row], earlier: Results, config: dict[str, Any], cpu: 
             hint="name another file",
         )
     # As a file has it; what an older one does not name was as it is by default.
-    config = msgspec.json.decode(to_json(config))
+    config = plain_texts(msgspec.json.decode(to_json(config)))
     known_config = msgspec.to_builtins(Study()) | earlier.config
     for name, value in config.items():
         before = known_config.get(name)
@@ -40,12 +41,13 @@ def restore(rows: Sequence[Row], earlier: Results, config: dict[str, Any], cpu: 
                 f"the unfinished run is of another study: {name} was {before!r}, now it is {value!r}",
                 hint="repeat its options, or name another file",
             )
-    known = {_key(measurement): measurement for measurement in earlier.measurements}
+    known = {key_of(measurement): measurement for measurement in earlier.measurements}
     for row in rows:
-        found = known.get(_key(row.measurement(None)))
+        found = known.get(key_of(row.measurement(None)))
         if found is not None and found.status not in TRIED_AGAIN:
             row.restore(found)
 
 
-def _key(measurement: Measurement) -> tuple[object, ...]:
+def key_of(measurement: Measurement) -> tuple[object, ...]:
+    """What tells a point of a study from its others, in a file as in a run."""
     return measurement.problem, measurement.engine, measurement.direction, block_label(measurement)

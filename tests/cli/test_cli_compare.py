@@ -113,3 +113,26 @@ def test_in_github_actions_a_regression_is_an_error_and_the_table_in_the_summary
     machine_readable = flashbench("compare", *names, "--format", "json")
     assert json.loads(machine_readable.out)["exit_code"] == 1
     assert "::error" in machine_readable.err
+
+
+def test_in_github_actions_a_file_s_texts_command_nothing(
+    flashbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pull request's file is of others: its reason is long, so that the table breaks it at `::error`."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    row = make_measurement("flash", 64)
+    worse = msgspec.structs.replace(row, status="crashed", reason="REASON", time=None)
+    reason = json.dumps(f"{'x' * 78}\n::error::pwned ##[error]pwned")[1:-1]
+    base, new = tmp_path / "base.json", tmp_path / "new\n::error::name.json"
+    save(make_results([row]), base)
+    save(make_results([worse]), new)
+    new.write_text(new.read_text().replace("REASON", reason))
+    outcome = flashbench("compare", str(base), str(new))
+    written = (outcome.out + outcome.err).splitlines()
+    commands = [line for line in written if line.lstrip().startswith("::") or "##[" in line]
+    assert outcome.code == 1
+    assert len(commands) == 1
+    assert commands[0].startswith("::error title=regressed")
+    summary = (tmp_path / "summary.md").read_text().splitlines()
+    assert not [line for line in summary if line.lstrip().startswith("::") or "##[" in line]

@@ -158,7 +158,7 @@ def test_bad_input_is_one_line_and_exit_code_2(flashbench, words: list[str], err
 def test_verify_all_runs_what_is_ready_and_says_what_is_not(
     flashbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_list, "list_engines", lambda: FOUND)
+    monkeypatch.setattr(engine_list, "list_engines", lambda **_: FOUND)
     done = flashbench("verify", "-e", "all", "--case", "square-2-float64")
     assert done.code == 0
     assert done.out.splitlines()[-1] == "flash: 1 ok of 1 case"

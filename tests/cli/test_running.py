@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.cli.progress import show_progress
+from flashbench.results.record import Results
 from flashbench.results.store import load
+from flashbench.studies import runner
 from flashbench.studies.session import Progress
 from flashbench.studies.study import Study
 
@@ -218,3 +221,44 @@ def test_a_real_run_of_a_small_problem(flashbench, tmp_path: Path) -> None:
     assert len(row.time.samples_ns) == 2
     assert row.memory is not None
     assert row.accuracy is not None
+
+
+def test_predict_measures_nothing(flashbench, fake_run, tmp_path: Path) -> None:
+    words = ["profile", "--predict", "-n", "4k,64k", "--heads", "8", "--memory-budget", "16GiB"]
+    done = flashbench(*words)
+    assert done.code == 0
+    assert "Does it fit in 16.00 GB?" in done.out
+    assert done.err == ""
+    path = tmp_path / "fits.json"
+    assert flashbench(*words, "--json", str(path)).out == ""
+    document = json.loads(flashbench(*words, "--json", "-").out)
+    assert document == json.loads(path.read_text())
+    assert [row["training"]["fits"] for row in document["predictions"]] == [True, True, False, True]
+    assert fake_run.studies == []
+
+
+@pytest.mark.parametrize(
+    "words", [["--save", "x.json"], ["--plain"], ["--plot", "x.svg"], ["--memory-detail"]]
+)
+def test_predict_refuses_what_needs_a_measurement(flashbench, fake_run, words: list[str]) -> None:
+    done = flashbench("profile", "--predict", *words)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"error: --predict measures nothing, and {words[0]} is of measurements")
+
+
+def test_a_budget_that_ended_early_names_what_is_missing_and_how_to_go_on(
+    flashbench, fake_run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def cut(study: Study, **others) -> Results:
+        whole = fake_run(study, **others)
+        return replace(whole, measurements=whole.measurements[:-1], complete=False)
+
+    monkeypatch.setattr(runner, "run", cut)
+    words = ["sweep", "-n", "128", "--block-sizes", "32,64", "--causal", "no", "--budget", "1s"]
+    assert flashbench(*words).err.splitlines()[-3:] == [
+        "warning: the time budget ended before every point was measured",
+        "warning: not measured, 1 of 2 points: flash fwd N=128, block 64",
+        "hint: --save FILE keeps what is measured; the same command with --resume, and any --budget, goes on",
+    ]
+    last = flashbench(*words, "--save", str(tmp_path / "cut.json")).err.splitlines()[-1]
+    assert last == "hint: the same command with --resume, and any --budget, goes on"

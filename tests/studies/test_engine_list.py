@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import plugins
 import pytest
 from support import available_engines
 
+from flashbench.cli.settings import build_study
 from flashbench.engines import ENGINES, engine_names, get_engine
 from flashbench.errors import EngineError
 from flashbench.studies import engine_list
-from flashbench.studies.engine_list import EngineFacts, list_engines, probe, resolve_engines
+from flashbench.studies.engine_list import PROBE_TIMEOUT_S, EngineFacts, list_engines, probe, resolve_engines
 from flashbench.studies.engine_probe import LSE, OPTIONAL, SHAPES, backward_of
 
 
@@ -133,8 +135,8 @@ def fake_list(monkeypatch: pytest.MonkeyPatch) -> None:
         "mine": EngineFacts(name="mine", state="ready"),
         "yours": EngineFacts(name="yours", state="broken", reason="killed by SIGSEGV", loads=False),
     }
-    monkeypatch.setattr(engine_list, "list_engines", lambda: list(facts.values()))
-    monkeypatch.setattr(engine_list, "probe", facts.__getitem__)
+    monkeypatch.setattr(engine_list, "list_engines", lambda **_: list(facts.values()))
+    monkeypatch.setattr(engine_list, "probe", lambda name, **_: facts[name])
 
 
 @pytest.fixture
@@ -175,3 +177,24 @@ def test_a_broken_plug_in_that_is_asked_for_is_an_error_and_not_loaded_here() ->
     with pytest.raises(EngineError, match="engine 'yours' of made_up_1:E is broken: killed by SIGSEGV"):
         resolve_engines(["flash", "yours"])
     assert "yours" in engine_names()
+
+
+def test_one_that_hangs_in_a_call_is_given_up_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = (
+        "import time\nfrom flashbench.engines.numpy import NumpyEngine\n"
+        "class E(NumpyEngine):\n    def forward(self, *a, **k):\n        time.sleep(3600)"
+    )
+    plugins.install(tmp_path, {"sleeps": module})
+    monkeypatch.syspath_prepend(tmp_path)
+    facts = probe("sleeps", timeout_s=5.0)
+    assert (facts.state, facts.loads) == ("broken", False)
+    assert "no answer after 5 s" in (facts.reason or "")
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_study_s_timeout_is_one_for_asking_engines_too() -> None:
+    """`build_study` hands on --timeout, and a study file's timeout_s, in place of the 60 s of a probe."""
+    began = time.monotonic()
+    with pytest.raises(EngineError, match=r"'hangs' of made_up_\d+:E is broken: no answer after 2 s"):
+        build_study("profile", {"engine": ["flash,hangs"], "timeout": "2"})
+    assert time.monotonic() - began < PROBE_TIMEOUT_S

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
 from flashbench.report.charts.series import AXIS_WORDS, Panel, Series, axis_value
-from flashbench.report.charts.style import FONT_SIZE, INK, MUTED, PAPER, dress, log_axis
+from flashbench.report.charts.style import FONT_SIZE, INK, PAPER, dress, log_axis
 from flashbench.report.charts.ticks import Interval, padded, spread_out, value_ticks
 from flashbench.results.record import Measurement
 
@@ -29,13 +29,6 @@ class Limits(NamedTuple):
 
     x: Interval
     y: Interval
-
-
-class Peak(NamedTuple):
-    """A measured peak, and what its name adds to the figure."""
-
-    gflops: float
-    remark: str = ""
 
 
 def line_limits(panels: Iterable[Panel], value: Value, also: Iterable[float] = ()) -> Limits | None:
@@ -148,35 +141,6 @@ def _are_below(series: Sequence[Series]) -> bool:
 
 def _columns(series: Sequence[Series]) -> int:
     return 2 if len(series) > 1 and all(len(one.label) <= LONGEST_IN_TWO for one in series) else 1
-
-
-def draw_peak(axes: Axes, gflops: float) -> None:
-    """A horizontal line for a measured peak; its label keeps it from among the series."""
-    axes.axhline(gflops, color=MUTED.light, linewidth=1.1, linestyle=(0, (4, 2)), label="_peak")
-
-
-def name_peaks(axes: Axes, limits: Limits, peaks: Sequence[Peak], side: Literal["left", "right"]) -> None:
-    """Each peak's words above its line; those too close for that share a line of words."""
-    groups: list[list[Peak]] = []
-    for peak in sorted(peaks):
-        place = share_of(peak.gflops, limits.y)
-        if groups and place - share_of(groups[-1][-1].gflops, limits.y) < NAME_GAP:
-            groups[-1].append(peak)
-        else:
-            groups.append([peak])
-    for group in groups:
-        words = [f"{peak.gflops:.0f}" for peak in group]
-        remark = group[0].remark if len(group) == 1 else ""
-        axes.annotate(
-            f"measured peak {' and '.join(dict.fromkeys(words))}{remark}",
-            (0.01 if side == "left" else 0.99, group[-1].gflops),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 4),
-            textcoords="offset points",
-            horizontalalignment=side,
-            color=MUTED.light,
-            fontsize=FONT_SIZE - 1,
-        )
 
 
 def share_of(value: float, limits: Interval) -> float:

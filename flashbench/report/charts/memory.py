@@ -7,7 +7,14 @@ from collections.abc import Iterable
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flashbench.report.charts.lines import Limits, draw_axes, draw_lines, legend_inches, line_limits
+from flashbench.report.charts.lines import (
+    Limits,
+    draw_axes,
+    draw_lines,
+    legend_inches,
+    line_limits,
+    share_of,
+)
 from flashbench.report.charts.series import Panel, axis_value
 from flashbench.report.charts.style import FONT_SIZE, MUTED, house_style, new_panel
 from flashbench.report.charts.ticks import byte_ticks
@@ -15,6 +22,7 @@ from flashbench.results.record import Measurement
 
 # Guides begin above the first of the points, for a line that lies on one would hide it.
 ABOVE = 1.7
+HIGHEST = 0.9  # of the axes, for words above a guide
 # slope, its words, and where they stand from the line in points: each on the side away from the other
 GUIDES = (
     (1, "\N{PROPORTIONAL TO} N", (4, -12)),
@@ -71,9 +79,12 @@ def _draw_guides(axes: Axes, panel: Panel, limits: Limits) -> None:
             linestyle=(0, (1, 2)),
         )
         middle = (first * end**2) ** (1 / 3)
+        height = start * (middle / first) ** slope
+        if offset[1] > 0 and share_of(height, limits.y) > HIGHEST:
+            continue  # its words would stand in the chart's title
         axes.annotate(
             words,
-            (middle, start * (middle / first) ** slope),
+            (middle, height),
             xytext=offset,
             textcoords="offset points",
             color=MUTED.light,

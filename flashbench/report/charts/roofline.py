@@ -10,13 +10,11 @@ from matplotlib.figure import Figure
 
 from flashbench.report.charts.lines import (
     Limits,
-    Peak,
-    draw_peak,
     legend_inches,
-    name_peaks,
     name_series,
     plot_series,
 )
+from flashbench.report.charts.peaks import Peak, draw_peak, name_peaks
 from flashbench.report.charts.series import Panel
 from flashbench.report.charts.style import MUTED, dress, house_style, log_axis, new_panel
 from flashbench.report.charts.throughput import gflops
@@ -63,9 +61,9 @@ def roofline_limits(panels: Iterable[Panel]) -> Limits | None:
     points = [point for panel in panels for series in panel.series for point in _points(series.rows)]
     if not every or not points:
         return None
-    # A little to the left of the ridge, so that the slope is seen.
-    ridges = [roof.peak_gflops / roof.bandwidth_gbps / 3 for roof in every if roof.bandwidth_gbps]
-    x = padded([*(x for x, _ in points), *ridges])
+    # A little to the left of the ridge, so that the slope is seen, and to its right, where the ceiling is.
+    ridges = [roof.peak_gflops / roof.bandwidth_gbps for roof in every if roof.bandwidth_gbps]
+    x = padded([*(x for x, _ in points), *(ridge * factor for ridge in ridges for factor in (1 / 3, 3))])
     y = padded([*(y for _, y in points), *(roof.peak_gflops for roof in every)])
     return Limits(x, y) if x and y else None
 
@@ -79,8 +77,6 @@ def roofline_chart(panel: Panel, limits: Limits) -> Figure:
     log_axis(axes, "y", limits.y, number_ticks(limits.y))
     for roof in roofs(panel):
         _draw_roof(axes, roof, limits)
-    # At the right end: at the left a roof slopes.
-    name_peaks(axes, limits, [Peak(roof.peak_gflops, _remark(roof)) for roof in roofs(panel)], "right")
     ends = []
     for series in panel.series:
         points = _points(series.rows)
@@ -89,6 +85,8 @@ def roofline_chart(panel: Panel, limits: Limits) -> Figure:
             plot_series(axes, series, xs, ys)
             ends.append((series, ys[-1]))
     name_series(axes, limits, ends)
+    # At the right end: at the left a roof slopes.
+    name_peaks(axes, limits, [Peak(roof.peak_gflops, _remark(roof)) for roof in roofs(panel)], "right")
     return figure
 
 

@@ -10,6 +10,7 @@ from flashbench.report.layout import Along, GroupKey, group_key, table_axis
 from flashbench.results.record import Machine, Measurement, Results
 from flashbench.studies.blocks import block_rows
 
+LONGEST_LABEL = 40  # signs, with a line before them, as wide as a chart
 AXIS_WORDS: dict[Along, str] = {"seqlen": "sequence length N", "keys": "keys", "head_dim": "head size"}
 
 
@@ -77,12 +78,18 @@ def _series(
         look = look._replace(dash=file_dash(number), hollow=look.hollow if side else number % 2 == 1)
     best = [found.fastest for found in block_rows(rows) if found.fastest] if several else rows
     return Series(
-        label=" ".join(words),
+        label=_shortened(" ".join(words)),
         look=look,
         machine=sources[number].results.machine,
         rows=sorted(best, key=lambda row: axis_value(row, along)),
         sweep=rows if several else [],
     )
+
+
+def _shortened(label: str) -> str:
+    """Without its middle where it is longer than a chart is wide: the engine is in front, the file behind."""
+    half = LONGEST_LABEL // 2
+    return label if len(label) <= LONGEST_LABEL else f"{label[:half]}\N{HORIZONTAL ELLIPSIS}{label[-half:]}"
 
 
 def axis_value(row: Measurement, along: Along) -> int:

@@ -9,14 +9,12 @@ from matplotlib.figure import Figure
 
 from flashbench.report.charts.lines import (
     Limits,
-    Peak,
     draw_axes,
     draw_lines,
-    draw_peak,
     legend_inches,
     line_limits,
-    name_peaks,
 )
+from flashbench.report.charts.peaks import Peak, draw_peak, name_peaks
 from flashbench.report.charts.series import Panel, measured_peaks
 from flashbench.report.charts.style import house_style, new_panel
 from flashbench.report.charts.ticks import number_ticks
@@ -42,8 +40,8 @@ def draw_throughput(axes: Axes, panel: Panel, limits: Limits) -> None:
     peaks = [Peak(rate) for rate in measured_peaks(panel)]
     for peak in peaks:
         draw_peak(axes, peak.gflops)
-    name_peaks(axes, limits, peaks, "left")
     draw_lines(axes, panel, limits, gflops)
+    name_peaks(axes, limits, peaks, "left")
 
 
 def gflops(row: Measurement) -> float | None:

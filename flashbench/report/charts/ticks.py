@@ -9,7 +9,7 @@ from flashbench.report.units import BYTE_UNITS
 
 Interval = tuple[float, float]
 MOST_TICKS = 6
-# Lengths may be any numbers: two labels need this share of the axis between them.
+# Lengths may be any numbers: two labels of four figures need this share of the axis between them.
 LEAST_GAP = 0.13
 
 
@@ -64,7 +64,10 @@ def value_ticks(values: Iterable[int], limits: Interval) -> list[tuple[float, st
     width = math.log(limits[1] / limits[0])
     chosen: list[int] = []
     for value in sorted(set(values), reverse=True):
-        if not chosen or math.log(chosen[-1] / value) >= LEAST_GAP * width:
+        # Half of either label, where they are longer than four figures.
+        letters = 0 if not chosen else (len(str(value)) + len(str(chosen[-1]))) / 2
+        gap = LEAST_GAP * max(1.0, letters / 4)
+        if not chosen or math.log(chosen[-1] / value) >= gap * width:
             chosen.append(value)
     return [(float(value), str(value)) for value in reversed(chosen)]
 

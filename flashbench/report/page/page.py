@@ -21,8 +21,8 @@ from flashbench.report.page.summary import ratio_tables, summary
 from flashbench.report.page.verdicts import verdict_tables
 from flashbench.report.page.words import common_words
 from flashbench.results.documented import documented_results
+from flashbench.results.one_line import one_line
 from flashbench.results.record import Results
-from flashbench.texts import readable
 
 # Up to so many rows the tables of everything measured are open from the start.
 OPEN_ROWS = 40
@@ -38,7 +38,7 @@ def name_sources(paths: Sequence[str], results: Sequence[Results]) -> list[Sourc
             raise ConfigError(f"{path} is given {count} times: once is enough")
     stems = [Path(path).stem for path in paths]
     names = [path if stems.count(stem) > 1 else stem for path, stem in zip(paths, stems, strict=True)]
-    return [Source(readable(name), result) for name, result in zip(names, results, strict=True)]
+    return [Source(one_line(name), result) for name, result in zip(names, results, strict=True)]
 
 
 def report_page(sources: Sequence[Source]) -> str:

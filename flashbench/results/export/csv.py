@@ -87,6 +87,7 @@ class Line(NamedTuple):
         return self.file.machine.peak_gflops.get(self.row.problem.dtype)
 
 
+FORMULA = ("=", "+", "-", "@")
 # column -> where it stands, from a Line on
 COLUMNS = {
     "name": "name",
@@ -179,7 +180,7 @@ def takes(row: Measurement) -> bool:
 
 
 def render(results: Results) -> str:
-    """What is not known or does not apply is an empty field; numbers keep every digit."""
+    """What is not known or does not apply is an empty field; numbers keep every digit, texts stay texts."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
@@ -199,4 +200,7 @@ def _field(line: Line, path: str) -> Any:
     value: Any = line
     for step in path.split("."):
         value = None if value is None else getattr(value, step)
-    return str(value).lower() if isinstance(value, bool) else value
+    if isinstance(value, bool):
+        return str(value).lower()
+    # A spreadsheet takes a text that begins so for a formula, and computes it; a number is only a number.
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

@@ -121,5 +121,7 @@ def _mask(problem: AttentionProblem) -> str:
 
 
 def _word(engine: str) -> str:
-    """A plug-in may call its engine anything: a slash would add a part, a line break end the name."""
-    return re.sub(r"[\s/]+", "-", engine)
+    """A plug-in may call its engine anything: a slash would add a part, a colon a value, other signs would be
+    markup where names are shown, and at the beginning a formula.
+    """
+    return re.sub(r"[^\w.+-]+", "-", engine).lstrip("+-") or "_"

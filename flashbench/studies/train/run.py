@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -15,9 +16,10 @@ from flashbench.measure.timing import turn_order
 from flashbench.measure.worker import Worker
 from flashbench.results.record import SCHEMA_VERSION, Process, Results
 from flashbench.studies.advice import run_warnings
+from flashbench.studies.forecast import Forecast, Step
 from flashbench.studies.movement import throttle_warnings
 from flashbench.studies.runner import FAILURES, Interrupted, make_machine
-from flashbench.studies.session import Progress
+from flashbench.studies.session import MEMORY, TIMING, Progress
 from flashbench.studies.sizes import size_word
 from flashbench.studies.train import workload
 from flashbench.studies.train.agreement import disagreement
@@ -107,7 +109,7 @@ class _Session:
             self.rows.append(row)
         self.processes: dict[str, Process] = {}
         self._pool = WorkerPool(threads, timeout_s=study.timeout_s)
-        self._done = 0
+        self._forecast = Forecast()
 
     def measure(self) -> None:
         with self._pool:
@@ -145,10 +147,12 @@ class _Session:
             row.status = "too_large"
             row.reason = f"needs some {size_word(needs)}, {size_word(left)} are there: foretold, not tried"
             return
+        started = time.monotonic()
         with row.keeping_failure():
             row.facts = worker.prepare(row.slot, workload.FACTORY, workload.arguments(row.point, self._study))
             row.peak_bytes = worker.memory(row.slot).workspace_peak_bytes
             worker.release(row.slot)
+        self._forecast.learn(_step(MEMORY, row), time.monotonic() - started)
         self._on_step()
 
     def _round(self, number: int) -> None:
@@ -163,6 +167,7 @@ class _Session:
     def _time(self, row: TrainRow, number: int) -> None:
         row.tried = True
         self._report(row, f"time, round {number + 1} of {self._study.rounds}")
+        started = time.monotonic()
         with row.keeping_failure(), self._pool.turn(row.point.attention) as worker:
             row.facts = worker.prepare(row.slot, workload.FACTORY, workload.arguments(row.point, self._study))
             if row.point.attention not in self.processes:
@@ -172,6 +177,7 @@ class _Session:
             row.throttled_periods += burst.cpu.throttled_periods
             row.checks.append(worker.check(row.slot))
             worker.release(row.slot)
+        self._forecast.learn(_step(TIMING, row), time.monotonic() - started)
         self._on_step()
 
     def _memory_left(self) -> int:
@@ -180,8 +186,19 @@ class _Session:
 
     def _report(self, row: TrainRow, what: str) -> None:
         label = f"{row.label}, context {row.point.context_length}, {row.point.attention}: {what}"
-        self._on_progress(Progress(self._done, self._total, label, None))
-        self._done += 1
+        left = [_step(kind, each) for each in self.rows if each.can_run for kind in self._lacks(each)]
+        done = max(0, self._total - len(left))
+        self._on_progress(Progress(done, self._total, label, self._forecast.total(left)))
+
+    def _lacks(self, row: TrainRow) -> list[str]:
+        """The kinds of the steps that are still to come, the one at hand among them."""
+        memory = self._study.memory and row.peak_bytes is None
+        return [MEMORY] * memory + [TIMING] * (self._study.rounds - len(row.samples))
+
+
+def _step(kind: str, row: TrainRow) -> Step:
+    """A model's time grows with its context, at least."""
+    return Step(kind, (row.label, row.point), row.point.context_length)
 
 
 def _groups(rows: Sequence[TrainRow]) -> list[list[TrainRow]]:

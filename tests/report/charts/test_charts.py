@@ -18,7 +18,7 @@ from flashbench.report.charts.latency import latency_chart, latency_limits
 from flashbench.report.charts.memory import memory_chart, memory_limits
 from flashbench.report.charts.overview import overview_chart
 from flashbench.report.charts.roofline import roofline_chart, roofline_limits
-from flashbench.report.charts.series import Panel, make_panels
+from flashbench.report.charts.series import LONGEST_LABEL, Panel, Source, make_panels
 from flashbench.report.charts.style import HEAT, INK, chart_bytes
 from flashbench.report.charts.throughput import throughput_chart, throughput_limits
 from flashbench.results.record import Measurement, Results
@@ -306,3 +306,17 @@ def test_an_overview_without_memory_shows_throughput_and_one_without_times_is_no
     assert figure is not None
     assert figure.axes[1].get_title(loc="left") == "GFLOP/s"
     assert overview_chart(make_results([replace(row, time=None, rates=None) for row in rows])) is None
+
+
+def test_a_name_of_any_length_leaves_the_chart_its_width() -> None:
+    """Matplotlib warns, and draws no axes, where a legend is wider than the figure."""
+    row = make_measurement("flash", 64)
+    named = make_results([replace(row, engine="n" * 300), replace(row, engine="v" * 300 + "2")])
+    (panel,) = make_panels([Source("x" * 255, named), Source("y" * 255, named)])
+    labels = [series.label for series in panel.series]
+    assert all(len(label) <= LONGEST_LABEL + 1 for label in labels)
+    assert labels[0][:9] == "n" * 9
+    assert labels[0][-9:] == "x" * 9
+    limits = latency_limits([panel])
+    assert limits is not None
+    chart_bytes(latency_chart(panel, limits), "svg")

@@ -100,5 +100,35 @@ def test_names_of_lines_are_not_cut(browser: Page, file: Path) -> None:
     assert browser.value(cut) == []
 
 
+# The first table that is wider than the screen.
+TABLE = """(() => {
+  const box = [...document.querySelectorAll(".scroll")].find(
+    (each) => each.checkVisibility() && each.scrollWidth > each.clientWidth + 60);
+  box.scrollIntoView();
+  const {left, right, top, height} = box.getBoundingClientRect();
+  window.box = box;
+  return {left, right, top: top + scrollY, height};
+})()"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_table_on_a_phone_shows_that_there_is_more(browser: Page, file: Path, dark: bool) -> None:
+    """A shadow at the edge beyond which cells are, none where the table ends, none where all is seen."""
+    browser.open(file, width=360, dark=dark)
+    paper = PAPER.dark if dark else PAPER.light
+
+    def shadows(table: dict[str, float]) -> tuple[bool, bool]:
+        """Between the last letters and the line below them nothing stands: there the shadow is seen alone."""
+        bottom = table["top"] + table["height"] - 4
+        return tuple(browser.colour(x, bottom) != paper for x in (table["left"] + 1, table["right"] - 2))
+
+    wide = browser.value(TABLE)
+    assert shadows(wide) == (False, True)
+    browser.value("box.scrollLeft = box.scrollWidth")
+    assert shadows(wide) == (True, False)
+    browser.value("box.scrollLeft = box.scrollWidth / 2 - 180")
+    assert shadows(wide) == (True, True)
+
+
 def rgb(colour: str) -> str:
     return f"rgb({', '.join(str(int(colour[at : at + 2], 16)) for at in (1, 3, 5))})"

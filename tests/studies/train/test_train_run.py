@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import fake_steps
@@ -11,6 +12,7 @@ import pytest
 from flashbench.errors import EngineError
 from flashbench.integrations.forecasting import models
 from flashbench.results.record import Results, TrainingStep
+from flashbench.studies.session import Progress
 from flashbench.studies.train import TrainStudy, failed, run, workload
 from flashbench.studies.train.row import TrainRow
 from flashbench.studies.train.study import TrainPoint
@@ -23,9 +25,10 @@ def measured(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workload, "FACTORY", fake_steps.FACTORY)
     monkeypatch.setattr(models, "check_installed", lambda *packages: None)
 
-    def measure(**settings: Any) -> Results:
+    def measure(on_progress: Callable[[Progress], None] = lambda _: None, **settings: Any) -> Results:
         chosen = {"models": ["patchtst"], "attentions": ["standard", "flash"], "threads": 1, "rounds": 1}
-        return run(TrainStudy(**(chosen | settings)), command=["flashbench", "train"])
+        study = TrainStudy(**(chosen | settings))
+        return run(study, command=["flashbench", "train"], on_progress=on_progress)
 
     return measure
 
@@ -112,6 +115,24 @@ def test_peaks_are_foretold_as_they_grew() -> None:
     assert foretold(asked, [row(100, 500), row(200, 1000), asked]) == 2000
     assert foretold(asked, [row(100, 10), row(200, 1000), asked]) == 4000
     assert foretold(asked, [row(100, 1000), row(200, 1000), asked]) == 2000
+
+
+def test_progress_says_how_long_is_left_from_the_second_step_on(measured) -> None:
+    seen: list[Progress] = []
+    measured(seen.append, context_lengths=[88, 96], rounds=2)
+    assert [step.done for step in seen] == list(range(13))  # memory once and two rounds, of four points
+    assert {step.total for step in seen} == {12}
+    assert seen[0].left_s is None
+    assert all(step.left_s is not None and step.left_s > 0 for step in seen[1:-1])
+    assert seen[-1].left_s == 0
+    assert seen[-2].left_s < seen[1].left_s
+
+
+def test_steps_that_failed_are_not_still_to_come(measured) -> None:
+    seen: list[Progress] = []
+    measured(seen.append, context_lengths=[fake_steps.RAISES, 96], memory=False, rounds=2)
+    last = [step for step in seen if "round 2" in step.label]
+    assert [step.done for step in last] == [5, 6, 7]  # flash failed at one of two lengths
 
 
 def test_arms_are_compared_whatever_stands_between_them(measured) -> None:

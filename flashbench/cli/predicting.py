@@ -1,0 +1,40 @@
+"""`flashbench profile --predict`: what would fit, without a measurement."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from flashbench.errors import ConfigError
+from flashbench.measure.machine import available_memory_bytes
+from flashbench.report.predict import predict_json, predict_report
+from flashbench.results.store import check_writable, write_whole
+from flashbench.studies.predict import predict
+from flashbench.studies.study import Study
+
+# What needs a measurement, by its option.
+_MEASURED = ("save", "resume", "plot", "plain", "memory_detail")
+
+
+def predict_and_report(study: Study, params: Mapping[str, Any]) -> None:
+    """Compute, print the table; with --json the document goes there, and the table to stderr.
+
+    Raises ConfigError beside an option that shows or keeps measurements.
+    """
+    for name in _MEASURED:
+        if params[name]:
+            raise ConfigError(
+                f"--predict measures nothing, and --{name.replace('_', '-')} is of measurements"
+            )
+    json = params["json"]
+    if json is not None and json != "-":
+        check_writable(json)
+    found = predict(study, study.memory_budget_bytes or available_memory_bytes())
+    if json == "-":
+        sys.stdout.write(predict_json(found))
+    elif json is not None:
+        write_whole(json, predict_json(found).encode())
+    Console(stderr=json is not None).print(predict_report(found))
