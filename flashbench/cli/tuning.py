@@ -11,12 +11,13 @@ from rich.console import Console
 
 from flashbench.cli.output import RunInterruptedError
 from flashbench.cli.progress import show_progress
+from flashbench.cli.streams import check_output
 from flashbench.cli.values import parse_choices, parse_whole, parse_wholes
 from flashbench.engines.tuned import Pass
 from flashbench.kernels.threads import available_cores
 from flashbench.problem import Dtype
 from flashbench.report.tune import table_lines, tune_json, tune_lines, tune_report
-from flashbench.results.store import check_writable, write_whole
+from flashbench.results.store import write_whole
 from flashbench.studies.tune.keep import Tuned, reset, shown
 from flashbench.studies.tune.plan import Plan
 from flashbench.studies.tune.run import Interrupted, tune
@@ -53,8 +54,7 @@ def build_plan(
 
 def run_and_keep(plan: Plan, *, json: str | None) -> None:
     """Tune, print what was found; exits with 1 if a process failed."""
-    if json is not None and json != "-":
-        check_writable(json)
+    check_output(json)
     try:
         with show_progress() as on_progress:
             tuned = tune(plan, on_progress=on_progress)
@@ -68,8 +68,7 @@ def run_and_keep(plan: Plan, *, json: str | None) -> None:
 
 def print_table(*, json: str | None) -> None:
     """The table that `auto` uses."""
-    if json is not None and json != "-":
-        check_writable(json)
+    check_output(json)
     tuned = shown()
     _print(tuned, table_lines(tuned), json=json)
 

@@ -90,8 +90,9 @@ def verify(
     from rich.console import Console
 
     from flashbench.cli.progress import show_progress
+    from flashbench.cli.streams import check_output
     from flashbench.report.verify import verify_json, verify_lines, verify_report
-    from flashbench.results.store import check_writable, write_whole
+    from flashbench.results.store import write_whole
     from flashbench.studies import verify as study
     from flashbench.studies.cases import choose_cases, sample_cases
     from flashbench.studies.engine_list import resolve_engines
@@ -102,8 +103,7 @@ def verify(
     if list_:
         sys.stdout.write("".join(f"{each.name}\n" for each in cases))
         return
-    if json is not None and json != "-":
-        check_writable(json)
+    check_output(json)
     engines, left_out = resolve_engines(list(dict.fromkeys(engine or study.DEFAULT_ENGINES)))
     for line in left_out:
         typer.echo(line, err=True)

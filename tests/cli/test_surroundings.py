@@ -1,9 +1,12 @@
-"""The command wherever it is started: beside stray files, between files whose names are no text."""
+"""The command wherever it is started: beside stray files, between files whose names are no text, with streams
+that are closed.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +78,40 @@ def test_a_csv_whose_name_is_not_utf8_reaches_the_worker(monkeypatch: pytest.Mon
     study = TrainStudy(csv=os.fsdecode(b"\xe9.csv"))
     arguments = workload.arguments(TrainPoint("patchtst", 64, "flash"), study)
     assert workload.build(**json.loads(json.dumps(arguments))) == study.csv
+
+
+def in_shell(*words: str, ending: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command with this behind it in bash."""
+    command = shlex.join([sys.executable, "-m", "flashbench", *words])
+    line = f"set -o pipefail; {command} {ending}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", ">&- 2>&- <&-"])
+def test_closed_streams_are_as_dev_null(closed: str) -> None:
+    code, out, err = in_shell("verify", "--list", ending=closed)
+    assert (code, err) == (0, "")
+    assert bool(out) == (closed == "2>&-")
+
+
+@pytest.mark.parametrize("words", [["engines", "--json", "-"], ["profile", "--json", "-"]])
+def test_results_for_a_closed_stdout_are_refused_before_anything_runs(words: list[str]) -> None:
+    code, _, err = in_shell(*words, ending=">&-")
+    assert code == 2
+    assert err == "error: '-' asks for output on stdout, which is closed\nhint: name a file\n"
+
+
+@pytest.mark.parametrize(("kind", "code"), [("table", 3), ("markdown", 3), ("json", 3)])
+def test_a_reader_that_leaves_is_no_verdict(repository: Path, kind: str, code: int) -> None:
+    documented = str(repository / "results" / "documented.json")
+    words = ["compare", documented, documented, "--format", kind]
+    assert in_shell(*words, ending="| true") == (141, "", "")
+    assert in_shell(*words, ending="> /dev/null") == (code, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_behind_stdout_is_an_error() -> None:
+    code, _, err = in_shell("verify", "--list", ending="> /dev/full")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "No space left on device" in err
