@@ -135,6 +135,8 @@ def _run(arguments: Sequence[str] | None) -> int:
             )
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except BrokenPipeError:
+        raise
     except Exception as error:
         return _explain(error, debug=debug)
     if code == INTERRUPTED:

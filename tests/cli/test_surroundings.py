@@ -4,6 +4,7 @@ that are closed, by a user without a home.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -111,6 +112,18 @@ def test_a_reader_that_leaves_is_no_verdict(repository: Path, kind: str, code: i
     words = ["compare", documented, documented, "--format", kind]
     assert in_shell(*words, ending="| true") == (141, "", "")
     assert in_shell(*words, ending="> /dev/null") == (code, "", "")
+
+
+def test_a_chart_is_written_though_the_reader_of_the_table_leaves(
+    flashbench, fake_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("flashbench.report.profile.profile_report", leave)
+    chart = tmp_path / "chart.svg"
+    assert flashbench("profile", "-n", "64,128", "--plot", str(chart)).code == 141
+    assert chart.stat().st_size
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
