@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import traceback
 import warnings
@@ -28,9 +27,9 @@ from flashbench.cli import (
 from flashbench.cli.entry import INTERRUPTED, was_interrupted
 from flashbench.cli.say import say
 from flashbench.cli.spellings import Command
+from flashbench.cli.streams import READER_LEFT, finish_streams, prepare_streams, silence_streams
 from flashbench.errors import FlashbenchError, mid_sentence
 from flashbench.report.step_log import guarded_log
-from flashbench.texts import ERRORS
 
 BUG = 70  # EX_SOFTWARE: not 1, which says that a measurement failed or regressed
 
@@ -102,10 +101,28 @@ def make_app(*, for_command: bool = False) -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; errors become `error:` and `hint:` lines on stderr."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal that cannot show a sign shows a question mark for it, not a traceback.
-            stream.reconfigure(errors=ERRORS)
+    prepare_streams()
+    try:
+        code = _run(arguments)
+        try:
+            finish_streams()
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # the disk behind stdout is full
+            _say("error", f"cannot write to stdout: {error.strerror or error}")
+            code = 2
+    except BrokenPipeError:
+        silence_streams()
+        code = READER_LEFT
+    except SystemExit as leaving:  # Rich and Typer leave so when a pipe breaks
+        if not isinstance(leaving.__context__, BrokenPipeError):
+            raise
+        silence_streams()
+        code = READER_LEFT
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Taken out here, so that it may follow the command: that is where one adds it after an error.
     debug = "--debug" in words
@@ -121,6 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if isinstance(error, FlashbenchError) or not was_interrupted():
             return _explain(error, debug=debug)

@@ -31,14 +31,14 @@ def engines(
 
     from rich.console import Console
 
+    from flashbench.cli.streams import check_output
     from flashbench.cli.values import parse_seconds
     from flashbench.report.engines import engines_json, engines_report
-    from flashbench.results.store import check_writable, write_whole
+    from flashbench.results.store import write_whole
     from flashbench.studies.engine_list import PROBE_TIMEOUT_S, list_engines
 
     timeout_s = PROBE_TIMEOUT_S if timeout is None else parse_seconds("--timeout", timeout)
-    if json is not None and json != "-":
-        check_writable(json)
+    check_output(json)
     found = list_engines(timeout_s=timeout_s)
     if json is not None and json != "-":
         write_whole(json, engines_json(found).encode())

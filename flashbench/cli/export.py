@@ -50,17 +50,17 @@ def export(
     import sys
 
     from flashbench.cli.say import say
+    from flashbench.cli.streams import check_output
     from flashbench.cli.values import parse_choices
     from flashbench.errors import ResultsError
     from flashbench.report.layout import statuses_line
     from flashbench.report.markdown import results_markdown
     from flashbench.results.export import FORMATS, Format
-    from flashbench.results.store import check_writable, load, load_measurements, write_whole
+    from flashbench.results.store import load, load_measurements, write_whole
 
     formats = {**FORMATS, "markdown": Format(results_markdown, lambda row: True, takes_training=True)}
     chosen = parse_choices("--format", format_, formats, many=False)[0]
-    if output != "-":
-        check_writable(output)
+    check_output(output)
     file = load(results) if chosen.takes_training else load_measurements(results)
     if not file.measurements and not file.training:
         raise ResultsError(f"{results} has no measurements")

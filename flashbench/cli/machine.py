@@ -30,13 +30,13 @@ def machine(
     from rich.console import Console
 
     from flashbench.cli.progress import show_progress
+    from flashbench.cli.streams import check_output
     from flashbench.report.machine import machine_report
-    from flashbench.results.store import check_writable, encode, save
+    from flashbench.results.store import encode, save
     from flashbench.studies.duel import measure_floor
     from flashbench.studies.machine import inspect_machine
 
-    if json is not None and json != "-":
-        check_writable(json)
+    check_output(json)
     with show_progress() as on_progress:
         results = inspect_machine(
             command=context.obj,

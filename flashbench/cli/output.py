@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from flashbench.cli.say import say
+from flashbench.cli.streams import check_output
 from flashbench.errors import ConfigError, FlashbenchError
 from flashbench.results.record import Results
 from flashbench.results.store import encode
@@ -38,6 +39,8 @@ class ResultFiles:
                 hint="name the file of the unfinished run with --save",
             )
         self._to_stdout = json == "-"
+        if self._to_stdout:
+            check_output(json)
         self._files = [GrowingFile(path, resume=resume) for path in names]
         self.earlier = self._files[0].earlier if resume else None
         self.console = Console(stderr=json is not None)

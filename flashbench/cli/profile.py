@@ -130,6 +130,9 @@ def profile(
         raise ConfigError("--memory-detail shows what --no-memory leaves out: give one of them")
 
     def report(console: Console, results: Results) -> None:
+        drawn = plot is None or write_plot(
+            plot, results
+        )  # first, for the reader of what is printed may leave
         if plain:
             console.file.write(plain_report(results))  # as it is: a console wraps and strips lines
         else:
@@ -142,7 +145,7 @@ def profile(
         if trains and budget is not None:
             console.print()
             console.print(training_report(training_rows(study, budget), budget))
-        if plot is not None and not write_plot(plot, results):
+        if not drawn:
             console.print("no chart: nothing was timed")
 
     run_and_report(study, command=context.obj, json=json, keep=save, resume=resume, report=report)

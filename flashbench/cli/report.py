@@ -28,17 +28,18 @@ def report(
     from pathlib import Path
 
     from flashbench.cli.say import say
+    from flashbench.cli.streams import check_output
     from flashbench.errors import ConfigError
     from flashbench.report.charts import require_plot_extra
     from flashbench.report.layout import counted
     from flashbench.report.units import format_bytes
-    from flashbench.results.store import check_writable, load_measurements, write_whole
+    from flashbench.results.store import load_measurements, write_whole
     from flashbench.texts import to_utf8
 
     require_plot_extra()
     if Path(output).suffix not in (".html", ".htm"):  # a results file given by mistake is not written over
         raise ConfigError(f"--output takes a name that ends in .html, not {output!r}")
-    check_writable(output)
+    check_output(output)
     results = [load_measurements(path) for path in files]
     from flashbench.report.page.page import name_sources, report_page
 

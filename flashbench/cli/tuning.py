@@ -12,9 +12,10 @@ from rich.console import Console
 from flashbench.cli.output import RunInterruptedError
 from flashbench.cli.progress import show_progress
 from flashbench.cli.readers import OPTIONS, Options, many, read_params, read_passes
+from flashbench.cli.streams import check_output
 from flashbench.report.tune import table_lines, tune_json, tune_lines, tune_report
 from flashbench.results.one_line import one_line
-from flashbench.results.store import check_writable, write_whole
+from flashbench.results.store import write_whole
 from flashbench.studies.tune.keep import Tuned, reset, shown
 from flashbench.studies.tune.plan import Plan
 from flashbench.studies.tune.run import Interrupted, tune
@@ -36,8 +37,7 @@ def build_plan(params: Mapping[str, Any]) -> Plan:
 
 def run_and_keep(plan: Plan, *, json: str | None) -> None:
     """Tune, print what was found; exits with 1 if a process failed."""
-    if json is not None and json != "-":
-        check_writable(json)
+    check_output(json)
     try:
         with show_progress() as on_progress:
             tuned = tune(plan, on_progress=on_progress)
@@ -51,8 +51,7 @@ def run_and_keep(plan: Plan, *, json: str | None) -> None:
 
 def print_table(*, json: str | None) -> None:
     """The table that `auto` uses."""
-    if json is not None and json != "-":
-        check_writable(json)
+    check_output(json)
     tuned = shown()
     _print(tuned, table_lines(tuned), json=json)
 

@@ -88,10 +88,11 @@ def verify(
 
     from flashbench.cli.progress import show_progress
     from flashbench.cli.readers import all_engines, many, read_engines
+    from flashbench.cli.streams import check_output
     from flashbench.cli.values import parse_seed, parse_whole
     from flashbench.cli.verifying import narrowed, options_of
     from flashbench.report.verify import verify_json, verify_lines, verify_report
-    from flashbench.results.store import check_writable, write_whole
+    from flashbench.results.store import write_whole
     from flashbench.studies import verify as study
     from flashbench.studies.cases import choose_cases, sample_cases
 
@@ -102,8 +103,7 @@ def verify(
     if list_:
         sys.stdout.write("".join(f"{each.name}\n" for each in cases))
         return
-    if json is not None and json != "-":
-        check_writable(json)
+    check_output(json)
     names = many(read_engines)("--engine", engine or study.DEFAULT_ENGINES)
     engines = all_engines(list(dict.fromkeys(names)))
     with show_progress(at_once=False) as on_progress:

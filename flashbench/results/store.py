@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import secrets
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from flashbench.errors import ResultsError
+from flashbench.results.beside import digest
 from flashbench.results.record import SCHEMA_VERSION, Results
 from flashbench.results.upgrade import STEPS, upgrade
 from flashbench.texts import to_json
@@ -31,16 +31,26 @@ def encode(results: Results) -> bytes:
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise ResultsError now if `save` could not write there: before a long run, not after it."""
     target = Path(path)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            target.stat()
+        parent = target.resolve().parent
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, links in a circle, a NUL
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ResultsError(f"cannot write {target}: {_lower_first(reason)}") from error
     if target.is_dir():
         raise ResultsError(f"cannot write {target}: it is a directory", hint="name a file in it")
-    parent = target.resolve().parent
     if not parent.is_dir():
         raise ResultsError(
             f"cannot write {target}: there is no directory {parent}", hint=f"mkdir -p {parent}"
         )
-    asked = target if target.exists() and not target.is_file() else parent
-    if not os.access(asked, os.W_OK):
-        raise ResultsError(f"cannot write {target}: no permission to write to {asked}")
+    # A file is replaced, which its directory has to allow, and so does the file: who has made it read-only
+    # means to keep it. Into a pipe or a device is written.
+    asked = [target] if target.exists() else []
+    asked += [parent] if not asked or target.is_file() else []
+    for each in asked:
+        if not os.access(each, os.W_OK):
+            raise ResultsError(f"cannot write {target}: no permission to write to {each}")
 
 
 def save(results: Results, path: str | os.PathLike[str]) -> None:
@@ -66,7 +76,7 @@ def _write(target: Path, content: bytes, durable: bool) -> None:
         target.write_bytes(content)
         return
     # In the same directory, for os.replace is one step only within a file system.
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    part = target.with_name(f".flashbench-{digest(target)}-{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as file:
             file.write(content)
@@ -86,7 +96,7 @@ def _write(target: Path, content: bytes, durable: bool) -> None:
 def remove_parts(path: str | os.PathLike[str]) -> None:
     """Remove what writers of this file left beside it when they were killed."""
     target = Path(path).resolve()
-    for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+    for part in target.parent.glob(f".flashbench-{digest(target)}-*.part"):
         part.unlink(missing_ok=True)
 
 

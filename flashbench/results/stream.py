@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flashbench.errors import ResultsError
+from flashbench.results.beside import beside
 from flashbench.results.record import Results
 from flashbench.results.store import check_writable, load, remove_parts, save, write_whole
 from flashbench.texts import to_json
@@ -25,7 +26,7 @@ class GrowingFile:
         check_writable(path)
         self.path = Path(path)
         self.earlier: Results | None = None  # to go on from
-        partial = self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}")
+        partial = beside(self.path, "partial")
         unfinished = {
             each: results for each in (partial, self.path) if (results := _unfinished(each)) is not None
         }
@@ -43,6 +44,7 @@ class GrowingFile:
                 )
         finished = self.path.is_file() and self.path not in unfinished
         self._growing = partial if finished else self.path
+        check_writable(self._growing)
 
     @property
     def can_grow(self) -> bool:

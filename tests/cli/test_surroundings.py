@@ -1,9 +1,13 @@
-"""The command wherever it is started: beside stray files, between files whose names are no text."""
+"""The command wherever it is started: beside stray files, between files whose names are no text, with streams
+that are closed, by a user without a home.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +16,10 @@ import pytest
 from fake_results import make_measurement, make_results
 from html_page import parse_page
 
+from flashbench.engines import tuned
+from flashbench.problem import AttentionProblem
 from flashbench.results.store import load, save
+from flashbench.studies.noise_floor import NoiseFloor, keep_floor, machine_floor
 from flashbench.studies.train import workload
 from flashbench.studies.train.study import TrainPoint, TrainStudy
 
@@ -75,3 +82,126 @@ def test_a_csv_whose_name_is_not_utf8_reaches_the_worker(monkeypatch: pytest.Mon
     study = TrainStudy(csv=os.fsdecode(b"\xe9.csv"))
     arguments = workload.arguments(TrainPoint("patchtst", 64, "flash"), study)
     assert workload.build(**json.loads(json.dumps(arguments))) == study.csv
+
+
+def in_shell(*words: str, ending: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command with this behind it in bash."""
+    command = shlex.join([sys.executable, "-m", "flashbench", *words])
+    line = f"set -o pipefail; {command} {ending}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", ">&- 2>&- <&-"])
+def test_closed_streams_are_as_dev_null(closed: str) -> None:
+    code, out, err = in_shell("verify", "--list", ending=closed)
+    assert (code, err) == (0, "")
+    assert bool(out) == (closed == "2>&-")
+
+
+@pytest.mark.parametrize("words", [["engines", "--json", "-"], ["profile", "--json", "-"]])
+def test_results_for_a_closed_stdout_are_refused_before_anything_runs(words: list[str]) -> None:
+    code, _, err = in_shell(*words, ending=">&-")
+    assert code == 2
+    assert err == "error: '-' asks for output on stdout, which is closed\nhint: name a file\n"
+
+
+@pytest.mark.parametrize(("kind", "code"), [("table", 3), ("markdown", 3), ("json", 3)])
+def test_a_reader_that_leaves_is_no_verdict(repository: Path, kind: str, code: int) -> None:
+    documented = str(repository / "results" / "documented.json")
+    words = ["compare", documented, documented, "--format", kind]
+    assert in_shell(*words, ending="| true") == (141, "", "")
+    assert in_shell(*words, ending="> /dev/null") == (code, "", "")
+
+
+def test_a_chart_is_written_though_the_reader_of_the_table_leaves(
+    flashbench, fake_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("flashbench.report.profile.profile_report", leave)
+    chart = tmp_path / "chart.svg"
+    assert flashbench("profile", "-n", "64,128", "--plot", str(chart)).code == 141
+    assert chart.stat().st_size
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_behind_stdout_is_an_error() -> None:
+    code, _, err = in_shell("verify", "--list", ending="> /dev/full")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "No space left on device" in err
+
+
+PLACES = {"missing": "missing/x.svg", "long": 300 * "x" + ".svg", "directory": "there.svg"}
+WRITERS = {
+    "profile --save": ["profile", "--save"],
+    "profile --json": ["profile", "--json"],
+    "profile --plot": ["profile", "--plot"],
+    "sweep": ["sweep", "--save"],
+    "duel": ["duel", "flash", "standard", "--save"],
+    "train": ["train", "--models", "patchtst", "--json"],
+    "verify": ["verify", "--json"],
+    "engines": ["engines", "--json"],
+    "machine": ["machine", "--json"],
+    "tune": ["tune", "--json"],
+    "compare": ["compare", "no.json", "no.json", "--json"],
+    "export": ["export", "no.json", "--format", "csv", "-o"],
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("words", WRITERS.values(), ids=WRITERS)
+def test_what_cannot_be_written_is_refused_before_anything_runs(
+    flashbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], place: str
+) -> None:
+    def start(*args: object, **named: object) -> None:
+        raise AssertionError("something was started")
+
+    monkeypatch.setattr("flashbench.measure.worker.subprocess.Popen", start)
+    monkeypatch.chdir(tmp_path)
+    Path(PLACES["directory"]).mkdir()
+    done = flashbench(*words, PLACES[place])
+    assert done.code == 2
+    assert done.err.startswith(f"error: cannot write {PLACES[place]}: ")
+
+
+@pytest.fixture
+def _no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr("flashbench.kernels.compiled.user_cache_path", unknown)
+    for variable in ("FLASHBENCH_CACHE_DIR", "FLASHBENCH_TUNED_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.mark.usefixtures("_no_home")
+@pytest.mark.parametrize("option", [(), ("--show",), ("--reset",)])
+def test_tuning_without_a_home_says_where_it_can_be_kept(flashbench, option: tuple[str, ...]) -> None:
+    done = flashbench("tune", *option)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: there is no place for tuned block sizes: the user has no home")
+    assert done.err.endswith("hint: set FLASHBENCH_CACHE_DIR to a directory that can be written\n")
+
+
+@pytest.mark.usefixtures("_no_home")
+def test_without_a_home_no_block_sizes_are_tuned_and_no_noise_floor_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tuned, "_read", None)
+    problem = AttentionProblem.of(512)
+    assert tuned.tuned_blocks(problem, "fwd") is None
+    floor = NoiseFloor(
+        cpu="any",
+        threads=1,
+        problem=problem,
+        engine="flash",
+        direction="fwd",
+        floor=0.02,
+        rounds=7,
+        measured="2026-11-28T20:00:00+00:00",
+    )
+    with pytest.warns(RuntimeWarning, match="noise floor cannot be kept.*the user has no home"):
+        assert not keep_floor(floor)
+    assert machine_floor("any", 1) is None

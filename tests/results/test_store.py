@@ -133,6 +133,39 @@ def test_a_place_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) -
         store.check_writable(tmp_path / "missing" / "run.json")
     assert caught.value.hint == f"mkdir -p {tmp_path / 'missing'}"
     store.check_writable(tmp_path / "run.json")
+    store.check_writable(tmp_path / ("x" * 255))
+    with pytest.raises(ResultsError, match="file name too long"):
+        store.check_writable(tmp_path / ("x" * 256))
+    (tmp_path / "file").touch()
+    with pytest.raises(ResultsError, match="not a directory"):
+        store.check_writable(tmp_path / "file" / "run.json")
+    with pytest.raises(ResultsError, match="cannot write"):
+        store.check_writable(tmp_path / "a\0b")
+    circle = tmp_path / "circle.json"
+    circle.symlink_to(circle)
+    with pytest.raises(ResultsError, match="symbolic links"):
+        store.check_writable(circle)
+
+
+def test_a_file_that_is_read_only_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "run.json"
+    kept.touch()
+    # Root may write anywhere: whom the system asks is what counts.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != kept)
+    with pytest.raises(ResultsError, match=r"no permission to write to .*run\.json"):
+        store.check_writable(kept)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(ResultsError, match="no permission to write to"):
+        store.check_writable(kept)
+
+
+def test_a_full_disk_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, files_of_at_most: Any) -> None:
+    path = tmp_path / "run.json"
+    path.write_bytes(b"the old file")
+    with files_of_at_most(1000), pytest.raises(ResultsError, match="cannot write"):
+        store.save(RESULTS, path)
+    assert path.read_bytes() == b"the old file"
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
 
 
 def changed(**changes: Any) -> bytes:

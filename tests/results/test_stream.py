@@ -58,11 +58,19 @@ def test_an_unfinished_run_is_resumed_and_not_overwritten(tmp_path: Path, beside
     assert file.write(unfinished(3)) == where
 
 
-def test_resuming_removes_what_killed_writers_left(tmp_path: Path) -> None:
-    for name in (".run.json.0badcafe.part", ".run.partial.json.12345678.part", ".other.json.1.part"):
-        (tmp_path / name).write_bytes(b"half")
+def test_resuming_removes_what_killed_writers_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("run.json", "run.partial.json", "other.json")
+    with monkeypatch.context() as killed:  # before it could move the file to its place, or remove it
+        killed.setattr(os, "replace", lambda *names: None)
+        for name in names:
+            save(make_results(), tmp_path / name)
+    left = set(tmp_path.iterdir())
+    assert len(left) == len(names)
     GrowingFile(str(tmp_path / "run.json"), resume=True)
-    assert [each.name for each in tmp_path.iterdir()] == [".other.json.1.part"]
+    (other,) = tmp_path.iterdir()
+    GrowingFile(str(tmp_path / "other.json"), resume=True)
+    assert other in left
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_resuming_nothing_begins_and_resuming_a_finished_file_adds_nothing(tmp_path: Path) -> None:
@@ -79,6 +87,31 @@ def test_an_interrupted_duel_is_overwritten_as_it_cannot_go_on(tmp_path: Path) -
     path = tmp_path / "duel.json"
     GrowingFile(str(path)).write(unfinished(kind="duel"))
     assert GrowingFile(str(path)).earlier is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 235 + ".json", "x" * 250 + ".json", "é" * 125 + ".json", "x" * 255, "x." + "x" * 253],
+    ids=["240", "255", "two bytes a letter", "no suffix", "long suffix"],
+)
+def test_a_name_as_long_as_allowed_grows_and_is_resumed(tmp_path: Path, name: str) -> None:
+    path, twin = tmp_path / name, tmp_path / f"y{name[1:]}"
+    for each, size in ((path, 2), (twin, 3)):
+        save(make_results(), each)
+        GrowingFile(str(each)).write(unfinished(size))
+    assert len(list(tmp_path.iterdir())) == 4
+    file = GrowingFile(str(path), resume=True)
+    assert file.earlier == unfinished(2)
+    file.finish(make_results())
+    GrowingFile(str(twin), resume=True).finish(make_results())
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, twin.name}
+
+
+def test_a_directory_in_the_growing_files_place_is_told_before_the_run(tmp_path: Path) -> None:
+    save(make_results(), tmp_path / "run.json")
+    (tmp_path / "run.partial.json").mkdir()
+    with pytest.raises(ResultsError, match=r"cannot write .*run\.partial\.json: it is a directory"):
+        GrowingFile(str(tmp_path / "run.json"))
 
 
 def test_a_device_takes_the_results_once() -> None:

@@ -200,3 +200,12 @@ def test_auto_of_a_worker_process_is_what_the_table_says(tuned_table: Path) -> N
     # The workspace is measured in the worker: scores of 512 x 512 and not of the rule's tile.
     assert row.memory is not None
     assert row.memory.workspace_peak_bytes > 512 * 512 * 8
+
+
+def test_a_full_disk_keeps_the_old_table_and_leaves_nothing(tuned_table: Path, files_of_at_most: Any) -> None:
+    write_table(tuned_table, make_entry())
+    before = tuned_table.read_bytes()
+    with files_of_at_most(100), pytest.raises(ResultsError, match="cannot write"):
+        keep(tuned_table, [])
+    assert tuned_table.read_bytes() == before
+    assert list(tuned_table.parent.iterdir()) == [tuned_table]
