@@ -15,8 +15,12 @@ EPILOG = (
     "  flashbench duel flash --python-a .venv-main/bin/python --python-b .venv-change/bin/python\n"
     "  flashbench duel flash torch-flash --decode --seq-lens 8k\n"
     "  flashbench duel --aa\n\n"
-    "Exit code: 0 B is the same or faster; 1 B is slower, or no longer right; 2 bad input, or a threshold "
-    "below the noise floor; 3 inconclusive, even after the last round."
+    "Verdicts: of two engines which one is faster, or same; of two versions of one engine improved, same or "
+    "regressed; inconclusive where even the last round cannot tell; failed where a side crashed, ran out of "
+    "memory or time, is wrong, unsupported or too large.\n\n"
+    "Exit code: 0 B is the same or faster; 1 B is slower; 2 bad input, nothing that can be measured, or a "
+    "threshold below the noise floor; 3 inconclusive; 4 a side failed. Of several problems 1 goes before 4, "
+    "and 4 before 3."
 )
 
 

@@ -213,6 +213,13 @@ def plugins() -> dict[str, EntryPoint]:
     return found
 
 
+def check_engine_name(name: str) -> None:
+    """Raise EngineError when no engine is called so here; nothing is loaded."""
+    known = engine_names()
+    if name not in known:
+        raise EngineError(f"unknown engine {name!r}; known: {', '.join(known)}")
+
+
 def get_engine(name: str) -> Engine:
     """The engine of that name.
 
@@ -221,9 +228,8 @@ def get_engine(name: str) -> Engine:
     """
     if name in ENGINES:
         return _built_in(name)
-    point = plugins().get(name)
-    if point is None:
-        raise EngineError(f"unknown engine {name!r}; known: {', '.join(engine_names())}")
+    check_engine_name(name)
+    point = plugins()[name]
     where = f"engine {name!r} of {point.value}"
     try:
         plugin: Engine = point.load()()

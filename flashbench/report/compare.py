@@ -65,7 +65,7 @@ def compare_markdown(comparison: Comparison) -> str:
     blocks = [f"**{_summary(comparison)}**", "\n".join(f"- {line}" for line in _preface(comparison))]
     for table in _tables(comparison.pairs):
         rows = [
-            [*cells[:-1], f"**{cells[-1]}**" if pair.verdict == "regressed" else cells[-1]]
+            [*cells[:-1], f"**{cells[-1]}**" if pair.verdict in ("regressed", "failed") else cells[-1]]
             for cells, pair in table.rows
         ]
         blocks += [f"{table.title}:", markdown_table(_HEADERS, rows)]

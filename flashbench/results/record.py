@@ -9,7 +9,7 @@ import msgspec
 from flashbench.problem import AttentionProblem, Direction
 
 # Version history: `results.upgrade` reads every older one. A new kind of file, which older versions refuse by
-# its name, is no new version: 2 has training steps since 2026-11-25.
+# its name, is no new version: 2 has training steps since 2026-11-25, and verdicts between engines since then.
 #   2  2026-11: samples are one list per process (were: per burst of one process); minimum and outliers of a
 #      time; which instrument measured memory; the kernel that ran, energy, disturbance and side of a
 #      measurement; processes, sides, duels, warnings and `complete` of a file; more of the machine.
@@ -18,7 +18,9 @@ SCHEMA_VERSION = 2
 
 Kind = Literal["profile", "sweep", "duel", "machine", "documented", "train"]
 Side = Literal["a", "b"]
-Verdict = Literal["improved", "same", "regressed", "inconclusive"]
+# improved and regressed are of two versions of one engine, a_faster and b_faster of two engines. failed: a
+# side has no time that counts, as it crashed, ran out of memory or time, is wrong, unsupported or too large.
+Verdict = Literal["improved", "same", "regressed", "a_faster", "b_faster", "inconclusive", "failed"]
 # too_large: predicted not to fit in memory and therefore not tried; out_of_memory: tried, and it did not.
 Status = Literal["ok", "unsupported", "too_large", "out_of_memory", "timeout", "crashed", "wrong"]
 

@@ -8,6 +8,7 @@ import re
 import statistics
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from flashbench.engines import Settings
@@ -41,8 +42,8 @@ def made(ratios: Sequence[float], duel: DuelStudy = DUEL) -> Match:
 @pytest.mark.parametrize(
     ("ratios", "verdict"),
     [
-        ([1.10, 1.12, 1.09, 1.11, 1.08, 1.13, 1.10], "regressed"),
-        ([0.90, 0.91, 0.89, 0.92, 0.90, 0.88, 0.93], "improved"),
+        ([1.10, 1.12, 1.09, 1.11, 1.08, 1.13, 1.10], "a_faster"),
+        ([0.90, 0.91, 0.89, 0.92, 0.90, 0.88, 0.93], "b_faster"),
         ([1.00, 1.01, 0.99, 1.02, 0.98, 1.00, 1.01], "same"),
         ([1.10, 1.12, 1.01, 1.11, 1.00, 1.13, 1.02], "inconclusive"),
     ],
@@ -63,6 +64,14 @@ def test_a_look_judges_ratios_within_rounds(ratios: list[float], verdict: str) -
     assert found.p_value == pytest.approx(sign_flip_p(logs), rel=1e-3)
 
 
+@pytest.mark.parametrize(("ratio", "verdict"), [(1.1, "regressed"), (0.9, "improved")])
+def test_two_versions_of_one_engine_have_regressed_or_improved(ratio: float, verdict: str) -> None:
+    versions = msgspec.structs.replace(DUEL, b=Contestant(engine="flash", python="new/bin/python"))
+    match = made([ratio] * 7, versions)
+    match.look(match.p_value)
+    assert match.record(0, match.p_value).verdict == verdict
+
+
 def test_a_p_value_adjusted_for_many_can_keep_a_verdict_back() -> None:
     match = made([1.10, 1.12, 1.09, 1.11, 1.08, 1.13, 1.10])
     match.look(p_holm=0.05)  # above the 5 % / 3 of one look
@@ -77,12 +86,12 @@ def test_an_inconclusive_record_says_between_what_it_hangs() -> None:
     assert re.fullmatch(r"8 rounds leave 1\.0\d\d to 1\.\d\d\d, which crosses the threshold", reason)
 
 
-def test_a_side_that_fails_decides_without_a_ratio() -> None:
+def test_a_side_that_crashes_is_never_regressed() -> None:
     match = made([1.0] * 7)
     match.rows["b"].status, match.rows["b"].reason = "crashed", "killed by SIGSEGV"
     assert not match.is_open
     found = match.record(4, 1.0)
-    assert (found.verdict, found.reason, found.a, found.b) == ("regressed", "now crashed", 4, 5)
+    assert (found.verdict, found.reason, found.a, found.b) == ("failed", "B crashed", 4, 5)
     assert found.ratio is found.low is found.p_value is None
 
 

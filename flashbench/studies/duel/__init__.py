@@ -26,6 +26,7 @@ from flashbench.studies.noise_floor import DEFAULT_SEQLEN, NoiseFloor, check_flo
 from flashbench.studies.runner import Interrupted, make_machine
 from flashbench.studies.session import Progress
 from flashbench.studies.study import Study
+from flashbench.studies.verdict import verdicts_exit_code
 
 __all__ = ["Contestant", "DuelStudy", "exit_code", "fight", "floor_of", "measure_floor"]
 
@@ -40,7 +41,8 @@ def fight(
     """Fight it out; `to_the_end` makes all rounds even when an early look could decide.
 
     Raises ConfigError when the threshold is below the noise floor known of this machine, EngineError when
-    a side cannot serve, and Interrupted on Ctrl-C.
+    a side cannot serve, NothingToMeasureError when every match has a side that cannot run, and Interrupted on
+    Ctrl-C.
     """
     threads = duel.study.threads or available_cores()
     facts = describe_machine()
@@ -51,7 +53,7 @@ def fight(
     arena = Arena(duel, threads, on_progress)
 
     def results(*, complete: bool) -> Results:
-        matches = [match for match in arena.matches if match.orders]
+        matches = [match for match in arena.matches if match.orders or not match.both_ok]
         p_holm = dict(zip(arena.matches, arena.p_holm(), strict=True))
         measurements = [match.rows[side].measurement(None) for match in matches for side in SIDES]
         return Results(
@@ -77,9 +79,8 @@ def fight(
 
 
 def exit_code(results: Results) -> int:
-    """1: something regressed; 3: nothing did, but something is inconclusive; 0: all same or improved."""
-    verdicts = {duel.verdict for duel in results.duels}
-    return 1 if "regressed" in verdicts else 3 if "inconclusive" in verdicts else 0
+    """1: B is slower somewhere; 4: nowhere, but a side failed; 3: something cannot be told; 0: no such."""
+    return verdicts_exit_code(duel.verdict for duel in results.duels)
 
 
 def floor_of(results: Results) -> NoiseFloor:

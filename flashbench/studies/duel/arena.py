@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from flashbench.errors import EngineError
+from flashbench.measure.machine import available_memory_bytes
 from flashbench.measure.pool import WorkerPool
 from flashbench.measure.statistics import holm
 from flashbench.measure.worker import Worker, WorkerFailure
@@ -17,8 +18,10 @@ from flashbench.results.record import Process, Side
 from flashbench.studies import workload
 from flashbench.studies.bursts import time_row
 from flashbench.studies.checking import check_row
+from flashbench.studies.duel import admission
 from flashbench.studies.duel.match import Match, Order
 from flashbench.studies.duel.settings import SIDES, DuelStudy
+from flashbench.studies.nothing import nothing_to_measure
 from flashbench.studies.rows import Row
 from flashbench.studies.session import Progress
 
@@ -35,6 +38,7 @@ class Arena:
             for place, point in enumerate(duel.points())
         ]
         self.processes: dict[str, Process] = {}
+        self._needed_bytes: dict[Side, Sequence[int]] = {}  # of each match, where the engine could be asked
         self._pythons = {"a": duel.a.python, "b": duel.b.python}
         self._pool = WorkerPool(threads, timeout_s=duel.study.timeout_s, pythons=self._pythons)
         # Of the system's own chance: an order that a seed gives again would give its accidents again.
@@ -43,11 +47,20 @@ class Arena:
     def fight(self, *, to_the_end: bool = False) -> None:
         """Rounds and looks until every match is decided; `to_the_end`: until the last look in any case.
 
-        Raises EngineError when an environment cannot serve.
+        Raises EngineError when an environment cannot serve, or an engine is unknown in its environment or
+        does not load there, and NothingToMeasureError when every match has a side that cannot run.
         """
         rounds, looks = self._duel.rounds_per_look, self._duel.looks
         with self._pool:
             self._meet()
+            for side in SIDES:
+                self._admit(side)
+            self._leave_out_what_is_too_large()
+            if not any(match.both_ok for match in self.matches):
+                rows = [
+                    row for match in self.matches for row in match.rows.values() if row.reason is not None
+                ]
+                raise nothing_to_measure((row.point.engine, row.reason) for row in rows)
             started = time.monotonic()
             for look in range(looks):
                 for number, order in enumerate(self._orders(rounds)):
@@ -94,6 +107,44 @@ class Arena:
             except OSError as error:
                 raise EngineError(f"--python-{side} {python} cannot be started: {error.strerror}") from error
 
+    def _admit(self, side: Side) -> None:
+        """Ask the side's engine, in its own environment, before any is called. Raises EngineError."""
+        python = self._pythons[side]
+        where = f"--python-{side} {python}: " if python else ""
+        rows = [match.rows[side] for match in self.matches]
+        engine = rows[0].point.engine
+        with self._pool.turn(side) as worker:
+            try:
+                worker.hello([admission.__name__])
+            except WorkerFailure:  # an older flashbench: its first calls have to tell
+                return
+        asked = admission.arguments([row.point for row in rows], engine)
+        with self._pool.turn(side) as worker:
+            try:
+                said = admission.Admitted(**worker.prepare("admission", admission.FACTORY, asked))
+            except WorkerFailure as failure:
+                raise EngineError(f"{where}engine {engine!r} is broken: {failure.reason}") from failure
+        if said.error is not None:
+            raise EngineError(f"{where}{said.error}", hint=said.hint)
+        self._needed_bytes[side] = said.needed_bytes
+        for row, reason in zip(rows, said.refusals, strict=True):
+            if reason is not None:
+                row.status, row.reason = "unsupported", reason
+
+    def _leave_out_what_is_too_large(self) -> None:
+        """Both sides of a match are in memory at once, each in its own process."""
+        free = available_memory_bytes()
+        if len(self._needed_bytes) < len(SIDES):
+            return
+        for match, needed in zip(self.matches, zip(*self._needed_bytes.values(), strict=True), strict=True):
+            if match.both_ok and sum(needed) > free:
+                larger = match.rows[max(zip(needed, self._needed_bytes, strict=True))[1]]
+                larger.status = "too_large"
+                larger.reason = (
+                    f"both sides need {_gib(sum(needed))}, this machine has {_gib(free)} free: "
+                    "predicted, not tried"
+                )
+
     def _round(self, order: Order, matches: Sequence[Match]) -> None:
         """One process a side: the leader's burst, two of the other, the leader's again."""
         self._pool.renew({side: [workload.__name__] for side in SIDES})
@@ -128,3 +179,7 @@ class Arena:
         assert row.side is not None
         with row.keeping_failure(), self._pool.turn(row.side) as worker:
             time_row(row, worker, self._duel.study, same_process=again)
+
+
+def _gib(count: int) -> str:
+    return f"{count / 1024**3:.1f} GiB"

@@ -10,7 +10,7 @@ from flashbench.results.record import Duel, Side, Verdict
 from flashbench.studies.duel.settings import SIDES, DuelStudy
 from flashbench.studies.rows import Row
 from flashbench.studies.study import Point
-from flashbench.studies.verdict import judge, status_verdict
+from flashbench.studies.verdict import between_engines, judge, sides_verdict
 
 Order = Literal["ab", "ba"]
 
@@ -55,7 +55,8 @@ class Match:
         self._looks += 1
         interval = self.interval
         if interval is not None:
-            self._verdict = judge(interval, p_holm, self._duel.threshold, self._duel.alpha)
+            verdict = judge(interval, p_holm, self._duel.threshold, self._duel.alpha)
+            self._verdict = verdict if self._duel.of_versions else between_engines(verdict)
 
     def record(self, place: int, p_holm: float) -> Duel:
         """The record; A's measurement stands at `place` of the file's, B's behind it."""
@@ -63,7 +64,7 @@ class Match:
         verdict: Verdict | None = self._verdict
         reason = None
         if not self.both_ok:
-            verdict, reason = status_verdict(*(self.rows[side].measurement(None) for side in SIDES))
+            verdict, reason = sides_verdict(*(self.rows[side].measurement(None) for side in SIDES))
         elif interval is not None and verdict == "inconclusive":
             reason = (
                 f"{len(self.orders)} rounds leave {interval.low:.3f} to {interval.high:.3f}, which crosses "
