@@ -13,6 +13,7 @@ from flashbench.errors import ConfigError, FlashbenchError
 from flashbench.results.record import Results
 from flashbench.results.store import encode
 from flashbench.results.stream import GrowingFile
+from flashbench.studies.nothing import is_empty
 from flashbench.studies.runner import Interrupted
 
 
@@ -66,7 +67,8 @@ class ResultFiles:
 
     def warn(self, results: Results) -> None:
         """What a reader of the tables should know, on stderr."""
-        for line in results.warnings:
+        empty = ["nothing was measured"] if is_empty(results) else []
+        for line in [*results.warnings, *empty]:
             typer.echo(f"warning: {line}", err=True)
 
     def _what_is_kept(self, results: Results) -> tuple[str, str | None]:

@@ -17,7 +17,8 @@ EPILOG = (
     "  flashbench train --models patchtst --set patchtst.res_attention=false --data synthetic\n"
     "  flashbench train --config configs/training.toml\n\n"
     "Needs the extra models: pip install 'flashbench[models]'.\n\n"
-    "Exit code: 0 measured; 1 a step crashed, ran out of memory or time, or its loss differs; 2 bad input."
+    "Exit code: 0 measured; 1 a step crashed, ran out of memory or time, or its loss differs, or none was "
+    "measured; 2 bad input, or nothing that can be measured."
 )
 _MODELS = "Models and data"
 
@@ -165,12 +166,15 @@ def train(
     from flashbench.cli.output import ResultFiles
     from flashbench.cli.progress import show_progress
     from flashbench.cli.train_settings import build_train_study
+    from flashbench.errors import ResultsError
     from flashbench.report.train import train_report
     from flashbench.results.store import load_training
     from flashbench.studies import train as study
 
     if show is not None:
         results = load_training(show)
+        if not results.training:
+            raise ResultsError(f"{show} holds no training step")
         Console().print(train_report(results))
         return
     settings = build_train_study(context.params)

@@ -78,6 +78,12 @@ def inspect_machine(
     )
 
 
+def measured_nothing(results: Results) -> bool:
+    """Whether the limits were asked for and none of them could be told."""
+    machine = results.machine
+    return not results.config.get("quick") and not machine.peak_gflops and machine.read_bandwidth_gbps is None
+
+
 def _with_limits(
     machine: Machine, threads: int, on_progress: Callable[[Progress], None]
 ) -> tuple[Machine, list[str]]:

@@ -14,7 +14,9 @@ class NothingToMeasureError(FlashbenchError):
     """Every point is unsupported, or too large for this machine; the message has the reasons."""
 
 
-def nothing_to_measure(found: Iterable[tuple[str, str | None]]) -> NothingToMeasureError:
+def nothing_to_measure(
+    found: Iterable[tuple[str, str | None]], *, what: str = "measured"
+) -> NothingToMeasureError:
     """The error; `found` is what each point is of, such as its engine, and why it cannot be measured.
 
     >>> print(nothing_to_measure([("flash", "too long"), ("flash", "too long"), ("numpy", "no sinks")]))
@@ -23,7 +25,7 @@ def nothing_to_measure(found: Iterable[tuple[str, str | None]]) -> NothingToMeas
     reasons = list(dict.fromkeys(f"{name}: {reason}" for name, reason in found))
     more = len(reasons) - _REASONS_SHOWN
     listed = "; ".join(reasons[:_REASONS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-    return NothingToMeasureError(f"nothing can be measured: {listed}")
+    return NothingToMeasureError(f"nothing can be {what}: {listed}")
 
 
 def is_empty(results: Results) -> bool:

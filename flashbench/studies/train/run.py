@@ -16,11 +16,12 @@ from flashbench.measure.timing import turn_order
 from flashbench.measure.worker import Worker
 from flashbench.results.record import SCHEMA_VERSION, Process, Results
 from flashbench.studies.advice import run_warnings
+from flashbench.studies.nothing import is_empty, nothing_to_measure
 from flashbench.studies.runner import FAILURES, Interrupted, make_machine
 from flashbench.studies.session import Progress
 from flashbench.studies.train import workload
 from flashbench.studies.train.agreement import disagreement
-from flashbench.studies.train.data import load_series
+from flashbench.studies.train.obstacles import Obstacles
 from flashbench.studies.train.row import TrainRow
 from flashbench.studies.train.study import TrainStudy
 
@@ -37,8 +38,8 @@ def run(
 ) -> Results:
     """Measure every point of the study; a point that fails is a row that says so.
 
-    Raises EngineError when the packages that the models need are missing, ConfigError for a bad csv file, and
-    Interrupted on Ctrl-C, with what was measured.
+    Raises EngineError when the packages that the models need are missing, ConfigError for a bad csv file,
+    NothingToMeasureError when no point can be trained, and Interrupted on Ctrl-C, with what was measured.
     """
     threads = study.threads or available_cores()
     created = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -70,8 +71,8 @@ def run(
 
 
 def failed(results: Results) -> bool:
-    """Whether a point was tried and failed, or trained otherwise than its neighbours."""
-    return any(row.status in FAILURES for row in results.training)
+    """Whether a point was tried and failed, or trained otherwise than its neighbours, or none was timed."""
+    return is_empty(results) or any(row.status in FAILURES for row in results.training)
 
 
 class _Session:
@@ -81,25 +82,20 @@ class _Session:
         self, study: TrainStudy, threads: int, on_progress: OnProgress, on_step: Callable[[], None]
     ) -> None:
         # Only names: PyTorch is loaded where it is measured, in the workers.
-        from flashbench.integrations.forecasting.models import check_installed, find_model
+        from flashbench.integrations.forecasting.models import find_model
 
-        # Now: in a worker these errors would be those of every row.
-        check_installed(*(["vega_datasets"] if study.csv is None and study.data == "sf-temps" else []))
-        if study.csv is not None:
-            load_series(study.data, study.csv, series=1, length=1, seed=study.seed)
+        obstacles = Obstacles(study)
         self._study, self._on_progress, self._on_step = study, on_progress, on_step
         self.rows = []
         for point in study.points():
             model = find_model(point.model)
             variant = None if model.exact or point.attention == "original" else study.variant
             row = TrainRow(point, model.label(variant), study.windows, threads)
-            if not model.exact and point.attention != "original" and variant is None:
-                row.status, row.tried = "unsupported", True
-                row.reason = (
-                    f"{model.own_attention} instead of softmax attention; "
-                    "--variant full-attention puts it there: another model"
-                )
+            if (reason := obstacles.of(point)) is not None:
+                row.status, row.tried, row.reason = "unsupported", True, reason
             self.rows.append(row)
+        if not any(row.can_run for row in self.rows):
+            raise nothing_to_measure((row.label, row.reason) for row in self.rows)
         self.processes: dict[str, Process] = {}
         self._pool = WorkerPool(threads, timeout_s=study.timeout_s)
         self._done = 0
