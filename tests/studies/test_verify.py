@@ -9,8 +9,8 @@ import wrong_engines
 
 from flashbench.errors import EngineError
 from flashbench.studies.cases import choose_cases
-from flashbench.studies.session import Progress
 from flashbench.studies.nothing import NothingToMeasureError
+from flashbench.studies.session import Progress
 from flashbench.studies.verify import CaseResult, Deviation, Verification, verify
 
 
