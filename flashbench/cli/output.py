@@ -39,7 +39,16 @@ class ResultFiles:
                 hint="name the file of the unfinished run with --save",
             )
         self._to_stdout = json == "-"
-        self._files = [GrowingFile(path, resume=resume) for path in names]
+        self._files: list[GrowingFile] = []
+        try:
+            for path in names:
+                self._files.append(GrowingFile(path, resume=resume))
+        except BaseException:
+            self._close()
+            raise
+        for file in self._files:
+            if file.replaces is not None:
+                typer.echo(f"at its end this run replaces {file.replaces}", err=True)
         self.earlier = self._files[0].earlier if resume else None
         self.console = Console(stderr=json is not None)
 
@@ -50,17 +59,27 @@ class ResultFiles:
 
     @contextmanager
     def keeping_interrupted(self) -> Iterator[None]:
-        """Ctrl-C in the body ends with what is known in the files, and a line that says so."""
+        """Ctrl-C in the body ends with what is known in the files, and a line that says so.
+
+        Whatever else ends it leaves the files to other runs.
+        """
         try:
             yield
         except Interrupted as stop:
             message, hint = self._what_is_kept(stop.results)
+            self._close()
             raise RunInterruptedError(message, hint=hint) from stop
+        except BaseException:
+            self._close()
+            raise
 
     def finish(self, results: Results) -> None:
-        """Write all of it, to stdout too if that was asked for."""
-        for file in self._files:
-            file.finish(results)
+        """Write all of it, to stdout too if that was asked for; the files are other runs' from then on."""
+        try:
+            for file in self._files:
+                file.finish(results)
+        finally:
+            self._close()
         if self._to_stdout:
             sys.stdout.write(encode(results).decode())
             sys.stdout.flush()
@@ -71,6 +90,10 @@ class ResultFiles:
         for line in [*results.warnings, *empty]:
             typer.echo(f"warning: {line}", err=True)
 
+    def _close(self) -> None:
+        for file in self._files:
+            file.close()
+
     def _what_is_kept(self, results: Results) -> tuple[str, str | None]:
         count = len(results.measurements) + len(results.training)
         measured = f"{count} measurement{'' if count == 1 else 's'} begun or finished"
@@ -78,5 +101,4 @@ class ResultFiles:
         if not count or not files:
             return f"{measured}, none kept", None
         kept = " and ".join(str(file.write(results)) for file in files)
-        hint = None if results.kind in ("duel", "train") else "the same command with --resume goes on"
-        return f"{measured}, kept in {kept}", hint
+        return f"{measured}, kept in {kept}", "the same command with --resume goes on"
