@@ -24,6 +24,18 @@ def restore(rows: Sequence[Row], earlier: Results, config: dict[str, Any], cpu: 
 
     Raises ResultsError when it is of another study or of another CPU.
     """
+    check_same_study(earlier, config, cpu, known_config=msgspec.to_builtins(Study()) | earlier.config)
+    known = {_key(measurement): measurement for measurement in earlier.measurements}
+    for row in rows:
+        found = known.get(_key(row.measurement(None)))
+        if found is not None and found.status not in TRIED_AGAIN:
+            row.restore(found)
+
+
+def check_same_study(
+    earlier: Results, config: dict[str, Any], cpu: str, *, known_config: dict[str, Any]
+) -> None:
+    """Raises ResultsError when `earlier`, whose settings are `known_config`, is of another study or CPU."""
     if earlier.machine.cpu != cpu:
         raise ResultsError(
             f"the unfinished run is of another machine: {earlier.machine.cpu}, this one is {cpu}",
@@ -31,7 +43,6 @@ def restore(rows: Sequence[Row], earlier: Results, config: dict[str, Any], cpu: 
         )
     # As a file has it; what an older one does not name was as it is by default.
     config = msgspec.json.decode(msgspec.json.encode(config))
-    known_config = msgspec.to_builtins(Study()) | earlier.config
     for name, value in config.items():
         before = known_config.get(name)
         if name not in FREE and before != value:
@@ -39,11 +50,6 @@ def restore(rows: Sequence[Row], earlier: Results, config: dict[str, Any], cpu: 
                 f"the unfinished run is of another study: {name} was {before!r}, now it is {value!r}",
                 hint="repeat its options, or name another file",
             )
-    known = {_key(measurement): measurement for measurement in earlier.measurements}
-    for row in rows:
-        found = known.get(_key(row.measurement(None)))
-        if found is not None and found.status not in TRIED_AGAIN:
-            row.restore(found)
 
 
 def _key(measurement: Measurement) -> tuple[object, ...]:

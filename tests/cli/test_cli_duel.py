@@ -74,9 +74,9 @@ def fake_fight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
             self.options: list[dict[str, Any]] = []
             self.interrupt = False
 
-        def __call__(self, asked: DuelStudy, *, command: Any, on_progress: Any, to_the_end: bool) -> Results:
+        def __call__(self, asked: DuelStudy, **options: Any) -> Results:
             self.studies.append(asked)
-            self.options.append({"command": command, "to_the_end": to_the_end})
+            self.options.append(options)
             if self.interrupt:
                 raise Interrupted(msgspec.structs.replace(self.results, complete=False))
             return self.results
@@ -227,7 +227,23 @@ def test_an_interrupted_duel_keeps_its_rounds(flashbench, fake_fight, tmp_path: 
     path = tmp_path / "duel.json"
     done = flashbench("duel", "flash", "standard", "--save", str(path))
     assert done.code == 130
-    assert done.err.splitlines()[-1] == f"interrupted: 2 measurements begun or finished, kept in {path}"
+    assert done.err.splitlines()[-2:] == [
+        f"interrupted: 2 measurements begun or finished, kept in {path}",
+        "hint: the same command with --resume goes on",
+    ]
+    fake_fight.interrupt = False
+    assert flashbench("duel", "flash", "standard", "--save", str(path), "--resume").code == 0
+    assert fake_fight.options[-1]["earlier"].duels == fake_fight.results.duels
+    assert load(path).complete
+    assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["duel.json"]
+
+
+def test_a_finished_file_that_a_duel_will_replace_is_told(flashbench, fake_fight, tmp_path: Path) -> None:
+    path = tmp_path / "duel.json"
+    words = ["duel", "flash", "standard", "--save", str(path)]
+    assert "replaces" not in flashbench(*words).err
+    told = f"at its end this run replaces {path}, a finished duel of 2026-11-23 12:00\n"
+    assert told in flashbench(*words).err
 
 
 def test_in_github_actions_a_regression_is_an_error_and_the_table_in_the_summary(

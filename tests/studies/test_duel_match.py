@@ -17,7 +17,7 @@ from flashbench.measure.cpu import NO_USE
 from flashbench.measure.statistics import sign_flip_p
 from flashbench.measure.timing import Burst
 from flashbench.problem import AttentionProblem
-from flashbench.results.record import Side
+from flashbench.results.record import Side, Status
 from flashbench.studies.duel.match import Match
 from flashbench.studies.duel.settings import Contestant, DuelStudy, least_rounds
 from flashbench.studies.study import Point, Study
@@ -93,6 +93,37 @@ def test_a_side_that_crashes_is_never_regressed() -> None:
     found = match.record(4, 1.0)
     assert (found.verdict, found.reason, found.a, found.b) == ("failed", "B crashed", 4, 5)
     assert found.ratio is found.low is found.p_value is None
+
+
+def test_a_match_goes_on_from_its_record() -> None:
+    match = made([1.0, 1.1] * 4)
+    match.look(match.p_value)
+    record = match.record(0, match.p_value)
+    sides = [match.rows[side].measurement(None) for side in ("a", "b")]
+    again = made([])
+    assert again.is_of(sides[0])
+    again.restore(record, sides)
+    assert again.is_open
+    assert again.record(0, again.p_value) == record
+    assert [again.rows[side].measurement(None).time for side in ("a", "b")] == [row.time for row in sides]
+
+
+@pytest.mark.parametrize("status", ["crashed", "timeout", "out_of_memory", "too_large"])
+def test_a_match_that_failed_by_chance_begins_again(status: Status) -> None:
+    match = made([1.0] * 7)
+    match.rows["b"].status = status
+    sides = [match.rows[side].measurement(None) for side in ("a", "b")]
+    again = made([])
+    again.restore(match.record(0, 1.0), sides)
+    assert (again.is_open, again.orders, again.rows["a"].samples) == (True, [], [])
+
+
+def test_half_a_round_is_dropped() -> None:
+    match = made([1.0] * 3)
+    match.rows["a"].add(Burst([1000], NO_USE, None))
+    match.drop_unfinished_round()
+    assert [len(row.samples) for row in match.rows.values()] == [3, 3]
+    assert match.p_value == 1.0
 
 
 def test_enough_rounds_are_asked_for_to_decide_at_all() -> None:

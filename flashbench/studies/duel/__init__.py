@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib.metadata import version
+from typing import Any
 
 import msgspec
 
-from flashbench.errors import EngineError
+from flashbench.errors import EngineError, ResultsError
 from flashbench.kernels.threads import available_cores
 from flashbench.measure.machine import describe_machine
 from flashbench.results.record import SCHEMA_VERSION, Results
@@ -23,6 +24,7 @@ from flashbench.studies.duel.arena import Arena
 from flashbench.studies.duel.settings import SIDES, Contestant, DuelStudy
 from flashbench.studies.movement import movement_warnings
 from flashbench.studies.noise_floor import DEFAULT_SEQLEN, NoiseFloor, check_floor, keep_floor, known_floor
+from flashbench.studies.resume import check_same_study
 from flashbench.studies.runner import Interrupted, make_machine
 from flashbench.studies.session import Progress
 from flashbench.studies.study import Study
@@ -36,13 +38,17 @@ def fight(
     *,
     command: Sequence[str],
     on_progress: Callable[[Progress], None] = lambda _: None,
+    on_results: Callable[[Results], None] = lambda _: None,
+    earlier: Results | None = None,
     to_the_end: bool = False,
 ) -> Results:
     """Fight it out; `to_the_end` makes all rounds even when an early look could decide.
 
-    Raises ConfigError when the threshold is below the noise floor known of this machine, EngineError when
-    a side cannot serve, NothingToMeasureError when every match has a side that cannot run, and Interrupted on
-    Ctrl-C.
+    `on_results` gets all that is known after each round; `earlier` is such a file, from which it goes on.
+
+    Raises ResultsError when `earlier` is of another duel, machine or environment, ConfigError when the
+    threshold is below the noise floor known of this machine, EngineError when a side cannot serve,
+    NothingToMeasureError when every match has a side that cannot run, and Interrupted on Ctrl-C.
     """
     threads = duel.study.threads or available_cores()
     facts = describe_machine()
@@ -50,7 +56,11 @@ def fight(
         _check_thresholds(duel, facts.cpu, threads)
     created = datetime.now().astimezone().isoformat(timespec="seconds")
     machine = make_machine(facts, {}, threads)
-    arena = Arena(duel, threads, on_progress)
+    config = {**msgspec.to_builtins(duel), "threads": threads}
+    arena = Arena(duel, threads, on_progress, lambda: on_results(results(complete=False)))
+    if earlier is not None:
+        _check_same_duel(earlier, config, facts.cpu)
+        arena.restore(earlier)
 
     def results(*, complete: bool) -> Results:
         matches = [match for match in arena.matches if match.orders or not match.both_ok]
@@ -62,7 +72,7 @@ def fight(
             created=created,
             flashbench_version=version("flashbench"),
             command=list(command),
-            config={**msgspec.to_builtins(duel), "threads": threads},
+            config=config,
             machine=machine,
             measurements=measurements,
             processes=arena.processes,
@@ -76,6 +86,24 @@ def fight(
     except KeyboardInterrupt:
         raise Interrupted(results(complete=False)) from None
     return results(complete=True)
+
+
+def _check_same_duel(earlier: Results, config: dict[str, Any], cpu: str) -> None:
+    if earlier.kind != "duel":
+        raise ResultsError(f"the unfinished run is a {earlier.kind}, not a duel", hint="name another file")
+    known = {"study": msgspec.to_builtins(Study()), **earlier.config}
+    check_same_study(earlier, _flat(config), cpu, known_config=_flat(known))
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """The study's settings and the duel's own: how often it looks and what it allows must stay."""
+    own = {name: config.get(name) for name in ("a", "b", "threshold", "looks", "threads")}
+    return {
+        **msgspec.to_builtins(Study()),
+        **config["study"],
+        **own,
+        "rounds between looks": config.get("rounds"),
+    }
 
 
 def exit_code(results: Results) -> int:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from flashbench.errors import EngineError
+from flashbench.errors import EngineError, ResultsError
 from flashbench.measure.machine import available_memory_bytes
 from flashbench.measure.pool import WorkerPool
 from flashbench.measure.statistics import holm
 from flashbench.measure.worker import Worker, WorkerFailure
-from flashbench.results.record import Process, Side
+from flashbench.results.record import Process, Results, Side
 from flashbench.studies import workload
 from flashbench.studies.bursts import time_row
 from flashbench.studies.checking import check_row
@@ -25,14 +25,23 @@ from flashbench.studies.nothing import nothing_to_measure
 from flashbench.studies.rows import Row
 from flashbench.studies.session import Progress
 
+SIDE_ORDERS: tuple[Order, Order] = ("ab", "ba")
+
 
 class Arena:
     """The state of one duel."""
 
-    def __init__(self, duel: DuelStudy, threads: int, on_progress: Callable[[Progress], None]) -> None:
-        """Nothing is started yet."""
+    def __init__(
+        self,
+        duel: DuelStudy,
+        threads: int,
+        on_progress: Callable[[Progress], None],
+        on_round: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Nothing is started yet. `on_round` is called after each round, while no worker runs."""
         self._duel = duel
-        self._on_progress = on_progress
+        self._on_progress, self._on_round = on_progress, on_round
+        self._earlier: Results | None = None
         self.matches = [
             Match(point._replace(settings=point.settings._replace(num_threads=threads)), duel, str(place))
             for place, point in enumerate(duel.points())
@@ -56,39 +65,53 @@ class Arena:
             for side in SIDES:
                 self._admit(side)
             self._leave_out_what_is_too_large()
-            if not any(match.both_ok for match in self.matches):
-                rows = [
-                    row for match in self.matches for row in match.rows.values() if row.reason is not None
-                ]
-                raise nothing_to_measure((row.point.engine, row.reason) for row in rows)
-            started = time.monotonic()
+            self._check_that_some_can_run()
+            started, played = time.monotonic(), 0
             for look in range(looks):
-                for number, order in enumerate(self._orders(rounds)):
-                    playing = [match for match in self.matches if match.is_open]
-                    if not playing:
-                        return
+                before = max((match.orders for match in self.matches), key=len)[look * rounds :]
+                for number, order in enumerate(self._orders(rounds, before)):
                     done = look * rounds + number
-                    left_s = done and (time.monotonic() - started) / done * (rounds * looks - done)
+                    # One that an earlier run began has had some of the rounds.
+                    playing = [match for match in self.matches if match.is_open and len(match.orders) <= done]
+                    if not playing:
+                        continue
+                    left_s = played and (time.monotonic() - started) / played * (rounds * looks - done)
                     label = f"round {done + 1}, look {look + 1} of {looks}"
                     self._on_progress(Progress(done, rounds * looks, label, left_s or None))
                     self._round(order, playing)
+                    played += 1
+                    self._on_round()
                 if look + 1 == looks or not to_the_end:
                     for match, p in zip(self.matches, self.p_holm(), strict=True):
-                        if match.is_open:
+                        if match.is_open and match.looks <= look:
                             match.look(p)
+                    self._on_round()
+
+    def restore(self, earlier: Results) -> None:
+        """Go on from the rounds of a run that was cut short."""
+        self._earlier = earlier
+        for duel in earlier.duels:
+            sides = [earlier.measurements[place] for place in (duel.a, duel.b)]
+            for match in self.matches:
+                if match.is_of(sides[0]):
+                    match.restore(duel, sides)
 
     def p_holm(self) -> list[float]:
         """Sign-flip p-values adjusted for how many matches there are."""
         return holm([match.p_value for match in self.matches])
 
-    def _orders(self, rounds: int) -> Iterator[Order]:
-        """Random, but of every two rounds A leads one: chance alone might let it lead nearly all."""
-        pair: list[Order] = []
-        for _ in range(rounds):
-            if not pair:
-                pair = ["ab", "ba"]
-                self._random.shuffle(pair)
-            yield pair.pop()
+    def _orders(self, rounds: int, before: Sequence[Order] = ()) -> list[Order]:
+        """Random, but of every two rounds A leads one: chance alone might let it lead nearly all.
+
+        `before`: how an earlier run began.
+        """
+        orders = list(before[:rounds])
+        while len(orders) < rounds:
+            if len(orders) % 2:
+                orders.append("ba" if orders[-1] == "ab" else "ab")
+            else:
+                orders.append(self._random.choice(SIDE_ORDERS))
+        return orders
 
     def _meet(self) -> None:
         """Learn what each side runs with, before anything is measured."""
@@ -98,6 +121,7 @@ class Arena:
                 with self._pool.turn(side) as worker:
                     worker.hello([workload.__name__])
                     self.processes[side] = msgspec.convert(worker.facts(), Process)
+                self._check_that_it_is_the_same(side)
             except WorkerFailure as failure:
                 raise EngineError(
                     f"{f'--python-{side} {python}' if python else 'this environment'} cannot serve a duel: "
@@ -106,6 +130,27 @@ class Arena:
                 ) from failure
             except OSError as error:
                 raise EngineError(f"--python-{side} {python} cannot be started: {error.strerror}") from error
+
+    def _check_that_it_is_the_same(self, side: Side) -> None:
+        """Rounds of another version would be of another duel. Raises ResultsError."""
+        before = None if self._earlier is None else self._earlier.processes.get(side)
+        for name in ("flashbench_version", "python_version", "libraries"):
+            was, now = (getattr(process, name, None) for process in (before, self.processes[side]))
+            if before is not None and was != now:
+                raise ResultsError(
+                    f"the unfinished run is of another environment: {name} of side {side.upper()} was "
+                    f"{was!r}, now it is {now!r}",
+                    hint="name another file",
+                )
+
+    def _check_that_some_can_run(self) -> None:
+        """Raises NothingToMeasureError."""
+        obstacles = [
+            [row for row in match.rows.values() if row.status in ("unsupported", "too_large")]
+            for match in self.matches
+        ]
+        if all(obstacles):
+            raise nothing_to_measure((row.point.engine, row.reason) for rows in obstacles for row in rows)
 
     def _admit(self, side: Side) -> None:
         """Ask the side's engine, in its own environment, before any is called. Raises EngineError."""
@@ -150,11 +195,15 @@ class Arena:
         self._pool.renew({side: [workload.__name__] for side in SIDES})
         leader, other = SIDES if order == "ab" else SIDES[::-1]
         for match in matches:
-            self._both(match, self._prepare)
-            for place, side in enumerate((leader, other, other, leader)):
-                if match.both_ok:
-                    self._time(match.rows[side], again=place >= 2)
-            self._both(match, lambda row, worker: worker.release(row.slot))
+            try:
+                self._both(match, self._prepare)
+                for place, side in enumerate((leader, other, other, leader)):
+                    if match.both_ok:
+                        self._time(match.rows[side], again=place >= 2)
+                self._both(match, lambda row, worker: worker.release(row.slot))
+            except BaseException:
+                match.drop_unfinished_round()
+                raise
             match.orders.append(order)
 
     def _both(self, match: Match, action: Callable[[Row, Worker], None]) -> None:
