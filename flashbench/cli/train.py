@@ -13,6 +13,7 @@ EPILOG = (
     "  flashbench train --models patchtst --context-lengths 512,1k,2k\n"
     "  flashbench train --data airpassengers --models tft,patchtst --context-lengths 48 --horizon 12\n"
     "  flashbench train --variant full-attention --save steps.json\n"
+    "  flashbench train --variant full-attention --save steps.json --resume\n"
     "  flashbench train --models itransformer --series 2000 --attention flash,torch-flash,original\n"
     "  flashbench train --models patchtst --set patchtst.res_attention=false --data synthetic\n"
     "  flashbench train --config configs/training.toml\n\n"
@@ -158,6 +159,7 @@ def train(
     ] = None,
     json: options.Json = None,
     save: options.Save = None,
+    resume: options.Resume = False,
 ) -> None:
     """Measure whole training steps of forecasting models, attention swapped: time, memory, share, losses."""
     # Inside: these import NumPy, which --help must not.
@@ -178,9 +180,15 @@ def train(
         Console().print(train_report(results))
         return
     settings = build_train_study(context.params)
-    files = ResultFiles(json, save)
+    files = ResultFiles(json, save, resume=resume)
     with show_progress() as on_progress, files.keeping_interrupted():
-        results = study.run(settings, command=context.obj, on_progress=on_progress, on_results=files.keep)
+        results = study.run(
+            settings,
+            command=context.obj,
+            on_progress=on_progress,
+            on_results=files.keep,
+            earlier=files.earlier,
+        )
     files.finish(results)
     files.console.print(train_report(results))
     files.warn(results)

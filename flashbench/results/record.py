@@ -171,6 +171,17 @@ class Duel(Record, frozen=True, kw_only=True):
     reason: str | None = None  # one line, where the figures do not say it
 
 
+class TrainingProcess(Record, frozen=True, kw_only=True):
+    """Medians of one process's steps; a run that is resumed goes on from these."""
+
+    forward_ns: float
+    backward_ns: float
+    optimizer_ns: float
+    attention_forward_ns: float | None = None
+    attention_backward_ns: float | None = None
+    attention_share: float | None = None
+
+
 class TrainingStep(Record, frozen=True, kw_only=True):
     """One model at one context length with one attention, end to end."""
 
@@ -200,6 +211,7 @@ class TrainingStep(Record, frozen=True, kw_only=True):
     peak_bytes: int | None = None  # of one step beyond the model, its inputs and its gradients
     note: str | None = None  # one line on what ran, such as a fallback
     losses: list[float] = []  # of the first steps, the same in every arm but for rounding
+    processes: list[TrainingProcess] = []  # one a process of `time`, whose medians the figures above are
 
 
 class Results(Record, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from flashbench.errors import ResultsError
-from flashbench.results.record import Measurement, Results
+from flashbench.results.record import Kind, Measurement, Results
 from flashbench.studies.blocks import block_label
 from flashbench.studies.rows import Row
 from flashbench.studies.study import Study
@@ -24,7 +24,8 @@ def restore(rows: Sequence[Row], earlier: Results, config: dict[str, Any], cpu: 
 
     Raises ResultsError when it is of another study or of another CPU.
     """
-    check_same_study(earlier, config, cpu, known_config=msgspec.to_builtins(Study()) | earlier.config)
+    known_config = msgspec.to_builtins(Study()) | earlier.config
+    check_same_study(earlier, config, cpu, kind=config["kind"], known_config=known_config)
     known = {_key(measurement): measurement for measurement in earlier.measurements}
     for row in rows:
         found = known.get(_key(row.measurement(None)))
@@ -33,9 +34,14 @@ def restore(rows: Sequence[Row], earlier: Results, config: dict[str, Any], cpu: 
 
 
 def check_same_study(
-    earlier: Results, config: dict[str, Any], cpu: str, *, known_config: dict[str, Any]
+    earlier: Results, config: dict[str, Any], cpu: str, *, kind: Kind, known_config: dict[str, Any]
 ) -> None:
     """Raises ResultsError when `earlier`, whose settings are `known_config`, is of another study or CPU."""
+    if earlier.kind != kind:  # else one of the same settings would take its place
+        raise ResultsError(
+            f"the unfinished run is a {earlier.kind}, not a {kind}",
+            hint=f"flashbench {earlier.kind} goes on with it; or name another file",
+        )
     if earlier.machine.cpu != cpu:
         raise ResultsError(
             f"the unfinished run is of another machine: {earlier.machine.cpu}, this one is {cpu}",

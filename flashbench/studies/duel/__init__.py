@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from flashbench.errors import EngineError, ResultsError
+from flashbench.errors import EngineError
 from flashbench.kernels.threads import available_cores
 from flashbench.measure.machine import describe_machine
 from flashbench.results.record import SCHEMA_VERSION, Results
@@ -89,10 +89,8 @@ def fight(
 
 
 def _check_same_duel(earlier: Results, config: dict[str, Any], cpu: str) -> None:
-    if earlier.kind != "duel":
-        raise ResultsError(f"the unfinished run is a {earlier.kind}, not a duel", hint="name another file")
     known = {"study": msgspec.to_builtins(Study()), **earlier.config}
-    check_same_study(earlier, _flat(config), cpu, known_config=_flat(known))
+    check_same_study(earlier, _flat(config), cpu, kind="duel", known_config=_flat(known))
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from flashbench.measure.worker import Worker
 from flashbench.results.record import SCHEMA_VERSION, Process, Results
 from flashbench.studies.advice import run_warnings
 from flashbench.studies.nothing import is_empty, nothing_to_measure
+from flashbench.studies.resume import check_same_study
 from flashbench.studies.runner import FAILURES, Interrupted, make_machine
 from flashbench.studies.session import Progress
 from flashbench.studies.train import workload
@@ -35,16 +36,25 @@ def run(
     command: Sequence[str],
     on_progress: OnProgress = lambda _: None,
     on_results: Callable[[Results], None] = lambda _: None,
+    earlier: Results | None = None,
 ) -> Results:
     """Measure every point of the study; a point that fails is a row that says so.
 
-    Raises EngineError when the packages that the models need are missing, ConfigError for a bad csv file,
-    NothingToMeasureError when no point can be trained, and Interrupted on Ctrl-C, with what was measured.
+    `on_results` gets all that is known after each step; `earlier` is such a file, from which the run goes on.
+
+    Raises ResultsError when `earlier` is of another study or machine, EngineError when the packages that the
+    models need are missing, ConfigError for a bad csv file, NothingToMeasureError when no point can be
+    trained, and Interrupted on Ctrl-C, with what was measured.
     """
     threads = study.threads or available_cores()
     created = datetime.now().astimezone().isoformat(timespec="seconds")
     facts = describe_machine()
+    config = {**msgspec.to_builtins(study), "threads": threads}
     session = _Session(study, threads, on_progress, lambda: on_results(results(complete=False)))
+    if earlier is not None:
+        known = msgspec.to_builtins(TrainStudy()) | earlier.config
+        check_same_study(earlier, config, facts.cpu, kind="train", known_config=known)
+        session.restore(earlier)
 
     def results(*, complete: bool) -> Results:
         machine = make_machine(facts, {}, threads)
@@ -54,11 +64,11 @@ def run(
             created=created,
             flashbench_version=version("flashbench"),
             command=list(command),
-            config={**msgspec.to_builtins(study), "threads": threads},
+            config=config,
             machine=machine,
             measurements=[],
             training=[row.record() for row in session.rows if row.tried],
-            processes=session.processes,
+            processes={**(earlier.processes if earlier else {}), **session.processes},
             warnings=run_warnings(machine),
             complete=complete,
         )
@@ -100,12 +110,21 @@ class _Session:
         self._pool = WorkerPool(threads, timeout_s=study.timeout_s)
         self._done = 0
 
+    def restore(self, earlier: Results) -> None:
+        """Go on from the rows of a run that was cut short; what failed by chance is tried again."""
+        known = {(step.model, step.attention, step.context_length): step for step in earlier.training}
+        for row in self.rows:
+            found = known.get((row.label, row.point.attention, row.point.context_length))
+            if found is not None and row.can_run and found.status in ("ok", "wrong"):
+                row.restore(found)
+                self._done += min(len(row.samples), self._study.rounds)
+
     def measure(self) -> None:
         with self._pool:
             if self._study.memory:
                 for attention in self._study.attentions:
                     arm = [row for row in self.rows if row.can_run and row.point.attention == attention]
-                    if arm:
+                    if any(row.peak_bytes is None for row in arm):
                         self._measure_memory(arm)
             for number in range(self._study.rounds):
                 self._round(number)
@@ -123,6 +142,8 @@ class _Session:
         with self._pool.fresh() as shared:
             for row in rows:
                 self._report(row, "memory")
+                if row.peak_bytes is not None:  # by the run that this one resumes
+                    continue
                 if shared.alive:
                     self._measure_memory_of(row, shared, rows)
                 else:  # a row before ended it
@@ -144,7 +165,7 @@ class _Session:
 
     def _round(self, number: int) -> None:
         """One burst of each point, from processes of this round alone."""
-        rows = [row for row in self.rows if row.can_run]
+        rows = [row for row in self.rows if row.can_run and len(row.samples) <= number]
         arms = list(dict.fromkeys(row.point.attention for row in rows))
         self._pool.renew(dict.fromkeys(arms, _MODULES))
         for group in _groups(rows):
@@ -158,8 +179,10 @@ class _Session:
             row.facts = worker.prepare(row.slot, workload.FACTORY, workload.arguments(row.point, self._study))
             if row.point.attention not in self.processes:
                 self.processes[row.point.attention] = msgspec.convert(worker.facts(), Process)
-            row.samples.append(worker.time(row.slot, self._study.repeats).samples_ns)
-            row.checks.append(worker.check(row.slot))
+            timed, check = worker.time(row.slot, self._study.repeats), worker.check(row.slot)
+            # Both or neither, whatever interrupts.
+            row.samples.append(timed.samples_ns)
+            row.checks.append(check)
             worker.release(row.slot)
         self._on_step()
 
