@@ -7,7 +7,9 @@ import errno
 import hashlib
 import os
 import sys
+import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from flashbench.errors import ResultsError
 
 # What a file system without locks says, such as some mounted over a network.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+
+_POLL_S = 0.02
 
 
 class FileLock:
@@ -68,6 +72,27 @@ class FileLock:
             return os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise ResultsError(f"cannot lock {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def exclusively(path: str | os.PathLike[str], *, wait_s: float = 10.0) -> Iterator[None]:
+    """Hold the lock for the body, after whoever holds it: for a file that is read and at once written anew.
+
+    Raises ResultsError when it is not free after `wait_s` seconds.
+    """
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            held = FileLock(path)
+            break
+        except ResultsError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(_POLL_S)
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def lock_path(path: str | os.PathLike[str]) -> Path:

@@ -226,7 +226,9 @@ def test_an_unknown_engine_is_refused_before_anything_runs(flashbench, tmp_path:
     path.write_text("an earlier run")
     done = flashbench("profile", "--engine", "flesh", "--save", str(path))
     assert done.code == 2
-    assert done.err.startswith("error: unknown engine 'flesh'; known: flash, standard, numpy, torch-flash")
+    told, error = done.err.splitlines()
+    assert told == f"at its end this run replaces {path}, which is no results file"
+    assert error.startswith("error: unknown engine 'flesh'; known: flash, standard, numpy, torch-flash")
     assert path.read_text() == "an earlier run"
 
 
@@ -249,3 +251,46 @@ def test_a_real_run_of_a_small_problem(flashbench, tmp_path: Path) -> None:
     assert len(row.time.samples_ns) == 2
     assert row.memory is not None
     assert row.accuracy is not None
+
+
+def test_a_second_run_into_the_same_file_is_refused_and_the_first_loses_nothing(
+    flashbench, fake_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.json"
+    words = ["profile", "-n", "128", "--save", str(path)]
+    run, second = fake_run.__class__.__call__, []
+
+    def while_it_runs(fake, *arguments, **options):
+        if not second:
+            second.append(None)
+            second.append(flashbench(*words))
+            second.append(flashbench(*words, "--resume"))
+        return run(fake, *arguments, **options)
+
+    monkeypatch.setattr(fake_run.__class__, "__call__", while_it_runs)
+    assert flashbench(*words).code == 0
+    for refused in second[1:]:
+        assert refused.code == 2
+        assert f"error: {path} is being written by another run\nhint: wait for its end" in refused.err
+    assert len(load(path).measurements) == 2
+    assert flashbench(*words).code == 0  # the lock ended with the run
+    assert [each.name for each in tmp_path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("stop", ["an error", "Ctrl-C"])
+def test_a_run_that_ends_otherwise_leaves_no_lock(
+    flashbench, fake_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str
+) -> None:
+    path = tmp_path / "run.json"
+    words = ["profile", "-n", "128", "--save", str(path)]
+    if stop == "Ctrl-C":
+        fake_run.stop_after = 0
+        assert flashbench(*words).code == 130
+        fake_run.stop_after = None
+    else:
+        assert flashbench(*words, "-e", "numpy", "--softcap", "5", "--plot", "no.gif").code == 2
+        with monkeypatch.context() as patch:
+            patch.setattr(fake_run.__class__, "__call__", None)
+            assert flashbench(*words).code == 70
+    assert flashbench(*words).code == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["run.json"]

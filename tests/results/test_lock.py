@@ -13,7 +13,7 @@ from fake_results import make_results
 
 from flashbench.errors import ResultsError
 from flashbench.results import lock
-from flashbench.results.lock import FileLock, lock_path
+from flashbench.results.lock import FileLock, exclusively, lock_path
 from flashbench.results.store import load, save
 from flashbench.results.stream import GrowingFile
 
@@ -111,6 +111,27 @@ def test_of_many_that_ask_at_once_one_has_it_at_a_time(tmp_path: Path) -> None:
     assert set(most) == {1}
     assert len(taken) > 10
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_read_and_written_anew_exclusively_is_never_lost(tmp_path: Path) -> None:
+    path = tmp_path / "count"
+    path.write_text("0")
+
+    def add() -> None:
+        for _ in range(20):
+            with exclusively(path):
+                path.write_text(str(int(path.read_text()) + 1))
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_text() == "80"
+    held = FileLock(path)
+    with pytest.raises(ResultsError, match="is being written by another run"), exclusively(path, wait_s=0.1):
+        raise AssertionError("it is another's")
+    held.release()
 
 
 def test_a_file_system_without_locks_is_said_and_written_all_the_same(
