@@ -123,7 +123,7 @@ def make_duel() -> Results:
         threshold=0.02,
         orders=["ab", "ba", "ba", "ab", "ab"],
         looks=2,
-        verdict="regressed",
+        verdict="a_faster",
     )
     undecided = replace(
         duel,

@@ -14,9 +14,14 @@ EPILOG = (
     "  flashbench duel flash torch-flash --seq-lens 512,2k --heads 8 --dtype float32\n"
     "  flashbench duel flash --python-a .venv-main/bin/python --python-b .venv-change/bin/python\n"
     "  flashbench duel flash torch-flash --decode --seq-lens 8k\n"
+    "  flashbench duel flash standard --save duel.json --resume\n"
     "  flashbench duel --aa\n\n"
-    "Exit code: 0 B is the same or faster; 1 B is slower, or no longer right; 2 bad input, or a threshold "
-    "below the noise floor; 3 inconclusive, even after the last round."
+    "Verdicts: of two engines which one is faster, or same; of two versions of one engine improved, same or "
+    "regressed; inconclusive where even the last round cannot tell; failed where a side crashed, ran out of "
+    "memory or time, is wrong, unsupported or too large.\n\n"
+    "Exit code: 0 B is the same or faster; 1 B is slower; 2 bad input, nothing that can be measured, or a "
+    "threshold below the noise floor; 3 inconclusive; 4 a side failed. Of several problems 1 goes before 4, "
+    "and 4 before 3."
 )
 
 
@@ -105,6 +110,7 @@ def duel(
     timeout: options.Timeout = None,
     json: options.Json = None,
     save: options.Save = None,
+    resume: options.Resume = False,
 ) -> None:
     """Fight A against B until it is clear which is faster, or that more rounds would not tell."""
     # Inside: these import NumPy, which --help must not.
@@ -119,9 +125,16 @@ def duel(
     from flashbench.studies.noise_floor import check_floor, keep_floor
 
     settings = build_duel(context.params)
-    files = ResultFiles(json, save)
+    files = ResultFiles(json, save, resume=resume)
     with show_progress() as on_progress, files.keeping_interrupted():
-        results = study.fight(settings, command=context.obj, on_progress=on_progress, to_the_end=aa)
+        results = study.fight(
+            settings,
+            command=context.obj,
+            on_progress=on_progress,
+            on_results=files.keep,
+            earlier=files.earlier,
+            to_the_end=aa,
+        )
     files.finish(results)
     console = files.console
     console.print(duel_report(results))

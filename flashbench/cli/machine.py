@@ -14,7 +14,8 @@ EPILOG = (
     "  flashbench machine --quick\n"
     "  flashbench machine --json machine.json\n\n"
     "It looks and measures, and changes no setting.\n\n"
-    "Exit code: 0 also where something cannot be told or measured; 2 bad input."
+    "Exit code: 0 also where something cannot be told or measured; 1 neither peak nor bandwidth could be; 2 "
+    "bad input."
 )
 
 
@@ -34,7 +35,7 @@ def machine(
     from flashbench.report.machine import machine_report
     from flashbench.results.store import encode, save
     from flashbench.studies.duel import measure_floor
-    from flashbench.studies.machine import inspect_machine
+    from flashbench.studies.machine import inspect_machine, measured_nothing
 
     check_output(json)
     with show_progress() as on_progress:
@@ -50,3 +51,4 @@ def machine(
     elif json is not None:
         save(results, json)
     Console(stderr=json is not None).print(machine_report(results))
+    raise typer.Exit(1 if measured_nothing(results) else 0)

@@ -424,8 +424,8 @@ Save = Annotated[
     typer.Option(
         "--save",
         metavar="PATH",
-        help="Keep the results there, such as mine.json, beside the table; the file grows while the run goes "
-        "on.",
+        help="Keep the results there, such as mine.json, beside the table; the file grows with the run, and "
+        "a finished one is replaced at its end.",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -14,6 +14,7 @@ from flashbench.errors import ConfigError, FlashbenchError
 from flashbench.results.record import Results
 from flashbench.results.store import encode
 from flashbench.results.stream import GrowingFile
+from flashbench.studies.nothing import is_empty
 from flashbench.studies.runner import Interrupted
 
 
@@ -41,7 +42,16 @@ class ResultFiles:
         self._to_stdout = json == "-"
         if self._to_stdout:
             check_output(json)
-        self._files = [GrowingFile(path, resume=resume) for path in names]
+        self._files: list[GrowingFile] = []
+        try:
+            for path in names:
+                self._files.append(GrowingFile(path, resume=resume))
+        except BaseException:
+            self._close()
+            raise
+        for file in self._files:
+            if file.replaces is not None:
+                say(f"at its end this run replaces {file.replaces}")
         self.earlier = self._files[0].earlier if resume else None
         self.console = Console(stderr=json is not None)
 
@@ -52,25 +62,40 @@ class ResultFiles:
 
     @contextmanager
     def keeping_interrupted(self) -> Iterator[None]:
-        """Ctrl-C in the body ends with what is known in the files, and a line that says so."""
+        """Ctrl-C in the body ends with what is known in the files, and a line that says so.
+
+        Whatever else ends it leaves the files to other runs.
+        """
         try:
             yield
         except Interrupted as stop:
             message, hint = self._what_is_kept(stop.results)
+            self._close()
             raise RunInterruptedError(message, hint=hint) from stop
+        except BaseException:
+            self._close()
+            raise
 
     def finish(self, results: Results) -> None:
-        """Write all of it, to stdout too if that was asked for."""
-        for file in self._files:
-            file.finish(results)
+        """Write all of it, to stdout too if that was asked for; the files are other runs' from then on."""
+        try:
+            for file in self._files:
+                file.finish(results)
+        finally:
+            self._close()
         if self._to_stdout:
             sys.stdout.write(encode(results).decode())
             sys.stdout.flush()
 
     def warn(self, results: Results) -> None:
         """What a reader of the tables should know, on stderr."""
-        for line in results.warnings:
+        empty = ["nothing was measured"] if is_empty(results) else []
+        for line in [*results.warnings, *empty]:
             say(f"warning: {line}")
+
+    def _close(self) -> None:
+        for file in self._files:
+            file.close()
 
     def _what_is_kept(self, results: Results) -> tuple[str, str | None]:
         count = len(results.measurements) + len(results.training)
@@ -79,5 +104,4 @@ class ResultFiles:
         if not count or not files:
             return f"{measured}, none kept", None
         kept = " and ".join(str(file.write(results)) for file in files)
-        hint = None if results.kind in ("duel", "train") else "the same command with --resume goes on"
-        return f"{measured}, kept in {kept}", hint
+        return f"{measured}, kept in {kept}", "the same command with --resume goes on"

@@ -22,7 +22,8 @@ EPILOG = (
     "  flashbench profile --causal --plot chart.svg\n"
     "  flashbench profile -e flash -e numpy --memory-detail\n"
     "  flashbench profile --config configs/speed.toml --json - > speed.json\n\n"
-    "Exit code: 0 measured; 1 a point crashed, ran out of memory or time, or was wrong; 2 bad input."
+    "Exit code: 0 measured; 1 a point crashed, ran out of memory or time, or was wrong, or none was "
+    "measured; 2 bad input, or nothing that can be measured."
 )
 
 

@@ -10,7 +10,8 @@ EPILOG = (
     "Examples:\n"
     "  flashbench report mine.json -o mine.html\n"
     "  flashbench report before.json after.json blocks.json -o report.html\n\n"
-    "Exit code: 0 written; 2 bad input, or the extra is missing: pip install 'flashbench[plot]'."
+    "Exit code: 0 written; 2 bad input, no measurement, or the extra is missing: pip install "
+    "'flashbench[plot]'."
 )
 
 
@@ -29,7 +30,7 @@ def report(
 
     from flashbench.cli.say import say
     from flashbench.cli.streams import check_output
-    from flashbench.errors import ConfigError
+    from flashbench.errors import ConfigError, ResultsError
     from flashbench.report.charts import require_plot_extra
     from flashbench.report.layout import counted
     from flashbench.report.units import format_bytes
@@ -41,6 +42,10 @@ def report(
         raise ConfigError(f"--output takes a name that ends in .html, not {output!r}")
     check_output(output)
     results = [load_measurements(path) for path in files]
+    if not any(result.measurements or result.kind == "machine" for result in results):
+        raise ResultsError(
+            f"{', '.join(files)}: no measurement in {'it' if len(files) == 1 else 'any of them'}"
+        )
     from flashbench.report.page.page import name_sources, report_page
 
     page = to_utf8(report_page(name_sources(files, results)))

@@ -25,7 +25,7 @@ def run_and_report(
     resume: bool,
     report: Callable[[Console, Results], None],
 ) -> None:
-    """Run, keep the results where asked, print the report; exits with 1 if a point was tried and failed.
+    """Run, keep the results where asked, print the report; exits with 1 if one failed or none was measured.
 
     With `json` stdout carries nothing but the results, and the report goes to stderr. Places that cannot
     be written are refused before anything runs.

@@ -13,6 +13,7 @@ import msgspec
 
 from flashbench.cli.readers import OPTIONS, all_engines, read_file_values, read_params
 from flashbench.cli.values import parse_share, parse_whole
+from flashbench.engines import check_engine_name
 from flashbench.errors import ConfigError, FlashbenchError, mid_sentence
 from flashbench.studies.duel.settings import Contestant, DuelStudy
 from flashbench.studies.engine_list import PROBE_TIMEOUT_S, is_installed
@@ -91,10 +92,16 @@ def _defaults(
 def build_duel(params: Mapping[str, Any]) -> DuelStudy:
     """The duel that the parameters of the command ask for.
 
-    Raises ConfigError for a bad option, AttentionError for an impossible problem.
+    Raises EngineError for an engine that is unknown here, ConfigError for a bad option, AttentionError for an
+    impossible problem.
     """
     a = Contestant(engine=params["a"], python=params["python_a"])
     b = Contestant(engine=params["b"] or params["a"], python=params["python_b"])
+    for side in (a, b):
+        if (
+            side.python is None
+        ):  # another environment may have other engines: it is asked before the first round
+            check_engine_name(side.engine)
     if params["aa"] and (params["b"] or params["python_a"] or params["python_b"]):
         raise ConfigError("--aa is A against itself, here: it takes no B and no --python-a or --python-b")
     if a == b and not params["aa"]:
@@ -103,8 +110,8 @@ def build_duel(params: Mapping[str, Any]) -> DuelStudy:
             hint="name another engine, --python-a or --python-b; --aa measures the noise floor",
         )
     known = {name: params[name] for name in OPTIONS if name in params and name != "rounds"}
-    values = {**known, "engine": [a.engine], "memory": False}
-    study = build_study("profile", values, defaults={"seq_lens": [DEFAULT_SEQLEN]})
+    study = build_study("profile", {**known, "memory": False}, defaults={"seq_lens": [DEFAULT_SEQLEN]})
+    study = msgspec.structs.replace(study, engines=[a.engine])  # not resolved here, where it need not exist
     if len(study.settings()) > 1:
         sizes = ", ".join(map(str, study.block_sizes))
         raise ConfigError(

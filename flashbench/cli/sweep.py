@@ -16,7 +16,8 @@ EPILOG = (
     "  flashbench sweep --save blocks.json --resume\n"
     "  flashbench sweep --causal yes --window 256 --seq-lens 4k,8k\n"
     "  flashbench sweep --budget 60s\n\n"
-    "Exit code: 0 measured; 1 a point crashed, ran out of memory or time, or was wrong; 2 bad input."
+    "Exit code: 0 measured; 1 a point crashed, ran out of memory or time, or was wrong, or none was "
+    "measured; 2 bad input, or nothing that can be measured."
 )
 
 

@@ -13,11 +13,13 @@ EPILOG = (
     "  flashbench train --models patchtst --context-lengths 512,1k,2k\n"
     "  flashbench train --data airpassengers --models tft,patchtst --context-lengths 48 --horizon 12\n"
     "  flashbench train --variant full-attention --save steps.json\n"
+    "  flashbench train --variant full-attention --save steps.json --resume\n"
     "  flashbench train --models itransformer --series 2000 --attention flash,torch-flash,original\n"
     "  flashbench train --models patchtst --set patchtst.res_attention=false --data synthetic\n"
     "  flashbench train --config configs/training.toml\n\n"
     "Needs the extra models: pip install 'flashbench[models]'.\n\n"
-    "Exit code: 0 measured; 1 a step crashed, ran out of memory or time, or its loss differs; 2 bad input."
+    "Exit code: 0 measured; 1 a step crashed, ran out of memory or time, or its loss differs, or none was "
+    "measured; 2 bad input, or nothing that can be measured."
 )
 _MODELS = "Models and data"
 
@@ -143,6 +145,7 @@ def train(
     ] = None,
     json: options.Json = None,
     save: options.Save = None,
+    resume: options.Resume = False,
 ) -> None:
     """Measure whole training steps of forecasting models, attention swapped: time, memory, share, losses."""
     # Inside: these import NumPy, which --help must not.
@@ -151,18 +154,27 @@ def train(
     from flashbench.cli.output import ResultFiles
     from flashbench.cli.progress import show_progress
     from flashbench.cli.train_settings import build_train_study
+    from flashbench.errors import ResultsError
     from flashbench.report.train import train_report
     from flashbench.results.store import load_training
     from flashbench.studies import train as study
 
     if show is not None:
         results = load_training(show)
+        if not results.training:
+            raise ResultsError(f"{show} holds no training step")
         Console().print(train_report(results))
         return
     settings = build_train_study(context.params)
-    files = ResultFiles(json, save)
+    files = ResultFiles(json, save, resume=resume)
     with show_progress() as on_progress, files.keeping_interrupted():
-        results = study.run(settings, command=context.obj, on_progress=on_progress, on_results=files.keep)
+        results = study.run(
+            settings,
+            command=context.obj,
+            on_progress=on_progress,
+            on_results=files.keep,
+            earlier=files.earlier,
+        )
     files.finish(results)
     files.console.print(train_report(results))
     files.warn(results)

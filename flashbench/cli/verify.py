@@ -19,7 +19,8 @@ EPILOG = (
     "  flashbench verify --suite torch\n"
     "  flashbench verify --suite flash-attention --sample 500\n"
     "  flashbench verify --json exactness.json\n\n"
-    "Exit code: 0 everything is exact; 1 an engine is wrong or raised an error; 2 bad input."
+    "Exit code: 0 everything is exact; 1 an engine is wrong or raised an error, or nothing was verified; 2 "
+    "bad input, or nothing that an engine supports."
 )
 
 

@@ -223,6 +223,13 @@ def plugins() -> dict[str, EntryPoint]:
     return found
 
 
+def check_engine_name(name: str) -> None:
+    """Raise EngineError when no engine is called so here; nothing is loaded."""
+    known = engine_names()
+    if name not in known:
+        raise EngineError(f"unknown engine {name!r}; known: {', '.join(known)}")
+
+
 def get_outline(name: str) -> Outline:
     """What is known of the engine of that name where it is not to run: of a peer without loading its library,
     which may take seconds, start threads, and bind the calling thread to a core.
@@ -248,9 +255,8 @@ def get_engine(name: str) -> Engine:
     """
     if name in ENGINES:
         return _built_in(name)
-    point = plugins().get(name)
-    if point is None:
-        raise EngineError(f"unknown engine {name!r}; known: {', '.join(engine_names())}")
+    check_engine_name(name)
+    point = plugins()[name]
     where = f"engine {name!r} of {point.value}"
     try:
         plugin: Engine = point.load()()

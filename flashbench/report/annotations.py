@@ -1,4 +1,4 @@
-"""What of a comparison or a duel deserves a line on GitHub's page: regressions, and what is not decided."""
+"""What of a comparison or a duel deserves a line on GitHub's page: what is slower, failed or not decided."""
 
 from __future__ import annotations
 
@@ -7,26 +7,33 @@ from collections.abc import Mapping
 from flashbench.report.duel import duel_line, duel_title
 from flashbench.report.github import Annotation, Level
 from flashbench.results.export.names import benchmark_name
-from flashbench.results.record import Results, Verdict
+from flashbench.results.record import Measurement, Results, Verdict
 from flashbench.studies.compare import Comparison
 
-LEVELS: Mapping[Verdict, Level] = {"regressed": "error", "inconclusive": "warning"}
+LEVELS: Mapping[Verdict, Level] = {
+    "regressed": "error",
+    "a_faster": "error",
+    "failed": "error",
+    "inconclusive": "warning",
+}
 
 
 def duel_annotations(results: Results) -> list[Annotation]:
-    """One a duel that B lost or that stayed open."""
+    """One a duel that B lost, that a side failed in, or that stayed open."""
     return [
-        Annotation(LEVELS[duel.verdict], duel_title(results), duel_line(results, duel))
+        Annotation(
+            _level(duel.verdict, results.measurements[duel.b]), duel_title(results), duel_line(results, duel)
+        )
         for duel in results.duels
         if duel.verdict in LEVELS
     ]
 
 
 def compare_annotations(comparison: Comparison) -> list[Annotation]:
-    """One a pair that regressed or cannot be judged."""
+    """One a pair that regressed, failed or cannot be judged."""
     return [
         Annotation(
-            LEVELS[pair.verdict],
+            _level(pair.verdict, pair.new),
             f"{pair.verdict}: {benchmark_name(pair.new)}",
             ", ".join(
                 filter(
@@ -43,3 +50,8 @@ def compare_annotations(comparison: Comparison) -> list[Annotation]:
         for pair in comparison.pairs
         if pair.verdict in LEVELS
     ]
+
+
+def _level(verdict: Verdict, judged: Measurement) -> Level:
+    """What the judged side does not fail at is not its error: the other one has nothing to compare with."""
+    return "warning" if verdict == "failed" and judged.status == "ok" else LEVELS[verdict]

@@ -79,7 +79,7 @@ def compare_markdown(comparison: Comparison) -> str:
     ]
     for table in _tables(comparison.pairs):
         rows: list[list[str | Text]] = [
-            [*cells[:-1], Text(cells[-1], style="bold" if pair.verdict == "regressed" else "")]
+            [*cells[:-1], Text(cells[-1], style="bold" if pair.verdict in ("regressed", "failed") else "")]
             for cells, pair in table.rows
         ]
         blocks += [escape_markdown(f"{table.title}:"), markdown_table(_HEADERS, rows)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -20,7 +20,7 @@ from flashbench.report.layout import (
     verdict_counts,
 )
 from flashbench.report.units import format_p, format_times, format_wide_ratio
-from flashbench.results.record import Duel, Measurement, Results
+from flashbench.results.record import Duel, Measurement, Results, Verdict
 from flashbench.studies.problem_words import length_word
 
 _HEADERS = ("Seq\nLen", "A\n(ms)", "B\n(ms)", "B / A", "interval", "p", "Rounds", "Verdict")
@@ -60,7 +60,27 @@ def duel_line(results: Results, duel: Duel) -> str:
     """One duel in one line, for an annotation."""
     row = results.measurements[duel.b]
     change = "" if duel.ratio is None else f" {format_wide_ratio(duel.ratio)} ({_interval(duel)})"
-    return f"{problem_line(group_key(row))}, N={length_word(row.problem)}: {duel.verdict}{change}"
+    if duel.verdict == "failed" and duel.reason is not None:
+        change = f": {duel.reason}"
+    return (
+        f"{problem_line(group_key(row))}, N={length_word(row.problem)}: {verdict_word(results, duel)}{change}"
+    )
+
+
+def verdict_word(results: Results, duel: Duel) -> str:
+    """`same`, or of two engines `flash faster`."""
+    return verdict_words(results, duel).get(duel.verdict, duel.verdict)
+
+
+def verdict_words(results: Results, duel: Duel) -> Mapping[Verdict, str]:
+    """Of those verdicts that name an engine, for the sides of this duel."""
+    a, b = (results.measurements[place].engine for place in (duel.a, duel.b))
+    return {"a_faster": f"{a} faster", "b_faster": f"{b} faster"}
+
+
+def duel_counts(results: Results) -> str:
+    """`1 flash faster, 3 same`, of a file with duels."""
+    return verdict_counts((duel.verdict for duel in results.duels), verdict_words(results, results.duels[0]))
 
 
 def _groups(results: Results) -> dict[str, list[Duel]]:
@@ -82,7 +102,7 @@ def _cells(results: Results, duels: Sequence[Duel]) -> list[list[str]]:
             _interval(duel),
             "" if duel.p_holm is None else format_p(duel.p_holm),
             str(len(duel.orders)),
-            duel.verdict,
+            verdict_word(results, duel),
         ]
         for duel, pair, times in zip(duels, pairs, words, strict=True)
     ]
@@ -124,8 +144,8 @@ def _reasons(results: Results) -> list[str]:
     lines = []
     for duel in results.duels:
         row = results.measurements[duel.a]
-        if duel.reason is not None:
-            lines.append(f"N={length_word(row.problem)}: {duel.verdict}: {duel.reason}")
+        if duel.reason is not None and duel.verdict != "failed":  # whose sides say why, below
+            lines.append(f"N={length_word(row.problem)}: {verdict_word(results, duel)}: {duel.reason}")
         for side, place in (("A", duel.a), ("B", duel.b)):
             found = results.measurements[place]
             if found.reason is not None:
@@ -135,5 +155,4 @@ def _reasons(results: Results) -> list[str]:
 
 def _summary(results: Results) -> str:
     threshold = 100 * float(results.config["threshold"])
-    counts = verdict_counts(duel.verdict for duel in results.duels)
-    return f"{len(results.duels)} compared, allowing {threshold:g}%: {counts}"
+    return f"{len(results.duels)} compared, allowing {threshold:g}%: {duel_counts(results)}"

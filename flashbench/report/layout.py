@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -41,8 +42,11 @@ STATUS_WORDS = {
 }
 VERDICT_STYLES: dict[Verdict, str] = {
     "regressed": "bold red",
+    "failed": "bold red",
     "inconclusive": "yellow",
+    "a_faster": "bold",
     "same": "",
+    "b_faster": "bold",
     "improved": "green",
 }
 NOTHING = Text("-", style="dim")
@@ -293,10 +297,12 @@ def outlier_lines(measurements: Iterable[Measurement]) -> list[Text]:
     return [Text(words, style="dim")]
 
 
-def verdict_counts(verdicts: Iterable[Verdict]) -> str:
-    """`1 regressed, 3 same`: the worst first."""
+def verdict_counts(verdicts: Iterable[Verdict], words: Mapping[Verdict, str] = MappingProxyType({})) -> str:
+    """`1 regressed, 3 same`: the worst first; `words` for those that are not called as they are recorded."""
     counts = Counter(verdicts)
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICT_STYLES if counts[verdict])
+    return ", ".join(
+        f"{counts[verdict]} {words.get(verdict, verdict)}" for verdict in VERDICT_STYLES if counts[verdict]
+    )
 
 
 def markdown_table(

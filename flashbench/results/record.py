@@ -11,7 +11,7 @@ from flashbench.problem import AttentionProblem, Direction
 from flashbench.results.one_line import plain_texts
 
 # Version history: `results.upgrade` reads every older one. A new kind of file, which older versions refuse by
-# its name, is no new version: 2 has training steps since 2026-11-25.
+# its name, is no new version: 2 has training steps since 2026-11-25, and verdicts between engines since then.
 #   2  2026-11: samples are one list per process (were: per burst of one process); minimum and outliers of a
 #      time; which instrument measured memory; the kernel that ran, energy, disturbance and side of a
 #      measurement; processes, sides, duels, warnings and `complete` of a file; more of the machine.
@@ -20,7 +20,9 @@ SCHEMA_VERSION = 2
 
 Kind = Literal["profile", "sweep", "duel", "machine", "documented", "train"]
 Side = Literal["a", "b"]
-Verdict = Literal["improved", "same", "regressed", "inconclusive"]
+# improved and regressed are of two versions of one engine, a_faster and b_faster of two engines. failed: a
+# side has no time that counts, as it crashed, ran out of memory or time, is wrong, unsupported or too large.
+Verdict = Literal["improved", "same", "regressed", "a_faster", "b_faster", "inconclusive", "failed"]
 # too_large: predicted not to fit in memory and therefore not tried; out_of_memory: tried, and it did not.
 Status = Literal["ok", "unsupported", "too_large", "out_of_memory", "timeout", "crashed", "wrong"]
 
@@ -190,6 +192,17 @@ class Duel(Record, frozen=True, kw_only=True):
     reason: str | None = None  # one line, where the figures do not say it
 
 
+class TrainingProcess(Record, frozen=True, kw_only=True):
+    """Medians of one process's steps; a run that is resumed goes on from these."""
+
+    forward_ns: float
+    backward_ns: float
+    optimizer_ns: float
+    attention_forward_ns: float | None = None
+    attention_backward_ns: float | None = None
+    attention_share: float | None = None
+
+
 class TrainingStep(Record, frozen=True, kw_only=True):
     """One model at one context length with one attention, end to end."""
 
@@ -219,6 +232,7 @@ class TrainingStep(Record, frozen=True, kw_only=True):
     peak_bytes: int | None = None  # of one step beyond the model, its inputs and its gradients
     note: str | None = None  # one line on what ran, such as a fallback
     losses: list[float] = []  # of the first steps, the same in every arm but for rounding
+    processes: list[TrainingProcess] = []  # one a process of `time`, whose medians the figures above are
 
 
 class Results(Record, frozen=True, kw_only=True):

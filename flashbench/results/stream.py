@@ -2,7 +2,7 @@
 
 It is written anew at each step, in one move, so that a kill at any moment costs only what was in flight.
 A finished file of an earlier run is not given up for an unfinished one: then the growing file stands
-beside it, as NAME.partial.json, until it is complete.
+beside it, as NAME.partial.json, until it is complete. One run at a time has the file: `results.lock`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flashbench.errors import ResultsError
 from flashbench.results.beside import beside
+from flashbench.results.lock import FileLock
 from flashbench.results.record import Results
 from flashbench.results.store import check_writable, load, remove_parts, save, write_whole
 from flashbench.texts import to_json
@@ -20,11 +21,22 @@ class GrowingFile:
     """The file at `path`, and what a run that was cut short left there."""
 
     def __init__(self, path: str, *, resume: bool = False) -> None:
-        """Raises ResultsError when nothing can be written there, when an unfinished run would be
-        overwritten without `resume`, and when there is nothing to resume that can be read.
+        """Raises ResultsError when nothing can be written there, when another run writes there, when an
+        unfinished run would be overwritten without `resume`, and when there is nothing to resume that can be
+        read.
         """
         check_writable(path)
         self.path = Path(path)
+        # Before it is looked at: what an earlier run left must not change after that.
+        self._lock = FileLock(path) if self.can_grow else None
+        try:
+            self._look(resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _look(self, resume: bool) -> None:
+        """What is there: something to go on from, to leave alone, or to replace at the end."""
         self.earlier: Results | None = None  # to go on from
         partial = beside(self.path, "partial")
         unfinished = {
@@ -38,13 +50,28 @@ class GrowingFile:
                 remove_parts(each)
         else:
             for each, results in unfinished.items():
+                count = len(results.measurements) + len(results.training)
                 raise ResultsError(
-                    f"{each} holds {len(results.measurements)} measurements of an unfinished run",
+                    f"{each} holds {count} measurement{'' if count == 1 else 's'} of an unfinished run",
                     hint=f"--resume goes on with it; to begin again: rm {each}",
                 )
         finished = self.path.is_file() and self.path not in unfinished
         self._growing = partial if finished else self.path
         check_writable(self._growing)
+        self.replaces = self._finished_words() if finished and not resume else None
+
+    def close(self) -> None:
+        """Let other runs write the file."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def _finished_words(self) -> str:
+        """What this run's results will take the place of, for a line that says so."""
+        try:
+            earlier = load(self.path)
+        except ResultsError:
+            return f"{self.path}, which is no results file"
+        return f"{self.path}, a finished {earlier.kind} of {earlier.created[:16].replace('T', ' ')}"
 
     @property
     def can_grow(self) -> bool:
@@ -58,13 +85,13 @@ class GrowingFile:
         return self._growing
 
     def finish(self, results: Results) -> None:
-        """Keep all of it, for reading by people too; unfinished results stay resumable."""
-        if not results.complete:
-            save(results, self._growing)
-            return
-        save(results, self.path)
-        if self._growing != self.path:
-            self._growing.unlink(missing_ok=True)
+        """Keep all of it, for reading by people too, and `close`; unfinished results stay resumable."""
+        try:
+            save(results, self.path if results.complete else self._growing)
+            if results.complete and self._growing != self.path:
+                self._growing.unlink(missing_ok=True)
+        finally:
+            self.close()
 
 
 def _unfinished(path: Path) -> Results | None:
@@ -75,4 +102,4 @@ def _unfinished(path: Path) -> Results | None:
         results = load(path)
     except ResultsError:
         return None
-    return None if results.complete or results.kind in ("duel", "train") else results
+    return None if results.complete else results

@@ -22,7 +22,7 @@ from flashbench.results.one_line import one_line
 from flashbench.results.record import Measurement, Results, Side, Verdict
 from flashbench.studies.blocks import block_label
 from flashbench.studies.ratios import memory_ratio, time_ratio
-from flashbench.studies.verdict import ALPHA, judge, status_verdict
+from flashbench.studies.verdict import ALPHA, FAILED, judge, status_verdict, verdicts_exit_code
 
 # memray counts whole allocations, but the interpreter's own come and go by about a page.
 MEMORY_NOISE_BYTES = 4096
@@ -83,9 +83,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """1: something regressed; 3: nothing did, but something is inconclusive; 0: all same or improved."""
-        verdicts = {pair.verdict for pair in self.pairs}
-        return 1 if "regressed" in verdicts else 3 if "inconclusive" in verdicts else 0
+        """1: something regressed; 4: nothing did, but a side failed, or all in both; 3: something is
+        inconclusive; 0: all same or improved.
+        """
+        if all(pair.base.status != "ok" and pair.new.status != "ok" for pair in self.pairs):
+            return FAILED
+        return verdicts_exit_code(pair.verdict for pair in self.pairs)
 
 
 def compare(
@@ -102,10 +105,11 @@ def compare(
     The files were not measured in turns, so they are compared unpaired, process median by process
     median: the ratio with its bootstrap interval, and the Mann-Whitney test adjusted for the number of
     pairs (Holm). A pair has regressed when its whole interval lies above 1 + fail_over and chance is
-    excluded, or its memory lies above it, or when base was ok and new is not; it has improved when the
-    interval lies below 1 / (1 + fail_over); it is the same when the interval lies between, or when both
-    files hold the one measurement, as a file and its copy do. Anything else is inconclusive, and so is
-    everything when there are too few processes to exclude chance at all.
+    excluded, or its memory lies above it; it has improved when the interval lies below 1 / (1 + fail_over);
+    it is the same when the interval lies between, or when both files hold the one measurement, as a file and
+    its copy do; where one side has no time that counts, as it crashed, is unsupported or too large, it has
+    failed. Anything else is inconclusive, and so is everything when there are too few processes to exclude
+    chance at all.
 
     Raises IncomparableError when machines or settings differ, unless `force`, and when no measurement is
     in both. With `force` also measurements that differ in their block size alone are matched.

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from flashbench.engines import ENGINES, ENTRY_POINT_GROUP, engine_names, plugins
+from flashbench.engines import ENGINES, ENTRY_POINT_GROUP, check_engine_name, engine_names, plugins
 from flashbench.errors import EngineError
 from flashbench.measure.worker import Worker, WorkerFailure
 from flashbench.results.record import Record
@@ -98,9 +98,12 @@ def resolve_engines(
 
     `all` is every engine that is ready and not named beside it, built-in first. An engine of another package
     is probed before it may be loaded into this process: raises EngineError when it does not load, or takes
-    its process down, or does not answer in time. What it merely raises is for a study to tell. Other names
-    are left as they are.
+    its process down, or does not answer in time, and before any probe when a name is unknown. What it merely
+    raises is for a study to tell.
     """
+    for name in names:
+        if name != ALL:
+            check_engine_name(name)
     resolved: list[str] = []
     left_out = []
     others = plugins()

@@ -18,6 +18,7 @@ from flashbench.results.record import SCHEMA_VERSION, Machine, Results
 from flashbench.studies.advice import advice
 from flashbench.studies.bandwidth import BURSTS
 from flashbench.studies.limits import Limits
+from flashbench.studies.nothing import NothingToMeasureError
 from flashbench.studies.runner import make_machine
 from flashbench.studies.session import Progress
 from flashbench.system.cores import available_cores
@@ -40,8 +41,8 @@ def inspect_machine(
 ) -> Results:
     """Facts, limits and advice; `quick` measures nothing.
 
-    `noise_floor` measures the smallest change that can be told here, or raises EngineError. What could not
-    be measured is missing, and a warning says why.
+    `noise_floor` measures the smallest change that can be told here, or raises EngineError or, where memory
+    is short, NothingToMeasureError. What could not be measured is missing, and a warning says why.
     """
     from flashbench.kernels.isa import host_isa  # here: loads Numba, which --help must not
 
@@ -62,7 +63,7 @@ def inspect_machine(
         on_progress(Progress(STEPS - 1, STEPS, "noise floor"))
         try:
             machine = replace(machine, noise_floor=noise_floor())
-        except EngineError as error:
+        except (EngineError, NothingToMeasureError) as error:
             lines.append(str(error))
     on_progress(Progress(STEPS, STEPS, "done"))
     return Results(
@@ -76,6 +77,12 @@ def inspect_machine(
         measurements=[],
         warnings=lines,
     )
+
+
+def measured_nothing(results: Results) -> bool:
+    """Whether the limits were asked for and none of them could be told."""
+    machine = results.machine
+    return not results.config.get("quick") and not machine.peak_gflops and machine.read_bandwidth_gbps is None
 
 
 def _with_limits(

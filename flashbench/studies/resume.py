@@ -9,7 +9,7 @@ import msgspec
 
 from flashbench.errors import ResultsError
 from flashbench.results.one_line import plain_texts
-from flashbench.results.record import Measurement, Results
+from flashbench.results.record import Kind, Measurement, Results
 from flashbench.studies.blocks import block_label
 from flashbench.studies.rows import Row
 from flashbench.studies.study import Study
@@ -26,6 +26,24 @@ def restore(rows: Sequence[Row], earlier: Results, config: dict[str, Any], cpu: 
 
     Raises ResultsError when it is of another study or of another CPU.
     """
+    known_config = msgspec.to_builtins(Study()) | earlier.config
+    check_same_study(earlier, config, cpu, kind=config["kind"], known_config=known_config)
+    known = {key_of(measurement): measurement for measurement in earlier.measurements}
+    for row in rows:
+        found = known.get(key_of(row.measurement(None)))
+        if found is not None and found.status not in TRIED_AGAIN:
+            row.restore(found)
+
+
+def check_same_study(
+    earlier: Results, config: dict[str, Any], cpu: str, *, kind: Kind, known_config: dict[str, Any]
+) -> None:
+    """Raises ResultsError when `earlier`, whose settings are `known_config`, is of another study or CPU."""
+    if earlier.kind != kind:  # else one of the same settings would take its place
+        raise ResultsError(
+            f"the unfinished run is a {earlier.kind}, not a {kind}",
+            hint=f"flashbench {earlier.kind} goes on with it; or name another file",
+        )
     if earlier.machine.cpu != cpu:
         raise ResultsError(
             f"the unfinished run is of another machine: {earlier.machine.cpu}, this one is {cpu}",
@@ -33,7 +51,6 @@ def restore(rows: Sequence[Row], earlier: Results, config: dict[str, Any], cpu: 
         )
     # As a file has it; what an older one does not name was as it is by default.
     config = plain_texts(msgspec.json.decode(to_json(config)))
-    known_config = msgspec.to_builtins(Study()) | earlier.config
     for name, value in config.items():
         before = known_config.get(name)
         if name not in FREE and before != value:
@@ -41,11 +58,6 @@ def restore(rows: Sequence[Row], earlier: Results, config: dict[str, Any], cpu: 
                 f"the unfinished run is of another study: {name} was {before!r}, now it is {value!r}",
                 hint="repeat its options, or name another file",
             )
-    known = {key_of(measurement): measurement for measurement in earlier.measurements}
-    for row in rows:
-        found = known.get(key_of(row.measurement(None)))
-        if found is not None and found.status not in TRIED_AGAIN:
-            row.restore(found)
 
 
 def key_of(measurement: Measurement) -> tuple[object, ...]:

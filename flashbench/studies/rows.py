@@ -128,7 +128,7 @@ class Row:
             direction=direction,
             block_q=block_q,
             block_k=block_k,
-            blocks_asked=None if block_q is None else _asked(settings),
+            blocks_asked=None if block_q is None else asked_blocks(settings),
             threads=settings.num_threads,
             status=self.status,
             reason=self.reason,
@@ -180,7 +180,8 @@ def _percent(rate: float | None, limit: float | None) -> float | None:
     return None if rate is None or not limit else 100 * rate / limit
 
 
-def _asked(settings: Settings) -> tuple[int, int] | Literal["auto"]:
+def asked_blocks(settings: Settings) -> tuple[int, int] | Literal["auto"]:
+    """Block sizes as records have them."""
     if settings.block_q is None or settings.block_k is None:
         return "auto"
     return settings.block_q, settings.block_k

@@ -14,6 +14,7 @@ from flashbench.results.record import SCHEMA_VERSION, Machine, Results
 from flashbench.studies.advice import run_warnings
 from flashbench.studies.movement import movement_warnings
 from flashbench.studies.noise_floor import machine_floor
+from flashbench.studies.nothing import is_empty
 from flashbench.studies.resume import restore
 from flashbench.studies.session import Progress, Session
 from flashbench.studies.study import Study
@@ -47,7 +48,8 @@ def run(
     the run goes on from there.
 
     Raises EngineError before anything runs if an engine is unknown or its library is missing,
-    ResultsError if `earlier` is of another study or machine, and Interrupted on Ctrl-C.
+    NothingToMeasureError if no point can be measured, ResultsError if `earlier` is of another study or
+    machine, and Interrupted on Ctrl-C.
     """
     threads = study.threads or available_cores()
     created = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -97,8 +99,8 @@ def run(
 
 
 def failed(results: Results) -> bool:
-    """Whether a point was tried and failed; what is unsupported or too large was not tried."""
-    return any(row.status in FAILURES for row in results.measurements)
+    """Whether a point was tried and failed, which what is unsupported or too large was not, or none timed."""
+    return is_empty(results) or any(row.status in FAILURES for row in results.measurements)
 
 
 def make_machine(

@@ -19,13 +19,14 @@ from flashbench.measure.machine import available_memory_bytes
 from flashbench.measure.pool import WorkerPool
 from flashbench.measure.timing import turn_order
 from flashbench.measure.worker import Worker
-from flashbench.results.record import Memory, Process
+from flashbench.results.record import Memory, Process, Status
 from flashbench.studies import workload
 from flashbench.studies.budget import Budget
 from flashbench.studies.bursts import time_row
 from flashbench.studies.checking import check_row
 from flashbench.studies.forecast import Forecast, Step
 from flashbench.studies.limits import Limits
+from flashbench.studies.nothing import nothing_to_measure
 from flashbench.studies.problem_words import length_word, window_word
 from flashbench.studies.rows import Row, rows_of
 from flashbench.studies.sizes import size_word
@@ -73,7 +74,16 @@ class Session:
         return not any(self._lacks_time(row) or self._lacks_memory(row) for row in self.rows)
 
     def measure(self) -> None:
-        """Fill in all rows, round by round, then their memory."""
+        """Fill in all rows, round by round, then their memory.
+
+        Raises NothingToMeasureError before anything is started where no row can run.
+        """
+        obstacles = [self._obstacle(row) for row in self.rows]
+        if None not in obstacles:
+            engines = [row.point.engine for row in self.rows]
+            raise nothing_to_measure(
+                (name, told[1]) for name, told in zip(engines, obstacles, strict=True) if told
+            )
         with self._pool:
             if any(self._lacks_time(row) for row in self.rows):
                 self.limits.time_bandwidth()
@@ -173,18 +183,25 @@ class Session:
 
     def _is_runnable(self, row: Row) -> bool:
         """Whether to try this row; if not, it says why. Asked once, when it is first its turn."""
-        if row.tried:
-            return row.can_run
-        row.tried = True
+        if not row.tried:
+            obstacle = self._obstacle(row)
+            row.tried = True
+            if obstacle is not None:
+                row.status, row.reason = obstacle
+        return row.can_run
+
+    def _obstacle(self, row: Row) -> tuple[Status, str | None] | None:
+        """What keeps this row from running, before it is tried."""
+        if row.tried:  # by a run that this one resumes
+            return None if row.can_run else (row.status, row.reason)
         assert row.engine is not None
         reason = refusal(row.engine, row.point.problem, row.point.direction)
-        left, limit = self._memory_left()
         if reason is not None:
-            row.status, row.reason = "unsupported", reason
-        elif row.predicted_bytes > left:
-            row.status = "too_large"
-            row.reason = f"needs {size_word(row.predicted_bytes)}, {limit}: predicted, not tried"
-        return row.can_run
+            return "unsupported", reason
+        left, limit = self._memory_left()
+        if row.predicted_bytes > left:
+            return "too_large", f"needs {size_word(row.predicted_bytes)}, {limit}: predicted, not tried"
+        return None
 
     def _memory_left(self) -> tuple[int, str]:
         """Bytes that a point may need now, and the rule in words."""

@@ -1,11 +1,14 @@
-"""What an interval and a p-value say about a change, and what a status says where there is no time."""
+"""What an interval and a p-value say about a change, what a failed side does, and the exit code of it all."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from flashbench.measure.statistics import Interval
 from flashbench.results.record import Measurement, Verdict
 
 ALPHA = 0.05
+FAILED = 4  # the exit code where a side has no time that counts
 
 
 def judge(interval: Interval, p_value: float, threshold: float, alpha: float = ALPHA) -> Verdict:
@@ -25,12 +28,43 @@ def judge(interval: Interval, p_value: float, threshold: float, alpha: float = A
     return "same" if inside else "inconclusive"
 
 
+def between_engines(verdict: Verdict) -> Verdict:
+    """Of B against A where they are two engines: neither is the other's next version."""
+    if verdict == "regressed":
+        return "a_faster"
+    return "b_faster" if verdict == "improved" else verdict
+
+
 def status_verdict(base: Measurement, new: Measurement) -> tuple[Verdict | None, str | None]:
-    """The verdict where a side is not ok; (None, None) where both are, and the figures decide."""
+    """Of two versions, where one is not ok; (None, None) where both are, and the figures decide.
+
+    What has no time has become neither slower nor faster.
+    """
     if base.status == new.status:
-        return (None, None) if base.status == "ok" else ("same", f"{base.status} in both")
+        return (None, None) if base.status == "ok" else ("same", f"{_word(base)} in both")
     if new.status == "ok":
-        return "improved", f"was {base.status}"
-    if base.status == "ok":
-        return "regressed", f"now {new.status}"
-    return "inconclusive", f"{base.status}, now {new.status}"
+        return "failed", f"was {_word(base)}"
+    return "failed", f"now {_word(new)}" if base.status == "ok" else f"{_word(base)}, now {_word(new)}"
+
+
+def sides_verdict(a: Measurement, b: Measurement) -> tuple[Verdict | None, str | None]:
+    """Of a duel, where a side is not ok; (None, None) where both are, and the figures decide."""
+    failed = [f"{side} {_word(row)}" for side, row in (("A", a), ("B", b)) if row.status != "ok"]
+    return ("failed", ", ".join(failed)) if failed else (None, None)
+
+
+def verdicts_exit_code(verdicts: Iterable[Verdict]) -> int:
+    """1: something is slower; 4: nothing is, but a side failed; 3: something cannot be told; else 0.
+
+    >>> verdicts_exit_code(["same", "failed"]), verdicts_exit_code(["failed", "regressed"])
+    (4, 1)
+    """
+    found = set(verdicts)
+    for verdict, code in (("regressed", 1), ("a_faster", 1), ("failed", FAILED), ("inconclusive", 3)):
+        if verdict in found:
+            return code
+    return 0
+
+
+def _word(row: Measurement) -> str:
+    return row.status.replace("_", " ")

@@ -18,6 +18,7 @@ from flashbench.problem import AttentionProblem, Direction, Feature
 from flashbench.reference import largest_error, worst_place
 from flashbench.results.record import Record
 from flashbench.studies.cases import DEFAULT_SUITE, Case
+from flashbench.studies.nothing import nothing_to_measure
 from flashbench.studies.question import GRADIENTS, Question, questions
 from flashbench.studies.session import Progress
 from flashbench.studies.untouched import Given
@@ -83,8 +84,9 @@ class Verification(Record, frozen=True):
 
     @property
     def exit_code(self) -> int:
-        """1 when anything failed."""
-        return 1 if any(result.failed for result in self.results) else 0
+        """1 when anything failed, or nothing was tried that could."""
+        tried = any(result.verdict != "unsupported" for result in self.results)
+        return 1 if any(result.failed for result in self.results) or not tried else 0
 
 
 OnProgress = Callable[[Progress], None]
@@ -106,7 +108,8 @@ def verify(
 
     suite: whose cases they are. options: words of a command line that asks for them to be run so.
 
-    Raises EngineError when an engine is unknown or its library is missing, before anything runs.
+    Raises EngineError when an engine is unknown or its library is missing, NothingToMeasureError when no
+    engine supports any of the cases, both before anything runs.
     """
     chosen = {name: get_engine(name) for name in engines}
     results = []
@@ -114,6 +117,14 @@ def verify(
 
     def wanted(case: Case) -> bool:
         return any(refusal(engine, case.problem, "fwd") is None for engine in chosen.values())
+
+    if not any(map(wanted, cases)):
+        reasons = {
+            (name, refusal(engine, case.problem, "fwd")): None
+            for name, engine in chosen.items()
+            for case in cases
+        }
+        raise nothing_to_measure(reasons, what="verified")
 
     for done, (case, question) in enumerate(questions(cases, wanted)):
         elapsed = time.monotonic() - started

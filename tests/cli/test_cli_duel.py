@@ -11,6 +11,7 @@ import pytest
 from fake_results import make_measurement, make_results
 
 from flashbench.problem import AttentionProblem
+from flashbench.report.markdown import results_markdown
 from flashbench.results.record import Duel, Process, Results, Verdict
 from flashbench.results.store import load
 from flashbench.studies import duel as study
@@ -73,9 +74,9 @@ def fake_fight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
             self.options: list[dict[str, Any]] = []
             self.interrupt = False
 
-        def __call__(self, asked: DuelStudy, *, command: Any, on_progress: Any, to_the_end: bool) -> Results:
+        def __call__(self, asked: DuelStudy, **options: Any) -> Results:
             self.studies.append(asked)
-            self.options.append({"command": command, "to_the_end": to_the_end})
+            self.options.append(options)
             if self.interrupt:
                 raise Interrupted(msgspec.structs.replace(self.results, complete=False))
             return self.results
@@ -87,7 +88,16 @@ def fake_fight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("verdict", "code"), [("same", 0), ("improved", 0), ("regressed", 1), ("inconclusive", 3)]
+    ("verdict", "code"),
+    [
+        ("same", 0),
+        ("improved", 0),
+        ("b_faster", 0),
+        ("regressed", 1),
+        ("a_faster", 1),
+        ("inconclusive", 3),
+        ("failed", 4),
+    ],
 )
 def test_the_exit_code_is_the_verdict(flashbench, fake_fight, verdict: Verdict, code: int) -> None:
     fake_fight.results = make_duel(verdict)
@@ -99,6 +109,55 @@ def test_the_table(flashbench, fake_fight, snapshot, monkeypatch, columns: str) 
     monkeypatch.setenv("COLUMNS", columns)
     fake_fight.results = make_duel("inconclusive", 1.04, (512, 1024, 4096))
     assert flashbench("duel", "flash", "standard").out == snapshot
+
+
+def mixed() -> Results:
+    """Each engine faster somewhere, and a side that crashed."""
+    results = make_duel("a_faster", 1.2, (512, 1024, 4096))
+    first, second, third = results.duels
+    crashed = msgspec.structs.replace(
+        results.measurements[5], status="crashed", reason="killed by SIGSEGV in its first call", time=None
+    )
+    nothing = dict.fromkeys(("ratio", "low", "high", "confidence", "p_value", "p_holm"))
+    duels = [
+        first,
+        msgspec.structs.replace(second, verdict="b_faster", ratio=0.8, low=0.79, high=0.81),
+        msgspec.structs.replace(third, verdict="failed", reason="B crashed", **nothing),
+    ]
+    rows = [*results.measurements[:5], crashed]
+    return msgspec.structs.replace(results, duels=duels, measurements=rows)
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_two_engines_are_faster_by_name_and_a_crash_is_no_verdict_on_speed(
+    flashbench, fake_fight, snapshot, monkeypatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    fake_fight.results = mixed()
+    done = flashbench("duel", "flash", "standard")
+    assert done.out == snapshot
+    assert "regressed" not in done.out + results_markdown(fake_fight.results)
+    assert "improved" not in done.out + results_markdown(fake_fight.results)
+    assert "| flash faster |" in results_markdown(fake_fight.results)
+
+
+@pytest.mark.parametrize("words", [["flash", "nope"], ["nope", "flash"], ["nope", "--aa"], ["all", "flash"]])
+def test_an_unknown_engine_is_refused_before_the_fight(flashbench, fake_fight, words: list[str]) -> None:
+    done = flashbench("duel", *words)
+    assert done.code == 2
+    unknown = "all" if "all" in words else "nope"
+    assert done.err.startswith(f"error: unknown engine {unknown!r}; known: flash, standard, numpy, ")
+    assert fake_fight.studies == []
+
+
+def test_an_engine_of_another_environment_need_not_be_known_here(flashbench, fake_fight) -> None:
+    flashbench("duel", "theirs", "numpy", "--python-a", "old/bin/python")
+    flashbench("duel", "numpy", "theirs", "--python-b", "new/bin/python")
+    assert [(one.a.engine, one.b.engine) for one in fake_fight.studies] == [
+        ("theirs", "numpy"),
+        ("numpy", "theirs"),
+    ]
+    assert {point.engine for one in fake_fight.studies for point in one.points()} == {"theirs", "numpy"}
 
 
 def test_options_become_the_study(flashbench, fake_fight) -> None:
@@ -168,7 +227,23 @@ def test_an_interrupted_duel_keeps_its_rounds(flashbench, fake_fight, tmp_path: 
     path = tmp_path / "duel.json"
     done = flashbench("duel", "flash", "standard", "--save", str(path))
     assert done.code == 130
-    assert done.err.splitlines()[-1] == f"interrupted: 2 measurements begun or finished, kept in {path}"
+    assert done.err.splitlines()[-2:] == [
+        f"interrupted: 2 measurements begun or finished, kept in {path}",
+        "hint: the same command with --resume goes on",
+    ]
+    fake_fight.interrupt = False
+    assert flashbench("duel", "flash", "standard", "--save", str(path), "--resume").code == 0
+    assert fake_fight.options[-1]["earlier"].duels == fake_fight.results.duels
+    assert load(path).complete
+    assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["duel.json"]
+
+
+def test_a_finished_file_that_a_duel_will_replace_is_told(flashbench, fake_fight, tmp_path: Path) -> None:
+    path = tmp_path / "duel.json"
+    words = ["duel", "flash", "standard", "--save", str(path)]
+    assert "replaces" not in flashbench(*words).err
+    told = f"at its end this run replaces {path}, a finished duel of 2026-11-23 12:00\n"
+    assert told in flashbench(*words).err
 
 
 def test_in_github_actions_a_regression_is_an_error_and_the_table_in_the_summary(
@@ -177,8 +252,11 @@ def test_in_github_actions_a_regression_is_an_error_and_the_table_in_the_summary
     summary = tmp_path / "summary.md"
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
-    fake_fight.results = make_duel("regressed", 1.2)
+    fake_fight.results = mixed()
     done = flashbench("duel", "flash", "standard")
-    (line,) = [line for line in done.out.splitlines() if line.startswith("::")]
-    assert line.startswith("::error title=B standard against A flash::forward, full, ")
-    assert "1 regressed" in summary.read_text()
+    slower, crashed = [line for line in done.out.splitlines() if line.startswith("::")]
+    assert slower.startswith("::error title=B standard against A flash::forward, full, ")
+    assert slower.endswith(", N=512: flash faster 1.20x (1.176-1.224)")
+    assert crashed.startswith("::error title=B standard against A flash::forward, full, ")
+    assert crashed.endswith(", N=4096: failed: B crashed")
+    assert "1 failed, 1 flash faster, 1 standard faster" in summary.read_text()

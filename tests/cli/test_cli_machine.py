@@ -95,3 +95,15 @@ def test_memory_detail_needs_memory(flashbench: CommandLine) -> None:
     done = flashbench("profile", "--no-memory", "--memory-detail")
     assert (done.code, done.out) == (2, "")
     assert done.err == "error: --memory-detail shows what --no-memory leaves out: give one of them\n"
+
+
+@pytest.mark.parametrize(("quick", "code"), [(False, 1), (True, 0)])
+def test_a_machine_of_which_nothing_could_be_measured_is_no_success(
+    flashbench: CommandLine, monkeypatch: pytest.MonkeyPatch, quick: bool, code: int
+) -> None:
+    def inspect(**_: Any) -> Results:
+        found = make_results([], kind="machine", machine=replace(MACHINE, peak_gflops={}))
+        return replace(found, config={"threads": 2, "quick": quick})
+
+    monkeypatch.setattr(study, "inspect_machine", inspect)
+    assert flashbench("machine", *(["--quick"] if quick else [])).code == code

@@ -131,3 +131,14 @@ def test_a_run_without_a_time_makes_no_chart_and_says_so(flashbench, fake_run, t
     assert done.code == 1
     assert done.out.endswith("no chart: nothing was timed\n")
     assert not chart.exists()
+
+
+def test_files_without_a_measurement_make_no_page(flashbench, file: str, tmp_path: Path) -> None:
+    empty, machine, page = (tmp_path / name for name in ("empty.json", "machine.json", "page.html"))
+    save(make_results([]), empty)
+    save(make_results([], kind="machine"), machine)
+    done = flashbench("report", str(empty), "-o", str(page))
+    assert (done.code, done.err) == (2, f"error: {empty}: no measurement in it\n")
+    assert not page.exists()
+    assert flashbench("report", str(machine), "-o", str(page)).code == 0
+    assert flashbench("report", str(empty), file, "-o", str(page)).code == 0

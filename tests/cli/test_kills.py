@@ -1,4 +1,4 @@
-"""A sweep that is killed at any moment, again and again, ends as one that was never killed."""
+"""A run that is killed at any moment, again and again, ends as one that was never killed."""
 
 from __future__ import annotations
 
@@ -61,5 +61,37 @@ def test_fifty_kills_lose_at_most_what_was_in_flight(tmp_path: Path) -> None:
         assert [len(process) for process in row.time.samples_ns] == [len(row.time.samples_ns[0])] * ROUNDS
         assert row.memory is not None
         assert row.accuracy is not None
-    assert {each.name for each in tmp_path.iterdir()} == {"sweep.json"}
+    assert {each.name for each in tmp_path.iterdir()} == {"sweep.json"}  # nor a lock
     assert finished < KILLS / 2, "the kills came too late to test anything"
+
+
+def rounds_in(path: Path) -> int:
+    """Of a duel's file; 0 when there is none yet."""
+    return sum(len(duel.orders) for duel in load(path).duels) if path.exists() else 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_killed_duel_goes_on_and_keeps_its_rounds(tmp_path: Path) -> None:
+    """Killed as soon as a round more is in the file, twice."""
+    path = tmp_path / "duel.json"
+    words = ["duel", "numpy", "--python-b", sys.executable, "-n", "16", "--threads", "1", "--repeats", "1"]
+    command = [sys.executable, "-m", "flashbench", *words, "--looks", "1", "--save", str(path), "--resume"]
+    for _ in range(2):
+        before = rounds_in(path)
+        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while rounds_in(path) == before and run.poll() is None:
+            time.sleep(0.02)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        assert before < rounds_in(path)
+    kept = load(path)
+    run_to_end = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run_to_end.returncode in (0, 1, 3), run_to_end.stderr  # whoever of the two is faster
+    results = load(path)
+    assert results.complete
+    assert len(results.duels[0].orders) == 7
+    for old, new in zip(kept.measurements, results.measurements, strict=True):
+        assert old.time is not None
+        assert new.time is not None
+        assert new.time.samples_ns[: len(old.time.samples_ns)] == old.time.samples_ns
+    assert {each.name for each in tmp_path.iterdir()} == {"duel.json"}

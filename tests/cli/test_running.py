@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -119,8 +120,8 @@ def test_json_and_save_to_the_same_file_is_refused(flashbench, fake_run) -> None
     ("status", "code"),
     [
         ("ok", 0),
-        ("unsupported", 0),
-        ("too_large", 0),
+        ("unsupported", 1),
+        ("too_large", 1),
         ("crashed", 1),
         ("timeout", 1),
         ("out_of_memory", 1),
@@ -135,6 +136,45 @@ def test_what_was_tried_and_failed_fails_the_command_and_is_kept(
     done = flashbench("profile", "-n", "128", "--save", str(path))
     assert done.code == code
     assert [row.status for row in load(path).measurements] == [status, status]
+
+
+@pytest.mark.parametrize("command", ["profile", "sweep"])
+def test_a_run_that_measured_nothing_is_no_success(flashbench, fake_run, command: str) -> None:
+    fake_run.status = "too_large"
+    done = flashbench(command, "-n", "128")
+    assert done.code == 1
+    assert done.err.splitlines()[-1] == "warning: nothing was measured"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["profile", "-e", "numpy", "--softcap", "5", "-n", "64,128"], "numpy: the engine has no softcap"),
+        (["sweep", "-e", "numpy", "--sinks", "-n", "64"], "numpy: the engine has no sinks"),
+        (["profile", "-e", "numpy", "-n", "64", "--memory-budget", "10KiB"], "numpy: needs 0.2 MiB, the mem"),
+        (["verify", "-e", "numpy", "--case", "softcap"], "numpy: the engine has no softcap"),
+    ],
+)
+def test_what_cannot_be_measured_is_found_before_anything_starts(
+    flashbench, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    done = flashbench(*words)
+    assert done.code == 2
+    assert done.out == ""
+    what = "verified" if words[0] == "verify" else "measured"
+    assert f"error: nothing can be {what}: {said}" in done.err
+
+
+def test_what_one_engine_cannot_is_a_row_beside_what_another_measured(flashbench, tmp_path: Path) -> None:
+    words = ["-n", "16", "-e", "numpy", "-e", "flash", "--softcap", "5", "--repeats", "1", "--rounds", "1"]
+    path = tmp_path / "run.json"
+    done = flashbench("profile", *words, "--threads", "1", "--no-memory", "--save", str(path))
+    assert done.code == 0, done.err
+    assert [row.status for row in load(path).measurements] == ["unsupported", "ok"]
 
 
 def test_an_interrupted_run_keeps_what_is_known_and_says_how_to_go_on(
@@ -198,7 +238,9 @@ def test_an_unknown_engine_is_refused_before_anything_runs(flashbench, tmp_path:
     path.write_text("an earlier run")
     done = flashbench("profile", "--engine", "flesh", "--save", str(path))
     assert done.code == 2
-    assert done.err.startswith("error: unknown engine 'flesh'; known: flash, standard, numpy, torch-flash")
+    told, error = done.err.splitlines()
+    assert told == f"at its end this run replaces {path}, which is no results file"
+    assert error.startswith("error: unknown engine 'flesh'; known: flash, standard, numpy, torch-flash")
     assert path.read_text() == "an earlier run"
 
 
@@ -262,3 +304,46 @@ def test_a_budget_that_ended_early_names_what_is_missing_and_how_to_go_on(
     ]
     last = flashbench(*words, "--save", str(tmp_path / "cut.json")).err.splitlines()[-1]
     assert last == "hint: the same command with --resume, and any --budget, goes on"
+
+
+def test_a_second_run_into_the_same_file_is_refused_and_the_first_loses_nothing(
+    flashbench, fake_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.json"
+    words = ["profile", "-n", "128", "--save", str(path)]
+    run, second = fake_run.__class__.__call__, []
+
+    def while_it_runs(fake, *arguments, **options):
+        if not second:
+            second.append(None)
+            second.append(flashbench(*words))
+            second.append(flashbench(*words, "--resume"))
+        return run(fake, *arguments, **options)
+
+    monkeypatch.setattr(fake_run.__class__, "__call__", while_it_runs)
+    assert flashbench(*words).code == 0
+    for refused in second[1:]:
+        assert refused.code == 2
+        assert f"error: {path} is being written by another run\nhint: wait for its end" in refused.err
+    assert len(load(path).measurements) == 2
+    assert flashbench(*words).code == 0  # the lock ended with the run
+    assert [each.name for each in tmp_path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("stop", ["an error", "Ctrl-C"])
+def test_a_run_that_ends_otherwise_leaves_no_lock(
+    flashbench, fake_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str
+) -> None:
+    path = tmp_path / "run.json"
+    words = ["profile", "-n", "128", "--save", str(path)]
+    if stop == "Ctrl-C":
+        fake_run.stop_after = 0
+        assert flashbench(*words).code == 130
+        fake_run.stop_after = None
+    else:
+        assert flashbench(*words, "-e", "numpy", "--softcap", "5", "--plot", "no.gif").code == 2
+        with monkeypatch.context() as patch:
+            patch.setattr(fake_run.__class__, "__call__", None)
+            assert flashbench(*words).code == 70
+    assert flashbench(*words).code == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["run.json"]

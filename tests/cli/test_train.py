@@ -122,6 +122,21 @@ def test_errors_of_a_study_file_name_it(flashbench, fake_train, tmp_path, conten
     assert not fake_train.studies
 
 
+@pytest.mark.parametrize("status", ["unsupported", "too_large"])
+def test_a_run_in_which_no_step_was_measured_is_no_success(flashbench, fake_train, status: str) -> None:
+    fake_train.results = make_training([failed_step("flash", 512, status, "so it was made")])
+    done = flashbench("train")
+    assert done.code == 1
+    assert done.err.splitlines()[-1] == "warning: nothing was measured"
+
+
+def test_showing_a_file_without_steps_is_refused(flashbench, tmp_path: Path) -> None:
+    path = tmp_path / "steps.json"
+    save(make_training([]), path)
+    done = flashbench("train", "--show", str(path))
+    assert (done.code, done.err) == (2, f"error: {path} holds no training step\n")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

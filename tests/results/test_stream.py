@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ from fake_results import make_measurement, make_results
 
 from flashbench.errors import ResultsError
 from flashbench.results.record import Results
-from flashbench.results.store import load, save
+from flashbench.results.store import encode, load, save
 from flashbench.results.stream import GrowingFile
 
 
@@ -49,13 +50,14 @@ def test_an_unfinished_run_is_resumed_and_not_overwritten(tmp_path: Path, beside
     path = tmp_path / "run.json"
     if beside:
         save(make_results(), path)
-    where = GrowingFile(str(path)).write(unfinished(2))
+    with closing(GrowingFile(str(path))) as first:
+        where = first.write(unfinished(2))
     with pytest.raises(ResultsError, match="holds 2 measurements of an unfinished run") as caught:
         GrowingFile(str(path))
     assert caught.value.hint == f"--resume goes on with it; to begin again: rm {where}"
-    file = GrowingFile(str(path), resume=True)
-    assert file.earlier == unfinished(2)
-    assert file.write(unfinished(3)) == where
+    with closing(GrowingFile(str(path), resume=True)) as file:
+        assert file.earlier == unfinished(2)
+        assert file.write(unfinished(3)) == where
 
 
 def test_resuming_removes_what_killed_writers_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,18 +77,40 @@ def test_resuming_removes_what_killed_writers_left(tmp_path: Path, monkeypatch: 
 
 def test_resuming_nothing_begins_and_resuming_a_finished_file_adds_nothing(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
-    assert GrowingFile(str(path), resume=True).earlier is None
+    with closing(GrowingFile(str(path), resume=True)) as file:
+        assert file.earlier is None
     save(make_results(), path)
-    assert GrowingFile(str(path), resume=True).earlier == make_results()
+    with closing(GrowingFile(str(path), resume=True)) as file:
+        assert (file.earlier, file.replaces) == (make_results(), None)
     path.write_text("something else")
     with pytest.raises(ResultsError, match="is not JSON"):
         GrowingFile(str(path), resume=True)
 
 
-def test_an_interrupted_duel_is_overwritten_as_it_cannot_go_on(tmp_path: Path) -> None:
-    path = tmp_path / "duel.json"
-    GrowingFile(str(path)).write(unfinished(kind="duel"))
-    assert GrowingFile(str(path)).earlier is None
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (encode(make_results()), "run.json, a finished profile of 2026-11-23 12:00"),
+        (b"my notes", "run.json, which is no results file"),
+    ],
+)
+def test_what_a_finished_run_will_replace_is_told(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    with closing(GrowingFile(str(path))) as file:
+        assert file.replaces == f"{tmp_path}/{words}"
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["duel", "train"])
+def test_an_interrupted_duel_or_training_can_go_on_too(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "run.json"
+    with closing(GrowingFile(str(path))) as file:
+        file.write(unfinished(kind=kind))
+    with pytest.raises(ResultsError, match="holds 1 measurement of an unfinished run"):
+        GrowingFile(str(path))
+    with closing(GrowingFile(str(path), resume=True)) as file:
+        assert file.earlier == unfinished(kind=kind)
 
 
 @pytest.mark.parametrize(

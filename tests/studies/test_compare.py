@@ -112,17 +112,26 @@ def test_more_memory_regresses_too(workspace: float, verdict: str, note: str | N
 @pytest.mark.parametrize(
     ("old", "new", "verdict", "note"),
     [
-        ("ok", "crashed", "regressed", "now crashed"),
-        ("crashed", "ok", "improved", "was crashed"),
-        ("too_large", "too_large", "same", "too_large in both"),
-        ("timeout", "crashed", "inconclusive", "timeout, now crashed"),
-        ("ok", "wrong", "regressed", "now wrong"),
+        ("ok", "crashed", "failed", "now crashed"),
+        ("crashed", "ok", "failed", "was crashed"),
+        ("too_large", "too_large", "same", "too large in both"),
+        ("timeout", "crashed", "failed", "timeout, now crashed"),
+        ("ok", "wrong", "failed", "now wrong"),
     ],
 )
 def test_a_status_that_changes_is_a_verdict(old: Status, new: Status, verdict: str, note: str) -> None:
     base = make_results([make_measurement("flash", 128, status=old)])
-    (pair,) = compare(base, make_results([make_measurement("flash", 128, status=new)])).pairs
+    comparison = compare(base, make_results([make_measurement("flash", 128, status=new)]))
+    (pair,) = comparison.pairs
     assert (pair.verdict, pair.note) == (verdict, note)
+    assert comparison.exit_code == 4  # also where it is the same: nothing was measured that could be compared
+
+
+def test_what_failed_in_both_files_is_no_news_beside_what_was_measured() -> None:
+    rows = [make_measurement("flash", 128), make_measurement("standard", 128, status="too_large")]
+    comparison = compare(make_results(rows), make_results(rows))
+    assert [pair.verdict for pair in comparison.pairs] == ["same", "same"]
+    assert comparison.exit_code == 0
 
 
 def test_few_processes_have_no_verdict_however_far_apart() -> None:

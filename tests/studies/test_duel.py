@@ -9,6 +9,7 @@ from typing import Any
 
 import fake_engines
 import msgspec
+import plugins
 import pytest
 
 from flashbench.errors import ConfigError, EngineError
@@ -16,6 +17,7 @@ from flashbench.results.record import Results
 from flashbench.studies import bursts
 from flashbench.studies.duel import Contestant, DuelStudy, arena, exit_code, fight, floor_of
 from flashbench.studies.noise_floor import keep_floor, known_floor
+from flashbench.studies.nothing import NothingToMeasureError
 from flashbench.studies.runner import Interrupted
 from flashbench.studies.session import Progress
 from flashbench.studies.study import Study
@@ -44,7 +46,7 @@ def fought(study: DuelStudy, **options: Any) -> Results:
 def test_the_slower_side_loses_by_its_ratio() -> None:
     results = fought(duel("Slow", "Slower"))
     (found,) = results.duels
-    assert found.verdict == "regressed"
+    assert found.verdict == "a_faster"
     assert exit_code(results) == 1
     assert found.ratio == pytest.approx(2, rel=0.2)
     # A machine under load may need further looks.
@@ -63,15 +65,15 @@ def test_the_slower_side_loses_by_its_ratio() -> None:
     assert msgspec.json.decode(msgspec.json.encode(results), type=Results) == results
 
 
-def test_the_other_way_round_it_has_improved() -> None:
+def test_the_other_way_round_b_is_faster() -> None:
     results = fought(duel("Slower", "Slow"))
-    assert [found.verdict for found in results.duels] == ["improved"]
+    assert [found.verdict for found in results.duels] == ["b_faster"]
     assert exit_code(results) == 0
 
 
 def test_many_problems_are_fought_in_the_same_processes_and_adjusted_for() -> None:
     results = fought(duel("Slow", "Slower", lengths=(24, 25, 26)))
-    assert [found.verdict for found in results.duels] == ["regressed"] * 3
+    assert [found.verdict for found in results.duels] == ["a_faster"] * 3
     assert [(found.a, found.b) for found in results.duels] == [(0, 1), (2, 3), (4, 5)]
     for found in results.duels:
         assert len(found.orders) == 9 * found.looks
@@ -117,13 +119,12 @@ def test_the_leader_has_the_first_and_the_last_burst(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("a", "b", "verdict", "reason"),
     [
-        ("Slow", "Wrong", "regressed", "now wrong"),
-        ("Slow", "Hanging", "regressed", "now timeout"),
-        ("Segfaulting", "Slow", "improved", "was crashed"),
-        ("Slow", "Unsupporting", "regressed", "now unsupported"),
+        ("Slow", "Wrong", "failed", "B wrong"),
+        ("Slow", "Hanging", "failed", "B timeout"),
+        ("Segfaulting", "Slow", "failed", "A crashed"),
     ],
 )
-def test_a_side_that_fails_ends_its_match(a: str, b: str, verdict: str, reason: str) -> None:
+def test_a_side_that_fails_ends_its_match_without_a_winner(a: str, b: str, verdict: str, reason: str) -> None:
     study = duel(a, b)
     results = fought(
         msgspec.structs.replace(study, study=msgspec.structs.replace(study.study, timeout_s=2.0))
@@ -131,6 +132,66 @@ def test_a_side_that_fails_ends_its_match(a: str, b: str, verdict: str, reason: 
     (found,) = results.duels
     assert (found.verdict, found.reason) == (verdict, reason)
     assert len(found.orders) == 1
+    assert exit_code(results) == 4
+
+
+@pytest.fixture
+def _nothing_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(*_: Any, **__: Any) -> None:
+        raise AssertionError("a round began")
+
+    monkeypatch.setattr(arena.Arena, "_round", told)
+
+
+@pytest.mark.usefixtures("_nothing_timed")
+@pytest.mark.parametrize(
+    ("a", "b", "said"),
+    [
+        ("Slow", "Nope", "unknown engine 'Nope'; known: flash, "),
+        ("Nope", "Slow", "unknown engine 'Nope'; known: flash, "),
+        ("Slow", "import-error", "engine 'import-error' of made_up_0:E does not load: ModuleNotFoundError: "),
+        ("exits-hard", "Slow", "engine 'exits-hard' is broken: left with exit code 0x7 in its first call"),
+    ],
+)
+def test_an_engine_that_is_not_there_is_refused_before_the_first_round(
+    tmp_path: Path, a: str, b: str, said: str
+) -> None:
+    plugins.install(tmp_path, {name: plugins.BROKEN[name] for name in ("import-error", "exits-hard")})
+    with pytest.raises(EngineError) as caught:
+        fought(duel(a, b))
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.usefixtures("_nothing_timed")
+def test_a_duel_that_no_side_can_fight_is_refused_before_the_first_round() -> None:
+    with pytest.raises(NothingToMeasureError) as caught:
+        fought(duel("Slow", "Unsupporting"))
+    assert str(caught.value) == ("nothing can be measured: Unsupporting: seqlen_q must be odd, not 24")
+    assert caught.value.exit_code == 2
+
+
+def test_what_a_side_does_not_support_is_told_beside_what_is_fought() -> None:
+    study = duel("Plain", "Slow", threshold=1.0)
+    study = msgspec.structs.replace(study, study=msgspec.structs.replace(study.study, windows=[4, "none"]))
+    results = fought(study)
+    unsupported, fair = results.duels
+    assert (unsupported.verdict, unsupported.reason, unsupported.orders) == (
+        "failed",
+        "A unsupported, B unsupported",
+        [],
+    )
+    assert fair.verdict == "a_faster"
+    assert exit_code(results) == 1
+    assert results.measurements[unsupported.a].reason == "the engine has no window"
+
+
+@pytest.mark.usefixtures("_nothing_timed")
+def test_sides_that_do_not_fit_into_memory_together_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arena, "available_memory_bytes", lambda: 100_000)
+    with pytest.raises(
+        NothingToMeasureError, match=r"both sides need 0\.0 GiB, this machine has 0\.0 GiB free"
+    ):
+        fought(duel("Slow", "Slower", lengths=(64,)))
 
 
 def test_a_threshold_below_the_known_floor_is_refused_with_the_floor() -> None:
@@ -143,7 +204,7 @@ def test_a_threshold_below_the_known_floor_is_refused_with_the_floor() -> None:
     assert caught.value.hint is not None
     assert "flashbench duel Slow --aa --seq-lens 24" in caught.value.hint
     # Of another problem nothing is known.
-    assert fought(duel("Slow", "Slower", lengths=(32,), threshold=1e-9)).duels[0].verdict == "regressed"
+    assert fought(duel("Slow", "Slower", lengths=(32,), threshold=1e-9)).duels[0].verdict == "a_faster"
 
 
 def test_floors_are_kept_by_problem_and_a_damaged_file_is_measured_anew(tmp_path: Path) -> None:
@@ -173,19 +234,35 @@ def interpreter(path: Path, body: str) -> str:
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands in for an interpreter")
 def test_sides_may_live_in_environments_of_their_own(tmp_path: Path, repository: Path) -> None:
     # The other checkout: the same code but for an engine Slow that is slower there.
-    plugins = tmp_path / "other"
-    plugins.mkdir()
-    fake_engines.install(plugins)
+    other = tmp_path / "other"
+    other.mkdir()
+    fake_engines.install(other)
     source = Path(fake_engines.__file__).read_text().replace("seconds = 0.004", "seconds = 0.016")
-    (plugins / "fake_engines.py").write_text(source)
+    (other / "fake_engines.py").write_text(source)
     python = interpreter(
-        tmp_path / "python", f'PYTHONPATH="{plugins}:{repository}" exec "{sys.executable}" "$@"'
+        tmp_path / "python", f'PYTHONPATH="{other}:{repository}" exec "{sys.executable}" "$@"'
     )
     results = fought(duel("Slow", "Slow", python_b=python))
     (found,) = results.duels
     assert found.verdict == "regressed"
     assert found.ratio == pytest.approx(4, rel=0.25)
     assert results.config["b"]["python"] == python
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands in for an interpreter")
+def test_an_engine_may_be_known_in_the_other_environment_alone(tmp_path: Path, repository: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    fake_engines.install(other)
+    points = other / "fake_engines-1.0.dist-info" / "entry_points.txt"
+    points.write_text("[flashbench.engines]\nElsewhere = fake_engines:Slow\n")
+    paths = f"{other}:{Path(fake_engines.__file__).parent}:{repository}"
+    python = interpreter(tmp_path / "python", f'PYTHONPATH="{paths}" exec "{sys.executable}" "$@"')
+    results = fought(duel("Slower", "Elsewhere", python_b=python))
+    assert [found.verdict for found in results.duels] == ["b_faster"]
+    with pytest.raises(EngineError) as caught:  # where Slower is not known
+        fought(duel("Slow", "Slower", python_b=python))
+    assert str(caught.value).startswith(f"--python-b {python}: unknown engine 'Slower'; known: flash, ")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands in for an interpreter")

@@ -8,6 +8,7 @@ import re
 import statistics
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from flashbench.engines import Settings
@@ -16,7 +17,7 @@ from flashbench.measure.cpu import NO_USE
 from flashbench.measure.statistics import sign_flip_p
 from flashbench.measure.timing import Burst
 from flashbench.problem import AttentionProblem
-from flashbench.results.record import Side
+from flashbench.results.record import Side, Status
 from flashbench.studies.duel.match import Match
 from flashbench.studies.duel.settings import Contestant, DuelStudy, least_rounds
 from flashbench.studies.study import Point, Study
@@ -41,8 +42,8 @@ def made(ratios: Sequence[float], duel: DuelStudy = DUEL) -> Match:
 @pytest.mark.parametrize(
     ("ratios", "verdict"),
     [
-        ([1.10, 1.12, 1.09, 1.11, 1.08, 1.13, 1.10], "regressed"),
-        ([0.90, 0.91, 0.89, 0.92, 0.90, 0.88, 0.93], "improved"),
+        ([1.10, 1.12, 1.09, 1.11, 1.08, 1.13, 1.10], "a_faster"),
+        ([0.90, 0.91, 0.89, 0.92, 0.90, 0.88, 0.93], "b_faster"),
         ([1.00, 1.01, 0.99, 1.02, 0.98, 1.00, 1.01], "same"),
         ([1.10, 1.12, 1.01, 1.11, 1.00, 1.13, 1.02], "inconclusive"),
     ],
@@ -63,6 +64,14 @@ def test_a_look_judges_ratios_within_rounds(ratios: list[float], verdict: str) -
     assert found.p_value == pytest.approx(sign_flip_p(logs), rel=1e-3)
 
 
+@pytest.mark.parametrize(("ratio", "verdict"), [(1.1, "regressed"), (0.9, "improved")])
+def test_two_versions_of_one_engine_have_regressed_or_improved(ratio: float, verdict: str) -> None:
+    versions = msgspec.structs.replace(DUEL, b=Contestant(engine="flash", python="new/bin/python"))
+    match = made([ratio] * 7, versions)
+    match.look(match.p_value)
+    assert match.record(0, match.p_value).verdict == verdict
+
+
 def test_a_p_value_adjusted_for_many_can_keep_a_verdict_back() -> None:
     match = made([1.10, 1.12, 1.09, 1.11, 1.08, 1.13, 1.10])
     match.look(p_holm=0.05)  # above the 5 % / 3 of one look
@@ -77,13 +86,44 @@ def test_an_inconclusive_record_says_between_what_it_hangs() -> None:
     assert re.fullmatch(r"8 rounds leave 1\.0\d\d to 1\.\d\d\d, which crosses the threshold", reason)
 
 
-def test_a_side_that_fails_decides_without_a_ratio() -> None:
+def test_a_side_that_crashes_is_never_regressed() -> None:
     match = made([1.0] * 7)
     match.rows["b"].status, match.rows["b"].reason = "crashed", "killed by SIGSEGV"
     assert not match.is_open
     found = match.record(4, 1.0)
-    assert (found.verdict, found.reason, found.a, found.b) == ("regressed", "now crashed", 4, 5)
+    assert (found.verdict, found.reason, found.a, found.b) == ("failed", "B crashed", 4, 5)
     assert found.ratio is found.low is found.p_value is None
+
+
+def test_a_match_goes_on_from_its_record() -> None:
+    match = made([1.0, 1.1] * 4)
+    match.look(match.p_value)
+    record = match.record(0, match.p_value)
+    sides = [match.rows[side].measurement(None) for side in ("a", "b")]
+    again = made([])
+    assert again.is_of(sides[0])
+    again.restore(record, sides)
+    assert again.is_open
+    assert again.record(0, again.p_value) == record
+    assert [again.rows[side].measurement(None).time for side in ("a", "b")] == [row.time for row in sides]
+
+
+@pytest.mark.parametrize("status", ["crashed", "timeout", "out_of_memory", "too_large"])
+def test_a_match_that_failed_by_chance_begins_again(status: Status) -> None:
+    match = made([1.0] * 7)
+    match.rows["b"].status = status
+    sides = [match.rows[side].measurement(None) for side in ("a", "b")]
+    again = made([])
+    again.restore(match.record(0, 1.0), sides)
+    assert (again.is_open, again.orders, again.rows["a"].samples) == (True, [], [])
+
+
+def test_half_a_round_is_dropped() -> None:
+    match = made([1.0] * 3)
+    match.rows["a"].add(Burst([1000], NO_USE, None))
+    match.drop_unfinished_round()
+    assert [len(row.samples) for row in match.rows.values()] == [3, 3]
+    assert match.p_value == 1.0
 
 
 def test_enough_rounds_are_asked_for_to_decide_at_all() -> None:

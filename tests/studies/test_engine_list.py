@@ -169,7 +169,18 @@ def test_one_that_only_raises_when_called_is_for_a_study_to_tell() -> None:
 def test_names_stay_as_they_were_given_and_all_adds_the_rest() -> None:
     assert resolve_engines(["mine", "all", "numpy"])[0] == ["mine", "flash", "numpy"]
     assert resolve_engines(["all", "mine", "all"])[0] == ["flash", "mine"]
-    assert resolve_engines(["unknown", "flash", "flash"]) == (["unknown", "flash", "flash"], [])
+    assert resolve_engines(["flash", "flash"]) == (["flash", "flash"], [])
+
+
+@pytest.mark.usefixtures("mine_and_yours")
+def test_an_unknown_name_is_refused_before_any_engine_is_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def probed(*_: object, **__: object) -> None:
+        raise AssertionError("an engine was probed")
+
+    monkeypatch.setattr(engine_list, "probe", probed)
+    for names in (["mine", "unknown"], ["all", "unknown"]):
+        with pytest.raises(EngineError, match="unknown engine 'unknown'; known: flash, "):
+            resolve_engines(names)
 
 
 @pytest.mark.usefixtures("mine_and_yours")

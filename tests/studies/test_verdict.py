@@ -8,8 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashbench.measure.statistics import Interval
-from flashbench.results.record import Status
-from flashbench.studies.verdict import ALPHA, judge, status_verdict
+from flashbench.results.record import Status, Verdict
+from flashbench.studies.verdict import (
+    ALPHA,
+    between_engines,
+    judge,
+    sides_verdict,
+    status_verdict,
+    verdicts_exit_code,
+)
+
+FAILURES: tuple[Status, ...] = ("unsupported", "too_large", "out_of_memory", "timeout", "crashed", "wrong")
 
 
 @given(
@@ -41,14 +50,47 @@ def test_a_change_that_may_be_chance_is_inconclusive(interval: Interval) -> None
     ("base", "new", "verdict"),
     [
         ("ok", "ok", (None, None)),
-        ("ok", "crashed", ("regressed", "now crashed")),
-        ("wrong", "ok", ("improved", "was wrong")),
+        ("ok", "crashed", ("failed", "now crashed")),
+        ("ok", "out_of_memory", ("failed", "now out of memory")),
+        ("wrong", "ok", ("failed", "was wrong")),
         ("timeout", "timeout", ("same", "timeout in both")),
-        ("timeout", "crashed", ("inconclusive", "timeout, now crashed")),
+        ("timeout", "crashed", ("failed", "timeout, now crashed")),
     ],
 )
-def test_a_side_without_a_time_decides_by_its_status(
+def test_a_side_that_fails_in_one_file_has_neither_regressed_nor_improved(
     base: Status, new: Status, verdict: tuple[str | None, str | None]
 ) -> None:
     rows = [make_measurement("flash", 128, status=status) for status in (base, new)]
     assert status_verdict(*rows) == verdict
+
+
+@pytest.mark.parametrize("status", FAILURES)
+def test_a_side_of_a_duel_that_fails_is_never_slower_nor_faster(status: Status) -> None:
+    good, bad = make_measurement("flash", 128), make_measurement("flash", 128, status=status)
+    word = status.replace("_", " ")
+    assert sides_verdict(good, good) == (None, None)
+    assert sides_verdict(good, bad) == ("failed", f"B {word}")
+    assert sides_verdict(bad, good) == ("failed", f"A {word}")
+    assert sides_verdict(bad, bad) == ("failed", f"A {word}, B {word}")
+
+
+def test_two_engines_are_faster_and_not_improved() -> None:
+    verdicts: tuple[Verdict, ...] = ("regressed", "same", "improved", "inconclusive", "failed")
+    named = ["a_faster", "same", "b_faster", "inconclusive", "failed"]
+    assert [between_engines(verdict) for verdict in verdicts] == named
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        (["same", "improved", "b_faster"], 0),
+        (["same", "inconclusive"], 3),
+        (["inconclusive", "failed"], 4),
+        (["failed", "regressed"], 1),
+        (["a_faster", "inconclusive"], 1),
+    ],
+)
+def test_what_is_slower_decides_before_what_failed_and_that_before_what_cannot_be_told(
+    verdicts: list[Verdict], code: int
+) -> None:
+    assert verdicts_exit_code(verdicts) == code

@@ -9,6 +9,7 @@ import wrong_engines
 
 from flashbench.errors import EngineError
 from flashbench.studies.cases import choose_cases
+from flashbench.studies.nothing import NothingToMeasureError
 from flashbench.studies.session import Progress
 from flashbench.studies.verify import CaseResult, Deviation, Verification, verify
 
@@ -168,7 +169,9 @@ def test_what_is_asked_of_gradients_is_what_the_problem_has() -> None:
 
 
 def test_features_that_an_engine_lacks_are_unsupported_and_named() -> None:
-    result = check("numpy", "pair-window-alibi-float64")
+    verification = verify(["numpy", "Featured"], choose_cases(["pair-window-alibi-float64"]))
+    result = verification.results[0]
+    assert verification.exit_code == 0  # another engine was verified
     assert (result.verdict, result.lacks) == ("unsupported", ["alibi", "window"])
     assert result.reason == "the engine has no alibi, window"
 
@@ -177,7 +180,12 @@ def test_one_failure_among_many_decides_the_exit_code() -> None:
     cases = choose_cases(["square-2"])
     assert verify(["Right", "Choosy"], cases).exit_code == 0
     assert verify(["Right", "WrongDk"], cases).exit_code == 1
-    assert Verification(flashbench_version="1", suite="default", seconds=0.0, results=[]).exit_code == 0
+    assert Verification(flashbench_version="1", suite="default", seconds=0.0, results=[]).exit_code == 1
+
+
+def test_cases_that_no_engine_supports_are_refused_before_any_runs() -> None:
+    with pytest.raises(NothingToMeasureError, match="nothing can be verified: numpy: the engine has no "):
+        verify(["numpy"], choose_cases(["pair-window-alibi-float64"]))
 
 
 def test_the_command_that_reproduces_is_fit_for_a_shell() -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from flashbench.report.charts.series import Source
+from flashbench.report.duel import duel_counts
 from flashbench.report.layout import (
     DIRECTION_WORDS,
     STATUS_WORDS,
@@ -14,7 +15,6 @@ from flashbench.report.layout import (
     group_measurements,
     table_axis,
     threads_word,
-    verdict_counts,
 )
 from flashbench.report.page.table import Table, make_table
 from flashbench.report.page.words import capital, caption_words, common_words
@@ -88,8 +88,7 @@ def _sentences(source: Source, files: int) -> Iterator[str]:
     )
     yield from _missing(rows)
     if results.duels:
-        listed = verdict_counts(duel.verdict for duel in results.duels)
-        yield f"{counted(len(results.duels), 'duel')} of B against A: {listed}."
+        yield f"{counted(len(results.duels), 'duel')} of B against A: {duel_counts(results)}."
         return
     yield from _headlines(_profiled(results))
     yield from _block_words(results.measurements)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flashbench.report.charts.series import Source
+from flashbench.report.duel import verdict_word
 from flashbench.report.layout import block_word, group_key, problem_line
 from flashbench.report.page.table import Cell, Table, Tone, make_table
 from flashbench.report.units import format_p, format_times
@@ -13,8 +14,11 @@ from flashbench.studies.problem_words import length_word
 
 _TONES: dict[Verdict, Tone] = {
     "improved": "good",
+    "b_faster": "",
     "same": "",
+    "a_faster": "",
     "regressed": "bad",
+    "failed": "bad",
     "inconclusive": "doubtful",
 }
 _HEADINGS = (
@@ -66,7 +70,7 @@ def _cells(results: Results, duel: Duel) -> list[Cell | str]:
         length_word(b.problem),
         _side(a),
         _side(b),
-        Cell(duel.verdict, _TONES[duel.verdict]),
+        Cell(verdict_word(results, duel), _TONES[duel.verdict]),
         "" if duel.ratio is None else f"{duel.ratio:.3f}",
         "" if duel.low is None or duel.high is None else f"{duel.low:.3f} to {duel.high:.3f}",
         "" if duel.p_value is None else format_p(duel.p_value),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib.metadata import version
+from typing import Any
 
 import msgspec
 
@@ -22,9 +23,11 @@ from flashbench.studies.duel.arena import Arena
 from flashbench.studies.duel.settings import SIDES, Contestant, DuelStudy
 from flashbench.studies.movement import movement_warnings
 from flashbench.studies.noise_floor import DEFAULT_SEQLEN, NoiseFloor, check_floor, keep_floor, known_floor
+from flashbench.studies.resume import check_same_study
 from flashbench.studies.runner import Interrupted, make_machine
 from flashbench.studies.session import Progress
 from flashbench.studies.study import Study
+from flashbench.studies.verdict import verdicts_exit_code
 from flashbench.system.cores import available_cores
 
 __all__ = ["Contestant", "DuelStudy", "exit_code", "fight", "floor_of", "measure_floor"]
@@ -35,12 +38,17 @@ def fight(
     *,
     command: Sequence[str],
     on_progress: Callable[[Progress], None] = lambda _: None,
+    on_results: Callable[[Results], None] = lambda _: None,
+    earlier: Results | None = None,
     to_the_end: bool = False,
 ) -> Results:
     """Fight it out; `to_the_end` makes all rounds even when an early look could decide.
 
-    Raises ConfigError when the threshold is below the noise floor known of this machine, EngineError when
-    a side cannot serve, and Interrupted on Ctrl-C.
+    `on_results` gets all that is known after each round; `earlier` is such a file, from which it goes on.
+
+    Raises ResultsError when `earlier` is of another duel, machine or environment, ConfigError when the
+    threshold is below the noise floor known of this machine, EngineError when a side cannot serve,
+    NothingToMeasureError when every match has a side that cannot run, and Interrupted on Ctrl-C.
     """
     threads = duel.study.threads or available_cores()
     facts = describe_machine()
@@ -48,10 +56,14 @@ def fight(
         _check_thresholds(duel, facts.cpu, threads)
     created = datetime.now().astimezone().isoformat(timespec="seconds")
     machine = make_machine(facts, {}, threads)
-    arena = Arena(duel, threads, on_progress)
+    config = {**msgspec.to_builtins(duel), "threads": threads}
+    arena = Arena(duel, threads, on_progress, lambda: on_results(results(complete=False)))
+    if earlier is not None:
+        _check_same_duel(earlier, config, facts.cpu)
+        arena.restore(earlier)
 
     def results(*, complete: bool) -> Results:
-        matches = [match for match in arena.matches if match.orders]
+        matches = [match for match in arena.matches if match.orders or not match.both_ok]
         p_holm = dict(zip(arena.matches, arena.p_holm(), strict=True))
         measurements = [match.rows[side].measurement(None) for match in matches for side in SIDES]
         return Results(
@@ -60,7 +72,7 @@ def fight(
             created=created,
             flashbench_version=version("flashbench"),
             command=list(command),
-            config={**msgspec.to_builtins(duel), "threads": threads},
+            config=config,
             machine=machine,
             measurements=measurements,
             processes=arena.processes,
@@ -76,10 +88,25 @@ def fight(
     return results(complete=True)
 
 
+def _check_same_duel(earlier: Results, config: dict[str, Any], cpu: str) -> None:
+    known = {"study": msgspec.to_builtins(Study()), **earlier.config}
+    check_same_study(earlier, _flat(config), cpu, kind="duel", known_config=_flat(known))
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """The study's settings and the duel's own: how often it looks and what it allows must stay."""
+    own = {name: config.get(name) for name in ("a", "b", "threshold", "looks", "threads")}
+    return {
+        **msgspec.to_builtins(Study()),
+        **config["study"],
+        **own,
+        "rounds between looks": config.get("rounds"),
+    }
+
+
 def exit_code(results: Results) -> int:
-    """1: something regressed; 3: nothing did, but something is inconclusive; 0: all same or improved."""
-    verdicts = {duel.verdict for duel in results.duels}
-    return 1 if "regressed" in verdicts else 3 if "inconclusive" in verdicts else 0
+    """1: B is slower somewhere; 4: nowhere, but a side failed; 3: something cannot be told; 0: no such."""
+    return verdicts_exit_code(duel.verdict for duel in results.duels)
 
 
 def floor_of(results: Results) -> NoiseFloor:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 from flashbench.measure.statistics import Interval, paired_ratio, process_medians, sign_flip_p
-from flashbench.results.record import Duel, Side, Verdict
+from flashbench.results.record import Duel, Measurement, Side, Verdict
 from flashbench.studies.duel.settings import SIDES, DuelStudy
-from flashbench.studies.rows import Row
+from flashbench.studies.resume import TRIED_AGAIN
+from flashbench.studies.rows import Row, asked_blocks
 from flashbench.studies.study import Point
-from flashbench.studies.verdict import judge, status_verdict
+from flashbench.studies.verdict import between_engines, judge, sides_verdict
 
 Order = Literal["ab", "ba"]
 
@@ -40,6 +42,11 @@ class Match:
         return self.both_ok and self._verdict == "inconclusive"
 
     @property
+    def looks(self) -> int:
+        """How often the rounds were judged."""
+        return self._looks
+
+    @property
     def p_value(self) -> float:
         """Of no difference between the sides."""
         return sign_flip_p(self._log_ratios())
@@ -50,12 +57,40 @@ class Match:
         logs = self._log_ratios()
         return paired_ratio(logs, 1 - self._duel.alpha) if logs else None
 
+    def is_of(self, a: Measurement) -> bool:
+        """Whether that measurement, of side A, is of this match's problem."""
+        point = self.rows["a"].point
+        same = a.problem == point.problem and a.direction == point.direction
+        return same and a.blocks_asked in (None, asked_blocks(point.settings))
+
+    def restore(self, earlier: Duel, sides: Sequence[Measurement]) -> None:
+        """Go on from the rounds and looks of an earlier run; what failed by chance begins again."""
+        times = [row.time.samples_ns if row.time else [] for row in sides]
+        rounds = {len(processes) for row, processes in zip(sides, times, strict=True) if row.status == "ok"}
+        if any(row.status in TRIED_AGAIN for row in sides) or not rounds <= {len(earlier.orders)}:
+            return
+        for side, measurement in zip(SIDES, sides, strict=True):
+            row = self.rows[side]
+            row.restore(measurement)
+            if measurement.block_q is not None and measurement.block_k is not None:
+                row.blocks = measurement.block_q, measurement.block_k
+        self.orders = list(earlier.orders)
+        self._looks = earlier.looks
+        if self.both_ok:
+            self._verdict = earlier.verdict
+
+    def drop_unfinished_round(self) -> None:
+        """What was timed in a round that was cut short has no partner."""
+        for row in self.rows.values():
+            del row.samples[len(self.orders) :]
+
     def look(self, p_holm: float) -> None:
         """Judge the rounds so far; a verdict once found stays."""
         self._looks += 1
         interval = self.interval
         if interval is not None:
-            self._verdict = judge(interval, p_holm, self._duel.threshold, self._duel.alpha)
+            verdict = judge(interval, p_holm, self._duel.threshold, self._duel.alpha)
+            self._verdict = verdict if self._duel.of_versions else between_engines(verdict)
 
     def record(self, place: int, p_holm: float) -> Duel:
         """The record; A's measurement stands at `place` of the file's, B's behind it."""
@@ -63,7 +98,7 @@ class Match:
         verdict: Verdict | None = self._verdict
         reason = None
         if not self.both_ok:
-            verdict, reason = status_verdict(*(self.rows[side].measurement(None) for side in SIDES))
+            verdict, reason = sides_verdict(*(self.rows[side].measurement(None) for side in SIDES))
         elif interval is not None and verdict == "inconclusive":
             reason = (
                 f"{len(self.orders)} rounds leave {interval.low:.3f} to {interval.high:.3f}, which crosses "

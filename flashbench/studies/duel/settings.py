@@ -50,6 +50,11 @@ class DuelStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             )
 
     @property
+    def of_versions(self) -> bool:
+        """Whether the sides are one engine, in two environments; else they are two engines."""
+        return self.a.engine == self.b.engine
+
+    @property
     def alpha(self) -> float:
         """The chance of error that one look is allowed."""
         return ALPHA / self.looks

@@ -9,6 +9,8 @@ import numpy as np
 from flashbench.errors import ConfigError, UnsupportedError
 
 _COLUMNS = ("unique_id", "ds", "y")
+# Of those that come with packages, so that they need not be loaded to tell what is too long for them.
+KNOWN_VALUES = {"sf-temps": 8759, "airpassengers": 144}
 
 
 def load_series(data: str, csv: str | None, *, series: int, length: int, seed: int) -> Any:
@@ -55,13 +57,24 @@ def check_length(frame: Any, window: int, windows: int, what: str) -> None:
     """Raises UnsupportedError where the series have fewer windows of that many values: neuralforecast would
     then repeat some.
     """
-    sizes = frame.groupby("unique_id").size()
-    # Shorter series are padded to the longest, and are windows that begin with nothing.
-    if sizes.max() - window + 1 < windows:
-        raise UnsupportedError(
-            f"{what} has {sizes.max()} values a series, {windows} windows need {window + windows - 1}: ask "
-            "for shorter contexts, for fewer windows, or for --data synthetic, which is of any length"
-        )
+    reason = shortage(longest_series(frame), window, windows, what)
+    if reason is not None:
+        raise UnsupportedError(reason)
+
+
+def longest_series(frame: Any) -> int:
+    """Values of the longest. Shorter series are padded to it, and are windows that begin with nothing."""
+    return int(frame.groupby("unique_id").size().max())
+
+
+def shortage(values: int, window: int, windows: int, what: str) -> str | None:
+    """Why so many values have fewer windows than are wanted, or None."""
+    if values - window + 1 >= windows:
+        return None
+    return (
+        f"{what} has {values} values a series, {windows} windows need {window + windows - 1}: ask "
+        "for shorter contexts, for fewer windows, or for --data synthetic, which is of any length"
+    )
 
 
 def _frame(name: str, dates: Any, values: Any) -> Any:

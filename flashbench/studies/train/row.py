@@ -8,10 +8,16 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+import msgspec
+
 from flashbench.measure.worker import WorkerFailure
-from flashbench.results.record import Status, TrainingStep
+from flashbench.results.record import Status, TrainingProcess, TrainingStep
 from flashbench.studies.times import time_record
 from flashbench.studies.train.study import TrainPoint
+
+# What a workload says of itself, and of its last check, as records call it.
+_FACTS = ("data", "series", "parameters", "buffer_bytes")
+_LAST = ("attention_calls", "attention_shape", "note", "losses")
 
 
 @dataclass(eq=False)
@@ -50,6 +56,21 @@ class TrainRow:
             self.samples.clear()
             self.checks.clear()
 
+    def restore(self, earlier: TrainingStep) -> None:
+        """Go on from what an earlier run recorded of this point. Whether losses agree is judged again."""
+        samples = [] if earlier.time is None else [list(process) for process in earlier.time.samples_ns]
+        if len(samples) != len(earlier.processes):
+            return
+        self.tried = bool(samples) or earlier.peak_bytes is not None
+        self.samples, self.peak_bytes = samples, earlier.peak_bytes
+        known = msgspec.to_builtins(earlier)
+        self.facts = {name: known[name] for name in _FACTS if known[name] is not None}
+        last = {name: known[name] for name in _LAST if known[name] is not None}
+        self.checks = [
+            last | {name: value for name, value in process.items() if value is not None}
+            for process in known["processes"]
+        ]
+
     def record(self) -> TrainingStep:
         """As far as it is known."""
         last = self.checks[-1] if self.checks else {}
@@ -77,8 +98,14 @@ class TrainRow:
             peak_bytes=self.peak_bytes,
             note=last.get("note"),
             losses=last.get("losses", []),
+            processes=[_process(check) for check in self.checks],
         )
 
     def _median(self, name: str) -> float | None:
         found = [check[name] for check in self.checks if name in check]
         return median(found) if found else None
+
+
+def _process(check: dict[str, Any]) -> TrainingProcess:
+    known = {name: check[name] for name in TrainingProcess.__struct_fields__ if name in check}
+    return TrainingProcess(**known)

@@ -18,12 +18,14 @@ from flashbench.results.record import SCHEMA_VERSION, Process, Results
 from flashbench.studies.advice import run_warnings
 from flashbench.studies.forecast import Forecast, Step
 from flashbench.studies.movement import throttle_warnings
+from flashbench.studies.nothing import is_empty, nothing_to_measure
+from flashbench.studies.resume import check_same_study
 from flashbench.studies.runner import FAILURES, Interrupted, make_machine
 from flashbench.studies.session import MEMORY, TIMING, Progress
 from flashbench.studies.sizes import size_word
 from flashbench.studies.train import workload
 from flashbench.studies.train.agreement import disagreement
-from flashbench.studies.train.data import load_series
+from flashbench.studies.train.obstacles import Obstacles
 from flashbench.studies.train.row import TrainRow
 from flashbench.studies.train.study import TrainStudy
 from flashbench.system.cores import available_cores
@@ -38,16 +40,25 @@ def run(
     command: Sequence[str],
     on_progress: OnProgress = lambda _: None,
     on_results: Callable[[Results], None] = lambda _: None,
+    earlier: Results | None = None,
 ) -> Results:
     """Measure every point of the study; a point that fails is a row that says so.
 
-    Raises EngineError when the packages that the models need are missing, ConfigError for a bad csv file, and
-    Interrupted on Ctrl-C, with what was measured.
+    `on_results` gets all that is known after each step; `earlier` is such a file, from which the run goes on.
+
+    Raises ResultsError when `earlier` is of another study or machine, EngineError when the packages that the
+    models need are missing, ConfigError for a bad csv file, NothingToMeasureError when no point can be
+    trained, and Interrupted on Ctrl-C, with what was measured.
     """
     threads = study.threads or available_cores()
     created = datetime.now().astimezone().isoformat(timespec="seconds")
     facts = describe_machine()
+    config = {**msgspec.to_builtins(study), "threads": threads}
     session = _Session(study, threads, on_progress, lambda: on_results(results(complete=False)))
+    if earlier is not None:
+        known = msgspec.to_builtins(TrainStudy()) | earlier.config
+        check_same_study(earlier, config, facts.cpu, kind="train", known_config=known)
+        session.restore(earlier)
 
     def results(*, complete: bool) -> Results:
         machine = make_machine(facts, {}, threads)
@@ -57,11 +68,11 @@ def run(
             created=created,
             flashbench_version=version("flashbench"),
             command=list(command),
-            config={**msgspec.to_builtins(study), "threads": threads},
+            config=config,
             machine=machine,
             measurements=[],
             training=[row.record() for row in session.rows if row.tried],
-            processes=session.processes,
+            processes={**(earlier.processes if earlier else {}), **session.processes},
             warnings=[
                 *run_warnings(machine),
                 *throttle_warnings(sum(row.throttled_periods for row in session.rows)),
@@ -77,8 +88,8 @@ def run(
 
 
 def failed(results: Results) -> bool:
-    """Whether a point was tried and failed, or trained otherwise than its neighbours."""
-    return any(row.status in FAILURES for row in results.training)
+    """Whether a point was tried and failed, or trained otherwise than its neighbours, or none was timed."""
+    return is_empty(results) or any(row.status in FAILURES for row in results.training)
 
 
 class _Session:
@@ -88,35 +99,38 @@ class _Session:
         self, study: TrainStudy, threads: int, on_progress: OnProgress, on_step: Callable[[], None]
     ) -> None:
         # Only names: PyTorch is loaded where it is measured, in the workers.
-        from flashbench.integrations.forecasting.models import check_installed, find_model
+        from flashbench.integrations.forecasting.models import find_model
 
-        # Now: in a worker these errors would be those of every row.
-        check_installed(*(["vega_datasets"] if study.csv is None and study.data == "sf-temps" else []))
-        if study.csv is not None:
-            load_series(study.data, study.csv, series=1, length=1, seed=study.seed)
+        obstacles = Obstacles(study)
         self._study, self._on_progress, self._on_step = study, on_progress, on_step
         self.rows = []
         for point in study.points():
             model = find_model(point.model)
             variant = None if model.exact or point.attention == "original" else study.variant
             row = TrainRow(point, model.label(variant), study.windows, threads)
-            if not model.exact and point.attention != "original" and variant is None:
-                row.status, row.tried = "unsupported", True
-                row.reason = (
-                    f"{model.own_attention} instead of softmax attention; "
-                    "--variant full-attention puts it there: another model"
-                )
+            if (reason := obstacles.of(point)) is not None:
+                row.status, row.tried, row.reason = "unsupported", True, reason
             self.rows.append(row)
+        if not any(row.can_run for row in self.rows):
+            raise nothing_to_measure((row.label, row.reason) for row in self.rows)
         self.processes: dict[str, Process] = {}
         self._pool = WorkerPool(threads, timeout_s=study.timeout_s)
         self._forecast = Forecast()
+
+    def restore(self, earlier: Results) -> None:
+        """Go on from the rows of a run that was cut short; what failed by chance is tried again."""
+        known = {(step.model, step.attention, step.context_length): step for step in earlier.training}
+        for row in self.rows:
+            found = known.get((row.label, row.point.attention, row.point.context_length))
+            if found is not None and row.can_run and found.status in ("ok", "wrong"):
+                row.restore(found)
 
     def measure(self) -> None:
         with self._pool:
             if self._study.memory:
                 for attention in self._study.attentions:
                     arm = [row for row in self.rows if row.can_run and row.point.attention == attention]
-                    if arm:
+                    if any(row.peak_bytes is None for row in arm):
                         self._measure_memory(arm)
             for number in range(self._study.rounds):
                 self._round(number)
@@ -133,6 +147,8 @@ class _Session:
         """In processes that are not timed; shorter contexts first, which foretell what longer ones need."""
         with self._pool.fresh() as shared:
             for row in rows:
+                if row.peak_bytes is not None:  # by the run that this one resumes
+                    continue
                 self._report(row, "memory")
                 if shared.alive:
                     self._measure_memory_of(row, shared, rows)
@@ -157,7 +173,7 @@ class _Session:
 
     def _round(self, number: int) -> None:
         """One burst of each point, from processes of this round alone."""
-        rows = [row for row in self.rows if row.can_run]
+        rows = [row for row in self.rows if row.can_run and len(row.samples) <= number]
         arms = list(dict.fromkeys(row.point.attention for row in rows))
         self._pool.renew(dict.fromkeys(arms, _MODULES))
         for group in _groups(rows):
@@ -172,10 +188,11 @@ class _Session:
             row.facts = worker.prepare(row.slot, workload.FACTORY, workload.arguments(row.point, self._study))
             if row.point.attention not in self.processes:
                 self.processes[row.point.attention] = msgspec.convert(worker.facts(), Process)
-            burst = worker.time(row.slot, self._study.repeats)
-            row.samples.append(burst.samples_ns)
-            row.throttled_periods += burst.cpu.throttled_periods
-            row.checks.append(worker.check(row.slot))
+            timed, check = worker.time(row.slot, self._study.repeats), worker.check(row.slot)
+            # Both or neither, whatever interrupts.
+            row.samples.append(timed.samples_ns)
+            row.checks.append(check)
+            row.throttled_periods += timed.cpu.throttled_periods
             worker.release(row.slot)
         self._forecast.learn(_step(TIMING, row), time.monotonic() - started)
         self._on_step()

@@ -19,6 +19,7 @@ from flashbench.engines.tuned import (
 )
 from flashbench.errors import ResultsError
 from flashbench.kernels.blocks import Blocks
+from flashbench.results.lock import exclusively
 from flashbench.results.store import check_writable, write_whole
 from flashbench.studies.tune.contest import Duel, heads_won
 from flashbench.studies.tune.plan import seqlen_from
@@ -83,7 +84,14 @@ def make_writable(path: Path) -> None:
 
 
 def keep(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Put what was won into the table and take out what was not; keys of other runs stay."""
+    """Put what was won into the table and take out what was not; keys of other runs stay, also of one that
+    keeps its own at the same time.
+    """
+    with exclusively(path):
+        _keep(path, outcomes)
+
+
+def _keep(path: Path, outcomes: Sequence[Outcome]) -> None:
     old, ignored = read_entries(path)
     if ignored is not None:
         warn_ignored(path, ignored)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flashbench.errors import ConfigError, UnsupportedError
-from flashbench.studies.train.data import check_length, load_series, synthetic
+from flashbench.studies.train.data import KNOWN_VALUES, check_length, load_series, longest_series, synthetic
 
 pandas = pytest.importorskip("pandas")
 
@@ -72,6 +72,13 @@ def test_errors_of_a_csv_name_it(tmp_path: Path, content: str | None, words: str
     with pytest.raises(ConfigError, match=words) as raised:
         from_csv(path)
     assert str(path) in str(raised.value)
+
+
+def test_lengths_that_are_told_without_loading_are_those_of_the_data() -> None:
+    pytest.importorskip("vega_datasets")
+    pytest.importorskip("neuralforecast")
+    for name, values in KNOWN_VALUES.items():
+        assert longest_series(load_series(name, None, series=1, length=1, seed=0)) == values
 
 
 def test_series_are_not_repeated_to_fill_a_window() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import fake_steps
@@ -12,6 +14,7 @@ import pytest
 from flashbench.errors import EngineError
 from flashbench.integrations.forecasting import models
 from flashbench.results.record import Results, TrainingStep
+from flashbench.studies.nothing import NothingToMeasureError
 from flashbench.studies.session import Progress
 from flashbench.studies.train import TrainStudy, failed, run, workload
 from flashbench.studies.train.row import TrainRow
@@ -92,6 +95,51 @@ def test_a_model_without_softmax_attention_is_no_process(measured) -> None:
     variant = measured(models=["informer"], context_lengths=[96], variant="full-attention")
     assert {row.model for row in variant.training} == {"Informer (full attention)"}
     assert {row.status for row in variant.training} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"models": ["patchtst"], "data": "airpassengers", "context_lengths": [120]},
+            "PatchTST: airpassengers has 144 values a series, 4 windows need 147: ask for shorter contexts",
+        ),
+        (
+            {
+                "models": ["informer"],
+                "data": "synthetic",
+                "context_lengths": [8192],
+                "variant": "full-attention",
+            },
+            "Informer (full attention): Informer takes contexts up to 5000",
+        ),
+        (
+            {"models": ["fedformer"], "attentions": ["flash"], "context_lengths": [96]},
+            "FEDformer: Fourier block instead of softmax attention",
+        ),
+    ],
+)
+def test_a_study_of_which_nothing_can_be_trained_starts_no_process(
+    measured, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], said: str
+) -> None:
+    def started(*_: Any, **__: Any) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    with pytest.raises(NothingToMeasureError) as caught:
+        measured(**settings)
+    assert str(caught.value).startswith(f"nothing can be measured: {said}")
+
+
+def test_what_is_too_long_for_a_csv_is_told_beside_what_is_not(measured, tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    path = tmp_path / "mine.csv"
+    days = [f"2020-{month:02}-{day:02}" for month in range(1, 7) for day in range(1, 29)]
+    path.write_text("ds,y\n" + "".join(f"{day},1\n" for day in days))  # 168
+    results = measured(attentions=["standard"], csv=str(path), context_lengths=[96, 192], memory=False)
+    assert [row.status for row in results.training] == ["ok", "unsupported"]
+    assert f"{path} has 168 values a series, 4 windows need 219" in results.training[1].reason
+    assert not failed(results)
 
 
 def test_arms_are_processes_of_their_own(measured) -> None:

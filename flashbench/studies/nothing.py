@@ -1,0 +1,34 @@
+"""A run in which nothing can be measured: found before it starts where that can be, no success afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flashbench.errors import FlashbenchError
+from flashbench.results.record import Results
+
+_REASONS_SHOWN = 3
+
+
+class NothingToMeasureError(FlashbenchError):
+    """Every point is unsupported, or too large for this machine; the message has the reasons."""
+
+
+def nothing_to_measure(
+    found: Iterable[tuple[str, str | None]], *, what: str = "measured"
+) -> NothingToMeasureError:
+    """The error; `found` is what each point is of, such as its engine, and why it cannot be measured.
+
+    >>> print(nothing_to_measure([("flash", "too long"), ("flash", "too long"), ("numpy", "no sinks")]))
+    nothing can be measured: flash: too long; numpy: no sinks
+    """
+    reasons = list(dict.fromkeys(f"{name}: {reason}" for name, reason in found))
+    more = len(reasons) - _REASONS_SHOWN
+    listed = "; ".join(reasons[:_REASONS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+    return NothingToMeasureError(f"nothing can be {what}: {listed}")
+
+
+def is_empty(results: Results) -> bool:
+    """Whether no point has a time or a memory, of a right result or of a wrong one."""
+    statuses = {row.status for row in results.measurements} | {step.status for step in results.training}
+    return statuses.isdisjoint(("ok", "wrong"))
