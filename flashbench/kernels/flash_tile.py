@@ -98,8 +98,11 @@ def put_rows(do, do_row, o, o_row, lse, lse_row, q_rows, lanes, head_dim_v, scal
     row_dots(o, o_row, do, do_row, q_rows, head_dim_v, scale, delta)
     for r in range(q_rows):
         row_lse = at(lse, r * lse_row)[0]
-        # +inf makes every probability 0 for a row that sees no key (lse = -inf).
-        at(lse2, r)[0] = row_lse * LOG2E if row_lse != -math.inf else math.inf
+        # +inf makes every probability 0: for a row that sees no key (lse = -inf), and for one whose logits
+        # are so far below 0 that lse does not tell 1 from 0, as where its mask is the lowest float.
+        at(lse2, r)[0] = row_lse - 1.0
+        tells_nothing = row_lse < 0 and at(lse2, r)[0] == row_lse
+        at(lse2, r)[0] = math.inf if tells_nothing else row_lse * LOG2E
     for r in range(q_rows, lanes):
         at(lse2, r)[0] = math.inf
         at(delta, r)[0] = zero

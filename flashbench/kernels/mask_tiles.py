@@ -35,6 +35,8 @@ from flashbench.kernels.tiles import transpose
 _BYTE = ir.IntType(8)
 _CHUNK = 32  # bytes of a mask looked at together
 _UNPACKED = 16  # bytes within which x86 interleaves
+# The least entry, by size of the element, that is added as it is: times log2(e) it is near the lowest float.
+_LEAST_ENTRY = {4: -2.3e38, 8: -1.2e308}
 
 # combine(builder, what the tile holds, the mask's entry) -> what it shall hold; vectors or scalars alike.
 Combine = Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]
@@ -221,6 +223,9 @@ def _add(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
             lowest = _filled(entry.type, float("-inf"))
             hidden = b.fcmp_ordered("==", entry, lowest)
             factors = _spread(b, factor, entry.type)
+            # The lowest float, which some models fill masks with, hides nothing, and must stay finite.
+            least = _filled(entry.type, _LEAST_ENTRY[size_of(element)])
+            entry = b.select(b.fcmp_ordered("<", entry, least), least, entry)
             return b.select(hidden, lowest, fma(b, entry, factors, score))
 
         _over_tile(b, element, element, args[:7], combine)

@@ -144,6 +144,9 @@ def scalar_backward(do, q, k, v, o, lse, dq, dk, dv, dsinks, dmask, sequences, f
             for i in range(seqlen_q):
                 query = first_query + i
                 delta, seen = 0.0, 0
+                row_lse = lse[batch, h, query]
+                # Logits all so far below 0 that lse does not tell 1 from 0, or all of -inf: nothing to go by.
+                tells_nothing = row_lse < 0 and lse.dtype.type(row_lse - 1.0) == row_lse
                 for c in range(head_dim_v):
                     delta += o[batch, h, query, c] * do[batch, h, query, c]
                 for j in range(seqlen_k):
@@ -153,7 +156,7 @@ def scalar_backward(do, q, k, v, o, lse, dq, dk, dv, dsinks, dmask, sequences, f
                     seen += 1
                     q_row, k_row = q[batch, h, query], k[batch, kv, key]
                     score, capped = logit(q_row, k_row, b, h, i, j, diagonal, features)
-                    p = math.exp(score - lse[batch, h, query]) if score != -math.inf else 0.0
+                    p = 0.0 if tells_nothing else math.exp(score - row_lse)
                     dp = 0.0
                     for c in range(head_dim_v):
                         dp += do[batch, h, query, c] * v[batch, kv, key, c]
@@ -171,4 +174,4 @@ def scalar_backward(do, q, k, v, o, lse, dq, dk, dv, dsinks, dmask, sequences, f
                         dk[batch, kv, key, c] += ds * q[batch, h, query, c]
                 # A sink is a key whose value is 0: p * (0 - delta).
                 if seen and features.sinks[h] != -math.inf:
-                    dsinks[h] -= math.exp(features.sinks[h] - lse[batch, h, query]) * delta
+                    dsinks[h] -= math.exp(features.sinks[h] - row_lse) * delta

@@ -11,7 +11,7 @@ from support import assert_close
 
 from flashbench.engines import Settings
 from flashbench.engines.flash import FlashEngine
-from flashbench.extras import make_extras
+from flashbench.extras import Extras, make_extras
 from flashbench.problem import AttentionProblem
 from flashbench.reference import attention_backward_reference, attention_reference
 from flashbench.tolerances import tolerance_for
@@ -170,3 +170,45 @@ def test_a_mask_is_read_where_it_lies():
         seen = FLASH.forward(hides, Settings(), q, k, v, extras=extras._replace(mask=mask > 0)).o
         expected = attention_reference(hides, q, k, v, extras._replace(mask=plain > 0))[0]
         assert_close(seen, expected, tolerance_for("float64", "o"))
+
+
+@pytest.mark.parametrize("use_simd", [True, False])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("seqlen_q", [6, 40])  # the way of decoding, and that of tiles
+def test_a_mask_of_the_lowest_float_hides_nothing(seqlen_q, dtype, use_simd):
+    """A row of it alone is the mean of all values, and its lse tells nothing of p: its gradients are 0."""
+    problem = AttentionProblem.of(seqlen_q, seqlen_k=50, num_heads=2, head_dim=9, dtype=dtype, mask="float")
+    mask = np.zeros((seqlen_q, 50), dtype)
+    mask[2] = mask[4, :30] = np.finfo(dtype).min
+    extras = Extras(np.broadcast_to(mask, (1, 2, seqlen_q, 50)))
+    q, k, v, do = problem.make_inputs()
+    chosen = Settings(block_k=16, use_simd=use_simd, num_threads=1)
+    forward = FLASH.forward(problem, chosen, q, k, v, extras=extras)
+    o, lse = attention_reference(problem, q, k, v, extras)
+    others = np.arange(seqlen_q) != 2
+    assert_close(forward.o, o, tolerance_for(dtype, "o"))
+    assert_close(forward.lse[..., others], lse[..., others], tolerance_for(dtype, "lse"))
+    assert np.isfinite(forward.lse).all()
+
+    found = FLASH.backward(problem, chosen, do, q, k, v, forward, extras=extras)
+    do[:, :, 2] = 0
+    expected = attention_backward_reference(problem, do, q, k, v, extras)
+    for name, actual, wanted in zip(("dq", "dk", "dv"), found, expected, strict=True):
+        assert_close(actual, wanted, tolerance_for(dtype, name))
+
+
+@pytest.mark.parametrize("use_simd", [True, False])
+@pytest.mark.parametrize(("dtype", "entry"), [("float64", -1e20), ("float32", -1e9), ("float32", -1e20)])
+def test_gradients_of_rows_whose_lse_tells_nothing_are_zero(dtype, entry, use_simd):
+    problem = AttentionProblem.of(40, num_heads=2, head_dim=9, dtype=dtype, mask="float")
+    mask = np.zeros((40, 40), dtype)
+    mask[3:9] = entry
+    extras = Extras(np.broadcast_to(mask, (1, 2, 40, 40)))
+    q, k, v, do = problem.make_inputs()
+    chosen = Settings(use_simd=use_simd, num_threads=1)
+    forward = FLASH.forward(problem, chosen, q, k, v, extras=extras)
+    found = FLASH.backward(problem, chosen, do, q, k, v, forward, extras=extras)
+    do[:, :, 3:9] = 0
+    expected = attention_backward_reference(problem, do, q, k, v, extras)
+    for name, actual, wanted in zip(("dq", "dk", "dv"), found, expected, strict=True):
+        assert_close(actual, wanted, tolerance_for(dtype, name))
