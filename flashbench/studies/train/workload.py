@@ -55,7 +55,10 @@ class TrainingWorkload:
     def __init__(self, point: TrainPoint, study: TrainStudy) -> None:
         import torch
 
+        from flashbench.integrations.forecasting.home import import_neuralforecast
         from flashbench.integrations.forecasting.models import find_model
+
+        import_neuralforecast()
 
         self._torch, self._point, self._study = torch, point, study
         self._model_kind = find_model(point.model)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from flashbench.integrations.forecasting.blocks.full_attention import FullAttention
-from flashbench.integrations.forecasting.blocks.patch_attention import PatchAttention
-from flashbench.integrations.forecasting.blocks.shared_values import SharedValues
-from flashbench.integrations.forecasting.blocks.variants import (
+from flashbench.integrations.forecasting.home import import_neuralforecast
+
+import_neuralforecast()  # before the blocks, which import parts of it
+
+from flashbench.integrations.forecasting.blocks.full_attention import FullAttention  # noqa: E402
+from flashbench.integrations.forecasting.blocks.patch_attention import PatchAttention  # noqa: E402
+from flashbench.integrations.forecasting.blocks.shared_values import SharedValues  # noqa: E402
+from flashbench.integrations.forecasting.blocks.variants import (  # noqa: E402
     InsteadOfAutoCorrelation,
     InsteadOfFourierBlock,
     InsteadOfFourierCrossAttention,
