@@ -14,9 +14,9 @@ EPILOG = (
     "  flashbench compare old.json new.json --fail-over 10% --format markdown\n"
     "  flashbench compare results/documented.json mine.json --force\n\n"
     "Exit code: 0 all same or improved; 1 something regressed; 2 bad input; 3 something is inconclusive, or "
-    "the files are not comparable; 4 a side failed: it crashed, ran out of memory or time, is wrong, "
-    "unsupported or too large, in one of the files, or all of it in both. 1 goes before 4, and 4 before 3. "
-    "--force compares them all the same, and the exit code then says what the "
+    "failed in the first file alone, or the files are not comparable; 4 something failed in the second file: "
+    "it crashed, ran out of memory or time, is wrong, unsupported or too large, or all is so in both. 1 goes "
+    "before 4, and 4 before 3. --force compares them all the same, and the exit code then says what the "
     "verdicts say. A file is the same as itself. Another figure without samples, such as the documented "
     "ones, has no verdict: exit code 3."
 )

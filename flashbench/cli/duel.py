@@ -20,8 +20,8 @@ EPILOG = (
     "regressed; inconclusive where even the last round cannot tell; failed where a side crashed, ran out of "
     "memory or time, is wrong, unsupported or too large.\n\n"
     "Exit code: 0 B is the same or faster; 1 B is slower; 2 bad input, nothing that can be measured, or a "
-    "threshold below the noise floor; 3 inconclusive; 4 a side failed. Of several problems 1 goes before 4, "
-    "and 4 before 3."
+    "threshold below the noise floor; 3 inconclusive, or only A failed; 4 B failed. Of several problems 1 "
+    "goes before 4, and 4 before 3."
 )
 
 

@@ -83,12 +83,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """1: something regressed; 4: nothing did, but a side failed, or all in both; 3: something is
-        inconclusive; 0: all same or improved.
+        """1: something regressed; 4: nothing did, but in the new file something failed, or all in both;
+        3: something is inconclusive, or failed in the base alone; 0: all same or improved.
         """
         if all(pair.base.status != "ok" and pair.new.status != "ok" for pair in self.pairs):
             return FAILED
-        return verdicts_exit_code(pair.verdict for pair in self.pairs)
+        return verdicts_exit_code((pair.verdict, pair.new) for pair in self.pairs)
 
 
 def compare(

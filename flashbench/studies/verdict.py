@@ -53,13 +53,13 @@ def sides_verdict(a: Measurement, b: Measurement) -> tuple[Verdict | None, str |
     return ("failed", ", ".join(failed)) if failed else (None, None)
 
 
-def verdicts_exit_code(verdicts: Iterable[Verdict]) -> int:
-    """1: something is slower; 4: nothing is, but a side failed; 3: something cannot be told; else 0.
-
-    >>> verdicts_exit_code(["same", "failed"]), verdicts_exit_code(["failed", "regressed"])
-    (4, 1)
+def verdicts_exit_code(judged: Iterable[tuple[Verdict, Measurement]]) -> int:
+    """Of verdicts and what each judges, B or the new side. 1: something is slower; 4: nothing is, but something
+    judged has failed; 3: something cannot be told, as where only what it is judged by has failed; else 0.
     """
-    found = set(verdicts)
+    found = {
+        "inconclusive" if verdict == "failed" and row.status == "ok" else verdict for verdict, row in judged
+    }
     for verdict, code in (("regressed", 1), ("a_faster", 1), ("failed", FAILED), ("inconclusive", 3)):
         if verdict in found:
             return code

@@ -131,8 +131,8 @@ def test_in_github_actions_a_file_s_texts_command_nothing(
     outcome = flashbench("compare", str(base), str(new))
     written = (outcome.out + outcome.err).splitlines()
     commands = [line for line in written if line.lstrip().startswith("::") or "##[" in line]
-    assert outcome.code == 1
+    assert outcome.code == 4
     assert len(commands) == 1
-    assert commands[0].startswith("::error title=regressed")
+    assert commands[0].startswith("::error title=failed")
     summary = (tmp_path / "summary.md").read_text().splitlines()
     assert not [line for line in summary if line.lstrip().startswith("::") or "##[" in line]

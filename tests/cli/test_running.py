@@ -238,9 +238,7 @@ def test_an_unknown_engine_is_refused_before_anything_runs(flashbench, tmp_path:
     path.write_text("an earlier run")
     done = flashbench("profile", "--engine", "flesh", "--save", str(path))
     assert done.code == 2
-    told, error = done.err.splitlines()
-    assert told == f"at its end this run replaces {path}, which is no results file"
-    assert error.startswith("error: unknown engine 'flesh'; known: flash, standard, numpy, torch-flash")
+    assert done.err.startswith("error: unknown engine 'flesh'; known: flash, standard, numpy, torch-flash")
     assert path.read_text() == "an earlier run"
 
 
@@ -269,7 +267,7 @@ def test_predict_measures_nothing(flashbench, fake_run, tmp_path: Path) -> None:
     words = ["profile", "--predict", "-n", "4k,64k", "--heads", "8", "--memory-budget", "16GiB"]
     done = flashbench(*words)
     assert done.code == 0
-    assert "Does it fit in 16.00 GB?" in done.out
+    assert "Does it fit in 16.00 GiB?" in done.out
     assert done.err == ""
     path = tmp_path / "fits.json"
     assert flashbench(*words, "--json", str(path)).out == ""

@@ -48,7 +48,8 @@ def test_names_that_are_not_utf8_are_read_and_named(flashbench, results: str) ->
     for words in (["--format", "json"], ["--json", "-"]):
         document = json.loads(flashbench("compare", results, results, *words).out)
         assert r"r\xe9sultat.json" in document.values()
-    assert r"- base: r\xe9sultat.json" in flashbench("compare", results, results, "--format", "markdown").out
+    shown = flashbench("compare", results, results, "--format", "markdown").out
+    assert r"- base: r\\xe9sultat.json" in shown  # as Markdown writes a backslash
     refused = flashbench("export", os.fsdecode(b"\xff.json"), "--format", "csv")
     assert refused == (2, "", "error: results file \\xff.json is not found\n")
 
@@ -106,7 +107,7 @@ def test_results_for_a_closed_stdout_are_refused_before_anything_runs(words: lis
     assert err == "error: '-' asks for output on stdout, which is closed\nhint: name a file\n"
 
 
-@pytest.mark.parametrize(("kind", "code"), [("table", 3), ("markdown", 3), ("json", 3)])
+@pytest.mark.parametrize(("kind", "code"), [("table", 0), ("markdown", 0), ("json", 0)])
 def test_a_reader_that_leaves_is_no_verdict(repository: Path, kind: str, code: int) -> None:
     documented = str(repository / "results" / "documented.json")
     words = ["compare", documented, documented, "--format", kind]

@@ -68,9 +68,9 @@ def test_resuming_removes_what_killed_writers_left(tmp_path: Path, monkeypatch: 
             save(make_results(), tmp_path / name)
     left = set(tmp_path.iterdir())
     assert len(left) == len(names)
-    GrowingFile(str(tmp_path / "run.json"), resume=True)
+    GrowingFile(str(tmp_path / "run.json"), resume=True).close()
     (other,) = tmp_path.iterdir()
-    GrowingFile(str(tmp_path / "other.json"), resume=True)
+    GrowingFile(str(tmp_path / "other.json"), resume=True).close()
     assert other in left
     assert list(tmp_path.iterdir()) == []
 
@@ -122,12 +122,14 @@ def test_a_name_as_long_as_allowed_grows_and_is_resumed(tmp_path: Path, name: st
     path, twin = tmp_path / name, tmp_path / f"y{name[1:]}"
     for each, size in ((path, 2), (twin, 3)):
         save(make_results(), each)
-        GrowingFile(str(each)).write(unfinished(size))
+        with closing(GrowingFile(str(each))) as first:
+            first.write(unfinished(size))
     assert len(list(tmp_path.iterdir())) == 4
-    file = GrowingFile(str(path), resume=True)
-    assert file.earlier == unfinished(2)
-    file.finish(make_results())
-    GrowingFile(str(twin), resume=True).finish(make_results())
+    with closing(GrowingFile(str(path), resume=True)) as file:
+        assert file.earlier == unfinished(2)
+        file.finish(make_results())
+    with closing(GrowingFile(str(twin), resume=True)) as file:
+        file.finish(make_results())
     assert {each.name for each in tmp_path.iterdir()} == {path.name, twin.name}
 
 

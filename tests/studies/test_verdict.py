@@ -81,16 +81,18 @@ def test_two_engines_are_faster_and_not_improved() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "code"),
+    ("verdicts", "status", "code"),
     [
-        (["same", "improved", "b_faster"], 0),
-        (["same", "inconclusive"], 3),
-        (["inconclusive", "failed"], 4),
-        (["failed", "regressed"], 1),
-        (["a_faster", "inconclusive"], 1),
+        (["same", "improved", "b_faster"], "ok", 0),
+        (["same", "inconclusive"], "ok", 3),
+        (["inconclusive", "failed"], "crashed", 4),
+        (["same", "failed"], "ok", 3),  # the other side alone: what mends a crash is no failure
+        (["failed", "regressed"], "crashed", 1),
+        (["a_faster", "inconclusive"], "ok", 1),
     ],
 )
 def test_what_is_slower_decides_before_what_failed_and_that_before_what_cannot_be_told(
-    verdicts: list[Verdict], code: int
+    verdicts: list[Verdict], status: Status, code: int
 ) -> None:
-    assert verdicts_exit_code(verdicts) == code
+    judged = make_measurement("flash", 128, status=status)
+    assert verdicts_exit_code((verdict, judged) for verdict in verdicts) == code

@@ -105,8 +105,10 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def exit_code(results: Results) -> int:
-    """1: B is slower somewhere; 4: nowhere, but a side failed; 3: something cannot be told; 0: no such."""
-    return verdicts_exit_code(duel.verdict for duel in results.duels)
+    """1: B is slower somewhere; 4: nowhere, but B failed; 3: something cannot be told, or A alone failed; else
+    0.
+    """
+    return verdicts_exit_code((duel.verdict, results.measurements[duel.b]) for duel in results.duels)
 
 
 def floor_of(results: Results) -> NoiseFloor:
