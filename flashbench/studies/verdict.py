@@ -54,7 +54,7 @@ def sides_verdict(a: Measurement, b: Measurement) -> tuple[Verdict | None, str |
 
 
 def verdicts_exit_code(judged: Iterable[tuple[Verdict, Measurement]]) -> int:
-    """Of verdicts and what each judges, B or the new side. 1: something is slower; 4: nothing is, but something
+    """Of verdicts and what each judges, B or the new side. 1: something is slower; 4: nothing is, but what is
     judged has failed; 3: something cannot be told, as where only what it is judged by has failed; else 0.
     """
     found = {

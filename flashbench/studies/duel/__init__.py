@@ -105,9 +105,7 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def exit_code(results: Results) -> int:
-    """1: B is slower somewhere; 4: nowhere, but B failed; 3: something cannot be told, or A alone failed; else
-    0.
-    """
+    """1: B is slower somewhere; 4: nowhere, but B failed; 3: no verdict, or A alone failed; else 0."""
     return verdicts_exit_code((duel.verdict, results.measurements[duel.b]) for duel in results.duels)
 
 
