@@ -13,7 +13,7 @@ _SIGNS = re.compile(
     r"|:(?=//|:)|(?<=www)\."  # addresses become links by themselves; `::` may begin a command in a log
 )
 # What makes a heading, a list or a rule of a line that begins with it.
-_BEGINNING = re.compile(r"^(?:[-+](?=\s)|#(?=#{0,5}(?:\s|$))|=|-(?=-+$))")
+_BEGINNING = re.compile(r"^(?:[-+](?=\s|$)|#(?=#{0,5}(?:\s|$))|=|-(?=-+$))")
 _NUMBERED = re.compile(r"^(\d+)(?=[.)](?:\s|$))")
 
 
