@@ -14,7 +14,7 @@ FACTORY = "fake_steps:build"
 UNSUPPORTED, RAISES, KILLED, OTHER_LOSS = 32, 48, 64, 80
 
 
-def build(point: list[Any], study: dict[str, Any]) -> FakeStep:
+def build(point: list[Any], study: dict[str, Any], csv: list[int] | None) -> FakeStep:
     """Of that model, length and attention."""
     if point[1] == UNSUPPORTED:
         raise UnsupportedError("there are 30 values, a window needs 32")

@@ -17,8 +17,9 @@ _BEGINNING = re.compile(r"^(?:[-+](?=\s|$)|#(?=#{0,5}(?:\s|$))|=|-(?=-+$))")
 _NUMBERED = re.compile(r"^(\d+)(?=[.)](?:\s|$))")
 
 
-def escape_markdown(text: str) -> str:
-    """Text that GitHub shows as it is: no HTML, no emphasis, no link, no end of a cell or of the line.
+def escape_markdown(text: str, *, in_cell: bool = False) -> str:
+    """Text that GitHub shows as it is: no HTML, no emphasis, no link, no end of a cell or of the line; and no
+    beginning of a block, which a cell cannot have anyway.
 
     >>> escape_markdown("a|b <lambda> *x*")
     'a\\\\|b &lt;lambda&gt; \\\\*x\\\\*'
@@ -27,4 +28,6 @@ def escape_markdown(text: str) -> str:
     """
     text = html.escape(one_line(text).strip(), quote=False)
     text = _SIGNS.sub(r"\\\g<0>", text)
+    if in_cell:
+        return text
     return _NUMBERED.sub(r"\1\\", _BEGINNING.sub(r"\\\g<0>", text))

@@ -319,7 +319,7 @@ def markdown_table(
     """
     to_left = [len(headers) - 1] if left is None else left
     lines = [
-        [escape_markdown(_unbroken(header)) for header in headers],
+        [escape_markdown(_unbroken(header), in_cell=True) for header in headers],
         [":--" if index in to_left else "--:" for index in range(len(headers))],
         *([_markdown_cell(cell) or empty for cell in row] for row in rows),
     ]
@@ -327,7 +327,7 @@ def markdown_table(
 
 
 def _markdown_cell(cell: str | Text) -> str:
-    word = escape_markdown(str(cell))
+    word = escape_markdown(str(cell), in_cell=True)
     return f"**{word}**" if word and isinstance(cell, Text) and "bold" in str(cell.style) else word
 
 

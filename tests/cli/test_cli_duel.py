@@ -100,7 +100,9 @@ def fake_fight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     ],
 )
 def test_the_exit_code_is_the_verdict(flashbench, fake_fight, verdict: Verdict, code: int) -> None:
-    fake_fight.results = make_duel(verdict)
+    results = fake_fight.results = make_duel(verdict)
+    if verdict == "failed":
+        results.measurements[1] = msgspec.structs.replace(results.measurements[1], status="crashed")
     assert flashbench("duel", "flash", "standard").code == code
 
 

@@ -14,6 +14,7 @@ from flashbench.problem import AttentionProblem
 from flashbench.results.record import Results
 from flashbench.studies import bursts, limits, peak
 from flashbench.studies.decoding import is_decoding, kv_bytes_read, reads_memory
+from flashbench.studies.nothing import NothingToMeasureError
 from flashbench.studies.runner import run
 from flashbench.studies.study import Study
 
@@ -115,8 +116,8 @@ def test_a_feature_that_an_engine_lacks_is_unsupported(
     study = Study(
         engines=["Plain"], seq_lens=[24], windows=["none", 8], softcap=5.0, rounds=1, repeats=1, threads=1
     )
-    found = [(row.status, row.reason) for row in run(study, command=[]).measurements]
-    assert found == [
-        ("unsupported", "the engine has no softcap"),
-        ("unsupported", "the engine has no softcap, window"),
-    ]
+    with pytest.raises(NothingToMeasureError) as error:
+        run(study, command=[])
+    assert str(error.value) == (
+        "nothing can be measured: Plain: the engine has no softcap; Plain: the engine has no softcap, window"
+    )

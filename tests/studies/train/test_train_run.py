@@ -80,7 +80,7 @@ def test_what_would_not_fit_is_foretold_and_not_tried(measured) -> None:
         assert by_place(results)[512, attention].status == "ok"
         row = by_place(results)[1024, attention]
         assert row.status == "too_large"
-        assert row.reason == "needs some 1.0 GiB, 0.5 GiB are there: foretold, not tried"
+        assert row.reason == "needs some 1.0 GiB, 512.0 MiB are there: foretold, not tried"
         assert row.time is None
     assert not failed(results)
 
