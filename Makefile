@@ -1,13 +1,16 @@
 .DEFAULT_GOAL := check
-.PHONY: check ci clean contracts docs docs-serve format help install lint speed test trials types
+.PHONY: check ci clean contracts docs docs-serve format grid help install lint speed test trials types
 
 check: lint types contracts test ## lint, types, import contracts, tests
 
 install: ## everything for development, into the active environment
 	pip install -e '.[test,torch,onnxruntime,hf,models,docs,lint]'
 
-test: ## the tests
-	pytest -n 2
+test: ## the tests that a change should pass first
+	pytest
+
+grid: ## all of them, as CI runs them
+	pytest -m ""
 
 lint: ## ruff, checks and format
 	ruff check .

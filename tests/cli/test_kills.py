@@ -13,7 +13,6 @@ import pytest
 
 from flashbench.results.store import load
 
-KILLS = 50
 LENGTHS = [16 + 8 * place for place in range(12)]
 ROUNDS = 3
 WORDS = ["sweep", "-e", "numpy", "-n", ",".join(map(str, LENGTHS)), "--causal", "no", "--block-sizes", "auto"]
@@ -31,12 +30,13 @@ def steps_in(path: Path) -> int:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-def test_fifty_kills_lose_at_most_what_was_in_flight(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.grid)])
+def test_kills_lose_at_most_what_was_in_flight(tmp_path: Path, kills: int) -> None:
     chance = random.Random(0)
     path = tmp_path / "sweep.json"
     command = [sys.executable, "-m", "flashbench", *WORDS, "--save", str(path), "--resume"]
     finished = 0
-    for _ in range(KILLS):
+    for _ in range(kills):
         before = steps_in(path)
         run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         end = time.monotonic() + chance.uniform(0.2, 1.6)
@@ -62,7 +62,7 @@ def test_fifty_kills_lose_at_most_what_was_in_flight(tmp_path: Path) -> None:
         assert row.memory is not None
         assert row.accuracy is not None
     assert {each.name for each in tmp_path.iterdir()} == {"sweep.json"}  # nor a lock
-    assert finished < KILLS / 2, "the kills came too late to test anything"
+    assert finished < kills / 2, "the kills came too late to test anything"
 
 
 def rounds_in(path: Path) -> int:
@@ -70,6 +70,7 @@ def rounds_in(path: Path) -> int:
     return sum(len(duel.orders) for duel in load(path).duels) if path.exists() else 0
 
 
+@pytest.mark.grid
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_a_killed_duel_goes_on_and_keeps_its_rounds(tmp_path: Path) -> None:
     """Killed as soon as a round more is in the file, twice."""

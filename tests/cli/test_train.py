@@ -245,6 +245,7 @@ def test_help_needs_neither_numpy_nor_torch() -> None:
     assert "--context-lengths" in done.stdout
 
 
+@pytest.mark.grid
 def test_a_tiny_run_in_earnest(flashbench) -> None:
     pytest.importorskip("neuralforecast")
     words = (

@@ -22,6 +22,7 @@ def name_of(path: Path) -> str:
     return path.relative_to(REPOSITORY).as_posix()
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_blocks_do_what_they_show(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("configs", "results", "docs"):

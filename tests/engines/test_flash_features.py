@@ -21,6 +21,7 @@ NO_PAGES = frozenset({"block_table"})
 BLOCKS = st.one_of(st.none(), st.integers(1, 40))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @settings(max_examples=400)
 @given(data=st.data(), seed=st.integers(0, 100), block_q=BLOCKS, block_k=BLOCKS, threads=st.integers(1, 3))

@@ -23,6 +23,7 @@ def test_each_feature_and_each_pair_of_features_is_exact(combination, causal, dt
     assert_features_are_exact(FLASH, problem, random_extras(problem), LOOPS)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @given(data=st.data(), seed=st.integers(0, 100))
 def test_any_features_are_exact(dtype, data, seed):
@@ -30,6 +31,7 @@ def test_any_features_are_exact(dtype, data, seed):
     assert_features_are_exact(FLASH, problem, random_extras(problem, seed), LOOPS)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("combination", feature_combinations())

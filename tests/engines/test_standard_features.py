@@ -17,6 +17,7 @@ STANDARD = StandardEngine()
 NO_PAGES = frozenset({"block_table"})
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("combination", feature_combinations())
@@ -32,6 +33,7 @@ def test_any_features_are_exact(dtype, data, seed, threads):
     assert_features_are_exact(STANDARD, problem, random_extras(problem, seed), Settings(num_threads=threads))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("combination", feature_combinations())

@@ -51,6 +51,7 @@ def test_standard_takes_its_scores_and_nothing_else(seqlen):
     assert peak == pytest.approx(8 * seqlen**2, rel=0.02)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("direction", ["fwd", "bwd", "fwd_bwd"])
 @pytest.mark.parametrize("engine", ["flash", "standard"])
 @pytest.mark.parametrize(

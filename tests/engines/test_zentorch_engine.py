@@ -68,6 +68,7 @@ def kernel_with(zendnn: str, dtype: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.grid
 def test_an_lse_that_is_not_written_is_not_given() -> None:
     import torch
 

@@ -71,6 +71,7 @@ def test_the_other_way_round_b_is_faster() -> None:
     assert exit_code(results) == 0
 
 
+@pytest.mark.grid
 def test_many_problems_are_fought_in_the_same_processes_and_adjusted_for() -> None:
     results = fought(duel("Slow", "Slower", lengths=(24, 25, 26)))
     assert [found.verdict for found in results.duels] == ["a_faster"] * 3
@@ -82,6 +83,7 @@ def test_many_problems_are_fought_in_the_same_processes_and_adjusted_for() -> No
         assert found.p_value < found.p_holm <= 0.05 / 3
 
 
+@pytest.mark.grid
 def test_a_duel_with_itself_goes_to_the_end_and_gives_a_floor() -> None:
     results = fought(duel("Slow", "Slow"), to_the_end=True)
     (found,) = results.duels
@@ -194,6 +196,7 @@ def test_sides_that_do_not_fit_into_memory_together_are_not_tried(monkeypatch: p
         fought(duel("Slow", "Slower", lengths=(64,)))
 
 
+@pytest.mark.grid
 def test_a_threshold_below_the_known_floor_is_refused_with_the_floor() -> None:
     keep_floor(floor_of(fought(duel("Slow", "Slow", threshold=5.0), to_the_end=True)))
     low = duel("Slow", "Slower", threshold=1e-9)
@@ -207,6 +210,7 @@ def test_a_threshold_below_the_known_floor_is_refused_with_the_floor() -> None:
     assert fought(duel("Slow", "Slower", lengths=(32,), threshold=1e-9)).duels[0].verdict == "a_faster"
 
 
+@pytest.mark.grid
 def test_floors_are_kept_by_problem_and_a_damaged_file_is_measured_anew(tmp_path: Path) -> None:
     floor = floor_of(fought(duel("Slow", "Slow"), to_the_end=True))
     about = (floor.cpu, floor.threads, floor.problem, floor.direction)

@@ -51,6 +51,7 @@ def cut(results: Results, *, rounds: int, rows: int, memory: int) -> Results:
     return msgspec.structs.replace(results, measurements=kept, complete=False)
 
 
+@pytest.mark.grid
 def test_a_file_from_before_a_setting_existed_goes_on_with_its_default(whole: Results) -> None:
     older = {name: value for name, value in whole.config.items() if name not in ("windows", "softcap")}
     earlier = msgspec.structs.replace(cut(whole, rounds=1, rows=0, memory=0), config=older)
@@ -118,6 +119,7 @@ def test_what_crashed_is_tried_again(whole: Results) -> None:
     assert {row.status for row in results.measurements} == {"ok"}
 
 
+@pytest.mark.grid
 def test_a_budget_times_every_point_once_before_any_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     study = msgspec.structs.replace(STUDY, budget_s=12.0, memory=False)
     results = run(study, command=[])

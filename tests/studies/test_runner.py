@@ -77,6 +77,7 @@ def test_run_measures_time_memory_and_exactness(direction: str) -> None:
     assert not failed(results)
 
 
+@pytest.mark.grid
 def test_memory_of_a_run_is_what_the_engines_expected() -> None:
     results = measure(
         engines=["standard", "flash", "numpy"],
@@ -94,6 +95,7 @@ def test_memory_of_a_run_is_what_the_engines_expected() -> None:
         assert row.memory.workspace_peak_bytes == pytest.approx(expected, rel=0.05, abs=4096)
 
 
+@pytest.mark.grid
 def test_worker_that_measured_other_points_before_measures_the_same_memory() -> None:
     fresh, reused = (
         measure(engines=["flash", "numpy"], seq_lens=lengths, repeats=1, rounds=1, check=False).measurements[

@@ -46,6 +46,7 @@ def always_won(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune_run, "fastest", lambda timer, key, problem, sizes, threads: sizes[-1])
 
 
+@pytest.mark.grid
 def test_a_run_judges_every_key_and_keeps_what_is_won(
     tuned_table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ def check(engine: str, *cases: str) -> CaseResult:
     return result
 
 
+@pytest.mark.grid
 def test_flash_and_standard_pass_every_case() -> None:
     verification = verify(["flash", "standard"], choose_cases([]))
     not_ok = [result for result in verification.results if result.verdict != "ok"]

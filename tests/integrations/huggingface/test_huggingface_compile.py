@@ -16,6 +16,7 @@ from flashbench.integrations.huggingface import stats
 NAME = "fb_numba"
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("padded", [False, True], ids=["full", "left-padded"])
 @pytest.mark.parametrize("case", CASES[:3], ids=lambda case: case.name)
 def test_compiled_model(case: Case, padded: bool) -> None:

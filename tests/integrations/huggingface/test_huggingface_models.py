@@ -66,6 +66,7 @@ def test_padded_batches(case: Case, padding: Any, dtype: Any) -> None:
     assert stats() == (2, 2, {})
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_training(case: Case) -> None:
     losses = {}

@@ -77,6 +77,7 @@ def assert_compiles(
         torch.testing.assert_close(actual, should, rtol=0, atol=1e-10)
 
 
+@pytest.mark.grid
 @BACKENDS
 @pytest.mark.parametrize("engine", ["flash", "standard"])
 def test_forward_and_backward(backend: str, engine: str) -> None:
@@ -175,6 +176,7 @@ def test_dropout_differs_from_call_to_call_and_follows_the_seed(backend: str) ->
     torch.testing.assert_close((dv * leaves[2]).sum(), (first * do).sum())
 
 
+@pytest.mark.grid
 @BACKENDS
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_a_model_that_knows_nothing_of_flashbench(backend: str, attention: str) -> None:

@@ -68,6 +68,7 @@ def orders(named: dict[str, Any]) -> list[list[Any]]:
     return [inputs()] if named else [inputs(), views_by_heads(inputs())]
 
 
+@pytest.mark.grid
 @EVERY_ENGINE
 @pytest.mark.parametrize(
     ("name", "keep"), [*((name, True) for name in OPTIONS), ("plain", False), ("everything", False)]
@@ -81,6 +82,7 @@ def test_opcheck_of_the_forward(engine: str, name: str, keep: bool) -> None:
         assert set(found.values()) == {"SUCCESS"}, found
 
 
+@pytest.mark.grid
 @EVERY_OPTION
 @EVERY_ENGINE
 def test_opcheck_of_the_backward(engine: str, named: dict[str, Any]) -> None:
@@ -101,6 +103,7 @@ def test_opcheck_of_a_mask_and_sinks_with_gradients() -> None:
     assert set(found.values()) == {"SUCCESS"}, found
 
 
+@pytest.mark.grid
 @EVERY_OPTION
 @EVERY_ENGINE
 def test_gradcheck(engine: str, named: dict[str, Any]) -> None:

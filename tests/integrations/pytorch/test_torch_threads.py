@@ -77,6 +77,7 @@ def reported(**environment: str) -> Threads:
     return found
 
 
+@pytest.mark.grid
 @NEEDS_CORES
 @pytest.mark.parametrize(
     ("environment", "torchs", "ours"),

@@ -41,6 +41,7 @@ def workload(model: str, attention: str = "flash", **settings: Any) -> TrainingW
     return build(**arguments(TrainPoint(model, study.context_lengths[0], attention), study))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("model", MODELS)
 def test_the_four_arms_train_alike(model: str) -> None:
     losses = {}
