@@ -82,6 +82,7 @@ def test_the_example_plug_in_is_measured(run, tmp_path: Path) -> None:
     assert [(row["engine"], row["status"]) for row in rows] == [("flash", "ok"), ("slowed", "ok")]
 
 
+@pytest.mark.grid
 @needs_pip
 def test_the_example_plug_in_is_verified(run) -> None:
     done = run("verify", "-e", "slowed", "--case", "square-2", "--case", "gqa-8-2")

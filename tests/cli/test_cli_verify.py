@@ -28,6 +28,7 @@ def unasked(err: str) -> list[str]:
     return [line for line in err.splitlines() if not line.startswith("[")]
 
 
+@pytest.mark.grid
 def test_flash_and_standard_are_checked_by_default(flashbench: CommandLine) -> None:
     done = flashbench("verify", *FEW)
     assert done.code == 0

@@ -45,6 +45,7 @@ def check(problem, chosen=None):
     return found
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(4, 4), (4, 2), (6, 1)])
 @pytest.mark.parametrize("seqlen_q", [1, 3, 16])

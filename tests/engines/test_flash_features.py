@@ -54,6 +54,7 @@ LONG = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", LONG)
 def test_features_over_many_tiles_are_exact(name, dtype):

@@ -40,6 +40,7 @@ def test_nan_reaches_the_rows_that_see_it_and_no_others(combination, causal, dty
     assert_features_are_exact(FLASH, problem, random_extras(problem), LOOPS, inputs=poisoned(problem))
 
 
+@pytest.mark.grid
 @given(data=st.data(), seed=st.integers(0, 100))
 def test_nan_is_contained_with_any_features(data, seed):
     problem = data.draw(problems(longest=20))

@@ -61,6 +61,7 @@ def test_a_file_from_before_a_setting_existed_goes_on_with_its_default(whole: Re
         run(capped, command=[], earlier=earlier)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("rounds", "rows", "memory", "bursts"),
     [(0, 1, 0, 5), (0, 3, 0, 3), (1, 2, 0, 1), (2, 0, 1, 0), (2, 0, 3, 0)],

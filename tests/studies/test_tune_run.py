@@ -74,6 +74,7 @@ def test_a_run_without_a_winner_keeps_nothing(tuned_table: Path, monkeypatch: py
     assert not tuned_table.exists()
 
 
+@pytest.mark.grid
 def test_real_searches_end_with_one_of_the_candidates() -> None:
     found = tune(make_plan(directions=["bwd"]))
     (outcome,) = found.outcomes
