@@ -17,8 +17,8 @@ EPILOG = (
     "failed in the first file alone, or the files are not comparable; 4 something failed in the second file: "
     "it crashed, ran out of memory or time, is wrong, unsupported or too large, or all is so in both. 1 goes "
     "before 4, and 4 before 3. --force compares them all the same, and the exit code then says what the "
-    "verdicts say. A file is the same as itself. Another figure without samples, such as the documented "
-    "ones, has no verdict: exit code 3."
+    "verdicts say. A file is the same as itself: 0. Another figure without samples, such as the documented "
+    "ones, has no verdict on its time: 3, unless its memory has one."
 )
 
 

@@ -162,7 +162,7 @@ Heads = Annotated[
     ),
 ]
 KvHeads = Annotated[
-    list[str] | None,
+    str | None,
     typer.Option(
         "--kv-heads",
         metavar="N",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from flashbench.cli.say import say
-from flashbench.cli.streams import check_output
+from flashbench.cli.streams import check_output, same_file
 from flashbench.errors import ConfigError, FlashbenchError
 from flashbench.results.record import Results
 from flashbench.results.store import encode
@@ -31,7 +31,7 @@ class ResultFiles:
         """Raises ConfigError and ResultsError, before a run, when they cannot be written or resumed."""
         if save == "-":
             raise ConfigError("--save takes a file, not '-'", hint="--json - writes the results to stdout")
-        if json is not None and json == save:
+        if json is not None and save is not None and same_file(json, save):
             raise ConfigError(f"--json and --save are both {save}: one of them is enough")
         names = [path for path in (json, save) if path is not None and path != "-"]
         if resume and len(names) != 1:

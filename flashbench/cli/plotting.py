@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flashbench.cli.streams import same_file
 from flashbench.errors import ConfigError
 from flashbench.report.charts import chart_kind, require_plot_extra
 from flashbench.results.record import Results
@@ -16,7 +17,7 @@ def check_plot(path: str, *, others: Sequence[str | None]) -> None:
     `others` are the places of the other files of the run.
     """
     chart_kind("--plot", path)
-    if path in others:
+    if any(other is not None and same_file(path, other) for other in others):
         raise ConfigError(f"--plot is {path}, where the results go: give it a name of its own")
     require_plot_extra()
     check_writable(path)

@@ -8,10 +8,11 @@ from typing import Any
 
 from rich.console import Console
 
+from flashbench.cli.streams import check_output
 from flashbench.errors import ConfigError
 from flashbench.measure.machine import available_memory_bytes
 from flashbench.report.predict import predict_json, predict_report
-from flashbench.results.store import check_writable, write_whole
+from flashbench.results.store import write_whole
 from flashbench.studies.predict import predict
 from flashbench.studies.study import Study
 
@@ -30,9 +31,9 @@ def predict_and_report(study: Study, params: Mapping[str, Any]) -> None:
                 f"--predict measures nothing, and --{name.replace('_', '-')} is of measurements"
             )
     json = params["json"]
-    if json is not None and json != "-":
-        check_writable(json)
-    found = predict(study, study.memory_budget_bytes or available_memory_bytes())
+    check_output(json)
+    budget = study.memory_budget_bytes
+    found = predict(study, available_memory_bytes() if budget is None else budget, free=budget is None)
     if json == "-":
         sys.stdout.write(predict_json(found))
     elif json is not None:

@@ -15,7 +15,7 @@ EPILOG = (
     "  flashbench profile --seq-lens 512,4k --heads 8 --dtype float32 --causal --direction fwd,bwd\n"
     "  flashbench profile -e flash -e torch-flash --save mine.json\n"
     "  flashbench profile --batch 8 --memory-budget 16GiB\n"
-    "  flashbench profile --predict --seq-lens 4k,64k,1m --heads 8 --memory-budget 16GiB\n"
+    "  flashbench profile --predict --seq-lens 4k,64k,1024k --heads 8 --memory-budget 16GiB\n"
     "  flashbench profile -e flash --causal --window none --window 256 --softcap 50 --seq-lens 4k,16k\n"
     "  flashbench profile --varlen 0.25,0.5,1 --causal --direction fwd,bwd\n"
     "  flashbench profile --decode --batch 8 --page-size 16\n"
@@ -72,7 +72,8 @@ def profile(
         bool,
         typer.Option(
             "--predict",
-            help="Compute what a forward and a training step need, and whether it fits; measure nothing.",
+            help="Compute what a forward and a training step need, and whether it fits in --memory-budget or what is "
+            "free; measure nothing. The exit code is 0 either way.",
             rich_help_panel=options.MEASURING,
         ),
     ] = False,

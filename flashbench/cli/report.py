@@ -18,7 +18,7 @@ EPILOG = (
 def report(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE", help="Results files, but for those of train.", show_default=False),
+        typer.Argument(metavar="FILE", help="Results files, except those of train.", show_default=False),
     ],
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE.html", help="Where to write the page.")

@@ -55,7 +55,7 @@ def build_study(
     timeout_s = given.get("timeout_s", values.get("timeout_s", PROBE_TIMEOUT_S))
     if "engines" in given:
         given["engines"] = all_engines(given["engines"], timeout_s=timeout_s)
-    elif "all" in values.get("engines", ()):
+    elif "engines" in values:
         values["engines"] = all_engines(values["engines"], timeout_s=timeout_s)
     if "block_sizes" in given:
         if "block_q" in given or "block_k" in given:

@@ -61,5 +61,10 @@ def check_output(path: str | None) -> None:
         check_writable(path)
 
 
+def same_file(path: str, other: str) -> bool:
+    """Whether two names of files to write are of one file, `-` being stdout."""
+    return path == other if "-" in (path, other) else os.path.realpath(path) == os.path.realpath(other)
+
+
 def _nowhere() -> io.TextIOWrapper:
     return open(os.devnull, "w", encoding="utf-8")

@@ -57,6 +57,7 @@ def verify(
             "cores. torch: PyTorch's grid for CPUs; a minute. flash-attention: that project's grid; half an "
             "hour.",
             autocompletion=_suite_words,
+            show_default=False,
         ),
     ] = "default",
     sample: Annotated[

@@ -41,7 +41,10 @@ def duel_report(results: Results) -> RenderableType:
 
 def duel_markdown(results: Results) -> str:
     """The same as GitHub renders it."""
-    blocks = [f"**{_summary(results)}**", "\n".join(f"- {escape_markdown(line)}" for line in _sides(results))]
+    blocks = [
+        f"**{escape_markdown(_summary(results))}**",
+        "\n".join(f"- {escape_markdown(line)}" for line in _sides(results)),
+    ]
     for title, duels in _groups(results).items():
         blocks += [escape_markdown(f"{title}:"), markdown_table(_HEADERS, _cells(results, duels))]
     reasons = _reasons(results)

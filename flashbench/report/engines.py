@@ -60,7 +60,7 @@ def engines_report(engines: Sequence[EngineFacts]) -> RenderableType:
     for facts in engines:
         style = {"ready": "", "not installed": "dim", "broken": "bold red"}[facts.state]
         text = facts.summary if facts.state == "ready" else why_not(facts)
-        lines.add_row(Text(facts.name), Text(" ".join(text.split()), style=style))
+        lines.add_row(Text(facts.name), Text(text, style=style))
         for feature, note in facts.notes.items():
             word = _FEATURE_WORDS.get(feature, feature.replace("_", " "))
             lines.add_row("", Text(f"{word}: {note}", style="dim"))

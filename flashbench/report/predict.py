@@ -8,11 +8,21 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from flashbench.report.layout import NOTHING, Grid, GroupKey, problem_key, problem_line
+from flashbench.report.layout import (
+    AXIS_HEADERS,
+    DIRECTION_WORDS,
+    NOTHING,
+    Along,
+    Grid,
+    GroupKey,
+    axis_word,
+    problem_key,
+    problem_line,
+)
 from flashbench.report.units import format_bytes
 from flashbench.studies.blocks import AUTO, blocks_word
 from flashbench.studies.predict import Fit, Prediction, Predictions
-from flashbench.studies.problem_words import length_word
+from flashbench.texts import to_json
 
 SCHEMA_VERSION = 1
 _HEADERS = ("Forward\nneeds", "Fits", "Training\nneeds", "Fits", "Longest\ntrained")
@@ -23,32 +33,33 @@ def predict_report(predictions: Predictions) -> RenderableType:
     groups: dict[GroupKey, list[Prediction]] = {}
     for row in predictions.predictions:
         groups.setdefault(problem_key(row.problem, "fwd"), []).append(row)
-    budget = format_bytes(predictions.budget_bytes)
+    budget = format_bytes(predictions.budget_bytes) + (" of free memory" if predictions.free else "")
     parts: list[RenderableType] = [
         Text(f"Does it fit in {budget}? Computed, nothing was measured", style="bold"),
         Text("needs: inputs, outputs and workspace; training: a forward, then a backward", style="dim"),
     ]
     for key, rows in groups.items():
-        title = problem_line(key).partition(", ")[2]  # both directions stand in the table
-        parts += [Text(), Text(title, style="bold"), _table(rows), *_reasons(rows)]
+        # Both directions stand in the table.
+        title = problem_line(key).removeprefix(f"{DIRECTION_WORDS['fwd']}, ")
+        parts += [Text(), Text(title, style="bold"), _table(rows, key.along), *_reasons(rows)]
     return Group(*parts)
 
 
 def predict_json(predictions: Predictions) -> str:
     """Every figure in bytes."""
     document = {"schema_version": SCHEMA_VERSION, **msgspec.to_builtins(predictions)}
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+    return msgspec.json.format(to_json(document), indent=2).decode() + "\n"
 
 
-def _table(rows: Sequence[Prediction]) -> Grid:
+def _table(rows: Sequence[Prediction], along: Along) -> Grid:
     with_blocks = len({(row.problem, row.engine) for row in rows}) < len(rows)
-    grid = Grid("Seq\nLen", "Engine", *(["Block"] if with_blocks else []), *_HEADERS, left=[1])
+    grid = Grid(AXIS_HEADERS[along], "Engine", *(["Block"] if with_blocks else []), *_HEADERS, left=[1])
     for index, row in enumerate(rows):
         begins = index == 0 or rows[index - 1].problem != row.problem
         ends = index + 1 < len(rows) and rows[index + 1].problem != row.problem
         several = len({each.engine for each in rows}) > 1 or with_blocks
         grid.add_row(
-            length_word(row.problem) if begins else "",
+            axis_word(row.problem, along) if begins else "",
             row.engine,
             *([_block(row)] if with_blocks else []),
             *_cells(row.forward),

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from flashbench.errors import ConfigError
+from flashbench.studies.sizes import BYTE_UNITS, with_unit
 
-# Powers of 1024. What is read may be spelled KB, MB or GB too: nobody buys memory by powers of 1000.
-BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 # The documented table's names of the same.
-_DOCUMENTED_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+_DOCUMENTED_UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
 _WRITTEN = re.compile(rf"(-?\d+\.\d\d) ({'|'.join(BYTE_UNITS[1:])})")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([KMGTP]?)(?:I?B)?\s*", re.IGNORECASE)
 
@@ -21,7 +19,7 @@ def format_bytes(count: int) -> str:
     >>> format_bytes(131072), format_bytes(512), format_bytes(4 * 1024**3)
     ('128.00 KiB', '512 B', '4.00 GiB')
     """
-    return _with_unit(count, BYTE_UNITS)
+    return with_unit(count)
 
 
 def brief_bytes(text: str) -> str:
@@ -40,18 +38,7 @@ def documented_bytes(count: int) -> str:
     >>> documented_bytes(131072)
     '128.00 KB'
     """
-    return _with_unit(count, _DOCUMENTED_UNITS)
-
-
-def _with_unit(count: int, units: Sequence[str]) -> str:
-    if abs(count) < 1024:
-        return f"{count} {units[0]}"
-    value, left = count / 1024, list(units[1:])
-    # Compared as it will be printed, so that 1 MiB less a byte is not "1024.00 KiB".
-    while abs(round(value, 2)) >= 1024 and len(left) > 1:
-        value /= 1024
-        left.pop(0)
-    return f"{value:.2f} {left[0]}"
+    return with_unit(count, _DOCUMENTED_UNITS)
 
 
 def parse_bytes(text: str, *, name: str = "size") -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from flashbench.errors import ResultsError
+from flashbench.errors import ResultsError, mid_sentence
 from flashbench.results.beside import digest
 from flashbench.results.record import SCHEMA_VERSION, Results
 from flashbench.results.upgrade import STEPS, upgrade
@@ -37,7 +37,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         parent = target.resolve().parent
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, links in a circle, a NUL
         reason = getattr(error, "strerror", None) or str(error)
-        raise ResultsError(f"cannot write {target}: {_lower_first(reason)}") from error
+        raise ResultsError(f"cannot write {target}: {mid_sentence(reason)}") from error
     if target.is_dir():
         raise ResultsError(f"cannot write {target}: it is a directory", hint="name a file in it")
     if not parent.is_dir():
@@ -170,7 +170,7 @@ def decode(content: bytes, *, name: str) -> Results:
     except (AttributeError, KeyError, TypeError) as error:  # an upgrade met what version 1 never held
         raise ResultsError(f"{name} is not a results file of schema_version {version}: {error!r}") from error
     except msgspec.ValidationError as error:
-        raise ResultsError(f"{name} has a wrong field: {_lower_first(str(error))}") from error
+        raise ResultsError(f"{name} has a wrong field: {mid_sentence(str(error))}") from error
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
@@ -182,7 +182,3 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         raise ResultsError(f"{path} is a directory, not a results file") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ResultsError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]

@@ -123,8 +123,8 @@ class EngineProbe:
         """What there is to know: see `Probed`."""
         library, number = _library(self._name)
         return Probed(
-            error=None if self._error is None else " ".join(str(self._error).split()),
-            raised=None if self._raised is None else " ".join(self._raised.split()),
+            error=None if self._error is None else str(self._error),
+            raised=self._raised,
             hint=None if self._error is None else self._error.hint,
             missing=self._error is not None and isinstance(self._error.__cause__, ModuleNotFoundError),
             library=library,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flashbench.engines import Engine, get_engine, refusal
+from flashbench.engines import Outline, get_outline, refusal
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.results.record import Record
+from flashbench.studies.decoding import is_decoding
 from flashbench.studies.fits import predicted_bytes, training_fit
 from flashbench.studies.study import Point, Study
 
@@ -36,19 +37,21 @@ class Predictions(Record, frozen=True, kw_only=True):
     """Everything that a study would measure, in a number of bytes."""
 
     budget_bytes: int
+    free: bool  # whether that is the memory which is free now, as none was asked for
     predictions: list[Prediction]
 
 
-def predict(study: Study, budget_bytes: int) -> Predictions:
+def predict(study: Study, budget_bytes: int, *, free: bool = False) -> Predictions:
     """Every problem of the study with every engine and block size, whatever direction it names.
 
     Raises EngineError when an engine is unknown or its library is missing.
     """
-    return Predictions(budget_bytes=budget_bytes, predictions=list(_predictions(study, budget_bytes)))
+    rows = list(_predictions(study, budget_bytes))
+    return Predictions(budget_bytes=budget_bytes, free=free, predictions=rows)
 
 
 def _predictions(study: Study, budget_bytes: int) -> Iterator[Prediction]:
-    engines = {name: get_engine(name) for name in study.engines}
+    engines = {name: get_outline(name) for name in study.engines}
     seen: set[Point] = set()
     for point in study.points():
         engine = engines[point.engine]
@@ -62,7 +65,9 @@ def _predictions(study: Study, budget_bytes: int) -> Iterator[Prediction]:
         if point in seen:
             continue
         seen.add(point)
-        longest = training_fit(point.problem, engine, settings, budget_bytes)
+        # Decoding is no training, and has no square to grow.
+        decodes = is_decoding(point.problem)
+        longest = None if decodes else training_fit(point.problem, engine, settings, budget_bytes)
         yield Prediction(
             problem=point.problem,
             engine=point.engine,
@@ -74,7 +79,7 @@ def _predictions(study: Study, budget_bytes: int) -> Iterator[Prediction]:
         )
 
 
-def _fit(point: Point, engine: Engine, direction: Direction, budget_bytes: int) -> Fit:
+def _fit(point: Point, engine: Outline, direction: Direction, budget_bytes: int) -> Fit:
     reason = refusal(engine, point.problem, direction)
     workspace = None if reason else engine.workspace_bytes(point.problem, direction, point.settings)
     if workspace is None:

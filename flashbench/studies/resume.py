@@ -40,9 +40,10 @@ def check_same_study(
 ) -> None:
     """Raises ResultsError when `earlier`, whose settings are `known_config`, is of another study or CPU."""
     if earlier.kind != kind:  # else one of the same settings would take its place
+        goes_on = f"flashbench {earlier.kind} --resume goes on with it; or "
         raise ResultsError(
-            f"the unfinished run is a {earlier.kind}, not a {kind}",
-            hint=f"flashbench {earlier.kind} goes on with it; or name another file",
+            f"the file to go on with holds a {earlier.kind}, not a {kind}",
+            hint=f"{'' if earlier.complete else goes_on}name another file",
         )
     if earlier.machine.cpu != cpu:
         raise ResultsError(

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import typer.main
 
+from flashbench.cli import readers
 from flashbench.cli.app import make_app
+from flashbench.cli.readers import OPTIONS, read_params
 from flashbench.cli.settings import build_duel, build_study
 from flashbench.cli.train_settings import build_train_study
 from flashbench.cli.tuning import build_plan
@@ -80,6 +82,69 @@ def test_causal_is_a_flag_and_takes_a_value_everywhere(
 def test_causal_before_the_engines_of_a_duel(words: list[str], causal: str) -> None:
     found = params_of("duel", *words, "flash", "numpy")
     assert (found["causal"], found["a"], found["b"]) == (causal, "flash", "numpy")
+
+
+# A value of each option of a study that takes one.
+VALUES = {
+    "seq_lens": "64",
+    "seq_len_k": "64",
+    "queries": "2",
+    "batch": "2",
+    "heads": "4",
+    "kv_heads": "2",
+    "head_dim": "32",
+    "dtype": "float32",
+    "causal": "both",
+    "causal_alignment": "top-left",
+    "window": "8",
+    "softcap": "5",
+    "mask": "bool",
+    "mask_axes": "qk",
+    "mask_block": "8",
+    "dropout": "10%",
+    "dropout_seed": "1",
+    "key_lengths": "0.5,1",
+    "varlen": "0.5,1",
+    "page_size": "16",
+    "direction": "fwd,bwd",
+    "engine": "numpy",
+    "block_sizes": "32",
+    "block_q": "32",
+    "block_k": "32",
+    "threads": "1",
+    "repeats": "2",
+    "rounds": "2",
+    "budget": "60s",
+    "seed": "1",
+    "memory_budget": "1GiB",
+    "timeout": "60",
+}
+
+
+@pytest.mark.parametrize("command", ["profile", "sweep", "duel"])
+def test_the_value_of_every_option_is_read_as_its_command_gives_it(command: str) -> None:
+    here = options_of(command)
+    assert {name for name in OPTIONS if name in here and not here[name].is_flag} <= set(VALUES)
+    for name in here:
+        if name in OPTIONS and name in VALUES:
+            words = [here[name].opts[0], VALUES[name], *(["flash", "numpy"] if command == "duel" else [])]
+            assert read_params(params_of(command, *words), {name: OPTIONS[name]}), name
+
+
+def test_engines_of_a_study_file_are_asked_as_those_of_a_command_line_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def ask(names: list[str], *, timeout_s: float) -> tuple[list[str], list[str]]:
+        asked.append((names, timeout_s))
+        return names, []
+
+    monkeypatch.setattr(readers, "resolve_engines", ask)
+    path = tmp_path / "study.toml"
+    path.write_text('engines = ["numpy", "a-plug-in"]\ntimeout_s = 3\n')
+    build_study("profile", {"config": str(path)})
+    assert asked == [(["numpy", "a-plug-in"], 3)]
 
 
 def test_a_word_after_causal_that_is_no_value_is_refused(flashbench) -> None:

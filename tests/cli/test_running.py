@@ -114,6 +114,8 @@ def test_json_and_save_to_the_same_file_is_refused(flashbench, fake_run) -> None
     done = flashbench("profile", "--json", "run.json", "--save", "run.json")
     assert done.code == 2
     assert done.err == "error: --json and --save are both run.json: one of them is enough\n"
+    done = flashbench("profile", "--json", "run.json", "--save", "./run.json")
+    assert done.err == "error: --json and --save are both ./run.json: one of them is enough\n"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,10 @@ def test_a_run_that_measured_nothing_is_no_success(flashbench, fake_run, command
     [
         (["profile", "-e", "numpy", "--softcap", "5", "-n", "64,128"], "numpy: the engine has no softcap"),
         (["sweep", "-e", "numpy", "--sinks", "-n", "64"], "numpy: the engine has no sinks"),
-        (["profile", "-e", "numpy", "-n", "64", "--memory-budget", "10KiB"], "numpy: needs 0.2 MiB, the mem"),
+        (
+            ["profile", "-e", "numpy", "-n", "64", "--memory-budget", "10KiB"],
+            "numpy: needs 193.5 KiB, the mem",
+        ),
         (["verify", "-e", "numpy", "--case", "softcap"], "numpy: the engine has no softcap"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
@@ -54,6 +55,15 @@ def test_the_readme_shows_every_command() -> None:
         for words in commands(block)
     }
     assert shown == set(get_command(make_app()).commands)
+
+
+@pytest.mark.parametrize("name", ["", *get_command(make_app()).commands])
+def test_examples_in_help_can_be_read(name: str) -> None:
+    group = get_command(make_app())
+    found = list(commands((group.commands[name] if name else group).epilog.replace("\\[", "[")))
+    assert found
+    for words in found:
+        read(list(itertools.takewhile(lambda word: word not in (">", "|"), words[1:])))
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ def row(seqlen: int, engine: str, forward: Fit, training: Fit, longest: int | No
 
 PREDICTIONS = Predictions(
     budget_bytes=16 * GIB,
+    free=False,
     predictions=[
         row(4096, "flash", fit(0.0625), fit(0.125), 523_241),
         row(4096, "standard", fit(1.06), fit(2.13), 11_457),
@@ -50,6 +51,16 @@ PREDICTIONS = Predictions(
 @pytest.mark.parametrize("width", [80, 120])
 def test_golden(width: int, snapshot: SnapshotAssertion) -> None:
     assert rendered(predict_report(PREDICTIONS), width) == snapshot
+
+
+def test_decoding_and_free_memory_are_named() -> None:
+    problem = AttentionProblem.of(1, seqlen_k=2048)
+    step = replace(PREDICTIONS.predictions[0], problem=problem, longest_training_seqlen=None)
+    text = rendered(predict_report(replace(PREDICTIONS, free=True, predictions=[step])))
+    assert "Does it fit in 16.00 GiB of free memory?" in text
+    assert "decode 1 query, float64" in text
+    assert "Keys" in text
+    assert "2048" in text
 
 
 def test_block_sizes_have_a_column_where_there_are_several() -> None:

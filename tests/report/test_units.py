@@ -29,7 +29,7 @@ KIB = 1024
         (2 * KIB**2, "2.00 MiB"),
         (KIB**2 - 1, "1.00 MiB"),
         (4 * KIB**3, "4.00 GiB"),
-        (5000 * KIB**5, "5000.00 PiB"),
+        (5000 * KIB**6, "5000.00 EiB"),
     ],
 )
 def test_bytes_have_the_documented_form(count: int, text: str) -> None:

@@ -138,5 +138,5 @@ def test_rounds_of_another_version_are_refused(cut: Results) -> None:
 
 
 def test_a_file_of_another_kind_is_refused(cut: Results) -> None:
-    with pytest.raises(ResultsError, match="the unfinished run is a profile, not a duel"):
+    with pytest.raises(ResultsError, match="the file to go on with holds a profile, not a duel"):
         fight(DUEL, command=[], earlier=msgspec.structs.replace(cut, kind="profile"))

@@ -53,6 +53,13 @@ def test_the_longest_length_trains_and_the_next_does_not() -> None:
         assert predict(study, budget).predictions[0].training.fits is fits
 
 
+def test_decoding_is_not_trained() -> None:
+    study = Study(engines=["flash"], seq_lens=[64], causal=[False], decode=True, queries=1)
+    (found,) = predict(study, 1024 * MIB).predictions
+    assert found.forward.fits
+    assert found.longest_training_seqlen is None
+
+
 def test_lengths_directions_and_blocks_are_asked_once() -> None:
     study = Study(
         seq_lens=[64, 128], engines=["standard", "flash"], directions=["fwd", "bwd"], block_sizes=["auto", 32]
@@ -83,7 +90,7 @@ def test_an_engine_that_cannot_says_why_and_one_that_cannot_tell_is_unknown(
             if direction != "fwd":
                 raise UnsupportedError("asked in spite of its refusal")
 
-    monkeypatch.setattr(predicting, "get_engine", lambda name: Odd())
+    monkeypatch.setattr(predicting, "get_outline", lambda name: Odd())
     (row,) = predict(Study(seq_lens=[64], engines=["odd"]), MIB).predictions
     assert (row.forward.needed_bytes, row.forward.fits, row.forward.reason) == (None, None, None)
     assert (row.training.fits, row.training.reason) == (None, "it has no backward")

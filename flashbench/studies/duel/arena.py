@@ -24,6 +24,7 @@ from flashbench.studies.duel.settings import SIDES, DuelStudy
 from flashbench.studies.nothing import nothing_to_measure
 from flashbench.studies.rows import Row
 from flashbench.studies.session import Progress
+from flashbench.studies.sizes import size_word
 
 SIDE_ORDERS: tuple[Order, Order] = ("ab", "ba")
 
@@ -186,7 +187,7 @@ class Arena:
                 larger = match.rows[max(zip(needed, self._needed_bytes, strict=True))[1]]
                 larger.status = "too_large"
                 larger.reason = (
-                    f"both sides need {_gib(sum(needed))}, this machine has {_gib(free)} free: "
+                    f"both sides need {size_word(sum(needed))}, this machine has {size_word(free)} free: "
                     "predicted, not tried"
                 )
 
@@ -228,7 +229,3 @@ class Arena:
         assert row.side is not None
         with row.keeping_failure(), self._pool.turn(row.side) as worker:
             time_row(row, worker, self._duel.study, same_process=again)
-
-
-def _gib(count: int) -> str:
-    return f"{count / 1024**3:.1f} GiB"

@@ -98,5 +98,5 @@ def test_a_run_of_other_settings_is_refused_by_name(changed: Any, said: str) -> 
 
 def test_a_file_of_another_kind_is_refused_and_not_replaced() -> None:
     earlier = msgspec.structs.replace(cut_after(2), kind="duel", config={})
-    with pytest.raises(ResultsError, match="the unfinished run is a duel, not a train"):
+    with pytest.raises(ResultsError, match="the file to go on with holds a duel, not a train"):
         run(STUDY, command=[], earlier=earlier)
