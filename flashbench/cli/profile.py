@@ -72,8 +72,8 @@ def profile(
         bool,
         typer.Option(
             "--predict",
-            help="Compute what a forward and a training step need, and whether it fits in --memory-budget or what is "
-            "free; measure nothing. The exit code is 0 either way.",
+            help="Compute what a forward and a training step need, and whether it fits in --memory-budget, "
+            "or in what is free; measure nothing. The exit code is 0 either way.",
             rich_help_panel=options.MEASURING,
         ),
     ] = False,

@@ -242,7 +242,8 @@ def get_outline(name: str) -> Outline:
     if peer is None:
         return get_engine(name)
     for package in peer.packages:
-        if find_spec(package) is None:
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:  # a directory of that name is no package
             raise _missing(name, package)
     return peer
 

@@ -145,6 +145,8 @@ def read_entries(path: Path) -> tuple[list[Entry], str | None]:
         content = path.read_bytes()
     except FileNotFoundError:
         return [], None
+    except TimeoutError:  # of a signal handler, for a deadline
+        raise
     except OSError as error:
         return [], f"{path} cannot be read ({error.strerror or error})"
     try:

@@ -114,6 +114,8 @@ class _KernelCache(_Cache):
         target_context.refresh()
         try:
             content = self._path(sig, target_context.codegen()).read_bytes()
+        except TimeoutError:  # of a signal handler, for a deadline
+            raise
         except OSError:  # not there yet, or not readable: compile
             return None
         checksum, payload = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
@@ -129,6 +131,8 @@ class _KernelCache(_Cache):
             path = self._path(sig, data.codegen)
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_whole(path, hashlib.sha256(payload).digest() + payload)
+        except TimeoutError:
+            raise
         except OSError as error:
             _warn_once(error)
 
@@ -163,7 +167,7 @@ def _warn_once(error: OSError) -> None:
         warnings.warn_explicit(message, RuntimeWarning, __file__, 0, module=__name__)
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Any:
     """Compile at the first call of each signature, without the GIL, and keep the machine code on disk.
 
     error_model="numpy": a division by zero gives inf or NaN, as kernels have nobody to raise to.

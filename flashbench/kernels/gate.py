@@ -15,11 +15,14 @@ from numba import types
 
 from flashbench.endings import ENDING, Ending
 from flashbench.kernels.compiled import compiled, compiled_callback
-from flashbench.kernels.memory import at, fetch_add, pointer, wait_for
+from flashbench.kernels.memory import at, fetch_add, give_way, look, nap, pointer
 
 # What adds up in a helper's cell. An exit without an entrance does not happen.
 _ENTERED, _CLOSED, _LEFT = 1, 2, 4
 _CELL_BYTES = 8
+# A caller that waits spins for some microseconds, then gives its core away between looks, and after a
+# millisecond sleeps between them: under a CPU quota its waiting is its helpers' time.
+_SPINS, _YIELDS = 256, 2000
 
 
 class Gate:
@@ -60,10 +63,18 @@ def _close(cells, kind, error, traceback):
     for helper in range(place[0]):
         cell = at(place, 1 + helper)
         if fetch_add(cell, _CLOSED) == _ENTERED:
-            wait_for(cell, _LEFT)
+            looks = 0
+            while look(cell) < _LEFT:
+                looks += 1
+                if looks > _YIELDS:
+                    nap()
+                elif looks > _SPINS:
+                    give_way()
 
 
 @functools.cache
 def _closing() -> Callable[..., None]:
     n = types.intp
+    for function in (_enter, _leave):  # a helper that had to compile might fail, and its caller wait for ever
+        function.compile((n,))
     return ENDING(compiled_callback(_close, types.void(n, n, n, n)).address)

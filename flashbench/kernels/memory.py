@@ -182,6 +182,20 @@ def give_way(typingctx: Any) -> Any:
 
 
 @intrinsic
+def nap(typingctx: Any) -> Any:
+    """Sleep for some 50 microseconds; a millisecond on Windows, which has no less."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        name, time = ("Sleep", 1) if sys.platform == "win32" else ("usleep", 50)
+        word = ir.IntType(32)
+        sleep = cgutils.get_or_insert_function(builder.module, ir.FunctionType(word, [word]), name)
+        builder.call(sleep, [ir.Constant(word, time)])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
 def call_address(typingctx: Any, address: Any, values: Any) -> Any:
     """Call the C function at the address, with a tuple of as many integers or addresses as it takes."""
 

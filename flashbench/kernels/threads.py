@@ -19,6 +19,7 @@ import os
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -120,7 +121,7 @@ class _Pool:
             del call  # it holds the arrays of its caller
 
     def _tell(self, error: RuntimeError, left: int) -> None:
-        if self._warned:
+        if self._warned or sys.is_finalizing():
             return
         self._warned = True
         warnings.warn(
@@ -144,28 +145,29 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
 
 
-class _Current(threading.local):
-    """A team that takes the pool's place in this Python thread, and how many threads it has."""
-
-    team: OpenMPTeam | None = None
-    size = 0
-
-
-_current = _Current()
-
-
 class Lent:
     """Within the block, calls of this Python thread that would take `size` threads run on the team's."""
 
     def __init__(self, team: OpenMPTeam | None, size: int) -> None:
-        self._now = team, size
+        self.team, self.size = team, size
 
     def __enter__(self) -> None:
-        self._before = _current.team, _current.size
-        _current.team, _current.size = self._now
+        self._before = _current.lent
+        # Weakly: `with` keeps it alive for as long as the block lasts, also where a second exception of a
+        # signal handler skips the exit.
+        _current.lent = weakref.ref(self)
 
     def __exit__(self, *_: object) -> None:
-        _current.team, _current.size = self._before
+        _current.lent = self._before
+
+
+class _Current(threading.local):
+    """What takes the pool's place in this Python thread."""
+
+    lent: Callable[[], Lent | None] = staticmethod(lambda: None)
+
+
+_current = _Current()
 
 
 def run_on_threads(work: Callable[[int], None], num_threads: int, tickets: int | None = None) -> None:
@@ -179,8 +181,9 @@ def run_on_threads(work: Callable[[int], None], num_threads: int, tickets: int |
     if num_threads == 1:
         work(0)
         return
-    if _current.team is not None and tickets is not None and _current.size == num_threads:
-        _current.team.run(work, num_threads, tickets)
+    lent = _current.lent()
+    if lent is not None and lent.team is not None and tickets is not None and lent.size == num_threads:
+        lent.team.run(work, num_threads, tickets)
         return
     call = _Call(work)
     with call.open_to(num_threads - 1):

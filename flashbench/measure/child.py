@@ -147,6 +147,7 @@ def _outlive_no_longer_than(ancestor: int) -> None:
         select.select([os.pidfd_open(ancestor)], [], [])  # asleep: a loop would be timed with the workloads
     except ProcessLookupError:
         pass
-    except OSError:  # Linux before 5.3, or a sandbox
-        psutil.wait_procs([psutil.Process(ancestor)])
+    except (OSError, AttributeError):  # Linux before 5.3, a sandbox, or a Python built where that was missing
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.wait_procs([psutil.Process(ancestor)])
     os.killpg(0, signal.SIGKILL)

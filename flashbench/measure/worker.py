@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import queue
@@ -56,6 +57,7 @@ DEATH_S = 2.0  # from the end of a child's answers to its own
 LAST_WORDS_BYTES = 4096
 REPLY = b'{"status":'  # how a reply begins; what else a wrapper script prints is for people
 SHELL_SIGNALS = 128  # a shell whose command a signal has killed exits with this and the signal's number
+MOST_SIGNALS = 64  # above that, 255 for one, it is an exit code of its own
 ACTIVITY: dict[type[Request], str] = {
     Hello: "while it started",
     Facts: "while it described itself",
@@ -202,6 +204,7 @@ class Worker:
         while self._process.returncode is None:
             try:
                 self._send_kill()
+                self._close_requests()  # whatever lives on without our leave has no more to do
                 self._process.wait()
             except BaseException as error:
                 interrupt = error
@@ -215,7 +218,7 @@ class Worker:
         wrapped = [] if self._direct else self._descendants()
         self._signal(signal.SIGKILL)
         for process in wrapped:  # also those that timeout(1) or setsid(1) have put into another group
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.Error):  # gone, or another user's: the end of its input ends it
                 process.kill()
 
     def close(self) -> None:
@@ -223,9 +226,16 @@ class Worker:
         try:
             self.kill()
         finally:
-            with contextlib.suppress(BrokenPipeError):  # a request that a dead child did not read
-                self._requests.close()
+            self._close_requests()
             self._stderr.close()
+
+    def _close_requests(self) -> None:
+        try:
+            self._requests.close()
+        except OSError as error:
+            # What is left of a request that a dead child did not read; EINVAL is how Windows says so.
+            if error.errno not in (errno.EPIPE, errno.EINVAL):
+                raise
 
     def _ask(self, request: AnyRequest) -> dict[str, Any]:
         self._resume()
@@ -233,6 +243,9 @@ class Worker:
         try:
             self._requests.write(to_json(request) + b"\n")
             self._requests.flush()
+        except TimeoutError:  # of a signal handler, for a deadline
+            self.kill()
+            raise
         except OSError:  # it died since its last reply
             raise self._death(request) from None
         try:
@@ -260,7 +273,8 @@ class Worker:
         except subprocess.TimeoutExpired:  # it closed its pipe, but lives
             self.kill()
             code = self._process.returncode
-        if code > SHELL_SIGNALS and not self._direct:
+        of_a_shell = SHELL_SIGNALS < code <= SHELL_SIGNALS + MOST_SIGNALS
+        if of_a_shell and not self._direct and sys.platform != "win32":
             code = SHELL_SIGNALS - code
         how = f"killed by {_signal_name(-code)}" if code < 0 else f"left with exit code {code:#x}"
         how = f"{how} {ACTIVITY[type(request)]}"
@@ -306,8 +320,9 @@ def _read_lines(pipe: BinaryIO, lines: queue.SimpleQueue[bytes | None]) -> None:
     """Pass the child's replies on, then None: a thread, for a pipe cannot be waited for with a timeout."""
     with pipe:
         for line in pipe:
-            if line.startswith(REPLY):
-                lines.put(line)
+            begin = line.find(REPLY)  # behind what a wrapper script printed without an end of the line
+            if begin >= 0:
+                lines.put(line[begin:])
     lines.put(None)
 
 

@@ -11,23 +11,28 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 # Settings by which OpenMP runtimes bind threads, and words in them by which they do not.
 BINDING_VARIABLES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 _NO_BINDING = {"false", "none", "disabled"}
-_MOST_CORES = os.cpu_count()
+_KMP_BINDS = {"balanced", "compact", "disperse", "explicit", "scatter"}  # its other words only say more
+# Not os.cpu_count(), which follows $PYTHON_CPU_COUNT.
+_MOST_CORES = os.sysconf("SC_NPROCESSORS_ONLN") if hasattr(os, "sysconf") else None
 
 
 def binding_settings() -> dict[str, str]:
     """What of `BINDING_VARIABLES` the environment has that asks to bind threads."""
     found = {name: os.environ.get(name, "").strip() for name in BINDING_VARIABLES}
-    return {
-        name: value
-        for name, value in found.items()
-        if value and _NO_BINDING.isdisjoint(value.lower().split(","))
-    }
+    if found["OMP_PROC_BIND"].lower() == "false":  # which the other two of OpenMP's and GNU's do not overrule
+        found["OMP_PLACES"] = found["GOMP_CPU_AFFINITY"] = ""
+    return {name: value for name, value in found.items() if value and _binds(name, value)}
+
+
+def _binds(name: str, value: str) -> bool:
+    words = {word.partition("=")[0].strip() for word in value.lower().split(",")}
+    return not words.isdisjoint(_KMP_BINDS) if name == "KMP_AFFINITY" else words.isdisjoint(_NO_BINDING)
 
 
 def process_cores() -> frozenset[int] | None:
@@ -49,13 +54,20 @@ def on_process_cores() -> Iterator[None]:
     if cores is None or cores == before:
         yield
         return
-    with contextlib.suppress(OSError):  # taken from the process meanwhile
-        os.sched_setaffinity(0, cores)
+    _move_to(cores)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, before)
+        _move_to(before)
+
+
+def _move_to(cores: Iterable[int]) -> None:
+    try:
+        os.sched_setaffinity(0, cores)
+    except TimeoutError:  # of a signal handler, for a deadline
+        raise
+    except OSError:  # taken from the process meanwhile: it stays where it is
+        return
 
 
 @lru_cache
@@ -80,10 +92,14 @@ def _openmp_places() -> Iterator[tuple[list[frozenset[int]], int]]:
     for info in threadpoolctl.threadpool_info():
         if info["user_api"] != "openmp":
             continue
-        with contextlib.suppress(OSError, AttributeError):  # not to be had by that path, or without places
+        try:
             library = ctypes.CDLL(info["filepath"])
             places = [_cores_of(library, place) for place in range(library.omp_get_num_places())]
             yield places, library.omp_get_num_procs()
+        except TimeoutError:  # of a signal handler: an answer without this runtime would be kept
+            raise
+        except (OSError, AttributeError):  # not to be had by that path, or without places
+            continue
 
 
 def _cores_of(library: ctypes.CDLL, place: int) -> frozenset[int]:

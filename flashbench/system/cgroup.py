@@ -36,6 +36,8 @@ def groups(controller: Literal["cpu", "memory"]) -> Iterator[Group]:
     """
     mounts = _mounts(PROCESS / "mountinfo")
     for line in (read_text(PROCESS / "cgroup") or "").splitlines():
+        if line.count(":") < 2:  # what cannot be read is no limit
+            continue
         hierarchy, controllers, path = line.split(":", 2)
         version: _Version = 2 if hierarchy == "0" else 1
         if version == 1 and controller not in controllers.split(","):
@@ -82,8 +84,11 @@ def _mounts(mountinfo: Path) -> list[_Mount]:
     found = []
     for line in (read_text(mountinfo) or "").splitlines():
         fields, _, filesystem = line.partition(" - ")
-        root, directory = (_unescaped(field) for field in fields.split()[3:5])
-        kind, _, options = filesystem.split(" ", 2)
+        words, described = fields.split(), filesystem.split(" ", 2)
+        if len(words) < 5 or len(described) < 3:
+            continue
+        root, directory = map(_unescaped, words[3:5])
+        kind, _, options = described
         if kind == "cgroup2":
             found.append(_Mount(root, Path(directory), 2, frozenset()))
         elif kind == "cgroup":

@@ -14,14 +14,17 @@ def check_numba_settings() -> None:
     """Raises ConfigError that names the setting. Looks at the environment alone, so that it costs nothing."""
     numba_num_threads()
     disabled = os.environ.get("NUMBA_DISABLE_JIT")
-    if disabled is not None and _number(disabled) != 0:
+    if disabled and _number(disabled) != 0:  # an empty one is how a Dockerfile unsets it
         raise without_compiler(f"NUMBA_DISABLE_JIT={disabled!r}")
 
 
 def numba_num_threads() -> int | None:
-    """What $NUMBA_NUM_THREADS says; None where it is not set. Raises ConfigError for no number of threads."""
+    """What $NUMBA_NUM_THREADS says; None where it is not set, or empty.
+
+    Raises ConfigError for no number of threads.
+    """
     text = os.environ.get("NUMBA_NUM_THREADS")
-    if text is None:
+    if not text:
         return None
     number = _number(text)
     if number is None or number < 1:

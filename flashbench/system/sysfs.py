@@ -8,7 +8,9 @@ from pathlib import Path
 def read_text(path: Path) -> str | None:
     """What the file says; None where it is not there, empty, or hidden from us."""
     try:
-        return path.read_text().strip() or None
+        return path.read_text(encoding="utf-8", errors="surrogateescape").strip() or None
+    except TimeoutError:  # of a signal handler, for a deadline
+        raise
     except OSError:  # not this system, a sandbox, or for root alone
         return None
 

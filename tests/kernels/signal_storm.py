@@ -27,7 +27,7 @@ TIMERS = {
 }
 
 
-class Deadline(Exception):  # noqa: N818 - not an error: what a task queue's own is called
+class Deadline(TimeoutError):  # noqa: N818 - not an error. It is an OSError, as those of handlers often are
     pass
 
 

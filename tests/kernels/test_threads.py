@@ -181,3 +181,29 @@ sys.exit(os.waitstatus_to_exitcode(status))
         [sys.executable, "-W", "ignore", "-c", script], timeout=120, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_team_that_an_exception_left_lent_takes_no_call():
+    class Team:
+        def run(self, *_):
+            raise AssertionError("its block is over")
+
+    lent = threads.Lent(Team(), 2)
+    lent.__enter__()
+    del lent  # as where a second exception skips the exit
+    slots = []
+    run_on_threads(slots.append, 2, 1)
+    assert 0 in slots
+
+
+def test_a_caller_that_waits_long_sleeps():
+    everyone = threading.Barrier(2, timeout=20)
+
+    def work(slot):
+        everyone.wait()
+        if slot:
+            time.sleep(0.5)
+
+    before = time.process_time()
+    run_on_threads(work, 2)
+    assert time.process_time() - before < 0.25

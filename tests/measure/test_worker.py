@@ -213,6 +213,7 @@ STRAY = "raise ImportError('a module of the current directory')"
 # A script that starts its interpreter as a child; timeout(1) puts it into a process group of its own.
 WRAPPERS = {
     "child": f'#!/bin/sh\necho welcome\n"{sys.executable}" "$@"\nexit $?\n',
+    "line": f'#!/bin/sh\nprintf "loading... "\n"{sys.executable}" "$@"\nexit $?\n',
     "group": f'#!/bin/sh\ntimeout 100 "{sys.executable}" "$@"\nexit $?\n',
 }
 
@@ -221,6 +222,17 @@ def test_settings_that_are_no_text_are_told_by_their_numbers(monkeypatch: pytest
     monkeypatch.setenv("GOMP_SPINCOUNT", os.fsdecode(b"\xe9"))
     with Worker(1, timeout_s=60) as worker:
         assert worker.facts()["environment"]["GOMP_SPINCOUNT"] == r"\xe9"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_an_exit_code_of_a_wrappers_own_is_no_signal(tmp_path: Path) -> None:
+    path = tmp_path / "python"
+    path.write_text("#!/bin/sh\nexit 255\n")  # as ssh and docker exec do
+    path.chmod(0o755)
+    with Worker(1, timeout_s=60, python=str(path)) as worker:
+        worker._direct = False
+        with pytest.raises(WorkerFailure, match="left with exit code 0xff while it started"):
+            worker.hello()
 
 
 @pytest.mark.parametrize("python", [None, sys.executable])

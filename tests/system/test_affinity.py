@@ -125,12 +125,15 @@ def test_settings_that_bind_nothing_are_not_named(monkeypatch: pytest.MonkeyPatc
     for name in affinity.BINDING_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_PROC_BIND", "FALSE")
-    monkeypatch.setenv("KMP_AFFINITY", "verbose,none")
-    monkeypatch.setenv("OMP_PLACES", "")
+    monkeypatch.setenv("KMP_AFFINITY", "verbose,granularity=core")
+    monkeypatch.setenv("OMP_PLACES", "cores")
     assert binding_settings() == {}
     monkeypatch.setenv("OMP_PROC_BIND", "close")
     monkeypatch.setenv("KMP_AFFINITY", "granularity=fine,compact,1,0")
-    assert list(binding_settings()) == ["OMP_PROC_BIND", "KMP_AFFINITY"]
+    assert list(binding_settings()) == ["OMP_PROC_BIND", "OMP_PLACES", "KMP_AFFINITY"]
+    monkeypatch.setenv("KMP_AFFINITY", "verbose,none")
+    monkeypatch.setenv("OMP_PLACES", "")
+    assert list(binding_settings()) == ["OMP_PROC_BIND"]
 
 
 @LINUX

@@ -139,3 +139,13 @@ def test_what_this_system_says_is_understood() -> None:
         assert group.directory.is_absolute()
     quota = cpu_quota()
     assert quota is None or quota > 0
+
+
+def test_what_cannot_be_read_is_no_limit(cgroups: FakeGroups) -> None:
+    cgroups.mount(2)
+    cgroups.enter("/")
+    cgroups.write("/", {"cpu.max": "150000 100000"})
+    for name in ("mountinfo", "cgroup"):
+        with (cgroups.process / name).open("ab") as file:
+            file.write(b"99 22 0:50 / /media/us\xe9r rw - vfat /dev/sdb1 rw\nshort\n")
+    assert cpu_quota() == 1.5

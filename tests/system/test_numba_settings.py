@@ -15,7 +15,7 @@ from flashbench.system.cores import available_cores
 from flashbench.system.numba_settings import check_numba_settings, numba_num_threads
 
 REFUSED = {
-    "NUMBA_NUM_THREADS": ["0", "-1", "many", "", "1.5"],
+    "NUMBA_NUM_THREADS": ["0", "-1", "many", " ", "1.5"],
     "NUMBA_DISABLE_JIT": ["1", "2", "yes"],
 }
 
@@ -37,6 +37,9 @@ def test_what_numba_takes_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_NUM_THREADS", " 1 ")
     check_numba_settings()
     assert (numba_num_threads(), available_cores()) == (1, 1)
+    for name in REFUSED:
+        monkeypatch.setenv(name, "")  # as a Dockerfile unsets it
+    check_numba_settings()
     monkeypatch.delenv("NUMBA_NUM_THREADS")
     assert numba_num_threads() is None
 

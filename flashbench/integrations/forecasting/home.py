@@ -19,6 +19,6 @@ def import_neuralforecast() -> None:
         try:
             import_module("neuralforecast")
         finally:
-            del os.environ["HOME"]
+            os.environ.pop("HOME", None)
             if before is not None:
                 os.environ["HOME"] = before

@@ -118,7 +118,8 @@ def _of_the_numbers(name: str) -> Callable[..., Any]:
 
 
 # Ways to the memory of a tensor that are no operators: what is there is not the mask.
-for _name in ("numpy", "__array__", "tolist", "__dlpack__", "__dlpack_device__", "__reduce_ex__"):
+_WAYS = ("numpy", "__array__", "tolist", "__dlpack__", "__dlpack_device__", "__reduce_ex__")
+for _name in (*_WAYS, "apply_", "map_", "map2_"):  # not its storage, which compilers ask for
     setattr(LazyMask, _name, _of_the_numbers(_name))
 
 
@@ -164,5 +165,8 @@ def _seen(attention_mask: Tensor | None, batch: int, keys: int, first: int) -> T
 def is_watched() -> bool:
     """Whether operations are recorded, so that numbers of now must not decide anything."""
     return bool(
-        torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+        torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None  # a transform of torch.func
     )

@@ -29,9 +29,8 @@ class Pattern(NamedTuple):
     keys: int  # the first so many are seen by anyone
     causal: bool = False
     window: Window = (None, None)
-    mask: Tensor | None = (
-        None  # what else hides, bool or added, broadcastable to (batch, heads, queries, keys)
-    )
+    # What else hides, bool or added, broadcastable to (batch, heads, queries, keys).
+    mask: Tensor | None = None
 
 
 def band_pattern(queries: int, keys: int, low: int | None, high: int | None) -> Pattern | None:

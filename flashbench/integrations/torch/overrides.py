@@ -5,6 +5,8 @@ Such code knows PyTorch's function by identity, so that is what it gets. What it
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,7 +38,8 @@ def overriding(*arguments: Any) -> str | None:
 @torch.compiler.disable  # what a compiler traces finds the replacement in the function's place
 def overridden(by: str, compute: Attention, *arguments: Any, **named: Any) -> Tensor:
     """What comes of a call that `by` overrides; what is passed on to PyTorch's function goes to `compute`."""
-    last = _Last(compute)
+    here = _Here()
+    last = _Last(compute, weakref.ref(here))
     _insert(last)
     try:
         o = in_its_place(*arguments, **named)
@@ -55,16 +58,20 @@ def traceable(bias: CausalBias) -> tuple[Tensor | None, bool]:
     return torch.ones(rows, columns, dtype=torch.bool, device="cpu").tril(columns - rows), False
 
 
+class _Here:
+    """Lives as long as a call does, also where an exception of a signal handler skips what ends it."""
+
+
 class _Last(TorchFunctionMode):
     """The last to see a call of PyTorch's function: after all other modes, and after the tensors' types."""
 
-    def __init__(self, compute: Attention) -> None:
+    def __init__(self, compute: Attention, lasts: Callable[[], object]) -> None:
         super().__init__()
-        self.compute, self.reached = compute, False
+        self.compute, self.reached, self.lasts = compute, False, lasts
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is not torch_sdpa:
+        if func is not torch_sdpa or self.lasts() is None:
             return func(*args, **kwargs)
         asked = torch.overrides._get_overloaded_args(
             [x for x in (*args, *kwargs.values()) if type(x) is not Tensor]
@@ -88,7 +95,7 @@ def _is_asked(x: Any) -> bool:
 
 def _insert(mode: TorchFunctionMode) -> None:
     """Below the other modes of this thread."""
-    others = [_pop() for _ in range(_size())]
+    others = [_pop() for _ in range(_size())]  # mostly none, and then nothing of the user's can be lost
     for other in (mode, *reversed(others)):
         _push(other)
 

@@ -43,14 +43,16 @@ def in_its_place(*arguments: Any, **named: Any) -> Tensor:
 @contextlib.contextmanager
 def _borrowed() -> Iterator[None]:
     global _borrowers
-    with _lock:
-        _borrowers += 1
-        if torch_functional.scaled_dot_product_attention is _replacement:  # and nobody else's
-            torch_functional.scaled_dot_product_attention = torch_sdpa
+    borrowed = False
     try:
+        with _lock:
+            _borrowers += 1
+            borrowed = True
+            if torch_functional.scaled_dot_product_attention is _replacement:  # and nobody else's
+                torch_functional.scaled_dot_product_attention = torch_sdpa
         yield
     finally:
         with _lock:
-            _borrowers -= 1
+            _borrowers -= borrowed
             if not _borrowers and torch_functional.scaled_dot_product_attention is torch_sdpa:
                 torch_functional.scaled_dot_product_attention = _replacement

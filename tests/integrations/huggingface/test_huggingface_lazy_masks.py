@@ -124,7 +124,10 @@ def test_what_is_written_to_them_counts(write: str) -> None:
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("way", ["numpy", "asarray", "dlpack", "data", "new data", "share_memory_", "copy"])
+WAYS = ["numpy", "asarray", "dlpack", "data", "new data", "share_memory_", "copy", "apply_"]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_numbers_are_shared_with_those_who_go_past_operators(way: str) -> None:
     """PyTorch has no memory for such a tensor: to look there is to read, or write, anywhere."""
     mask, eager = unwritten(), eager_mask(2, 19, 19, attention_mask=LEFT.bool())
@@ -137,6 +140,7 @@ def test_numbers_are_shared_with_those_who_go_past_operators(way: str) -> None:
         "new data": lambda: setattr(mask, "data", eager.clone()) or mask.data,
         "share_memory_": lambda: mask.share_memory_(),
         "copy": lambda: copy.copy(mask),
+        "apply_": lambda: mask.apply_(lambda x: x),
     }[way]()
     assert torch.equal(shared + 0, eager)
     shared.copy_(other)

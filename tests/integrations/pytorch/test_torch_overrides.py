@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from flashbench.integrations.torch import (
     ATTENTIONS,
     flashbench_attention,
+    overrides,
     reset_stats,
     scaled_dot_product_attention,
     stats,
@@ -214,6 +215,20 @@ def test_a_mode_that_fails_leaves_nothing_behind() -> None:
     with flashbench_attention(), pytest.raises(ZeroDivisionError), Failing():
         F.scaled_dot_product_attention(*qkv())
     assert stats() == (0, 0, {})
+
+
+def test_a_mode_of_ours_that_an_exception_left_behind_does_nothing() -> None:
+    """As the second of two signals may, whose handlers raise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overrides, "_remove", lambda mode: None)
+        with flashbench_attention():
+            F.scaled_dot_product_attention(*qkv(5), causal_upper_left(5, 5))
+    try:
+        before = stats()
+        F.scaled_dot_product_attention(*qkv())
+        assert stats() == before
+    finally:
+        torch._C._pop_torch_function_stack()
 
 
 def test_a_default_device_overrides_nothing() -> None:
