@@ -21,6 +21,7 @@ from flashbench.engines import (
     get_engine,
 )
 from flashbench.engines.numpy import NumpyEngine
+from flashbench.errors import UnsupportedError
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.problem import AttentionProblem, Direction, Feature
 from flashbench.reference import attention_backward_reference, attention_reference
@@ -384,6 +385,11 @@ class Scribbling(_Scribbler, Featured):
 class Choosy(Right):
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         return f"no backward of {problem.seqlen_q}" if direction == "bwd" else None
+
+
+class RefusingLate(Right):
+    def backward(self, *_: Any, **__: Any) -> AttentionGradients:
+        raise UnsupportedError("no backward after all")
 
 
 NAMES = [

@@ -133,7 +133,16 @@ def train(
     seed: options.Seed = None,
     memory: options.MeasureMemory = None,
     memory_budget: options.MemoryBudget = None,
-    timeout: options.Timeout = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option(
+            "--timeout",
+            metavar="S",
+            help="Seconds for one burst of steps, one memory measurement or one check of losses, such as 60 "
+            "(default 600).",
+            rich_help_panel=options.MEASURING,
+        ),
+    ] = None,
     show: Annotated[
         str | None,
         typer.Option(

@@ -161,9 +161,14 @@ class Worker:
         """What the child runs with: see `flashbench.measure.process`."""
         return self._ask(Facts(""))
 
-    def prepare(self, slot: str, factory: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Build a workload in the child under the name `slot`, call it once and return its description."""
-        return self._ask(Prepare(slot, factory, arguments))
+    def prepare(
+        self, slot: str, factory: str, arguments: dict[str, Any], *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Build a workload in the child under the name `slot`, call it once and return its description.
+
+        `timeout_s`: for this one request, instead of the worker's own.
+        """
+        return self._ask(Prepare(slot, factory, arguments), timeout_s)
 
     def time(
         self, slot: str, repeats: int, *, at_least_ns: int = 0, at_most: int = 50, cold: bool = False
@@ -237,7 +242,8 @@ class Worker:
             if error.errno not in (errno.EPIPE, errno.EINVAL):
                 raise
 
-    def _ask(self, request: AnyRequest) -> dict[str, Any]:
+    def _ask(self, request: AnyRequest, timeout_s: float | None = None) -> dict[str, Any]:
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
         self._resume()
         self._owes_answer = True
         try:
@@ -249,10 +255,10 @@ class Worker:
         except OSError:  # it died since its last reply
             raise self._death(request) from None
         try:
-            line = self._lines.get(timeout=self.timeout_s)
+            line = self._lines.get(timeout=timeout_s)
         except queue.Empty:
             self.kill()
-            reason = f"no answer after {self.timeout_s:g} s {ACTIVITY[type(request)]}"
+            reason = f"no answer after {timeout_s:g} s {ACTIVITY[type(request)]}"
             raise WorkerFailure("timeout", reason) from None
         except BaseException:  # Ctrl-C: what runs now has no one to answer to
             self.kill()

@@ -18,6 +18,7 @@ from flashbench.measure.statistics import (
     unpaired_ratio,
 )
 from flashbench.problem import AttentionProblem, Direction
+from flashbench.results.export.names import with_cold_caches
 from flashbench.results.one_line import one_line
 from flashbench.results.record import Measurement, Results, Side, Verdict
 from flashbench.studies.blocks import block_label
@@ -186,9 +187,12 @@ def _differences(base: Results, new: Results) -> list[Difference]:
         ("cpu", base.machine.cpu, new.machine.cpu),
         ("isa", base.machine.isa, new.machine.isa),
         ("cores", base.machine.cores, new.machine.cores),
+        # None: no limit, and in a file from before quotas were noted as good as none.
+        ("cpu_quota", base.machine.cpu_quota or "none", new.machine.cpu_quota or "none"),
+        ("binding", _binding(base), _binding(new)),
         ("governor", base.machine.governor, new.machine.governor),
         ("threads", _threads(base), _threads(new)),
-        ("cold", base.config.get("cold", False), new.config.get("cold", False)),
+        ("cold", with_cold_caches(base), with_cold_caches(new)),
     ]
     return [
         Difference(name=name, base=_word(old), new=_word(late)) for name, old, late in pairs if old != late
@@ -198,6 +202,11 @@ def _differences(base: Results, new: Results) -> list[Difference]:
 def _threads(results: Results) -> str | None:
     counts = sorted({row.threads for row in results.measurements if row.threads is not None})
     return ", ".join(map(str, counts)) or None
+
+
+def _binding(results: Results) -> str:
+    """Of threads to cores, by OpenMP's settings."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(results.machine.binding.items())) or "none"
 
 
 def _word(value: object) -> str:

@@ -10,8 +10,9 @@ import msgspec
 from flashbench.errors import ConfigError, FlashbenchError, ResultsError
 from flashbench.kernels.compiled import cache_directory
 from flashbench.problem import AttentionProblem, Direction
+from flashbench.results.lock import exclusively
 from flashbench.results.record import Record
-from flashbench.results.store import write_whole
+from flashbench.results.store import check_writable, write_whole
 
 VERSION = 1
 DEFAULT_SEQLEN = 1024
@@ -54,14 +55,17 @@ def machine_floor(cpu: str, threads: int) -> NoiseFloor | None:
 
 
 def keep_floor(floor: NoiseFloor) -> bool:
-    """Keep it for later duels; it replaces one of the same problem. Warns, and returns False, if it cannot:
-    what was measured is right all the same.
+    """Keep it for later duels; it replaces one of the same problem. Those of others stay, also of a duel that
+    keeps its own at the same time. Warns, and returns False, if it cannot: what was measured is right all the
+    same.
     """
-    others = [other for other in _kept() if other.about != floor.about]
     try:
         path = _path()
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, msgspec.json.encode(_Kept(version=VERSION, floors=[floor, *others])))
+        check_writable(path)  # first: a lock that can never be had would be waited for
+        with exclusively(path):
+            others = [other for other in _kept() if other.about != floor.about]
+            write_whole(path, msgspec.json.encode(_Kept(version=VERSION, floors=[floor, *others])))
     except (OSError, ResultsError) as error:
         warnings.warn(
             f"the noise floor cannot be kept, and later duels will not know it: {error}; set "

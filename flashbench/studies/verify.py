@@ -25,7 +25,8 @@ from flashbench.studies.untouched import Given
 from flashbench.tolerances import Output, problem_tolerance
 
 DEFAULT_ENGINES = ("flash", "standard")
-# forward ok: o is exact, and the engine has no backward for it.
+# forward ok: o is exact, and the engine has no backward for it; where gradients alone are asked for, that is
+# unsupported.
 Verdict = Literal["ok", "forward ok", "wrong", "raised", "unsupported"]
 
 
@@ -116,14 +117,10 @@ def verify(
     work, work_done, started = sum(map(_work, cases)), 0, time.monotonic()
 
     def wanted(case: Case) -> bool:
-        return any(refusal(engine, case.problem, "fwd") is None for engine in chosen.values())
+        return any(_refusal(engine, case) is None for engine in chosen.values())
 
     if not any(map(wanted, cases)):
-        reasons = {
-            (name, refusal(engine, case.problem, "fwd")): None
-            for name, engine in chosen.items()
-            for case in cases
-        }
+        reasons = {(name, _refusal(engine, case)): None for name, engine in chosen.items() for case in cases}
         raise nothing_to_measure(reasons, what="verified")
 
     for done, (case, question) in enumerate(questions(cases, wanted)):
@@ -165,16 +162,25 @@ def _work(case: Case) -> int:
     return problem.num_heads * pairs + _PAIRS_OF_A_CALL
 
 
+def _refusal(engine: Engine, case: Case) -> str | None:
+    """Why the engine computes nothing of what the case asks for, or None."""
+    needed: tuple[Direction, ...] = ("fwd",) if case.forward else ("fwd", "bwd")
+    reasons = (refusal(engine, case.problem, direction) for direction in needed)
+    return next((reason for reason in reasons if reason is not None), None)
+
+
 def _try(
     engine: Engine, case: Case, question: Question
 ) -> tuple[Verdict, str | None, dict[Output, Deviation]]:
     """What the engine makes of the case, forward and then backward, up to the first failure."""
     deviations: dict[Output, Deviation] = {}
+    if reason := _refusal(engine, case):
+        return "unsupported", reason, deviations
     ways: list[tuple[Direction, Callable[..., _Computed]]] = [("fwd", _forward)]
     if case.backward:
         ways.append(("bwd", _backward))
     for direction, compute in ways:
-        unsupported: Verdict = "forward ok" if deviations else "unsupported"
+        unsupported: Verdict = "forward ok" if deviations and case.forward else "unsupported"
         if reason := refusal(engine, case.problem, direction):
             return unsupported, reason, deviations
         try:

@@ -143,6 +143,18 @@ def test_two_engines_are_faster_by_name_and_a_crash_is_no_verdict_on_speed(
     assert "| flash faster |" in results_markdown(fake_fight.results)
 
 
+@pytest.mark.parametrize(
+    ("words", "burst_s", "load_s"),
+    [([], 600.0, 60.0), (["--timeout", "600"], 600.0, 600.0), (["--timeout", "7.5"], 7.5, 7.5)],
+)
+def test_a_timeout_is_for_bursts_and_for_loading_and_each_has_its_own_default(
+    flashbench, fake_fight, words: list[str], burst_s: float, load_s: float
+) -> None:
+    assert flashbench("duel", "flash", "standard", *words).code == 0
+    (asked,) = fake_fight.studies
+    assert (asked.study.timeout_s, asked.load_timeout_s) == (burst_s, load_s)
+
+
 @pytest.mark.parametrize("words", [["flash", "nope"], ["nope", "flash"], ["nope", "--aa"], ["all", "flash"]])
 def test_an_unknown_engine_is_refused_before_the_fight(flashbench, fake_fight, words: list[str]) -> None:
     done = flashbench("duel", *words)

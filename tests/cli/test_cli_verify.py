@@ -68,6 +68,12 @@ def test_unsupported_cases_are_counted_with_the_reason_and_do_not_fail(flashbenc
     assert "Choosy: 4 forward ok of 4 cases" in done.out
 
 
+def test_gradients_alone_of_an_engine_without_any_are_bad_input(flashbench: CommandLine) -> None:
+    done = flashbench("verify", "-e", "Choosy", "--case", "square-2", "--direction", "bwd")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: nothing can be verified: Choosy: no backward of 2")
+
+
 def test_verbose_shows_each_case(flashbench: CommandLine) -> None:
     done = flashbench("verify", "-e", "flash", "--case", "square-2", "--verbose")
     assert "square-2-float32" in done.out

@@ -47,6 +47,12 @@ def test_without_options_the_study_is_the_default(flashbench, fake_train: FakeRu
     assert "flash against standard, whole steps:" in done.out
 
 
+def test_the_help_speaks_of_no_engines_of_other_packages_which_train_does_not_load(flashbench) -> None:
+    text = " ".join(flashbench("train", "--help").out.replace("│", " ").split())
+    assert "one check of losses, such as 60 (default 600)." in text
+    assert "plug-in" not in text
+
+
 def test_every_option_has_its_field(flashbench, fake_train: FakeRun) -> None:
     words = (
         "train -m tft,informer -a flash,original --variant full-attention -n 512,1k --horizon 12 --windows 2 "

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 import pytest
 from fake_exports import make_duel, small_profile, with_failures, with_features
-from fake_results import make_measurement, make_results
+from fake_results import MACHINE, make_measurement, make_results
 from pyperf import BenchmarkSuite
 from syrupy.assertion import SnapshotAssertion
 
@@ -19,7 +19,7 @@ from flashbench.report.markdown import results_markdown
 from flashbench.results.export import FORMATS
 from flashbench.results.export.csv import COLUMNS
 from flashbench.results.export.names import named
-from flashbench.results.record import SCHEMA_VERSION, Results
+from flashbench.results.record import SCHEMA_VERSION, Disturbance, Results
 from flashbench.results.store import load
 
 FILES = {
@@ -219,6 +219,15 @@ def test_bytes_a_second_are_in_every_format_that_has_a_place_for_rates() -> None
     assert "16 GB/s, 80.0 % of bandwidth" in entry["extra"]
     assert "| 2048 |" in results_markdown(results)
     assert "GB/s" in results_markdown(results)
+
+
+def test_what_a_cpu_quota_did_is_in_csv() -> None:
+    throttled = Disturbance(moved=0.2, throttled_periods=3)
+    row = msgspec.structs.replace(make_measurement("flash", 64), disturbance=throttled)
+    machine = msgspec.structs.replace(MACHINE, cpu_quota=1.5)
+    text = FORMATS["csv"].render(make_results([row, make_measurement("flash", 128)], machine=machine))
+    found = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [(each["throttled_periods"], each["cpu_quota"]) for each in found] == [("3", "1.5"), ("", "1.5")]
 
 
 def test_an_error_that_is_not_finite_is_nan_in_csv() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from fake_exports import make_duel
 from fake_results import MACHINE, make_measurement, make_results
 
 from flashbench.errors import ResultsError
@@ -178,6 +180,11 @@ def test_times_without_spread_have_no_verdict() -> None:
         ({"cores": 4}, "cores: 2 / 4"),
         ({"isa": "avx2"}, "isa: avx512 / avx2"),
         ({"governor": None}, "governor: performance / not stated"),
+        ({"cpu_quota": 1.5}, "cpu_quota: none / 1.5"),
+        (
+            {"binding": {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}},
+            "binding: none / OMP_PLACES=cores, OMP_PROC_BIND=close",
+        ),
     ],
 )
 def test_unlike_machines_are_refused_and_the_difference_is_named(changes: dict[str, Any], said: str) -> None:
@@ -194,6 +201,29 @@ def test_unlike_threads_are_refused() -> None:
     rows = [msgspec.structs.replace(row, threads=1) for row in make_results().measurements]
     with pytest.raises(IncomparableError, match="threads: 2 / 1"):
         compare(make_results(), make_results(rows))
+
+
+def test_quotas_and_bindings_that_are_alike_are_no_difference() -> None:
+    base, new = (
+        on_machine(cpu_quota=1.5, binding=binding)
+        for binding in (
+            {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"},
+            {"OMP_PLACES": "cores", "OMP_PROC_BIND": "close"},
+        )
+    )
+    assert compare(base, new).differences == []
+
+
+@pytest.mark.parametrize("make", [make_results, make_duel])
+def test_cold_caches_are_not_comparable_with_warm_ones(make: Callable[[], Results]) -> None:
+    """A duel has the settings of its measuring in its study's."""
+    warm = make()
+    settings = {"cold": True}
+    config = {"study": settings} if warm.kind == "duel" else settings
+    cold = msgspec.structs.replace(warm, config=warm.config | config)
+    with pytest.raises(IncomparableError, match="cold: False / True"):
+        compare(warm, cold)
+    assert compare(cold, cold).differences == []
 
 
 def test_what_may_differ_is_remarked_on_but_not_refused() -> None:

@@ -165,6 +165,15 @@ def test_an_engine_that_is_not_there_is_refused_before_the_first_round(
 
 
 @pytest.mark.usefixtures("_nothing_timed")
+def test_an_engine_has_less_time_to_load_than_a_burst_may_take(tmp_path: Path) -> None:
+    plugins.install(tmp_path, {"hangs": plugins.BROKEN["hangs"]})
+    asked = duel("hangs", "Slow", load_timeout_s=0.5)
+    assert asked.study.timeout_s == 30.0
+    with pytest.raises(EngineError, match=r"'hangs' is broken: no answer after 0\.5 s in its first call"):
+        fought(asked)
+
+
+@pytest.mark.usefixtures("_nothing_timed")
 def test_a_duel_that_no_side_can_fight_is_refused_before_the_first_round() -> None:
     with pytest.raises(NothingToMeasureError) as caught:
         fought(duel("Slow", "Unsupporting"))

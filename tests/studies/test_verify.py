@@ -8,7 +8,7 @@ import pytest
 import wrong_engines
 
 from flashbench.errors import EngineError
-from flashbench.studies.cases import choose_cases
+from flashbench.studies.cases import choose_cases, narrow_cases
 from flashbench.studies.nothing import NothingToMeasureError
 from flashbench.studies.session import Progress
 from flashbench.studies.verify import CaseResult, Deviation, Verification, verify
@@ -187,6 +187,24 @@ def test_one_failure_among_many_decides_the_exit_code() -> None:
 def test_cases_that_no_engine_supports_are_refused_before_any_runs() -> None:
     with pytest.raises(NothingToMeasureError, match="nothing can be verified: numpy: the engine has no "):
         verify(["numpy"], choose_cases(["pair-window-alibi-float64"]))
+
+
+def test_gradients_alone_of_an_engine_that_has_none_are_nothing_that_can_be_verified() -> None:
+    cases = narrow_cases(choose_cases(["square-2"]), directions=["bwd"])
+    with pytest.raises(NothingToMeasureError, match="nothing can be verified: Choosy: no backward of 2"):
+        verify(["Choosy"], cases)
+    verification = verify(["Choosy", "Right"], cases)
+    assert [result.verdict for result in verification.results] == ["unsupported", "ok"] * 2
+    assert verification.exit_code == 0  # of another engine they were verified
+
+
+def test_gradients_alone_that_are_refused_only_when_they_are_computed_are_not_verified() -> None:
+    cases = choose_cases(["square-2-float64"])
+    assert verify(["RefusingLate"], cases).results[0].verdict == "forward ok"
+    verification = verify(["RefusingLate"], narrow_cases(cases, directions=["bwd"]))
+    (result,) = verification.results
+    assert (result.verdict, result.reason) == ("unsupported", "no backward after all")
+    assert verification.exit_code == 1
 
 
 def test_the_command_that_reproduces_is_fit_for_a_shell() -> None:

@@ -114,6 +114,7 @@ def narrow_cases(
     """
     found = [
         case._replace(
+            forward="fwd" in directions,
             backward=case.backward and "bwd" in directions,
             settings=case.settings._replace(num_threads=case.settings.num_threads or threads),
         )

@@ -29,6 +29,7 @@ class Case(NamedTuple):
     infinite: bool = False  # inputs hold infinities: what is NaN in one order of adding is not in another
     change_extras: ChangeExtras | None = None
     backward: bool = True  # whether gradients are asked for
+    forward: bool = True  # whether outputs are; gradients need them in any case
 
     def make_inputs(self) -> Inputs:
         """The same inputs each time."""

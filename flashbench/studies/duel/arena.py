@@ -167,9 +167,12 @@ class Arena:
         asked = admission.arguments([row.point for row in rows], engine)
         with self._pool.turn(side) as worker:
             try:
-                said = admission.Admitted(**worker.prepare("admission", admission.FACTORY, asked))
+                answer = worker.prepare(
+                    "admission", admission.FACTORY, asked, timeout_s=self._duel.load_timeout_s
+                )
             except WorkerFailure as failure:
                 raise EngineError(f"{where}engine {engine!r} is broken: {failure.reason}") from failure
+        said = admission.Admitted(**answer)
         if said.error is not None:
             raise EngineError(f"{where}{said.error}", hint=said.hint)
         self._needed_bytes[side] = said.needed_bytes

@@ -9,6 +9,7 @@ import msgspec
 from flashbench.errors import ConfigError
 from flashbench.measure.statistics import smallest_sign_flip_p
 from flashbench.results.record import Side
+from flashbench.studies.engine_list import PROBE_TIMEOUT_S
 from flashbench.studies.study import Point, Study
 from flashbench.studies.verdict import ALPHA
 
@@ -34,6 +35,7 @@ class DuelStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     threshold: float = 0.05
     rounds: int | None = None  # between two looks; None: as few as can decide
     looks: int = LOOKS
+    load_timeout_s: float = PROBE_TIMEOUT_S  # for a side's engine to load; a burst has the study's
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < math.inf:

@@ -8,6 +8,16 @@ from flashbench.studies.train.data import KNOWN_VALUES, load_series, longest_ser
 from flashbench.studies.train.study import TrainPoint, TrainStudy
 
 
+def unlike_its_variant(point: TrainPoint, study: TrainStudy) -> str | None:
+    """Why a model's own attention is no arm of a study of variants, or None where it is one."""
+    if study.variant is None or point.attention != ORIGINAL or models.find_model(point.model).exact:
+        return None
+    return (
+        f"attention {ORIGINAL} is the model as shipped, --variant {study.variant} another model: leave out "
+        "one of them"
+    )
+
+
 class Obstacles:
     """Of one study's points."""
 
@@ -25,8 +35,9 @@ class Obstacles:
     def of(self, point: TrainPoint) -> str | None:
         """Why it cannot be trained, in one line, or None."""
         model = models.find_model(point.model)
-        variant = None if model.exact or point.attention == ORIGINAL else self._study.variant
-        if not model.exact and point.attention != ORIGINAL and variant is None:
+        if (reason := unlike_its_variant(point, self._study)) is not None:
+            return reason
+        if not model.exact and point.attention != ORIGINAL and self._study.variant is None:
             return (
                 f"{model.own_attention} instead of softmax attention; "
                 "--variant full-attention puts it there: another model"

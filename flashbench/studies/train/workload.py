@@ -160,6 +160,7 @@ class TrainingWorkload:
 
     def _build(self) -> Any:
         from flashbench.integrations.forecasting import ORIGINAL, build_model
+        from flashbench.studies.train.obstacles import unlike_its_variant
 
         study, point = self._study, self._point
         settings: dict[str, Any] = {
@@ -170,12 +171,9 @@ class TrainingWorkload:
         }
         if point.model == "patchtst":
             settings.setdefault("stride", study.patch_stride)
-        original = point.attention == ORIGINAL
-        if original and study.variant is not None and not self._model_kind.exact:
-            raise UnsupportedError(
-                f"{self._model_kind.name} as shipped is not its variant with full attention: another model"
-            )
-        variant = None if self._model_kind.exact or original else study.variant
+        if (reason := unlike_its_variant(point, study)) is not None:
+            raise UnsupportedError(reason)
+        variant = None if self._model_kind.exact or point.attention == ORIGINAL else study.variant
         return build_model(
             point.model,
             h=study.horizon,

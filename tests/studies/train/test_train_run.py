@@ -117,6 +117,15 @@ def test_a_model_without_softmax_attention_is_no_process(measured) -> None:
             {"models": ["fedformer"], "attentions": ["flash"], "context_lengths": [96]},
             "FEDformer: Fourier block instead of softmax attention",
         ),
+        (
+            {
+                "models": ["informer"],
+                "attentions": ["original"],
+                "context_lengths": [96],
+                "variant": "full-attention",
+            },
+            "Informer: attention original is the model as shipped, --variant full-attention another model: ",
+        ),
     ],
 )
 def test_a_study_of_which_nothing_can_be_trained_starts_no_process(
