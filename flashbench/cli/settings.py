@@ -127,7 +127,7 @@ def build_duel(params: Mapping[str, Any]) -> DuelStudy:
         threshold=parse_share("--threshold", params["threshold"]),
         rounds=None if params["rounds"] is None else parse_whole("--rounds", params["rounds"]),
         looks=parse_whole("--looks", params["looks"]),
-        load_timeout_s=PROBE_TIMEOUT_S if params["timeout"] is None else study.timeout_s,
+        load_timeout_s=PROBE_TIMEOUT_S if params.get("timeout") is None else study.timeout_s,
     )
 
 

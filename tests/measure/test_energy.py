@@ -69,10 +69,10 @@ def test_counters_that_are_not_ours_to_read_are_left_out(
 ) -> None:
     read = Path.read_text
 
-    def forbidden(path: Path, *args: str) -> str:
+    def forbidden(path: Path, **how: str) -> str:
         if path.name == "energy_uj":
             raise PermissionError(13, "Permission denied")
-        return read(path, *args)
+        return read(path, **how)
 
     monkeypatch.setattr(Path, "read_text", forbidden)
     meter = EnergyMeter()

@@ -200,7 +200,7 @@ def test_what_a_side_does_not_support_is_told_beside_what_is_fought() -> None:
 def test_sides_that_do_not_fit_into_memory_together_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arena, "available_memory_bytes", lambda: 100_000)
     with pytest.raises(
-        NothingToMeasureError, match=r"both sides need 0\.0 GiB, this machine has 0\.0 GiB free"
+        NothingToMeasureError, match=r"both sides need 387\.0 KiB, this machine has 97\.7 KiB free"
     ):
         fought(duel("Slow", "Slower", lengths=(64,)))
 
