@@ -24,7 +24,7 @@ from flashbench.cli import (
     tune,
     verify,
 )
-from flashbench.cli.entry import INTERRUPTED, was_interrupted
+from flashbench.cli.interrupts import INTERRUPTED, was_interrupted
 from flashbench.cli.say import say
 from flashbench.cli.spellings import Command
 from flashbench.cli.streams import READER_LEFT, finish_streams, prepare_streams, silence_streams

@@ -6,24 +6,21 @@ put in order, so that the process leaves at once.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-from types import FrameType
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-_seen = False
+from flashbench.cli.interrupts import INTERRUPTED, leave, note
 
 
 def main() -> int:
     """Run the command line of this process and return its exit code."""
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not in `nohup` and the like
     if ours:
-        signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGINT, leave)
     from flashbench.cli.app import main as run
 
     if ours:
-        signal.signal(signal.SIGINT, _note)
+        signal.signal(signal.SIGINT, note)
     try:
         code = run()
         sys.stdout.flush()
@@ -32,21 +29,5 @@ def main() -> int:
         return INTERRUPTED
     finally:
         if ours:
-            signal.signal(signal.SIGINT, _leave)
+            signal.signal(signal.SIGINT, leave)
     return code
-
-
-def was_interrupted() -> bool:
-    """Whether Ctrl-C came: an error may be what a library made of the KeyboardInterrupt inside it."""
-    return _seen
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"interrupted\n")
-    os._exit(INTERRUPTED)
-
-
-def _note(number: int, frame: FrameType | None) -> None:
-    global _seen
-    _seen = True
-    raise KeyboardInterrupt
