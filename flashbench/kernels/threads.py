@@ -68,7 +68,7 @@ class _Call:
 
     def __init__(self, work: Callable[[int], None]) -> None:
         self.error: BaseException | None = None
-        self._work = work
+        self.work = work
         self._mode = Mode()
         self._cores = _Cores()
 
@@ -84,7 +84,7 @@ class _Call:
         try:
             self._mode.adopt()
             self._cores.take_one()
-            self._work(1 + helper)  # slot 0 is the caller's
+            self.work(1 + helper)  # slot 0 is the caller's
         except BaseException as error:
             self.error = error
         finally:
@@ -118,7 +118,7 @@ class _Pool:
         while True:
             call, helper = self._tickets.get()
             call.help(helper)
-            del call  # it holds the arrays of its caller
+            del call
 
     def _tell(self, error: RuntimeError, left: int) -> None:
         if self._warned or sys.is_finalizing():
@@ -189,5 +189,7 @@ def run_on_threads(work: Callable[[int], None], num_threads: int, tickets: int |
     with call.open_to(num_threads - 1):
         _pool.ask(call, num_threads - 1)
         work(0)
+    # A helper that came late may still have the call at hand, but no longer what its caller frees now.
+    del call.work
     if call.error is not None:
         raise call.error

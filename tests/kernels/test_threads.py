@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,15 @@ def test_a_caller_that_waits_long_sleeps():
     before = time.process_time()
     run_on_threads(work, 2)
     assert time.process_time() - before < 0.25
+
+
+def test_what_a_call_worked_on_is_its_callers_to_free_once_it_is_over():
+    class Arrays:
+        pass
+
+    for _ in range(300):
+        arrays = Arrays()
+        last = weakref.ref(arrays)
+        run_on_threads(lambda slot, arrays=arrays: None, 3)
+        del arrays
+        assert last() is None
