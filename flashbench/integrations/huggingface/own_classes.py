@@ -16,6 +16,8 @@ from typing import Any
 from torch.nn import Module
 from transformers import PreTrainedModel
 
+from flashbench.integrations.stack import level_outside
+
 
 def watch_models(ours: Container[str]) -> None:
     """From now on, a model that is made with an attention of these names finds a class in its own dicts."""
@@ -43,7 +45,7 @@ def _eager_classes_for(model: type[Module], name: str) -> None:
             warnings.warn(
                 f"{model.__name__} takes its attention from classes of its own ({where}), which flashbench"
                 f" does not replace: those layers go on with {eager.__name__}, their eager attention",
-                stacklevel=_outside_of_transformers(),
+                stacklevel=level_outside("transformers.", __name__),
             )
 
 
@@ -73,13 +75,3 @@ def _layers_in(module: ModuleType) -> list[type[Module]]:
 
 def _is_layer(x: Any) -> bool:
     return isinstance(x, type) and issubclass(x, Module)
-
-
-def _outside_of_transformers() -> int:
-    """The stacklevel of whoever asked for the model, from the function that warns."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
-        ("transformers.", __name__)
-    ):
-        level, frame = level + 1, frame.f_back
-    return level

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import warnings
 from collections import Counter
 from typing import Literal, NamedTuple
 
 import torch
+
+from flashbench.integrations.stack import level_outside
 
 # Between a line that calls attention and what counts it.
 _BETWEEN = ("flashbench.integrations.torch.", "torch.overrides")
@@ -55,12 +56,4 @@ def fell_back(reason: str) -> None:
         _fallbacks[reason] += 1
         first = _fallbacks[reason] == 1
     if first:
-        warnings.warn(f"flashbench left attention to PyTorch: {reason}", stacklevel=_callers_level())
-
-
-def _callers_level() -> int:
-    """The stack level, as `fell_back` counts, of the line that called attention."""
-    level, frame = 2, sys._getframe(2)  # who called fell_back
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_BETWEEN):
-        level, frame = level + 1, frame.f_back
-    return level
+        warnings.warn(f"flashbench left attention to PyTorch: {reason}", stacklevel=level_outside(*_BETWEEN))
