@@ -55,7 +55,7 @@ def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGro
 @pytest.fixture
 def tuned_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where this CPU's table would be, in a directory of the test's own; nothing is read yet."""
-    from flashbench.engines import tuned
+    from flashbench.engines.flash import tuned
 
     monkeypatch.setenv("FLASHBENCH_TUNED_DIR", str(tmp_path / "tuned"))
     monkeypatch.setattr(tuned, "_read", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from flashbench.analysis.decoding import is_decoding, kv_bytes_read, reads_memory
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.results.record import (
     SCHEMA_VERSION,
@@ -18,7 +19,6 @@ from flashbench.results.record import (
     Status,
     Time,
 )
-from flashbench.studies.decoding import is_decoding, kv_bytes_read, reads_memory
 
 MACHINE = Machine(
     host="example",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 EXAMPLE = Path(__file__).parent / "example_plugin"
 
-_GOOD = "from flashbench.engines.numpy import NumpyEngine\nclass E(NumpyEngine):\n"
+_GOOD = "from flashbench.engines.peers.numpy import NumpyEngine\nclass E(NumpyEngine):\n"
 # name of the engine -> the module that offers it as `E`
 BROKEN: Mapping[str, str] = {
     "import-error": "import a_library_that_is_not_there",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flashbench.engines.tuned import Check, Entry, encode
+from flashbench.engines.flash.tuned import Check, Entry, encode
 
 CHECKS = [
     Check(seqlen=512, heads=1, built_in=(16, 176), ratio=0.91, low=0.9, high=0.93),

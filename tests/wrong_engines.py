@@ -20,7 +20,7 @@ from flashbench.engines import (
     Settings,
     get_engine,
 )
-from flashbench.engines.numpy import NumpyEngine
+from flashbench.engines.peers.numpy import NumpyEngine
 from flashbench.errors import UnsupportedError
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.problem import AttentionProblem, Direction, Feature

@@ -49,13 +49,13 @@ def compare(
 
     from rich.console import Console
 
+    from flashbench.analysis import compare as study
     from flashbench.cli.streams import check_output
     from flashbench.cli.values import parse_choices, parse_share
     from flashbench.report.annotations import compare_annotations
     from flashbench.report.compare import compare_json, compare_markdown, compare_report
     from flashbench.report.github import report_to_github
     from flashbench.results.store import load_measurements, write_whole
-    from flashbench.studies import compare as study
 
     limit = parse_share("--fail-over", fail_over)
     formats = {"table": None, "markdown": compare_markdown, "json": compare_json}

@@ -13,7 +13,7 @@ from flashbench.errors import ConfigError
 from flashbench.measure.machine import available_memory_bytes
 from flashbench.report.predict import predict_json, predict_report
 from flashbench.results.store import write_whole
-from flashbench.studies.predict import predict
+from flashbench.studies.memory_fit.predict import predict
 from flashbench.studies.study import Study
 
 # What needs a measurement, by its option.

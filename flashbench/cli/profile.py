@@ -118,7 +118,7 @@ def profile(
     from flashbench.report.profile import profile_report
     from flashbench.report.training import training_report
     from flashbench.results.record import Results
-    from flashbench.studies.training import training_rows
+    from flashbench.studies.memory_fit.training import training_rows
 
     study = build_study("profile", context.params)
     if predict:

@@ -195,13 +195,15 @@ class BuiltIn(NamedTuple):
 
 # One line adds an engine.
 ENGINES: Mapping[str, BuiltIn] = {
-    "flash": BuiltIn("flashbench.engines.flash", "FlashEngine", "numba"),
+    "flash": BuiltIn("flashbench.engines.flash.engine", "FlashEngine", "numba"),
     "standard": BuiltIn("flashbench.engines.standard", "StandardEngine", "numba"),
-    "numpy": BuiltIn("flashbench.engines.numpy", "NumpyEngine", "numpy"),
-    "torch-flash": BuiltIn("flashbench.engines.torch", "TorchFlashEngine", "torch", "torch"),
-    "torch-math": BuiltIn("flashbench.engines.torch_math", "TorchMathEngine", "torch", "torch"),
-    "zentorch": BuiltIn("flashbench.engines.zentorch", "ZentorchEngine", "zentorch", "zentorch"),
-    "onnxruntime": BuiltIn("flashbench.engines.onnxruntime", "OnnxEngine", "onnxruntime", "onnxruntime"),
+    "numpy": BuiltIn("flashbench.engines.peers.numpy", "NumpyEngine", "numpy"),
+    "torch-flash": BuiltIn("flashbench.engines.peers.torch", "TorchFlashEngine", "torch", "torch"),
+    "torch-math": BuiltIn("flashbench.engines.peers.torch_math", "TorchMathEngine", "torch", "torch"),
+    "zentorch": BuiltIn("flashbench.engines.peers.zentorch", "ZentorchEngine", "zentorch", "zentorch"),
+    "onnxruntime": BuiltIn(
+        "flashbench.engines.peers.onnxruntime", "OnnxEngine", "onnxruntime", "onnxruntime"
+    ),
 }
 ENTRY_POINT_GROUP = "flashbench.engines"
 

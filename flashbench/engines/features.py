@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from flashbench.block_mask import BlockMask
 from flashbench.engines import Array
 from flashbench.extras import Extras
-from flashbench.kernels import features as places
+from flashbench.kernels.call import features as places
 from flashbench.problem import AttentionProblem
 
 LOG2E = math.log2(math.e)
 
 
 class KernelFeatures(NamedTuple):
-    """`whole` and `numbers` as kernels/features.py has them; what they point to has to live as long."""
+    """`whole` and `numbers` as kernels/call/features.py has them; what they point to has to live as long."""
 
     whole: NDArray[np.int64]
     numbers: Array

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flashbench.codegen.scratch import ALIGNMENT, aligned
 from flashbench.engines import Array, Settings
-from flashbench.kernels.blocks import ALIGNMENT, aligned, scattered, useful_threads
-from flashbench.kernels.features import (
+from flashbench.kernels.call.features import (
     BATCH_INDEX,
     DIAGONAL,
     FIRST_KEY,
@@ -20,7 +21,7 @@ from flashbench.kernels.features import (
     SEQUENCE_COLUMNS,
     TILES_BEFORE,
 )
-from flashbench.kernels.near import MOVE_COLUMNS
+from flashbench.kernels.flash.gather import MOVE_COLUMNS
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.system.cores import available_cores
 
@@ -32,8 +33,29 @@ _WORTH_MOVING = 512
 # Of a batch: for so few the calls to NumPy would take longer than a loop.
 _FEW_SEQUENCES = 8
 
+# Under this many floating-point operations a thread costs more to wake, some 100 us, than it saves; of few
+# queries under fewer, which wait for memory.
+FLOPS_PER_THREAD = 20_000_000
+_READING_FLOPS_PER_THREAD = 4_000_000
 # tasks(seqlen_q, seqlen_k) of a head of a sequence, of numbers or of arrays of them alike.
 Tasks = Callable[[Any, Any], Any]
+
+
+# Of the first-level cache: lines of so many addresses have sets of their own, and so many of a set a place.
+_SETS_BYTES, _WAYS = 4096, 8
+
+
+def scattered(row_bytes: int, rows: int) -> bool:
+    """Whether rows so far from each other push each other out of the first-level cache: those of one head of
+    a (batch, seqlen, heads, head_dim) array fall into few of its sets.
+    """
+    return _SETS_BYTES // math.gcd(row_bytes, _SETS_BYTES) * _WAYS < rows
+
+
+def useful_threads(flops: int, tiles: int, num_threads: int, *, reading: bool = False) -> int:
+    """How many of the threads are worth waking; reading: for so few queries that memory decides."""
+    least = _READING_FLOPS_PER_THREAD if reading else FLOPS_PER_THREAD
+    return max(1, min(num_threads, tiles, flops // least))
 
 
 def result_like(x: Array, head_dim: int, *, zeros: bool = False) -> Array:
@@ -81,7 +103,7 @@ def near_room(x: Array, readers: float) -> Array:
 
 
 def moves_table(*moves: tuple[Array, Array]) -> NDArray[np.int64]:
-    """One row for each array that is brought elsewhere, in the columns of kernels/near.py."""
+    """One row for each array that is brought elsewhere, in the columns of kernels/flash/gather.py."""
     rows = [
         (*_place(source), *_place(target), *source.shape) for source, target in moves if source is not target
     ]
@@ -119,7 +141,7 @@ def no_tasks(seqlen_q: Any, seqlen_k: Any) -> Any:
 
 
 def sequence_table(problem: AttentionProblem, tasks: Tasks) -> NDArray[np.int64]:
-    """One row a sequence, in the columns of kernels/features.py."""
+    """One row a sequence, in the columns of kernels/call/features.py."""
     table = np.empty((problem.batch, SEQUENCE_COLUMNS), dtype=np.int64)
     if problem.batch <= _FEW_SEQUENCES:
         before = 0

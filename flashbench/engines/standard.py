@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flashbench.codegen.scratch import ALIGNMENT, aligned
 from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
 from flashbench.engines.features import FEATURE_BYTES, kernel_features
 from flashbench.engines.launch import (
@@ -23,9 +24,9 @@ from flashbench.engines.launch import (
     threads_for,
 )
 from flashbench.extras import NO_EXTRAS, Extras
-from flashbench.kernels.blocks import ALIGNMENT, aligned
-from flashbench.kernels.features import SEQLEN_K, SEQLEN_Q
-from flashbench.kernels.standard import (
+from flashbench.kernels.call.features import SEQLEN_K, SEQLEN_Q
+from flashbench.kernels.standard.rows import COLUMNS, SLAB
+from flashbench.kernels.standard.stages import (
     KEY_GRADIENTS,
     KEY_TILE,
     OUTPUT,
@@ -39,9 +40,8 @@ from flashbench.kernels.standard import (
     standard_forward,
     standard_mask_gradient,
 )
-from flashbench.kernels.standard_rows import COLUMNS, SLAB
-from flashbench.kernels.threads import run_on_threads
 from flashbench.problem import AttentionProblem, Direction, Feature
+from flashbench.threads.pool import run_on_threads
 
 LOG2E = math.log2(math.e)
 _TICKETS = 5  # a counter for each stage, and one for dmask

@@ -1,5 +1,3 @@
-"""Compiled kernels: arrays and scalars in, no I/O and no validation. Numba and llvmlite live here only."""
+"""The attention kernels: addresses and numbers in, no I/O and no validation."""
 
-from flashbench.system.numba_settings import check_numba_settings
-
-check_numba_settings()  # here: before any module of this package imports Numba
+import flashbench.codegen  # noqa: F401 - it checks Numba's settings before a module of this package imports Numba

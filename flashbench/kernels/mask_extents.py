@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from flashbench.kernels.compiled import compiled
-from flashbench.kernels.memory import at, pointer
+from flashbench.codegen.compiled import compiled
+from flashbench.codegen.pointers import at, pointer
 
 
 @compiled

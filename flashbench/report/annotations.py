@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flashbench.analysis.compare import Comparison
 from flashbench.report.duel import duel_line, duel_title
 from flashbench.report.github import Annotation, Level
 from flashbench.results.export.names import benchmark_name
 from flashbench.results.record import Measurement, Results, Verdict
-from flashbench.studies.compare import Comparison
 
 LEVELS: Mapping[Verdict, Level] = {
     "regressed": "error",

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from flashbench.analysis.ratios import time_ratio
 from flashbench.report.layout import NOTHING, status_cell
 from flashbench.report.units import format_error, format_times
 from flashbench.results.record import Measurement
-from flashbench.studies.ratios import time_ratio
 
 
 def time_cells(rows: Sequence[Measurement | None]) -> list[str | Text]:

@@ -9,6 +9,9 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from flashbench.analysis.blocks import block_label
+from flashbench.analysis.compare import Comparison, Pair
+from flashbench.analysis.problem_words import length_word
 from flashbench.report.escapes import escape_markdown
 from flashbench.report.layout import (
     NOTHING,
@@ -22,9 +25,6 @@ from flashbench.report.layout import (
 )
 from flashbench.report.units import format_bytes, format_p, format_times, format_wide_ratio
 from flashbench.results.record import Measurement
-from flashbench.studies.blocks import block_label
-from flashbench.studies.compare import Comparison, Pair
-from flashbench.studies.problem_words import length_word
 from flashbench.texts import to_json
 
 _HEADERS = (

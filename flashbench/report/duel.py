@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from flashbench.analysis.problem_words import length_word
 from flashbench.report.escapes import escape_markdown
 from flashbench.report.layout import (
     NOTHING,
@@ -21,7 +22,6 @@ from flashbench.report.layout import (
 )
 from flashbench.report.units import format_p, format_times, format_wide_ratio
 from flashbench.results.record import Duel, Measurement, Results, Verdict
-from flashbench.studies.problem_words import length_word
 
 _HEADERS = ("Seq\nLen", "A\n(ms)", "B\n(ms)", "B / A", "interval", "p", "Rounds", "Verdict")
 

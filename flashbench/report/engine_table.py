@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from flashbench.analysis.blocks import block_label
+from flashbench.analysis.decoding import is_decoding
+from flashbench.analysis.problem_words import window_word
 from flashbench.problem import AttentionProblem
 from flashbench.report.cells import (
     bandwidth_cell,
@@ -33,9 +36,6 @@ from flashbench.report.layout import (
 from flashbench.report.memory import memory_cells
 from flashbench.report.units import format_count
 from flashbench.results.record import Measurement
-from flashbench.studies.blocks import block_label
-from flashbench.studies.decoding import is_decoding
-from flashbench.studies.problem_words import window_word
 
 Cell = str | Text
 FULL = "full"

@@ -13,14 +13,14 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from flashbench.analysis.blocks import block_label, blocks_word
+from flashbench.analysis.decoding import is_decoding
+from flashbench.analysis.problem_words import feature_words, length_word
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.report.escapes import escape_markdown
 from flashbench.report.units import brief_bytes
 from flashbench.results.record import Machine, Measurement, Results, Verdict
-from flashbench.studies.blocks import block_label, blocks_word
-from flashbench.studies.decoding import is_decoding
 from flashbench.studies.lengths import with_length
-from flashbench.studies.problem_words import feature_words, length_word
 
 # What runs down a table, and the header of its column.
 Along = Literal["seqlen", "keys", "head_dim"]

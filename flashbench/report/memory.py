@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from flashbench.analysis.blocks import AUTO, block_label
+from flashbench.analysis.memory_views import CAUSES, View, memory_views
 from flashbench.report.layout import (
     AXIS_HEADERS,
     NOTHING,
@@ -22,8 +24,6 @@ from flashbench.report.layout import (
 )
 from flashbench.report.units import format_bytes
 from flashbench.results.record import Measurement, Results
-from flashbench.studies.blocks import AUTO, block_label
-from flashbench.studies.memory_views import CAUSES, View, memory_views
 
 FLAG = "!"
 _FLAG_STYLE = "bold yellow"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from flashbench.analysis.problem_words import length_word
+from flashbench.analysis.ratios import memory_ratio
 from flashbench.errors import ConfigError
 from flashbench.report.layout import (
     STATUS_WORDS,
@@ -12,8 +14,6 @@ from flashbench.report.layout import (
 from flashbench.report.profile import DOCUMENTED_ENGINES, by_problem
 from flashbench.report.units import documented_bytes
 from flashbench.results.record import Measurement, Results
-from flashbench.studies.problem_words import length_word
-from flashbench.studies.ratios import memory_ratio
 from flashbench.studies.study import Study
 
 _BANNER = "\N{BAR CHART} Flash Attention Memory Profiling"

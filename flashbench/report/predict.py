@@ -8,6 +8,7 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from flashbench.analysis.blocks import AUTO, blocks_word
 from flashbench.report.layout import (
     AXIS_HEADERS,
     DIRECTION_WORDS,
@@ -20,8 +21,7 @@ from flashbench.report.layout import (
     problem_line,
 )
 from flashbench.report.units import format_bytes
-from flashbench.studies.blocks import AUTO, blocks_word
-from flashbench.studies.predict import Fit, Prediction, Predictions
+from flashbench.studies.memory_fit.predict import Fit, Prediction, Predictions
 from flashbench.texts import to_json
 
 SCHEMA_VERSION = 1

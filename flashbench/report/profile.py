@@ -8,6 +8,9 @@ from typing import NamedTuple
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from flashbench.analysis.blocks import AUTO, block_label
+from flashbench.analysis.decoding import is_decoding
+from flashbench.analysis.ratios import memory_ratio, time_ratio
 from flashbench.report.cells import energy_cell, error_cell, peak_cell, percent_of_peak, time_cells
 from flashbench.report.engine_table import engine_table, legend_lines, names_engines
 from flashbench.report.layout import (
@@ -30,9 +33,6 @@ from flashbench.report.layout import (
 from flashbench.report.memory import memory_cells, memory_lines
 from flashbench.report.units import format_ratio
 from flashbench.results.record import Measurement, Results
-from flashbench.studies.blocks import AUTO, block_label
-from flashbench.studies.decoding import is_decoding
-from flashbench.studies.ratios import memory_ratio, time_ratio
 
 DOCUMENTED_ENGINES = frozenset({"standard", "flash"})
 NO_POINT = "no point was measured"

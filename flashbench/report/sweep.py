@@ -8,6 +8,18 @@ from collections.abc import Sequence
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
+from flashbench.analysis.blocks import (
+    AUTO,
+    BlockRow,
+    block_label,
+    block_labels,
+    block_rows,
+    blocks_word,
+    has_blocks,
+    recommended_blocks,
+)
+from flashbench.analysis.problem_words import length_word
+from flashbench.analysis.ratios import time_ratio
 from flashbench.report.layout import (
     NOTHING,
     Grid,
@@ -21,18 +33,6 @@ from flashbench.report.layout import (
 )
 from flashbench.report.units import format_change, format_times
 from flashbench.results.record import Measurement, Results
-from flashbench.studies.blocks import (
-    AUTO,
-    BlockRow,
-    block_label,
-    block_labels,
-    block_rows,
-    blocks_word,
-    has_blocks,
-    recommended_blocks,
-)
-from flashbench.studies.problem_words import length_word
-from flashbench.studies.ratios import time_ratio
 
 # Ratio to the fastest up to which a cell has the style of the same place; the last is for all above.
 HEAT_LIMITS = (1.02, 1.10, 1.25, 1.50, math.inf)

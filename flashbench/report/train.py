@@ -7,12 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from flashbench.integrations.forecasting.models import most_context
-from flashbench.report.escapes import escape_markdown
-from flashbench.report.layout import NOTHING, STATUS_WORDS, Grid, counted, heading
-from flashbench.report.units import format_bytes, format_times, format_wide_ratio
-from flashbench.results.record import Results, TrainingStep
-from flashbench.studies.train.figures import (
+from flashbench.analysis.training import (
     BASE,
     LongestContext,
     amdahl_bound,
@@ -20,6 +15,11 @@ from flashbench.studies.train.figures import (
     longest_context,
     measured_ratio,
 )
+from flashbench.integrations.forecasting.models import most_context
+from flashbench.report.escapes import escape_markdown
+from flashbench.report.layout import NOTHING, STATUS_WORDS, Grid, counted, heading
+from flashbench.report.units import format_bytes, format_times, format_wide_ratio
+from flashbench.results.record import Results, TrainingStep
 
 # Within this a step is as fast as another.
 SAME = 0.05

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from flashbench.analysis.problem_words import length_word
 from flashbench.report.layout import Grid, GroupKey, problem_key, problem_line
 from flashbench.report.units import format_bytes
-from flashbench.studies.fits import TrainingFit
-from flashbench.studies.problem_words import length_word
-from flashbench.studies.training import TrainingRow
+from flashbench.studies.memory_fit.fits import TrainingFit
+from flashbench.studies.memory_fit.training import TrainingRow
 
 _UNKNOWN = Text("unknown", style="dim")
 

@@ -10,7 +10,7 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from flashbench.engines.tuned import Check
+from flashbench.engines.flash.tuned import Check
 from flashbench.report.layout import DIRECTION_WORDS, NOTHING, Grid
 from flashbench.report.units import format_change
 from flashbench.studies.tune.contest import CONFIDENCE

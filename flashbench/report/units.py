@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from flashbench.analysis.sizes import BYTE_UNITS, with_unit
 from flashbench.errors import ConfigError
-from flashbench.studies.sizes import BYTE_UNITS, with_unit
 
 # The documented table's names of the same.
 _DOCUMENTED_UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")

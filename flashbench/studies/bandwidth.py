@@ -23,7 +23,9 @@ SHARE_OF_FREE_MEMORY = 1 / 8
 
 def build(size_bytes: int, threads: int) -> BandwidthWorkload:
     """The workload that reads about `size_bytes` on `threads` threads."""
-    from flashbench.kernels.bandwidth import SharedMemory  # here, so that the parent need not load Numba
+    from flashbench.kernels.probes.bandwidth import (
+        SharedMemory,  # here, so that the parent need not load Numba
+    )
 
     memory = SharedMemory(size_bytes, threads)
     return BandwidthWorkload(memory.read, memory.size_bytes)

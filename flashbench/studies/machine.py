@@ -9,13 +9,13 @@ from importlib.metadata import version
 import psutil
 from msgspec.structs import replace
 
+from flashbench.analysis.advice import advice
 from flashbench.errors import EngineError
 from flashbench.measure.energy import EnergyMeter
 from flashbench.measure.machine import describe_machine
 from flashbench.measure.pool import WorkerPool
 from flashbench.problem import Dtype
 from flashbench.results.record import SCHEMA_VERSION, Machine, Results
-from flashbench.studies.advice import advice
 from flashbench.studies.bandwidth import BURSTS
 from flashbench.studies.limits import Limits
 from flashbench.studies.nothing import NothingToMeasureError
@@ -44,7 +44,7 @@ def inspect_machine(
     `noise_floor` measures the smallest change that can be told here, or raises EngineError or, where memory
     is short, NothingToMeasureError. What could not be measured is missing, and a warning says why.
     """
-    from flashbench.kernels.isa import host_isa  # here: loads Numba, which --help must not
+    from flashbench.codegen.isa import host_isa  # here: loads Numba, which --help must not
 
     created = datetime.now().astimezone().isoformat(timespec="seconds")
     used = threads or available_cores()

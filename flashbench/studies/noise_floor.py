@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from flashbench.codegen.compiled import cache_directory
 from flashbench.errors import ConfigError, FlashbenchError, ResultsError
-from flashbench.kernels.compiled import cache_directory
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.results.lock import exclusively
 from flashbench.results.record import Record

@@ -18,7 +18,7 @@ BURST_NS = 30_000_000
 
 def build(dtype: Dtype, threads: int) -> PeakWorkload:
     """The workload that reaches the limit of `threads` threads."""
-    from flashbench.kernels.peak import fma_burst  # here, so that the parent need not load Numba
+    from flashbench.kernels.probes.peak import fma_burst  # here, so that the parent need not load Numba
 
     return PeakWorkload(lambda iterations: fma_burst(dtype, iterations, threads))
 

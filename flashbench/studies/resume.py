@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from flashbench.analysis.blocks import block_label
 from flashbench.errors import ResultsError
 from flashbench.results.one_line import plain_texts
 from flashbench.results.record import Kind, Measurement, Results
-from flashbench.studies.blocks import block_label
 from flashbench.studies.rows import Row
 from flashbench.studies.study import Study
 from flashbench.texts import to_json

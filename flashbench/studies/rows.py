@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from flashbench.analysis.decoding import kv_bytes_read, reads_memory
 from flashbench.engines import ENGINES, Outline, Settings, get_outline
 from flashbench.measure.cpu import NO_USE, CpuUse
 from flashbench.measure.statistics import process_medians
@@ -23,8 +24,7 @@ from flashbench.results.record import (
     Status,
     Time,
 )
-from flashbench.studies.decoding import kv_bytes_read, reads_memory
-from flashbench.studies.fits import predicted_bytes
+from flashbench.studies.memory_fit.fits import predicted_bytes
 from flashbench.studies.study import Point, Study
 from flashbench.studies.times import time_record
 

@@ -9,10 +9,10 @@ from importlib.metadata import version
 
 import msgspec
 
+from flashbench.analysis.advice import run_warnings
+from flashbench.analysis.movement import movement_warnings
 from flashbench.measure.machine import MachineFacts, describe_machine
 from flashbench.results.record import SCHEMA_VERSION, Machine, Results
-from flashbench.studies.advice import run_warnings
-from flashbench.studies.movement import movement_warnings
 from flashbench.studies.noise_floor import machine_floor
 from flashbench.studies.nothing import is_empty
 from flashbench.studies.resume import restore
@@ -111,7 +111,7 @@ def make_machine(
     read_bandwidth_gbps: float | None = None,
 ) -> Machine:
     """The record of this machine, with what was measured of it, its noise floor by an earlier duel."""
-    from flashbench.kernels.isa import ISA  # loads Numba, which a run of other engines has no need of
+    from flashbench.codegen.isa import ISA  # loads Numba, which a run of other engines has no need of
 
     floor = machine_floor(facts.cpu, threads)
     return Machine(

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from flashbench.analysis.problem_words import length_word, window_word
+from flashbench.analysis.sizes import size_word
 from flashbench.engines import refusal
 from flashbench.measure.machine import available_memory_bytes
 from flashbench.measure.pool import WorkerPool
@@ -27,9 +29,7 @@ from flashbench.studies.checking import check_row
 from flashbench.studies.forecast import Forecast, Step
 from flashbench.studies.limits import Limits
 from flashbench.studies.nothing import nothing_to_measure
-from flashbench.studies.problem_words import length_word, window_word
 from flashbench.studies.rows import Row, rows_of
-from flashbench.studies.sizes import size_word
 from flashbench.studies.study import Study
 
 # Kinds of step, as forecasts tell them apart.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from flashbench.analysis.blocks import block_label
+from flashbench.analysis.problem_words import length_word, window_word
 from flashbench.results.record import Results
-from flashbench.studies.blocks import block_label
-from flashbench.studies.problem_words import length_word, window_word
 from flashbench.studies.resume import key_of
 from flashbench.studies.rows import Row, rows_of
 from flashbench.studies.study import Study

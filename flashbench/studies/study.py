@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from flashbench.analysis.decoding import MOST_QUERIES
 from flashbench.engines import Settings
 from flashbench.errors import ConfigError
 from flashbench.problem import AttentionProblem, CausalAlignment, Direction, Dtype, MaskKind
-from flashbench.studies.decoding import MOST_QUERIES
 from flashbench.studies.lengths import Length, are_shares, check_lengths, rows_of_lengths
 from flashbench.studies.windows import NO_WINDOW, WindowSetting, window_of
 

@@ -11,8 +11,8 @@ import pytest
 from tuned_entries import CHECKS, make_entry, write_table
 
 from flashbench.cli import tuning
-from flashbench.engines.tuned import Key
-from flashbench.kernels.blocks import Blocks
+from flashbench.engines.flash.block_sizes import Blocks
+from flashbench.engines.flash.tuned import Key
 from flashbench.studies.session import Progress
 from flashbench.studies.tune.keep import Outcome, Tuned
 from flashbench.studies.tune.plan import Plan

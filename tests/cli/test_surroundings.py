@@ -16,7 +16,7 @@ import pytest
 from fake_results import make_measurement, make_results
 from html_page import parse_page
 
-from flashbench.engines import tuned
+from flashbench.engines.flash import tuned
 from flashbench.problem import AttentionProblem
 from flashbench.results.store import load, save
 from flashbench.studies.noise_floor import NoiseFloor, keep_floor, machine_floor
@@ -172,7 +172,7 @@ def _no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> Path:
         raise RuntimeError("could not determine the home directory")
 
-    monkeypatch.setattr("flashbench.kernels.compiled.user_cache_path", unknown)
+    monkeypatch.setattr("flashbench.codegen.compiled.user_cache_path", unknown)
     for variable in ("FLASHBENCH_CACHE_DIR", "FLASHBENCH_TUNED_DIR"):
         monkeypatch.delenv(variable, raising=False)
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from support import assert_close
 
 from flashbench.engines import Settings, refusal
-from flashbench.engines.flash import FlashEngine
-from flashbench.engines.flash_decode import decode_plan, decodes
+from flashbench.engines.flash.decode import decode_plan, decodes
+from flashbench.engines.flash.engine import FlashEngine
 from flashbench.extras import make_extras
 from flashbench.problem import AttentionProblem
 from flashbench.reference import attention_reference

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support import assert_close
 
 from flashbench.engines import Settings
-from flashbench.engines.flash import FlashEngine
+from flashbench.engines.flash.engine import FlashEngine
 from flashbench.extras import Extras, make_extras
 from flashbench.problem import AttentionProblem
 from flashbench.reference import attention_backward_reference, attention_reference

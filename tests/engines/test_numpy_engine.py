@@ -93,7 +93,7 @@ def test_threads_are_limited_only_during_the_call_and_only_when_given(
     before, during = blas_threads(), []
     exp = np.exp
     monkeypatch.setattr(
-        "flashbench.engines.numpy.np.exp", lambda *a, **b: during.append(blas_threads()) or exp(*a, **b)
+        "flashbench.engines.peers.numpy.np.exp", lambda *a, **b: during.append(blas_threads()) or exp(*a, **b)
     )
     ENGINE.forward(problem, Settings(num_threads=1), q, k, v)
     ENGINE.forward(problem, Settings(), q, k, v)

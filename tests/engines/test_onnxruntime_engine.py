@@ -113,9 +113,9 @@ def test_what_shared_key_heads_ask_for_is_told(sizes: dict[str, int], reason: st
 
 def test_an_older_release_does_not_share_key_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = of(8, num_heads=2, num_kv_heads=1)
-    monkeypatch.setattr("flashbench.engines.onnxruntime._has_plain_group_query", lambda: True)
+    monkeypatch.setattr("flashbench.engines.peers.onnxruntime._has_plain_group_query", lambda: True)
     assert ENGINE.unsupported(shared, "fwd") is None
-    monkeypatch.setattr("flashbench.engines.onnxruntime._has_plain_group_query", lambda: False)
+    monkeypatch.setattr("flashbench.engines.peers.onnxruntime._has_plain_group_query", lambda: False)
     assert "always causal and fills a cache" in (ENGINE.unsupported(shared, "fwd") or "")
     assert ENGINE.unsupported(of(8, num_heads=2), "fwd") is None
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashbench.engines import Settings
-from flashbench.engines.flash import FlashEngine
+from flashbench.engines.flash.engine import FlashEngine
 from flashbench.extras import NO_EXTRAS
 from flashbench.problem import AttentionProblem
 

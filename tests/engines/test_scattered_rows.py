@@ -7,9 +7,8 @@ import pytest
 
 from flashbench import attention, attention_backward, attention_varlen, attention_varlen_backward
 from flashbench.engines import launch
-from flashbench.engines.flash_plan import readers_of
-from flashbench.engines.launch import near_room
-from flashbench.kernels.blocks import scattered
+from flashbench.engines.flash.plan import readers_of
+from flashbench.engines.launch import near_room, scattered
 from flashbench.problem import AttentionProblem
 
 
@@ -91,8 +90,8 @@ def brought_together(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
         calls.append((all(rooms), moved[-1]))
         return rooms, wider
 
-    monkeypatch.setattr("flashbench.engines.flash.moves_table", spy_moves)
-    monkeypatch.setattr("flashbench.engines.flash.rooms_for", spy_rooms)
+    monkeypatch.setattr("flashbench.engines.flash.engine.moves_table", spy_moves)
+    monkeypatch.setattr("flashbench.engines.flash.engine.rooms_for", spy_rooms)
     monkeypatch.setattr(launch, "scattered", lambda row_bytes, rows: True)
     monkeypatch.setattr(launch, "_WORTH_MOVING", 0)
     return calls

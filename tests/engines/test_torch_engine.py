@@ -69,7 +69,7 @@ def test_any_layout_gives_the_same_answer(layout) -> None:
 
 
 def test_arrays_that_torch_can_read_are_not_copied() -> None:
-    from flashbench.engines.torch_tensors import tensor
+    from flashbench.engines.peers.torch_tensors import tensor
 
     x = np.zeros((1, 2, 3, 8))[..., 2:6]
     assert tensor(x).data_ptr() == x.ctypes.data

@@ -20,10 +20,11 @@ from support import assert_engine_is_exact
 from tuned_entries import make_entry, write_table
 
 import flashbench
-from flashbench.engines import Settings, tuned
-from flashbench.engines.flash import FlashEngine
-from flashbench.engines.flash_plan import built_in_blocks
-from flashbench.engines.tuned import Entry, Table, encode, read_entries
+from flashbench.engines import Settings
+from flashbench.engines.flash import tuned
+from flashbench.engines.flash.engine import FlashEngine
+from flashbench.engines.flash.plan import built_in_blocks
+from flashbench.engines.flash.tuned import Entry, Table, encode, read_entries
 from flashbench.problem import AttentionProblem
 
 AUTO = Settings(num_threads=2)
@@ -247,7 +248,7 @@ def test_a_warning_made_an_error_stops_one_call_only(tuned_table: Path) -> None:
 
 
 def test_another_target_has_another_table(tuned_table: Path) -> None:
-    program = "from flashbench.engines.tuned import table_path; print(table_path())"
+    program = "from flashbench.engines.flash.tuned import table_path; print(table_path())"
     environment = {**os.environ, "NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": ""}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from flashbench.engines import flash
+from flashbench.engines.flash import engine as flash
 from flashbench.functional import attention
 
 TIMERS = {
@@ -87,7 +87,7 @@ def main(kind: str, calls: int) -> None:
         import torch
 
         from flashbench.integrations.torch.runtime import torch_team
-        from flashbench.kernels.threads import Lent
+        from flashbench.threads.pool import Lent
 
         torch.set_num_threads(threads)
         found = torch_team()

@@ -7,9 +7,10 @@ import threading
 import numpy as np
 import pytest
 
-from flashbench.kernels import bandwidth, threads
-from flashbench.kernels.bandwidth import SharedMemory, sum_of
-from flashbench.kernels.isa import ISA
+from flashbench.codegen.isa import ISA
+from flashbench.kernels.probes import bandwidth
+from flashbench.kernels.probes.bandwidth import SharedMemory, sum_of
+from flashbench.threads import pool as threads
 
 LANES = ISA.lanes(8)
 GROUP = LANES * bandwidth._ACCUMULATORS

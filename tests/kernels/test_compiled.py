@@ -9,18 +9,20 @@ from pathlib import Path
 import pytest
 
 import flashbench
-from flashbench.kernels import compiled as cache_of_kernels
-from flashbench.kernels.compiled import cache_directory, compiled
+from flashbench.codegen import compiled as cache_of_kernels
+from flashbench.codegen.compiled import cache_directory, compiled
+from flashbench.kernels.probes import peak
+from flashbench.threads import gate
 
 SCRIPT = """
-from flashbench.kernels import compiled
+from flashbench.codegen import compiled
 saved = []
 original = compiled._KernelCache.save_overload
 def save(self, sig, data):
     saved.append(sig)
     original(self, sig, data)
 compiled._KernelCache.save_overload = save
-from flashbench.kernels.peak import fma_burst
+from flashbench.kernels.probes.peak import fma_burst
 assert fma_burst("float64", 10, 1) > 0
 print("compiled" if saved else "cached")
 """
@@ -79,10 +81,18 @@ def test_an_edit_of_any_kernel_source_makes_all_machine_code_new(tmp_path):
     # Nothing is kept beside the sources, so a read-only install works.
     assert sorted(path for path in copy.rglob("*") if "__pycache__" not in path.parts) == before
     assert not list(copy.rglob("*.nb*"))
-    # Not the file of the kernel that runs, but one that it is built from.
-    with (copy / "kernels" / "ir.py").open("a") as file:
+    # Not the file of the kernel that runs, but one that it is built from, or that lies in another folder.
+    for part in ("codegen/ir.py", "kernels/scalar.py", "kernels/tile/edit.py"):
+        with (copy / part).open("a") as file:
+            file.write("# an edit\n")
+        assert run(cache, path=copy.parent)[0] == "compiled"
+    with (copy / "threads" / "pool.py").open("a") as file:  # no kernel is made from it
         file.write("# an edit\n")
-    assert run(cache, path=copy.parent)[0] == "compiled"
+    assert run(cache, path=copy.parent)[0] == "cached"
+
+
+def test_the_threads_have_machine_code_of_their_own_sources():
+    assert gate._enter._cache.cache_path != peak._fma_burst._cache.cache_path
 
 
 def test_without_a_writable_directory_kernels_still_run_and_say_so(tmp_path):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numba import njit
 
-from flashbench.kernels.isa import ISA
-from flashbench.kernels.memory import pointer
-from flashbench.kernels.softmax import probabilities
+from flashbench.codegen.isa import ISA
+from flashbench.codegen.pointers import pointer
+from flashbench.kernels.tile.softmax import probabilities
 from flashbench.tolerances import UNIT_ROUNDOFF
 
 

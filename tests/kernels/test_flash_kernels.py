@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support import assert_engine_is_exact
 
 from flashbench.engines import Settings
-from flashbench.engines.flash import FlashEngine
+from flashbench.engines.flash.engine import FlashEngine
 from flashbench.problem import AttentionProblem
 
 FLASH = FlashEngine()

@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from flashbench.kernels.threads import Lent, run_on_threads
+from flashbench.threads.pool import Lent, run_on_threads
 
 DENORMAL = np.float64(2.0**-1060)
 
@@ -68,7 +68,7 @@ TEAM = """
 import numpy as np
 import torch
 from flashbench.integrations.torch.runtime import torch_team
-from flashbench.kernels.threads import Lent, run_on_threads
+from flashbench.threads.pool import Lent, run_on_threads
 torch.set_num_threads(3)
 x = torch.full((1 << 22,), 2.0**-1060, dtype=torch.float64)
 assert bool((x * 0.5 != 0).all())  # all threads are made

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from numba import njit
 from support import assert_close
 
-from flashbench.kernels.matmul import multiply
-from flashbench.kernels.memory import pointer
+from flashbench.codegen.pointers import pointer
+from flashbench.kernels.products.fma import multiply
 from flashbench.tolerances import UNIT_ROUNDOFF
 
 

@@ -11,14 +11,19 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
-from flashbench.kernels import matmul, row_dropout, row_features, rows, softmax, tiles
-from flashbench.kernels.isa import ISA
+from flashbench.kernels.products import fma
+from flashbench.kernels.row import dropout as row_dropout
+from flashbench.kernels.row import features as row_features
+from flashbench.kernels.row import softmax as row_softmax
+from flashbench.kernels.tile import edit, softmax
+from flashbench.codegen.isa import ISA
 assert ISA.name == "neon"
 TRIPLE = "aarch64-unknown-linux-gnu"
 WRITERS = [
-    matmul._product, softmax._online_softmax, softmax._probabilities, softmax._score_gradients, tiles._pack,
-    tiles._hide, tiles._scale, tiles._finite, tiles._row_dots, rows._softmax_row, rows._natural_softmax_row,
-    rows._mean_gradient, rows._gradient_row, row_features._softcap_row, row_features._softcap_gradient_row,
+    fma._product, softmax._online_softmax, softmax._probabilities, softmax._score_gradients, edit._pack,
+    edit._hide, edit._scale, edit._finite, edit._row_dots, row_softmax._softmax_row,
+    row_softmax._natural_softmax_row, row_softmax._mean_gradient, row_softmax._gradient_row,
+    row_features._softcap_row, row_features._softcap_gradient_row,
     row_features._scale_row, row_features._alibi_row, row_features._add_mask_row,
     row_features._clear_lowest_row, row_features._hide_row, row_dropout._drop_row,
     row_dropout._drop_gradient_row,

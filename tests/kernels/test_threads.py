@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from flashbench.kernels import threads
-from flashbench.kernels.threads import run_on_threads
 from flashbench.system.cores import available_cores
+from flashbench.threads import pool as threads
+from flashbench.threads.pool import run_on_threads
 
 
 def test_every_slot_is_used_at_most_once_and_slot_zero_always():

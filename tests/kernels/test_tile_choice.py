@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashbench.engines import Settings
-from flashbench.engines.flash import FlashEngine
-from flashbench.engines.flash_plan import built_in_blocks
-from flashbench.kernels.blocks import backward_blocks, forward_blocks
+from flashbench.engines.flash.block_sizes import backward_blocks, forward_blocks
+from flashbench.engines.flash.engine import FlashEngine
+from flashbench.engines.flash.plan import built_in_blocks
 from flashbench.problem import AttentionProblem
 
 DOCUMENTED_KIB = {128: 8, 512: 32, 1024: 64, 2048: 128, 4096: 256}

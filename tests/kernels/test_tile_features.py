@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from numba import njit
 
-from flashbench.kernels.dropout import drop
-from flashbench.kernels.isa import ISA
-from flashbench.kernels.memory import pointer
-from flashbench.kernels.scores import cap_scores
+from flashbench.codegen.isa import ISA
+from flashbench.codegen.pointers import pointer
+from flashbench.kernels.tile.dropout import drop
+from flashbench.kernels.tile.scores import cap_scores
 from flashbench.philox import philox_words
 from flashbench.tolerances import UNIT_ROUNDOFF
 

@@ -21,6 +21,7 @@ from rendering import rendered
 from report_files import make_profile
 from rich.console import RenderableType
 
+from flashbench.analysis.compare import Comparison, compare
 from flashbench.report.compare import compare_markdown, compare_report
 from flashbench.report.duel import duel_report
 from flashbench.report.escapes import escape_markdown
@@ -35,7 +36,6 @@ from flashbench.report.train import train_report
 from flashbench.results.export import FORMATS
 from flashbench.results.one_line import one_line
 from flashbench.results.record import Results
-from flashbench.studies.compare import Comparison, compare
 
 FILES: dict[str, Callable[[], Results]] = {
     "profile": small_profile,

@@ -10,8 +10,8 @@ from fake_results import MACHINE, make_measurement, make_results
 from rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
+from flashbench.analysis.compare import Comparison, compare
 from flashbench.report.compare import compare_json, compare_markdown, compare_report
-from flashbench.studies.compare import Comparison, compare
 
 
 @pytest.fixture

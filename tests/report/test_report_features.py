@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
+from flashbench.analysis.compare import compare
 from flashbench.problem import AttentionProblem
 from flashbench.report.compare import compare_report
 from flashbench.report.duel import duel_markdown, duel_report
@@ -29,7 +30,6 @@ from flashbench.report.plain import plain_report
 from flashbench.report.profile import profile_report
 from flashbench.report.sweep import sweep_report
 from flashbench.report.units import format_count
-from flashbench.studies.compare import compare
 
 RESULTS = {
     "window beside full": make_results(window_rows("flash")),

@@ -8,9 +8,9 @@ from msgspec.structs import replace
 from rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
+from flashbench.analysis.advice import advice
 from flashbench.report.machine import core_ranges, machine_report
 from flashbench.results.record import Machine, Results
-from flashbench.studies.advice import advice
 
 FULL = replace(
     MACHINE,

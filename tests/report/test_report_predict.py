@@ -11,7 +11,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from flashbench.problem import AttentionProblem
 from flashbench.report.predict import predict_json, predict_report
-from flashbench.studies.predict import Fit, Prediction, Predictions
+from flashbench.studies.memory_fit.predict import Fit, Prediction, Predictions
 
 GIB = 1024**3
 REFUSED = Fit(needed_bytes=None, workspace_bytes=None, fits=None, reason="it has no backward")

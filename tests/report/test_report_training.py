@@ -7,8 +7,8 @@ from syrupy.assertion import SnapshotAssertion
 
 from flashbench.problem import AttentionProblem
 from flashbench.report.training import training_report
-from flashbench.studies.fits import TrainingFit
-from flashbench.studies.training import TrainingRow
+from flashbench.studies.memory_fit.fits import TrainingFit
+from flashbench.studies.memory_fit.training import TrainingRow
 
 GIB = 1024**3
 

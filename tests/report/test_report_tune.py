@@ -9,8 +9,8 @@ import pytest
 from rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
-from flashbench.engines.tuned import Check, Key
-from flashbench.kernels.blocks import Blocks
+from flashbench.engines.flash.block_sizes import Blocks
+from flashbench.engines.flash.tuned import Check, Key
 from flashbench.report import tune as report
 from flashbench.report.tune import table_lines, tune_json, tune_lines, tune_report
 from flashbench.studies.tune.keep import Outcome, Tuned

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import numpy as np
 
 from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
-from flashbench.engines.numpy import NumpyEngine
+from flashbench.engines.peers.numpy import NumpyEngine
 from flashbench.extras import Extras
 from flashbench.problem import AttentionProblem, Direction, Feature
 from flashbench.reference import attention_backward_reference, attention_reference

@@ -8,8 +8,8 @@ import pytest
 from fake_results import MACHINE
 from msgspec.structs import replace
 
+from flashbench.analysis.advice import advice, run_warnings
 from flashbench.results.record import Machine
-from flashbench.studies.advice import advice, run_warnings
 
 LINE = 78  # beside a dash, in a terminal of 80 columns
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from fake_results import make_measurement
 
-from flashbench.studies.blocks import block_labels, block_rows, has_blocks, recommended_blocks
+from flashbench.analysis.blocks import block_labels, block_rows, has_blocks, recommended_blocks
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 from fake_exports import make_duel
 from fake_results import MACHINE, make_measurement, make_results
 
+from flashbench.analysis.compare import IncomparableError, compare, least_processes
 from flashbench.errors import ResultsError
 from flashbench.results.record import Measurement, Results, Status
 from flashbench.results.store import load
-from flashbench.studies.compare import IncomparableError, compare, least_processes
 
 
 def on_machine(**changes: Any) -> Results:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flashbench.analysis.decoding import is_decoding, kv_bytes_read, reads_memory
 from flashbench.problem import AttentionProblem
 from flashbench.results.record import Results
 from flashbench.studies import bursts, limits, peak
-from flashbench.studies.decoding import is_decoding, kv_bytes_read, reads_memory
 from flashbench.studies.nothing import NothingToMeasureError
 from flashbench.studies.runner import run
 from flashbench.studies.study import Study

@@ -192,7 +192,7 @@ def test_a_broken_plug_in_that_is_asked_for_is_an_error_and_not_loaded_here() ->
 
 def test_one_that_hangs_in_a_call_is_given_up_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = (
-        "import time\nfrom flashbench.engines.numpy import NumpyEngine\n"
+        "import time\nfrom flashbench.engines.peers.numpy import NumpyEngine\n"
         "class E(NumpyEngine):\n    def forward(self, *a, **k):\n        time.sleep(3600)"
     )
     plugins.install(tmp_path, {"sleeps": module})

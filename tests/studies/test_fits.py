@@ -8,10 +8,10 @@ import fake_engines
 import pytest
 
 from flashbench.engines import Settings, get_engine
-from flashbench.engines.numpy import NumpyEngine
+from flashbench.engines.peers.numpy import NumpyEngine
 from flashbench.engines.standard import StandardEngine
 from flashbench.problem import AttentionProblem, Feature
-from flashbench.studies.fits import predicted_bytes, training_fit
+from flashbench.studies.memory_fit.fits import predicted_bytes, training_fit
 
 GIB = 1024**3
 ONE = Settings(num_threads=1)

@@ -6,14 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flashbench.analysis.memory_views import AGREE_BYTES, AGREE_SHARE, CAUSES, MemoryViews, memory_views
 from flashbench.results.record import Memory
-from flashbench.studies.memory_views import (
-    AGREE_BYTES,
-    AGREE_SHARE,
-    CAUSES,
-    MemoryViews,
-    memory_views,
-)
 
 KIB = 1024
 MIB = 1024**2

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from fake_results import make_measurement
 
+from flashbench.analysis.movement import movement_warnings
 from flashbench.results.record import Disturbance, Measurement
-from flashbench.studies.movement import movement_warnings
 
 
 def moved(seqlen: int, **disturbance: float) -> Measurement:

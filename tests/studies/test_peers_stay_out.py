@@ -17,7 +17,7 @@ CODE = """
 import sys
 from flashbench.studies.rows import rows_of
 from flashbench.studies.study import Study
-from flashbench.studies.training import training_rows
+from flashbench.studies.memory_fit.training import training_rows
 study = Study(seq_lens=[16], engines=[{names}])
 rows = rows_of(study, 1)
 assert {{row.point.engine for row in rows}} == {{{names}}}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from flashbench.errors import UnsupportedError
-from flashbench.studies import predict as predicting
-from flashbench.studies.predict import Predictions, predict
+from flashbench.studies.memory_fit import predict as predicting
+from flashbench.studies.memory_fit.predict import Predictions, predict
 from flashbench.studies.study import Study
 
 MIB = 1024**2

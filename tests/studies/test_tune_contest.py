@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from flashbench.engines.flash_plan import built_in_blocks
-from flashbench.engines.tuned import Check, Key
-from flashbench.kernels.blocks import Blocks
+from flashbench.engines.flash.block_sizes import Blocks
+from flashbench.engines.flash.plan import built_in_blocks
+from flashbench.engines.flash.tuned import Check, Key
 from flashbench.measure.cpu import NO_USE, CpuUse
 from flashbench.measure.timing import Burst
 from flashbench.studies.tune.contest import PROCESSES, Duel, fastest, heads_won

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flashbench.codegen.isa import ISA
 from flashbench.engines import Settings
-from flashbench.engines.flash import FlashEngine
-from flashbench.engines.flash_plan import built_in_blocks
-from flashbench.engines.tuned import Key
+from flashbench.engines.flash.block_sizes import Blocks
+from flashbench.engines.flash.engine import FlashEngine
+from flashbench.engines.flash.plan import built_in_blocks
+from flashbench.engines.flash.tuned import Key
 from flashbench.errors import AttentionError, ConfigError
-from flashbench.kernels.blocks import Blocks
-from flashbench.kernels.isa import ISA
 from flashbench.problem import ITEMSIZE, AttentionProblem
 from flashbench.studies.tune.candidates import allowed_bytes, candidates
 from flashbench.studies.tune.plan import (

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from tuned_entries import make_entry, write_table
 
-from flashbench.engines import tuned
-from flashbench.engines.tuned import Key, read_entries
+from flashbench.engines.flash import tuned
+from flashbench.engines.flash.block_sizes import Blocks
+from flashbench.engines.flash.tuned import Key, read_entries
 from flashbench.errors import ResultsError
-from flashbench.kernels.blocks import Blocks
 from flashbench.studies import workload
 from flashbench.studies.runner import run
 from flashbench.studies.session import Progress

@@ -7,9 +7,7 @@ from fake_results import make_measurement
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashbench.measure.statistics import Interval
-from flashbench.results.record import Status, Verdict
-from flashbench.studies.verdict import (
+from flashbench.analysis.verdict import (
     ALPHA,
     between_engines,
     judge,
@@ -17,6 +15,8 @@ from flashbench.studies.verdict import (
     status_verdict,
     verdicts_exit_code,
 )
+from flashbench.measure.statistics import Interval
+from flashbench.results.record import Status, Verdict
 
 FAILURES: tuple[Status, ...] = ("unsupported", "too_large", "out_of_memory", "timeout", "crashed", "wrong")
 

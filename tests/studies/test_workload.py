@@ -12,7 +12,7 @@ import pytest
 import wrong_engines
 
 from flashbench.engines import Layout, Settings
-from flashbench.engines.numpy import NumpyEngine
+from flashbench.engines.peers.numpy import NumpyEngine
 from flashbench.errors import UnsupportedError
 from flashbench.extras import make_extras
 from flashbench.measure.protocol import build_workload

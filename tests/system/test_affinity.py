@@ -66,7 +66,7 @@ def test_a_bound_main_thread_leaves_the_process_its_cores(setting: str, report: 
 
 PLACES = """
 import threading
-from flashbench.kernels.threads import run_on_threads
+from flashbench.threads.pool import run_on_threads
 everyone, getcpu, seen = threading.Barrier(2, timeout=20), ctypes.CDLL(None).sched_getcpu, {}
 def work(slot):
     everyone.wait()

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from flashbench.cli.app import main
+from flashbench.codegen import isa
 from flashbench.errors import ConfigError
-from flashbench.kernels import isa
 from flashbench.system.cores import available_cores
 from flashbench.system.numba_settings import check_numba_settings, numba_num_threads
 

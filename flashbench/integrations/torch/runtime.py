@@ -8,9 +8,9 @@ from pathlib import Path
 import threadpoolctl
 import torch
 
-from flashbench.kernels.openmp import OpenMPTeam, usable
-from flashbench.kernels.threads import Lent
 from flashbench.system.cores import available_cores
+from flashbench.threads.openmp import OpenMPTeam, usable
+from flashbench.threads.pool import Lent
 
 
 def num_threads() -> int:

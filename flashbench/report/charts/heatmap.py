@@ -6,15 +6,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from flashbench.analysis.blocks import AUTO, BlockRow, block_labels, block_rows, blocks_word
+from flashbench.analysis.problem_words import length_word
+from flashbench.analysis.ratios import time_ratio
 from flashbench.report.charts.series import Series
 from flashbench.report.charts.style import FONT_SIZE, HEAT, INK, MUTED, PANEL_INCHES, PAPER, house_style
 from flashbench.report.layout import STATUS_WORDS
 from flashbench.report.sweep import HEAT_LIMITS
 from flashbench.report.units import format_change
 from flashbench.results.record import Measurement
-from flashbench.studies.blocks import AUTO, BlockRow, block_labels, block_rows, blocks_word
-from flashbench.studies.problem_words import length_word
-from flashbench.studies.ratios import time_ratio
 
 CELL_INCHES = (0.62, 0.42)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from flashbench.analysis.blocks import block_rows
 from flashbench.report.charts.style import Look, engine_looks, file_dash
 from flashbench.report.layout import Along, GroupKey, group_key, table_axis
 from flashbench.results.record import Machine, Measurement, Results
-from flashbench.studies.blocks import block_rows
 
 LONGEST_LABEL = 40  # signs, with a line before them, as wide as a chart
 AXIS_WORDS: dict[Along, str] = {"seqlen": "sequence length N", "keys": "keys", "head_dim": "head size"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from flashbench.studies.sizes import BYTE_UNITS
+from flashbench.analysis.sizes import BYTE_UNITS
 
 Interval = tuple[float, float]
 MOST_TICKS = 6

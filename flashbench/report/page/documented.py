@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flashbench.analysis.blocks import block_rows
+from flashbench.analysis.ratios import memory_ratio
 from flashbench.report.charts.series import Source
 from flashbench.report.page.table import Cell, Table, make_table
 from flashbench.report.profile import by_problem
 from flashbench.report.units import format_bytes, format_ratio
 from flashbench.results.record import Measurement, Results
-from flashbench.studies.blocks import block_rows
-from flashbench.studies.ratios import memory_ratio
 
 _HEADINGS = (
     "N",

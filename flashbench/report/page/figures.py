@@ -8,6 +8,8 @@ from typing import NamedTuple
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from flashbench.analysis.blocks import block_labels, block_rows
+from flashbench.analysis.problem_words import length_word
 from flashbench.report.charts.heatmap import cell_words, heatmap_chart
 from flashbench.report.charts.latency import latency_chart, latency_limits, milliseconds
 from flashbench.report.charts.lines import Limits, Value
@@ -21,8 +23,6 @@ from flashbench.report.page.inline import inline_svg
 from flashbench.report.page.table import Table
 from flashbench.report.page.words import capital, caption_words
 from flashbench.report.units import format_bytes
-from flashbench.studies.blocks import block_labels, block_rows
-from flashbench.studies.problem_words import length_word
 
 
 class Chart(NamedTuple):

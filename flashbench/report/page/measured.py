@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flashbench.analysis.memory_views import memory_views
 from flashbench.report.charts.series import Source
 from flashbench.report.layout import (
     AXIS_HEADERS,
@@ -19,7 +20,6 @@ from flashbench.report.page.table import Cell, Table, make_table
 from flashbench.report.page.words import capital
 from flashbench.report.units import format_bytes, format_error, format_times
 from flashbench.results.record import Accuracy, Measurement, Memory, Time
-from flashbench.studies.memory_views import memory_views
 
 _HEADINGS = (
     "File",

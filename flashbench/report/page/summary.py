@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from flashbench.analysis.blocks import AUTO, block_rows
+from flashbench.analysis.decoding import is_decoding
+from flashbench.analysis.ratios import memory_ratio, time_ratio
 from flashbench.report.charts.series import Source
 from flashbench.report.duel import duel_counts
 from flashbench.report.layout import (
@@ -20,9 +23,6 @@ from flashbench.report.page.table import Table, make_table
 from flashbench.report.page.words import capital, caption_words, common_words
 from flashbench.report.units import format_change, format_ratio, format_wide_ratio
 from flashbench.results.record import Measurement, Results
-from flashbench.studies.blocks import AUTO, block_rows
-from flashbench.studies.decoding import is_decoding
-from flashbench.studies.ratios import memory_ratio, time_ratio
 
 
 def summary(sources: Sequence[Source]) -> list[str]:

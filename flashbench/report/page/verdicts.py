@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flashbench.analysis.problem_words import length_word
 from flashbench.report.charts.series import Source
 from flashbench.report.duel import verdict_word
 from flashbench.report.layout import block_word, group_key, problem_line
 from flashbench.report.page.table import Cell, Table, Tone, make_table
 from flashbench.report.units import format_p, format_times
 from flashbench.results.record import Duel, Measurement, Results, Verdict
-from flashbench.studies.problem_words import length_word
 
 _TONES: dict[Verdict, Tone] = {
     "improved": "good",

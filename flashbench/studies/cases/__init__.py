@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import get_args
 
-from flashbench.engines.tuned import Pass
+from flashbench.engines.flash.tuned import Pass
 from flashbench.errors import ConfigError
 from flashbench.problem import Dtype
 from flashbench.studies.cases import (

@@ -15,19 +15,19 @@ from typing import Any
 
 import msgspec
 
+from flashbench.analysis.advice import run_warnings
+from flashbench.analysis.movement import movement_warnings
+from flashbench.analysis.verdict import verdicts_exit_code
 from flashbench.errors import EngineError
 from flashbench.measure.machine import describe_machine
 from flashbench.results.record import SCHEMA_VERSION, Results
-from flashbench.studies.advice import run_warnings
 from flashbench.studies.duel.arena import Arena
 from flashbench.studies.duel.settings import SIDES, Contestant, DuelStudy
-from flashbench.studies.movement import movement_warnings
 from flashbench.studies.noise_floor import DEFAULT_SEQLEN, NoiseFloor, check_floor, keep_floor, known_floor
 from flashbench.studies.resume import check_same_study
 from flashbench.studies.runner import Interrupted, make_machine
 from flashbench.studies.session import Progress
 from flashbench.studies.study import Study
-from flashbench.studies.verdict import verdicts_exit_code
 from flashbench.system.cores import available_cores
 
 __all__ = ["Contestant", "DuelStudy", "exit_code", "fight", "floor_of", "measure_floor"]

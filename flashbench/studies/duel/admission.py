@@ -11,7 +11,7 @@ import msgspec
 from flashbench.engines import Settings, get_engine, refusal
 from flashbench.errors import EngineError
 from flashbench.problem import AttentionProblem
-from flashbench.studies.fits import predicted_bytes
+from flashbench.studies.memory_fit.fits import predicted_bytes
 from flashbench.studies.study import Point
 
 FACTORY = f"{__name__}:build"

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
+from flashbench.analysis.sizes import size_word
 from flashbench.errors import EngineError, ResultsError
 from flashbench.measure.machine import available_memory_bytes
 from flashbench.measure.pool import WorkerPool
@@ -24,7 +25,6 @@ from flashbench.studies.duel.settings import SIDES, DuelStudy
 from flashbench.studies.nothing import nothing_to_measure
 from flashbench.studies.rows import Row
 from flashbench.studies.session import Progress
-from flashbench.studies.sizes import size_word
 
 SIDE_ORDERS: tuple[Order, Order] = ("ab", "ba")
 

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from flashbench.analysis.verdict import between_engines, judge, sides_verdict
 from flashbench.measure.statistics import Interval, paired_ratio, process_medians, sign_flip_p
 from flashbench.results.record import Duel, Measurement, Side, Verdict
 from flashbench.studies.duel.settings import SIDES, DuelStudy
 from flashbench.studies.resume import TRIED_AGAIN
 from flashbench.studies.rows import Row, asked_blocks
 from flashbench.studies.study import Point
-from flashbench.studies.verdict import between_engines, judge, sides_verdict
 
 Order = Literal["ab", "ba"]
 

@@ -6,12 +6,12 @@ import math
 
 import msgspec
 
+from flashbench.analysis.verdict import ALPHA
 from flashbench.errors import ConfigError
 from flashbench.measure.statistics import smallest_sign_flip_p
 from flashbench.results.record import Side
 from flashbench.studies.engine_list import PROBE_TIMEOUT_S
 from flashbench.studies.study import Point, Study
-from flashbench.studies.verdict import ALPHA
 
 SIDES: tuple[Side, Side] = ("a", "b")
 LOOKS = 3

@@ -10,19 +10,19 @@ from importlib.metadata import version
 
 import msgspec
 
+from flashbench.analysis.advice import run_warnings
+from flashbench.analysis.movement import throttle_warnings
+from flashbench.analysis.sizes import size_word
 from flashbench.measure.machine import available_memory_bytes, describe_machine
 from flashbench.measure.pool import WorkerPool
 from flashbench.measure.timing import turn_order
 from flashbench.measure.worker import Worker
 from flashbench.results.record import SCHEMA_VERSION, Process, Results
-from flashbench.studies.advice import run_warnings
 from flashbench.studies.forecast import Forecast, Step
-from flashbench.studies.movement import throttle_warnings
 from flashbench.studies.nothing import is_empty, nothing_to_measure
 from flashbench.studies.resume import check_same_study
 from flashbench.studies.runner import FAILURES, Interrupted, make_machine
 from flashbench.studies.session import MEMORY, TIMING, Progress
-from flashbench.studies.sizes import size_word
 from flashbench.studies.train import workload
 from flashbench.studies.train.agreement import disagreement
 from flashbench.studies.train.obstacles import Obstacles

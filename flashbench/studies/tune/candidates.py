@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from flashbench.codegen.isa import ISA
 from flashbench.engines import Settings
-from flashbench.engines.flash import FlashEngine
-from flashbench.engines.flash_plan import built_in_blocks
-from flashbench.engines.tuned import Key
-from flashbench.kernels.blocks import Blocks
-from flashbench.kernels.isa import ISA
+from flashbench.engines.flash.block_sizes import Blocks
+from flashbench.engines.flash.engine import FlashEngine
+from flashbench.engines.flash.plan import built_in_blocks
+from flashbench.engines.flash.tuned import Key
 from flashbench.problem import ITEMSIZE, AttentionProblem
 from flashbench.studies.tune.plan import LEAST_MANY_HEADS, longest_of, problem_of, search_problem, seqlen_from
 

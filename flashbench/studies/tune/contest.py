@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from flashbench.engines import Settings
-from flashbench.engines.flash_plan import built_in_blocks
-from flashbench.engines.tuned import Check, Key
-from flashbench.kernels.blocks import Blocks
+from flashbench.engines.flash.block_sizes import Blocks
+from flashbench.engines.flash.plan import built_in_blocks
+from flashbench.engines.flash.tuned import Check, Key
 from flashbench.measure.statistics import paired_ratio
 from flashbench.measure.timing import Burst
 from flashbench.problem import AttentionProblem

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from flashbench.engines.tuned import (
+from flashbench.engines.flash.block_sizes import Blocks
+from flashbench.engines.flash.tuned import (
     Check,
     Entry,
     Key,
@@ -18,7 +19,6 @@ from flashbench.engines.tuned import (
     warn_ignored,
 )
 from flashbench.errors import ResultsError
-from flashbench.kernels.blocks import Blocks
 from flashbench.results.lock import exclusively
 from flashbench.results.store import check_writable, write_whole
 from flashbench.studies.tune.contest import Duel, heads_won

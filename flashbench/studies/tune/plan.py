@@ -6,7 +6,7 @@ from itertools import product
 
 import msgspec
 
-from flashbench.engines.tuned import Key, Pass, band_of
+from flashbench.engines.flash.tuned import Key, Pass, band_of
 from flashbench.errors import ConfigError
 from flashbench.problem import AttentionProblem, Dtype
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from itertools import groupby
 from time import monotonic
 
-from flashbench.engines.tuned import Key, this_cpu
-from flashbench.kernels.blocks import Blocks
+from flashbench.engines.flash.block_sizes import Blocks
+from flashbench.engines.flash.tuned import Key, this_cpu
 from flashbench.measure.cpu import NO_USE
 from flashbench.measure.pool import WorkerPool
 from flashbench.measure.timing import Burst

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from support import assert_close
 from torch.library import opcheck
 
-from flashbench.engines.flash import FlashEngine
+from flashbench.engines.flash.engine import FlashEngine
 from flashbench.engines.standard import StandardEngine
 from flashbench.errors import AttentionError, EngineError, FlashbenchError, UnsupportedError
 from flashbench.extras import Extras

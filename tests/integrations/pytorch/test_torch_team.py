@@ -18,8 +18,8 @@ from flashbench import attention as attention_of_arrays
 from flashbench import attention_backward
 from flashbench.integrations.torch import attention
 from flashbench.integrations.torch.runtime import on_torch_threads, torch_team
-from flashbench.kernels.openmp import OpenMPTeam
-from flashbench.kernels.threads import run_on_threads
+from flashbench.threads.openmp import OpenMPTeam
+from flashbench.threads.pool import run_on_threads
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="PyTorch has libgomp on Linux")
 SIZE = 4  # threads, wherever this runs: OpenMP has as many as are asked for

@@ -14,7 +14,7 @@ from fake_cgroups import FakeGroups
 
 torch = pytest.importorskip("torch")
 
-from flashbench.engines.flash import FlashEngine
+from flashbench.engines.flash.engine import FlashEngine
 from flashbench.integrations.torch import OpenMP, Threads, attention, threads
 from flashbench.system.affinity import BINDING_VARIABLES
 from flashbench.system.cores import available_cores

@@ -10,8 +10,8 @@ from fake_training import make_step
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flashbench.analysis.training import amdahl_bound, base_of, longest_context, measured_ratio
 from flashbench.studies.train.agreement import disagreement
-from flashbench.studies.train.figures import amdahl_bound, base_of, longest_context, measured_ratio
 
 
 def test_ratios_and_bound_of_hand_made_times() -> None:

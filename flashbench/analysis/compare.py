@@ -1,0 +1,351 @@
+"""Two results files against each other: what matches, by how much it changed, and how sure that is."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from flashbench.analysis.blocks import block_label
+from flashbench.analysis.ratios import memory_ratio, time_ratio
+from flashbench.analysis.verdict import ALPHA, FAILED, judge, status_verdict, verdicts_exit_code
+from flashbench.errors import ResultsError
+from flashbench.measure.statistics import (
+    Interval,
+    holm,
+    mann_whitney_p,
+    process_medians,
+    smallest_mann_whitney_p,
+    unpaired_ratio,
+)
+from flashbench.problem import AttentionProblem, Direction
+from flashbench.results.export.names import with_cold_caches
+from flashbench.results.one_line import one_line
+from flashbench.results.record import Measurement, Results, Side, Verdict
+
+# memray counts whole allocations, but the interpreter's own come and go by about a page.
+MEMORY_NOISE_BYTES = 4096
+
+
+class IncomparableError(ResultsError):
+    """The files are of unlike machines or settings, or have nothing in common."""
+
+    exit_code = 3
+
+
+class Key(NamedTuple):
+    """What identifies a measurement within a file. Blocks are those asked for: `auto` may choose others."""
+
+    problem: AttentionProblem
+    engine: str
+    direction: Direction
+    blocks: str
+    side: Side | None
+
+
+class Pair(msgspec.Struct, frozen=True, kw_only=True):
+    """One measurement in both files."""
+
+    base: Measurement
+    new: Measurement
+    time_ratio: float | None  # new over base, of the medians; None: not both have one
+    time_low: float | None  # its 95 % interval by bootstrap over processes; None: one process a side
+    time_high: float | None
+    p_value: float | None  # Mann-Whitney, of process medians
+    p_holm: float | None  # the same, adjusted for how many pairs have a time
+    processes: tuple[int, int]  # of base and new
+    memory_ratio: float | None
+    verdict: Verdict
+    note: str | None = None  # why, where the figures do not show it
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A setting or a property of the machine in which the files differ."""
+
+    name: str
+    base: str
+    new: str
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """All that `flashbench compare` has to say; `--format json` is this."""
+
+    schema_version: int = 1
+    base_name: str
+    new_name: str
+    fail_over: float
+    differences: list[Difference]  # why the files are not comparable, when that was overruled
+    remarks: list[str]  # what else a reader should know
+    pairs: list[Pair]
+    only_in_base: list[Measurement]
+    only_in_new: list[Measurement]
+
+    @property
+    def exit_code(self) -> int:
+        """1: something regressed; 4: nothing did, but in the new file something failed, or all in both;
+        3: something is inconclusive, or failed in the base alone; 0: all same or improved.
+        """
+        if all(pair.base.status != "ok" and pair.new.status != "ok" for pair in self.pairs):
+            return FAILED
+        return verdicts_exit_code((pair.verdict, pair.new) for pair in self.pairs)
+
+
+def compare(
+    base: Results,
+    new: Results,
+    *,
+    base_name: str = "base",
+    new_name: str = "new",
+    fail_over: float = 0.05,
+    force: bool = False,
+) -> Comparison:
+    """Match the measurements of two files and judge each pair.
+
+    The files were not measured in turns, so they are compared unpaired, process median by process
+    median: the ratio with its bootstrap interval, and the Mann-Whitney test adjusted for the number of
+    pairs (Holm). A pair has regressed when its whole interval lies above 1 + fail_over and chance is
+    excluded, or its memory lies above it; it has improved when the interval lies below 1 / (1 + fail_over);
+    it is the same when the interval lies between, or when both files hold the one measurement, as a file and
+    its copy do; where one side has no time that counts, as it crashed, is unsupported or too large, it has
+    failed. Anything else is inconclusive, and so is everything when there are too few processes to exclude
+    chance at all.
+
+    Raises IncomparableError when machines or settings differ, unless `force`, and when no measurement is
+    in both. With `force` also measurements that differ in their block size alone are matched.
+    """
+    differences = _differences(base, new)
+    if differences and not force:
+        listed = "; ".join(f"{one.name}: {one.base} / {one.new}" for one in differences)
+        raise IncomparableError(
+            f"{base_name} and {new_name} are not comparable: {listed}",
+            hint=f"{_both_shown(base_name, new_name)}; --force compares them all the same",
+        )
+    old_rows, new_rows = _by_key(base, base_name), _by_key(new, new_name)
+    matches = [(key, key) for key in old_rows if key in new_rows]
+    if force:
+        matches += _unlike_blocks(
+            [key for key in old_rows if key not in new_rows], set(new_rows) - set(old_rows)
+        )
+    if not matches:
+        raise IncomparableError(
+            f"{base_name} and {new_name} have no measurement in common",
+            hint=_both_shown(base_name, new_name),
+        )
+    matched_old, matched_new = ({match[side] for match in matches} for side in (0, 1))
+    sides = [(old_rows[old], new_rows[key]) for old, key in matches]
+    return Comparison(
+        base_name=one_line(base_name),
+        new_name=one_line(new_name),
+        fail_over=fail_over,
+        differences=differences,
+        remarks=_remarks(base, new, fail_over) + _too_few(sides),
+        pairs=_judge_all(sides, fail_over),
+        only_in_base=[row for key, row in old_rows.items() if key not in matched_old],
+        only_in_new=[row for key, row in new_rows.items() if key not in matched_new],
+    )
+
+
+def _both_shown(base_name: str, new_name: str) -> str:
+    return f"flashbench report {shlex.quote(base_name)} {shlex.quote(new_name)} shows them side by side"
+
+
+def _by_key(results: Results, name: str) -> dict[Key, Measurement]:
+    rows: dict[Key, Measurement] = {}
+    for row in results.measurements:
+        key = Key(row.problem, row.engine, row.direction, block_label(row), row.side)
+        if key in rows:
+            raise ResultsError(
+                f"{name} holds {row.engine} at {row.problem.seqlen_q} twice, alike in every setting"
+            )
+        rows[key] = row
+    return rows
+
+
+def _unlike_blocks(old: Iterable[Key], new: Iterable[Key]) -> list[tuple[Key, Key]]:
+    """Pairs that are alike but for the block size, where there is no choice of whom to pair."""
+    old_alike, new_alike = _without_blocks(old), _without_blocks(new)
+    return [
+        (keys[0], new_alike[alike][0])
+        for alike, keys in old_alike.items()
+        if len(keys) == 1 and len(new_alike.get(alike, ())) == 1
+    ]
+
+
+def _without_blocks(keys: Iterable[Key]) -> dict[Key, list[Key]]:
+    alike: dict[Key, list[Key]] = {}
+    for key in keys:
+        alike.setdefault(key._replace(blocks=""), []).append(key)
+    return alike
+
+
+def _differences(base: Results, new: Results) -> list[Difference]:
+    """What makes times not comparable. Host names, dates and versions of libraries do not."""
+    pairs: list[tuple[str, object, object]] = [
+        ("kind", base.kind, new.kind) if "documented" in (base.kind, new.kind) else ("kind", None, None),
+        ("cpu", base.machine.cpu, new.machine.cpu),
+        ("isa", base.machine.isa, new.machine.isa),
+        ("cores", base.machine.cores, new.machine.cores),
+        # None: no limit, and in a file from before quotas were noted as good as none.
+        ("cpu_quota", base.machine.cpu_quota or "none", new.machine.cpu_quota or "none"),
+        ("binding", _binding(base), _binding(new)),
+        ("governor", base.machine.governor, new.machine.governor),
+        ("threads", _threads(base), _threads(new)),
+        ("cold", with_cold_caches(base), with_cold_caches(new)),
+    ]
+    return [
+        Difference(name=name, base=_word(old), new=_word(late)) for name, old, late in pairs if old != late
+    ]
+
+
+def _threads(results: Results) -> str | None:
+    counts = sorted({row.threads for row in results.measurements if row.threads is not None})
+    return ", ".join(map(str, counts)) or None
+
+
+def _binding(results: Results) -> str:
+    """Of threads to cores, by OpenMP's settings."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(results.machine.binding.items())) or "none"
+
+
+def _word(value: object) -> str:
+    return "not stated" if value is None else str(value)
+
+
+def _remarks(base: Results, new: Results, fail_over: float) -> list[str]:
+    remarks = ["both files hold the same results: nothing was measured between them"] if base == new else []
+    floors = [results.machine.noise_floor for results in (base, new)]
+    floor = max((one for one in floors if one is not None), default=0.0)
+    if floor > fail_over:
+        remarks.append(
+            f"the noise floor of this machine was {100 * floor:.1f}% (duel --aa): a change of "
+            f"{100 * fail_over:g}% cannot be told here, whatever the verdicts say"
+        )
+    for dtype, peak in base.machine.peak_gflops.items():
+        later = new.machine.peak_gflops.get(dtype)
+        # The peak loop runs no code of an engine: when it changes, the machine's speed did.
+        if later is not None and peak > 0 and abs(later / peak - 1) > fail_over / 2:
+            remarks.append(
+                f"the machine itself ran at another speed: FMA peak {peak:.0f} / {later:.0f} GFLOP/s {dtype}"
+            )
+    libraries = (base.machine.libraries, new.machine.libraries)
+    for library in sorted(set(libraries[0]) & set(libraries[1])):
+        if libraries[0][library] != libraries[1][library]:
+            remarks.append(f"{library} {libraries[0][library]} / {libraries[1][library]}")
+    return remarks
+
+
+def _too_few(sides: Sequence[tuple[Measurement, Measurement]]) -> list[str]:
+    """What to do where there are too few processes to decide."""
+    tested = sum(_p_value(*side) is not None for side in sides)
+    open_to_chance = [(base, new) for base, new in sides if base != new and _p_value(base, new) is not None]
+    counts = [_processes(row) for side in open_to_chance for row in side]
+    needed = least_processes(tested) if tested else 0
+    if not counts or min(counts) >= needed:
+        return []
+    return [
+        f"{min(counts)} process{'' if min(counts) == 1 else 'es'} a side cannot exclude chance for {tested} "
+        f"measurement{'' if tested == 1 else 's'}: measure both with --rounds {needed} or more, or use duel"
+    ]
+
+
+def _judge_all(sides: Sequence[tuple[Measurement, Measurement]], fail_over: float) -> list[Pair]:
+    """Every pair, its p-value adjusted for all that have one."""
+    raw = [_p_value(base, new) for base, new in sides]
+    adjusted = iter(holm([p for p in raw if p is not None]))
+    tested = sum(p is not None for p in raw)
+    return [
+        _judge(base, new, p, None if p is None else next(adjusted), tested, fail_over)
+        for (base, new), p in zip(sides, raw, strict=True)
+    ]
+
+
+def _p_value(base: Measurement, new: Measurement) -> float | None:
+    """None where a time is missing or not to be trusted."""
+    if base.status != "ok" or new.status != "ok" or not base.time or not new.time:
+        return None
+    medians = [process_medians(time.samples_ns) for time in (base.time, new.time)]
+    return mann_whitney_p(*medians) if all(medians) else None
+
+
+def _judge(
+    base: Measurement, new: Measurement, p: float | None, p_holm: float | None, tested: int, fail_over: float
+) -> Pair:
+    verdict, note = status_verdict(base, new)
+    interval = None
+    if verdict is None:
+        verdict, note = "inconclusive", "time not measured"
+        if base.time and new.time:
+            interval = unpaired_ratio(
+                process_medians(base.time.samples_ns), process_medians(new.time.samples_ns)
+            )
+            verdict, note = _time_verdict(base, new, interval, p_holm, tested, fail_over)
+        memory = _memory_verdict(base, new, fail_over)
+        if memory is not None and not (base.time and new.time):
+            verdict, note = memory, None
+        if memory == "regressed" and verdict != "regressed":
+            verdict, note = "regressed", "more memory"
+        if base == new and verdict != "same":  # of too few samples to be told apart from chance
+            verdict, note = "same", "the same measurement"
+    return Pair(
+        base=base,
+        new=new,
+        time_ratio=time_ratio(new, base),
+        time_low=interval and interval.low,
+        time_high=interval and interval.high,
+        p_value=p,
+        p_holm=p_holm,
+        processes=(_processes(base), _processes(new)),
+        memory_ratio=memory_ratio(new, base),
+        verdict=verdict,
+        note=note,
+    )
+
+
+def _time_verdict(
+    base: Measurement,
+    new: Measurement,
+    interval: Interval | None,
+    p_holm: float | None,
+    tested: int,
+    fail_over: float,
+) -> tuple[Verdict, str | None]:
+    if _is_single(base) or _is_single(new):
+        return "inconclusive", "no samples"
+    processes = _processes(base), _processes(new)
+    if interval is None or p_holm is None or tested * smallest_mann_whitney_p(*processes) > ALPHA:
+        return "inconclusive", f"{processes[0]} and {processes[1]} processes"
+    return judge(interval, p_holm, fail_over), None
+
+
+def least_processes(tested: int) -> int:
+    """Processes a side from which on the Mann-Whitney test, adjusted for that many pairs, can reject.
+
+    >>> least_processes(1), least_processes(10)
+    (4, 6)
+    """
+    processes = 1
+    while tested * smallest_mann_whitney_p(processes, processes) > ALPHA:
+        processes += 1
+    return processes
+
+
+def _memory_verdict(base: Measurement, new: Measurement, fail_over: float) -> Verdict | None:
+    if base.memory is None or new.memory is None:
+        return None
+    old, late = base.memory.workspace_peak_bytes, new.memory.workspace_peak_bytes
+    if abs(late - old) <= MEMORY_NOISE_BYTES:
+        return "same"
+    if late > old * (1 + fail_over):
+        return "regressed"
+    return "improved" if late < old / (1 + fail_over) else "same"
+
+
+def _processes(row: Measurement) -> int:
+    return sum(map(bool, row.time.samples_ns)) if row.time else 0
+
+
+def _is_single(row: Measurement) -> bool:
+    """Whether the time is a single figure from elsewhere rather than a sample."""
+    return row.time is not None and sum(map(len, row.time.samples_ns)) <= 1

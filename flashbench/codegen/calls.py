@@ -1,0 +1,37 @@
+"""Calls of C functions by their address."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from flashbench.codegen.ir import INT
+
+
+@intrinsic
+def call_address(typingctx: Any, address: Any, values: Any) -> Any:
+    """Call the C function at the address, with a tuple of as many integers or addresses as it takes."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        given = cgutils.unpack_tuple(builder, args[1], values.count)
+        function = ir.FunctionType(ir.VoidType(), [INT] * values.count)
+        builder.call(builder.inttoptr(args[0], function.as_pointer()), given)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.UniTuple(types.intp, values.count)), codegen
+
+
+@intrinsic
+def number_from(typingctx: Any, address: Any) -> Any:
+    """What the C function int(void) at the address returns."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        function = ir.FunctionType(ir.IntType(32), [])
+        found = builder.call(builder.inttoptr(args[0], function.as_pointer()), [])
+        return builder.sext(found, INT)
+
+    return types.intp(types.intp), codegen

@@ -1,0 +1,20 @@
+"""Numba intrinsics made from functions that write LLVM IR."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from flashbench.codegen.ir import FLOATS
+
+
+def body_by_element(build: Callable[[ir.IRBuilder, ir.Type], ir.Function]) -> Callable[..., Any]:
+    """An intrinsic without a result: it calls build(builder, element type of the first argument)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.call(build(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.get_dummy_value()
+
+    return codegen

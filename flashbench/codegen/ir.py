@@ -1,0 +1,184 @@
+"""LLVM IR in the small: vectors, loops and functions that the intrinsics are built from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from flashbench.codegen.isa import ISA
+
+INT = ir.IntType(64)
+BOOL = ir.IntType(1)
+VOID = ir.VoidType()
+FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+
+
+def size_of(element: ir.Type) -> int:
+    """Bytes of a float or double."""
+    return 4 if isinstance(element, ir.FloatType) else 8
+
+
+def integer_like(vector: ir.VectorType) -> ir.VectorType:
+    """The vector of integers of the same shape."""
+    return ir.VectorType(ir.IntType(8 * size_of(vector.element)), vector.count)
+
+
+def full_vector(element: ir.Type) -> ir.VectorType:
+    """The widest vector of the target."""
+    return ir.VectorType(element, ISA.lanes(size_of(element)))
+
+
+def const(n: int) -> ir.Constant:
+    return ir.Constant(INT, n)
+
+
+def constant(vector: ir.VectorType, value: float) -> ir.Constant:
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def splat(builder: ir.IRBuilder, scalar: ir.Value, count: int) -> ir.Value:
+    """A vector with `scalar` in every lane."""
+    vector = ir.VectorType(scalar.type, count)
+    undef = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undef, scalar, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(
+        first, undef, ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count)
+    )
+
+
+def lane_numbers(count: int) -> ir.Constant:
+    return ir.Constant(ir.VectorType(INT, count), list(range(count)))
+
+
+def load(builder: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, vector: ir.VectorType) -> ir.Value:
+    """An unaligned vector at pointer[offset]."""
+    at = builder.bitcast(builder.gep(pointer, [offset]), vector.as_pointer())
+    return builder.load(at, align=size_of(vector.element))
+
+
+def store(builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value, offset: ir.Value) -> None:
+    at = builder.bitcast(builder.gep(pointer, [offset]), value.type.as_pointer())
+    builder.store(value, at, align=size_of(value.type.element))
+
+
+def call(builder: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> ir.Value:
+    """Call an LLVM intrinsic; llvmlite has no overload names for vectors, so `name` spells them out."""
+    signature = ir.FunctionType(result, [arg.type for arg in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), args)
+
+
+def overload(vector: ir.Type) -> str:
+    """The suffix of an intrinsic's name: v16f32, or f32."""
+    if not isinstance(vector, ir.VectorType):
+        return f"f{8 * size_of(vector)}"
+    return f"v{vector.count}f{8 * size_of(vector.element)}"
+
+
+def fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+    """a * b + c, in one rounding where the CPU has it (llvm.fma without it would be a library call)."""
+    if not ISA.has_fma:
+        return builder.fadd(builder.fmul(a, b), c)
+    return call(builder, f"llvm.fma.{overload(a.type)}", a.type, a, b, c)
+
+
+@contextmanager
+def loop(
+    builder: ir.IRBuilder,
+    stop: ir.Value,
+    *,
+    start: ir.Value | None = None,
+    step: int = 1,
+    carry: list[ir.Value],
+) -> Iterator[tuple[ir.Value, list[ir.Value], list[ir.Value]]]:
+    """for index in range(start, stop, step), with the values `carry` kept in registers from turn to turn.
+
+    Yields (index, this turn's values, a list to be filled with the next turn's values); after the
+    loop, that list holds the final values. Runs only turns that fit whole: index + step <= stop.
+    """
+    first = const(0) if start is None else start
+    before = builder.block
+    head = builder.append_basic_block("loop.head")
+    body = builder.append_basic_block("loop.body")
+    after = builder.append_basic_block("loop.end")
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(INT)
+    index.add_incoming(first, before)
+    values = [builder.phi(value.type) for value in carry]
+    for phi, value in zip(values, carry, strict=True):
+        phi.add_incoming(value, before)
+    fits = builder.icmp_signed("<=", builder.add(index, const(step)), stop)
+    builder.cbranch(fits, body, after)
+    builder.position_at_end(body)
+    following: list[ir.Value] = []
+    yield index, values, following
+    index.add_incoming(builder.add(index, const(step)), builder.block)
+    for phi, value in zip(values, following, strict=True):
+        phi.add_incoming(value, builder.block)
+    builder.branch(head)
+    builder.position_at_end(after)
+    following[:] = values
+
+
+def if_fits(
+    builder: ir.IRBuilder, done: ir.Value, width: int, stop: ir.Value, body: Callable[[], None]
+) -> ir.Value:
+    """if done + width <= stop: body() and done += width. Returns the new `done`."""
+    before = builder.block
+    further = builder.add(done, const(width))
+    with builder.if_then(builder.icmp_signed("<=", further, stop)):
+        body()
+        inside = builder.block
+    moved = builder.phi(INT)
+    moved.add_incoming(done, before)
+    moved.add_incoming(further, inside)
+    return moved
+
+
+def function(
+    builder: ir.IRBuilder,
+    name: str,
+    arguments: list[ir.Type],
+    body: Callable[..., None],
+    *,
+    result: ir.Type = VOID,
+) -> ir.Function:
+    """The private function `name` of this module, written by body(builder, *arguments) at first use."""
+    module = builder.module
+    if name in module.globals:
+        return module.globals[name]
+    made = ir.Function(module, ir.FunctionType(result, arguments), name)
+    made.linkage = "internal"
+    made.attributes.add("noinline")
+    made.attributes.add("nounwind")
+    inner = ir.IRBuilder(made.append_basic_block("entry"))
+    body(inner, *made.args)
+    if not inner.block.is_terminated:
+        inner.ret_void()
+    return made
+
+
+def _reduce(
+    builder: ir.IRBuilder, vector: ir.Value, combine: Callable[[ir.Value, ir.Value], ir.Value]
+) -> ir.Value:
+    """Lanes combined pairwise: halves with halves."""
+    count = vector.type.count
+    while count > 1:
+        count //= 2
+        indices = ir.VectorType(ir.IntType(32), count)
+        low = builder.shuffle_vector(vector, vector, ir.Constant(indices, list(range(count))))
+        high = builder.shuffle_vector(vector, vector, ir.Constant(indices, list(range(count, 2 * count))))
+        vector = combine(low, high)
+    return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+
+def sum_of_lanes(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
+    return _reduce(builder, vector, builder.fadd)
+
+
+def max_of_lanes(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
+    return _reduce(builder, vector, lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))

@@ -1,0 +1,65 @@
+"""Pointers: arrays reach a kernel as addresses and strides.
+
+Numba would compile a kernel anew for every mix of contiguous and strided arguments; a table of
+addresses and strides keeps it at one machine code per dtype.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from flashbench.codegen.ir import call, const, loop
+
+
+@intrinsic
+def pointer(typingctx: Any, like: Any, address: Any) -> Any:
+    """The address as a pointer to elements of `like`'s type."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like)(like, types.intp), codegen
+
+
+@intrinsic
+def at(typingctx: Any, base: Any, offset: Any) -> Any:
+    """base + offset, in elements."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return base(base, types.intp), codegen
+
+
+_LINE = 64
+
+
+def prefetch(builder: ir.IRBuilder, place: ir.Value) -> None:
+    """Ask for the cache line of an address, which may be past the end of what is there."""
+    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    reading, nearest, data = ir.Constant(word, 0), ir.Constant(word, 3), ir.Constant(word, 1)
+    where = builder.bitcast(place, byte)
+    call(builder, "llvm.prefetch.p0i8", ir.VoidType(), where, reading, nearest, data)
+
+
+@intrinsic
+def prefetch_rows(typingctx: Any, address: Any, rows: Any, stride: Any, size: Any) -> Any:
+    """Ask for `size` bytes of each of some rows, `stride` bytes apart, ahead of their use."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        start, rows, stride, size = args
+        whole = builder.add(size, const(_LINE - 1))
+        with (
+            loop(builder, rows, carry=[]) as (row, _, _),
+            loop(builder, whole, step=_LINE, carry=[]) as (offset, _, _),
+        ):
+            line = builder.add(builder.add(start, builder.mul(row, stride)), offset)
+            prefetch(builder, builder.inttoptr(line, ir.IntType(8).as_pointer()))
+        return context.get_dummy_value()
+
+    n = types.intp
+    return types.void(n, n, n, n), codegen

@@ -1,0 +1,1 @@
+"""Engine `flash`: its plan, its block sizes, and its calls."""

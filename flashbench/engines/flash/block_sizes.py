@@ -1,0 +1,109 @@
+"""How large the tiles of a problem are."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from flashbench.codegen.isa import HALF_RATE, ISA
+from flashbench.engines.launch import FLOPS_PER_THREAD
+from flashbench.kernels.flash.scratch import FORWARD_NUMBERS, padded_lanes
+
+# In float64, and at half rate in float32 too, a thread's workspace grows with the keys, by half the
+# documented 64 bytes each (two threads share the documented figure), and stops where tiles no longer gain.
+_BYTES_PER_KEY = 32
+_MOST_FORWARD_BYTES = 40 * 1024
+_OVERHEAD_BYTES = 384  # tickets, tables and alignment: a thread's share
+# Measured at head_dim 32 to 256. At half rate (Zen 4) wider tiles of fewer keys are slower than narrow ones
+# of many, as the products are near the peak from one vector on and what remains to be saved is the visits to
+# o and to the running maximum. Elsewhere (Intel with AVX-512; with AVX2 too) the first product wants whole
+# tiles of registers, and the scores a place in the first-level cache.
+_NARROW_LANES, _NARROW_MOST_KEYS = 16, 512
+_WIDE_BYTES, _WIDE_MOST_KEYS = 256, 64  # lanes: 64 in float32, 32 in float64
+_NARROW_BACKWARD_KEY_BYTES = 256  # one vector group of keys: 64 in float32, 32 in float64
+
+
+class Blocks(NamedTuple):
+    """Queries and keys of one tile."""
+
+    block_q: int
+    block_k: int
+
+
+def forward_blocks(
+    seqlen_q: int,
+    seqlen_k: int,
+    head_dim: int,
+    itemsize: int,
+    flops: int,
+    window: int | None = None,
+    *,
+    half_rate: bool = HALF_RATE,
+) -> Blocks:
+    """Tiles for the forward pass: at half rate narrow in queries, with as many keys as the workspace allows,
+    elsewhere as wide as it allows.
+
+    window: keys that a query sees at most. Tiles depend on the problem alone, not on the number of threads,
+    and so do the bits of the result.
+    """
+    lanes, most_keys = _NARROW_LANES, _NARROW_MOST_KEYS
+    if not half_rate:
+        lanes, most_keys = _WIDE_BYTES // itemsize, _WIDE_MOST_KEYS
+    vector = ISA.lanes(itemsize)
+    lanes = max(vector, lanes)
+    share = _MOST_FORWARD_BYTES
+    if half_rate or itemsize == 8:  # what the document gives figures of
+        threads = 1 if flops < 2 * FLOPS_PER_THREAD else 2  # that share the documented figure
+        share = min(share, 2 * _BYTES_PER_KEY * seqlen_k // threads - _OVERHEAD_BYTES)
+    # A larger head_dim makes the packed queries larger, not the scores smaller.
+    wider = max(0, head_dim - 64)
+    while True:
+        limit = share + wider * lanes * itemsize
+        keys = limit // (lanes * itemsize) - head_dim - FORWARD_NUMBERS
+        if keys >= 48 or lanes // 2 < vector:
+            break
+        lanes //= 2
+    lanes = min(lanes, padded_lanes(seqlen_q, itemsize))
+    keys = max(8, min(keys, most_keys))
+    return within_window(Blocks(min(lanes, seqlen_q), keys), seqlen_k, window)
+
+
+def backward_blocks(
+    seqlen_q: int,
+    seqlen_k: int,
+    head_dim: int,
+    itemsize: int,
+    window: int | None = None,
+    *,
+    half_rate: bool = HALF_RATE,
+) -> Blocks:
+    """Tiles for the backward pass: every task passes over k, v, dk and dv, so the larger these are, the
+    more queries a task should serve.
+    """
+    if half_rate:
+        lanes = _narrow_backward_lanes(seqlen_k, head_dim, itemsize)
+        keys = _NARROW_BACKWARD_KEY_BYTES // itemsize
+    else:
+        lanes = 32 if seqlen_k < 256 else 48 if seqlen_k < 1024 else 64
+        keys = _WIDE_MOST_KEYS
+    lanes = max(ISA.lanes(itemsize), lanes)
+    return within_window(Blocks(min(lanes, seqlen_q), keys), seqlen_k, window)
+
+
+def _narrow_backward_lanes(seqlen_k: int, head_dim: int, itemsize: int) -> int:
+    if seqlen_k <= 256:
+        return 16
+    if head_dim * itemsize >= 1024:
+        return 64
+    return 48 if seqlen_k >= 2048 and itemsize == 4 else 32
+
+
+def within_window(blocks: Blocks, seqlen_k: int, window: int | None) -> Blocks:
+    """The blocks with as many keys as divide what a tile of queries sees evenly, at most those they had."""
+    span = seqlen_k if window is None else min(seqlen_k, window + blocks.block_q - 1)
+    return blocks._replace(block_k=_even_share(span, blocks.block_k))
+
+
+def _even_share(seqlen_k: int, most: int) -> int:
+    """At most `most` keys, such that the last block of keys is not much shorter than the others."""
+    blocks = -(-seqlen_k // most)
+    return min(most, -(-seqlen_k // (8 * blocks)) * 8, seqlen_k)

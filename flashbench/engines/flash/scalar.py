@@ -1,0 +1,99 @@
+"""The scalar loops on NumPy's arrays: what the engine `flash` runs where use_simd is off."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashbench.block_mask import BlockMask
+from flashbench.engines import Array, AttentionGradients, Forward
+from flashbench.engines.launch import broadcast_gradient, no_tasks, sequence_table
+from flashbench.extras import Extras
+from flashbench.kernels.call.features import NO_LIMIT, TILES_BEFORE
+from flashbench.kernels.scalar import ScalarFeatures, scalar_backward, scalar_forward
+from flashbench.problem import AttentionProblem
+
+
+def forward_by_loops(problem: AttentionProblem, q: Array, k: Array, v: Array, extras: Extras) -> Forward:
+    """o and lse."""
+    o = np.empty((*problem.q_shape[:3], problem.head_dim_v), dtype=q.dtype)
+    lse = np.empty(problem.q_shape[:3], dtype=q.dtype)
+    scalar_forward(q, k, v, o, lse, _sequences(problem), _features(problem, extras))
+    return Forward(o, lse)
+
+
+def backward_by_loops(
+    problem: AttentionProblem,
+    do: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    forward: Forward,
+    extras: Extras,
+    *,
+    mask_gradient: bool,
+) -> AttentionGradients:
+    """Every gradient that the problem has; dmask where it is asked for."""
+    dq, dk, dv = (np.zeros(x.shape, dtype=q.dtype) for x in (q, k, v))
+    dsinks = np.zeros(problem.num_heads)
+    wanted = mask_gradient and problem.mask == "float"
+    dmask = np.zeros(problem.mask_shape if wanted else (1, 1, 1, 1), dtype=q.dtype)
+    scalar_backward(
+        do,
+        q,
+        k,
+        v,
+        forward.o,
+        forward.lse,
+        dq,
+        dk,
+        dv,
+        dsinks,
+        broadcast_gradient(dmask, _mask_shape(problem)),
+        _sequences(problem),
+        _features(problem, extras),
+    )
+    return AttentionGradients(
+        dq, dk, dv, dsinks.astype(q.dtype) if problem.sinks else None, dmask if wanted else None
+    )
+
+
+def workspace_of_loops(problem: AttentionProblem) -> int:
+    """A block mask made dense is all there is."""
+    return int(np.prod(problem.mask_shape)) if problem.mask == "block" else 0
+
+
+def _sequences(problem: AttentionProblem) -> NDArray[np.int64]:
+    return np.ascontiguousarray(sequence_table(problem, no_tasks)[:, :TILES_BEFORE])
+
+
+def _mask_shape(problem: AttentionProblem) -> tuple[int, int, int, int]:
+    return problem.batch, problem.num_heads, problem.seqlen_q, problem.seqlen_k
+
+
+def _features(problem: AttentionProblem, extras: Extras) -> ScalarFeatures:
+    """For one call. Arrays of features that are off are broadcast from one entry."""
+    shape, dtype = _mask_shape(problem), np.dtype(problem.dtype)
+    left, right = problem.window
+    mask = extras.mask.dense() if isinstance(extras.mask, BlockMask) else extras.mask
+    visible, bias = np.True_, dtype.type(0)
+    slopes, sinks = np.zeros(shape[:2], dtype), np.full(problem.num_heads, -np.inf, dtype)
+    if extras.alibi_slopes is not None:
+        slopes[...] = extras.alibi_slopes
+    if extras.sinks is not None:
+        sinks[...] = extras.sinks
+    return ScalarFeatures(
+        problem.scale,
+        NO_LIMIT if left is None else left,
+        NO_LIMIT if right is None else right,
+        problem.softcap or 0.0,
+        slopes,
+        np.broadcast_to(mask if problem.mask == "float" and mask is not None else bias, shape),
+        np.broadcast_to(visible if problem.mask == "float" or mask is None else mask, shape),
+        sinks,
+        1 / (1 - problem.dropout),
+        min(round(problem.dropout * 2**32), 2**32 - 1),
+        np.uint64(problem.dropout_seed),
+        problem.page_size or 0,
+        np.zeros((1, 1), np.int64) if extras.block_table is None else np.array(extras.block_table, np.int64),
+    )

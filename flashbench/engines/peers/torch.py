@@ -1,0 +1,136 @@
+"""PyTorch's CPU flash attention, called as PyTorch calls it, on the caller's own memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
+from flashbench.engines.peers import torch_flash_refuses
+from flashbench.engines.peers.torch_tensors import backward_through, forward_with_graph, set_threads, tensor
+from flashbench.extras import NO_EXTRAS, Extras
+from flashbench.problem import AttentionProblem, Direction, Feature
+
+_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+# What torch's chooser answers: the numbers of torch.nn.attention.SDPBackend.
+_MATH, _FLASH = 0, 1
+_KERNELS = {_MATH: "math", _FLASH: "flash"}
+
+
+class TorchFlashEngine:
+    """`torch.nn.functional.scaled_dot_product_attention` on 4-D CPU tensors.
+
+    PyTorch's own chooser is asked at each call. Where it chooses flash, the operator is called directly: it
+    gives lse, too, and its backward needs no autograd. It takes the innermost dimension for contiguous
+    without looking, so other arrays are copied; and what its mask hides weighs zero in some products, so
+    that a NaN there leaks: a hidden value's into o, a query's or do's into dk of keys that the query does
+    not see. Where PyTorch chooses another kernel, the public function runs that one.
+    """
+
+    name = "torch-flash"
+    summary = "PyTorch's CPU flash attention, or what PyTorch falls back to"
+    layout: Layout = "bhsd"
+    features: frozenset[Feature] = frozenset()
+
+    def __init__(self) -> None:
+        self._chosen: dict[AttentionProblem, int] = {}
+
+    def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
+        """What PyTorch would read as another problem."""
+        return torch_flash_refuses(problem, direction, torch.__version__)
+
+    def forward(
+        self,
+        problem: AttentionProblem,
+        settings: Settings,
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        extras: Extras = NO_EXTRAS,
+        keep: bool = False,
+    ) -> Forward:
+        """o and lse, nothing else needing to be saved; of a fallback o alone, and autograd's graph."""
+        set_threads(settings.num_threads)
+        tensors = tensor(q), tensor(k), tensor(v)
+        if self._choose(problem, *tensors) == _FLASH:
+            o, lse = _FORWARD(*tensors, 0.0, problem.masked, scale=problem.scale)
+            return Forward(o.numpy(), lse.numpy())
+        return forward_with_graph(_public(problem), q, k, v, keep=keep)
+
+    def backward(
+        self,
+        problem: AttentionProblem,
+        settings: Settings,
+        do: Array,
+        q: Array,
+        k: Array,
+        v: Array,
+        forward: Forward,
+        *,
+        extras: Extras = NO_EXTRAS,
+        mask_gradient: bool = False,
+    ) -> AttentionGradients:
+        """Gradients from do, q, k, v, o and lse; of a fallback through autograd."""
+        set_threads(settings.num_threads)
+        if forward.saved is not None:
+            return backward_through(forward.saved, do)
+        tensors = [tensor(x) for x in (do, q, k, v)]
+        if self._choose(problem, *tensors[1:]) != _FLASH:
+            kept = forward_with_graph(_public(problem), q, k, v, keep=True)
+            return backward_through(kept.saved, do)
+        assert forward.lse is not None  # flash gives it, and callers who bring their own must bring it
+        tensors += [tensor(forward.o), tensor(forward.lse)]
+        dq, dk, dv = _BACKWARD(*tensors, 0.0, problem.masked, scale=problem.scale)
+        return AttentionGradients(dq.numpy(), dk.numpy(), dv.numpy())
+
+    def blocks(
+        self, problem: AttentionProblem, direction: Direction, settings: Settings
+    ) -> tuple[int, int] | None:
+        """None: its block sizes are its own affair."""
+        return None
+
+    def workspace_bytes(
+        self, problem: AttentionProblem, direction: Direction, settings: Settings
+    ) -> int | None:
+        """None: unknown without running."""
+        return None
+
+    def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
+        """What PyTorch's own chooser chose in the last call."""
+        choice = self._chosen.get(problem)
+        if choice is None:
+            return None
+        kernel = _KERNELS.get(choice, f"number {choice} of torch.nn.attention.SDPBackend")
+        if choice == _FLASH:
+            return Ran(kernel)
+        note = f"PyTorch fell back to its {kernel} kernel"
+        if problem.head_dim != problem.head_dim_v:
+            note += f": head_dim_v ({problem.head_dim_v}) differs from head_dim ({problem.head_dim})"
+        return Ran(kernel, note)
+
+    def _choose(self, problem: AttentionProblem, q: Any, k: Any, v: Any) -> int:
+        choice: int = torch._fused_sdp_choice(
+            q, k, v, None, 0.0, problem.masked, scale=problem.scale, enable_gqa=_shares_heads(problem)
+        )
+        self._chosen[problem] = choice
+        return choice
+
+
+def _public(problem: AttentionProblem) -> Any:
+    """PyTorch's function of q, k and v."""
+
+    def attend(q: Any, k: Any, v: Any) -> Any:
+        return scaled_dot_product_attention(
+            q, k, v, is_causal=problem.masked, scale=problem.scale, enable_gqa=_shares_heads(problem)
+        )
+
+    return attend
+
+
+def _shares_heads(problem: AttentionProblem) -> bool:
+    return problem.num_heads != problem.num_kv_heads

@@ -1,0 +1,1 @@
+"""What a call passes to its kernels, by name."""

@@ -1,0 +1,1 @@
+"""Tiled attention: forward, backward, the mask's gradient and decoding."""

@@ -1,0 +1,1 @@
+"""Functions of numbers in vectors: exponential, tanh, random bits, dot products."""

@@ -1,0 +1,168 @@
+"""Scores of few queries: dot products along head_dim, so that a key is read once, in vectors, for all.
+
+The product of matmul.py reads keys number by number and has queries for lanes; with few of these most lanes
+would be idle, and the reading of numbers, not memory, would be the limit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from flashbench.codegen.intrinsics import body_by_element
+from flashbench.codegen.ir import (
+    INT,
+    const,
+    constant,
+    fma,
+    full_vector,
+    function,
+    load,
+    loop,
+    overload,
+    store,
+)
+from flashbench.codegen.isa import ISA
+from flashbench.codegen.pointers import prefetch
+
+KEYS = 4  # of one turn
+AHEAD = 8  # keys: two turns
+# Queries of one turn: a sum for each pair stays in a register, of which there are 16 or 32.
+QUERIES = 4 if ISA.max_vectors >= 4 else 2
+
+
+def _sums(b: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
+    """The sum of each vector's lanes, in the vectors' order, as many to a vector as it has lanes."""
+    lanes = vectors[0].type.count
+    indices = ir.VectorType(ir.IntType(32), lanes)
+    half = 1
+    while half < lanes:
+        # Of two vectors one: lanes with this bit belong to the second, and each takes in its neighbour.
+        low = ir.Constant(indices, [i if not i & half else lanes + i - half for i in range(lanes)])
+        high = ir.Constant(indices, [i + half if not i & half else lanes + i for i in range(lanes)])
+        pairs = zip(vectors[::2], vectors[1::2] or vectors, strict=True)
+        vectors = [b.fadd(b.shuffle_vector(x, y, low), b.shuffle_vector(x, y, high)) for x, y in pairs]
+        half *= 2
+    return vectors
+
+
+def _widened(b: ir.IRBuilder, narrow: ir.Value, vector: ir.VectorType) -> ir.Value:
+    """The vector with zeros behind."""
+    count = narrow.type.count
+    order = [i if i < count else count for i in range(vector.count)]
+    indices = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), order)
+    return b.shuffle_vector(narrow, constant(narrow.type, 0.0), indices)
+
+
+def _turn(
+    b: ir.IRBuilder,
+    vector: ir.VectorType,
+    keys: list[ir.Value],
+    queries: list[ir.Value],
+    columns: ir.Value,
+    fetched: list[ir.Value],
+) -> list[ir.Value]:
+    """The dot products of each key, given by its row's address, with each query, as `_sums` has them.
+
+    The rows `fetched` are asked for meanwhile, a line at each step.
+    """
+    pairs = [(key, query) for key in keys for query in queries]
+    zero = constant(vector, 0.0)
+    with loop(b, columns, step=vector.count, carry=[zero] * len(pairs)) as (column, before, totals):
+        for row in fetched:
+            prefetch(b, b.gep(row, [column]))
+        k = {key: load(b, key, column, vector) for key in keys}
+        q = {query: load(b, query, column, vector) for query in queries}
+        totals += [fma(b, k[key], q[query], old) for (key, query), old in zip(pairs, before, strict=True)]
+
+    # What does not fill a vector, in halves of one: nothing is read beyond a key's end.
+    done = b.mul(b.sdiv(columns, const(vector.count)), const(vector.count))
+    count = vector.count // 2
+    while count:
+        narrow = ir.VectorType(vector.element, count)
+        there = b.icmp_signed("<=", b.add(done, const(count)), columns)
+        here = b.block
+        with b.if_then(there):
+            k = {key: _widened(b, load(b, key, done, narrow), vector) for key in keys}
+            q = {query: _widened(b, load(b, query, done, narrow), vector) for query in queries}
+            more = [fma(b, k[key], q[query], old) for (key, query), old in zip(pairs, totals, strict=True)]
+            inside = b.block
+        merged = []
+        for old, new in zip(totals, more, strict=True):
+            phi = b.phi(vector)
+            phi.add_incoming(old, here)
+            phi.add_incoming(new, inside)
+            merged.append(phi)
+        totals = merged
+        done = b.select(there, b.add(done, const(count)), done)
+        count //= 2
+    return _sums(b, totals)
+
+
+def _products(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    pointer = element.as_pointer()
+    vector = full_vector(element)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        k, k_row, keys, q, q_row, queries, s, lanes, columns, v, v_row, room = args
+        edge = b.sub(room, const(1))
+        last = b.sub(keys, const(1))
+        rounded = b.add(keys, const(KEYS - 1))
+        with (
+            loop(b, rounded, step=KEYS, carry=[]) as (key, _, _),
+            loop(b, queries, step=QUERIES, carry=[]) as (query, _, _),
+        ):
+            numbers = [b.add(key, const(i)) for i in range(KEYS)]
+            # Beyond the last key: the last one again.
+            clipped = [b.select(b.icmp_signed("<", n, last), n, last) for n in numbers]
+            rows = [b.gep(k, [b.mul(n, k_row)]) for n in clipped]
+            firsts = [b.gep(q, [b.mul(b.add(query, const(i)), q_row)]) for i in range(QUERIES)]
+            further = [b.add(n, const(AHEAD)) for n in numbers]
+            further = [b.select(b.icmp_signed("<", n, edge), n, edge) for n in further]
+            ahead = [b.gep(k, [b.mul(n, k_row)]) for n in further]
+            values = [b.gep(v, [b.mul(n, v_row)]) for n in clipped]
+            found = _turn(b, vector, rows, firsts, columns, ahead + values)
+            some = ir.VectorType(element, QUERIES)
+            for i, n in enumerate(clipped):
+                picked = [divmod(i * QUERIES + j, vector.count) for j in range(QUERIES)]
+                scores: ir.Value = ir.Constant(some, ir.Undefined)
+                if len({which for which, _ in picked}) == 1:
+                    whole = found[picked[0][0]]
+                    order = ir.Constant(ir.VectorType(ir.IntType(32), QUERIES), [lane for _, lane in picked])
+                    scores = b.shuffle_vector(whole, whole, order)
+                else:
+                    for j, (which, lane) in enumerate(picked):
+                        number = b.extract_element(found[which], ir.Constant(ir.IntType(32), lane))
+                        scores = b.insert_element(scores, number, ir.Constant(ir.IntType(32), j))
+                store(b, scores, s, b.add(b.mul(n, lanes), query))
+
+    signature = [pointer, INT, INT, pointer, INT, INT, pointer, INT, INT, pointer, INT, INT]
+    return function(builder, f"fb.dots.{overload(vector)}", signature, body)
+
+
+@intrinsic
+def dot_products(
+    typingctx: Any,
+    k: Any,
+    k_row: Any,
+    keys: Any,
+    q: Any,
+    q_row: Any,
+    queries: Any,
+    s: Any,
+    lanes: Any,
+    columns: Any,
+    v: Any,
+    v_row: Any,
+    room: Any,
+) -> Any:
+    """s[key, query] = the dot product of k[key] and q[query]; `queries` is a multiple of QUERIES.
+
+    Memory is asked meanwhile for the values v of these keys, and for k some rows ahead, up to row `room`: a
+    core's own prefetcher keeps fewer lines under way, and none across pages.
+    """
+    n = types.intp
+    return types.void(k, n, n, k, n, n, k, n, n, k, n, n), body_by_element(_products)

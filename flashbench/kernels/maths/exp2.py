@@ -1,0 +1,117 @@
+"""Vector 2**x: the one exponential of all kernels.
+
+x = n + f with n an integer and |f| <= 1/2; 2**f is a near-minimax polynomial and 2**n goes into the
+exponent. 2**-inf is exactly 0, NaN stays NaN. Results below 2**-100 in float32 and 2**-1000 in float64 are
+0: they add nothing to a sum that has a term of 2**-8 or more, and near the end of the normal range products
+with them would be denormal, which costs a CPU some hundred cycles each. Scores reach it after the row
+maximum is subtracted, so x <= 0 and it cannot overflow.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from flashbench.codegen.ir import call, constant, fma, integer_like, size_of
+from flashbench.codegen.isa import AVX512, ISA
+
+# 2**f = 1 + f * q(f), lowest power first; q from Chebyshev nodes (mpmath.chebyfit at 40 digits).
+# Largest relative error on [-1/2, 1/2]: 5.1e-9 (unit roundoff 6.0e-8) and 2.0e-17 (1.1e-16).
+_FLOAT32 = (
+    1.0,
+    0.6931471880262288,
+    0.24022650760568126,
+    0.05550357114219078,
+    0.009618082557277852,
+    0.0013390863364671234,
+    0.0001545316294512069,
+)
+_FLOAT64 = (
+    1.0,
+    0.6931471805599453,
+    0.24022650695910097,
+    0.0555041086648216,
+    0.009618129107606888,
+    0.0013333558146416936,
+    0.0001540353044173605,
+    1.525273382983612e-05,
+    1.321544258792169e-06,
+    1.0178062445845774e-07,
+    7.072585949269223e-09,
+    4.4549605981865186e-10,
+)
+
+_LOWEST = {4: -100.0, 8: -1000.0}  # by size of the element
+
+# The same on [-1/16, 1/16], without the leading 1 (largest relative error 6.0e-18).
+_FLOAT64_EIGHTHS = (
+    0.6931471805599453,
+    0.24022650695910933,
+    0.05550410866482224,
+    0.009618129089983302,
+    0.0013333558132838856,
+    0.00015404433819347582,
+    1.525342958649691e-05,
+)
+_POWERS_OF_EIGHTHS = [2.0 ** (i / 8) for i in range(8)]
+
+
+def exp2(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """2**x for a vector x <= 0, -inf and NaN included."""
+    if ISA is AVX512 and x.type.count * size_of(x.type.element) == 64:
+        return _exp2_avx512(builder, x)
+    single = size_of(x.type.element) == 4
+    coefficients, mantissa = (_FLOAT32, 23) if single else (_FLOAT64, 52)
+
+    # Adding 1.5 * 2**mantissa rounds x to an integer n, which is then in the sum's low bits.
+    magic = 1.5 * 2.0**mantissa
+    # The low bits of x + magic + bias hold n + bias: moved up they are the float 2**n. A product with it,
+    # not an addition of exponents, so that NaN survives whatever its payload.
+    bias = constant(x.type, magic + (127 if single else 1023))
+    shifted = builder.fadd(x, bias)
+    fraction = builder.fsub(x, builder.fsub(shifted, bias))
+    ints = integer_like(x.type)
+    power = builder.shl(builder.bitcast(shifted, ints), ir.Constant(ints, [mantissa] * ints.count))
+    result = builder.fmul(_polynomial(builder, fraction, coefficients), builder.bitcast(power, x.type))
+    # Below the normal range, and for -inf, that was nonsense.
+    return builder.select(_counts(builder, x), result, constant(x.type, 0.0))
+
+
+def _counts(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """Whether 2**x is worth computing; NaN is."""
+    lowest = _LOWEST[size_of(x.type.element)]
+    return builder.fcmp_unordered(">=", x, constant(x.type, lowest))
+
+
+def _polynomial(builder: ir.IRBuilder, fraction: ir.Value, coefficients: tuple[float, ...]) -> ir.Value:
+    total: ir.Value = constant(fraction.type, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = fma(builder, total, fraction, constant(fraction.type, coefficient))
+    return total
+
+
+def _exp2_avx512(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """With VSCALEF for 2**n; in float64 n is a multiple of 1/8, and a table in one register gives
+    2**(n mod 1): three multiply-adds less. In float32 a table of sixteenths was measured to gain nothing.
+    """
+    vector = x.type
+    single = size_of(vector.element) == 4
+    magic = constant(vector, 1.5 * 2.0**23 if single else 1.5 * 2.0**52 / 8)
+    shifted = builder.fadd(x, magic)
+    n = builder.fsub(shifted, magic)
+    fraction = builder.fsub(x, n)
+    if single:
+        return _scale_by_power(builder, _polynomial(builder, fraction, _FLOAT32), n, _counts(builder, x))
+    table = ir.Constant(vector, _POWERS_OF_EIGHTHS)
+    index = builder.bitcast(shifted, integer_like(vector))  # its low bits count the eighths
+    power = call(builder, "llvm.x86.avx512.permvar.df.512", vector, table, index)
+    rest = builder.fmul(fraction, _polynomial(builder, fraction, _FLOAT64_EIGHTHS))
+    return _scale_by_power(builder, fma(builder, power, rest, power), n, _counts(builder, x))
+
+
+def _scale_by_power(builder: ir.IRBuilder, value: ir.Value, n: ir.Value, counts: ir.Value) -> ir.Value:
+    """value * 2**floor(n) where it counts, else 0, by AVX-512's VSCALEF."""
+    single = size_of(value.type.element) == 4
+    name = f"llvm.x86.avx512.mask.scalef.{'ps' if single else 'pd'}.512"
+    mask = builder.bitcast(counts, ir.IntType(value.type.count))
+    current_rounding = ir.Constant(ir.IntType(32), 4)
+    return call(builder, name, value.type, value, n, constant(value.type, 0.0), mask, current_rounding)

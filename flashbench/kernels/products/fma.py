@@ -1,0 +1,155 @@
+"""The micro-kernel: one strided matrix product serves all seven products of attention.
+
+C[rows, columns] (+)= A[rows, depth] @ B[depth, columns]: A is read as broadcast scalars with any two
+strides, B and C as rows of contiguous vectors. A tile of C stays in registers for the whole depth.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from flashbench.codegen.ir import (
+    BOOL,
+    FLOATS,
+    INT,
+    const,
+    constant,
+    fma,
+    full_vector,
+    function,
+    if_fits,
+    load,
+    loop,
+    overload,
+    splat,
+    store,
+)
+from flashbench.codegen.isa import ISA
+
+
+def _tile(
+    b: ir.IRBuilder, vector: ir.VectorType, rows: int, vectors: int, args: tuple[ir.Value, ...], row: ir.Value
+) -> None:
+    """`rows` rows of C from `row` on, `vectors` vectors wide."""
+    a_at, a_row, a_col, b_at, b_row, c_at, c_row, _, depth, accumulate = args
+    lanes = vector.count
+    c_offsets = [
+        [b.add(b.mul(b.add(row, const(i)), c_row), const(j * lanes)) for j in range(vectors)]
+        for i in range(rows)
+    ]
+
+    # Pass 1: start from C or from zero.
+    zero = constant(vector, 0.0)
+    here = b.block
+    with b.if_then(accumulate):
+        old = [load(b, c_at, c_offsets[i][j], vector) for i in range(rows) for j in range(vectors)]
+        loaded_in = b.block
+    start = []
+    for value in old:
+        phi = b.phi(vector)
+        phi.add_incoming(zero, here)
+        phi.add_incoming(value, loaded_in)
+        start.append(phi)
+
+    # Pass 2: one row of B and one column of A a turn.
+    a_rows = [b.gep(a_at, [b.mul(b.add(row, const(i)), a_row)]) for i in range(rows)]
+    with loop(b, depth, carry=start) as (step, totals, following):
+        b_base = b.mul(step, b_row)
+        b_vectors = [load(b, b_at, b.add(b_base, const(j * lanes)), vector) for j in range(vectors)]
+        a_base = b.mul(step, a_col)
+        for i in range(rows):
+            broadcast = splat(b, b.load(b.gep(a_rows[i], [a_base])), lanes)
+            for j in range(vectors):
+                following.append(fma(b, broadcast, b_vectors[j], totals[i * vectors + j]))
+
+    # Pass 3: write the tile back.
+    for i in range(rows):
+        for j in range(vectors):
+            store(b, following[i * vectors + j], c_at, c_offsets[i][j])
+
+
+def _panel(builder: ir.IRBuilder, vector: ir.VectorType, vectors: int, rows_at_once: int) -> ir.Function:
+    """The product for one panel of C, `vectors` vectors wide and any number of rows high."""
+    pointer = vector.element.as_pointer()
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        rows = args[7]
+        with loop(b, rows, step=rows_at_once, carry=[]) as (row, _, _):
+            _tile(b, vector, rows_at_once, vectors, args, row)
+        done = b.mul(b.sdiv(rows, const(rows_at_once)), const(rows_at_once))
+        # What is left of the rows, in tiles of 8, 4, 2 and 1.
+        for tail in (8, 4, 2, 1):
+            if tail < rows_at_once:
+                done = if_fits(b, done, tail, rows, partial(_tile, b, vector, tail, vectors, args, done))
+
+    signature = [pointer, INT, INT, pointer, INT, pointer, INT, INT, INT, BOOL]
+    return function(builder, f"fb.panel.{overload(vector)}x{vectors}", signature, body)
+
+
+def _product(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    """The product for any number of columns: wide panels, then narrower, down to one element."""
+    pointer = element.as_pointer()
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        a_at, a_row, a_col, b_at, b_row, c_at, c_row, rows, columns, depth, accumulate = args
+
+        def panel_at(column: ir.Value, vector: ir.VectorType, vectors: int, rows_at_once: int) -> None:
+            target = _panel(b, vector, vectors, rows_at_once)
+            b_panel, c_panel = b.gep(b_at, [column]), b.gep(c_at, [column])
+            b.call(target, [a_at, a_row, a_col, b_panel, b_row, c_panel, c_row, rows, depth, accumulate])
+
+        full = full_vector(element)
+        widest = ISA.max_vectors
+        step = widest * full.count
+        with loop(b, columns, step=step, carry=[]) as (column, _, _):
+            panel_at(column, full, widest, ISA.tile_rows[widest])
+        done = b.mul(b.sdiv(columns, const(step)), const(step))
+        # At most one panel of each narrower width is left; a tail that does not fill a vector is
+        # taken in powers of two, so nothing is padded and nothing read out of bounds.
+        narrower = [(full, vectors, ISA.tile_rows[vectors]) for vectors in range(widest - 1, 0, -1)]
+        lanes = full.count // 2
+        while lanes:
+            narrower.append((ir.VectorType(element, lanes), 1, ISA.tile_rows[1]))
+            lanes //= 2
+        for vector, vectors, rows_at_once in narrower:
+            panel = partial(panel_at, done, vector, vectors, rows_at_once)
+            done = if_fits(b, done, vector.count * vectors, columns, panel)
+
+    signature = [pointer, INT, INT, pointer, INT, pointer, INT, INT, INT, INT, BOOL]
+    return function(builder, f"fb.product.{overload(full_vector(element))}", signature, body)
+
+
+@intrinsic
+def multiply(
+    typingctx: Any,
+    a: Any,
+    a_row: Any,
+    a_col: Any,
+    b: Any,
+    b_row: Any,
+    c: Any,
+    c_row: Any,
+    rows: Any,
+    columns: Any,
+    depth: Any,
+    accumulate: Any,
+) -> Any:
+    """C[rows, columns] = or += A[rows, depth] @ B[depth, columns]; strides in elements.
+
+    a, b and c are pointers; B's and C's rows are contiguous.
+    """
+    n = types.intp
+    signature = types.void(a, n, n, b, n, c, n, n, n, n, types.boolean)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        *rest, accumulate = args
+        flag = builder.icmp_unsigned("!=", accumulate, ir.Constant(accumulate.type, 0))
+        builder.call(_product(builder, FLOATS[signature.args[0].dtype]), [*rest, flag])
+        return context.get_dummy_value()
+
+    return signature, codegen

@@ -1,0 +1,1 @@
+"""Attention with materialised scores, stage by stage."""

@@ -1,0 +1,1 @@
+"""Passes over one tile of scores s[key, query lane]."""

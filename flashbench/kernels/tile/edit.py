@@ -1,0 +1,315 @@
+"""What is done to a tile besides products and softmax: pack, mask, scale, look for NaN and inf."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from flashbench.codegen.ir import (
+    BOOL,
+    FLOATS,
+    INT,
+    const,
+    constant,
+    fma,
+    full_vector,
+    function,
+    lane_numbers,
+    load,
+    loop,
+    overload,
+    splat,
+    store,
+    sum_of_lanes,
+)
+
+
+def transpose(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+    """A square of vectors transposed in registers: off-diagonal blocks of 1, 2, 4 ... lanes change places."""
+    count = len(rows)
+    half = 1
+    while half < count:
+        indices = ir.VectorType(ir.IntType(32), count)
+        low = ir.Constant(indices, [i if not i & half else count + i - half for i in range(count)])
+        high = ir.Constant(indices, [i + half if not i & half else count + i for i in range(count)])
+        swapped = list(rows)
+        for i in range(count):
+            if not i & half:
+                swapped[i] = b.shuffle_vector(rows[i], rows[i | half], low)
+                swapped[i | half] = b.shuffle_vector(rows[i], rows[i | half], high)
+        rows = swapped
+        half *= 2
+    return rows
+
+
+def _pack(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    pointer = element.as_pointer()
+    vector = full_vector(element)
+    lanes = vector.count
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        source, source_row, rows, columns, packed, packed_row, factor = args
+        zero = constant(vector, 0.0)
+        factors = splat(b, factor, lanes)
+
+        # Pass 1: zeros in the last, partly filled vector of lanes, where there is room for it.
+        whole = b.mul(b.sdiv(rows, const(lanes)), const(lanes))
+        room = b.icmp_signed("<=", b.add(whole, const(lanes)), packed_row)
+        partly = b.and_(b.icmp_signed("<", whole, rows), room)
+        with b.if_then(partly), loop(b, columns, carry=[]) as (column, _, _):
+            store(b, zero, packed, b.add(b.mul(column, packed_row), whole))
+
+        # Pass 2: squares, in registers.
+        with (
+            loop(b, rows, step=lanes, carry=[]) as (row, _, _),
+            loop(b, columns, step=lanes, carry=[]) as (column, _, _),
+        ):
+            square = [
+                load(b, source, b.add(b.mul(b.add(row, const(i)), source_row), column), vector)
+                for i in range(lanes)
+            ]
+            for i, value in enumerate(transpose(b, square)):
+                offset = b.add(b.mul(b.add(column, const(i)), packed_row), row)
+                store(b, b.fmul(value, factors), packed, offset)
+
+        # Pass 3: what no square covers, one by one.
+        columns_done = b.mul(b.sdiv(columns, const(lanes)), const(lanes))
+        with loop(b, rows, carry=[]) as (row, _, _):
+            first = b.select(b.icmp_signed("<", row, whole), columns_done, const(0))
+            with loop(b, columns, start=first, carry=[]) as (column, _, _):
+                value = b.load(b.gep(source, [b.add(b.mul(row, source_row), column)]))
+                target = b.gep(packed, [b.add(b.mul(column, packed_row), row)])
+                b.store(b.fmul(value, factor), target)
+
+    signature = [pointer, INT, INT, INT, pointer, INT, element]
+    return function(builder, f"fb.pack.{overload(vector)}", signature, body)
+
+
+@intrinsic
+def pack(
+    typingctx: Any,
+    source: Any,
+    source_row: Any,
+    rows: Any,
+    columns: Any,
+    packed: Any,
+    packed_row: Any,
+    factor: Any,
+) -> Any:
+    """packed[column, row] = factor * source[row, column].
+
+    Where packed_row leaves room for it, lanes up to a whole vector become zero.
+    """
+    n = types.intp
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.call(_pack(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.get_dummy_value()
+
+    return types.void(source, n, n, n, source, n, source.dtype), codegen
+
+
+def _hide(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    pointer = element.as_pointer()
+    vector = full_vector(element)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        tile, tile_row, rows, lanes, first_visible, value = args
+        values = splat(b, value, vector.count)
+        with loop(b, rows, carry=[]) as (row, _, _):
+            limit = b.add(first_visible, row)
+            limits = splat(b, limit, vector.count)
+            base = b.mul(row, tile_row)
+            stop = b.select(b.icmp_signed("<", limit, lanes), limit, lanes)
+            # Vectors of lanes from 0 to the one that holds the limit.
+            rounded = b.add(stop, const(vector.count - 1))
+            with loop(b, rounded, step=vector.count, carry=[]) as (lane, _, _):
+                numbers = b.add(splat(b, lane, vector.count), lane_numbers(vector.count))
+                hidden = b.icmp_signed("<", numbers, limits)
+                at = b.add(base, lane)
+                store(b, b.select(hidden, values, load(b, tile, at, vector)), tile, at)
+
+    signature = [pointer, INT, INT, INT, INT, element]
+    return function(builder, f"fb.hide.{overload(vector)}", signature, body)
+
+
+@intrinsic
+def hide_above_diagonal(
+    typingctx: Any, tile: Any, tile_row: Any, rows: Any, lanes: Any, first_visible: Any, value: Any
+) -> Any:
+    """In a tile[key, query lane], key j is seen from lane first_visible + j on: others get `value`."""
+    n = types.intp
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.call(_hide(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.get_dummy_value()
+
+    return types.void(tile, n, n, n, n, tile.dtype), codegen
+
+
+def _scale(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    pointer = element.as_pointer()
+    vector = full_vector(element)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        matrix, matrix_row, rows, columns, factors = args
+        whole = b.mul(b.sdiv(columns, const(vector.count)), const(vector.count))
+        with loop(b, rows, carry=[]) as (row, _, _):
+            factor = b.load(b.gep(factors, [row]))
+            base = b.mul(row, matrix_row)
+            broadcast = splat(b, factor, vector.count)
+            with loop(b, columns, step=vector.count, carry=[]) as (column, _, _):
+                at = b.add(base, column)
+                store(b, b.fmul(load(b, matrix, at, vector), broadcast), matrix, at)
+            with loop(b, columns, start=whole, carry=[]) as (column, _, _):
+                cell = b.gep(matrix, [b.add(base, column)])
+                b.store(b.fmul(b.load(cell), factor), cell)
+
+    signature = [pointer, INT, INT, INT, pointer]
+    return function(builder, f"fb.scale.{overload(vector)}", signature, body)
+
+
+@intrinsic
+def scale_rows(typingctx: Any, matrix: Any, matrix_row: Any, rows: Any, columns: Any, factors: Any) -> Any:
+    """matrix[row, :] *= factors[row]."""
+    n = types.intp
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.call(_scale(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.get_dummy_value()
+
+    return types.void(matrix, n, n, n, matrix), codegen
+
+
+def _finite(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    pointer = element.as_pointer()
+    vector = full_vector(element)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        matrix, matrix_row, rows, columns = args
+        zero = constant(vector, 0.0)
+        whole = b.mul(b.sdiv(columns, const(vector.count)), const(vector.count))
+        scalar_zero = ir.Constant(element, 0.0)
+        # 0 * x is NaN for an infinite x or a NaN, and a sum that met one stays NaN.
+        with loop(b, rows, carry=[zero, scalar_zero]) as (row, totals, following):
+            base = b.mul(row, matrix_row)
+            with loop(b, columns, step=vector.count, carry=[totals[0]]) as (column, inner, wide):
+                wide.append(fma(b, load(b, matrix, b.add(base, column), vector), zero, inner[0]))
+            with loop(b, columns, start=whole, carry=[totals[1]]) as (column, inner, narrow):
+                x = b.load(b.gep(matrix, [b.add(base, column)]))
+                narrow.append(b.fadd(b.fmul(x, scalar_zero), inner[0]))
+            following += [wide[0], narrow[0]]
+        bad = b.bitcast(b.fcmp_unordered("uno", following[0], following[0]), ir.IntType(vector.count))
+        bad_tail = b.fcmp_unordered("uno", following[1], following[1])
+        fine = b.icmp_unsigned("==", bad, ir.Constant(bad.type, 0))
+        b.ret(b.and_(fine, b.not_(bad_tail)))
+
+    return function(builder, f"fb.finite.{overload(vector)}", [pointer, INT, INT, INT], body, result=BOOL)
+
+
+@intrinsic
+def all_finite(typingctx: Any, matrix: Any, matrix_row: Any, rows: Any, columns: Any) -> Any:
+    """Whether no element is NaN or infinite."""
+    n = types.intp
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        fine = builder.call(_finite(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.cast(builder, fine, types.boolean, types.boolean)
+
+    return types.boolean(matrix, n, n, n), codegen
+
+
+def _row_dots(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    pointer = element.as_pointer()
+    vector = full_vector(element)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        x, x_row, y, y_row, rows, columns, factor, result = args
+        whole = b.mul(b.sdiv(columns, const(vector.count)), const(vector.count))
+        with loop(b, rows, carry=[]) as (row, _, _):
+            x_base, y_base = b.mul(row, x_row), b.mul(row, y_row)
+            with loop(b, columns, step=vector.count, carry=[constant(vector, 0.0)]) as (column, before, wide):
+                x_vector = load(b, x, b.add(x_base, column), vector)
+                y_vector = load(b, y, b.add(y_base, column), vector)
+                wide.append(fma(b, x_vector, y_vector, before[0]))
+            total = sum_of_lanes(b, wide[0])
+            with loop(b, columns, start=whole, carry=[total]) as (column, before, narrow):
+                product = b.fmul(
+                    b.load(b.gep(x, [b.add(x_base, column)])), b.load(b.gep(y, [b.add(y_base, column)]))
+                )
+                narrow.append(b.fadd(before[0], product))
+            b.store(b.fmul(narrow[0], factor), b.gep(result, [row]))
+
+    signature = [pointer, INT, pointer, INT, INT, INT, element, pointer]
+    return function(builder, f"fb.row_dots.{overload(vector)}", signature, body)
+
+
+@intrinsic
+def row_dots(
+    typingctx: Any, x: Any, x_row: Any, y: Any, y_row: Any, rows: Any, columns: Any, factor: Any, result: Any
+) -> Any:
+    """result[row] = factor * sum over columns of x[row, column] * y[row, column]."""
+    n = types.intp
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.call(_row_dots(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.get_dummy_value()
+
+    return types.void(x, n, y, n, n, n, x.dtype, x), codegen
+
+
+def _put(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    pointer = element.as_pointer()
+    vector = full_vector(element)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        target, source, count, factor = args
+        factors = splat(b, factor, vector.count)
+        with loop(b, count, step=vector.count, carry=[]) as (place, _, _):
+            store(b, b.fmul(load(b, source, place, vector), factors), target, place)
+        whole = b.mul(b.sdiv(count, const(vector.count)), const(vector.count))
+        with loop(b, count, start=whole, carry=[]) as (place, _, _):
+            b.store(b.fmul(b.load(b.gep(source, [place])), factor), b.gep(target, [place]))
+
+    return function(builder, f"fb.put.{overload(vector)}", [pointer, pointer, INT, element], body)
+
+
+@intrinsic
+def put_multiple(typingctx: Any, target: Any, source: Any, count: Any, factor: Any) -> Any:
+    """target[i] = factor * source[i], `count` numbers."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.call(_put(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.get_dummy_value()
+
+    return types.void(target, target, types.intp, target.dtype), codegen
+
+
+def _fill(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    vector = full_vector(element)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        target, count, value = args
+        values = splat(b, value, vector.count)
+        with loop(b, count, step=vector.count, carry=[]) as (place, _, _):
+            store(b, values, target, place)
+        whole = b.mul(b.sdiv(count, const(vector.count)), const(vector.count))
+        with loop(b, count, start=whole, carry=[]) as (place, _, _):
+            b.store(value, b.gep(target, [place]))
+
+    name = f"fb.fill.{overload(vector)}"
+    return function(builder, name, [element.as_pointer(), INT, element], body)
+
+
+@intrinsic
+def fill(typingctx: Any, target: Any, count: Any, value: Any) -> Any:
+    """target[i] = value, `count` numbers."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.call(_fill(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, target.dtype), codegen

@@ -1,0 +1,385 @@
+"""A mask array on a tile of scores s[key, query lane]: added, or hiding, without a copy of the mask.
+
+A mask lies in memory query by query, a tile key by key; where a query's entries are neighbours it is
+transposed in registers, square by square. A stride of 0 means that it is broadcast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from flashbench.codegen.intrinsics import body_by_element
+from flashbench.codegen.ir import (
+    BOOL,
+    FLOATS,
+    INT,
+    const,
+    constant,
+    fma,
+    full_vector,
+    function,
+    load,
+    loop,
+    overload,
+    size_of,
+    splat,
+    store,
+)
+from flashbench.kernels.tile.edit import transpose
+
+_BYTE = ir.IntType(8)
+_CHUNK = 32  # bytes of a mask looked at together
+_UNPACKED = 16  # bytes within which x86 interleaves
+# The least entry, by size of the element, that is added as it is: times log2(e) it is near the lowest float.
+_LEAST_ENTRY = {4: -2.3e38, 8: -1.2e308}
+
+# combine(builder, what the tile holds, the mask's entry) -> what it shall hold; vectors or scalars alike.
+Combine = Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]
+
+
+def _over_tile(
+    b: ir.IRBuilder, element: ir.Type, entry: ir.Type, args: tuple[ir.Value, ...], combine: Combine
+) -> None:
+    """tile[j, i] = combine(tile[j, i], mask[i, j]) for all keys j and queries i, each once.
+
+    But where entries are bytes, some keys may be met twice: combine then has to be idempotent. args: tile,
+    keys, lanes (the tile's row length), queries, mask, its stride by query and by key.
+    """
+    tile, keys, lanes, queries, mask, by_query, by_key = args
+    vector = full_vector(element)
+    count = vector.count
+    whole_queries = b.mul(b.sdiv(queries, const(count)), const(count))
+
+    # Pass 1: whole vectors of queries, by how the mask lies.
+    neighbours = b.icmp_signed("==", by_key, const(1))
+    same_for_all = b.icmp_signed("==", by_query, const(0))
+    here = b.block
+    with b.if_then(b.and_(neighbours, b.not_(same_for_all))):
+        squares = _byte_squares if entry == _BYTE else _float_squares
+        done = squares(b, vector, tile, keys, lanes, whole_queries, mask, by_query, combine)
+        there = b.block
+    transposed = b.phi(INT)
+    transposed.add_incoming(const(0), here)
+    transposed.add_incoming(done, there)
+    with b.if_then(same_for_all), loop(b, keys, carry=[]) as (key, _, _):
+        value = splat(b, b.load(b.gep(mask, [b.mul(key, by_key)])), count)
+        with loop(b, whole_queries, step=count, carry=[]) as (query, _, _):
+            place = b.add(b.mul(key, lanes), query)
+            store(b, combine(b, load(b, tile, place, vector), value), tile, place)
+
+    # Pass 2: one by one, what no vector covered.
+    keys_done = b.select(same_for_all, keys, transposed)
+    with loop(b, queries, carry=[]) as (query, _, _):
+        first = b.select(b.icmp_signed("<", query, whole_queries), keys_done, const(0))
+        with loop(b, keys, start=first, carry=[]) as (key, _, _):
+            value = b.load(b.gep(mask, [b.add(b.mul(query, by_query), b.mul(key, by_key))]))
+            cell = b.gep(tile, [b.add(b.mul(key, lanes), query)])
+            b.store(combine(b, b.load(cell), value), cell)
+
+
+def _float_squares(
+    b: ir.IRBuilder,
+    vector: ir.VectorType,
+    tile: ir.Value,
+    keys: ir.Value,
+    lanes: ir.Value,
+    queries: ir.Value,
+    mask: ir.Value,
+    by_query: ir.Value,
+    combine: Combine,
+) -> ir.Value:
+    """As many keys as fit into squares of a vector's side, then of half of it; returns how many those are."""
+    done: ir.Value = const(0)
+    for side in (vector.count, vector.count // 2):
+        if side == 1:
+            continue
+        square = ir.VectorType(vector.element, side)
+        with (
+            loop(b, queries, step=side, carry=[]) as (query, _, _),
+            loop(b, keys, start=done, step=side, carry=[]) as (key, _, _),
+        ):
+            rows = [
+                load(b, mask, b.add(b.mul(b.add(query, const(i)), by_query), key), square)
+                for i in range(side)
+            ]
+            for j, value in enumerate(transpose(b, rows)):
+                place = b.add(b.mul(b.add(key, const(j)), lanes), query)
+                store(b, combine(b, load(b, tile, place, square), value), tile, place)
+        done = b.add(done, b.mul(b.sdiv(b.sub(keys, done), const(side)), const(side)))
+    return done
+
+
+def _byte_squares(
+    b: ir.IRBuilder,
+    vector: ir.VectorType,
+    tile: ir.Value,
+    keys: ir.Value,
+    lanes: ir.Value,
+    queries: ir.Value,
+    mask: ir.Value,
+    by_query: ir.Value,
+    combine: Combine,
+) -> ir.Value:
+    """All keys in chunks of as many bytes as a register has, or of 16; returns how many: all, or none.
+
+    The last chunk ends with the last key, and may overlap the one before.
+    """
+    full = vector.count * size_of(vector.element)
+    many = b.icmp_signed(">=", keys, const(full))
+    enough = b.icmp_signed(">=", keys, const(_UNPACKED))
+    with b.if_else(many) as (wide, narrow):
+        with wide:
+            _byte_chunks(b, vector, full, tile, keys, lanes, queries, mask, by_query, combine)
+        with narrow, b.if_then(enough):
+            _byte_chunks(b, vector, _UNPACKED, tile, keys, lanes, queries, mask, by_query, combine)
+    return b.select(enough, keys, const(0))
+
+
+def _byte_chunks(
+    b: ir.IRBuilder,
+    vector: ir.VectorType,
+    size: int,
+    tile: ir.Value,
+    keys: ir.Value,
+    lanes: ir.Value,
+    queries: ir.Value,
+    mask: ir.Value,
+    by_query: ir.Value,
+    combine: Combine,
+) -> None:
+    """Bytes are interleaved within blocks of 16, as x86's unpack instructions do: byte 16 l + side c + i of
+    register j is then the entry of query i and key 16 l + (16 / side) j + c.
+    """
+    side = vector.count
+    chunk = ir.VectorType(_BYTE, size)
+    bits = ir.IntType(size)
+    last = b.sub(keys, const(size))
+    with (
+        loop(b, queries, step=side, carry=[]) as (query, _, _),
+        loop(b, b.add(keys, const(size - 1)), step=size, carry=[]) as (ahead, _, _),
+    ):
+        key = b.select(b.icmp_signed("<", ahead, last), ahead, last)
+        registers = [
+            load_entries(b, mask, b.add(b.mul(b.add(query, const(i)), by_query), key), chunk)
+            for i in range(side)
+        ]
+        for j, register in enumerate(_interleaved(b, registers)):
+            seen = b.icmp_unsigned("!=", register, ir.Constant(chunk, None))
+            flags = b.bitcast(seen, bits)
+            for place in range(0, size, side):
+                block, within = divmod(place, _UNPACKED)
+                column = _UNPACKED * block + _UNPACKED // side * j + within // side
+                few = b.trunc(b.lshr(flags, ir.Constant(bits, place)), ir.IntType(side))
+                entry = b.bitcast(few, ir.VectorType(BOOL, side))
+                at = b.add(b.mul(b.add(key, const(column)), lanes), query)
+                store(b, combine(b, load(b, tile, at, vector), entry), tile, at)
+
+
+def _interleaved(b: ir.IRBuilder, registers: list[ir.Value]) -> list[ir.Value]:
+    """Byte by byte, the first with the middle one and so on, until all are one in another."""
+    count = registers[0].type.count
+    indices = ir.VectorType(ir.IntType(32), count)
+    halves = []
+    for half in (0, _UNPACKED // 2):
+        order = []
+        for start in range(0, count, _UNPACKED):
+            for i in range(_UNPACKED // 2):
+                order += [start + half + i, count + start + half + i]
+        halves.append(ir.Constant(indices, order))
+    turns = len(registers).bit_length() - 1
+    middle = len(registers) // 2
+    for _ in range(turns):
+        pairs = zip(registers[:middle], registers[middle:], strict=True)
+        registers = [b.shuffle_vector(low, high, order) for low, high in pairs for order in halves]
+    return registers
+
+
+def load_entries(b: ir.IRBuilder, mask: ir.Value, offset: ir.Value, entries: ir.VectorType) -> ir.Value:
+    """Neighbouring entries of a mask, of floats or bytes."""
+    at = b.bitcast(b.gep(mask, [offset]), entries.as_pointer())
+    return b.load(at, align=1 if entries.element == _BYTE else 4 if entries.element == ir.FloatType() else 8)
+
+
+def _filled(like: ir.Type, value: float) -> ir.Constant:
+    return constant(like, value) if isinstance(like, ir.VectorType) else ir.Constant(like, value)
+
+
+def _spread(b: ir.IRBuilder, scalar: ir.Value, like: ir.Type) -> ir.Value:
+    return splat(b, scalar, like.count) if isinstance(like, ir.VectorType) else scalar
+
+
+def _add(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    pointer = element.as_pointer()
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        factor = args[7]
+
+        def combine(b: ir.IRBuilder, score: ir.Value, entry: ir.Value) -> ir.Value:
+            lowest = _filled(entry.type, float("-inf"))
+            hidden = b.fcmp_ordered("==", entry, lowest)
+            factors = _spread(b, factor, entry.type)
+            # The lowest float, which some models fill masks with, hides nothing, and must stay finite.
+            least = _filled(entry.type, _LEAST_ENTRY[size_of(element)])
+            entry = b.select(b.fcmp_ordered("<", entry, least), least, entry)
+            return b.select(hidden, lowest, fma(b, entry, factors, score))
+
+        _over_tile(b, element, element, args[:7], combine)
+
+    signature = [pointer, INT, INT, INT, pointer, INT, INT, element]
+    return function(builder, f"fb.add_mask.{overload(full_vector(element))}", signature, body)
+
+
+@intrinsic
+def add_mask(
+    typingctx: Any,
+    s: Any,
+    keys: Any,
+    lanes: Any,
+    queries: Any,
+    mask: Any,
+    by_query: Any,
+    by_key: Any,
+    factor: Any,
+) -> Any:
+    """s[j, i] += factor * mask[i, j]; -inf where the mask is -inf, whatever s holds."""
+    n = types.intp
+    return types.void(s, n, n, n, s, n, n, s.dtype), body_by_element(_add)
+
+
+def _clear_hidden(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    pointer = element.as_pointer()
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        def combine(b: ir.IRBuilder, value: ir.Value, entry: ir.Value) -> ir.Value:
+            hidden = b.fcmp_ordered("==", entry, _filled(entry.type, float("-inf")))
+            return b.select(hidden, _filled(value.type, 0.0), value)
+
+        _over_tile(b, element, element, args, combine)
+
+    signature = [pointer, INT, INT, INT, pointer, INT, INT]
+    return function(builder, f"fb.clear_hidden.{overload(full_vector(element))}", signature, body)
+
+
+@intrinsic
+def clear_minus_inf(
+    typingctx: Any, tile: Any, keys: Any, lanes: Any, queries: Any, mask: Any, by_query: Any, by_key: Any
+) -> Any:
+    """tile[j, i] = 0 where the additive mask is -inf."""
+    n = types.intp
+    return types.void(tile, n, n, n, tile, n, n), body_by_element(_clear_hidden)
+
+
+def _hide(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    pointer = element.as_pointer()
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        value = args[7]
+
+        def combine(b: ir.IRBuilder, score: ir.Value, entry: ir.Value) -> ir.Value:
+            seen = entry
+            if entry.type not in (BOOL, ir.VectorType(BOOL, full_vector(element).count)):
+                seen = b.icmp_unsigned("!=", entry, ir.Constant(entry.type, None))
+            return b.select(seen, score, _spread(b, value, score.type))
+
+        _over_tile(b, element, _BYTE, args[:7], combine)
+
+    signature = [pointer, INT, INT, INT, _BYTE.as_pointer(), INT, INT, element]
+    return function(builder, f"fb.hide_mask.{overload(full_vector(element))}", signature, body)
+
+
+@intrinsic
+def hide_masked(
+    typingctx: Any,
+    tile: Any,
+    keys: Any,
+    lanes: Any,
+    queries: Any,
+    mask: Any,
+    by_query: Any,
+    by_key: Any,
+    value: Any,
+) -> Any:
+    """tile[j, i] = value where the bool mask[i, j] is False."""
+    n = types.intp
+    return types.void(tile, n, n, n, mask, n, n, tile.dtype), body_by_element(_hide)
+
+
+def _bytes_seen(builder: ir.IRBuilder) -> ir.Function:
+    chunk = ir.VectorType(_BYTE, _CHUNK)
+    wide = ir.IntType(8 * _CHUNK)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        row, keys, by_key = args
+        neighbours = b.icmp_signed("==", by_key, const(1))
+        whole = b.select(neighbours, b.mul(b.sdiv(keys, const(_CHUNK)), const(_CHUNK)), const(0))
+        none, ones = ir.Constant(chunk, None), ir.Constant(chunk, [1] * _CHUNK)
+        with loop(b, whole, step=_CHUNK, carry=[none, ones]) as (key, before, chunks):
+            entries = load_entries(b, row, key, chunk)
+            chunks += [b.or_(before[0], entries), b.and_(before[1], entries)]
+        no, yes = ir.Constant(_BYTE, 0), ir.Constant(_BYTE, 1)
+        with loop(b, keys, start=whole, carry=[no, yes]) as (key, before, singles):
+            entry = b.load(b.gep(row, [b.mul(key, by_key)]))
+            singles += [b.or_(before[0], entry), b.and_(before[1], entry)]
+        all_ones = int.from_bytes(b"\1" * _CHUNK, "little")
+        some = b.or_(
+            b.icmp_unsigned("!=", b.bitcast(chunks[0], wide), ir.Constant(wide, 0)),
+            b.icmp_unsigned("!=", singles[0], no),
+        )
+        every = b.and_(
+            b.icmp_unsigned("==", b.bitcast(chunks[1], wide), ir.Constant(wide, all_ones)),
+            b.icmp_unsigned("==", singles[1], yes),
+        )
+        b.ret(b.add(b.zext(some, INT), b.zext(b.and_(some, every), INT)))
+
+    return function(builder, "fb.bytes_seen", [_BYTE.as_pointer(), INT, INT], body, result=INT)
+
+
+@intrinsic
+def bytes_seen(typingctx: Any, row: Any, keys: Any, by_key: Any) -> Any:
+    """Of one query's entries in a bool mask: 0 none is True, 1 some are, 2 all are."""
+    n = types.intp
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.call(_bytes_seen(builder), args)
+
+    return n(row, n, n), codegen
+
+
+def _floats_seen(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    vector = full_vector(element)
+    bits = ir.IntType(vector.count)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        row, keys, by_key = args
+        size = const(vector.count)
+        neighbours = b.icmp_signed("==", by_key, const(1))
+        whole = b.select(neighbours, b.mul(b.sdiv(keys, size), size), const(0))
+        none = ir.Constant(ir.VectorType(BOOL, vector.count), None)
+        with loop(b, whole, step=vector.count, carry=[none]) as (key, before, vectors):
+            seen = b.fcmp_unordered("!=", load(b, row, key, vector), constant(vector, float("-inf")))
+            vectors.append(b.or_(before[0], seen))
+        with loop(b, keys, start=whole, carry=[ir.Constant(BOOL, 0)]) as (key, before, singles):
+            entry = b.load(b.gep(row, [b.mul(key, by_key)]))
+            seen = b.fcmp_unordered("!=", entry, ir.Constant(element, float("-inf")))
+            singles.append(b.or_(before[0], seen))
+        some = b.icmp_unsigned("!=", b.bitcast(vectors[0], bits), ir.Constant(bits, 0))
+        b.ret(b.zext(b.or_(some, singles[0]), INT))
+
+    name = f"fb.floats_seen.{overload(vector)}"
+    return function(builder, name, [element.as_pointer(), INT, INT], body, result=INT)
+
+
+@intrinsic
+def floats_seen(typingctx: Any, row: Any, keys: Any, by_key: Any) -> Any:
+    """Of one query's entries in an additive mask: 0 all are -inf, else 1."""
+    n = types.intp
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.call(_floats_seen(builder, FLOATS[signature.args[0].dtype]), args)
+
+    return n(row, n, n), codegen

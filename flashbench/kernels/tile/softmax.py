@@ -1,0 +1,231 @@
+"""Softmax on a tile of transposed scores s[key, query lane], in units of log2.
+
+Queries are lanes, so max and sum over keys are vertical: no horizontal reduction anywhere. The scores
+arrive scaled by softmax_scale * log2(e), which the packing of q has folded in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from flashbench.codegen.ir import (
+    BOOL,
+    FLOATS,
+    INT,
+    const,
+    constant,
+    full_vector,
+    function,
+    load,
+    loop,
+    overload,
+    store,
+)
+from flashbench.kernels.maths.exp2 import exp2
+
+_GROUPS = (4, 2, 1)  # vectors of a row handled together; of narrower tiles, more rows instead
+_AT_ONCE = 4  # vectors in one turn of a loop: independent work that hides the polynomial's latency
+
+# A maximum is left as it is until a score exceeds it by this much, in units of log2. p is then at most
+# 2**8 and no less exact, and o need not be rescaled for every little growth (the conditional rescaling
+# of FlashAttention-4).
+_SLACK = 8.0
+
+
+def _for_lane_groups(
+    b: ir.IRBuilder, lanes: ir.Value, vector: ir.VectorType, body: Callable[[list[ir.Value]], None]
+) -> None:
+    """body(offsets of the vectors) over all lanes, in groups of _GROUPS vectors."""
+    done: ir.Value = const(0)
+    for size in _GROUPS:
+        group = size * vector.count
+        with loop(b, lanes, start=done, step=group, carry=[]) as (lane, _, _):
+            body([b.add(lane, const(i * vector.count)) for i in range(size)])
+        done = b.mul(b.sdiv(lanes, const(group)), const(group))
+
+
+def _for_rows(
+    b: ir.IRBuilder,
+    rows: ir.Value,
+    at_once: int,
+    carry: list[ir.Value],
+    turn: Callable[[list[ir.Value], list[ir.Value]], list[ir.Value]],
+) -> list[ir.Value]:
+    """values = turn(some rows, values) over all rows, at_once of them at a time; returns the last values."""
+    done: ir.Value = const(0)
+    for step in sorted({at_once, 1}, reverse=True):
+        with loop(b, rows, start=done, step=step, carry=carry) as (row, values, following):
+            following += turn([b.add(row, const(i)) for i in range(step)], values)
+        carry = list(following)
+        done = b.mul(b.sdiv(rows, const(step)), const(step))
+    return carry
+
+
+def _larger(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """x where it is greater, else y; NaN never compares greater."""
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+def _online_softmax(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    vector = full_vector(element)
+    pointer = element.as_pointer()
+    lowest = constant(vector, float("-inf"))
+    zero = constant(vector, 0.0)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        s, s_row, rows, lanes, row_max, row_sum, rescale = args
+        grew_at = b.alloca(BOOL)
+        b.store(ir.Constant(BOOL, 0), grew_at)
+
+        def group(offsets: list[ir.Value]) -> None:
+            # Pass 1: the new maximum of each lane. NaN never compares greater, so it is left to the sum.
+            old = [load(b, row_max, offset, vector) for offset in offsets]
+            at_once = _AT_ONCE // len(offsets)
+
+            def take_maximum(at: list[ir.Value], best: list[ir.Value]) -> list[ir.Value]:
+                bases = [b.mul(row, s_row) for row in at]
+                following = []
+                for offset, value in zip(offsets, best, strict=True):
+                    xs = [load(b, s, b.add(base, offset), vector) for base in bases]
+                    while len(xs) > 1:  # pairwise, so that only the last step waits for the turn before
+                        xs = [_larger(b, *pair) for pair in zip(xs[::2], xs[1::2], strict=True)]
+                    following.append(_larger(b, xs[0], value))
+                return following
+
+            new = _for_rows(b, rows, at_once, old, take_maximum)
+
+            # Pass 2: where the maximum has grown for good, factors for what was summed under the old one.
+            # A lane that has seen no key yet keeps -inf, and 0 stands in for it below: exp2(-inf - 0) = 0,
+            # never -inf + inf.
+            grows = [
+                b.fcmp_ordered(">", b.fsub(now, before), constant(vector, _SLACK))
+                for before, now in zip(old, new, strict=True)
+            ]
+            growing = [b.bitcast(grow, ir.IntType(vector.count)) for grow in grows]
+            any_lane = growing[0]
+            for bits in growing[1:]:
+                any_lane = b.or_(any_lane, bits)
+            with b.if_then(b.icmp_unsigned("!=", any_lane, ir.Constant(any_lane.type, 0))):
+                b.store(ir.Constant(BOOL, 1), grew_at)
+            shifts, totals = [], []
+            for offset, before, now, grow in zip(offsets, old, new, grows, strict=True):
+                reference = b.select(grow, now, before)
+                store(b, reference, row_max, offset)
+                shift = b.select(b.fcmp_ordered("==", reference, lowest), zero, reference)
+                factor = exp2(b, b.fsub(before, shift))
+                store(b, factor, rescale, offset)
+                shifts.append(shift)
+                totals.append(b.fmul(load(b, row_sum, offset, vector), factor))
+
+            # Pass 3: probabilities in place, and their sum.
+            def exponentiate(at: list[ir.Value], sums: list[ir.Value]) -> list[ir.Value]:
+                for row in at:
+                    base = b.mul(row, s_row)
+                    following = []
+                    for offset, shift, value in zip(offsets, shifts, sums, strict=True):
+                        place = b.add(base, offset)
+                        p = exp2(b, b.fsub(load(b, s, place, vector), shift))
+                        store(b, p, s, place)
+                        following.append(b.fadd(value, p))
+                    sums = following
+                return sums
+
+            for offset, value in zip(offsets, _for_rows(b, rows, at_once, totals, exponentiate), strict=True):
+                store(b, value, row_sum, offset)
+
+        _for_lane_groups(b, lanes, vector, group)
+        b.ret(b.load(grew_at))
+
+    signature = [pointer, INT, INT, INT, pointer, pointer, pointer]
+    return function(builder, f"fb.softmax.{overload(vector)}", signature, body, result=BOOL)
+
+
+def _probabilities(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    vector = full_vector(element)
+    pointer = element.as_pointer()
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        s, s_row, rows, lanes, lse2 = args
+
+        def group(offsets: list[ir.Value]) -> None:
+            shifts = [load(b, lse2, offset, vector) for offset in offsets]
+            with loop(b, rows, carry=[]) as (row, _, _):
+                base = b.mul(row, s_row)
+                for offset, shift in zip(offsets, shifts, strict=True):
+                    at = b.add(base, offset)
+                    store(b, exp2(b, b.fsub(load(b, s, at, vector), shift)), s, at)
+
+        _for_lane_groups(b, lanes, vector, group)
+
+    signature = [pointer, INT, INT, INT, pointer]
+    return function(builder, f"fb.probabilities.{overload(vector)}", signature, body)
+
+
+def _score_gradients(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+    vector = full_vector(element)
+    pointer = element.as_pointer()
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        dp, p, s_row, rows, lanes, delta = args
+
+        def group(offsets: list[ir.Value]) -> None:
+            means = [load(b, delta, offset, vector) for offset in offsets]
+            with loop(b, rows, carry=[]) as (row, _, _):
+                base = b.mul(row, s_row)
+                for offset, mean in zip(offsets, means, strict=True):
+                    at = b.add(base, offset)
+                    difference = b.fsub(load(b, dp, at, vector), mean)
+                    store(b, b.fmul(load(b, p, at, vector), difference), dp, at)
+
+        _for_lane_groups(b, lanes, vector, group)
+
+    signature = [pointer, pointer, INT, INT, INT, pointer]
+    return function(builder, f"fb.gradients.{overload(vector)}", signature, body)
+
+
+@intrinsic
+def online_softmax(
+    typingctx: Any, s: Any, s_row: Any, rows: Any, lanes: Any, row_max: Any, row_sum: Any, rescale: Any
+) -> Any:
+    """One online-softmax step (Milakov & Gimelshein 2018) over a tile of scores.
+
+    s becomes exp2(s - row_max), row_max (the maximum, or up to 8 below it) and row_sum are brought up to
+    date, and rescale holds exp2(old row_max - new row_max). Returns whether any lane's row_max changed.
+    """
+    n = types.intp
+    signature = types.boolean(s, n, n, n, s, s, s)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        grew = builder.call(_online_softmax(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.cast(builder, grew, types.boolean, types.boolean)
+
+    return signature, codegen
+
+
+@intrinsic
+def probabilities(typingctx: Any, s: Any, s_row: Any, rows: Any, lanes: Any, lse2: Any) -> Any:
+    """s becomes exp2(s - lse2): the recomputation of the backward pass."""
+    n = types.intp
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.call(_probabilities(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.get_dummy_value()
+
+    return types.void(s, n, n, n, s), codegen
+
+
+@intrinsic
+def score_gradients(typingctx: Any, dp: Any, p: Any, s_row: Any, rows: Any, lanes: Any, delta: Any) -> Any:
+    """dp becomes ds = p * (dp - delta)."""
+    n = types.intp
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.call(_score_gradients(builder, FLOATS[signature.args[0].dtype]), args)
+        return context.get_dummy_value()
+
+    return types.void(dp, dp, n, n, n, dp), codegen

@@ -1,0 +1,1 @@
+"""Whether a call or a training step fits in memory, computed before anything runs."""

@@ -1,0 +1,88 @@
+"""Whether the calls of a study fit in memory, forward and in training, computed and not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flashbench.analysis.decoding import is_decoding
+from flashbench.engines import Outline, get_outline, refusal
+from flashbench.problem import AttentionProblem, Direction
+from flashbench.results.record import Record
+from flashbench.studies.memory_fit.fits import predicted_bytes, training_fit
+from flashbench.studies.study import Point, Study
+
+
+class Fit(Record, frozen=True, kw_only=True):
+    """One way to use an engine on a problem: a forward, or a step of training."""
+
+    needed_bytes: int | None  # inputs, outputs and workspace; None: it cannot run, or cannot tell
+    workspace_bytes: int | None  # of these
+    fits: bool | None
+    reason: str | None = None  # one line, where it cannot run
+
+
+class Prediction(Record, frozen=True, kw_only=True):
+    """One engine on one problem."""
+
+    problem: AttentionProblem
+    engine: str
+    block_q: int | None  # as asked for; None: left to the engine, or it has none
+    block_k: int | None
+    forward: Fit
+    training: Fit  # forward, then backward, of which the first keeps what the second needs
+    longest_training_seqlen: int | None  # queries and keys alike
+
+
+class Predictions(Record, frozen=True, kw_only=True):
+    """Everything that a study would measure, in a number of bytes."""
+
+    budget_bytes: int
+    free: bool  # whether that is the memory which is free now, as none was asked for
+    predictions: list[Prediction]
+
+
+def predict(study: Study, budget_bytes: int, *, free: bool = False) -> Predictions:
+    """Every problem of the study with every engine and block size, whatever direction it names.
+
+    Raises EngineError when an engine is unknown or its library is missing.
+    """
+    rows = list(_predictions(study, budget_bytes))
+    return Predictions(budget_bytes=budget_bytes, free=free, predictions=rows)
+
+
+def _predictions(study: Study, budget_bytes: int) -> Iterator[Prediction]:
+    engines = {name: get_outline(name) for name in study.engines}
+    seen: set[Point] = set()
+    for point in study.points():
+        engine = engines[point.engine]
+        settings = point.settings
+        if (
+            refusal(engine, point.problem, "fwd") is None
+            and engine.blocks(point.problem, "fwd", settings) is None
+        ):
+            settings = settings._replace(block_q=None, block_k=None)
+        point = point._replace(direction="fwd", settings=settings)
+        if point in seen:
+            continue
+        seen.add(point)
+        # Decoding is no training, and has no square to grow.
+        decodes = is_decoding(point.problem)
+        longest = None if decodes else training_fit(point.problem, engine, settings, budget_bytes)
+        yield Prediction(
+            problem=point.problem,
+            engine=point.engine,
+            block_q=settings.block_q,
+            block_k=settings.block_k,
+            forward=_fit(point, engine, "fwd", budget_bytes),
+            training=_fit(point, engine, "fwd_bwd", budget_bytes),
+            longest_training_seqlen=None if longest is None else longest.longest_seqlen,
+        )
+
+
+def _fit(point: Point, engine: Outline, direction: Direction, budget_bytes: int) -> Fit:
+    reason = refusal(engine, point.problem, direction)
+    workspace = None if reason else engine.workspace_bytes(point.problem, direction, point.settings)
+    if workspace is None:
+        return Fit(needed_bytes=None, workspace_bytes=None, fits=None, reason=reason)
+    needed = predicted_bytes(point.problem, engine, direction, point.settings)
+    return Fit(needed_bytes=needed, workspace_bytes=workspace, fits=needed <= budget_bytes)
