@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.codegen.scratch import ALIGNMENT, aligned
-from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
+from flashbench.engines import Array, AttentionGradients, Forward, Settings
+from flashbench.engines.base import EngineBase
 from flashbench.engines.features import FEATURE_BYTES, kernel_features
 from flashbench.engines.launch import (
     address_of,
@@ -55,18 +56,14 @@ class Kept(NamedTuple):
     dropped: Array | None = None  # with dropout: what o was made of
 
 
-class StandardEngine:
+class StandardEngine(EngineBase):
     """The strongest fair baseline: the same micro-kernel and exponential, scores in memory."""
 
     name = "standard"
     summary = "scores materialised, softmax in place (Numba, the same SIMD products as flash)"
-    layout: Layout = "bhsd"
     features: frozenset[Feature] = frozenset(
         {"window", "softcap", "alibi", "sinks", "mask", "key_lengths", "varlen", "dropout"}
     )
-
-    def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
-        return None
 
     def forward(
         self,
@@ -249,11 +246,6 @@ class StandardEngine:
         dsinks = shares.sum(axis=(0, 2)).astype(q.dtype) if problem.sinks else None
         return AttentionGradients(dq, dk, dv, dsinks, dmask)
 
-    def blocks(
-        self, problem: AttentionProblem, direction: Direction, settings: Settings
-    ) -> tuple[int, int] | None:
-        return None
-
     def workspace_bytes(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
     ) -> int | None:
@@ -271,10 +263,6 @@ class StandardEngine:
             "fwd_bwd": kept + max(packed, scores + shares),
         }[direction]
         return most + FEATURE_BYTES
-
-    def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
-        """None: there is one."""
-        return None
 
 
 class _Plan(NamedTuple):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from flashbench.codegen.scratch import ALIGNMENT
-from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
+from flashbench.engines import Array, AttentionGradients, Forward, Settings
+from flashbench.engines.base import EngineBase
 from flashbench.engines.features import kernel_features, mask_shape, sinks_gradient
 from flashbench.engines.flash.decode import decode, decode_bytes, decode_plan, decodes
 from flashbench.engines.flash.plan import (
@@ -46,12 +47,11 @@ _BACKWARD_ARRAYS = 11
 _TABLE_ROW_BYTES = 32
 
 
-class FlashEngine:
+class FlashEngine(EngineBase):
     """Numba kernels whose workspace does not grow with seqlen squared."""
 
     name = "flash"
     summary = "tiled, online softmax, backward by recomputation (Numba, SIMD)"
-    layout: Layout = "bhsd"
     features: frozenset[Feature] = frozenset(
         ("window", "softcap", "alibi", "sinks", "mask", "key_lengths", "varlen", "dropout", "block_table")
     )
@@ -238,10 +238,6 @@ class FlashEngine:
             shared += 8 * (TICKETS + 1 + chains_of(problem) + problem.num_heads * all_tiles(problem, blocks))
             needs.append(scratch + shared)
         return max(needs)
-
-    def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
-        """None: there is one."""
-        return None
 
 
 def _mask_gradient(
