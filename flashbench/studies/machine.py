@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from importlib.metadata import version
 
 import psutil
 from msgspec.structs import replace
@@ -15,11 +13,11 @@ from flashbench.measure.energy import EnergyMeter
 from flashbench.measure.machine import describe_machine
 from flashbench.measure.pool import WorkerPool
 from flashbench.problem import Dtype
-from flashbench.results.record import SCHEMA_VERSION, Machine, Results
+from flashbench.results.record import Machine, Results
 from flashbench.studies.bandwidth import BURSTS
 from flashbench.studies.limits import Limits
 from flashbench.studies.nothing import NothingToMeasureError
-from flashbench.studies.runner import make_machine
+from flashbench.studies.run_record import RunRecord, make_machine
 from flashbench.studies.session import Progress
 from flashbench.system.cores import available_cores
 
@@ -46,8 +44,8 @@ def inspect_machine(
     """
     from flashbench.codegen.isa import host_isa  # here: loads Numba, which --help must not
 
-    created = datetime.now().astimezone().isoformat(timespec="seconds")
     used = threads or available_cores()
+    record = RunRecord("machine", command, {"threads": used, "quick": quick})
     on_progress(Progress(0, STEPS, "what else runs"))
     # Before anything is measured, whose own load is not of interest.
     machine = make_machine(describe_machine(), {}, used)
@@ -66,17 +64,7 @@ def inspect_machine(
         except (EngineError, NothingToMeasureError) as error:
             lines.append(str(error))
     on_progress(Progress(STEPS, STEPS, "done"))
-    return Results(
-        schema_version=SCHEMA_VERSION,
-        kind="machine",
-        created=created,
-        flashbench_version=version("flashbench"),
-        command=list(command),
-        config={"threads": used, "quick": quick},
-        machine=machine,
-        measurements=[],
-        warnings=lines,
-    )
+    return record.results(machine, warnings=lines)
 
 
 def measured_nothing(results: Results) -> bool:
