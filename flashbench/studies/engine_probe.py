@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flashbench.dtypes import DTYPES, Dtype
 from flashbench.engines import ENGINES, Engine, Forward, Settings, get_engine, plugins, refusal
 from flashbench.errors import EngineError
 from flashbench.extras import make_extras
-from flashbench.problem import AttentionProblem, Direction, Dtype
+from flashbench.problem import AttentionProblem, Direction
 from flashbench.studies.untouched import changed
 
 FACTORY = "flashbench.studies.engine_probe:build"
-DTYPES: tuple[Dtype, ...] = ("float32", "float64")
 DIRECTIONS: tuple[Direction, ...] = ("fwd", "bwd")
 # What an engine may lack, and a small problem that needs it; lse is told by a call.
 SHAPES: dict[str, dict[str, Any]] = {

@@ -8,11 +8,11 @@ import psutil
 from msgspec.structs import replace
 
 from flashbench.analysis.advice import advice
+from flashbench.dtypes import WIDEST_FIRST
 from flashbench.errors import EngineError
 from flashbench.measure.energy import EnergyMeter
 from flashbench.measure.machine import describe_machine
 from flashbench.measure.pool import WorkerPool
-from flashbench.problem import Dtype
 from flashbench.results.record import Machine, Results
 from flashbench.studies.bandwidth import BURSTS
 from flashbench.studies.limits import Limits
@@ -21,11 +21,10 @@ from flashbench.studies.run_record import RunRecord, make_machine
 from flashbench.studies.session import Progress
 from flashbench.system.cores import available_cores
 
-DTYPES: tuple[Dtype, ...] = ("float64", "float32")
 # Bursts of multiply-adds of each dtype, the dtypes taking turns.
 PEAK_BURSTS = 5
 # To look around, then the bursts, the bandwidth and the noise floor.
-STEPS = 1 + PEAK_BURSTS * len(DTYPES) + 2
+STEPS = 1 + PEAK_BURSTS * len(WIDEST_FIRST) + 2
 TIMEOUT_S = 120.0
 
 
@@ -78,7 +77,7 @@ def _with_limits(
 ) -> tuple[Machine, list[str]]:
     """The machine with its peaks and its bandwidth, and a line for each that could not be measured."""
     failures: list[str] = []
-    bursts = [(number, dtype) for number in range(1, PEAK_BURSTS + 1) for dtype in DTYPES]
+    bursts = [(number, dtype) for number in range(1, PEAK_BURSTS + 1) for dtype in WIDEST_FIRST]
     with WorkerPool(threads, timeout_s=TIMEOUT_S) as pool:
         limits = Limits(pool, threads)
         for done, (number, dtype) in enumerate(bursts, start=1):
@@ -89,7 +88,7 @@ def _with_limits(
     if limits.read_bandwidth_gbps is None:
         failures.append("read bandwidth could not be measured")
     peaks = limits.peak_gflops()
-    failures += [f"FMA peak of {dtype} could not be measured" for dtype in DTYPES if dtype not in peaks]
+    failures += [f"FMA peak of {dtype} could not be measured" for dtype in WIDEST_FIRST if dtype not in peaks]
     measured = replace(
         machine, peak_gflops=peaks, peak_threads=threads, read_bandwidth_gbps=limits.read_bandwidth_gbps
     )

@@ -8,9 +8,10 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from flashbench.analysis.decoding import MOST_QUERIES
+from flashbench.dtypes import DEFAULT_DTYPE, Dtype
 from flashbench.engines import Settings
 from flashbench.errors import ConfigError
-from flashbench.problem import AttentionProblem, CausalAlignment, Direction, Dtype, MaskKind
+from flashbench.problem import AttentionProblem, CausalAlignment, Direction, MaskKind
 from flashbench.studies.lengths import Length, are_shares, check_lengths, rows_of_lengths
 from flashbench.studies.windows import NO_WINDOW, WindowSetting, window_of
 
@@ -46,7 +47,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     heads: list[int] = msgspec.field(default_factory=lambda: [1])
     kv_heads: int | None = None  # None: as many as heads
     head_dims: list[int] = msgspec.field(default_factory=lambda: [64])
-    dtypes: list[Dtype] = msgspec.field(default_factory=lambda: ["float64"])
+    dtypes: list[Dtype] = msgspec.field(default_factory=lambda: [DEFAULT_DTYPE])
     causal: list[bool] = msgspec.field(default_factory=lambda: [False])
     causal_alignment: CausalAlignment = "bottom-right"
     windows: list[WindowSetting] = msgspec.field(default_factory=lambda: [NO_WINDOW])

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from flashbench.dtypes import DTYPES
 from flashbench.engines import Settings
 from flashbench.extras import Extras, make_extras
 from flashbench.problem import AttentionProblem, Inputs
@@ -33,12 +34,15 @@ class Case(NamedTuple):
 
     def make_inputs(self) -> Inputs:
         """The same inputs each time."""
-        inputs = self.problem.make_inputs(seed=_SEED)
-        scaled = (
-            x if size == 1.0 else x * x.dtype.type(size)
-            for x, size in zip(inputs, self.sizes[:4], strict=True)
+        entry = DTYPES[self.problem.dtype]
+        numbers = map(entry.view, self.problem.make_inputs(seed=_SEED))
+        scaled = Inputs(
+            *(
+                x if size == 1.0 else x * x.dtype.type(size)
+                for x, size in zip(numbers, self.sizes[:4], strict=True)
+            )
         )
-        return Inputs(*scaled) if self.change is None else self.change(Inputs(*scaled))
+        return Inputs(*map(entry.make, scaled if self.change is None else self.change(scaled)))
 
     def make_extras(self) -> Extras:
         """The same mask, slopes, sinks and block table each time, of those that the problem has."""

@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 
 from flashbench.block_mask import BlockMask
+from flashbench.dtypes import Dtype
 from flashbench.extras import Extras
-from flashbench.problem import AttentionProblem, Dtype, Inputs, MaskKind
+from flashbench.problem import AttentionProblem, Inputs, MaskKind
 from flashbench.studies.cases.case import Case, Change, ChangeExtras
 from flashbench.studies.cases.masks import in_mask
 from flashbench.studies.cases.values import put

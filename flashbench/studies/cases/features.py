@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
+from flashbench.dtypes import Dtype
 from flashbench.extras import Extras
-from flashbench.problem import AttentionProblem, Dtype, Window
+from flashbench.problem import AttentionProblem, Window
 from flashbench.studies.cases.case import Case, ChangeExtras, each_masking
 from flashbench.tolerances import Sizes
 

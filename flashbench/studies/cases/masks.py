@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.block_mask import BlockMask, Predicate
+from flashbench.dtypes import Dtype
 from flashbench.extras import Extras
-from flashbench.problem import AttentionProblem, Dtype, MaskKind
+from flashbench.problem import AttentionProblem, MaskKind
 from flashbench.studies.cases.case import Case, ChangeExtras
 
 AXES = ("k", "q", "qk", "hqk", "bk", "bhqk")

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flashbench.problem import AttentionProblem, Dtype
+from flashbench.dtypes import Dtype
+from flashbench.problem import AttentionProblem
 from flashbench.studies.cases.case import Case
 from flashbench.studies.cases.masks import sparse_blocks
 

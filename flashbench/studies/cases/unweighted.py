@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from flashbench.problem import AttentionProblem, Dtype, Inputs, MaskKind
+from flashbench.dtypes import Dtype
+from flashbench.problem import AttentionProblem, Inputs, MaskKind
 from flashbench.studies.cases.case import Case, Change
 from flashbench.studies.cases.values import put
 

@@ -6,9 +6,10 @@ from itertools import product
 
 import msgspec
 
+from flashbench.dtypes import WIDEST_FIRST, Dtype
 from flashbench.engines.flash.tuned import Key, Pass, band_of
 from flashbench.errors import ConfigError
-from flashbench.problem import AttentionProblem, Dtype
+from flashbench.problem import AttentionProblem
 
 # Many heads: enough for every thread to have several, of which none waits for another.
 LEAST_MANY_HEADS = 8
@@ -21,7 +22,7 @@ SEARCH_ROWS_PER_THREAD = 384
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The keys of a run are the product of these."""
 
-    dtypes: list[Dtype] = msgspec.field(default_factory=lambda: ["float64", "float32"])
+    dtypes: list[Dtype] = msgspec.field(default_factory=lambda: list(WIDEST_FIRST))
     head_dims: list[int] = msgspec.field(default_factory=lambda: [64])
     causal: list[bool] = msgspec.field(default_factory=lambda: [False, True])
     directions: list[Pass] = msgspec.field(default_factory=lambda: ["fwd", "bwd"])
