@@ -29,6 +29,8 @@ Feature = Literal[
 Window = tuple[int | None, int | None]
 
 MAX_HEAD_DIM = 256
+# Up to so many queries, reading k and v decides the time of a call: it is a step of decoding.
+MOST_DECODING_QUERIES = 16
 
 
 class Inputs(NamedTuple):

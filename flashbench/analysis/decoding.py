@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from flashbench.problem import AttentionProblem
-
-# With so few queries memory is what limits a call: a row of k and v serves no more than these.
-MOST_QUERIES = 16
+from flashbench.problem import MOST_DECODING_QUERIES, AttentionProblem
 
 
 def reads_memory(problem: AttentionProblem) -> bool:
     """Whether bytes a second say more of a forward than operations do."""
-    return problem.seqlen_q <= MOST_QUERIES
+    return problem.seqlen_q <= MOST_DECODING_QUERIES
 
 
 def is_decoding(problem: AttentionProblem) -> bool:
     """Whether these are the last few queries of longer sequences."""
-    return problem.seqlen_q <= MOST_QUERIES and problem.seqlen_q < problem.seqlen_k and not problem.packed
+    return (
+        problem.seqlen_q <= MOST_DECODING_QUERIES
+        and problem.seqlen_q < problem.seqlen_k
+        and not problem.packed
+    )
 
 
 def kv_bytes_read(problem: AttentionProblem) -> int:

@@ -21,9 +21,9 @@ from flashbench.engines.launch import (
 )
 from flashbench.extras import Extras
 from flashbench.kernels.call.features import SEQUENCE_COLUMNS
-from flashbench.kernels.flash.decode import MOST_QUERIES, flash_decode
+from flashbench.kernels.flash.decode import flash_decode
 from flashbench.kernels.flash.scratch import decode_elements
-from flashbench.problem import AttentionProblem
+from flashbench.problem import MOST_DECODING_QUERIES, AttentionProblem
 from flashbench.threads.pool import run_on_threads
 
 _MOST_ROWS = 64  # queries of a chunk, over the heads that share keys: four vectors of float32 on AVX-512
@@ -50,14 +50,14 @@ def decodes(problem: AttentionProblem, settings: Settings) -> bool:
     """
     if problem.page_size is not None:
         return True
-    few = problem.seqlen_q <= MOST_QUERIES and problem.mask != "block" and problem.dropout == 0
+    few = problem.seqlen_q <= MOST_DECODING_QUERIES and problem.mask != "block" and problem.dropout == 0
     return few and settings.use_simd and settings.block_q is None
 
 
 def decode_plan(problem: AttentionProblem, settings: Settings) -> DecodePlan:
     """The sizes for a problem that `decodes`."""
     group = problem.num_heads // problem.num_kv_heads
-    chunk = min(MOST_QUERIES, problem.seqlen_q, max(1, _MOST_ROWS // group))
+    chunk = min(MOST_DECODING_QUERIES, problem.seqlen_q, max(1, _MOST_ROWS // group))
     lengths = problem.length_counts.items()
     heads = problem.num_kv_heads * sum(count * -(-seqlen_q // chunk) for (seqlen_q, _), count in lengths)
     part_keys = max(_LEAST_KEYS, -(-problem.seqlen_k * heads // _PARTS))

@@ -54,7 +54,6 @@ from flashbench.kernels.tile.softmax import online_softmax
 
 LN2 = math.log(2.0)
 VECTOR_BYTES = ISA.vector_bytes
-MOST_QUERIES = 16  # of one chunk
 FEW = 8  # rows up to which dot products are faster than a product with queries for lanes
 _PIECE = 32  # keys whose values are added up before memory is asked for some more
 _FETCHED = 6  # keys of the next tile, a piece

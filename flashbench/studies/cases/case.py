@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from flashbench.dtypes import DTYPES
+from flashbench.dtypes import DTYPES, Dtype
 from flashbench.engines import Settings
 from flashbench.extras import Extras, make_extras
 from flashbench.problem import AttentionProblem, Inputs
@@ -58,6 +58,23 @@ class Case(NamedTuple):
         """The same in tiles of this size: small ones are what windows and masks hide whole."""
         name = f"{self.name}-blocks-{block_q}x{block_k}"
         return self._replace(name=name, settings=self.settings._replace(block_q=block_q, block_k=block_k))
+
+
+def uneven_problem(
+    dtype: Dtype, seqlen_q: int = 67, seqlen_k: int = 101, *, batch: int = 2, **fields: Any
+) -> AttentionProblem:
+    """Lengths that no block divides, query heads that share key heads, and another head_dim for v."""
+    return AttentionProblem.of(
+        seqlen_q,
+        seqlen_k=seqlen_k,
+        batch=batch,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=20,
+        head_dim_v=12,
+        dtype=dtype,
+        **fields,
+    )
 
 
 def each_masking(name: str, problem: AttentionProblem) -> Iterator[tuple[str, AttentionProblem]]:
