@@ -1,4 +1,4 @@
-"""What is done to a tile besides products and softmax: pack, mask, scale, look for NaN and inf."""
+"""What is done to a tile besides products and softmax: pack, scale, fill, look for NaN and inf."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from flashbench.codegen.ir import (
     fma,
     full_vector,
     function,
-    lane_numbers,
     load,
     loop,
     overload,
@@ -110,44 +109,6 @@ def pack(
         return context.get_dummy_value()
 
     return types.void(source, n, n, n, source, n, source.dtype), codegen
-
-
-def _hide(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
-    pointer = element.as_pointer()
-    vector = full_vector(element)
-
-    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        tile, tile_row, rows, lanes, first_visible, value = args
-        values = splat(b, value, vector.count)
-        with loop(b, rows, carry=[]) as (row, _, _):
-            limit = b.add(first_visible, row)
-            limits = splat(b, limit, vector.count)
-            base = b.mul(row, tile_row)
-            stop = b.select(b.icmp_signed("<", limit, lanes), limit, lanes)
-            # Vectors of lanes from 0 to the one that holds the limit.
-            rounded = b.add(stop, const(vector.count - 1))
-            with loop(b, rounded, step=vector.count, carry=[]) as (lane, _, _):
-                numbers = b.add(splat(b, lane, vector.count), lane_numbers(vector.count))
-                hidden = b.icmp_signed("<", numbers, limits)
-                at = b.add(base, lane)
-                store(b, b.select(hidden, values, load(b, tile, at, vector)), tile, at)
-
-    signature = [pointer, INT, INT, INT, INT, element]
-    return function(builder, f"fb.hide.{overload(vector)}", signature, body)
-
-
-@intrinsic
-def hide_above_diagonal(
-    typingctx: Any, tile: Any, tile_row: Any, rows: Any, lanes: Any, first_visible: Any, value: Any
-) -> Any:
-    """In a tile[key, query lane], key j is seen from lane first_visible + j on: others get `value`."""
-    n = types.intp
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.call(_hide(builder, FLOATS[signature.args[0].dtype]), args)
-        return context.get_dummy_value()
-
-    return types.void(tile, n, n, n, n, tile.dtype), codegen
 
 
 def _scale(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
