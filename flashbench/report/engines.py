@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import msgspec
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -14,7 +13,7 @@ from flashbench.problem import Direction
 from flashbench.report.layout import NOTHING, Grid
 from flashbench.studies.engine_list import EngineFacts, why_not
 from flashbench.studies.engine_probe import LSE, ability, backward_of
-from flashbench.texts import to_json
+from flashbench.texts import to_json_document
 
 _HEADERS = ("Engine", "Library", "Forward", "Backward", "GQA", "Causal", "d_v", "lse")
 _FEATURE_WORDS = {
@@ -70,7 +69,7 @@ def engines_report(engines: Sequence[EngineFacts]) -> RenderableType:
 
 def engines_json(engines: Iterable[EngineFacts]) -> str:
     """Everything, with each engine's own reason for what it lacks."""
-    return msgspec.json.format(to_json(list(engines)), indent=2).decode() + "\n"
+    return to_json_document(list(engines))
 
 
 def _cells(facts: EngineFacts) -> tuple[str | Text, ...]:
