@@ -1,4 +1,4 @@
-"""Scratch memory: how it is aligned."""
+"""Alignment of scratch memory."""
 
 from __future__ import annotations
 
@@ -6,4 +6,5 @@ ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
 
 def aligned(size: int) -> int:
+    """size, in bytes, rounded up to a multiple of ALIGNMENT."""
     return -(-size // ALIGNMENT) * ALIGNMENT
