@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from flashbench.cli.groups import Output
 from flashbench.cli.say import say
 from flashbench.cli.streams import check_output, same_file
 from flashbench.errors import ConfigError, FlashbenchError
@@ -27,8 +28,9 @@ class RunInterruptedError(FlashbenchError):
 class ResultFiles:
     """The files of --json and --save. With --json all but the results goes to stderr."""
 
-    def __init__(self, json: str | None, save: str | None, *, resume: bool = False) -> None:
+    def __init__(self, output: Output) -> None:
         """Raises ConfigError and ResultsError, before a run, when they cannot be written or resumed."""
+        json, save, resume = output
         if save == "-":
             raise ConfigError("--save takes a file, not '-'", hint="--json - writes the results to stdout")
         if json is not None and save is not None and same_file(json, save):

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from flashbench.engines import ENGINES, Engine, Forward, Settings, get_engine, plugins, refusal
 from flashbench.errors import EngineError
 from flashbench.extras import make_extras
-from flashbench.problem import AttentionProblem, Direction, Dtype
+from flashbench.features import FEATURES
+from flashbench.problem import AttentionProblem, Direction, Dtype, Feature
 from flashbench.studies.untouched import changed
 
 FACTORY = "flashbench.studies.engine_probe:build"
 DTYPES: tuple[Dtype, ...] = ("float32", "float64")
 DIRECTIONS: tuple[Direction, ...] = ("fwd", "bwd")
 # What an engine may lack, and a small problem that needs it; lse is told by a call.
-SHAPES: dict[str, dict[str, Any]] = {
+SHAPES: dict[str, Mapping[str, Any]] = {
     "gqa": {"num_heads": 4, "num_kv_heads": 2},
     "causal": {"causal": True},
     "bottom_right": {"causal": True, "seqlen_k": 24, "causal_alignment": "bottom-right"},
@@ -25,18 +27,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "head_dim_v": {"head_dim_v": 32},
 }
 # The optional features, a mask by its kinds; forward, and as `window_bwd` backward.
-OPTIONAL: dict[str, dict[str, Any]] = {
-    "window": {"window": (4, 4)},
-    "softcap": {"softcap": 5.0},
-    "alibi": {"alibi": True},
-    "sinks": {"sinks": True},
-    "bool_mask": {"mask": "bool"},
-    "float_mask": {"mask": "float"},
-    "block_mask": {"mask": "block"},
-    "key_lengths": {"key_lengths": (9,)},
-    "varlen": {"batch": 2, "query_lengths": (16, 5), "key_lengths": (16, 5)},
-    "dropout": {"dropout": 0.5},
-    "block_table": {"page_size": 8},
+OPTIONAL: dict[str, Mapping[str, Any]] = {
+    name: sizes for feature in get_args(Feature) for name, sizes in FEATURES[feature].probes.items()
 }
 LSE = "lse"
 _SEQLEN = 16

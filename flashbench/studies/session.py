@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from flashbench.analysis.problem_words import length_word, window_word
+from flashbench.analysis.problem_words import length_word
 from flashbench.analysis.sizes import size_word
 from flashbench.engines import refusal
+from flashbench.features.words import window_word
 from flashbench.measure.machine import available_memory_bytes
 from flashbench.measure.pool import WorkerPool
 from flashbench.measure.timing import turn_order

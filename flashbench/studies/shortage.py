@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from flashbench.analysis.blocks import block_label
-from flashbench.analysis.problem_words import length_word, window_word
+from flashbench.analysis.problem_words import length_word
+from flashbench.features.words import window_word
 from flashbench.results.record import Results
 from flashbench.studies.resume import key_of
 from flashbench.studies.rows import Row, rows_of

@@ -10,6 +10,7 @@ import msgspec
 from flashbench.analysis.decoding import MOST_QUERIES
 from flashbench.engines import Settings
 from flashbench.errors import ConfigError
+from flashbench.features import OPTIONS
 from flashbench.problem import AttentionProblem, CausalAlignment, Direction, Dtype, MaskKind
 from flashbench.studies.lengths import Length, are_shares, check_lengths, rows_of_lengths
 from flashbench.studies.windows import NO_WINDOW, WindowSetting, window_of
@@ -192,18 +193,9 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             causal=causal,
             causal_alignment=self.causal_alignment,
             window=window_of(window, causal=causal),
-            softcap=self.softcap,
-            alibi=self.alibi,
-            sinks=self.sinks,
-            mask=self.mask,
-            mask_axes=self.mask_axes,
-            mask_block_q=self.mask_block,
-            mask_block_k=self.mask_block,
-            dropout=self.dropout,
-            dropout_seed=self.dropout_seed,
             key_lengths=key_lengths,
             query_lengths=query_lengths,
-            page_size=self.page_size,
+            **{field: getattr(self, option.key) for option in OPTIONS.values() for field in option.fields},
         )
 
 
