@@ -22,6 +22,8 @@ from flashbench.cli.values import (
     parse_window,
 )
 from flashbench.errors import ConfigError
+from flashbench.features import OPTIONS as FEATURES
+from flashbench.features.entry import Value
 from flashbench.problem import CausalAlignment, Dtype, MaskKind
 from flashbench.report.units import parse_bytes
 from flashbench.studies.engine_list import PROBE_TIMEOUT_S, resolve_engines
@@ -103,6 +105,20 @@ def read_memory_budget(option: str, text: str) -> int:
     return parse_bytes(text, name=option)
 
 
+# How the words after a feature's option are read.
+_FEATURE_READERS: Mapping[Value, Reader] = {
+    "flag": as_given,
+    "text": lambda option, text: text.strip(),
+    "mask": _mask,
+    "windows": many(lambda option, text: [parse_window(option, text)]),
+    "whole": parse_whole,
+    "whole or none": or_none(parse_whole),
+    "above zero or none": or_none(parse_above_zero),
+    "share": parse_share,
+    "seed": parse_seed,
+    "lengths or none": or_none(parse_lengths),
+}
+
 OPTIONS: Options = {
     "seq_lens": ("--seq-lens", "seq_lens", many(parse_wholes)),
     "seq_len_k": ("--seq-len-k", "seq_len_k", or_none(parse_whole)),
@@ -115,18 +131,7 @@ OPTIONS: Options = {
     "dtype": ("--dtype", "dtypes", many(read_dtypes)),
     "causal": ("--causal", "causal", read_causal),
     "causal_alignment": ("--causal-alignment", "causal_alignment", _alignment),
-    "window": ("--window", "windows", many(lambda option, text: [parse_window(option, text)])),
-    "softcap": ("--softcap", "softcap", or_none(parse_above_zero)),
-    "alibi": ("--alibi", "alibi", as_given),
-    "sinks": ("--sinks", "sinks", as_given),
-    "mask": ("--mask", "mask", _mask),
-    "mask_axes": ("--mask-axes", "mask_axes", lambda option, text: text.strip()),
-    "mask_block": ("--mask-block", "mask_block", parse_whole),
-    "dropout": ("--dropout", "dropout", parse_share),
-    "dropout_seed": ("--dropout-seed", "dropout_seed", parse_seed),
-    "key_lengths": ("--key-lengths", "key_lengths", or_none(parse_lengths)),
-    "varlen": ("--varlen", "varlen", or_none(parse_lengths)),
-    "page_size": ("--page-size", "page_size", or_none(parse_whole)),
+    **{name: (option.flag, option.key, _FEATURE_READERS[option.value]) for name, option in FEATURES.items()},
     "direction": ("--direction", "directions", many(read_directions)),
     "engine": ("--engine", "engines", many(read_engines)),
     "block_sizes": ("--block-sizes", "block_sizes", many(parse_block_sizes)),

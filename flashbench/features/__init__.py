@@ -23,211 +23,154 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from flashbench.features import words
-from flashbench.features.entry import Feature, Option, fields
+from flashbench.features.entry import Feature, Option, columns, option
 
 if TYPE_CHECKING:
     from flashbench import problem
 
-WINDOW = Feature(
-    header="Win-\ndow",
-    probes={"window": {"window": (4, 4)}},
-    options=(
-        Option(
-            "--window",
-            "windows",
-            "windows",
-            "N|L,R|none",
-            "Keys that a query sees on either side, or left and right, such as 256 or 128,0; causal has "
-            "none on the right. Give it again for more, such as none to compare with.",
-            fields=(),
-        ),
-    ),
-    words=lambda problem, unit: f"window {words.window_word(problem)}",
-    name=words.window_name,
-    columns=fields("window_left", "window_right"),
-)
-SOFTCAP = Feature(
-    header="Soft-\ncap",
-    probes={"softcap": {"softcap": 5.0}},
-    options=(
-        Option(
-            "--softcap",
-            "softcap",
-            "above zero or none",
-            "CAP|none",
-            "Scores become CAP * tanh(score / CAP), such as 50.",
-            fields=("softcap",),
-        ),
-    ),
-    words=lambda problem, unit: f"softcap {problem.softcap:g}",
-    name=lambda problem: [f"softcap:{problem.softcap!r}".removesuffix(".0")],
-    columns=fields("softcap"),
-)
-ALIBI = Feature(
-    header="ALiBi",
-    probes={"alibi": {"alibi": True}},
-    options=(
-        Option(
-            "--alibi/--no-alibi",
-            "alibi",
-            "flag",
-            None,
-            "Scores fall with the distance of a key, by a slope a head.",
-            fields=("alibi",),
-        ),
-    ),
-    words=lambda problem, unit: "ALiBi",
-    name=lambda problem: ["alibi"],
-    columns=fields("alibi"),
-)
-SINKS = Feature(
-    header="Sinks",
-    probes={"sinks": {"sinks": True}},
-    options=(
-        Option(
-            "--sinks/--no-sinks",
-            "sinks",
-            "flag",
-            None,
-            "A logit a head joins the softmax's denominator.",
-            fields=("sinks",),
-        ),
-    ),
-    words=lambda problem, unit: "sinks",
-    name=lambda problem: ["sinks"],
-    columns=fields("sinks"),
-)
-MASK = Feature(
-    header="Mask",
-    # Three kinds, which engines have or lack each for itself.
-    probes={
-        "bool_mask": {"mask": "bool"},
-        "float_mask": {"mask": "float"},
-        "block_mask": {"mask": "block"},
-    },
-    options=(
-        Option(
-            "--mask",
-            "mask",
-            "mask",
-            "KIND",
-            "bool (hides pairs), float (is added to scores), block (hides blocks) or none, such as --mask "
-            "bool.",
-            fields=("mask",),
-            words=("bool", "float", "block", "none"),
-        ),
-        Option(
-            "--mask-axes",
-            "mask_axes",
-            "text",
-            "AXES",
-            "What the mask varies along, such as k, qk, hqk or bhqk (default qk); block needs qk.",
-            fields=("mask_axes",),
-        ),
-        Option(
-            "--mask-block",
-            "mask_block",
-            "whole",
-            "N",
-            "Queries and keys of a block of --mask block, such as 128 (default 64).",
-            fields=("mask_block_q", "mask_block_k"),
-        ),
-    ),
-    words=lambda problem, unit: words.mask_word(problem),
-    name=words.mask_name,
-    columns=fields("mask") | {"mask_axes": words.mask_axes, "mask_block": words.mask_block},
-)
-DROPOUT = Feature(
-    header="Drop-\nout",
-    probes={"dropout": {"dropout": 0.5}},
-    options=(
-        Option(
-            "--dropout",
-            "dropout",
-            "share",
-            "SHARE",
-            "Probabilities that become zero, such as 10% or 0.1.",
-            fields=("dropout",),
-        ),
-        Option(
-            "--dropout-seed",
-            "dropout_seed",
-            "seed",
-            "N",
-            "Seed of which ones, such as 1 (default 0).",
-            fields=("dropout_seed",),
-        ),
-    ),
-    words=lambda problem, unit: words.dropout_word(problem),
-    name=words.dropout_name,
-    columns=fields("dropout") | {"dropout_seed": words.dropout_seed},
-)
-KEY_LENGTHS = Feature(
-    header="Key\nlengths",
-    probes={"key_lengths": {"key_lengths": (9,)}},
-    options=(
-        Option(
-            "--key-lengths",
-            "key_lengths",
-            "lengths or none",
-            "N,...|none",
-            "Keys of each sequence that count, or of all: shares such as 0.25,0.5,1 (of every length), or "
-            "numbers. Several set --batch.",
-            fields=(),
-        ),
-    ),
-    words=words.key_lengths_word,
-    name=words.key_lengths_name,
-    columns={},  # beside that of the queries, in VARLEN
-)
-VARLEN = Feature(
-    header="Var-\nlen",
-    probes={"varlen": {"batch": 2, "query_lengths": (16, 5), "key_lengths": (16, 5)}},
-    options=(
-        Option(
-            "--varlen",
-            "varlen",
-            "lengths or none",
-            "N,...|none",
-            "Sequences of these lengths, packed end to end: shares such as 0.25,0.5,1 of every length, or "
-            "numbers, which --seq-lens is then the longest of. They set --batch.",
-            fields=(),
-        ),
-    ),
-    words=words.varlen_word,
-    name=words.varlen_name,
-    columns={"query_lengths": words.query_lengths, "key_lengths": words.key_lengths},
-)
-BLOCK_TABLE = Feature(
-    header="Pages",
-    probes={"block_table": {"page_size": 8}},
-    options=(
-        Option(
-            "--page-size",
-            "page_size",
-            "whole or none",
-            "N|none",
-            "Keys of a page, such as 16: k and v are a paged cache, its pages in random order.",
-            fields=("page_size",),
-        ),
-    ),
-    words=lambda problem, unit: f"pages of {problem.page_size}",
-    name=lambda problem: [f"page_size:{problem.page_size}"],
-    columns=fields("page_size"),
-)
-
 FEATURES: Mapping[problem.Feature, Feature] = {
-    "window": WINDOW,
-    "softcap": SOFTCAP,
-    "alibi": ALIBI,
-    "sinks": SINKS,
-    "mask": MASK,
-    "dropout": DROPOUT,
-    "key_lengths": KEY_LENGTHS,
-    "varlen": VARLEN,
-    "block_table": BLOCK_TABLE,
+    "window": Feature(
+        header="Win-\ndow",
+        probes={"window": {"window": (4, 4)}},
+        options=[
+            option(
+                "--window",
+                "Keys that a query sees on either side, or left and right, such as 256 or 128,0; causal has "
+                "none on the right. Give it again for more, such as none to compare with.",
+                "windows",
+                "N|L,R|none",
+                key="windows",
+                fields=(),
+            )
+        ],
+        words=lambda p, unit: f"window {words.window_word(p)}",
+        name=words.window_name,
+        columns=columns("window_left", "window_right"),
+    ),
+    "softcap": Feature(
+        header="Soft-\ncap",
+        probes={"softcap": {"softcap": 5.0}},
+        options=[
+            option(
+                "--softcap",
+                "Scores become CAP * tanh(score / CAP), such as 50.",
+                "above zero or none",
+                "CAP|none",
+            )
+        ],
+        words=lambda p, unit: f"softcap {p.softcap:g}",
+        name=lambda p: [f"softcap:{p.softcap!r}".removesuffix(".0")],
+        columns=columns("softcap"),
+    ),
+    "alibi": Feature(
+        header="ALiBi",
+        probes={"alibi": {"alibi": True}},
+        options=[option("--alibi/--no-alibi", "Scores fall with the distance of a key, by a slope a head.")],
+        words=lambda p, unit: "ALiBi",
+        name=lambda p: ["alibi"],
+        columns=columns("alibi"),
+    ),
+    "sinks": Feature(
+        header="Sinks",
+        probes={"sinks": {"sinks": True}},
+        options=[option("--sinks/--no-sinks", "A logit a head joins the softmax's denominator.")],
+        words=lambda p, unit: "sinks",
+        name=lambda p: ["sinks"],
+        columns=columns("sinks"),
+    ),
+    "mask": Feature(
+        header="Mask",
+        # An engine may have one kind without another.
+        probes={f"{kind}_mask": {"mask": kind} for kind in ("bool", "float", "block")},
+        options=[
+            option(
+                "--mask",
+                "bool (hides pairs), float (is added to scores), block (hides blocks) or none, such as "
+                "--mask bool.",
+                "mask",
+                "KIND",
+                words=("bool", "float", "block", "none"),
+            ),
+            option(
+                "--mask-axes",
+                "What the mask varies along, such as k, qk, hqk or bhqk (default qk); block needs qk.",
+                "text",
+                "AXES",
+            ),
+            option(
+                "--mask-block",
+                "Queries and keys of a block of --mask block, such as 128 (default 64).",
+                "whole",
+                "N",
+                fields=("mask_block_q", "mask_block_k"),
+            ),
+        ],
+        words=lambda p, unit: words.mask_word(p),
+        name=words.mask_name,
+        columns=columns("mask") | {"mask_axes": words.mask_axes, "mask_block": words.mask_block},
+    ),
+    "dropout": Feature(
+        header="Drop-\nout",
+        probes={"dropout": {"dropout": 0.5}},
+        options=[
+            option("--dropout", "Probabilities that become zero, such as 10% or 0.1.", "share", "SHARE"),
+            option("--dropout-seed", "Seed of which ones, such as 1 (default 0).", "seed", "N"),
+        ],
+        words=lambda p, unit: words.dropout_word(p),
+        name=words.dropout_name,
+        columns=columns("dropout") | {"dropout_seed": lambda p: p.dropout_seed if p.dropout else None},
+    ),
+    "key_lengths": Feature(
+        header="Key\nlengths",
+        probes={"key_lengths": {"key_lengths": (9,)}},
+        options=[
+            option(
+                "--key-lengths",
+                "Keys of each sequence that count, or of all: shares such as 0.25,0.5,1 (of every length), "
+                "or numbers. Several set --batch.",
+                "lengths or none",
+                "N,...|none",
+                fields=(),
+            )
+        ],
+        words=words.key_lengths_word,
+        name=words.key_lengths_name,
+        columns={},  # beside that of the queries, below
+    ),
+    "varlen": Feature(
+        header="Var-\nlen",
+        probes={"varlen": {"batch": 2, "query_lengths": (16, 5), "key_lengths": (16, 5)}},
+        options=[
+            option(
+                "--varlen",
+                "Sequences of these lengths, packed end to end: shares such as 0.25,0.5,1 of every length, "
+                "or numbers, which --seq-lens is then the longest of. They set --batch.",
+                "lengths or none",
+                "N,...|none",
+                fields=(),
+            )
+        ],
+        words=words.varlen_word,
+        name=words.varlen_name,
+        columns={"query_lengths": words.query_lengths, "key_lengths": words.key_lengths},
+    ),
+    "block_table": Feature(
+        header="Pages",
+        probes={"block_table": {"page_size": 8}},
+        options=[
+            option(
+                "--page-size",
+                "Keys of a page, such as 16: k and v are a paged cache, its pages in random order.",
+                "whole or none",
+                "N|none",
+            )
+        ],
+        words=lambda p, unit: f"pages of {p.page_size}",
+        name=lambda p: [f"page_size:{p.page_size}"],
+        columns=columns("page_size"),
+    ),
 }
 # By the parameter of a command's function.
 OPTIONS: Mapping[str, Option] = {
-    option.parameter: option for feature in FEATURES.values() for option in feature.options
+    each.parameter: each for feature in FEATURES.values() for each in feature.options
 }

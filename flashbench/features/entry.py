@@ -5,7 +5,7 @@ Neither NumPy nor msgspec is imported here: `--help` reads the table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -22,23 +22,34 @@ Value = Literal[
 class Option(NamedTuple):
     """An option of profile, sweep and duel, and the key of a study file that takes the same values."""
 
-    flags: str  # `--softcap`, `--alibi/--no-alibi`
-    key: str  # the field of `Study`, and its name in a study file
-    value: Value
-    metavar: str | None  # None: a flag takes no value
+    flags: str  # `--window`, `--alibi/--no-alibi`
     help: str
+    value: Value
+    metavar: str | None
+    words: tuple[str, ...]  # for shell completion
+    flag: str  # `--alibi`
+    parameter: str  # of the command's function
+    key: str  # the field of `Study`, and its name in a study file
     fields: tuple[str, ...]  # of the problem, that take the key's value as it is; `Study` makes the others
-    words: tuple[str, ...] = ()  # for shell completion
 
-    @property
-    def flag(self) -> str:
-        """Without the spelling that turns it off: `--alibi`."""
-        return self.flags.partition("/")[0]
 
-    @property
-    def parameter(self) -> str:
-        """Of the command's function: `mask_axes`."""
-        return self.flag.removeprefix("--").replace("-", "_")
+def option(
+    flags: str,
+    help: str,
+    value: Value = "flag",
+    metavar: str | None = None,
+    *,
+    words: tuple[str, ...] = (),
+    key: str | None = None,
+    fields: tuple[str, ...] | None = None,
+) -> Option:
+    """The key has the name of the option unless it says otherwise, and so has the problem's field."""
+    flag = flags.partition("/")[0]
+    parameter = flag.removeprefix("--").replace("-", "_")
+    key = key or parameter
+    return Option(
+        flags, help, value, metavar, words, flag, parameter, key, (key,) if fields is None else fields
+    )
 
 
 class Feature(NamedTuple):
@@ -48,12 +59,12 @@ class Feature(NamedTuple):
 
     header: str  # of its column in `flashbench engines`
     probes: Mapping[str, Mapping[str, Any]]  # small problems that ask an engine for it, by what each asks for
-    options: tuple[Option, ...]
+    options: Sequence[Option]
     words: Callable[[AttentionProblem, str], str]  # in a line about a problem; takes the unit of lengths too
     name: Callable[[AttentionProblem], Iterable[str]]  # its parts of a benchmark's name
     columns: Mapping[str, Callable[[AttentionProblem], Any]]  # of the CSV; None is an empty field
 
 
-def fields(*names: str) -> dict[str, Callable[[AttentionProblem], Any]]:
+def columns(*names: str) -> dict[str, Callable[[AttentionProblem], Any]]:
     """Columns that are fields of the problem."""
     return {name: attrgetter(name) for name in names}

@@ -42,30 +42,27 @@ def window_name(problem: AttentionProblem) -> Iterator[str]:
 
 
 def mask_word(problem: AttentionProblem) -> str:
-    """`bool mask of qk`, `block mask of bqk in 64 x 64`."""
-    blocks = f" in {problem.mask_block_q} x {problem.mask_block_k}" if problem.mask == "block" else ""
-    return f"{problem.mask} mask of {problem.mask_axes or 'one value'}{blocks}"
+    """`bool mask of qk`, `block mask of bqk in 64`, or `in 64 x 128`."""
+    words = f"{problem.mask} mask of {problem.mask_axes or 'one value'}"
+    sizes = dict.fromkeys((problem.mask_block_q, problem.mask_block_k))  # equal ones once
+    return f"{words} in {' x '.join(map(str, sizes))}" if problem.mask == "block" else words
 
 
 def mask_name(problem: AttentionProblem) -> Iterator[str]:
     """`mask:bool-qk`, and the blocks of a block mask."""
     yield f"mask:{problem.mask}" + (f"-{problem.mask_axes}" if problem.mask_axes else "")
     if problem.mask == "block":
-        yield f"mask_block:{_mask_block(problem)}"
+        yield f"mask_block:{mask_block(problem)}"
+
+
+def mask_axes(problem: AttentionProblem) -> str | None:
+    """Along what the mask varies."""
+    return problem.mask_axes if problem.mask is not None else None
 
 
 def mask_block(problem: AttentionProblem) -> str | None:
     """`64x64`, of a block mask."""
-    return _mask_block(problem) if problem.mask == "block" else None
-
-
-def mask_axes(problem: AttentionProblem) -> str | None:
-    """Along what a mask varies, where there is one."""
-    return None if problem.mask is None else problem.mask_axes
-
-
-def _mask_block(problem: AttentionProblem) -> str:
-    return f"{problem.mask_block_q}x{problem.mask_block_k}"
+    return f"{problem.mask_block_q}x{problem.mask_block_k}" if problem.mask == "block" else None
 
 
 def dropout_word(problem: AttentionProblem) -> str:
@@ -79,11 +76,6 @@ def dropout_name(problem: AttentionProblem) -> Iterator[str]:
     yield f"dropout:{problem.dropout!r}"
     if problem.dropout_seed:
         yield f"dropout_seed:{problem.dropout_seed}"
-
-
-def dropout_seed(problem: AttentionProblem) -> int | None:
-    """Where anything is dropped."""
-    return problem.dropout_seed if problem.dropout else None
 
 
 def key_lengths_word(problem: AttentionProblem, unit: str) -> str:
