@@ -32,8 +32,8 @@ from flashbench.studies.engine_list import PROBE_TIMEOUT_S, resolve_engines
 LARGEST = 10**18
 # Takes the name to blame, and a value: text, several texts, or what a flag says.
 Reader = Callable[[str, Any], Any]
-# Parameter of a command -> (its option, the field of the study, how its value is read).
-Options = Mapping[str, tuple[str, str, Reader]]
+# Parameter of a command -> (the field of the study, how its value is read).
+Options = Mapping[str, tuple[str, Reader]]
 
 
 def as_given(option: str, value: Any) -> Any:
@@ -120,41 +120,44 @@ _FEATURE_READERS: Mapping[Value, Reader] = {
 }
 
 OPTIONS: Options = {
-    "seq_lens": ("--seq-lens", "seq_lens", many(parse_wholes)),
-    "seq_len_k": ("--seq-len-k", "seq_len_k", or_none(parse_whole)),
-    "decode": ("--decode", "decode", as_given),
-    "queries": ("--queries", "queries", parse_whole),
-    "batch": ("--batch", "batch", parse_whole),
-    "heads": ("--heads", "heads", many(parse_wholes)),
-    "kv_heads": ("--kv-heads", "kv_heads", parse_whole),
-    "head_dim": ("--head-dim", "head_dims", many(parse_wholes)),
-    "dtype": ("--dtype", "dtypes", many(read_dtypes)),
-    "causal": ("--causal", "causal", read_causal),
-    "causal_alignment": ("--causal-alignment", "causal_alignment", _alignment),
-    **{name: (option.flag, option.key, _FEATURE_READERS[option.value]) for name, option in FEATURES.items()},
-    "direction": ("--direction", "directions", many(read_directions)),
-    "engine": ("--engine", "engines", many(read_engines)),
-    "block_sizes": ("--block-sizes", "block_sizes", many(parse_block_sizes)),
-    "block_q": ("--block-q", "block_q", parse_whole),
-    "block_k": ("--block-k", "block_k", parse_whole),
-    "threads": ("--threads", "threads", parse_whole),
-    "repeats": ("--repeats", "repeats", parse_whole),
-    "rounds": ("--rounds", "rounds", parse_whole),
-    "budget": ("--budget", "budget_s", parse_duration),
-    "cold": ("--cold", "cold", as_given),
-    "seed": ("--seed", "seed", parse_seed),
-    "memory": ("--memory", "memory", as_given),
-    "check": ("--check", "check", as_given),
-    "memory_budget": ("--memory-budget", "memory_budget_bytes", read_memory_budget),
-    "timeout": ("--timeout", "timeout_s", parse_seconds),
+    "seq_lens": ("seq_lens", many(parse_wholes)),
+    "seq_len_k": ("seq_len_k", or_none(parse_whole)),
+    "decode": ("decode", as_given),
+    "queries": ("queries", parse_whole),
+    "batch": ("batch", parse_whole),
+    "heads": ("heads", many(parse_wholes)),
+    "kv_heads": ("kv_heads", parse_whole),
+    "head_dim": ("head_dims", many(parse_wholes)),
+    "dtype": ("dtypes", many(read_dtypes)),
+    "causal": ("causal", read_causal),
+    "causal_alignment": ("causal_alignment", _alignment),
+    **{name: (option.key, _FEATURE_READERS[option.value]) for name, option in FEATURES.items()},
+    "direction": ("directions", many(read_directions)),
+    "engine": ("engines", many(read_engines)),
+    "block_sizes": ("block_sizes", many(parse_block_sizes)),
+    "block_q": ("block_q", parse_whole),
+    "block_k": ("block_k", parse_whole),
+    "threads": ("threads", parse_whole),
+    "repeats": ("repeats", parse_whole),
+    "rounds": ("rounds", parse_whole),
+    "budget": ("budget_s", parse_duration),
+    "cold": ("cold", as_given),
+    "seed": ("seed", parse_seed),
+    "memory": ("memory", as_given),
+    "check": ("check", as_given),
+    "memory_budget": ("memory_budget_bytes", read_memory_budget),
+    "timeout": ("timeout_s", parse_seconds),
 }
+
+# The direction of commands that take each pass by itself.
+PASSES: tuple[str, Reader] = ("directions", many(read_passes))
 
 
 def read_params(params: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """What a command line gives, by field of the study; None and an empty list are "not given"."""
     return {
-        field: read(option, params[name])
-        for name, (option, field, read) in options.items()
+        field: read(f"--{name.replace('_', '-')}", params[name])
+        for name, (field, read) in options.items()
         if params.get(name) not in (None, [], ())
     }
 
@@ -170,7 +173,7 @@ def read_file_values(
     """
     for key, value in values.items():
         _check_size(key, value)
-    readers = {field: read for _, field, read in options.values()}
+    readers = dict(options.values())
     return {
         key: _file_value(key, value, readers[key], is_list=key in lists) if key in readers else value
         for key, value in values.items()

@@ -52,16 +52,16 @@ def _settings(option: str, words: list[str]) -> dict[str, dict[str, Setting]]:
 
 
 _OPTIONS: Options = {
-    "models": ("--models", "models", many(_models)),
-    "attention": ("--attention", "attentions", many(_attentions)),
-    "variant": ("--variant", "variant", _variant),
-    "context_lengths": ("--context-lengths", "context_lengths", many(parse_wholes)),
-    "horizon": ("--horizon", "horizon", parse_whole),
-    "windows": ("--windows", "windows", parse_whole),
-    "data": ("--data", "data", _data),
-    "csv": ("--csv", "csv", as_given),
-    "series": ("--series", "series", parse_whole),
-    "patch_stride": ("--patch-stride", "patch_stride", parse_whole),
+    "models": ("models", many(_models)),
+    "attention": ("attentions", many(_attentions)),
+    "variant": ("variant", _variant),
+    "context_lengths": ("context_lengths", many(parse_wholes)),
+    "horizon": ("horizon", parse_whole),
+    "windows": ("windows", parse_whole),
+    "data": ("data", _data),
+    "csv": ("csv", as_given),
+    "series": ("series", parse_whole),
+    "patch_stride": ("patch_stride", parse_whole),
     **{
         name: OPTIONS[name]
         for name in ("threads", "repeats", "rounds", "seed", "memory", "memory_budget", "timeout")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from flashbench.cli.output import RunInterruptedError
 from flashbench.cli.progress import show_progress
-from flashbench.cli.readers import OPTIONS, Options, many, read_params, read_passes
+from flashbench.cli.readers import OPTIONS, PASSES, Options, read_params
 from flashbench.cli.streams import check_output
 from flashbench.report.tune import table_lines, tune_json, tune_lines, tune_report
 from flashbench.results.one_line import one_line
@@ -23,7 +23,7 @@ from flashbench.system.cores import available_cores
 
 _OPTIONS: Options = {
     **{name: OPTIONS[name] for name in ("seq_lens", "dtype", "head_dim", "causal", "threads")},
-    "direction": ("--direction", "directions", many(read_passes)),
+    "direction": PASSES,
 }
 
 

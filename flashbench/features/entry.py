@@ -27,7 +27,6 @@ class Option(NamedTuple):
     value: Value
     metavar: str | None
     words: tuple[str, ...]  # for shell completion
-    flag: str  # `--alibi`
     parameter: str  # of the command's function
     key: str  # the field of `Study`, and its name in a study file
     fields: tuple[str, ...]  # of the problem, that take the key's value as it is; `Study` makes the others
@@ -44,12 +43,9 @@ def option(
     fields: tuple[str, ...] | None = None,
 ) -> Option:
     """The key has the name of the option unless it says otherwise, and so has the problem's field."""
-    flag = flags.partition("/")[0]
-    parameter = flag.removeprefix("--").replace("-", "_")
+    parameter = flags.partition("/")[0].removeprefix("--").replace("-", "_")
     key = key or parameter
-    return Option(
-        flags, help, value, metavar, words, flag, parameter, key, (key,) if fields is None else fields
-    )
+    return Option(flags, help, value, metavar, words, parameter, key, (key,) if fields is None else fields)
 
 
 class Feature(NamedTuple):
