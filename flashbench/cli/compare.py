@@ -78,6 +78,6 @@ def compare(
     report_to_github(
         compare_markdown(comparison),
         compare_annotations(comparison),
-        out=sys.stderr if format_ == "json" else out,  # where stdout is data
+        out=sys.stderr if format_ == "json" else out,  # stdout is data
     )
     raise typer.Exit(comparison.exit_code)

@@ -1,8 +1,8 @@
-"""The options that commands share, each declared once; `groups` has those that commands take together.
+"""The options that commands share, each declared once; `groups` composes them.
 
-None stands for "not given" throughout: the study file, and below it the defaults, then decide. An option
-whose default differs between commands is a function of the words for it. Comma lists may be given again
-for more. The options of optional features are in the table `flashbench.features`.
+None means "not given": the study file decides, and without one the default. An option whose default differs
+between commands is a function that takes the default in words. A comma list may be given again for more.
+The options of optional features are in the table `flashbench.features`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def engine_words() -> list[str]:
 
 
 def engine_words_or_all() -> list[str]:
-    """For shell completion where several may be named."""
+    """For shell completion of an option that takes several."""
     return [*engine_words(), "all"]
 
 
@@ -77,7 +77,7 @@ def direction(default: str = "fwd", *, words: tuple[str, ...] = ("fwd", "bwd", "
 
 
 def engine(more: str = "the others are then compared with the first") -> Any:
-    """-e, --engine."""
+    """-e, --engine. more: what several mean."""
     return typer.Option(
         "--engine",
         "-e",

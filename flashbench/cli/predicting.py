@@ -14,12 +14,12 @@ from flashbench.report.predict import predict_json, predict_report
 from flashbench.studies.memory_fit.predict import predict
 from flashbench.studies.study import Study
 
-# What needs a measurement, by its option.
+# Options that show or keep measurements.
 _MEASURED = ("save", "resume", "plot", "plain", "memory_detail")
 
 
 def predict_and_report(study: Study, params: Mapping[str, Any]) -> None:
-    """Compute, print the table; with --json the document goes there, and the table to stderr.
+    """Compute and print the table; with --json, write the document there and print the table on stderr.
 
     Raises ConfigError beside an option that shows or keeps measurements.
     """

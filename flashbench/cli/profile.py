@@ -99,11 +99,10 @@ def profile(
         raise ConfigError("--memory-detail shows what --no-memory leaves out: give one of them")
 
     def report(console: Console, results: Results) -> None:
-        drawn = plot is None or write_plot(
-            plot, results
-        )  # first, for the reader of what is printed may leave
+        # First: the command ends early if the reader of stdout goes away.
+        drawn = plot is None or write_plot(plot, results)
         if plain:
-            console.file.write(plain_report(results))  # as it is: a console wraps and strips lines
+            console.file.write(plain_report(results))  # not by the console, which wraps and strips lines
         else:
             console.print(profile_report(results))
         if memory_detail:

@@ -1,4 +1,4 @@
-"""What `flashbench tune` does with its options: plan and run, or show and delete the table."""
+"""The work of `flashbench tune`: plan and run, or show or delete the table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OPTIONS: Options = {
 
 
 def build_plan(params: Mapping[str, Any]) -> Plan:
-    """The plan that the parameters of the command ask for; None and an empty list are "not given".
+    """The plan of the command's parameters; None and an empty list are "not given".
 
     Raises ConfigError for a bad option, AttentionError for an impossible problem.
     """
@@ -35,7 +35,7 @@ def build_plan(params: Mapping[str, Any]) -> Plan:
 
 
 def run_and_keep(plan: Plan, *, json: str | None) -> None:
-    """Tune, print what was found; exits with 1 if a process failed."""
+    """Tune and print the result; exit with 1 if a process failed."""
     check_output(json)
     try:
         with show_progress() as on_progress:
@@ -49,7 +49,7 @@ def run_and_keep(plan: Plan, *, json: str | None) -> None:
 
 
 def print_table(*, json: str | None) -> None:
-    """The table that `auto` uses."""
+    """Print the table that `auto` uses."""
     check_output(json)
     tuned = shown()
     _print(tuned, table_lines(tuned), json=json)
