@@ -165,7 +165,7 @@ def read_params(params: Mapping[str, Any], options: Options) -> dict[str, Any]:
 def read_file_values(
     values: Mapping[str, Any], options: Options, *, lists: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The values of a study file. Text is read as for the option; one value for a key in `lists` becomes a list.
+    """The values of a study file. Text is read as an option's; one value of a key in `lists` is made a list.
 
     >>> words = {"seq_lens": ["512,1k", 64], "causal": "both", "heads": 8, "title": "4k"}
     >>> read_file_values(words, OPTIONS, lists=("seq_lens", "causal", "heads"))
