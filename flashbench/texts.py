@@ -40,13 +40,6 @@ def to_json(value: Any) -> bytes:
         return msgspec.json.encode(_readable(msgspec.to_builtins(value)))
 
 
-def to_json_document(value: Any) -> str:
-    """The text of a JSON file: indented, ending in a newline; floats keep every digit."""
-    import msgspec  # here: as in `to_json`
-
-    return msgspec.json.format(to_json(value), indent=2).decode() + "\n"
-
-
 def _readable(value: Any) -> Any:
     match value:
         case str():

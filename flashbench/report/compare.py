@@ -25,7 +25,7 @@ from flashbench.report.layout import (
 )
 from flashbench.report.units import format_bytes, format_p, format_times, format_wide_ratio
 from flashbench.results.record import Measurement
-from flashbench.texts import to_json_document
+from flashbench.texts import to_json
 
 _HEADERS = (
     "Seq\nLen",
@@ -94,7 +94,7 @@ def compare_markdown(comparison: Comparison) -> str:
 def compare_json(comparison: Comparison) -> str:
     """The comparison as it is, with both measurements of each pair."""
     document = msgspec.to_builtins(comparison) | {"exit_code": comparison.exit_code}
-    return to_json_document(document)
+    return msgspec.json.format(to_json(document), indent=2).decode() + "\n"
 
 
 def _tables(pairs: Sequence[Pair]) -> list[_Table]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import get_args
 
+import msgspec
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +16,7 @@ from flashbench.problem import Direction, Feature
 from flashbench.report.layout import NOTHING, Grid
 from flashbench.studies.engine_list import EngineFacts, why_not
 from flashbench.studies.engine_probe import LSE, ability, backward_of
-from flashbench.texts import to_json_document
+from flashbench.texts import to_json
 
 _HEADERS = ("Engine", "Library", "Forward", "Backward", "GQA", "Causal", "d_v", "lse")
 _FEATURE_WORDS = {
@@ -61,7 +62,7 @@ def engines_report(engines: Sequence[EngineFacts]) -> RenderableType:
 
 def engines_json(engines: Iterable[EngineFacts]) -> str:
     """Everything, with each engine's own reason for what it lacks."""
-    return to_json_document(list(engines))
+    return msgspec.json.format(to_json(list(engines)), indent=2).decode() + "\n"
 
 
 def _cells(facts: EngineFacts) -> tuple[str | Text, ...]:

@@ -22,7 +22,7 @@ from flashbench.report.layout import (
 )
 from flashbench.report.units import format_bytes
 from flashbench.studies.memory_fit.predict import Fit, Prediction, Predictions
-from flashbench.texts import to_json_document
+from flashbench.texts import to_json
 
 SCHEMA_VERSION = 1
 _HEADERS = ("Forward\nneeds", "Fits", "Training\nneeds", "Fits", "Longest\ntrained")
@@ -48,7 +48,7 @@ def predict_report(predictions: Predictions) -> RenderableType:
 def predict_json(predictions: Predictions) -> str:
     """Every figure in bytes."""
     document = {"schema_version": SCHEMA_VERSION, **msgspec.to_builtins(predictions)}
-    return to_json_document(document)
+    return msgspec.json.format(to_json(document), indent=2).decode() + "\n"
 
 
 def _table(rows: Sequence[Prediction], along: Along) -> Grid:

@@ -17,7 +17,7 @@ from flashbench.studies.tune.contest import CONFIDENCE
 from flashbench.studies.tune.keep import Outcome, Tuned
 from flashbench.studies.tune.plan import longest_of, seqlen_from
 from flashbench.system.cores import available_cores
-from flashbench.texts import to_json_document
+from flashbench.texts import to_json
 
 _HEADERS = (
     "Lengths",
@@ -80,7 +80,7 @@ def tune_json(tuned: Tuned) -> str:
     """All of it, with every check."""
     document = msgspec.to_builtins(tuned) | {"exit_code": tuned.exit_code}
     document["outcomes"] = [_outcome_json(outcome) for outcome in tuned.outcomes]
-    return to_json_document(document)
+    return msgspec.json.format(to_json(document), indent=2).decode() + "\n"
 
 
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:

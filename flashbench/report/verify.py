@@ -14,7 +14,7 @@ from flashbench.report.layout import NOTHING, Grid
 from flashbench.report.units import format_error
 from flashbench.studies.question import GRADIENTS
 from flashbench.studies.verify import CaseResult, Deviation, Verdict, Verification
-from flashbench.texts import to_json_document
+from flashbench.texts import to_json
 from flashbench.tolerances import Output
 
 FORWARD: tuple[Output, ...] = ("o", "lse")
@@ -94,7 +94,7 @@ def verify_lines(verification: Verification, *, verbose: bool = False) -> list[s
 def verify_json(verification: Verification) -> str:
     """Every result with every error, and the exit code."""
     document = msgspec.to_builtins(verification) | {"exit_code": verification.exit_code}
-    return to_json_document(document)
+    return msgspec.json.format(to_json(document), indent=2).decode() + "\n"
 
 
 def _by(results: Iterable[CaseResult], key: Callable[[CaseResult], str]) -> dict[str, list[CaseResult]]:
