@@ -20,7 +20,7 @@ def takes(row: Measurement) -> bool:
 
 
 def render(results: Results) -> str:
-    """One entry per measurement; the quartiles are the lower and upper value of the latency."""
+    """The quartiles are the lower and upper value of the latency."""
     return as_json({name: metrics for name, row in named(results) if (metrics := _metrics(row))})
 
 
