@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
+from flashbench.dtypes import accumulator_of
 from flashbench.engines.base import EngineBase
 from flashbench.engines.protocol import Layout
 from flashbench.problem import AttentionProblem, Direction
@@ -70,7 +71,7 @@ class ZentorchOutline(PeerOutline):
         if problem.head_dim != problem.head_dim_v:
             sizes = f"{problem.head_dim_v} and {problem.head_dim}"
             return f"zentorch_sdpa needs head_dim_v equal to head_dim, not {sizes}"
-        if np.dtype(problem.dtype).type(problem.scale) == 0.0:
+        if np.dtype(accumulator_of(problem.dtype).storage).type(problem.scale) == 0.0:
             return "zentorch_sdpa takes a softmax_scale of 0 for its default"
         return _torch_aligns_otherwise(problem)
 
