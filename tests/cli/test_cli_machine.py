@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import CommandLine
-from fake_results import MACHINE, make_results
+from helpers.fake_results import MACHINE, make_results
 from msgspec.structs import replace
 
 from flashbench.results.record import Results

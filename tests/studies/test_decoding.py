@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import fake_engines
 import pytest
+from helpers import fake_engines
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import fake_engines
 import msgspec
 import pytest
+from helpers import fake_engines
 
 from flashbench.errors import ResultsError
 from flashbench.measure.worker import Worker

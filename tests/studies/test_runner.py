@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import fake_engines
 import msgspec
 import pytest
+from helpers import fake_engines
 
 from flashbench.errors import EngineError
 from flashbench.measure.machine import MachineFacts, describe_machine

@@ -6,10 +6,9 @@ import json
 from collections import Counter
 from typing import Any, get_args
 
-import fake_engines
 import numpy as np
 import pytest
-import wrong_engines
+from helpers import fake_engines, wrong_engines
 
 from flashbench.engines import Layout, Settings
 from flashbench.engines.peers.numpy import NumpyEngine

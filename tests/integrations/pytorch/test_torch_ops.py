@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from support import assert_close
+from helpers.support import assert_close
 from torch.library import opcheck
 
 from flashbench.engines.flash.engine import FlashEngine

@@ -2,7 +2,7 @@
 
 Not a test, as it takes some minutes of a quiet machine:
 
-    python tests/feature_table.py --rounds 5
+    python benchmarks/features.py --rounds 5
 
 Cost: GFLOP/s of the visible pairs as a share of plain attention's, at N = 2048. In each round a fresh process
 times plain attention, and each feature right after it; the median of the rounds' ratios is shown, with the

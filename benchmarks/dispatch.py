@@ -2,7 +2,7 @@
 
 Not a test, as it takes some minutes of a quiet machine:
 
-    python tests/dispatch_table.py --rounds 5
+    python benchmarks/dispatch.py --rounds 5
 
 Microseconds: in each round a fresh process for each kind of call, whose median over calls counts; the median
 of the rounds is shown, and the lowest. The first table is of one tiny head, where nearly all is dispatch; the

@@ -2,7 +2,7 @@
 
 Not a test, though it takes seconds:
 
-    python tests/huggingface_table.py
+    python benchmarks/models.py
 
 Logits and gradients: the largest |difference| to eager attention, and after "of" the largest number itself.
 In float64 models' norms and rotations are kept in it too, which they would do in float32.
@@ -13,13 +13,17 @@ Computed: the share of a model's calls of attention, in all of that, that flashb
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_models import CASES, LEFT, Case, Computed, compute, default_dtype
 
 from flashbench.integrations.huggingface import register, reset_stats, stats
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the models are those that the tests compare
+from helpers.huggingface_models import CASES, LEFT, Case, Computed, compute, default_dtype
 
 NEW_TOKENS = 24
 NAME = "fb_numba"

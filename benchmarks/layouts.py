@@ -2,7 +2,7 @@
 
 Not a test, as it takes a minute of a quiet machine:
 
-    python tests/layout_table.py
+    python benchmarks/layouts.py
 
 Time with views over time with arrays whose rows are neighbours: float32, batch 1, one thread, lowest of some
 calls.

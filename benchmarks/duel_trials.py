@@ -2,7 +2,7 @@
 
 Not a test, as it takes the better part of an hour of a quiet machine:
 
-    python tests/duel_trials.py --equal 200 --slowed 100 --save results/duel-trials.json
+    python benchmarks/duel_trials.py --equal 200 --slowed 100 --save results/duel-trials.json
 
 Equal: flash against itself at a threshold of 5 %. Slowed: flash against the engine `slowed` of
 tests/example_plugin, which waits a tenth of each call's own time longer.
@@ -25,7 +25,7 @@ from flashbench.studies.study import Study
 
 THRESHOLD = 0.05
 SLOWED_BY = 0.10
-PLUGIN = Path(__file__).parent / "example_plugin"
+PLUGIN = Path(__file__).parents[1] / "tests" / "example_plugin"
 
 
 def trial(a: str, b: str, seqlen: int) -> dict[str, object]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-EXAMPLE = Path(__file__).parent / "example_plugin"
+EXAMPLE = Path(__file__).parents[1] / "example_plugin"
 
 _GOOD = "from flashbench.engines.peers.numpy import NumpyEngine\nclass E(NumpyEngine):\n"
 # name of the engine -> the module that offers it as `E`
