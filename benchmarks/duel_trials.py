@@ -1,11 +1,11 @@
-"""How often `duel` is wrong on this machine: equal sides that it calls different, slower ones that it misses.
+"""How often `duel` is wrong on this machine: it calls equal sides different, or misses a slower side.
 
-Not a test, as it takes the better part of an hour of a quiet machine:
+It takes the better part of an hour of a quiet machine:
 
     python benchmarks/duel_trials.py --equal 200 --slowed 100 --save results/duel-trials.json
 
 Equal: flash against itself at a threshold of 5 %. Slowed: flash against the engine `slowed` of
-tests/example_plugin, which waits a tenth of each call's own time longer.
+tests/example_plugin, each of whose calls takes a tenth longer.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main() -> None:
     kinds = {"equal": ("flash", "flash", asked.equal), "slowed": ("flash", "slowed", asked.slowed)}
     found: dict[str, list[dict[str, object]]] = {kind: [] for kind in kinds}
     while any(len(found[kind]) < kinds[kind][2] for kind in kinds):
-        # The kind that is furthest behind its share: both meet the machine's good and bad hours.
+        # The kind that is furthest behind its share is next: both meet the machine's good and bad hours.
         kind = min(kinds, key=lambda kind: len(found[kind]) / max(1e-9, kinds[kind][2]))
         a, b, _ = kinds[kind]
         found[kind].append(trial(a, b, asked.seq_len))
