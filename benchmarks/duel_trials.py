@@ -23,9 +23,11 @@ from flashbench.measure.machine import describe_machine
 from flashbench.studies.duel import Contestant, DuelStudy, fight
 from flashbench.studies.study import Study
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the example plug-in is one of the tests'
+from helpers import plugins
+
 THRESHOLD = 0.05
 SLOWED_BY = 0.10
-PLUGIN = Path(__file__).parents[1] / "tests" / "example_plugin"
 
 
 def trial(a: str, b: str, seqlen: int) -> dict[str, object]:
@@ -96,13 +98,8 @@ def main() -> None:
 def install_plugin() -> None:
     """Make the example plug-in's engine known to this process and its workers."""
     directory = Path(tempfile.mkdtemp(prefix="flashbench-trials-"))
-    metadata = directory / "slowed-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: slowed\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(
-        "[flashbench.engines]\nslowed = flashbench_slowed:SlowedEngine\n"
-    )
-    sys.path[:0] = [str(directory), str(PLUGIN)]
+    plugins.offer(directory, {"slowed": "flashbench_slowed:SlowedEngine"}, "slowed")
+    sys.path[:0] = [str(directory), str(plugins.EXAMPLE)]
     os.environ["FLASHBENCH_SLOWED_BY"] = str(SLOWED_BY)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,7 +14,6 @@ from helpers import fake_engines, plugins
 
 from flashbench.errors import ConfigError, EngineError
 from flashbench.results.record import Results
-from flashbench.studies import bursts
 from flashbench.studies.duel import Contestant, DuelStudy, arena, exit_code, fight, floor_of
 from flashbench.studies.noise_floor import keep_floor, known_floor
 from flashbench.studies.nothing import NothingToMeasureError
@@ -24,9 +24,7 @@ from flashbench.studies.study import Study
 
 @pytest.fixture(autouse=True)
 def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_engines.install(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(bursts, "BURST_NS", 0)
+    fake_engines.make_known(tmp_path, monkeypatch)
     monkeypatch.setenv("FLASHBENCH_CACHE_DIR", str(tmp_path / "cache"))
 
 
@@ -250,7 +248,7 @@ def test_sides_may_live_in_environments_of_their_own(tmp_path: Path, repository:
     other.mkdir()
     fake_engines.install(other)
     source = Path(fake_engines.__file__).read_text().replace("seconds = 0.004", "seconds = 0.016")
-    (other / "helpers").mkdir()
+    shutil.copytree(Path(fake_engines.__file__).parent, other / "helpers")
     (other / "helpers" / "fake_engines.py").write_text(source)
     python = interpreter(
         tmp_path / "python", f'PYTHONPATH="{other}:{repository}" exec "{sys.executable}" "$@"'
