@@ -36,7 +36,7 @@ speed: ## the speed study of the README, on this machine (several minutes; leave
 	flashbench profile --config configs/speed.toml
 
 trials: ## how often a duel is wrong on this machine (half an hour; leave the machine alone)
-	python tests/duel_trials.py --equal 200 --slowed 100 --save results/duel-trials.json
+	python benchmarks/duel_trials.py --equal 200 --slowed 100 --save results/duel-trials.json
 
 ci: ## what CI runs, in a fresh virtual environment
 	.ci/run

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from blocks import MISSING, commands, page, read
+from helpers.doc_blocks import MISSING, commands, page, read
 from typer.main import get_command
 
 from flashbench.cli.app import make_app
