@@ -7,7 +7,7 @@ Hash each version for AVX-512, AVX2 and the generic path, one process for each, 
     python benchmarks/bits.py compare base new    # exit code 1 if anything is different, missing or new
 
 The Python decides which flashbench is hashed, not the place of this file. `--isa avx2` hashes one instruction
-set alone, `--case PREFIX` only the cases whose names begin so. Hashes can be compared on one machine only:
+set alone; `--case PREFIX` hashes or compares only the cases whose names begin so. Hashes can be compared on one machine only:
 "avx512" is what its CPU has, and NumPy's own products depend on the CPU too.
 
 The hashes are of o, lse, dq, dk, dv, dsinks and dmask. `flash`, its scalar loops, `standard` and `numpy` run
@@ -206,7 +206,7 @@ def files_of(word: str) -> dict[str, dict[str, Any]]:
     return {record["isa"]: record for record in map(read, paths)}
 
 
-def compare(base_word: str, new_word: str) -> int:
+def compare(base_word: str, new_word: str, prefix: str) -> int:
     """Print how many hashes are equal, and the keys of the others; 1 if there are any."""
     bases, news = files_of(base_word), files_of(new_word)
     worst = 0
@@ -217,7 +217,10 @@ def compare(base_word: str, new_word: str) -> int:
             continue
         if bases[isa]["cpu"] != news[isa]["cpu"]:
             print(f"{isa}: on different CPUs: {bases[isa]['cpu']}, {news[isa]['cpu']}")
-        base, new = bases[isa]["hashes"], news[isa]["hashes"]
+        base, new = (
+            {key: value for key, value in records[isa]["hashes"].items() if key.startswith(prefix)}
+            for records in (bases, news)
+        )
         different = sorted(key for key in base.keys() & new.keys() if base[key] != new[key])
         missing, added = sorted(base.keys() - new.keys()), sorted(new.keys() - base.keys())
         equal = len(base.keys() & new.keys()) - len(different)
@@ -244,12 +247,13 @@ def main() -> int:
     comparing = commands.add_parser("compare", help="compare two files, or all files of two stems")
     comparing.add_argument("base")
     comparing.add_argument("new")
+    comparing.add_argument("--case", default="", metavar="PREFIX", help="only cases whose names begin so")
     chosen = parser.parse_args()
     if chosen.command == "hash":
         return hash_all(chosen.stem, chosen.isa or list(CPU_NAMES), chosen.case)
     if chosen.command == "hash-here":
         return hash_here(chosen.target, chosen.case)
-    return compare(chosen.base, chosen.new)
+    return compare(chosen.base, chosen.new, chosen.case)
 
 
 if __name__ == "__main__":
