@@ -126,9 +126,7 @@ def test_the_bits_are_those_of_neighbours(
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
     dk, dv = found[-2:]
-    assert (
-        dk.strides == k.strides
-    )  # gradients are where the caller has them, not where they grew
+    assert dk.strides == k.strides  # gradients are where the caller has them, not where they grew
     assert dv.strides == v.strides
 
 
