@@ -38,21 +38,9 @@ def backward_by_loops(
     dsinks = np.zeros(problem.num_heads)
     wanted = mask_gradient and problem.mask == "float"
     dmask = np.zeros(problem.mask_shape if wanted else (1, 1, 1, 1), dtype=q.dtype)
-    scalar_backward(
-        do,
-        q,
-        k,
-        v,
-        forward.o,
-        forward.lse,
-        dq,
-        dk,
-        dv,
-        dsinks,
-        broadcast_gradient(dmask, _mask_shape(problem)),
-        _sequences(problem),
-        _features(problem, extras),
-    )
+    gradients = dq, dk, dv, dsinks, broadcast_gradient(dmask, _mask_shape(problem))
+    given = do, q, k, v, forward.o, forward.lse
+    scalar_backward(given, gradients, _sequences(problem), _features(problem, extras))
     return AttentionGradients(
         dq, dk, dv, dsinks.astype(q.dtype) if problem.sinks else None, dmask if wanted else None
     )

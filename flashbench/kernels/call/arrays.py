@@ -5,7 +5,8 @@ from __future__ import annotations
 from flashbench.codegen.pointers import at, beyond, recast
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import CELL_BYTES, based, element
-from flashbench.kernels.call.structs import Matrix, Sequence
+from flashbench.kernels.call.structs import Sequence
+from flashbench.kernels.products import Matrix
 
 _SEQUENCE_BYTES = CELL_BYTES * len(Sequence._fields)
 

@@ -132,13 +132,6 @@ class Features(NamedTuple):
     pages_batch: int
 
 
-class Matrix(NamedTuple):
-    """Rows of one head, `row` elements apart."""
-
-    at: Any
-    row: Any
-
-
 class Queries(NamedTuple):
     """A tile of queries of one head of a sequence, and the keys that they may see."""
 

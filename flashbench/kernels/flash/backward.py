@@ -20,7 +20,7 @@ from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
 from flashbench.kernels.call.arrays import numbers_of, own_scratch, rows_at, rows_from, sequence_at
 from flashbench.kernels.call.masks import HIDDEN, NO_MASK
-from flashbench.kernels.call.structs import Array, Features, Gathers, Matrix, Numbers, Sizes, Work
+from flashbench.kernels.call.structs import Array, Features, Gathers, Numbers, Sizes, Work
 from flashbench.kernels.call.tiles import key_blocks, key_span, keys_at, queries_of, tiles_of
 from flashbench.kernels.call.visibility import (
     add_visible_to_keys,
@@ -35,7 +35,7 @@ from flashbench.kernels.flash.chains import next_task
 from flashbench.kernels.flash.gather import TICKETS, copy_rows, gather, scatter
 from flashbench.kernels.flash.scratch import BACKWARD
 from flashbench.kernels.flash.tile_steps import put_alibi, put_rows, tile_gradients, tile_scores
-from flashbench.kernels.products import Product
+from flashbench.kernels.products import Matrix, Product
 from flashbench.kernels.tile.edit import all_finite
 from flashbench.kernels.tile.scores import chain_softcap
 

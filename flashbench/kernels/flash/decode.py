@@ -19,7 +19,7 @@ from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
 from flashbench.kernels.call.arrays import own_scratch, rows_at, rows_from, sequence_at
 from flashbench.kernels.call.masks import ALL, NO_MASK, PARTLY, apply_mask, mask_address
-from flashbench.kernels.call.structs import Array, Features, Keys, Matrix, Numbers, Queries, Sizes, Work
+from flashbench.kernels.call.structs import Array, Features, Keys, Numbers, Queries, Sizes, Work
 from flashbench.kernels.call.tiles import sequence_of
 from flashbench.kernels.call.visibility import (
     add_visible_to_queries,
@@ -34,7 +34,7 @@ from flashbench.kernels.flash.scratch import DECODE
 from flashbench.kernels.flash.tile_steps import start_of_row
 from flashbench.kernels.maths.dots import QUERIES, dot_products
 from flashbench.kernels.maths.exp2 import LOG2E
-from flashbench.kernels.products import Product
+from flashbench.kernels.products import Matrix, Product
 from flashbench.kernels.tile.edit import all_finite, fill, put_multiple, scale_rows
 from flashbench.kernels.tile.scores import add_alibi, cap_scores, hide_outside, put_whole
 from flashbench.kernels.tile.softmax import online_softmax
@@ -187,7 +187,7 @@ def put_scores(product, call, own, part, keys):
         if call.split.rows <= FEW:
             v, _ = rows_together(call, call.v, part, key, count)
             queries = (call.split.rows + QUERIES - 1) // QUERIES * QUERIES
-            dot_products(k.at, k.row, count, own.q, head_dim, queries, s, lanes, head_dim, v.at, v.row, room)
+            dot_products(k, count, Matrix(own.q, head_dim), queries, s, lanes, head_dim, v, room)
         else:
             product.scores(s, k, own.qt, lanes, count, head_dim)
         done += count

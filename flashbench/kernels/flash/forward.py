@@ -19,7 +19,7 @@ from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
 from flashbench.kernels.call.arrays import numbers_of, own_scratch, rows_at, rows_from, sequence_at
 from flashbench.kernels.call.masks import HIDDEN
-from flashbench.kernels.call.structs import Array, Features, Gathers, Matrix, Numbers, Sizes, Work
+from flashbench.kernels.call.structs import Array, Features, Gathers, Numbers, Sizes, Work
 from flashbench.kernels.call.tiles import key_blocks, key_span, keys_at, queries_of, sequence_of, tiles_of
 from flashbench.kernels.call.visibility import (
     add_visible_to_queries,
@@ -31,9 +31,9 @@ from flashbench.kernels.call.visibility import (
 )
 from flashbench.kernels.flash.gather import TICKETS, gather
 from flashbench.kernels.flash.scratch import FORWARD
-from flashbench.kernels.flash.tile_steps import put_alibi, start_of_row, tile_scores
+from flashbench.kernels.flash.tile_steps import draws_of, put_alibi, start_of_row, tile_scores
 from flashbench.kernels.maths.exp2 import LN2
-from flashbench.kernels.products import Product
+from flashbench.kernels.products import Matrix, Product
 from flashbench.kernels.tile.dropout import drop
 from flashbench.kernels.tile.edit import put_multiple, scale_rows
 from flashbench.kernels.tile.softmax import online_softmax
@@ -167,8 +167,7 @@ def add_keys(product, call, own, queries, keys, rows, begun):
     if grew and begun:
         scale_rows(rows.sums.at, rows.sums.row, queries.rows, columns, own.rescale)
     if features.dropout:
-        seed, threshold = features.seed, features.threshold
-        drop(s, keys.rows, lanes, keys.start, queries.start, queries.h, queries.b, seed, threshold)
+        drop(s, keys.rows, lanes, draws_of(queries, keys, features))
 
     # Pass 3: o += p @ v.
     v = rows_from(rows.v, keys.start)

@@ -14,9 +14,9 @@ from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import Number
 from flashbench.kernels.call.arrays import rows_at, rows_from
-from flashbench.kernels.call.structs import Matrix
 from flashbench.kernels.flash.scratch import MOST_PARTS
 from flashbench.kernels.maths.exp2 import LN2
+from flashbench.kernels.products import Matrix
 
 
 class Split(NamedTuple):

@@ -13,7 +13,7 @@ from flashbench.codegen.steps import step
 from flashbench.kernels.call.arrays import rows_from
 from flashbench.kernels.call.masks import PARTLY, apply_mask, clear_masked
 from flashbench.kernels.maths.exp2 import LOG2E
-from flashbench.kernels.tile.dropout import drop_gradients
+from flashbench.kernels.tile.dropout import Draws, drop_gradients
 from flashbench.kernels.tile.edit import row_dots
 from flashbench.kernels.tile.scores import add_alibi, cap_scores, hide_outside
 from flashbench.kernels.tile.softmax import probabilities, score_gradients
@@ -75,6 +75,12 @@ def hide_limits(own, tile, queries, keys, value):
 
 
 @step
+def draws_of(queries, keys, features):
+    """Where the random words of a tile are."""
+    return Draws(keys.start, queries.start, queries.h, queries.b, features.seed, features.threshold)
+
+
+@step
 def put_rows(product, call, own, queries, do, o, lse, scale):
     """What the gradients of a tile need of its queries: do packed, lse in units of log2, delta = sum(o * do).
 
@@ -106,20 +112,8 @@ def tile_gradients(product, call, own, queries, keys, v):
     probabilities(p, lanes, keys.rows, lanes, own.lse2)
     product.scores(ds, v, own.dot, lanes, keys.rows, call.sizes.head_dim_v)
     if features.dropout:
-        drop_gradients(
-            ds,
-            p,
-            own.delta,
-            features.keep_factor,
-            keys.rows,
-            lanes,
-            keys.start,
-            queries.start,
-            queries.h,
-            queries.b,
-            features.seed,
-            features.threshold,
-        )
+        draws = draws_of(queries, keys, features)
+        drop_gradients(ds, p, own.delta, features.keep_factor, keys.rows, lanes, draws)
     else:
         score_gradients(ds, p, lanes, keys.rows, lanes, own.delta)
     # A value that is not finite makes 0 * NaN of what is hidden.

@@ -11,6 +11,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 
+class Matrix(NamedTuple):
+    """Rows of contiguous elements, `row` elements apart."""
+
+    at: Any
+    row: Any
+
+
 class Product(NamedTuple):
     """The products of attention by one kind of instruction. Matrices are rows side by side (`Matrix`)."""
 

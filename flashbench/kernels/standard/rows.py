@@ -8,7 +8,7 @@ from flashbench.codegen.pointers import at, beyond
 from flashbench.codegen.steps import step
 from flashbench.kernels.call.masks import NO_MASK
 from flashbench.kernels.maths.exp2 import LN2
-from flashbench.kernels.row.dropout import drop_gradient_row, drop_row
+from flashbench.kernels.row.dropout import RowDraws, drop_gradient_row, drop_row
 from flashbench.kernels.row.features import alibi_row, softcap_row
 from flashbench.kernels.row.masks import clear_masked, mask_scores, visible_range
 from flashbench.kernels.row.softmax import gradient_row, mean_gradient, natural_softmax_row, softmax_row
@@ -50,9 +50,8 @@ def softmax_of_row(call, row, s, tanh, dropped, lse):
     if not total > 0 and features.mask != NO_MASK:
         clear_masked(s, row, features, first, end)
     if features.dropout:
-        seed, threshold = features.seed, features.threshold
-        keep = features.keep_factor
-        drop_row(s, dropped, columns, first, end, keep, row.i, row.h, row.b, seed, threshold)
+        draws = RowDraws(row.i, row.h, row.b, features.seed, features.threshold)
+        drop_row(s, dropped, columns, first, end, features.keep_factor, draws)
 
 
 @step

@@ -19,8 +19,8 @@ from flashbench.codegen.pointers import at, pointer
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
 from flashbench.kernels.call.arrays import rows_from
-from flashbench.kernels.call.structs import Matrix
 from flashbench.kernels.call.visibility import all_finite_once, clear_rows
+from flashbench.kernels.products import Matrix
 from flashbench.kernels.products.fma import multiply
 from flashbench.kernels.products.pack import pack
 from flashbench.kernels.row.features import softcap_gradient_row
@@ -59,7 +59,7 @@ def product(a, a_row, a_col, x, sums, rows, columns, depth, accumulate):
         part = rows_from(x, start)
         count, more = min(DEPTH, depth - start), accumulate or start > 0
         left = at(a, start * a_col)
-        multiply(left, a_row, a_col, part.at, part.row, sums.at, sums.row, rows, columns, count, more)
+        multiply(left, a_row, a_col, part, sums, rows, columns, count, more)
         start += DEPTH
         if start >= depth:
             return
