@@ -7,8 +7,8 @@ Hash each version for AVX-512, AVX2 and the generic path, one process for each, 
     python benchmarks/bits.py compare base new    # exit code 1 if anything is different, missing or new
 
 The Python decides which flashbench is hashed, not the place of this file. `--isa avx2` hashes one instruction
-set alone; `--case PREFIX` hashes or compares only the cases whose names begin so. Hashes can be compared on one
-machine only: "avx512" is what its CPU has, and NumPy's own products depend on the CPU too.
+set alone; `--case PREFIX` hashes or compares only the cases whose names begin so. Hashes can be compared on
+one machine only: "avx512" is what its CPU has, and NumPy's own products depend on the CPU too.
 
 The hashes are of o, lse, dq, dk, dv, dsinks and dmask. `flash`, its scalar loops, `standard` and `numpy` run
 every case of `flashbench verify`; `flash` and `standard` also run larger problems, in several memory layouts,
