@@ -1,4 +1,4 @@
-"""The oracle as an engine with every feature, which remembers what it was given."""
+"""The oracle as an engine with every feature. It remembers the arguments of its calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows so far apart that they push each other out of the cache are brought together: the same bits."""
+"""Scattered rows, which evict each other from the cache, are gathered. Results have the same bits."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from flashbench.problem import AttentionProblem
 @pytest.mark.parametrize(
     ("row_bytes", "rows", "expected"),
     [
-        (256, 64, False),  # neighbours: all sets
-        (512, 64, False),  # every second group of lines, eight ways
+        (256, 64, False),  # neighbours use all sets
+        (512, 64, False),  # every second group of sets, eight ways
         (1024, 64, True),
         (2048, 64, True),
         (4096, 64, True),  # all in the same sets
@@ -75,7 +75,7 @@ FEATURES = {
 
 @pytest.fixture
 def brought_together(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
-    """All views are; a call's entry is whether tiles had rooms, and how many arrays were moved."""
+    """Gather all views. Each entry: whether the call's tiles had rooms, and how many arrays were gathered."""
     calls: list[tuple[bool, int]] = []
     moved: list[int] = []
     rooms_for, moves_table = launch.rooms_for, launch.moves_table
@@ -124,7 +124,7 @@ def test_the_bits_are_those_of_neighbours(
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
     dk, dv = found[-2:]
-    assert dk.strides == k.strides  # gradients are where the caller's arrays are, not where they were brought
+    assert dk.strides == k.strides  # the caller's layout, not the gathered one
     assert dv.strides == v.strides
 
 
