@@ -1,4 +1,4 @@
-"""Numba intrinsics made from functions that write LLVM IR."""
+"""Small intrinsics, and how larger ones are made from functions that write LLVM IR."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
-from flashbench.codegen.ir import FLOATS
+from flashbench.codegen.ir import FLOATS, const, full_vector
 
 
 def body_by_element(build: Callable[[ir.IRBuilder, ir.Type], ir.Function]) -> Callable[..., Any]:
@@ -21,3 +23,13 @@ def body_by_element(build: Callable[[ir.IRBuilder, ir.Type], ir.Function]) -> Ca
         return context.get_dummy_value()
 
     return codegen
+
+
+@intrinsic
+def vector_lanes(typingctx: Any, like: Any) -> Any:
+    """How many numbers of `like`'s type a vector holds, known to the compiler."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return const(full_vector(FLOATS[signature.args[0]]).count)
+
+    return types.intp(like), codegen

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from helpers.support import assert_close
 from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
-from support import assert_close
 
 from flashbench.codegen.pointers import pointer
 from flashbench.kernels.products.fma import multiply

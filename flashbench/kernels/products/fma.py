@@ -30,6 +30,9 @@ from flashbench.codegen.ir import (
     store,
 )
 from flashbench.codegen.isa import ISA
+from flashbench.codegen.steps import step
+from flashbench.kernels.products import Product
+from flashbench.kernels.products.pack import pack
 
 
 def _tile(
@@ -153,3 +156,29 @@ def multiply(
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+# Each step calls `multiply` itself: LLVM makes machine code for each caller, and knows its strides.
+
+
+@step
+def _pack(x, rows, columns, packed, lanes, factor):
+    pack(x.at, x.row, rows, columns, packed, lanes, factor)
+
+
+@step
+def _scores(s, keys, packed, lanes, rows, depth):
+    multiply(keys.at, keys.row, 1, packed, lanes, s, lanes, rows, lanes, depth, False)
+
+
+@step
+def _add_to_queries(p, lanes, x, sums, queries, columns, keys, add):
+    multiply(p, 1, lanes, x.at, x.row, sums.at, sums.row, queries, columns, keys, add)
+
+
+@step
+def _add_to_keys(p, lanes, x, sums, keys, columns, queries, add):
+    multiply(p, lanes, 1, x.at, x.row, sums.at, sums.row, keys, columns, queries, add)
+
+
+FMA = Product("fma", _pack, _scores, _add_to_queries, _add_to_keys)

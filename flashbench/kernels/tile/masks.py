@@ -30,7 +30,7 @@ from flashbench.codegen.ir import (
     splat,
     store,
 )
-from flashbench.kernels.tile.edit import transpose
+from flashbench.kernels.products.pack import transpose
 
 _BYTE = ir.IntType(8)
 _CHUNK = 32  # bytes of a mask looked at together
