@@ -1,6 +1,6 @@
-"""Exact attention on the CPU, and what it costs: time, memory, exactness, share of the hardware limit.
+"""Exact attention on the CPU, and its cost: time, memory, exactness, share of the hardware limit.
 
-Names are imported when first used, so that `import flashbench` and `flashbench --help` load neither
+A public name is imported at its first use, so `import flashbench` and `flashbench --help` load neither
 NumPy nor Numba.
 """
 
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sys
 
-# `python -m flashbench` has put the current directory before the standard library: a json.py there is not
-# ours to import. Before any further import, and of no other program, whose modules may be meant.
+# `python -m flashbench` puts the current directory before the standard library, so that a user's json.py
+# would hide Python's. Remove it before any other import. Other programs keep theirs: they may need it.
 if (
-    sys.argv[:1] == ["-m"]  # what runpy calls a program while it looks for it
+    sys.argv[:1] == ["-m"]  # sys.argv[0] while runpy looks for the module
     and "-mflashbench" in (*sys.orig_argv, *map("".join, zip(sys.orig_argv, sys.orig_argv[1:], strict=False)))
     and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False))
 ):
@@ -94,7 +94,7 @@ _HOMES = {
     "ProjectionWeights": "modules",
     "UnsupportedError": "errors",
     "alibi_slopes": "extras",
-    # Its module may not be called `attention` too: importing it would hide the function.
+    # No module may be named `attention`: importing it would replace the function.
     "attention": "functional",
     "attention_backward": "functional",
     "attention_varlen": "varlen",
@@ -112,7 +112,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(f"flashbench.{_HOMES[name]}"), name)
     else:
         raise AttributeError(f"module 'flashbench' has no attribute {name!r}")
-    globals()[name] = value  # found once, it needs no looking up again
+    globals()[name] = value  # the next access does not call this function
     return value
 
 

@@ -1,4 +1,4 @@
-"""`python -m flashbench` is the command `flashbench`."""
+"""`python -m flashbench` runs the command `flashbench`."""
 
 import sys
 

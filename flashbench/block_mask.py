@@ -10,31 +10,31 @@ from numpy.typing import NDArray
 
 from flashbench.errors import AttentionError
 
-# mask = predicate(batch, head, query, key), on integer arrays that broadcast against each other.
+# mask = predicate(batch, head, query, key); the arguments are integer arrays that broadcast together.
 Predicate = Callable[[Any, Any, Any, Any], Any]
 _WHOLE = -1
 
 
 class BlockMask(NamedTuple):
-    """Blocks of block_q queries by block_k keys that are visible, whole or in part, row of blocks by row.
+    """A mask as a list of its visible blocks, each block_q queries by block_k keys, row of blocks by row.
 
-    Make one with `from_mask` or `from_predicate`. Work and memory of an attention with it are proportional
-    to the visible blocks; it is broadcast over a batch or heads of 1.
+    A block is visible if any of its pairs is. Make a mask with `from_mask` or `from_predicate`. Attention's
+    work and memory are proportional to the visible blocks. A batch or num_heads of 1 is broadcast.
     """
 
     shape: tuple[int, int, int, int]  # (batch or 1, num_heads or 1, seqlen_q, seqlen_k)
     block_q: int
     block_k: int
-    row_starts: NDArray[np.int64]  # (batch or 1, num_heads or 1, rows of blocks + 1): places in `columns`
-    columns: NDArray[np.int64]  # of each visible block, ascending within a row of blocks
-    parts: NDArray[np.int64]  # of each visible block: its place in `partial`, or -1 where all is visible
+    row_starts: NDArray[np.int64]  # (batch or 1, num_heads or 1, rows of blocks + 1): indices into `columns`
+    columns: NDArray[np.int64]  # (visible blocks,): block column, ascending within a row of blocks
+    parts: NDArray[np.int64]  # (visible blocks,): index into `partial`, or -1 if all of the block is visible
     partial: NDArray[np.bool_]  # (partly visible blocks, block_q, block_k); False beyond the lengths
 
     @classmethod
     def from_mask(cls, mask: Any, block: int | tuple[int, int] = 128) -> BlockMask:
-        """From a bool array (True = may attend) of 2 to 4 dimensions, seqlen_q and seqlen_k last.
+        """From a bool array (True = may attend): (seqlen_q, seqlen_k), with 0 to 2 axes before them.
 
-        block: queries and keys of a block, one number for both. Raises AttentionError.
+        block: queries and keys of a block, one number for both or a pair. Raises AttentionError.
 
         >>> mask = BlockMask.from_mask(np.tri(256, dtype=bool), block=64)
         >>> mask.visible_blocks, mask.total_blocks
@@ -65,9 +65,10 @@ class BlockMask(NamedTuple):
         num_heads: int = 1,
         block: int | tuple[int, int] = 128,
     ) -> BlockMask:
-        """From predicate(batch, head, query, key) on integer arrays, evaluated a row of blocks at a time.
+        """From predicate(batch, head, query, key) on integer arrays, called once per row of blocks.
 
-        batch and num_heads: 1 where the mask is the same for all. Raises AttentionError.
+        batch and num_heads: 1 if the mask is the same for all. block: queries and keys of a block, one
+        number for both or a pair. Raises AttentionError.
 
         >>> document = np.repeat([0, 1], 128)
         >>> same = lambda b, h, q, k: document[q] == document[k]
@@ -95,22 +96,22 @@ class BlockMask(NamedTuple):
 
     @property
     def visible_blocks(self) -> int:
-        """Blocks of which something is visible, over batch and heads."""
+        """Number of blocks with a visible pair, over batch and heads."""
         return len(self.columns)
 
     @property
     def total_blocks(self) -> int:
-        """All blocks, over batch and heads."""
+        """Number of all blocks, over batch and heads."""
         batch, num_heads, seqlen_q, seqlen_k = self.shape
         return batch * num_heads * -(-seqlen_q // self.block_q) * -(-seqlen_k // self.block_k)
 
     @property
     def nbytes(self) -> int:
-        """Memory that the mask takes."""
+        """Bytes of the mask's arrays."""
         return sum(x.nbytes for x in (self.row_starts, self.columns, self.parts, self.partial))
 
     def rows(self, b: int, h: int, queries: slice) -> NDArray[np.bool_]:
-        """Some queries of one head as a bool array: (queries, seqlen_k).
+        """The mask of some queries of one head as a bool array: (queries, seqlen_k).
 
         >>> BlockMask.from_mask(np.tri(4, dtype=bool), block=2).rows(0, 0, slice(2, 3))
         array([[ True,  True,  True, False]])
@@ -133,7 +134,7 @@ class BlockMask(NamedTuple):
         return mask
 
     def dense(self) -> NDArray[np.bool_]:
-        """The same as a bool array of `shape`."""
+        """The whole mask as a bool array of `shape`."""
         mask = np.empty(self.shape, np.bool_)
         for b, h in np.ndindex(*self.shape[:2]):
             mask[b, h] = self.rows(b, h, slice(None))
@@ -180,8 +181,8 @@ def _build(
 
 
 def _blocks(visible: NDArray[np.bool_], block_k: int) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """(column, block) of the blocks in these rows that are visible in some part."""
-    some = np.asarray(visible.any(axis=0))
+    """(column, block) of each block with a visible pair, in one row of blocks."""
+    visible_keys = np.asarray(visible.any(axis=0))
     for column, start in enumerate(range(0, visible.shape[1], block_k)):
-        if some[start : start + block_k].any():
+        if visible_keys[start : start + block_k].any():
             yield column, visible[:, start : start + block_k]

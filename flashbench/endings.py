@@ -1,9 +1,9 @@
 """Ends of `with` blocks that no exception can skip, because they are one call into C.
 
-CPython runs signal handlers, and delivers exceptions set for a thread, between bytecodes. A `finally` block
-and an `__exit__` written in Python begin with bytecodes, so a second exception can get out of them before
-they have done anything. Between an exception inside a `with` block and a C function as its `__exit__` there
-is no such place, nor between the block's normal end and that call.
+CPython runs signal handlers between bytecodes, and raises exceptions set by another thread there too.
+A `finally` block and a Python `__exit__` begin with bytecodes, so a second exception can leave them before
+they do anything. If `__exit__` is a C function, no bytecode lies between the block's end and the call. That
+holds for a normal end and for an exception.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Callable
 from ctypes import CFUNCTYPE, c_void_p, py_object
 from typing import Any
 
-# What a block may end with: void f(void *argument, PyObject *kind, PyObject *error, PyObject *traceback),
-# called without the GIL. It returns nothing, so it suppresses no exception.
+# void f(void *argument, PyObject *kind, PyObject *error, PyObject *traceback), called without the GIL.
+# It returns nothing, so it suppresses no exception.
 ENDING = CFUNCTYPE(None, c_void_p, py_object, py_object, py_object)
 
 
 class Ending:
-    """`with` it, and the block ends with function(argument): always, once, whole.
+    """A context manager that calls function(argument) at the end of its block: always, once, completely.
 
-    function: an `ENDING`. It must not depend on the GIL, nor fail.
+    function: an `ENDING`. It must not need the GIL, and must not fail.
     """
 
-    # `with` finds both through the descriptors of these slots, which are C as well, and calls what they hold.
+    # `with` reads both methods through the slots' descriptors, which are C as well.
     __slots__ = ("__enter__", "__exit__")
 
     __enter__: Any

@@ -1,10 +1,10 @@
-"""The few kinds of error a user can meet, each with its exit code."""
+"""The errors that users can meet, and their exit code."""
 
 from __future__ import annotations
 
 
 def mid_sentence(text: str) -> str:
-    """What another library says, to go on after a colon: a small first letter, unless it is an acronym's.
+    """Another library's message, for use after a colon: first letter lower case, except in an acronym.
 
     >>> mid_sentence("Expected `int`"), mid_sentence("JSON is malformed")
     ('expected `int`', 'JSON is malformed')
@@ -13,15 +13,15 @@ def mid_sentence(text: str) -> str:
 
 
 class FlashbenchError(Exception):
-    """Something the user can mend: one line that names the thing, the rule and the value.
+    """An error that the user can fix. Its message is one line that names the thing, the rule and the value.
 
-    `hint` says what to do next, on a line of its own; `exit_code` is what the command exits with.
+    hint: what to do next, printed on its own line. exit_code: the command's exit code.
     """
 
     exit_code = 2
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        self.args = (message,)  # as Exception.__init__ does, which PyTorch's compiler cannot trace
+        self.args = (message,)  # PyTorch's compiler cannot trace Exception.__init__, which does the same
         self.hint = hint
 
 

@@ -1,4 +1,4 @@
-"""The arrays that come beside q, k and v when features are on: mask, ALiBi slopes, sinks, block table."""
+"""Arrays that features need next to q, k and v: mask, ALiBi slopes, sinks, block table."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from flashbench.block_mask import BlockMask
 from flashbench.problem import AttentionProblem
 
 Array = NDArray[np.floating]
-# Made masks let a query see this share of the keys, so that no tile is wholly seen or hidden.
-_SEEN_SHARE = 0.75
-_SEEN_BLOCKS = 0.25
+# Shares of visible pairs and blocks in made masks. With 3 of 4 pairs no tile is wholly visible or hidden.
+_VISIBLE_PAIRS = 0.75
+_VISIBLE_BLOCKS = 0.25
 
 
 class Extras(NamedTuple):
-    """None where the feature is off. Floats are in the problem's dtype."""
+    """Each array is None if its feature is off. Floating arrays have the problem's dtype."""
 
     mask: NDArray[Any] | BlockMask | None = None  # bool or float, (batch, num_heads, seqlen_q, seqlen_k)
     alibi_slopes: Array | None = None  # (batch, num_heads)
     sinks: Array | None = None  # (num_heads,)
-    block_table: NDArray[np.int64] | None = None  # (batch, pages of the longest sequence): places in k and v
+    block_table: NDArray[np.int64] | None = None  # (batch, pages of the longest sequence): page index in k, v
 
 
 NO_EXTRAS = Extras()
 
 
 def alibi_slopes(num_heads: int) -> NDArray[np.float64]:
-    """The slopes of Press et al. 2022, "Train Short, Test Long": 2^(-8 i / num_heads) for i = 1 and up.
+    """ALiBi's slopes (num_heads,): 2^(-8 i / num_heads) for i = 1 to num_heads.
 
-    Where num_heads is no power of two: those of the next lower power, then every other one of the next
-    higher power's, as their code has it.
+    If num_heads is no power of two: the slopes of the next lower power, then every second slope of the next
+    higher power. Press et al. 2022, "Train Short, Test Long", and its code.
 
     >>> alibi_slopes(4)
     array([0.25      , 0.0625    , 0.015625  , 0.00390625])
@@ -44,10 +44,10 @@ def alibi_slopes(num_heads: int) -> NDArray[np.float64]:
 
 
 def make_extras(problem: AttentionProblem, seed: int = 0) -> Extras:
-    """What the problem's features need, the same for the same seed on every machine.
+    """Arrays for the problem's features. One seed gives the same arrays on every machine.
 
-    Slopes are ALiBi's own; sinks and float masks standard normal; a bool mask lets 3 of 4 pairs be seen, a
-    block mask 1 of 4 blocks and every query at least its first; pages lie in a random order.
+    Slopes are `alibi_slopes`. Sinks and float masks are standard normal. A bool mask shows 3 of 4 pairs. A
+    block mask shows 1 of 4 blocks, plus the first block of every row. Pages are in random order.
     """
     rng = np.random.default_rng((seed, 1))
     dtype = np.dtype(problem.dtype)
@@ -67,7 +67,7 @@ def _make_mask(problem: AttentionProblem, rng: np.random.Generator) -> NDArray[A
     shape = (problem.batch, problem.num_heads, problem.seqlen_q, problem.seqlen_k)
     own = problem.mask_shape
     if problem.mask == "bool":
-        return np.broadcast_to(rng.random(own) < _SEEN_SHARE, shape)
+        return np.broadcast_to(rng.random(own) < _VISIBLE_PAIRS, shape)
     if problem.mask == "float":
         return np.broadcast_to(rng.standard_normal(own).astype(problem.dtype), shape)
     if problem.mask == "block":
@@ -78,13 +78,14 @@ def _make_mask(problem: AttentionProblem, rng: np.random.Generator) -> NDArray[A
 def _make_block_mask(problem: AttentionProblem, rng: np.random.Generator) -> BlockMask:
     batch, num_heads, seqlen_q, seqlen_k = problem.mask_shape
     block_q, block_k = problem.mask_block_q, problem.mask_block_k
-    seen = rng.random((batch, num_heads, -(-seqlen_q // block_q), -(-seqlen_k // block_k))) < _SEEN_BLOCKS
-    seen[..., 0] = True
+    rows, columns = -(-seqlen_q // block_q), -(-seqlen_k // block_k)
+    blocks = rng.random((batch, num_heads, rows, columns)) < _VISIBLE_BLOCKS
+    blocks[..., 0] = True
 
     def visible(b: Any, h: Any, q: Any, k: Any) -> Any:
-        # Half of the visible blocks are so in part.
+        # Every second visible block is visible only in part.
         row, column = q // block_q, k // block_k
-        return seen[b, h, row, column] & (((row + column) % 2 == 0) | (k % block_k <= q % block_q))
+        return blocks[b, h, row, column] & (((row + column) % 2 == 0) | (k % block_k <= q % block_q))
 
     return BlockMask.from_predicate(
         visible, seqlen_q, seqlen_k, batch=batch, num_heads=num_heads, block=(block_q, block_k)

@@ -1,4 +1,4 @@
-"""Exact attention and its gradients: the two functions that everything else is built on."""
+"""Exact attention and its gradients. All other interfaces are built on these two functions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 class AttentionOutput(NamedTuple):
-    """o in q's shape with v's head_dim; lse: (batch, num_heads, seqlen_q), or (batch, seqlen_q) in 3-D,
-    or (num_heads, total) when packed.
+    """o: q's shape, with head_dim_v as its last axis. lse: (batch, num_heads, seqlen_q), or (batch, seqlen_q)
+    in 3-D, or (num_heads, total) when packed.
     """
 
     o: Array
@@ -40,8 +40,8 @@ def attention(
     """softmax(softmax_scale * q k^T) v, exactly, and by default without an array of the scores.
 
     The default engine follows Dao et al. 2022, "FlashAttention: Fast and Memory-Efficient Exact
-    Attention with IO-Awareness" (algorithm 1). Not every engine has every option below; one that lacks
-    an option refuses it, and `flashbench engines` lists what each has.
+    Attention with IO-Awareness" (algorithm 1). An engine that lacks one of the options below refuses it.
+    `flashbench engines` lists the options of each engine.
 
     Args:
         q: (batch, num_heads, seqlen_q, head_dim), or (batch, seqlen_q, head_dim) for one head.
@@ -50,58 +50,60 @@ def attention(
             num_heads / num_kv_heads neighbouring query heads share a key head.
         v: (batch, num_kv_heads, seqlen_k, head_dim_v). head_dim and head_dim_v: 1 to 256.
         softmax_scale: None is 1 / sqrt(head_dim).
-        causal: a query sees only keys up to its own position, which is i for query i, plus what
-            causal_alignment adds.
-        causal_alignment: how positions of queries and keys meet where seqlen_q is not seqlen_k, for
-            causal, window and alibi_slopes: "bottom-right" puts the last query at the last key, "top-left"
+        causal: a query sees only keys up to its own position. Query i has position i, plus an offset from
+            causal_alignment.
+        causal_alignment: the offset between query and key positions if seqlen_q is not seqlen_k, for
+            causal, window and alibi_slopes. "bottom-right" puts the last query at the last key, "top-left"
             the first query at the first key.
-        window: (left, right): a query sees that many keys before and after its own position, None being
-            no limit; right is 0 when causal. Beltagy et al. 2020, "Longformer"; Jiang et al. 2023,
+        window: (left, right): a query sees left keys before its own position and right keys after it. None
+            is no limit. causal makes right 0. Beltagy et al. 2020, "Longformer"; Jiang et al. 2023,
             "Mistral 7B", whose window of w keys is (w - 1, 0).
         softcap: scaled scores s become softcap * tanh(s / softcap). Gemma Team 2024, "Gemma 2".
-        alibi_slopes: (num_heads,) or (batch, num_heads): slope * |distance of query and key| is taken from
-            each score. Press et al. 2022, "Train Short, Test Long"; `flashbench.alibi_slopes` gives theirs.
-        mask: what broadcasts to (batch, num_heads, seqlen_q, seqlen_k), or to (batch, seqlen_q, seqlen_k)
-            in 3-D, and is not copied: bool, True where a query may attend; or of q's dtype, added to the
-            scores (-inf hides); or a `BlockMask`, whose hidden blocks cost nothing.
-        sinks: (num_heads,) of q's dtype: a logit that joins the softmax's denominator and has no value.
-            Xiao et al. 2024, "Efficient Streaming Language Models with Attention Sinks", as gpt-oss has it.
-        key_lengths: (batch,) whole numbers, 0 to seqlen_k: keys beyond them do not count, and positions at
-            the bottom right are from each sequence's own end.
-        block_table: (batch, pages) whole numbers, with key_lengths. Key j of a sequence is then row
-            j % page_size of the page that the table names at j // page_size, in k of
-            (pages, num_kv_heads, page_size, head_dim), and v likewise. Kwon et al. 2023, "Efficient Memory
+        alibi_slopes: (num_heads,) or (batch, num_heads): slope * |distance of query and key| is subtracted
+            from each score. Press et al. 2022, "Train Short, Test Long"; `flashbench.alibi_slopes` makes
+            their slopes.
+        mask: an array that broadcasts to (batch, num_heads, seqlen_q, seqlen_k), or to
+            (batch, seqlen_q, seqlen_k) in 3-D. It is not copied. bool: True where a query may attend. q's
+            dtype: added to the scores (-inf hides). A `BlockMask`: hidden blocks cost nothing.
+        sinks: (num_heads,) of q's dtype: a logit that is added to the softmax's denominator and has no value.
+            Xiao et al. 2024, "Efficient Streaming Language Models with Attention Sinks", as in gpt-oss.
+        key_lengths: (batch,) whole numbers, 0 to seqlen_k: the number of valid keys of each sequence.
+            "bottom-right" then means each sequence's own last key.
+        block_table: (batch, pages) whole numbers; needs key_lengths. k is then
+            (pages, num_kv_heads, page_size, head_dim), and v likewise. Key j of sequence b is row
+            j % page_size of page block_table[b, j // page_size]. Kwon et al. 2023, "Efficient Memory
             Management for Large Language Model Serving with PagedAttention"; see `PagedKVCache`.
-        dropout: the share of probabilities that become zero, from 0 to below 1; the others grow by
+        dropout: the share of probabilities set to zero, from 0 to below 1. The others are multiplied by
             1 / (1 - dropout). Srivastava et al. 2014.
-        dropout_seed: whole number below 2**64, which decides which they are, by Philox 4x32-10 of their
-            place (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"): the same for every
-            engine, number of threads and block size. To be another for each call, and the same for its
-            backward.
+        dropout_seed: whole number below 2**64. Philox 4x32-10 (Salmon et al. 2011, "Parallel Random Numbers:
+            As Easy as 1, 2, 3") of seed and place decides which probabilities are dropped: the same ones for
+            every engine, number of threads and block size. Use a new seed for each call, and the same seed
+            for its backward.
         engine: "flash", "standard", "numpy", "torch-flash" or one that an installed package adds.
-        block_q, block_k: tile sizes, for engines that have them. None: the engine chooses, "flash"
-            from what `flashbench tune` found on this CPU, if it ran before this process began. The
-            result is the same but for rounding.
+        block_q, block_k: tile sizes, for engines that have them. None: the engine chooses. "flash" uses what
+            `flashbench tune` found on this CPU, if it ran before this process began. Results differ only in
+            rounding.
         num_threads: None is every core that this process may use.
-        use_simd: False selects scalar loops in the engines that have both.
-        return_lse: also return the logarithm of each row's softmax denominator, sink included and before
-            dropout, which `attention_backward` needs. Some engines do not give it.
+        use_simd: False selects scalar loops, in engines that have both.
+        return_lse: also return lse, the logarithm of each row's softmax denominator, with the sink and before
+            dropout. `attention_backward` needs it. Some engines do not give it.
 
-    The order is the one above: softcap, alibi_slopes, a mask of floats, what hides keys, the softmax with
-    its sinks, dropout.
+    Features apply in this order: softcap, alibi_slopes, float mask, hidden keys, softmax with sinks, dropout.
 
     Returns:
-        o: (batch, num_heads, seqlen_q, head_dim_v), or (batch, seqlen_q, head_dim_v) in 3-D; with
-        return_lse, AttentionOutput(o, lse). A row that sees no key has o = 0 and lse = -inf, or the sink.
-        A score of -inf has weight 0, whatever made it so, and a row all of whose scores are -inf is as one
-        that sees no key. A NaN or a score of +inf makes the rows that see it NaN, o and lse, as inf - inf
-        does in the softmax, and no less where it is dropped; it reaches no other row, whatever hides it
-        ("flash" and "standard"; other engines as they please).
+        o: (batch, num_heads, seqlen_q, head_dim_v), or (batch, seqlen_q, head_dim_v) in 3-D. With
+        return_lse: AttentionOutput(o, lse).
+
+        A row that sees no key has o = 0 and lse = -inf (or the sink). A score of -inf has weight 0, whatever
+        its cause. A row with only such scores is like a row that sees no key. A NaN or a score of +inf makes
+        o and lse NaN in every row that sees it, even if dropout drops it, because the softmax computes
+        inf - inf. It never reaches a row that does not see it. Both hold for "flash" and "standard"; other
+        engines may differ.
 
     Raises:
         AttentionError: an argument breaks a rule.
         EngineError: the engine's library is not installed.
-        UnsupportedError: the engine cannot run this problem, or gives no lse where that is asked for.
+        UnsupportedError: the engine cannot run this problem, or return_lse is set and it gives no lse.
 
     >>> import numpy as np
     >>> q = k = v = np.eye(4)[None]
@@ -133,25 +135,25 @@ def attention_backward(
 
     Args:
         do: gradient of the loss by o, in o's shape.
-        q, k, v: as they were given to `attention`.
+        q, k, v: the arguments of `attention`.
         o, lse: what `attention(..., return_lse=True)` returned for them with the same options.
-        return_dmask: also return the gradient by the mask, which must be one of floats.
+        return_dmask: also return the gradient by the mask, which must be a float mask.
         **options: softmax_scale, causal, causal_alignment, window, softcap, alibi_slopes, mask, sinks,
             key_lengths, block_table, dropout, dropout_seed, engine, block_q, block_k, num_threads, use_simd:
-            as in `attention`, and those that decide what is computed the same as there. The engine may be
-            another than the forward's.
+            as in `attention`. Options that change the result must be the same as there. The engine may be
+            another.
 
     Returns:
-        AttentionGradients, which unpacks into dq, dk and dv in the shapes and dtype of q, k and v, query
-        heads that share a key head being added up in dk and dv; its `dsinks` is (num_heads,), its `dmask`
-        in the mask's own shape, added up along what was broadcast, both None where there is none. Rows that
-        see no key have zero gradients, and so have keys beyond key_lengths.
+        AttentionGradients, which unpacks into dq, dk and dv in the shapes and dtype of q, k and v. dk and dv
+        are sums over the query heads that share a key head. Its `dsinks` is (num_heads,). Its `dmask` has the
+        mask's own shape: it is summed along broadcast axes. Both are None if there is none. Rows that see no
+        key have zero gradients, and so have keys beyond key_lengths.
 
     Raises:
         AttentionError: as `attention`.
         EngineError: as `attention`.
-        UnsupportedError: also when return_dmask is more than the engine can. Keys in pages, which a
-            block_table finds, are there to be read: no engine of this package has their gradients.
+        UnsupportedError: as `attention`, or the engine cannot compute dmask. Keys in pages (block_table) are
+            only for reading: no engine of this package has their gradients.
 
     >>> import numpy as np
     >>> q = k = v = np.eye(4)[None]

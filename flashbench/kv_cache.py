@@ -1,4 +1,4 @@
-"""Keys and values of the tokens so far, for decoding: with room ahead of them, in one array or in pages."""
+"""Key/value caches for decoding, with spare room for new tokens: in one array each, or in pages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WholeNumbers = NDArray[np.int64]
 
 
 class _Cache(ABC):
-    """What both caches share: how long every sequence is, and the checks. Where keys go is the other half."""
+    """The lengths and checks that both caches share. Subclasses decide where keys and values go."""
 
     _k: Array  # (sequences or pages, num_kv_heads, tokens, head_dim)
     _v: Array
@@ -34,17 +34,17 @@ class _Cache(ABC):
 
     @abstractmethod
     def _reserve(self, sequences: WholeNumbers, lengths: WholeNumbers) -> None:
-        """Have room for these sequences at these lengths, which are not shorter than they are."""
+        """Make room for these sequences at these new lengths. No length is below the present one."""
 
     @abstractmethod
     def _places(self, sequences: WholeNumbers, positions: WholeNumbers) -> tuple[Any, Any]:
-        """Indices into the first and the third axis of k and v, for a row of positions of each sequence."""
+        """Indices into the first and third axis of k and v, for positions (sequences, new tokens)."""
 
     def _shorten(self, lengths: WholeNumbers) -> None:
         self._lengths = lengths
 
     def _allocate(self, first: int, tokens: int) -> tuple[Array, Array]:
-        """k and v of these sizes, zeroed: what nobody wrote is no NaN."""
+        """k and v of these sizes, zeroed: rows that were never written must not be NaN."""
         rows = first, self._num_kv_heads, tokens
         return (
             np.zeros((*rows, self._head_dim), self._dtype),
@@ -53,24 +53,23 @@ class _Cache(ABC):
 
     @property
     def key_lengths(self) -> WholeNumbers:
-        """(batch,): the tokens of each sequence; a copy."""
+        """(batch,): the number of tokens of each sequence; a copy."""
         return self._lengths.copy()
 
     def __len__(self) -> int:
-        """Tokens of the longest sequence."""
+        """Number of tokens of the longest sequence."""
         return int(self._lengths.max())
 
     @property
     def nbytes(self) -> int:
-        """Memory of the keys and values and of the room ahead of them."""
+        """Bytes of the keys and values, with their spare room."""
         return self._k.nbytes + self._v.nbytes
 
     def append(self, k: Any, v: Any, *, sequence: int | None = None) -> None:
-        """Copy the keys and values of new tokens in behind those that are there.
+        """Copy the keys and values of new tokens to the end of each sequence, or of one sequence.
 
-        k: (batch, num_kv_heads, new, head_dim) and v: (batch, num_kv_heads, new, head_dim_v), for any number
-        of new tokens; with `sequence`, both without batch and for that one. Raises AttentionError, and then
-        nothing has changed.
+        k: (batch, num_kv_heads, new, head_dim); v: (batch, num_kv_heads, new, head_dim_v); any number of new
+        tokens. With `sequence`: both without the batch axis. Raises AttentionError, and then changes nothing.
         """
         sequences = np.arange(len(self._lengths))
         if sequence is not None:
@@ -83,15 +82,15 @@ class _Cache(ABC):
         before = self._lengths[sequences]
         self._reserve(sequences, before + new)
         first, third = self._places(sequences, before[:, np.newaxis] + np.arange(new))
-        # The two indices, with a slice between them, bring (sequence, token) to the front.
+        # A slice between two index arrays: NumPy puts their axes first, (sequence, token, head, dim).
         self._k[first, :, third] = k.swapaxes(1, 2)
         self._v[first, :, third] = v.swapaxes(1, 2)
         self._lengths[sequences] += new
 
     def truncate(self, lengths: Any) -> None:
-        """Forget what is behind these lengths: (batch,) of them, or one that no sequence is to exceed.
+        """Forget the tokens after these lengths.
 
-        Raises AttentionError.
+        lengths: (batch,), or one number that is the most tokens of any sequence. Raises AttentionError.
         """
         if isinstance(lengths, (int, np.integer)):
             as_count("lengths", lengths, least=0)
@@ -110,7 +109,7 @@ class _Cache(ABC):
         self._shorten(wanted.astype(np.int64))
 
     def free(self, sequence: int) -> None:
-        """Forget all of one sequence, so that another can take its place. Raises AttentionError."""
+        """Forget all tokens of one sequence, so that another can take its place. Raises AttentionError."""
         lengths = self._lengths.copy()
         lengths[self._as_sequence(sequence)] = 0
         self._shorten(lengths)
@@ -123,7 +122,7 @@ class _Cache(ABC):
         return index
 
     def _as_new(self, name: str, value: Any, width: int, sequence: int | None) -> Array:
-        """(number of sequences, num_kv_heads, new, width)."""
+        """New keys or values as (number of sequences, num_kv_heads, new, width)."""
         x = as_array(name, value)
         check_same_dtype(name, x, "the cache", self._dtype)
         before: tuple[int, ...] = (self._num_kv_heads,)
@@ -136,7 +135,7 @@ class _Cache(ABC):
 
 
 class KVCache(_Cache):
-    """Keys and values of a batch in one array each, of which attention reads views.
+    """Keys and values of a batch in one array each. `k` and `v` are views, for `attention`.
 
     >>> import flashbench
     >>> cache = KVCache(batch=2, num_kv_heads=1, head_dim=4)
@@ -159,15 +158,15 @@ class KVCache(_Cache):
         capacity: int = 128,
         dtype: Dtype = "float64",
     ) -> None:
-        """capacity: the tokens of a sequence that there is room for. One more doubles it, and only then is
-        anything copied. Raises AttentionError.
+        """capacity: tokens of room per sequence. One token more at least doubles it. Only that copies the
+        cache. Raises AttentionError.
         """
         super().__init__(batch, num_kv_heads, head_dim, head_dim_v, dtype)
         self._k, self._v = self._allocate(len(self._lengths), as_size("capacity", capacity))
 
     @property
     def capacity(self) -> int:
-        """How long a sequence may become without a copy."""
+        """The number of tokens that a sequence may have without a copy of the cache."""
         return int(self._k.shape[2])
 
     @property
@@ -182,7 +181,7 @@ class KVCache(_Cache):
 
     @property
     def block_table(self) -> None:
-        """None: there are no pages. So both caches are used alike."""
+        """None, as there are no pages. Code can pass it to `attention` for either cache."""
         return
 
     def _reserve(self, sequences: WholeNumbers, lengths: WholeNumbers) -> None:
@@ -198,8 +197,8 @@ class KVCache(_Cache):
 
 
 class PagedKVCache(_Cache):
-    """Keys and values in pages of one pool, so that a sequence takes no more room than it fills, but for its
-    last page, and what it leaves is another's to take.
+    """Keys and values in pages of one pool. A sequence wastes room only in its last page. Pages that it no
+    longer needs go to other sequences.
 
     Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving with PagedAttention".
 
@@ -225,8 +224,8 @@ class PagedKVCache(_Cache):
         num_pages: int | None = None,
         dtype: Dtype = "float64",
     ) -> None:
-        """num_pages: the pages of page_size tokens in the pool; None: one for each sequence. One more doubles
-        them, and only then is anything copied. Raises AttentionError.
+        """page_size: tokens per page. num_pages: pages in the pool; None: one per sequence. A full pool at
+        least doubles. Only that copies the cache. Raises AttentionError.
         """
         super().__init__(batch, num_kv_heads, head_dim, head_dim_v, dtype)
         pages = as_count("num_pages", num_pages) or len(self._lengths)
@@ -236,17 +235,17 @@ class PagedKVCache(_Cache):
 
     @property
     def page_size(self) -> int:
-        """Tokens of a page."""
+        """Tokens per page."""
         return int(self._k.shape[2])
 
     @property
     def num_pages(self) -> int:
-        """Pages in the pool."""
+        """Number of pages in the pool."""
         return int(self._k.shape[0])
 
     @property
     def free_pages(self) -> int:
-        """Pages in the pool that no sequence has."""
+        """Number of pages that no sequence uses."""
         return len(self._free)
 
     @property
@@ -261,7 +260,7 @@ class PagedKVCache(_Cache):
 
     @property
     def block_table(self) -> WholeNumbers:
-        """(batch, pages of the longest sequence): each sequence's in order, 0 behind them; a copy."""
+        """(batch, pages of the longest sequence): each sequence's pages in order, then zeros; a copy."""
         return self._table[:, : max(1, int(self._pages_of(self._lengths).max()))].copy()
 
     def _reserve(self, sequences: WholeNumbers, lengths: WholeNumbers) -> None:
@@ -293,7 +292,7 @@ class PagedKVCache(_Cache):
         super()._shorten(lengths)
 
     def _pages_of(self, lengths: WholeNumbers) -> WholeNumbers:
-        """How many pages sequences of these lengths fill, the last in part."""
+        """Number of pages that sequences of these lengths use; the last may be partly full."""
         return -(-lengths // self.page_size)
 
 
@@ -306,6 +305,6 @@ def _as_head_dim(name: str, size: int) -> int:
 
 def _as_dtype(dtype: Any) -> np.dtype[Any]:
     for known in DTYPES:
-        if dtype is not None and dtype == known:  # None is float64 to NumPy
+        if dtype is not None and dtype == known:  # NumPy takes None for float64
             return known
     raise AttentionError(f"dtype must be float64 or float32, not {dtype!r}")

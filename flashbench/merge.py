@@ -1,4 +1,4 @@
-"""One attention out of several over disjoint sets of keys."""
+"""Merge attentions over disjoint sets of keys into one."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from flashbench.functional import AttentionOutput
 
 
 def merge_attention(o_parts: Any, lse_parts: Any) -> AttentionOutput:
-    """What attention over all the keys would have given, from attentions over disjoint sets of them.
+    """Attention over all keys, from attentions over disjoint sets of them.
 
     o = sum of exp(lse_i - lse) * o_i with lse = log(sum of exp(lse_i)): Dao et al. 2023, "Flash-Decoding";
-    Ye et al. 2025, "FlashInfer" (section 2.2). Exact but for rounding: everything is added up in float64
-    and rounded once. The order of the parts changes the last bit at most; merged parts may be merged again.
+    Ye et al. 2025, "FlashInfer" (section 2.2). Exact except for rounding: sums are float64 and are rounded
+    once. The order of the parts changes at most the last bit. A result can be a part of another merge.
 
     Args:
         o_parts: (..., seqlen, head_dim_v) each, as `attention` returned them: a list or tuple, or one
-            array with the parts first. float64 or float32, all the same.
+            array with the parts as its first axis. All float64 or all float32.
         lse_parts: (..., seqlen) each, in the same order.
 
     Returns:
-        AttentionOutput in the shapes and dtype of one part. A row whose lse is -inf in a part sees no key
-        there, and what o holds is ignored; where it is so in every part, o = 0 and lse = -inf. A NaN in o
-        stays in its column, a NaN or +inf in lse makes its row NaN, as in attention over all the keys.
-        Parts with sinks: give the sinks to one of them only, since each adds them to its lse.
+        AttentionOutput in the shapes and dtype of one part. A row with lse = -inf in a part sees no key of
+        that part, and its o there is ignored. If that holds in every part, o = 0 and lse = -inf. A NaN in o
+        stays in its column. A NaN or +inf in lse makes the whole row NaN, as in attention over all keys.
+        Sinks: pass them to the attention of one part only, as each part adds them to its lse.
 
     Raises:
-        AttentionError: no parts, not as many of o as of lse, or shapes or dtypes that differ.
+        AttentionError: no parts, different numbers of o and lse, or shapes or dtypes that differ.
 
     >>> from flashbench import attention
     >>> rng = np.random.default_rng(0)
@@ -45,24 +45,24 @@ def merge_attention(o_parts: Any, lse_parts: Any) -> AttentionOutput:
     o_arrays, lse_arrays = _parts("o_parts", o_parts), _parts("lse_parts", lse_parts)
     _check(o_arrays, lse_arrays)
     dtype = o_arrays[0].dtype
-    with np.errstate(all="ignore"):  # NaN and infinity are answers here
+    with np.errstate(all="ignore"):  # NaN and infinity are valid results here
         lse = np.stack(lse_arrays).astype(np.float64, copy=False)
         row_max = lse.max(axis=0)
-        seen = row_max != -np.inf
-        weights = np.where(seen, np.exp(lse - row_max), 0.0)
+        sees_keys = row_max != -np.inf
+        weights = np.where(sees_keys, np.exp(lse - row_max), 0.0)
         total = weights.sum(axis=0)
-        weights /= np.where(seen, total, 1.0)
+        weights /= np.where(sees_keys, total, 1.0)
         o = np.zeros(o_arrays[0].shape)
         for part, of_rows, weight in zip(o_arrays, lse, weights, strict=True):
-            # A part that sees no key counts for nothing, even where its o is NaN. A weight that is merely too
-            # small for a number hides no NaN.
+            # A row that sees no key of a part adds 0, even if its o is NaN. A weight that underflowed to 0
+            # still passes NaN on: 0 * NaN is NaN.
             o += np.where((of_rows == -np.inf)[..., np.newaxis], 0.0, weight[..., np.newaxis] * part)
-        merged = np.where(seen, row_max + np.log(total), -np.inf)
+        merged = np.where(sees_keys, row_max + np.log(total), -np.inf)
     return AttentionOutput(o.astype(dtype, copy=False), merged.astype(dtype, copy=False))
 
 
 def _parts(name: str, parts: Any) -> Sequence[Array]:
-    """Each part as an array, whichever way they come."""
+    """The parts as arrays, from a list, a tuple or one stacked array. Raises AttentionError."""
     if isinstance(parts, (list, tuple)):
         arrays = [as_array(f"{name}[{i}]", part) for i, part in enumerate(parts)]
     else:

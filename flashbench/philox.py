@@ -1,8 +1,8 @@
-"""Dropout's random numbers: which probabilities are kept, from (sequence, head, query, key) and seed alone.
+"""Dropout's random numbers in NumPy. Seed and (sequence, head, query, key) alone decide what is kept.
 
 Philox 4x32-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3") is a function of a counter,
-not a stream: any block of any tile, forward or backward and on any thread, finds the same words. Here it is
-in NumPy, for whoever is not compiled; engines agree with it bit for bit.
+not a stream. So every tile gets the same words, in forward and backward, on any thread. Code that is not
+compiled, such as the oracle, uses this module. Compiled kernels agree with it bit for bit.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from flashbench.problem import AttentionProblem
 
 ROUNDS = 10
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
-KEY_STEPS = 0x9E3779B9, 0xBB67AE85  # Weyl sequences: of the golden ratio, and of sqrt(3) - 1
-WORDS = 4  # of one counter
+KEY_STEPS = 0x9E3779B9, 0xBB67AE85  # steps of the key's Weyl sequences: golden ratio, sqrt(3) - 1
+WORDS = 4  # words per counter
 LARGEST_WORD = 2**32 - 1
 
 Words = NDArray[np.uint32]
@@ -24,7 +24,7 @@ Words = NDArray[np.uint32]
 def philox_words(
     counter: tuple[Words, Words, Words, Words], key: tuple[int, int]
 ) -> tuple[Words, Words, Words, Words]:
-    """The four words of every counter, whose own four words are arrays that broadcast against each other."""
+    """The four random words of every counter. counter: its four words, arrays that broadcast together."""
     c0, c1, c2, c3 = (np.asarray(word, np.uint32) for word in counter)
     k0, k1 = key
     for _ in range(ROUNDS):
@@ -36,16 +36,16 @@ def philox_words(
 
 
 def dropout_threshold(dropout: float) -> int:
-    """The words below it, out of 2**32, drop their pair."""
+    """The limit, out of 2**32: a pair is dropped if its word is below it."""
     return min(round(dropout * (LARGEST_WORD + 1)), LARGEST_WORD)
 
 
 def dropout_kept(
     problem: AttentionProblem, b: int, h: int, rows: NDArray[np.intp], columns: NDArray[np.intp]
 ) -> NDArray[np.bool_]:
-    """Which pairs of these queries and these keys, of sequence b and head h, dropout keeps: (rows, columns).
+    """(rows, columns): True for each pair of query and key that dropout keeps, in sequence b, head h.
 
-    Key j has word j % 4 of the counter (j // 4, query, h, b); the key is the seed, low word first.
+    Key j has word j % 4 of the counter (j // 4, query, h, b). Philox's key is the seed, low word first.
     """
     blocks, place = np.unique(columns // WORDS, return_inverse=True)
     counter = blocks[np.newaxis, :], rows[:, np.newaxis], np.array(h), np.array(b)
@@ -57,6 +57,6 @@ def dropout_kept(
 
 
 def _product(multiplier: int, word: Words) -> tuple[Words, Words]:
-    """High and low word of a 64-bit product."""
+    """High and low word of the 64-bit product."""
     product = np.uint64(multiplier) * word.astype(np.uint64)
     return (product >> np.uint64(32)).astype(np.uint32), product.astype(np.uint32)

@@ -22,7 +22,7 @@ Direction = Literal["fwd", "bwd", "fwd_bwd"]
 CausalAlignment = Literal["bottom-right", "top-left"]
 Dtype = Literal["float32", "float64"]
 MaskKind = Literal["bool", "float", "block"]
-# What attention may do beyond softmax(scale q k^T) v with or without a causal mask.
+# Options of attention beyond softmax(scale q k^T) v and the causal mask.
 Feature = Literal[
     "window", "softcap", "alibi", "sinks", "mask", "key_lengths", "varlen", "dropout", "block_table"
 ]
@@ -33,7 +33,9 @@ MAX_HEAD_DIM = 256
 
 
 class Inputs(NamedTuple):
-    """q and do: (batch, num_heads, seqlen_q, ...); k and v: (batch, num_kv_heads, seqlen_k, ...)."""
+    """q: (batch, num_heads, seqlen_q, head_dim), do: (batch, num_heads, seqlen_q, head_dim_v);
+    k: (batch, num_kv_heads, seqlen_k, head_dim), v: (batch, num_kv_heads, seqlen_k, head_dim_v).
+    """
 
     q: NDArray[np.floating]
     k: NDArray[np.floating]
@@ -42,7 +44,7 @@ class Inputs(NamedTuple):
 
 
 class Sequence(NamedTuple):
-    """Where one sequence of a batch lies in the arrays, and how long it is, in rows."""
+    """Place and lengths of one sequence of a batch; all but batch_index count rows."""
 
     batch_index: int
     first_query: int
@@ -60,11 +62,12 @@ class AttentionProblem(
     """Shapes, dtype, masking and optional features of one attention call; `AttentionProblem.of` fills in
     the defaults.
 
-    Arrays that a feature needs (mask, slopes, sinks, block table) come beside q, k and v, as `Extras`; the
-    problem says that they are there. What follows from s = scale q k^T, in this order: softcap, ALiBi,
-    the additive mask, what hides keys (bool mask, window, lengths), softmax with sinks, dropout.
+    The problem only says that a feature has an array (mask, slopes, sinks, block table). `Extras` holds the
+    array itself, next to q, k and v. Attention applies the features to s = scale q k^T in this order:
+    softcap, ALiBi, additive mask, hidden keys (bool mask, causal mask, window, lengths), softmax with
+    sinks, dropout.
 
-    Raises AttentionError when a rule is broken, also when read from a file.
+    Raises AttentionError when a rule is broken, also when msgspec decodes the problem from a file.
     """
 
     batch: int
@@ -78,22 +81,23 @@ class AttentionProblem(
     causal: bool
     causal_alignment: CausalAlignment = "bottom-right"
     softmax_scale: float | None = None  # None: 1 / sqrt(head_dim)
-    # Query i sees the keys from i + diagonal - window_left to i + diagonal + window_right; None: no limit.
+    # Query i sees keys i + diagonal - window_left to i + diagonal + window_right; None: no limit.
     window_left: int | None = None
     window_right: int | None = None
     softcap: float | None = None  # s becomes softcap * tanh(s / softcap)
-    alibi: bool = False  # s -= slope * |i + diagonal - j|, a slope a head
-    sinks: bool = False  # a logit a head that joins the softmax's denominator
+    alibi: bool = False  # s -= slope * |i + diagonal - j|, one slope per head
+    sinks: bool = False  # one logit per head, added to the softmax's denominator
     mask: MaskKind | None = None  # bool: True = may attend; float: added to s; block: a BlockMask
-    mask_axes: str = "qk"  # along which of b, h, q, k the mask varies; it is broadcast along the others
-    mask_block_q: int = 64  # queries and keys of a block of a block mask
+    mask_axes: str = "qk"  # axes of b, h, q, k along which the mask varies; broadcast along the others
+    mask_block_q: int = 64  # queries and keys per block of a block mask
     mask_block_k: int = 64
-    dropout: float = _NO_DROPOUT  # the share of probabilities that become zero
+    dropout: float = _NO_DROPOUT  # the share of probabilities set to zero
     dropout_seed: int = 0
-    key_lengths: tuple[int, ...] | None = None  # keys of each sequence that count; None: all
-    # Of each sequence, with key_lengths: then q is (1, num_heads, sum of them, head_dim), and k likewise.
+    key_lengths: tuple[int, ...] | None = None  # valid keys of each sequence; None: all
+    # Queries of each sequence; needs key_lengths. The batch is then packed:
+    # q is (1, num_heads, sum(query_lengths), head_dim), k is (1, num_kv_heads, sum(key_lengths), head_dim).
     query_lengths: tuple[int, ...] | None = None
-    page_size: int | None = None  # k and v: (pages, num_kv_heads, page_size, ...), found by a block table
+    page_size: int | None = None  # k and v: (pages, num_kv_heads, page_size, ...); a block table finds pages
 
     def __post_init__(self) -> None:
         for name in ("batch", "num_heads", "num_kv_heads", "seqlen_q", "seqlen_k", "head_dim", "head_dim_v"):
@@ -110,7 +114,7 @@ class AttentionProblem(
             raise AttentionError(f"softmax_scale must be finite, not {self.softmax_scale}")
         self._check_features()
         self._check_lengths()
-        if self.dropout == 0:  # the default itself, so that records leave it out
+        if self.dropout == 0:  # omit_defaults compares by identity: 0 or -0.0 would be written to records
             msgspec.structs.force_setattr(self, "dropout", _NO_DROPOUT)
 
     def _check_features(self) -> None:
@@ -165,9 +169,11 @@ class AttentionProblem(
         window: Window = (None, None),
         **features: Any,
     ) -> AttentionProblem:
-        """A problem whose unnamed sizes follow the named ones: seqlen_k = seqlen_q, and so on.
+        """A problem with defaults for omitted sizes: seqlen_k = seqlen_q, num_kv_heads = num_heads,
+        head_dim_v = head_dim.
 
-        features: further fields by their names.
+        window: (window_left, window_right). features: other fields, by name.
+        Raises AttentionError when a rule is broken.
 
         >>> AttentionProblem.of(128, num_heads=4, num_kv_heads=2, causal=True).visible_pairs
         8256
@@ -199,8 +205,8 @@ class AttentionProblem(
 
     @property
     def features(self) -> frozenset[Feature]:
-        """Those that are on; `window` only where it hides more than the causal mask does."""
-        on: list[Feature] = []  # asked at every call, and mostly empty
+        """The features in use; `window` only if it hides more than the causal mask does."""
+        on: list[Feature] = []  # if by if, as every call asks and most problems have none
         if self.window_left is not None or (self.window_right is not None and not self.causal):
             on.append("window")
         if self.softcap is not None:
@@ -223,14 +229,17 @@ class AttentionProblem(
 
     @property
     def packed(self) -> bool:
-        """Whether sequences of different lengths lie end to end instead of in a batch."""
+        """Whether the sequences lie end to end along one axis, each with its own length."""
         return self.query_lengths is not None
 
     @property
     def window(self) -> Window:
-        """(left, right) keys that a query sees beside its diagonal; causal means 0 on the right. Numbers are
-        no larger than makes a difference, so that kernels can calculate with them; as asked for they are
-        `window_left` and `window_right`.
+        """(left, right): keys that a query sees on each side of its own key; None: no limit.
+
+        Causal: right is 0.
+
+        Numbers are at most seqlen_q + seqlen_k, which hides nothing more, so that kernels' integers do not
+        overflow. `window_left` and `window_right` keep the caller's numbers.
         """
         most = self.seqlen_q + self.seqlen_k
         left = None if self.window_left is None else min(self.window_left, most)
@@ -239,17 +248,17 @@ class AttentionProblem(
 
     @property
     def diagonal_offset(self) -> int:
-        """Query i's own key is i + diagonal_offset, where all sequences are of full length."""
+        """Query i's own key is i + diagonal_offset, in a sequence of seqlen_q queries and seqlen_k keys."""
         return self.diagonal_of(self.seqlen_q, self.seqlen_k)
 
     def diagonal_of(self, seqlen_q: int, seqlen_k: int) -> int:
-        """The same of a sequence of these lengths."""
+        """The diagonal offset of a sequence with these lengths."""
         return seqlen_k - seqlen_q if self.causal_alignment == "bottom-right" else 0
 
     @property
     def length_counts(self) -> Mapping[tuple[int, int], int]:
-        """How many sequences there are of each (seqlen_q, seqlen_k): what sums over a batch go over, since it
-        may hold a million.
+        """Number of sequences of each (seqlen_q, seqlen_k). Sums over the batch go over these, as a batch may
+        hold a million sequences.
 
         >>> AttentionProblem.of(64, batch=10**6).length_counts
         {(64, 64): 1000000}
@@ -257,7 +266,7 @@ class AttentionProblem(
         return _length_counts(self)
 
     def sequence(self, b: int) -> Sequence:
-        """Sequence b of the batch, without going through those before it."""
+        """Sequence b of the batch, without a loop over the sequences before it."""
         seqlen_q = self.seqlen_q if self.query_lengths is None else self.query_lengths[b]
         seqlen_k = self.seqlen_k if self.key_lengths is None else self.key_lengths[b]
         if not self.packed:
@@ -266,32 +275,35 @@ class AttentionProblem(
         return Sequence(0, first_queries[b], first_keys[b], seqlen_q, seqlen_k)
 
     def sequences(self) -> list[Sequence]:
-        """Every sequence of the batch, where it lies and how long it is."""
+        """Place and lengths of every sequence of the batch."""
         keys = self.key_lengths or (self.seqlen_k,) * self.batch
         if self.query_lengths is None:
             return [Sequence(b, 0, 0, self.seqlen_q, length) for b, length in enumerate(keys)]
         first_queries = itertools.accumulate(self.query_lengths, initial=0)
         first_keys = itertools.accumulate(keys, initial=0)
-        lengths = zip(first_queries, first_keys, self.query_lengths, keys, strict=False)  # one start too many
+        lengths = zip(first_queries, first_keys, self.query_lengths, keys, strict=False)  # one start more
         return [Sequence(0, *where) for where in lengths]
 
     @property
     def visible_pairs(self) -> int:
-        """Pairs (query, key) of one head that causal mask, window and lengths let through, counted exactly,
-        over all sequences of the batch. What a mask array hides is not known here, and counts.
+        """Exact number of visible (query, key) pairs of one head, over all sequences of the batch.
+
+        Causal mask, window and lengths hide pairs. Pairs that a mask array hides still count, as the
+        problem does not know the array.
         """
         return _visible_pairs(self)
 
     @property
     def masked(self) -> bool:
-        """Whether causal mask or window hide anything: the one query of a decoding step sees every key."""
+        """Whether causal mask or window hide any pair. In a decoding step the one query sees all keys."""
         pairs = sum(count * seqlen_q * seqlen_k for (seqlen_q, seqlen_k), count in self.length_counts.items())
         return self.visible_pairs < pairs
 
     def flops(self, direction: Direction) -> int:
-        """Multiply-adds count two. Forward: q k^T and p v. Backward: those two scores again
-        (q k^T, do v^T) and dv, dk, dq, which is 2.5 times the forward when head_dim_v = head_dim
-        (Dao et al. 2022, FlashAttention, algorithm 4). Softmax is not counted.
+        """Floating-point operations of the matrix products; a multiply-add counts two, softmax none.
+
+        Forward: q k^T and p v. Backward: q k^T again, do v^T, and dv, dk, dq. With head_dim_v = head_dim
+        the backward costs 2.5 times the forward (Dao et al. 2022, FlashAttention, algorithm 4).
         """
         pairs = self.num_heads * self.visible_pairs
         forward = 2 * pairs * (self.head_dim + self.head_dim_v)
@@ -322,7 +334,9 @@ class AttentionProblem(
 
     @property
     def k_shape(self) -> tuple[int, int, int, int]:
-        """(batch, num_kv_heads, seqlen_k, head_dim), packed as q_shape; pages in place of a batch."""
+        """(batch, num_kv_heads, seqlen_k, head_dim), (1, num_kv_heads, all keys, head_dim) when packed, or
+        (pages, num_kv_heads, page_size, head_dim) with a block table.
+        """
         if self.page_size is not None:
             return self.key_rows // self.page_size, self.num_kv_heads, self.page_size, self.head_dim
         if self.packed:
@@ -331,7 +345,7 @@ class AttentionProblem(
 
     @property
     def mask_shape(self) -> tuple[int, int, int, int]:
-        """(batch, num_heads, seqlen_q, seqlen_k), 1 where the mask is broadcast: its gradient's shape."""
+        """(batch, num_heads, seqlen_q, seqlen_k), with 1 for each broadcast axis. dmask has this shape."""
         sizes = {"b": self.batch, "h": self.num_heads, "q": self.seqlen_q, "k": self.seqlen_k}
         b, h, q, k = (size if axis in self.mask_axes else 1 for axis, size in sizes.items())
         return b, h, q, k
@@ -342,7 +356,7 @@ class AttentionProblem(
 
     @property
     def kv_bytes(self) -> int:
-        """k and v: what a decoding step reads."""
+        """Bytes of k and v, which a decoding step reads."""
         return self.key_rows * self.num_kv_heads * (self.head_dim + self.head_dim_v) * self.itemsize
 
     @property
@@ -354,7 +368,7 @@ class AttentionProblem(
         return self.query_rows * self.num_heads * self.itemsize
 
     def input_bytes(self, direction: Direction) -> int:
-        """q, k, v; the backward also reads do, o and lse (from a forward before it, or given)."""
+        """Bytes of q, k and v, plus do, o and lse for "bwd". "fwd_bwd" adds only do: it makes o and lse."""
         forward = self._q_bytes + self.kv_bytes
         if direction == "fwd":
             return forward
@@ -362,17 +376,17 @@ class AttentionProblem(
         return forward + extra
 
     def output_bytes(self, direction: Direction) -> int:
-        """o and lse; dq, dk and dv."""
+        """Bytes of o and lse ("fwd"), of dq, dk and dv ("bwd"), or of all five ("fwd_bwd")."""
         forward = self._o_bytes + self._lse_bytes
         backward = self._q_bytes + self.kv_bytes
         return {"fwd": forward, "bwd": backward, "fwd_bwd": forward + backward}[direction]
 
     def make_inputs(self, seed: int = 0) -> Inputs:
-        """Standard normal q, k, v and do, the same for the same seed on every machine."""
+        """Standard normal q, k, v and do. One seed gives the same numbers on every machine."""
         return Inputs(*self.each_input(seed))
 
     def each_input(self, seed: int = 0) -> Iterator[NDArray[np.floating]]:
-        """The same arrays one after the other, for who need not hold them all at once."""
+        """The arrays of `make_inputs` one by one, for callers that need not hold all of them."""
         import numpy as np
 
         rng = np.random.default_rng(seed)
@@ -397,15 +411,15 @@ def _length_counts(problem: AttentionProblem) -> Mapping[tuple[int, int], int]:
 
 @functools.lru_cache(maxsize=8)
 def _first_rows(problem: AttentionProblem) -> tuple[list[int], list[int]]:
-    """Of each packed sequence: where its queries and its keys begin."""
+    """The first query row and the first key row of each packed sequence, and the end of the last."""
     assert problem.query_lengths is not None
     assert problem.key_lengths is not None
     lengths = problem.query_lengths, problem.key_lengths
-    queries, keys = (list(itertools.accumulate(some, initial=0)) for some in lengths)
+    queries, keys = (list(itertools.accumulate(each, initial=0)) for each in lengths)
     return queries, keys
 
 
-@functools.lru_cache(maxsize=1024)  # several times a call, and of the same problems again
+@functools.lru_cache(maxsize=1024)  # one call asks several times, and calls repeat problems
 def _visible_pairs(problem: AttentionProblem) -> int:
     left, right = problem.window
     total = 0

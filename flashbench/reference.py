@@ -1,8 +1,8 @@
 """The float64 oracle: textbook attention and its gradients in NumPy, one block of query rows at a time.
 
-It shares no code with any engine, and reads like the formulas in Dao et al. 2022, "FlashAttention":
-p = softmax(softmax_scale * q k^T), o = p v, with each optional feature in one place. Slow, sure, and never
-N x N.
+It shares no code with any engine. It follows the formulas of Dao et al. 2022, "FlashAttention":
+p = softmax(softmax_scale * q k^T), o = p v. Each optional feature is in one place. It is slow and simple, and
+never holds N x N scores.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ Array64 = NDArray[np.float64]
 Visible = NDArray[np.bool_]
 Index = tuple[slice, ...]
 
-# Scores of one block of query rows: 256 x 8192 float64 take 16 MiB, which keeps a check of a long
-# problem small beside what it checks.
+# 256 rows of 8192 scores take 16 MiB in float64: little next to the arrays of a long problem.
 ROWS_PER_BLOCK = 256
 
 
@@ -37,10 +36,9 @@ class _Gradients(NamedTuple):
 
 
 class ReferenceGradients(_Gradients):
-    """Gradients of sum(do * o) in float64: dq, dk and dv, which it unpacks into, and two more by name.
+    """Gradients of sum(do * o) in float64. It unpacks into dq, dk and dv; dsinks and dmask are attributes.
 
-    dsinks: (num_heads,), None without sinks. dmask: in the mask's own shape, problem.mask_shape; None
-    without a float mask.
+    dsinks: (num_heads,); None without sinks. dmask: problem.mask_shape; None without a float mask.
     """
 
     dsinks: Array64 | None = None
@@ -70,17 +68,18 @@ def attention_reference(
 ) -> tuple[Array64, Array64]:
     """o: (batch, num_heads, seqlen_q, head_dim_v) and lse: (batch, num_heads, seqlen_q), both float64.
 
-    q, k and v: of problem.q_shape and k_shape, of any float dtype. A row without a visible key gives o = 0
-    and lse = -inf, or its sink. A key or value that a row does not see cannot reach it, whatever it holds,
-    NaN included. One without weight is seen: a logit of -inf gives p = 0, and all of them o = 0, lse = -inf,
-    but 0 times a value of NaN is NaN. Dropout multiplies by 0 likewise: a p of NaN stays NaN.
+    q, k and v: of problem.q_shape and k_shape (v with head_dim_v), of any float dtype.
 
-    origin: (sequence, head) that the first ones here are in `extras` and for dropout, where this problem
-    is a part of another (see `head_group`).
+    A row without a visible key gives o = 0 and lse = -inf, or its sink. A hidden key or value never reaches a
+    row, even if it is NaN. A key with a logit of -inf is visible with p = 0. If all logits are -inf, o = 0
+    and lse = -inf, but 0 times a NaN value is NaN. Dropout also multiplies by 0, so a NaN p stays NaN.
+
+    origin: (sequence, head) in `extras` and in dropout's counters of this problem's first sequence and head,
+    if the problem is a part of another (see `head_group`).
     """
     o = np.zeros((*problem.q_shape[:3], problem.head_dim_v))
     lse = np.zeros(o.shape[:3])
-    with np.errstate(all="ignore"):  # NaN and infinity are answers here, not accidents
+    with np.errstate(all="ignore"):  # NaN and infinity are valid results here
         for head in _heads(problem, extras, origin):
             q_head, k_head, v_head = _float64(q[head.queries]), head.keys_of(k), head.keys_of(v)
             o[head.queries], lse[head.queries] = _forward_head(head, q_head, k_head, v_head)
@@ -97,10 +96,10 @@ def attention_backward_reference(
     *,
     origin: tuple[int, int] = (0, 0),
 ) -> ReferenceGradients:
-    """Gradients of sum(do * o); query heads that share a key head add up in dk and dv.
+    """Gradients of sum(do * o). dk and dv are sums over the query heads that share a key head.
 
-    Arguments as in `attention_reference`, do like o. Zero for rows without a visible key. Not for keys in
-    pages, which are there to be read.
+    Arguments as in `attention_reference`; do has o's shape. Rows without a visible key have zero gradients.
+    Raises AttentionError for keys in pages, which are only for reading.
     """
     if problem.page_size is not None:
         raise AttentionError("keys in pages have no gradients")
@@ -120,18 +119,18 @@ def attention_backward_reference(
 
 
 class HeadGroup(NamedTuple):
-    """A part of a problem as a problem of its own; the whole's extras go with it and its origin."""
+    """A part of a problem as its own problem. Pass it to the oracle with the whole problem's extras."""
 
     problem: AttentionProblem
-    queries: Index  # of its part of q, do, o, lse and dq
-    keys: Index  # of its part of k, v, dk and dv; of all pages where those lie in pages
-    origin: tuple[int, int]  # its first (sequence, head)
+    queries: Index  # selects its part of q, do, o, lse and dq
+    keys: Index  # selects its part of k, v, dk and dv; of k and v in pages it takes all pages
+    origin: tuple[int, int]  # its first (sequence, head) in the whole problem
 
 
 def head_group(problem: AttentionProblem, batch: int, kv_head: int) -> HeadGroup:
-    """One key head of one sequence with the query heads that share it.
+    """One key head of one sequence, with the query heads that share it.
 
-    Groups do not influence each other, so a big problem can be checked on a few.
+    Groups are independent of each other, so a few groups can check a big problem.
 
     >>> part = head_group(AttentionProblem.of(8, num_heads=6, num_kv_heads=2), 0, 1)
     >>> part.problem.num_heads, part.problem.num_kv_heads, part.origin
@@ -162,9 +161,9 @@ def head_group(problem: AttentionProblem, batch: int, kv_head: int) -> HeadGroup
 
 
 def gather_pages(x: Array, pages: NDArray[np.int64], seqlen_k: int) -> Array:
-    """The keys of one sequence, (num_kv_heads, seqlen_k, ...), from their pages in this order.
+    """Gather k or v of one sequence, (num_kv_heads, seqlen_k, ...), from its pages in order.
 
-    x: (pages, num_kv_heads, page_size, ...), k or v; pages: a row of the block table.
+    x: k or v, (pages, num_kv_heads, page_size, ...). pages: the sequence's row of the block table.
 
     >>> gather_pages(np.arange(6.0).reshape(3, 1, 2, 1), np.array([2, 0]), 3).ravel()
     array([4., 5., 0.])
@@ -175,7 +174,9 @@ def gather_pages(x: Array, pages: NDArray[np.int64], seqlen_k: int) -> Array:
 
 
 def largest_error(actual: Array, expected: Array) -> float:
-    """Largest absolute difference; infinite when NaN or an infinity is missing, misplaced or of other sign.
+    """Largest absolute difference. Infinite if a NaN or infinity is missing, misplaced or has another sign.
+
+    Raises ValueError if the shapes differ.
 
     >>> largest_error(np.array([1.0, -np.inf]), np.array([1.5, -np.inf]))
     0.5
@@ -187,14 +188,14 @@ def largest_error(actual: Array, expected: Array) -> float:
     finite = np.isfinite(expected)
     if not np.array_equal(actual[~finite], expected[~finite], equal_nan=True):
         return float("inf")
-    # A misplaced NaN or infinity in `actual` makes the maximum so, which is never within a tolerance.
+    # A misplaced NaN or infinity in `actual` makes the maximum NaN or infinite: never within a tolerance.
     with np.errstate(invalid="ignore"):
         error = float(np.max(np.abs(actual[finite] - expected[finite]), initial=0.0))
     return float("inf") if np.isnan(error) else error
 
 
 def largest_finite(x: Array) -> float:
-    """Largest absolute value of a number: what `problem_tolerance` asks of lse.
+    """Largest finite absolute value in x; `problem_tolerance` needs that of lse.
 
     >>> largest_finite(np.array([-3.0, 2.0, -np.inf, np.nan]))
     3.0
@@ -203,7 +204,7 @@ def largest_finite(x: Array) -> float:
 
 
 def worst_place(actual: Array, expected: Array) -> tuple[int, ...]:
-    """Index of the largest absolute difference, a misplaced NaN or infinity being larger than any.
+    """Index of the largest absolute difference. A misplaced NaN or infinity counts as the largest.
 
     >>> worst_place(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.5, np.nan]))
     (1,)
@@ -220,20 +221,20 @@ def _float64(x: Array) -> Array64:
 
 
 class _Head(NamedTuple):
-    """One query head of one sequence: where it lies, and what the features do there."""
+    """One query head of one sequence: its place in the arrays, and its features."""
 
     problem: AttentionProblem
     extras: Extras
-    b: int  # the sequence and the head here,
-    h: int
-    number: tuple[int, int]  # and in extras and for dropout
-    queries: tuple[int, int, slice]  # of its part of q, do, o, lse and dq
-    keys: tuple[int, int, slice]  # of its part of k, v, dk and dv
+    b: int  # sequence in this problem
+    h: int  # head in this problem
+    number: tuple[int, int]  # (sequence, head) in extras and in dropout's counters
+    queries: tuple[int, int, slice]  # selects its part of q, do, o, lse and dq
+    keys: tuple[int, int, slice]  # selects its part of k, v, dk and dv
     seqlen_q: int
     seqlen_k: int
 
     def keys_of(self, x: Array) -> Array64:
-        """Its part of k or v."""
+        """This head's part of k or v: (seqlen_k, ...)."""
         if self.problem.page_size is None:
             return _float64(x[self.keys])
         assert self.extras.block_table is not None
@@ -244,19 +245,19 @@ class _Head(NamedTuple):
 
     @property
     def sink(self) -> float:
-        """The logit that joins every row's; one of -inf has no weight."""
+        """The sink's logit, added to every row's logits; -inf (no weight) without sinks."""
         if not self.problem.sinks:
             return -np.inf
         assert self.extras.sinks is not None
         return float(self.extras.sinks[self.number[1]])
 
     def own_keys(self, rows: slice) -> NDArray[np.intp]:
-        """Which key is on each query's diagonal, a column."""
+        """The key on each query's diagonal, (rows, 1)."""
         diagonal = self.problem.diagonal_of(self.seqlen_q, self.seqlen_k)
         return np.arange(rows.start, rows.stop)[:, np.newaxis] + diagonal
 
     def visible(self, rows: slice) -> tuple[NDArray[np.intp], Visible]:
-        """The keys between the first and the last that these queries see, and who sees which."""
+        """(keys from the first to the last that causal mask and window show these queries, visible pairs)."""
         own = self.own_keys(rows)
         left, right = self.problem.window
         first = np.zeros_like(own) if left is None else np.clip(own - left, 0, self.seqlen_k)
@@ -272,14 +273,14 @@ class _Head(NamedTuple):
         return keys, visible
 
     def mask(self, rows: slice, keys: NDArray[np.intp]) -> NDArray[Any]:
-        """The mask's part, as the extras have it."""
+        """The mask of these queries and keys: (rows, keys), bool or float."""
         mask, (b, h) = self.extras.mask, self.number
         assert mask is not None
         block = mask.rows(b, h, rows) if isinstance(mask, BlockMask) else mask[b, h, rows]
         return np.asarray(block[:, keys])
 
     def bias(self, rows: slice, keys: NDArray[np.intp]) -> Array64 | float:
-        """What is added to the logits."""
+        """The sum of ALiBi and float mask, which is added to the logits: (rows, keys), or 0."""
         bias: Array64 | float = 0.0
         if self.problem.alibi:
             assert self.extras.alibi_slopes is not None
@@ -289,7 +290,7 @@ class _Head(NamedTuple):
         return bias
 
     def kept(self, rows: slice, keys: NDArray[np.intp]) -> Visible | None:
-        """Which pairs dropout keeps; None: all."""
+        """The pairs that dropout keeps: (rows, keys); None: all."""
         if not self.problem.dropout:
             return None
         return dropout_kept(self.problem, *self.number, np.arange(rows.start, rows.stop), keys)
@@ -313,7 +314,7 @@ def _heads(problem: AttentionProblem, extras: Extras, origin: tuple[int, int]) -
 
 
 class _Block(NamedTuple):
-    """Some query rows of a head, the keys that matter to them, and what lies between the two."""
+    """Some query rows of a head, the keys that they may see, and the features of each (row, key) pair."""
 
     rows: slice
     keys: NDArray[np.intp]
@@ -323,11 +324,11 @@ class _Block(NamedTuple):
 
 
 def _row_blocks(head: _Head, *arrays: Array64) -> Iterator[_Block]:
-    """All rows that see anything.
+    """Blocks that cover every row with a visible key.
 
-    When every value is finite, a masked weight of zero is harmless in a product and blocks are large.
-    Otherwise 0 * NaN would leak what the mask hides: then a block is one row with just the keys that it
-    sees, so that nothing is masked at all.
+    If every value is finite, a weight of 0 hides a key in a product, and blocks are large. Otherwise
+    0 * NaN would let a hidden NaN through. A block is then one row with only the keys that it sees, so that
+    no weight needs to hide anything.
     """
     finite = all(np.isfinite(x).all() for x in arrays)
     size = ROWS_PER_BLOCK if finite else 1
@@ -341,14 +342,14 @@ def _row_blocks(head: _Head, *arrays: Array64) -> Iterator[_Block]:
 
 
 class _Softmax(NamedTuple):
-    p: Array64  # over the visible keys of each row, zero elsewhere
-    p_sink: Array64  # what the sink takes of each row that sees a key
-    lse: Array64  # the log of the denominator
-    slope: Array64 | float  # of the logit by scale q k^T
+    p: Array64  # (rows, keys), zero for hidden keys
+    p_sink: Array64  # (rows,): the sink's probability; zero for rows that see no key
+    lse: Array64  # (rows,): the logarithm of the denominator
+    slope: Array64 | float  # softcap's derivative, d(logit) / d(scale q k^T)
 
 
 def _softmax(head: _Head, block: _Block, q: Array64, k: Array64) -> _Softmax:
-    """q and k: of this block alone."""
+    """Softmax of one block. q and k: the block's rows and keys."""
     s = head.problem.scale * (q @ k.T)
     slope: Array64 | float = 1.0
     if head.problem.softcap is not None:
@@ -357,7 +358,7 @@ def _softmax(head: _Head, block: _Block, q: Array64, k: Array64) -> _Softmax:
         s *= head.problem.softcap
     s = np.where(block.visible, s + block.bias, -np.inf)
     row_max = np.maximum(s.max(axis=1, keepdims=True), head.sink)
-    # A logit of -inf has no weight, be it the only one: 0, not -inf + inf.
+    # If all logits are -inf, shift by 0: -inf - -inf would be NaN, and their weight must be 0.
     shift = np.where(np.isneginf(row_max), 0.0, row_max)
     p, p_sink = np.exp(s - shift), np.exp(head.sink - shift)
     row_sum = p.sum(axis=1, keepdims=True) + p_sink
@@ -373,7 +374,7 @@ def _softmax(head: _Head, block: _Block, q: Array64, k: Array64) -> _Softmax:
 
 
 def _dropped(head: _Head, block: _Block, x: Array64) -> Array64:
-    """What dropout makes of p, and of dp on the way back: 0 times what is not kept, so that NaN stays NaN."""
+    """Dropout of p in the forward, of dp in the backward. It multiplies by 0, so that NaN stays NaN."""
     return x if block.kept is None else np.where(block.kept, x / (1.0 - head.problem.dropout), 0.0 * x)
 
 
@@ -391,11 +392,12 @@ def _forward_head(head: _Head, q: Array64, k: Array64, v: Array64) -> tuple[Arra
 def _backward_head(
     head: _Head, do: Array64, q: Array64, k: Array64, v: Array64, dmask: Array64 | None
 ) -> tuple[Array64, Array64, Array64, float]:
-    """dq, dk, dv and dsink of one head; what its mask gets is added to dmask.
+    """dq, dk, dv and dsink of one head. The gradient of its mask is added to dmask.
 
-    o = p v gives dv = p^T do and dp = do v^T; softmax gives ds = p * (dp - delta), where delta = sum(p * dp),
-    which is sum(o * do), and the same for the sink, whose dp is 0; s = scale q k^T gives dq = scale ds k and
-    dk = scale ds^T q. Dropout passes dp back as it passes p on.
+    o = p v: dv = p^T do and dp = do v^T.
+    Softmax: ds = p * (dp - delta), with delta = sum(p * dp) = sum(o * do). The sink likewise, with dp = 0.
+    s = scale q k^T: dq = scale ds k and dk = scale ds^T q.
+    Dropout does to dp what it did to p.
     """
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
     dsink = 0.0
@@ -417,7 +419,7 @@ def _backward_head(
 
 
 def _add_to_mask(head: _Head, dmask: Array64, block: _Block, ds: Array64) -> None:
-    """Add a block of ds up along the axes that the mask is broadcast along."""
+    """Add a block of ds to dmask, summed along the axes along which the mask is broadcast."""
     axes = head.problem.mask_axes
     target = dmask[head.b if "b" in axes else 0, head.h if "h" in axes else 0]
     rows, keys = np.arange(block.rows.start, block.rows.stop), block.keys

@@ -1,7 +1,7 @@
-r"""Text that may hold bytes which are no UTF-8, as file names and values of the environment may.
+r"""Text that may hold bytes that are not UTF-8, such as file names and environment variables.
 
-Python keeps such a byte as a lone surrogate, so that the file is found again; no file of ours and no terminal
-takes that. Wherever text leaves, the byte is written as `\xe9`.
+Python keeps such a byte as a lone surrogate, so that it can find the file again. Our files and terminals
+cannot take a surrogate. All output writes the byte as `\xe9`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import codecs
 from typing import Any
 
-ERRORS = "flashbench"  # how a text stream names the handler below
+ERRORS = "flashbench"  # the name of the error handler below, for text streams
 
 
 def to_utf8(text: str) -> bytes:
-    r"""Its bytes in a file.
+    r"""The text's bytes, for a file.
 
     >>> to_utf8("r\udce9sum\u00e9").decode()
     'r\\xe9sumé'
@@ -22,7 +22,7 @@ def to_utf8(text: str) -> bytes:
 
 
 def readable(text: str) -> str:
-    r"""The text as a reader will see it.
+    r"""The text as a reader sees it in our output.
 
     >>> print(readable("r\udce9sum\u00e9"))
     r\xe9sumé
@@ -31,8 +31,8 @@ def readable(text: str) -> str:
 
 
 def to_json(value: Any) -> bytes:
-    """`msgspec.json.encode`, of any text."""
-    import msgspec  # here: --help needs the rest of this module, and must not import it
+    """`msgspec.json.encode` for values with any text."""
+    import msgspec  # here, as --help imports this module and must not import msgspec
 
     try:
         return msgspec.json.encode(value)
@@ -52,7 +52,7 @@ def _readable(value: Any) -> Any:
 
 
 def _write_out(error: UnicodeError) -> tuple[str, int]:
-    """Undecoded bytes by their numbers, and a question mark for a sign that a terminal cannot show."""
+    """`\\x..` for each undecoded byte, and ? for each character that the stream cannot encode."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     signs = error.object[error.start : error.end]

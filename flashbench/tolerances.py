@@ -1,42 +1,44 @@
-"""How far a right answer may be from the float64 oracle: the only home of numeric tolerances.
+"""Largest error of a correct answer against the float64 oracle. Every numeric tolerance is derived here.
 
-Where rounding comes from, with u the unit roundoff (2^-53 in float64, 2^-24 in float32). A sum of n
-products errs by about sqrt(n) u times the size of its partial sums (Higham and Mary 2019, "A new
-approach to probabilistic rounding error analysis"; n u is the worst case, which needs every rounding to
-go the same way).
+u is the unit roundoff: 2^-53 in float64, 2^-24 in float32. A sum of n products has an error of about
+sqrt(n) u times the size of its partial sums (Higham and Mary 2019, "A new approach to probabilistic rounding
+error analysis"). The worst case is n u, and needs every rounding to go the same way.
 
-1. A logit s = scale q.k errs by about sqrt(head_dim) u |s|, plus u |s| for the multiplication by the
-   scale or by log2(e). An error ds in a logit is a relative error ds in its p, and an absolute one in
-   lse. Standard normal input has |s| up to 7 and head_dim at most 256: 16 u * 7 = 112 u for the
-   largest logit, less for the others; an average over many keys does not add to it.
-2. o is a weighted mean of values of size v: error 2 ds v at the very worst. Hence 256 u for o and lse.
-3. dk and dv add up one term for each query that sees the key: heads * seqlen_q of them, heads being the
-   query heads that share it. A query spreads a weight of 1 over the keys it sees, so that the first key
-   of causal attention, which query i gives 1 / (i + 1) on average, has sums of size 4 sqrt(heads) or so;
-   where all queries look at the same few keys, sqrt(heads seqlen_q) / keys. The error of p (256 u by
-   point 2) is one of the whole sum where queries are alike: 1024 u sqrt(heads), or more by
-   sqrt(seqlen_q) / (4 keys). Adding up errs by sqrt(heads seqlen_q) u times the size, at least
-   8 u heads sqrt(seqlen_q), or more by sqrt(seqlen_q) / keys. The larger of the two counts; dq is a sum
-   over keys, of weights that add up to 1, and stays at 1024 u.
-4. In float64 the oracle rounds as much as the engine does, in an order of its own. The promise there is
-   the round 1e-12, nine times 1024 u; the source document of the project claims 1e-10.
-5. ALiBi and additive masks move logits away from 0 without adding products: the few roundings on the way
-   (slope times distance, the addition, log2(e), the row's maximum) err by about 8 u |s|. A mean with
-   weights p has of it at most 8 u sum(p |s|) <= 8 u (|lse| + log(keys)), as s = lse + log(p). Twice that,
-   by point 2, is 256 u again where |lse| is 16, which standard normal logits do not reach with a million
-   keys; from there on tolerances grow with the largest |lse|.
-6. Softcap has a slope of at most 1, so that it passes on no more error than it is given, and adds that of
-   tanh, a few u |s| where tanh is good to a few u of its own value, small ones included: that is asked
-   for. 1 - tanh^2 is a factor of ds and errs by u. A sink only takes weight away from keys.
-7. Dropout multiplies what it keeps by 1 / (1 - dropout), and so o and every gradient where little is kept.
-8. dsinks and dmask are sums of p (dp - delta), of size sqrt(head_dim_v), which no softmax_scale makes smaller
-   again as in dq and dk. The weights of all queries of a sequence add up as in point 3: to a size of 1 or so,
-   or sqrt(seqlen_q) / keys where each sees as few; those of one query to 1; and sequences and heads, where
-   the sum is over them, as the root of the sum of their squares. The error of p is 1024 u of that size, as in
-   dq; adding up errs by at least 8 u sqrt(terms) times the size.
-9. Other inputs than standard normal: errors of logits grow with the logits (point 1), o with v, dv with
-   do, dq and dk with do v and with what they are multiplied by, k and q. Below the smallest normal
-   number a product may be lost altogether, which costs that number times the same factor.
+1. Logits. s = scale q.k has an error of about sqrt(head_dim) u |s|, plus u |s| for the multiplication by
+   the scale or by log2(e). An error ds of a logit is a relative error ds of its p, and an absolute error ds
+   of lse. Standard normal input gives |s| <= 7, and head_dim is at most 256. So the largest logit has an
+   error of 16 u * 7 = 112 u, the others less. An average over many keys does not add to it.
+2. o and lse. o is a weighted mean of values of size v. Its error is at most 2 ds v. Hence 256 u for both.
+3. dk and dv. Each is a sum with one term per query that sees the key: heads * seqlen_q terms, where heads
+   counts the query heads that share the key. Each query spreads a weight of 1 over the keys that it sees.
+   Size of the sum: the first key of causal attention gets 1 / (i + 1) from query i on average, so its sums
+   have a size of about 4 sqrt(heads). If all queries see the same few keys, the size is
+   sqrt(heads seqlen_q) / keys.
+   Error from p: 256 u by point 2. If queries are alike, it is an error of the whole sum: 1024 u sqrt(heads),
+   times sqrt(seqlen_q) / (4 keys) if that is more than 1.
+   Error from adding: sqrt(heads seqlen_q) u times the size, at least 8 u heads sqrt(seqlen_q), times
+   sqrt(seqlen_q) / keys if that is more than 1. The larger of the two errors counts.
+   dq is a sum over keys with weights that add up to 1, so it stays at 1024 u.
+4. float64. The oracle rounds as much as the engine does, in another order. The tolerance is a round number,
+   1e-12, nine times 1024 u. The source document of the project claims 1e-10.
+5. ALiBi and additive masks move logits away from 0 without adding products. Their few roundings (slope times
+   distance, the addition, log2(e), the row's maximum) have an error of about 8 u |s|. A mean with weights p
+   gets at most 8 u sum(p |s|) <= 8 u (|lse| + log(keys)) of it, as s = lse + log(p). Twice that (point 2)
+   is 256 u again at |lse| = 16. Standard normal logits do not reach 16 even with a million keys. Above 16,
+   tolerances grow with the largest |lse|.
+6. Softcap has a slope of at most 1, so it does not increase an error. It adds the error of tanh: a few u |s|,
+   provided that tanh is accurate to a few u of its own value, small values included. Engines must meet that.
+   The factor 1 - tanh^2 of ds has an error of u. A sink only takes weight away from keys.
+7. Dropout multiplies what it keeps by 1 / (1 - dropout). If it keeps little, o and every gradient grow by
+   that factor.
+8. dsinks and dmask are sums of p (dp - delta), of size sqrt(head_dim_v). No softmax_scale makes them smaller
+   again, as it does dq and dk. The weights of all queries of one sequence add up as in point 3: to about 1,
+   or to sqrt(seqlen_q) / keys if each query sees so few keys. The weights of one query add up to 1. A sum
+   over sequences and heads has the root of the sum of their squares as its size. The error of p is 1024 u
+   of that size, as in dq. Adding has an error of at least 8 u sqrt(terms) times the size.
+9. Other inputs than standard normal. Errors of logits grow with the logits (point 1), o with v, dv with do,
+   dq with do v k, and dk with do v q. A product below the smallest normal number may become 0, an error of
+   that number times the same factor.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from typing import Literal, NamedTuple
 
 from flashbench.problem import AttentionProblem, Direction
 
-# What the source document of this project claims for its float64 results.
+# The source document of this project claims this for its float64 results.
 DOCUMENTED_TOLERANCE = 1e-10
 
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24}
@@ -60,10 +62,11 @@ Output = Literal["o", "lse", "dq", "dk", "dv", "dsinks", "dmask"]
 
 
 class Sizes(NamedTuple):
-    """How many times standard normal the inputs are, and softmax_scale * sqrt(head_dim).
+    """Sizes of the inputs, where 1 is standard normal.
 
-    keys: how many keys a query's weight is spread over, where they are fewer than it sees. With
-    exact_logits, logits are powers of two, and only lse rounds.
+    scale: softmax_scale * sqrt(head_dim).
+    keys: the number of keys that share a query's weight, if fewer than the query sees.
+    exact_logits: every logit is a power of two, so that only lse rounds.
     """
 
     q: float = 1.0
@@ -87,10 +90,11 @@ def tolerance_for(
     seqlen_k: int | None = None,
     sizes: Sizes = STANDARD_NORMAL,
 ) -> float:
-    """Largest absolute error that rounding explains, of one output or of a whole direction, without features.
+    """Largest absolute error that rounding explains, of one output or of a direction, without features.
 
-    heads_per_key is num_heads / num_kv_heads; seqlen_k None: as many as queries. A direction means
-    standard normal input: "fwd" is o's, "bwd" and "fwd_bwd" are the gradients', which hold for all three.
+    heads_per_key: num_heads / num_kv_heads. seqlen_k: None means seqlen_q.
+    A direction assumes standard normal input. "fwd" gives the tolerance of o. "bwd" and "fwd_bwd" give one
+    that dq, dk and dv all keep.
 
     >>> tolerance_for("float64", "fwd"), tolerance_for("float64", "bwd", seqlen_q=8192)
     (1e-12, 1e-12)
@@ -119,9 +123,9 @@ def problem_tolerance(
     sizes: Sizes = STANDARD_NORMAL,
     largest_lse: float = 0.0,
 ) -> float:
-    """The same for the sizes and features of a problem.
+    """`tolerance_for` with the sizes and features of a problem; also for dsinks and dmask.
 
-    largest_lse: the largest finite |lse| of the oracle, which counts where ALiBi or an additive mask makes
+    largest_lse: the largest finite |lse| of the oracle. It matters if ALiBi or an additive mask makes
     logits large.
 
     >>> problem_tolerance(AttentionProblem.of(512, dropout=0.5), "o")
@@ -148,14 +152,14 @@ def problem_tolerance(
 
 
 def _growth(what: Output | Direction, sizes: Sizes) -> float:
-    """How much larger than those of standard normal input the logits are, and so their errors."""
+    """The size of logits, and so of their errors, relative to standard normal input; at least 1."""
     logits = abs(sizes.scale) * sizes.q * sizes.k
     return 1.0 if sizes.exact_logits and what != "lse" else max(1.0, logits)
 
 
 def _of_sums_of_ds(problem: AttentionProblem, what: Output, sizes: Sizes) -> float:
-    """Point 8."""
-    kept = "hk" if what == "dsinks" else problem.mask_axes  # the axes that are not added up along
+    """The tolerance of dsinks or dmask (point 8)."""
+    kept = "hk" if what == "dsinks" else problem.mask_axes  # axes that the sum does not reduce
     left, right = problem.window
     widest = problem.seqlen_k if left is None or right is None else left + right + 1
     squares, terms = [], []

@@ -50,27 +50,27 @@ def attention_varlen(
     return_lse: bool = False,
     **options: Unpack[Options],
 ) -> Array | AttentionOutput:
-    """`attention` of each sequence by itself, all of them in one call.
+    """`attention` of each sequence by itself, for all sequences in one call.
 
     Args:
-        q: (total_q, num_heads, head_dim): the queries of one sequence after those of another.
+        q: (total_q, num_heads, head_dim): the queries of all sequences, one sequence after the other.
         k: (total_k, num_kv_heads, head_dim).
         v: (total_k, num_kv_heads, head_dim_v).
-        cu_seqlens_q, cu_seqlens_k: (sequences + 1,) whole numbers, ascending from 0 to total_q and to
-            total_k: where each sequence begins, and the last ends. A sequence may be empty. An array or
-            a list.
-        mask, alibi_slopes: as in `attention`, against (sequences, num_heads, longest seqlen_q, longest
-            seqlen_k); places in a mask count from each sequence's own beginning.
+        cu_seqlens_q, cu_seqlens_k: (sequences + 1,) whole numbers, an array or a list: the first row of each
+            sequence, and the end of the last. They ascend from 0 to total_q and to total_k. A sequence may
+            be empty.
+        mask, alibi_slopes: as in `attention`, for batch = sequences, seqlen_q and seqlen_k = the longest.
+            Rows and columns of a mask count from each sequence's own first query and key.
         return_lse: as in `attention`.
         **options: softmax_scale, causal, causal_alignment, window, softcap, sinks, dropout, dropout_seed,
             engine, block_q, block_k, num_threads, use_simd: as in `attention`.
 
     Returns:
-        o: (total_q, num_heads, head_dim_v); with return_lse, AttentionOutput(o, lse), lse being
+        o: (total_q, num_heads, head_dim_v). With return_lse: AttentionOutput(o, lse), where lse is
         (num_heads, total_q).
 
     Raises:
-        AttentionError: as `attention`; EngineError and UnsupportedError too.
+        AttentionError, EngineError, UnsupportedError: as `attention`.
     """
     call = prepare("fwd", q, k, v, cu_seqlens=(cu_seqlens_q, cu_seqlens_k), **options)
     forward = call.forward()
@@ -97,18 +97,18 @@ def attention_varlen_backward(
 
     Args:
         do: gradient of the loss by o, in o's shape.
-        q, k, v, cu_seqlens_q, cu_seqlens_k: as they were given to `attention_varlen`.
+        q, k, v, cu_seqlens_q, cu_seqlens_k: the arguments of `attention_varlen`.
         o, lse: what `attention_varlen(..., return_lse=True)` returned for them with the same options.
-        return_dmask: also return the gradient by the mask, which must be one of floats.
+        return_dmask: also return the gradient by the mask, which must be a float mask.
         **options: softmax_scale, causal, causal_alignment, window, softcap, alibi_slopes, mask, sinks,
             dropout, dropout_seed, engine, block_q, block_k, num_threads, use_simd: as in `attention_varlen`.
 
     Returns:
-        AttentionGradients: dq, dk and dv in the shapes and dtype of q, k and v; `dsinks` and `dmask` as
-        `attention_backward` gives them.
+        AttentionGradients: dq, dk and dv in the shapes and dtype of q, k and v; `dsinks` and `dmask` as from
+        `attention_backward`.
 
     Raises:
-        AttentionError: as `attention_backward`; EngineError and UnsupportedError too.
+        AttentionError, EngineError, UnsupportedError: as `attention_backward`.
     """
     call = prepare("bwd", q, k, v, cu_seqlens=(cu_seqlens_q, cu_seqlens_k), **options)
     do = call.take("do", do, "o")

@@ -1,4 +1,4 @@
-"""The documented classes: their names and defaults, their gradients, and what they refuse."""
+"""The documented classes: names and defaults, gradients, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`assert_close` itself: what it lets pass and what it says when it does not."""
+"""`assert_close` itself: what it accepts, and its message otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""attention_varlen: each sequence of a packed batch as if it were alone, in place."""
+"""attention_varlen: each sequence of a packed batch gives the same as alone, without copies."""
 
 from __future__ import annotations
 

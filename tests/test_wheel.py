@@ -1,4 +1,4 @@
-"""What an installed flashbench has besides its modules."""
+"""The files of an installed flashbench besides its modules."""
 
 from __future__ import annotations
 

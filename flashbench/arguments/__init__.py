@@ -1,4 +1,4 @@
-"""What callers pass to attention, checked once and cheaply: arrays in, a problem and 4-D views out."""
+"""Checks attention's arguments once, cheaply: from arrays to a problem and 4-D views."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _NO_DROPOUT = 0.0
 
 
 class Call(NamedTuple):
-    """A checked call: q, k and v are 4-D views; `layout` says how the caller's arrays lie."""
+    """A checked call. q, k and v are 4-D views; `layout` is the axis order of the caller's arrays."""
 
     engine: Engine
     problem: AttentionProblem
@@ -49,19 +49,19 @@ class Call(NamedTuple):
     v: Array
     layout: Layout
     extras: Extras = NO_EXTRAS
-    mask_shape: tuple[int, ...] | None = None  # the caller's, in which the mask's gradient goes back
+    mask_shape: tuple[int, ...] | None = None  # of the caller's mask, and so of dmask
 
     def forward(self, *, keep: bool = False) -> Forward:
-        """What the engine finds, in its own shapes."""
+        """The engine's forward, in the engine's own shapes. keep: also save what its backward needs."""
         return self.engine.forward(
             self.problem, self.settings, self.q, self.k, self.v, extras=self.extras, keep=keep
         )
 
     def backward(self, do: Array, forward: Forward, *, return_dmask: bool = False) -> AttentionGradients:
-        """Gradients as the caller takes them, do being what `take` returned.
+        """Gradients in the caller's layout. do: a result of `take`, in the engine's shape.
 
-        Raises AttentionError when there is no mask with a gradient, UnsupportedError when the engine does
-        not give it.
+        Raises AttentionError if return_dmask comes without a float mask, UnsupportedError if the engine
+        computes no dmask.
         """
         if return_dmask and self.problem.mask != "float":
             kind = "none" if self.problem.mask is None else f"a {self.problem.mask} mask"
@@ -90,8 +90,9 @@ class Call(NamedTuple):
         return AttentionGradients(dq, dk, dv, found.dsinks, dmask)
 
     def take(self, name: str, value: Any, like: str) -> Array:
-        """The argument `value`, of the shape that `like` ("o" or "lse") has in this call, as a view in the
-        engine's shape. Raises AttentionError.
+        """`value` as a view in the engine's shape. It must have the caller's shape of `like` ("o" or "lse").
+
+        Raises AttentionError.
         """
         x = as_array(name, value)
         check_same_dtype(name, x, "q", self.q.dtype)
@@ -101,7 +102,7 @@ class Call(NamedTuple):
         return inward(self.layout, x)
 
     def give_lse(self, forward: Forward) -> Array:
-        """The forward's lse as the caller takes it. Raises UnsupportedError when the engine gave none."""
+        """The forward's lse in the caller's layout. Raises UnsupportedError if the engine gave none."""
         if forward.lse is None:
             raise UnsupportedError(
                 f"engine {self.engine.name!r} gives no lse for this problem",
@@ -110,7 +111,7 @@ class Call(NamedTuple):
         return self.give(forward.lse)
 
     def give(self, x: Array) -> Array:
-        """A result in the shape that the caller uses."""
+        """A result in the caller's layout."""
         return outward(self.layout, x)
 
     def _shape_of(self, like: str) -> tuple[int, ...]:
@@ -147,10 +148,10 @@ def prepare(
     num_threads: int | None = None,
     use_simd: bool = True,
 ) -> Call:
-    """Check everything that `flashbench.attention` documents, or `attention_varlen` with cu_seqlens.
+    """Check all arguments of `flashbench.attention`, or of `attention_varlen` if cu_seqlens is given.
 
-    Raises AttentionError, EngineError when the engine's library is missing, and UnsupportedError when
-    the engine cannot run the problem.
+    Raises AttentionError, EngineError if the engine's library is missing, and UnsupportedError if the
+    engine cannot run the problem.
     """
     q, k, v = as_array("q", q), as_array("k", k), as_array("v", v)
     dtype = check_dtypes(q, k, v)
@@ -220,12 +221,12 @@ def prepare(
 
 
 def find_engine(name: str) -> Engine:
-    """The engine of that name, an unknown one being the caller's mistake: AttentionError."""
+    """The engine of that name. An unknown name is the caller's mistake, hence AttentionError."""
     try:
         return get_engine(name)
     except EngineError as error:
         if name in engine_names():
             raise
         raise AttentionError(str(error)) from None
-    except TypeError:  # a list, say, cannot even be looked up
+    except TypeError:  # not hashable, such as a list
         raise AttentionError(f"engine must be one of {', '.join(engine_names())}, not {name!r}") from None

@@ -1,4 +1,4 @@
-"""Arrays that callers pass, as aligned NumPy views: their own, or any CPU array with `__dlpack__`."""
+"""Callers' arrays as aligned NumPy views: NumPy arrays, or any CPU array with `__dlpack__`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _CPU = 1  # kDLCPU of DLPack
 
 
 def as_array(name: str, x: Any) -> Array:
-    """The argument as an aligned ndarray, without a copy if it can be. Raises AttentionError."""
+    """The argument as an aligned ndarray, copied only if it is not aligned. Raises AttentionError."""
     if type(x) is not np.ndarray:
         x = _foreign_array(name, x)
-    # Aligned implies strides in whole elements, which engines rely on.
+    # Strides of an aligned array are whole elements, and engines rely on that.
     return cast(Array, x if x.flags.aligned else x.copy())
 
 
 def as_whole_numbers(name: str, x: Any) -> NDArray[np.integer]:
-    """An array or a (nested) list of whole numbers, in the dtype that it has. Raises AttentionError."""
+    """An array or a (nested) list of whole numbers as an array, in its own dtype. Raises AttentionError."""
     if isinstance(x, (list, tuple)):
         try:
             found = np.asarray(x)
@@ -38,7 +38,7 @@ def as_whole_numbers(name: str, x: Any) -> NDArray[np.integer]:
 
 
 def check_dtype(name: str, x: Array) -> None:
-    """float64 or float32 in this machine's byte order. Raises AttentionError."""
+    """Raise AttentionError unless x is float64 or float32, in this machine's byte order."""
     if x.dtype in DTYPES:
         return
     if x.dtype.newbyteorder("=") in DTYPES:
@@ -50,7 +50,7 @@ def check_dtype(name: str, x: Array) -> None:
 
 
 def check_same_dtype(name: str, x: Array, like: str, dtype: np.dtype[Any]) -> None:
-    """The dtype that `like` has. Raises AttentionError."""
+    """Raise AttentionError unless x has `dtype`, which is the dtype of the argument named `like`."""
     check_dtype(name, x)
     if x.dtype != dtype:
         raise AttentionError(f"{name} has dtype {x.dtype}, {like} has {dtype}: they must be the same")
@@ -77,7 +77,7 @@ def _foreign_array(name: str, x: Any) -> np.ndarray[Any, Any]:
         return np.from_dlpack(x)
     except AttentionError:
         raise
-    except Exception as error:  # each library raises kinds of its own
+    except Exception as error:  # each library raises its own types
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AttentionError(
             f"{name} ({type(x).__name__}) cannot be shared through DLPack: {message}"

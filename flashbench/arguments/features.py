@@ -1,4 +1,4 @@
-"""Masks, biases, sinks and dropout that callers pass: what the problem says of each, and its array."""
+"""Callers' masks, biases, sinks and dropout: the problem's fields for each, and its array."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _NO_DROPOUT_SEED = 0
 
 
 class Mask(NamedTuple):
-    """A mask as the engine takes it, and what of it the problem says."""
+    """A mask as the engine takes it, and its fields of the problem."""
 
-    array: Any  # a view in four dimensions, or a BlockMask
+    array: Any  # a 4-D view, or a BlockMask
     kind: MaskKind
-    axes: str
-    shape: tuple[int, ...]  # the caller's, in which its gradient goes back
+    axes: str  # the axes of b, h, q, k along which it varies
+    shape: tuple[int, ...]  # of the caller's array, and so of dmask
 
 
 def as_window(window: Any) -> Window:
@@ -33,7 +33,7 @@ def as_window(window: Any) -> Window:
         try:
             left, right = (as_count("window", side, least=0) for side in window)
         except AttentionError:
-            pass  # said below, with both sides
+            pass  # the error below names both sides
         else:
             return left, right
     raise AttentionError(
@@ -43,7 +43,7 @@ def as_window(window: Any) -> Window:
 
 
 def as_dropout(dropout: Any, seed: Any) -> tuple[float, int]:
-    """The share to drop and the seed of what is dropped. Raises AttentionError."""
+    """(share to drop, seed); the seed is 0 if nothing is dropped. Raises AttentionError."""
     share = as_scale("dropout", dropout)
     if share is None:
         raise AttentionError("dropout must be a number, not None", hint="0.0 is no dropout")
@@ -60,9 +60,10 @@ def as_dropout(dropout: Any, seed: Any) -> tuple[float, int]:
 
 
 def as_mask(mask: Any, full: tuple[int, int, int, int], like: Array, *, has_heads: bool) -> Mask:
-    """A mask that broadcasts to `full`, or to `full` without num_heads, never copied.
+    """A mask that broadcasts to `full` (batch, num_heads, seqlen_q, seqlen_k). It is never copied.
 
-    like: q, whose dtype a float mask has. Raises AttentionError.
+    has_heads: False if q has no num_heads axis; the caller's mask then has none either.
+    like: q. A float mask must have its dtype. Raises AttentionError.
     """
     names = _AXES if has_heads else (_AXES[0], *_AXES[2:])
     target = full if has_heads else (full[0], *full[2:])
@@ -86,7 +87,7 @@ def as_mask(mask: Any, full: tuple[int, int, int, int], like: Array, *, has_head
 
 
 def as_slopes(slopes: Any, batch: int, num_heads: int, dtype: np.dtype[Any]) -> Array:
-    """ALiBi's slopes as a view of (batch, num_heads), in q's dtype. Raises AttentionError."""
+    """ALiBi's slopes as a (batch, num_heads) view, in q's dtype. Raises AttentionError."""
     x = as_array("alibi_slopes", slopes)
     if x.dtype.kind not in "fiu":
         raise AttentionError(f"alibi_slopes must be numbers, not {x.dtype}")
@@ -95,7 +96,7 @@ def as_slopes(slopes: Any, batch: int, num_heads: int, dtype: np.dtype[Any]) -> 
             f"alibi_slopes must have shape (num_heads,) = {(num_heads,)} or (batch, num_heads) = "
             f"{(batch, num_heads)}, not {x.shape}"
         )
-    with np.errstate(over="ignore"):  # found below
+    with np.errstate(over="ignore"):  # isfinite finds overflow below
         x = x.astype(dtype, copy=False)
     if not np.isfinite(x).all():
         raise AttentionError(f"alibi_slopes must be finite in {dtype}, not {x[~np.isfinite(x)][0]}")
@@ -103,7 +104,7 @@ def as_slopes(slopes: Any, batch: int, num_heads: int, dtype: np.dtype[Any]) -> 
 
 
 def as_sinks(sinks: Any, num_heads: int, like: Array) -> Array:
-    """A logit for each head, in q's dtype. Raises AttentionError."""
+    """One logit per head, (num_heads,), in q's dtype. Raises AttentionError."""
     x = as_array("sinks", sinks)
     check_same_dtype("sinks", x, "q", like.dtype)
     if x.shape != (num_heads,):
@@ -124,7 +125,7 @@ def read_features(
     dropout: Any,
     dropout_seed: Any,
 ) -> tuple[dict[str, Any], Extras, tuple[int, ...] | None]:
-    """Fields of the problem, the arrays beside q, k and v, and the mask's own shape.
+    """(fields of the problem, arrays beside q, k and v, shape of the caller's mask).
 
     full: (batch, num_heads, seqlen_q, seqlen_k). Raises AttentionError.
     """
@@ -174,5 +175,5 @@ def _check_mask_dtype(x: Array, like: Array) -> None:
 
 
 def _axes(own: tuple[int, ...]) -> str:
-    """Along which of b, h, q, k a mask of this shape, or of its first axes, varies."""
+    """The axes of b, h, q, k along which a mask of this shape varies. own may have only the first axes."""
     return "".join(axis for axis, size in zip("bhqk", own, strict=False) if size > 1)

@@ -1,4 +1,4 @@
-"""The ways in which q, k and v may lie, each turned into the 4-D views and lengths that engines take."""
+"""Turns each layout of q, k and v into the 4-D views and lengths that engines take."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from flashbench.engines import Array
 from flashbench.errors import AttentionError
 from flashbench.problem import Dtype
 
-# Axes of the caller's arrays: b(atch), h(eads), s(equence), d(imension of a head); t: all sequences' rows.
+# Axes of the caller's arrays: b(atch), h(eads), s(equence), d(imension of a head), t(otal rows).
 Layout = Literal["bhsd", "bsd", "thd"]
 _FOUR_D = "(batch, num_heads, seqlen, head_dim)"
 _THREE_D = "(batch, seqlen, head_dim)"
 
 
 class Placed(NamedTuple):
-    """q, k and v as 4-D views, and where each sequence lies in them."""
+    """q, k and v as 4-D views, and the place of each sequence in them."""
 
     layout: Layout
     q: Array
@@ -36,7 +36,7 @@ class Placed(NamedTuple):
 
 
 def inward(layout: Layout, x: Array) -> Array:
-    """The caller's array as the engine takes it; without its last axis for lse."""
+    """The caller's array as a 4-D view for the engine (3-D for lse, which has no head_dim axis)."""
     if layout == "bhsd":
         return x
     if layout == "bsd":
@@ -45,7 +45,7 @@ def inward(layout: Layout, x: Array) -> Array:
 
 
 def outward(layout: Layout, x: Array) -> Array:
-    """The engine's array as the caller takes it: `inward` undone."""
+    """The engine's array in the caller's layout: the inverse of `inward`."""
     if layout == "bhsd":
         return x
     if layout == "bsd":
@@ -54,7 +54,7 @@ def outward(layout: Layout, x: Array) -> Array:
 
 
 def place_batch(q: Array, k: Array, v: Array, key_lengths: Any) -> Placed:
-    """Every sequence in an array of its own. Raises AttentionError."""
+    """4-D or 3-D arrays with a batch axis, every sequence its own entry. Raises AttentionError."""
     _check_dimensions(q, k, v)
     if k.shape[0] != q.shape[0] or k.shape[-1] != q.shape[-1]:
         raise AttentionError(
@@ -72,7 +72,7 @@ def place_batch(q: Array, k: Array, v: Array, key_lengths: Any) -> Placed:
 
 
 def place_paged(q: Array, k: Array, v: Array, key_lengths: Any, block_table: Any) -> Placed:
-    """Keys and values in pages, which a block table finds. Raises AttentionError."""
+    """Keys and values in pages; block_table (batch, pages) names each sequence's. Raises AttentionError."""
     _check_dimensions(q, k, v)
     if key_lengths is None:
         raise AttentionError(
@@ -93,7 +93,7 @@ def place_paged(q: Array, k: Array, v: Array, key_lengths: Any, block_table: Any
     lengths = _as_key_lengths(key_lengths, batch, table.shape[1] * page_size)
     seqlen_k = max(1, *lengths)
     used = np.arange(-(-seqlen_k // page_size)) < -(-np.array(lengths)[:, None] // page_size)
-    # What lies behind a sequence's last page may be anything, -1 for instance: engines see the first page.
+    # Entries after a sequence's last page may be anything, such as -1. Engines see page 0 there.
     pages = np.zeros(used.shape, np.int64)
     columns = min(used.shape[1], table.shape[1])
     np.copyto(pages[:, :columns], table[:, :columns], where=used[:, :columns], casting="unsafe")
@@ -108,7 +108,7 @@ def place_paged(q: Array, k: Array, v: Array, key_lengths: Any, block_table: Any
 
 
 def place_packed(q: Array, k: Array, v: Array, cu_seqlens_q: Any, cu_seqlens_k: Any) -> Placed:
-    """Sequences end to end, (total, num_heads, head_dim). Raises AttentionError."""
+    """Sequences end to end: q is (total, num_heads, head_dim), k and v likewise. Raises AttentionError."""
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.ndim != 3:
             raise AttentionError(f"{name} must be 3-D (total, num_heads, head_dim), but has shape {x.shape}")
@@ -138,7 +138,7 @@ def place_packed(q: Array, k: Array, v: Array, cu_seqlens_q: Any, cu_seqlens_k: 
 
 
 def check_dtypes(q: Array, k: Array, v: Array) -> Dtype:
-    """One dtype for all three. Raises AttentionError."""
+    """The one dtype of q, k and v. Raises AttentionError."""
     dtype = DTYPES.get(q.dtype)
     if dtype is None or k.dtype != q.dtype or v.dtype != q.dtype:
         check_dtype("q", q)
@@ -178,7 +178,7 @@ def _as_key_lengths(value: Any, batch: int, most: int) -> tuple[int, ...]:
 
 
 def _as_lengths_between(name: str, value: Any, array: str, total: int) -> tuple[int, ...]:
-    """Lengths of the sequences that begin and end at these rows."""
+    """Sequence lengths from cumulative lengths. array and total: the array that they divide, and its rows."""
     bounds = as_whole_numbers(name, value)
     if bounds.ndim != 1 or len(bounds) < 2:
         raise AttentionError(f"{name} must have shape (sequences + 1,), 2 at least, not {bounds.shape}")

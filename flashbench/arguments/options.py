@@ -1,4 +1,4 @@
-"""The keywords that attention's functions share: their types for checkers, and one signature for `help`."""
+"""Keywords that attention's functions share: their types for type checkers, one signature for `help`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DEFAULTS = inspect.signature(prepare).parameters.values()
 
 
 class Options(TypedDict, total=False):
-    """What every function takes; `prepare` has the defaults."""
+    """Keywords of every attention function; `prepare` has the defaults."""
 
     softmax_scale: float | None
     causal: bool
@@ -37,15 +37,17 @@ class Options(TypedDict, total=False):
 
 
 class BatchOptions(Options, total=False):
-    """What sequences that are not packed may have besides."""
+    """Keywords of the functions whose sequences are not packed."""
 
     key_lengths: Any
     block_table: Any
 
 
 def with_options(accepted: type[Options]) -> Callable[[_Function], _Function]:
-    """Let a function's **options be these keywords, and nothing else: `help` and `inspect.signature` show
-    them with their defaults, and another name is the TypeError that it would be anywhere.
+    """Restrict a function's **options to the keywords of `accepted`.
+
+    `help` and `inspect.signature` show them with their defaults. Another name raises TypeError, as in any
+    function.
     """
 
     def decorate(function: _Function) -> _Function:

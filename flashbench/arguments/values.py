@@ -1,4 +1,4 @@
-"""Numbers and flags that callers pass, each checked by one function that names it when it is wrong."""
+"""Checks callers' numbers and flags. Every error names the argument."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def as_size(name: str, value: int) -> int:
 
 
 def as_flag(name: str, value: bool) -> bool:
-    """True or False and nothing that only resembles it. Raises AttentionError."""
+    """True or False (also NumPy's), but not 1, 0 or other truthy values. Raises AttentionError."""
     if value is True or value is False:
         return value
     if isinstance(value, np.bool_):

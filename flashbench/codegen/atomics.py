@@ -1,4 +1,4 @@
-"""Atomics that threads share: tickets, counters, and waiting for each other."""
+"""Atomic operations for threads: tickets, counters, and waiting for each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flashbench.codegen.ir import INT, const
 
 @intrinsic
 def take_ticket(typingctx: Any, counter: Any) -> Any:
-    """The counter's value before adding one to it: each task goes to exactly one thread."""
+    """Add one to the counter, and return its value before that. So each task goes to exactly one thread."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.atomic_rmw("add", args[0], const(1), "monotonic")
@@ -25,10 +25,10 @@ def take_ticket(typingctx: Any, counter: Any) -> Any:
 
 @intrinsic
 def fetch_add(typingctx: Any, cell: Any, value: Any) -> Any:
-    """What is in the cell before value is added to it, after everything this thread has written and before
-    what it reads next.
+    """Add value to the cell, and return the cell's value before that.
 
-    Whoever draws the last number of several threads sees what all before it wrote.
+    Acquire and release: it comes after all earlier writes of this thread, and before its next reads. So the
+    thread that gets the last number sees everything that the threads before it wrote.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -39,7 +39,7 @@ def fetch_add(typingctx: Any, cell: Any, value: Any) -> Any:
 
 @intrinsic
 def publish(typingctx: Any, cell: Any, value: Any) -> Any:
-    """Store value where other threads look, after everything this thread has written."""
+    """Store value in the cell for other threads, after all earlier writes of this thread (release)."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         builder.store_atomic(args[1], args[0], "release", 8)
@@ -65,14 +65,14 @@ def _yield_processor(builder: ir.IRBuilder) -> None:
     builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [])
 
 
-_SPINS = 256  # some microseconds; a neighbour that is later than that has lost its core
+_SPINS = 256  # some microseconds; a thread that is later than that has lost its core
 
 
 @intrinsic
 def wait_for(typingctx: Any, cell: Any, value: Any) -> Any:
     """Return once another thread has published at least `value` in the cell.
 
-    Spins briefly, then gives the core away between looks, so that more threads than cores still get on.
+    It spins briefly, then yields the core between looks, so that more threads than cores still make progress.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -86,8 +86,8 @@ def wait_for(typingctx: Any, cell: Any, value: Any) -> Any:
         builder.position_at_end(look)
         turn = builder.phi(INT)
         turn.add_incoming(const(0), entry)
-        seen = builder.load_atomic(args[0], "acquire", 8)
-        builder.cbranch(builder.icmp_signed(">=", seen, args[1]), done, early)
+        published = builder.load_atomic(args[0], "acquire", 8)
+        builder.cbranch(builder.icmp_signed(">=", published, args[1]), done, early)
         builder.position_at_end(early)
         following = builder.add(turn, const(1))
         builder.cbranch(builder.icmp_signed("<", turn, const(_SPINS)), spin, give_way)
@@ -104,19 +104,19 @@ def wait_for(typingctx: Any, cell: Any, value: Any) -> Any:
 
 @intrinsic
 def look(typingctx: Any, cell: Any) -> Any:
-    """What another thread may just have stored in the cell; a pause, as it will be looked at again."""
+    """The cell's value, which another thread may change. Pauses briefly, as callers look again in a loop."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        seen = builder.load_atomic(args[0], "acquire", 8)
+        value = builder.load_atomic(args[0], "acquire", 8)
         _spin_hint(builder)
-        return seen
+        return value
 
     return types.intp(cell), codegen
 
 
 @intrinsic
 def give_way(typingctx: Any) -> Any:
-    """Let another thread have the core."""
+    """Yield the core to another thread."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         _yield_processor(builder)
@@ -127,7 +127,7 @@ def give_way(typingctx: Any) -> Any:
 
 @intrinsic
 def nap(typingctx: Any) -> Any:
-    """Sleep for some 50 microseconds; a millisecond on Windows, which has no less."""
+    """Sleep for about 50 microseconds; on Windows for a millisecond, the shortest sleep there."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         name, time = ("Sleep", 1) if sys.platform == "win32" else ("usleep", 50)

@@ -1,4 +1,4 @@
-"""Calls of C functions by their address."""
+"""Calls C functions by their address."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flashbench.codegen.ir import INT
 
 @intrinsic
 def call_address(typingctx: Any, address: Any, values: Any) -> Any:
-    """Call the C function at the address, with a tuple of as many integers or addresses as it takes."""
+    """Call the C function void(intptr_t, ...) at the address. values: a tuple of its arguments."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         given = cgutils.unpack_tuple(builder, args[1], values.count)
@@ -27,7 +27,7 @@ def call_address(typingctx: Any, address: Any, values: Any) -> Any:
 
 @intrinsic
 def number_from(typingctx: Any, address: Any) -> Any:
-    """What the C function int(void) at the address returns."""
+    """Call the C function int(void) at the address, and return its result."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         function = ir.FunctionType(ir.IntType(32), [])

@@ -1,10 +1,9 @@
-"""`compiled`: njit with machine code kept under the user's cache directory, never stale.
+"""`compiled`: njit, with machine code in the user's cache directory that is never stale.
 
-Numba's own cache watches the file of a function alone, so an edit to a file it calls leaves stale
-machine code, and it writes beside the source, which a read-only install forbids. This one names each
-entry by a hash of everything it depends on: the sources of its floor and of codegen, versions, target CPU
-and signature.
-An entry therefore never changes; there is no index to corrupt and no race between processes.
+Numba's own cache checks only the file of the function. After an edit to a file that the function calls, its
+machine code is stale. It also writes next to the source, which a read-only install forbids. This cache names
+each entry by a hash of everything that it depends on: sources of its floor and of codegen, versions, target
+CPU and signature. So an entry never changes, no index can be corrupted, and processes cannot race.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ from flashbench.system.numba_settings import without_compiler
 _CHECKSUM_BYTES = 32
 _NO_HOME = "the user has no home directory: HOME is not set, and the system knows none"
 
-if config.DISABLE_JIT:  # by the program itself, or by Numba's file of settings
+if config.DISABLE_JIT:  # set by the program, or by Numba's configuration file
     raise without_compiler("numba.config.DISABLE_JIT is set")
 
 
 def cache_directory() -> Path:
     """$FLASHBENCH_CACHE_DIR, or the user's cache directory.
 
-    Raises OSError where there is none: a user without a home, as in many containers.
+    Raises OSError if there is none: the user has no home directory, as in many containers.
     """
     chosen = chosen_directory("FLASHBENCH_CACHE_DIR")
     if chosen is not None:
@@ -51,16 +50,16 @@ def cache_directory() -> Path:
         path = user_cache_path("flashbench", appauthor=False)
     except RuntimeError as error:
         raise OSError(_NO_HOME) from error
-    if not path.is_absolute():  # what older releases of platformdirs make of no home
+    if not path.is_absolute():  # older releases of platformdirs return this without a home
         raise OSError(_NO_HOME)
     return path
 
 
 def chosen_directory(variable: str) -> Path | None:
-    """What an environment variable names, None if it is unset or empty.
+    """The directory that an environment variable names; None if it is not set, or empty.
 
-    A "~" is replaced, for in a Dockerfile or a unit of systemd no shell has done so. Raises OSError where
-    there is no home to put there.
+    "~" is expanded, because no shell does that in a Dockerfile or a systemd unit. Raises OSError if the user
+    has no home directory for it.
     """
     chosen = os.environ.get(variable)
     try:
@@ -74,7 +73,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 @functools.cache
 def hash_of_sources(floor: str) -> str:
-    """Of the sources of a floor, "kernels" or "threads", and of codegen, with their sub-packages."""
+    """SHA-256 of the sources of a floor ("kernels" or "threads") and of codegen, with their sub-packages."""
     digest = hashlib.sha256()
     for path in sorted(path for part in ("codegen", floor) for path in (_PACKAGE / part).rglob("*.py")):
         name = path.relative_to(_PACKAGE).as_posix()
@@ -82,7 +81,8 @@ def hash_of_sources(floor: str) -> str:
     return digest.hexdigest()
 
 
-# What is measured of kernels of one hash holds for no other. An edit of the thread pool is none of theirs.
+# Measurements of kernels with one hash are not valid for another. An edit of the thread pool does not change
+# it.
 KERNEL_SOURCES = hash_of_sources("kernels")
 _VERSIONS = (numba.__version__, llvmlite.__version__, sys.version_info[:3])
 _warned: set[str] = set()
@@ -125,12 +125,12 @@ class _KernelCache(_Cache):
         target_context.refresh()
         try:
             content = self._path(sig, target_context.codegen()).read_bytes()
-        except TimeoutError:  # of a signal handler, for a deadline
+        except TimeoutError:  # from a signal handler, for a deadline
             raise
-        except OSError:  # not there yet, or not readable: compile
+        except OSError:  # missing or not readable: compile
             return None
         checksum, payload = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
-        if hashlib.sha256(payload).digest() != checksum:  # truncated by a full disk or damaged
+        if hashlib.sha256(payload).digest() != checksum:  # truncated by a full disk, or damaged
             return None
         return CompileResult._rebuild(target_context, *pickle.loads(payload))
 
@@ -149,7 +149,7 @@ class _KernelCache(_Cache):
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """In one step, for other processes may be reading; nothing is left behind where that fails."""
+    """Write the file in one step, as other processes may read it. A failure leaves no file behind."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -161,8 +161,8 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 
 def _warn_once(error: OSError) -> None:
-    """Once by a rule of our own: Numba enters catch_warnings at each compilation, after which Python no
-    longer knows what it has said.
+    """Warn once per message. Python cannot do that here: Numba enters catch_warnings at each compilation, and
+    Python then forgets which warnings it has shown.
     """
     try:
         place = f" in {cache_directory()}"
@@ -174,23 +174,24 @@ def _warn_once(error: OSError) -> None:
     )
     if message not in _warned:
         _warned.add(message)
-        # Line 0 is none that Python could quote below it.
+        # With line 0 Python prints no source line below the warning.
         warnings.warn_explicit(message, RuntimeWarning, __file__, 0, module=__name__)
 
 
 def compiled(function: Callable[..., Any], *, variant: str = "") -> Any:
-    """Compile at the first call of each signature, without the GIL, and keep the machine code on disk.
+    """Compile at the first call of each signature, and keep the machine code on disk. It runs without the
+    GIL.
 
-    variant: what tells the function apart from others of its name that enclose other values.
-    error_model="numpy": a division by zero gives inf or NaN, as kernels have nobody to raise to.
+    variant: distinguishes functions with the same name that enclose different values.
+    error_model="numpy": a division by zero gives inf or NaN, as kernels cannot raise.
     """
     dispatcher = njit(nogil=True, error_model="numpy")(function)
-    dispatcher._cache = _KernelCache(function, variant)  # what cache=True does, with a cache of our own
+    dispatcher._cache = _KernelCache(function, variant)  # cache=True does the same, with Numba's own cache
     return dispatcher
 
 
 def compiled_callback(function: Callable[..., Any], signature: Any) -> Any:
-    """The same for a function that C code calls by its `address`; compiled, or found on disk, now."""
+    """A function that C code calls by its `address`. It is compiled, or loaded from disk, at once."""
     callback: Any = CFunc(function, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
     callback._cache = _KernelCache(function)
     callback.compile()

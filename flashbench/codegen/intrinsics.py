@@ -14,7 +14,10 @@ from flashbench.codegen.ir import FLOATS, const, full_vector
 
 
 def body_by_element(build: Callable[[ir.IRBuilder, ir.Type], ir.Function]) -> Callable[..., Any]:
-    """An intrinsic without a result: it calls build(builder, element type of the first argument)."""
+    """An intrinsic without a result. It calls the function that `build` makes for an element type.
+
+    build: called with the builder and the element type of the intrinsic's first argument.
+    """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         builder.call(build(builder, element_of(signature.args[0])), spread(builder, args))

@@ -1,4 +1,4 @@
-"""LLVM IR in the small: vectors, loops and functions that the intrinsics are built from."""
+"""LLVM IR building blocks for the intrinsics: vectors, loops, functions."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def size_of(element: ir.Type) -> int:
 
 
 def integer_like(vector: ir.VectorType) -> ir.VectorType:
-    """The vector of integers of the same shape."""
+    """The vector type of integers with the same lanes and element size."""
     return ir.VectorType(ir.IntType(8 * size_of(vector.element)), vector.count)
 
 
 def full_vector(element: ir.Type) -> ir.VectorType:
-    """The widest vector of the target."""
+    """The widest vector type of the target."""
     return ir.VectorType(element, ISA.lanes(size_of(element)))
 
 
@@ -55,7 +55,7 @@ def lane_numbers(count: int) -> ir.Constant:
 
 
 def load(builder: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, vector: ir.VectorType) -> ir.Value:
-    """An unaligned vector at pointer[offset]."""
+    """Load a vector from pointer[offset]. It need not be aligned to the vector's size."""
     at = builder.bitcast(builder.gep(pointer, [offset]), vector.as_pointer())
     return builder.load(at, align=size_of(vector.element))
 
@@ -66,20 +66,23 @@ def store(builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value, offset: ir.
 
 
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> ir.Value:
-    """Call an LLVM intrinsic; llvmlite has no overload names for vectors, so `name` spells them out."""
+    """Call an LLVM intrinsic. `name` includes the overload, as llvmlite cannot name overloads for vectors."""
     signature = ir.FunctionType(result, [arg.type for arg in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), args)
 
 
 def overload(vector: ir.Type) -> str:
-    """The suffix of an intrinsic's name: v16f32, or f32."""
+    """The type's suffix in an intrinsic's name: v16f32 for a vector, f32 for a scalar."""
     if not isinstance(vector, ir.VectorType):
         return f"f{8 * size_of(vector)}"
     return f"v{vector.count}f{8 * size_of(vector.element)}"
 
 
 def fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-    """a * b + c, in one rounding where the CPU has it (llvm.fma without it would be a library call)."""
+    """a * b + c, with one rounding if the CPU has a fused multiply-add, else with two.
+
+    On a CPU without it, llvm.fma would be a library call.
+    """
     if not ISA.has_fma:
         return builder.fadd(builder.fmul(a, b), c)
     return call(builder, f"llvm.fma.{overload(a.type)}", a.type, a, b, c)
@@ -94,10 +97,10 @@ def loop(
     step: int = 1,
     carry: list[ir.Value],
 ) -> Iterator[tuple[ir.Value, list[ir.Value], list[ir.Value]]]:
-    """for index in range(start, stop, step), with the values `carry` kept in registers from turn to turn.
+    """for index in range(start, stop, step), with the values `carry` in registers across iterations.
 
-    Yields (index, this turn's values, a list to be filled with the next turn's values); after the
-    loop, that list holds the final values. Runs only turns that fit whole: index + step <= stop.
+    Yields (index, values of this iteration, an empty list). Fill the list with the values of the next
+    iteration. After the loop it holds the final values. Only whole steps run: index + step <= stop.
     """
     first = const(0) if start is None else start
     before = builder.block
@@ -147,7 +150,7 @@ def function(
     *,
     result: ir.Type = VOID,
 ) -> ir.Function:
-    """The private function `name` of this module, written by body(builder, *arguments) at first use."""
+    """The private function `name` of the LLVM module. At first use, body(builder, *arguments) writes it."""
     module = builder.module
     if name in module.globals:
         return module.globals[name]
@@ -165,7 +168,7 @@ def function(
 def _reduce(
     builder: ir.IRBuilder, vector: ir.Value, combine: Callable[[ir.Value, ir.Value], ir.Value]
 ) -> ir.Value:
-    """Lanes combined pairwise: halves with halves."""
+    """Combine all lanes into one value: low half with high half, until one lane is left."""
     count = vector.type.count
     while count > 1:
         count //= 2

@@ -1,4 +1,4 @@
-"""Which vectors the kernels are compiled for: width, registers and tile sizes, from the target CPU."""
+"""The target CPU's vectors: width, registers, and the tile sizes that fit them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from flashbench.errors import ConfigError
 
 
 class Isa(NamedTuple):
-    """A SIMD instruction set as the kernels see it.
+    """A SIMD instruction set, as kernels use it.
 
-    `tile_rows[v]` is how many rows of v vectors one matrix-product tile keeps in registers: rows * v
-    accumulators, v vectors of B and one broadcast of A must fit into the register file, and rows * v
-    must cover the latency of the multiply-add.
+    tile_rows[v]: rows of a matrix-product tile that is v vectors wide. Its registers hold rows * v
+    accumulators, v vectors of B and one broadcast of A. They must fit the register file, and rows * v
+    accumulators must cover the latency of the multiply-add.
     """
 
     name: str
@@ -28,26 +28,26 @@ class Isa(NamedTuple):
     has_fma: bool
 
     def lanes(self, itemsize: int) -> int:
-        """Elements of one vector."""
+        """Number of elements in one vector."""
         return self.vector_bytes // itemsize
 
     @property
     def max_vectors(self) -> int:
-        """Widest tile, in vectors."""
+        """Width of the widest tile, in vectors."""
         return max(self.tile_rows)
 
 
 AVX512 = Isa("avx512", 64, {4: 6, 3: 8, 2: 12, 1: 14}, has_fma=True)  # 32 registers
 AVX2 = Isa("avx2", 32, {2: 6, 1: 12}, has_fma=True)  # 16 registers
 NEON = Isa("neon", 16, {4: 6, 3: 8, 2: 12, 1: 14}, has_fma=True)  # 32 registers
-# Baseline vectors of any other CPU (SSE2 on x86-64). Without a fused multiply-add a product needs a
-# register of its own, so tiles are smaller.
+# Baseline vectors of any other CPU (SSE2 on x86-64). Without a fused multiply-add each product needs its own
+# register, so tiles are smaller.
 GENERIC = Isa("generic", 16, {2: 4, 1: 8}, has_fma=False)
 
 _LLVM_TO_ARCHSPEC = {"znver1": "zen", "znver2": "zen2", "znver3": "zen3", "znver4": "zen4", "znver5": "zen5"}
 
 
-# What an x86 path's kernels are compiled with, for lack of which a CPU would end the process.
+# Features that an x86 path's machine code uses. A CPU without them would end the process.
 _NEEDED = {"avx512": {"avx512f", "avx512vl", "avx512dq"}, "avx2": {"avx2", "fma"}}
 
 
@@ -56,7 +56,7 @@ def _host_features() -> set[str]:
 
 
 def _features() -> set[str]:
-    """Features of the CPU that Numba compiles for, which NUMBA_CPU_NAME and NUMBA_CPU_FEATURES override."""
+    """Features of the CPU that Numba compiles for: NUMBA_CPU_FEATURES, NUMBA_CPU_NAME's, or this CPU's."""
     if config.CPU_FEATURES:
         return {flag[1:] for flag in config.CPU_FEATURES.split(",") if flag.startswith("+")}
     if not config.CPU_NAME or config.CPU_NAME == "host":
@@ -72,7 +72,7 @@ def _isa_of(features: set[str]) -> Isa:
 
 
 def host_isa() -> Isa:
-    """What this CPU could do, whatever NUMBA_CPU_NAME says."""
+    """The instruction set of this CPU, independent of NUMBA_CPU_NAME."""
     return _isa_of(_host_features())
 
 
@@ -83,9 +83,10 @@ def _cpu_name() -> str:
 
 
 def _check_target() -> None:
-    """Refuse a target that LLVM does not know, or this CPU cannot run.
+    """Raise ConfigError for a target that LLVM does not know, or that this CPU cannot run.
 
-    LLVM would compile for another one, and say so on stderr for each function, or end the process.
+    For an unknown target, LLVM would compile for another one and report that on stderr for each function.
+    Code for other CPUs would end the process.
     """
     name, features = config.CPU_NAME, config.CPU_FEATURES
     for flag in features.split(",") if features else ():
@@ -110,26 +111,27 @@ def _check_target() -> None:
 
 
 def _complaint(name: str, features: str) -> str:
-    """What LLVM says of the target, which it does on stderr alone: the first line, empty if none."""
+    """LLVM's first complaint about the target, or "". LLVM reports it only on stderr."""
     try:
         stderr = os.dup(2)
-    except OSError:  # closed: there is nowhere to say it
+    except OSError:  # stderr is closed: LLVM cannot report anything
         return ""
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as captured:
         try:
-            os.dup2(said.fileno(), 2)
+            os.dup2(captured.fileno(), 2)
             llvm.initialize_native_target()
             llvm.Target.from_default_triple().create_target_machine(cpu=name, features=features)
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-        said.seek(0)
-        lines = said.read().decode(errors="replace").splitlines()
+        captured.seek(0)
+        lines = captured.read().decode(errors="replace").splitlines()
     return next((line for line in lines if "is not a recognized" in line), "")
 
 
 _check_target()
 ISA = _isa_of(_features())
-# Zen 4 takes two cycles for a multiply-add of 64 bytes: time enough to load a number for each, as tiles of
-# one vector do. Elsewhere two may start in a cycle, as many as loads, and such a tile waits for its loads.
+# Zen 4 takes two cycles for a multiply-add of 64 bytes. That is enough time to load one number per
+# multiply-add, as tiles of one vector do. Other CPUs can start two multiply-adds per cycle, but also only two
+# loads, so that such a tile waits for its loads.
 HALF_RATE = ISA is AVX512 and _cpu_name() == "znver4"

@@ -1,7 +1,7 @@
-"""Pointers: arrays reach a kernel as addresses and strides.
+"""Pointers: kernels get arrays as addresses and strides.
 
-Numba would compile a kernel anew for every mix of contiguous and strided arguments; a table of
-addresses and strides keeps it at one machine code per dtype.
+From array arguments Numba would compile a kernel again for every mix of contiguous and strided arrays. With a
+table of addresses and strides there is one machine code per dtype.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flashbench.codegen.ir import INT, call, const, loop
 
 @intrinsic
 def pointer(typingctx: Any, like: Any, address: Any) -> Any:
-    """The address as a pointer to elements of `like`'s type."""
+    """The address as a pointer to elements of the type of `like`."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
@@ -27,7 +27,7 @@ def pointer(typingctx: Any, like: Any, address: Any) -> Any:
 
 @intrinsic
 def at(typingctx: Any, base: Any, offset: Any) -> Any:
-    """base + offset, in elements."""
+    """The pointer base + offset; offset counts elements."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.gep(args[0], [args[1]])
@@ -70,7 +70,7 @@ _LINE = 64
 
 
 def prefetch(builder: ir.IRBuilder, place: ir.Value) -> None:
-    """Ask for the cache line of an address, which may be past the end of what is there."""
+    """Prefetch the cache line of an address. The address may be past the end of an array."""
     byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
     reading, nearest, data = ir.Constant(word, 0), ir.Constant(word, 3), ir.Constant(word, 1)
     where = builder.bitcast(place, byte)
@@ -79,7 +79,7 @@ def prefetch(builder: ir.IRBuilder, place: ir.Value) -> None:
 
 @intrinsic
 def prefetch_rows(typingctx: Any, address: Any, rows: Any, stride: Any, size: Any) -> Any:
-    """Ask for `size` bytes of each of some rows, `stride` bytes apart, ahead of their use."""
+    """Prefetch `size` bytes of each of `rows` rows, which are `stride` bytes apart."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         start, rows, stride, size = args

@@ -12,7 +12,7 @@ ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
 
 def aligned(size: int) -> int:
-    """`size` rounded up to whole cache lines."""
+    """size, in bytes, rounded up to whole cache lines."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 

@@ -1,1 +1,1 @@
-"""flashbench inside other libraries: PyTorch, Hugging Face transformers, neuralforecast's models."""
+"""flashbench's attention in other libraries: PyTorch, Hugging Face transformers, neuralforecast."""

@@ -1,4 +1,4 @@
-"""Whose line a warning is about: that of the user, not of the libraries between."""
+"""Finds the user's line for a warning, past the libraries between."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import sys
 
 
 def level_outside(*prefixes: str) -> int:
-    """The stacklevel of the first line outside of modules whose names begin so, for `warnings.warn` in the
-    function that calls this.
+    """The stacklevel of the first caller outside the modules whose names begin with one of `prefixes`.
+
+    It is right for `warnings.warn` in the function that calls this one.
     """
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(prefixes):

@@ -1,6 +1,7 @@
-"""Attention as classes: `FlashAttention`, `MultiHeadAttention`, and the `ModelConfig` that chooses.
+"""Attention as classes: `FlashAttention`, `MultiHeadAttention`, and `ModelConfig`, which chooses between
+flash and standard attention.
 
-Each object remembers its last forward for `backward`, so give every thread its own.
+Each object keeps its last forward for `backward`, so every thread needs its own object.
 """
 
 from __future__ import annotations

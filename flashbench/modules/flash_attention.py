@@ -13,7 +13,7 @@ from flashbench.problem import Direction
 
 
 def check_dropout(dropout: float) -> None:
-    """Dropout must be nought as long as no engine has it. Raises AttentionError."""
+    """Raise AttentionError unless dropout is 0.0, as these classes have no dropout."""
     if as_scale("dropout", dropout) != 0.0:
         raise AttentionError(
             f"dropout must be 0.0 in this version, which has no exact dropout yet, not {dropout}"
@@ -22,11 +22,13 @@ def check_dropout(dropout: float) -> None:
 
 @dataclass(frozen=True)
 class FlashAttentionConfig:
-    """Settings of `FlashAttention`. Raises AttentionError.
+    """Settings of `FlashAttention`. Raises AttentionError if one breaks a rule.
 
-    block_size: queries and keys in a tile; None: chosen for the problem. scale: softmax_scale; None:
-    1 / sqrt(head_dim). causal: a query sees no later key. use_simd: False selects scalar loops.
-    dropout: 0.0 is all that this version can do.
+    block_size: queries and keys per tile; None: chosen for the problem.
+    scale: softmax_scale; None: 1 / sqrt(head_dim).
+    causal: a query sees no later key.
+    use_simd: False selects scalar loops.
+    dropout: must be 0.0 in this version.
     """
 
     block_size: int | None = 64
@@ -56,7 +58,7 @@ class FlashAttention:
     """
 
     def __init__(self, config: FlashAttentionConfig | None = None) -> None:
-        """None: the defaults of FlashAttentionConfig."""
+        """config: None means the defaults of FlashAttentionConfig."""
         self.config = FlashAttentionConfig() if config is None else config
         self._last: tuple[Call, Forward] | None = None
 
@@ -67,9 +69,10 @@ class FlashAttention:
     def forward(self, q: Any, k: Any, v: Any, *, return_lse: Literal[True]) -> AttentionOutput: ...
 
     def forward(self, q: Any, k: Any, v: Any, *, return_lse: bool = False) -> Array | AttentionOutput:
-        """o, or AttentionOutput(o, lse): shapes and errors of `flashbench.attention`.
+        """o, or AttentionOutput(o, lse) with return_lse. Shapes and errors are those of
+        `flashbench.attention`.
 
-        The arrays are remembered for `backward`, not copied: leave them as they are until then.
+        The object keeps the arrays for `backward` without a copy: do not change them before that.
         """
         call = self._prepare("fwd", q, k, v)
         forward = call.forward(keep=True)
@@ -87,9 +90,9 @@ class FlashAttention:
     def backward(
         self, do: Any, q: Any = None, k: Any = None, v: Any = None, o: Any = None, lse: Any = None
     ) -> AttentionGradients:
-        """dq, dk and dv of the last forward, or of the one whose q, k, v, o and lse are given.
+        """dq, dk and dv in the shapes of q, k and v: of the last forward, or of the given q, k, v, o and lse.
 
-        Raises AttentionError.
+        do has o's shape. Raises AttentionError, also if there was no forward and none is given.
         """
         given = [x is not None for x in (q, k, v, o, lse)]
         if all(given):

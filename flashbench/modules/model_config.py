@@ -1,4 +1,4 @@
-"""The attention settings of a model, changed by builders that leave the original as it was."""
+"""The attention settings of a model. Its `with_...` methods return changed copies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from flashbench.modules.multi_head import AttentionMode, MultiHeadAttentionConfi
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which attention a model uses. Raises AttentionError.
+    """The attention of a model. Raises AttentionError if a setting breaks a rule.
+
+    use_flash_attention: False means standard attention.
+    flash_block_size: queries and keys per tile; None: chosen for each problem.
+    flash_causal: a query sees no later key, in standard attention too.
 
     >>> config = ModelConfig().with_flash_block_size(128).with_flash_causal(True)
     >>> config
@@ -29,19 +33,19 @@ class ModelConfig:
         as_flag("flash_causal", self.flash_causal)
 
     def with_flash_attention(self, enabled: bool) -> ModelConfig:
-        """A copy that uses flash attention, or standard attention when False."""
+        """A copy that uses flash attention, or standard attention if False."""
         return replace(self, use_flash_attention=enabled)
 
     def with_flash_block_size(self, block_size: int | None) -> ModelConfig:
-        """A copy with other tiles; None: chosen for each problem."""
+        """A copy with another tile size; None: chosen for each problem."""
         return replace(self, flash_block_size=block_size)
 
     def with_flash_causal(self, causal: bool) -> ModelConfig:
-        """A copy in which a query sees no later key, or does; standard attention obeys too."""
+        """A copy in which a query sees no later key (True) or all keys (False), in standard attention too."""
         return replace(self, flash_causal=causal)
 
     def attention_config(self, d_model: int, num_heads: int) -> MultiHeadAttentionConfig:
-        """The settings of one attention layer of this model."""
+        """The settings of one attention layer of this model. Raises AttentionError."""
         return MultiHeadAttentionConfig(
             d_model=d_model,
             num_heads=num_heads,

@@ -1,4 +1,4 @@
-"""Multi-head attention on (batch, seqlen, d_model): split into heads, attend, merge."""
+"""Multi-head attention on (batch, seqlen, d_model): project, split into heads, attend, merge, project."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flashbench.problem import MAX_HEAD_DIM, AttentionProblem, Direction, Dtype
 
 
 class AttentionMode(Enum):
-    """How `MultiHeadAttention` computes: the value is the name of the engine."""
+    """The engine of `MultiHeadAttention`; the value is its name."""
 
     FLASH = "flash"
     STANDARD = "standard"
@@ -24,11 +24,13 @@ class AttentionMode(Enum):
 
 @dataclass(frozen=True)
 class MultiHeadAttentionConfig:
-    """Settings of `MultiHeadAttention`. Raises AttentionError.
+    """Settings of `MultiHeadAttention`. Raises AttentionError if one breaks a rule.
 
-    num_kv_heads: None is num_heads; fewer share their keys among neighbouring query heads.
-    flash_block_size: as `FlashAttentionConfig.block_size`, for mode FLASH. dropout: 0.0 is all that
-    this version can do.
+    d_model: width of the model, a multiple of num_heads.
+    num_kv_heads: None is num_heads. With fewer, neighbouring query heads share a key head.
+    flash_block_size: as `FlashAttentionConfig.block_size`, for mode FLASH.
+    dropout: must be 0.0 in this version.
+    causal: a query sees no later key.
     """
 
     d_model: int
@@ -75,10 +77,10 @@ class MultiHeadAttentionConfig:
 
 
 class ProjectionWeights(NamedTuple):
-    """Linear maps before and after the heads, x @ w + b; None leaves that step out.
+    """Linear maps x @ w + b before and after the heads; None leaves that step out.
 
-    w_q: (d_model, d_model); w_k and w_v: (d_model, num_kv_heads * head_dim); w_o: (d_model, d_model);
-    each bias as long as its matrix is wide. These are the transposes of PyTorch's Linear.weight.
+    w_q, w_o: (d_model, d_model); w_k, w_v: (d_model, num_kv_heads * head_dim); b_q, b_o: (d_model,);
+    b_k, b_v: (num_kv_heads * head_dim,). The matrices are the transposes of PyTorch's Linear.weight.
     """
 
     w_q: Array | None = None
@@ -92,7 +94,7 @@ class ProjectionWeights(NamedTuple):
 
 
 class MultiHeadGradients(NamedTuple):
-    """Gradients in the shapes of q, k and v, and of the weights; None where there is no weight."""
+    """Gradients in the shapes of q, k and v, and of the weights; None for a weight that is None."""
 
     dq: Array
     dk: Array
@@ -101,19 +103,19 @@ class MultiHeadGradients(NamedTuple):
 
 
 class MemoryUsage(NamedTuple):
-    """Peak bytes that attention needs beyond its inputs and outputs, for each mode."""
+    """Peak bytes of attention in each mode, beyond its inputs and outputs."""
 
     flash_bytes: int
     standard_bytes: int
 
     @property
     def savings(self) -> float:
-        """How many times less the flash mode needs."""
+        """standard_bytes / flash_bytes."""
         return self.standard_bytes / self.flash_bytes
 
 
 class _Step(NamedTuple):
-    """What backward needs of the last forward."""
+    """The parts of the last forward that backward needs."""
 
     inputs: tuple[Array, Array, Array]
     call: Call
@@ -132,7 +134,7 @@ class MultiHeadAttention:
     """
 
     def __init__(self, config: MultiHeadAttentionConfig, weights: ProjectionWeights | None = None) -> None:
-        """Raises AttentionError when a weight has another shape than `ProjectionWeights` says."""
+        """Raises AttentionError if a weight does not have the shape in `ProjectionWeights`."""
         self.config = config
         if not isinstance(weights, ProjectionWeights | None):
             raise AttentionError(f"weights must be ProjectionWeights or None, not {type(weights).__name__}")
@@ -153,8 +155,8 @@ class MultiHeadAttention:
     def forward(self, q: Any, k: Any, v: Any, *, keep: bool = True) -> Array:
         """Attention of every head, merged: (batch, seqlen_q, d_model).
 
-        q: (batch, seqlen_q, d_model). k and v: (batch, seqlen_k, d_model), or as wide as the key heads
-        together where they have no projection. With keep=False nothing stays in memory for `backward`.
+        q: (batch, seqlen_q, d_model). k, v: (batch, seqlen_k, d_model) with a projection, else
+        (batch, seqlen_k, num_kv_heads * head_dim). keep: False keeps nothing for `backward`.
         Raises AttentionError.
         """
         inputs = (self._input("q", q), self._input("k", k), self._input("v", v))
@@ -175,9 +177,9 @@ class MultiHeadAttention:
         return self._project("o", merged)
 
     def backward(self, do: Any) -> MultiHeadGradients:
-        """Gradients of sum(do * o) by what the last forward was given, and by the weights.
+        """Gradients of sum(do * o) by the q, k and v of the last forward, and by the weights.
 
-        Raises AttentionError.
+        do: (batch, seqlen_q, d_model). Raises AttentionError, also if no forward was kept.
         """
         if self._last is None:
             raise AttentionError("backward has no forward to go back through", hint="call forward first")
@@ -200,7 +202,7 @@ class MultiHeadAttention:
     def memory_usage(
         self, batch: int, seqlen: int, *, dtype: Dtype = "float64", direction: Direction = "fwd"
     ) -> MemoryUsage:
-        """What attention itself would need in either mode, computed without running; projections aside.
+        """Bytes that attention would need in each mode, without projections. Nothing runs.
 
         Raises AttentionError.
         """
@@ -216,7 +218,7 @@ class MultiHeadAttention:
         block_size = self.config.flash_block_size
         flash = find_engine("flash").workspace_bytes(problem, direction, Settings(block_size, block_size))
         standard = find_engine("standard").workspace_bytes(problem, direction, Settings())
-        assert flash is not None  # both engines of this package know
+        assert flash is not None  # both engines can compute it
         assert standard is not None
         return MemoryUsage(flash, standard)
 
@@ -235,7 +237,7 @@ class MultiHeadAttention:
         return x
 
     def _project(self, name: str, x: Array) -> Array:
-        """x @ w + b, of what there is."""
+        """x @ w + b, without the weights that are None."""
         w, b = getattr(self.weights, f"w_{name}"), getattr(self.weights, f"b_{name}")
         x = x if w is None else x @ w
         return x if b is None else x + b
@@ -256,6 +258,6 @@ def _split(x: Array, num_heads: int) -> Array:
 
 
 def _merge(x: Array) -> Array:
-    """`_split` undone."""
+    """The inverse of `_split`: (batch, num_heads, seqlen, head_dim) to (batch, seqlen, width)."""
     batch, num_heads, seqlen, head_dim = x.shape
     return x.swapaxes(1, 2).reshape(batch, seqlen, num_heads * head_dim)

@@ -1,1 +1,1 @@
-"""What the operating system lets this process have: cores, CPU time, and the files that tell of it."""
+"""What the operating system allows this process: cores and CPU time; and the files that say so."""

@@ -1,9 +1,9 @@
-"""The cores that this process may run on, also where an OpenMP runtime has bound its main thread to one.
+"""The cores that this process may run on, even if an OpenMP runtime has bound its main thread to one core.
 
-Linux keeps a mask for each thread, and what one asks for is that of the calling thread. taskset, numactl and
-containers set it for all. But an OpenMP runtime that is told to bind threads begins with the one that loads
-it: `import torch` under OMP_PROC_BIND=close leaves the main thread, and every thread and process that it
-starts from then on, a single core of those that the process still has.
+Linux keeps one mask per thread, and a thread reads its own. taskset, numactl and containers set the masks of
+all threads. An OpenMP runtime with a binding setting also binds the thread that loads it. So `import torch`
+under OMP_PROC_BIND=close leaves a single core to the main thread, and to every thread and process that it
+starts later, although the process still has the others.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-# Settings by which OpenMP runtimes bind threads, and words in them by which they do not.
+# Environment variables that make OpenMP runtimes bind threads.
 BINDING_VARIABLES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
-_NO_BINDING = {"false", "none", "disabled"}
-_KMP_BINDS = {"balanced", "compact", "disperse", "explicit", "scatter"}  # its other words only say more
-# Not os.cpu_count(), which follows $PYTHON_CPU_COUNT.
+_NO_BINDING = {"false", "none", "disabled"}  # values with which they do not bind
+# Only these words of KMP_AFFINITY bind.
+_KMP_BINDS = {"balanced", "compact", "disperse", "explicit", "scatter"}
+# Not os.cpu_count(), as that follows $PYTHON_CPU_COUNT.
 _MOST_CORES = os.sysconf("SC_NPROCESSORS_ONLN") if hasattr(os, "sysconf") else None
 
 
 def binding_settings() -> dict[str, str]:
-    """What of `BINDING_VARIABLES` the environment has that asks to bind threads."""
+    """The variables of `BINDING_VARIABLES` that bind threads in this environment, and their values."""
     found = {name: os.environ.get(name, "").strip() for name in BINDING_VARIABLES}
-    if found["OMP_PROC_BIND"].lower() == "false":  # which the other two of OpenMP's and GNU's do not overrule
+    if found["OMP_PROC_BIND"].lower() == "false":  # it overrules the two variables below
         found["OMP_PLACES"] = found["GOMP_CPU_AFFINITY"] = ""
     return {name: value for name, value in found.items() if value and _binds(name, value)}
 
@@ -36,9 +37,10 @@ def _binds(name: str, value: str) -> bool:
 
 
 def process_cores() -> frozenset[int] | None:
-    """Numbers of the cores that this process may run on; None where the system has no such thing.
+    """Numbers of the cores that this process may run on; None if the system has no affinity masks.
 
-    The calling thread's, unless it is bound to a place of an OpenMP runtime: then those of all its places.
+    They are the calling thread's cores. If that thread is bound to one place of an OpenMP runtime, they are
+    the cores of all the runtime's places.
     """
     if not hasattr(os, "sched_getaffinity"):  # macOS, Windows
         return None
@@ -48,7 +50,7 @@ def process_cores() -> frozenset[int] | None:
 
 @contextlib.contextmanager
 def on_process_cores() -> Iterator[None]:
-    """Within the block the calling thread may run on the process's cores, and so may what it starts."""
+    """Within the block, the calling thread and all that it starts may run on all cores of the process."""
     cores = process_cores()
     before = os.sched_getaffinity(0) if cores is not None else set()
     if cores is None or cores == before:
@@ -64,30 +66,32 @@ def on_process_cores() -> Iterator[None]:
 def _move_to(cores: Iterable[int]) -> None:
     try:
         os.sched_setaffinity(0, cores)
-    except TimeoutError:  # of a signal handler, for a deadline
+    except TimeoutError:  # from a signal handler, for a deadline
         raise
-    except OSError:  # taken from the process meanwhile: it stays where it is
+    except OSError:  # the process lost these cores meanwhile: the thread stays where it is
         return
 
 
 @lru_cache
 def _unbound(mask: frozenset[int]) -> frozenset[int]:
-    """Asked in each call of a kernel, and of a mask the answer stays: runtimes bind when they are loaded."""
+    """The process's cores from the calling thread's mask. Cached, as every kernel call asks: a runtime binds
+    only when it is loaded, so the answer for a mask stays the same.
+    """
     if not binding_settings():
         return mask
     found = mask
     for places, count in _openmp_places():
         every = frozenset().union(*places)
-        # More than the process had when the runtime was loaded: a list of cores that looks beyond taskset.
-        # Few of them: a second runtime, which has seen no more than the first left it.
+        # Not if len(every) > count: these places are a list of cores that ignores taskset.
+        # Not if len(every) <= len(found): a second runtime, which saw only the core that the first left.
         if mask in places and len(found) < len(every) <= count:
             found = every
     return found
 
 
 def _openmp_places() -> Iterator[tuple[list[frozenset[int]], int]]:
-    """Places of each OpenMP runtime that is loaded, and how many cores the process had then."""
-    import threadpoolctl  # here: it looks at every library of the process
+    """The places of each loaded OpenMP runtime, and how many cores the process had when it was loaded."""
+    import threadpoolctl  # here, as only bound threads need it
 
     for info in threadpoolctl.threadpool_info():
         if info["user_api"] != "openmp":
@@ -96,9 +100,9 @@ def _openmp_places() -> Iterator[tuple[list[frozenset[int]], int]]:
             library = ctypes.CDLL(info["filepath"])
             places = [_cores_of(library, place) for place in range(library.omp_get_num_places())]
             yield places, library.omp_get_num_procs()
-        except TimeoutError:  # of a signal handler: an answer without this runtime would be kept
+        except TimeoutError:  # from a signal handler: the cache would keep an answer without this runtime
             raise
-        except (OSError, AttributeError):  # not to be had by that path, or without places
+        except (OSError, AttributeError):  # not loadable by that path, or without places
             continue
 
 

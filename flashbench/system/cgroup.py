@@ -1,4 +1,4 @@
-"""Linux's control groups around this process, of either version, and the CPU time that they allow."""
+"""The Linux control groups of this process, version 1 or 2, and the CPU time that they allow."""
 
 from __future__ import annotations
 
@@ -15,28 +15,26 @@ _Version = Literal[1, 2]
 
 
 class Group(NamedTuple):
-    """A control group, or one around it."""
+    """A control group of this process, or a parent of one."""
 
     directory: Path
     version: _Version
 
 
 class _Mount(NamedTuple):
-    """Where a hierarchy is to be seen, from `root` in it down."""
+    """A mounted hierarchy of groups."""
 
-    root: str
+    root: str  # the group at `directory`, as a path in the hierarchy
     directory: Path
     version: _Version
-    controllers: frozenset[str]  # of version 1
+    controllers: frozenset[str]  # version 1 only
 
 
 def groups(controller: Literal["cpu", "memory"]) -> Iterator[Group]:
-    """The groups that may limit what the controller counts: this process's own and those around, as far as
-    they are to be seen from here.
-    """
+    """The groups that may limit this controller's resource: this process's group and its visible parents."""
     mounts = _mounts(PROCESS / "mountinfo")
     for line in (read_text(PROCESS / "cgroup") or "").splitlines():
-        if line.count(":") < 2:  # what cannot be read is no limit
+        if line.count(":") < 2:  # an unreadable line limits nothing
             continue
         hierarchy, controllers, path = line.split(":", 2)
         version: _Version = 2 if hierarchy == "0" else 1
@@ -49,28 +47,28 @@ def groups(controller: Literal["cpu", "memory"]) -> Iterator[Group]:
 
 
 def cpu_quota() -> float | None:
-    """How many cores' time the groups around this process allow, the tightest of them; None: no limit."""
+    """CPU time that this process's groups allow, in cores: the smallest quota; None: no limit."""
     found = [quota for group in groups("cpu") if (quota := _quota_of(group)) is not None]
     return min(found, default=None)
 
 
 class ThrottleMeter:
-    """Counts periods, from when it is made, in which a group's quota was used up and its threads waited."""
+    """Counts throttled periods since it was made: a group had used up its quota, and its threads waited."""
 
     def __init__(self) -> None:
         self._before = _throttled()
 
     def read(self) -> int:
-        """So far, of the group around this process that waited most."""
-        now = _throttled()
-        return max((count - self._before.get(group, count) for group, count in now.items()), default=0)
+        """Throttled periods so far, of the group of this process with the most."""
+        counts = _throttled()
+        return max((count - self._before.get(group, count) for group, count in counts.items()), default=0)
 
 
 def _upwards(mount: _Mount, path: str) -> Iterator[Path]:
-    """From the group at `path` of the mount's hierarchy up to what is mounted."""
+    """Directories from the group at `path` in the mount's hierarchy up to the mounted group."""
     group = mount.directory
     inside = mount.root.rstrip("/") + "/"
-    # In a container the path may be the host's, and the mount the container's own group.
+    # In a container, `path` may be the host's, while the mount is the container's own group.
     if path.startswith(inside) and ".." not in path.split("/"):
         group /= path.removeprefix(inside)
     for directory in (group, *group.parents):
@@ -79,7 +77,7 @@ def _upwards(mount: _Mount, path: str) -> Iterator[Path]:
             return
 
 
-@lru_cache(maxsize=1)  # a host of many containers has thousands of lines
+@lru_cache(maxsize=1)  # on a host of many containers the file has thousands of lines
 def _mounts(mountinfo: Path) -> list[_Mount]:
     found = []
     for line in (read_text(mountinfo) or "").splitlines():
@@ -97,7 +95,7 @@ def _mounts(mountinfo: Path) -> list[_Mount]:
 
 
 def _unescaped(field: str) -> str:
-    """Linux writes a space in a path as `\\040`, and some other signs alike."""
+    """A path from mountinfo. Linux writes a space there as `\\040`, and some other characters likewise."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
@@ -111,7 +109,7 @@ def _quota_of(group: Group) -> float | None:
 
 
 def _throttled() -> dict[Path, int]:
-    """Throttled periods of each group since it was made."""
+    """Throttled periods of each group, since the group was made."""
     found = {}
     for directory, _ in groups("cpu"):
         for line in (read_text(directory / "cpu.stat") or "").splitlines():

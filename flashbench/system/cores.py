@@ -1,4 +1,4 @@
-"""How many threads are worth running here."""
+"""The number of threads that a call uses by default."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flashbench.system.affinity import process_cores
 from flashbench.system.cgroup import cpu_quota
 from flashbench.system.numba_settings import numba_num_threads
 
-# A quota may be changed while a process runs, and reading it takes as long as a short call.
+# A quota may change while the process runs, but reading it takes as long as a short call.
 _QUOTA_LASTS_S = 1.0
 _process_cpu_count: Callable[[], int | None] | None = getattr(os, "process_cpu_count", None)
 _quota: float | None = None
@@ -19,13 +19,14 @@ _quota_read_s = -math.inf
 
 
 def available_cores() -> int:
-    """Cores that this process may run on, and no more than the CPU time that its control groups allow, a part
-    of a core counting as one; $NUMBA_NUM_THREADS lowers it, as it does for Numba, and so does
-    $PYTHON_CPU_COUNT, as for Python since 3.13.
+    """Number of cores that this process may use: those that it may run on, lowered by three limits.
 
-    Raises ConfigError when NUMBA_NUM_THREADS is no number of threads.
+    The limits are the CPU time of its control groups (a part of a core counts as one), $NUMBA_NUM_THREADS (as
+    for Numba), and $PYTHON_CPU_COUNT (as for Python since 3.13).
+
+    Raises ConfigError if NUMBA_NUM_THREADS is not a whole number from 1 up.
     """
-    # Asked in every call that is not told how many: straight on, in some microseconds.
+    # Every call without num_threads runs this, so it must take only some microseconds.
     allowed = process_cores()
     cores = (os.cpu_count() or 1) if allowed is None else len(allowed)
     for limit in (_recent_quota(), numba_num_threads(), _python_cpu_count()):
@@ -36,17 +37,17 @@ def available_cores() -> int:
 
 def _recent_quota() -> float | None:
     global _quota, _quota_read_s
-    now = monotonic()
-    if now - _quota_read_s > _QUOTA_LASTS_S:
-        _quota, _quota_read_s = cpu_quota(), now
+    time_s = monotonic()
+    if time_s - _quota_read_s > _QUOTA_LASTS_S:
+        _quota, _quota_read_s = cpu_quota(), time_s
     return _quota
 
 
 def _python_cpu_count() -> int | None:
-    """What $PYTHON_CPU_COUNT or -X cpu_count says, which only Python 3.13 and later know."""
+    """The number from $PYTHON_CPU_COUNT or -X cpu_count (Python 3.13 and later); None if not set."""
     if _process_cpu_count is None:
         return None
-    told: int | None = _process_cpu_count()
-    # Not told, it is the calling thread's mask, or where there is none every core.
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return None if told == own else told
+    count: int | None = _process_cpu_count()
+    # Without a setting it counts the calling thread's mask, or all cores if there are no masks.
+    default = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return None if count == default else count

@@ -1,6 +1,6 @@
-"""Settings of Numba under which our kernels cannot run, told before Numba reads them.
+"""Refuses settings of Numba with which our kernels cannot run, before Numba reads them.
 
-It would say so in a traceback, in many lines of a warning with one inside, or not at all.
+Numba itself would answer with a traceback, a long warning around one useful line, or nothing.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from flashbench.errors import ConfigError
 
 
 def check_numba_settings() -> None:
-    """Raises ConfigError that names the setting. Looks at the environment alone, so that it costs nothing."""
+    """Raise ConfigError that names a wrong setting. It reads only the environment, so it costs nothing."""
     numba_num_threads()
     disabled = os.environ.get("NUMBA_DISABLE_JIT")
-    if disabled and _number(disabled) != 0:  # an empty one is how a Dockerfile unsets it
+    if disabled and _number(disabled) != 0:  # a Dockerfile unsets a variable by an empty value
         raise without_compiler(f"NUMBA_DISABLE_JIT={disabled!r}")
 
 
 def numba_num_threads() -> int | None:
-    """What $NUMBA_NUM_THREADS says; None where it is not set, or empty.
+    """The number in $NUMBA_NUM_THREADS; None if it is not set, or empty.
 
-    Raises ConfigError for no number of threads.
+    Raises ConfigError if it is not a whole number from 1 up.
     """
     text = os.environ.get("NUMBA_NUM_THREADS")
     if not text:
@@ -36,7 +36,7 @@ def numba_num_threads() -> int | None:
 
 
 def without_compiler(setting: str) -> ConfigError:
-    """The error where Numba is told to compile nothing."""
+    """The error for a setting that turns Numba's compiler off."""
     return ConfigError(
         f"{setting}: flashbench's kernels run compiled or not at all, so it must be 0 or not set",
         hint="unset NUMBA_DISABLE_JIT",

@@ -1,4 +1,4 @@
-"""Small files that Linux describes itself in."""
+"""Reads the small files in which Linux describes itself (/proc, /sys)."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from pathlib import Path
 
 
 def read_text(path: Path) -> str | None:
-    """What the file says; None where it is not there, empty, or hidden from us."""
+    """The file's text, without white space around it; None if it is missing, empty or unreadable."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape").strip() or None
-    except TimeoutError:  # of a signal handler, for a deadline
+    except TimeoutError:  # from a signal handler, for a deadline
         raise
-    except OSError:  # not this system, a sandbox, or for root alone
+    except OSError:  # another system, a sandbox, or readable only by root
         return None
 
 
 def read_number(path: Path) -> int | None:
-    """The file's whole number; None where it has none."""
+    """The file's whole number; None if it has none."""
     text = read_text(path)
     return int(text) if text is not None and text.isdigit() else None
 
 
 def read_list(path: Path) -> list[int]:
-    """Numbers of cores from `0-3,8`; empty where it is not told.
+    """Numbers of cores, from a list such as `0-3,8`; empty if the file is missing or empty.
 
-    Raises ValueError when the file says something else.
+    Raises ValueError if the file holds something else.
     """
     numbers: list[int] = []
     for part in (read_text(path) or "").split(","):

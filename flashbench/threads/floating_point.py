@@ -1,7 +1,8 @@
 """The floating-point mode of a thread: rounding, and whether denormals are flushed to zero.
 
-A caller may have set its own (`torch.set_flush_denormal(True)`), which other threads do not have. The threads
-of a call compute in their caller's, so that results do not depend on who computed what.
+A caller may have changed its own mode (`torch.set_flush_denormal(True)`); other threads do not inherit it.
+All threads of a call compute in the caller's mode, so that results do not depend on which thread computed
+what.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ _Room = ctypes.c_char * MODE_BYTES
 
 
 def _functions() -> tuple[Any, Any]:
-    """C's fegetenv and fesetenv, called with the GIL held as they take nanoseconds; (None, None) without."""
+    """C's fegetenv and fesetenv, or (None, None). The GIL stays held, as they take only nanoseconds."""
     try:
-        library = ctypes.PyDLL(None)  # Windows has no such thing
+        library = ctypes.PyDLL(None)  # fails on Windows
         functions = library.fegetenv, library.fesetenv
     except (TypeError, OSError, AttributeError):
         return None, None
@@ -36,7 +37,7 @@ _get, _set = _functions()
 
 
 def mode_addresses() -> tuple[int, int]:
-    """Where fegetenv and fesetenv are, for machine code; zeros where the system has none."""
+    """Addresses of fegetenv and fesetenv, for machine code; zeros if the system has none."""
     if _get is None:
         return 0, 0
     get, put = (ctypes.cast(function, ctypes.c_void_p).value or 0 for function in (_get, _set))
@@ -44,7 +45,7 @@ def mode_addresses() -> tuple[int, int]:
 
 
 class Mode:
-    """The mode that the thread which makes it is in."""
+    """The mode of the thread that makes this object, at that moment."""
 
     def __init__(self) -> None:
         self._kept = _Room()
@@ -60,8 +61,10 @@ class Mode:
 
 @intrinsic
 def call_in_mode(typingctx: Any, address: Any, value: Any, mode: Any, get_mode: Any, set_mode: Any) -> Any:
-    """Call the C function void(intptr_t) at the address in the floating-point mode at another, and return to
-    this thread's own; C's fegetenv and fesetenv are given by address.
+    """Call the C function void(intptr_t) at `address` with `value`, in a given floating-point mode.
+
+    mode: address of the mode. get_mode and set_mode: addresses of C's fegetenv and fesetenv. The thread's own
+    mode is restored afterwards.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:

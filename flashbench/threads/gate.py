@@ -1,8 +1,8 @@
-"""The gate of a call: helpers go in and come out, and its caller closes it and waits for those inside.
+"""The gate of a call. Helpers enter and leave; the caller closes it and waits for the helpers inside.
 
-A cell a helper tells what it has done, so that each can be asked without a lock. A caller closes the gate
-by an `Ending`, in machine code: an exception that got out of a wait in Python would leave helpers at work on
-arrays which their owner, told that the call is over, may free.
+Each helper has one cell with its state, so that no lock is needed. The caller closes the gate by an `Ending`,
+in machine code. If the caller waited in Python, an exception could end the wait early. Helpers would then
+work on arrays that their owner may free, because the call looks finished.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from flashbench.codegen.compiled import compiled, compiled_callback
 from flashbench.codegen.pointers import at, pointer
 from flashbench.endings import ENDING, Ending
 
-# What adds up in a helper's cell. An exit without an entrance does not happen.
+# A helper's cell is the sum of these. A helper never leaves without entering.
 _ENTERED, _CLOSED, _LEFT = 1, 2, 4
 _CELL_BYTES = 8
-# A caller that waits spins for some microseconds, then gives its core away between looks, and after a
-# millisecond sleeps between them: under a CPU quota its waiting is its helpers' time.
+# A waiting caller spins for some microseconds. Then it yields its core between looks, and after a millisecond
+# it sleeps between them: under a CPU quota, its waiting takes CPU time from its helpers.
 _SPINS, _YIELDS = 256, 2000
 
 
 class Gate:
-    """Of a call with helpers 0, 1, ... helpers - 1."""
+    """The gate of a call with helpers 0, 1, ... helpers - 1."""
 
     def __init__(self, helpers: int) -> None:
         self._cells = (ctypes.c_int64 * (1 + helpers))(helpers)
         self._address = ctypes.addressof(self._cells)
 
     def enter(self, helper: int) -> bool:
-        """Whether the helper is in; not if the caller has left, which it now will not do before `leave`."""
+        """Let a helper in. False: the gate is closed. True: the caller will wait for its `leave`."""
         return bool(_enter(self._cell(helper)))
 
     def leave(self, helper: int) -> None:
-        """The helper is out, and touches the caller's arrays no more."""
+        """Let a helper out. It must not touch the caller's arrays any more."""
         _leave(self._cell(helper))
 
     def closed_behind(self) -> Ending:
-        """At the end of this `with` block the gate is shut and nobody is inside."""
+        """A context manager. At the end of its block the gate is closed and no helper is inside."""
         return Ending(_closing(), self._address)
 
     def _cell(self, helper: int) -> int:
@@ -76,6 +76,7 @@ def _close(cells, kind, error, traceback):
 @functools.cache
 def _closing() -> Callable[..., None]:
     n = types.intp
-    for function in (_enter, _leave):  # a helper that had to compile might fail, and its caller wait for ever
+    # Compile now: if a helper had to compile and failed, its caller would wait for ever.
+    for function in (_enter, _leave):
         function.compile((n,))
     return ENDING(compiled_callback(_close, types.void(n, n, n, n)).address)

@@ -1,7 +1,7 @@
-"""Threads of an OpenMP runtime that other code of the process computes with, borrowed for a call.
+"""Borrows for a call the threads of an OpenMP runtime that other code in the process uses, such as PyTorch.
 
-Idle OpenMP threads spin for a while before they sleep. Between two of PyTorch's operators a pool of our own
-would have to share the cores with them; as members of their team our kernels find them awake and at hand.
+Idle OpenMP threads spin for a while before they sleep. Between two of PyTorch's operators, our own pool would
+share the cores with these spinning threads. So our kernels run on these threads instead, which are awake.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flashbench.codegen.pointers import at, pointer
 from flashbench.endings import ENDING, Ending
 from flashbench.threads.floating_point import Mode, call_in_mode, mode_addresses
 
-# Cells of a call, which its members are given the address of.
+# Cells of a call. Members get their address.
 _STARTED, _CALLER_DONE, _TICKETS, _WORK, _SIZE, _MEMBER, _MODE, _GET_MODE, _SET_MODE = range(9)
 _START, _END, _THREAD_NUMBER = range(9, 12)  # the runtime's entry points
 _CELLS = 12
@@ -31,10 +31,11 @@ _start_function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def _member(cells):
-    """What each further thread of the team runs, without the GIL at first.
+    """Each thread of the team but the caller runs this, at first without the GIL.
 
-    The caller is at work, and has released the GIL, once it has taken a ticket. Who waited for the GIL before
-    would be put to sleep, and waking takes longer than a short call. Who leaves before needs none.
+    It spins until the caller has taken a ticket: from then on the caller works without the GIL. A member that
+    asked for the GIL earlier would be put to sleep, and waking takes longer than a short call. If the caller
+    is done before that, the member leaves without the GIL.
     """
     place = pointer(0, cells)
     number = number_from(at(place, _THREAD_NUMBER)[0])
@@ -45,7 +46,7 @@ def _member(cells):
         if look(done) != 0:
             return
         looks += 1
-        if looks > _SPINS:  # somebody else has the GIL, or the caller no core
+        if looks > _SPINS:  # another thread holds the GIL, or the caller has no core
             give_way()
     if place[_SET_MODE] == 0:
         call_address(place[_WORK], (number,))
@@ -54,14 +55,14 @@ def _member(cells):
 
 
 def _start(cells):
-    """Set the others to work; in one function with the note of it, so that nothing comes between."""
+    """Start the other threads and set _STARTED, in one C call: no exception can come between the two."""
     place = pointer(0, cells)
     call_address(place[_START], (place[_MEMBER], cells, place[_SIZE]))
     publish(at(place, _STARTED), 1)
 
 
 def _end(cells, kind, error, traceback):
-    """Wait for them, if they were started."""
+    """Wait for the other threads, if they were started."""
     place = pointer(0, cells)
     publish(at(place, _CALLER_DONE), 1)
     if place[_STARTED]:
@@ -81,20 +82,20 @@ if hasattr(os, "register_at_fork"):
 
 
 def usable() -> bool:
-    """Not in a forked child: it has a runtime's memory, but none of its threads, and would wait for them."""
+    """False in a forked child. It has the runtime's memory but not its threads, and would wait for them."""
     return not _forked
 
 
 class OpenMPTeam:
-    """All threads of an OpenMP runtime with libgomp's entry points (Linux: libgomp.so.1), while a call lasts.
+    """Runs calls on all threads of an OpenMP runtime with libgomp's entry points (Linux: libgomp.so.1).
 
-    path: of the library, which the process has loaded. Raises OSError and AttributeError where it is none.
+    path: the library, which the process has loaded. Raises OSError or AttributeError if it is not libgomp.
     """
 
     def __init__(self, path: str) -> None:
         library = ctypes.CDLL(path)
-        # In two halves: of one piece, the caller's own share would be a callback from C, where an exception
-        # of a signal handler ends.
+        # Start and end are separate calls. With GOMP_parallel the caller's share would be a callback from C,
+        # which would swallow an exception from a signal handler.
         names = "GOMP_parallel_start", "GOMP_parallel_end", "omp_get_thread_num"
         self._entries = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in names]
         n = types.intp
@@ -107,10 +108,10 @@ class OpenMPTeam:
     def run(self, work: _Work, num_threads: int, tickets: int) -> None:
         """`run_on_threads` on these threads.
 
-        num_threads: all that the runtime uses. Of fewer it would end the others, to start them again for the
-        next of its own users.
+        num_threads: must be the number that the runtime uses. With fewer, the runtime would end the other
+        threads, and start them again for its own next user.
         """
-        # Of one Python thread, which may call within a call: from a signal handler.
+        # One list per Python thread. It needs more than one caller if a signal handler calls within a call.
         spare: list[_Caller] = self._callers.__dict__.setdefault("spare", [])
         caller = spare.pop() if spare else _Caller(self._member.address, self._entries)
         caller.begin(work, num_threads, tickets)
@@ -124,11 +125,11 @@ class OpenMPTeam:
 
 
 class _Caller:
-    """What one Python thread calls with, again and again."""
+    """The cells and the callback of one call, used again by later calls of the same Python thread."""
 
     def __init__(self, member: int, entries: list[int]) -> None:
         self._cells = (ctypes.c_int64 * _CELLS)()
-        self._function = _callback(self._run)  # has to live as long as its address
+        self._function = _callback(self._run)  # must live as long as its address is used
         self._cells[_MEMBER] = member
         self._cells[_START], self._cells[_END], self._cells[_THREAD_NUMBER] = entries
         self._cells[_WORK] = ctypes.cast(self._function, ctypes.c_void_p).value or 0
@@ -146,11 +147,11 @@ class _Caller:
         self._work, self._error = work, None
 
     def _run(self, slot: int) -> None:
-        """What a member's thread does; signal handlers do not run there."""
+        """The work of a member's thread. Signal handlers never run there."""
         try:
             assert self._work is not None
             self._work(slot)
-        except BaseException as error:  # C code is between here and the caller
+        except BaseException as error:  # it cannot pass through the C code between here and the caller
             self._error = error
 
     def finish(self) -> BaseException | None:

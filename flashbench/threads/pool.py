@@ -1,13 +1,14 @@
-"""A pool of threads for kernels without the GIL: asleep between calls, safe from any thread, after fork too.
+"""A thread pool for kernels that release the GIL. It sleeps between calls, and works from any thread and
+after a fork.
 
-Not Numba's own: its workqueue layer aborts when two Python threads call at once, its OpenMP layer dies
-after fork, and an idle OpenMP pool goes on spinning, which robs whoever is timed next. Threads here
-wait on a queue. A call never waits for a thread that is busy elsewhere: tasks are handed out by ticket,
-so the caller does itself what nobody else takes.
+Numba's own pools cannot do that. Its workqueue layer aborts if two Python threads call at once. Its OpenMP
+layer dies after a fork. An idle OpenMP pool keeps spinning, and slows down what is timed next. Threads here
+wait on a queue. Tasks are handed out by ticket, so a call never waits for a thread that is busy elsewhere:
+the caller does the tasks that no other thread takes.
 
-A thread that is woken starts on its waker's core, and Linux may leave it there for seconds beside an
-idle core, which halves the speed (seen on Linux 6.18 with two cores). So each looks where it is and steps
-aside.
+Linux starts a woken thread on the core of the thread that woke it. It may leave it there for seconds next to
+an idle core, which halves the speed (observed on Linux 6.18 with two cores). So each thread looks where it
+runs, and moves to a free core.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from flashbench.endings import Ending
 from flashbench.system.affinity import process_cores
-from flashbench.system.cores import available_cores as available_cores  # where it was before
+from flashbench.system.cores import available_cores as available_cores  # importable from here, as before
 from flashbench.threads.floating_point import Mode
 from flashbench.threads.gate import Gate
 
@@ -40,29 +41,29 @@ _current_core: Callable[[], int] | None = (
 
 
 class _Cores:
-    """The cores that the threads of one call are on, as far as the system lets us say."""
+    """The cores that the threads of one call run on; empty if the system does not tell."""
 
     def __init__(self) -> None:
         self._taken = {_current_core()} if _current_core else set()
         self._allowed = (_current_core and process_cores()) or frozenset()
-        self._lock = threading.Lock()  # of helpers, whom nothing interrupts
+        self._lock = threading.Lock()  # only helpers take it, and signal handlers do not run in them
 
     def take_one(self) -> None:
-        """Move the calling pool thread off a core that another thread of the call is on."""
+        """Move the calling pool thread to a free core if another thread of the call runs on its core."""
         if _current_core is None:
             return
         with self._lock:
             free = self._allowed - self._taken
             if _current_core() in self._taken and free:
-                # The mask stays: it is a thread of ours, and it will wake where it does not disturb. A core
-                # that has been taken from the process meanwhile only means that it stays where it is.
+                # The mask stays: the thread is ours, and next time it wakes on one of these cores. If the
+                # process has lost these cores meanwhile, the call fails and the thread stays where it is.
                 with contextlib.suppress(OSError):
                     os.sched_setaffinity(0, free)
             self._taken.add(_current_core())
 
 
 class _Call:
-    """One call's work, open to helpers until its caller has run out of tasks."""
+    """The work of one call. Helpers may join until the caller has no more tasks."""
 
     _gate: Gate
 
@@ -73,12 +74,12 @@ class _Call:
         self._cores = _Cores()
 
     def open_to(self, helpers: int) -> Ending:
-        """Within this block helpers may come; at its end, none is at work nor will be."""
+        """Within this block helpers may join. At its end none is at work, and none will be."""
         self._gate = Gate(helpers)
         return self._gate.closed_behind()
 
     def help(self, helper: int) -> None:
-        """What a pool thread does; nothing when it comes too late."""
+        """Run the work in a pool thread. Does nothing if the gate is closed."""
         if not self._gate.enter(helper):
             return
         try:
@@ -94,20 +95,20 @@ class _Call:
 class _Pool:
     def __init__(self) -> None:
         self._tickets: SimpleQueue[tuple[_Call, int]] = SimpleQueue()
-        self._started: list[None] = []  # one a thread; appending to a list takes no lock
+        self._started: list[None] = []  # one entry per thread; list.append needs no lock
         self._warned = False
 
     def ask(self, call: _Call, helpers: int) -> None:
-        """Let pool threads help, as many as there are of those wanted.
+        """Let up to `helpers` pool threads help, fewer if no more can be started.
 
-        An exception in here, or two callers at once, may start a thread too many, which sleeps.
+        An exception in here, or two callers at once, may start one thread too many. That thread only sleeps.
         """
         while len(self._started) < helpers:
             try:
-                # Not by `threading`: its `start` waits, and what interrupts that breaks its locks.
+                # Not threading.Thread: its `start` waits, and an exception in that wait breaks its locks.
                 _thread.start_new_thread(self._serve, (len(self._started),))
             except RuntimeError as error:
-                self._tell(error, 1 + len(self._started))
+                self._warn(error, 1 + len(self._started))
                 break
             self._started.append(None)
         for helper in range(min(helpers, len(self._started))):
@@ -120,7 +121,7 @@ class _Pool:
             call.help(helper)
             del call
 
-    def _tell(self, error: RuntimeError, left: int) -> None:
+    def _warn(self, error: RuntimeError, left: int) -> None:
         if self._warned or sys.is_finalizing():
             return
         self._warned = True
@@ -136,7 +137,7 @@ _pool = _Pool()
 
 
 def _forget_threads() -> None:
-    """A forked child has none of its parent's threads, and its locks may be held by one of them."""
+    """In a forked child: it has none of its parent's threads, and one of them may hold the pool's locks."""
     global _pool
     _pool = _Pool()
 
@@ -146,15 +147,15 @@ if hasattr(os, "register_at_fork"):
 
 
 class Lent:
-    """Within the block, calls of this Python thread that would take `size` threads run on the team's."""
+    """Within the block, calls of this Python thread with `size` threads run on the team's threads."""
 
     def __init__(self, team: OpenMPTeam | None, size: int) -> None:
         self.team, self.size = team, size
 
     def __enter__(self) -> None:
         self._before = _current.lent
-        # Weakly: `with` keeps it alive for as long as the block lasts, also where a second exception of a
-        # signal handler skips the exit.
+        # A weak reference: `with` keeps this object alive only during the block. That holds even if a signal
+        # handler's second exception skips __exit__.
         _current.lent = weakref.ref(self)
 
     def __exit__(self, *_: object) -> None:
@@ -162,7 +163,7 @@ class Lent:
 
 
 class _Current(threading.local):
-    """What takes the pool's place in this Python thread."""
+    """The team that takes the pool's place in this Python thread."""
 
     lent: Callable[[], Lent | None] = staticmethod(lambda: None)
 
@@ -171,12 +172,14 @@ _current = _Current()
 
 
 def run_on_threads(work: Callable[[int], None], num_threads: int, tickets: int | None = None) -> None:
-    """work(slot) in the caller (slot 0) and in up to num_threads - 1 other threads at once.
+    """Run work(slot) in the caller (slot 0) and in up to num_threads - 1 other threads at once.
 
-    `work` must take its tasks from a shared counter and release the GIL. Every call of it has returned when
-    this returns or raises, whatever signal handlers raise meanwhile; an exception of one is raised here.
-    Other threads compute in the caller's floating-point mode. tickets: the counter's address, 0 at first;
-    without it no team is used, whose threads wait until the caller has taken a ticket.
+    `work` must take its tasks from a shared counter and release the GIL. When this function returns or
+    raises, every call of `work` has returned, even if signal handlers raised meanwhile. An exception of
+    `work` is raised here. Other threads compute in the caller's floating-point mode.
+
+    tickets: address of the counter, which must be 0 at first. A team's threads wait until the caller has
+    taken a ticket, so without the address no team is used.
     """
     if num_threads == 1:
         work(0)
@@ -189,7 +192,8 @@ def run_on_threads(work: Callable[[int], None], num_threads: int, tickets: int |
     with call.open_to(num_threads - 1):
         _pool.ask(call, num_threads - 1)
         work(0)
-    # A helper that came late may still have the call at hand, but no longer what its caller frees now.
+    # A late helper may still hold `call`. Drop the work, so that its arrays are freed when the caller is
+    # done.
     del call.work
     if call.error is not None:
         raise call.error

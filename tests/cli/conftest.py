@@ -15,7 +15,7 @@ from flashbench.studies.study import Study
 
 
 class Outcome(NamedTuple):
-    """What a command line did."""
+    """Exit code and output of a command line."""
 
     code: int
     out: str

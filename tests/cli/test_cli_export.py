@@ -23,7 +23,7 @@ RENDER = {name: format_.render for name, format_ in FORMATS.items()} | {"markdow
 
 @pytest.fixture
 def saved(tmp_path: Path):
-    """The path of a file of these results."""
+    """The path of a file with these results."""
 
     def save_as_file(results: Results) -> str:
         path = tmp_path / "results.json"

@@ -21,7 +21,7 @@ CommandLine = Callable[..., Any]
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the study was asked for; it answers with a made-up machine."""
+    """The arguments of the study's calls; the study returns a made-up machine."""
     calls: list[dict[str, Any]] = []
 
     def inspect(

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class FakeRun:
-    """Stands in for the run: remembers the studies and returns `results`."""
+    """Replaces `run`: remembers the studies, and returns `results`."""
 
     def __init__(self) -> None:
         self.studies: list[TrainStudy] = []

@@ -1,4 +1,4 @@
-"""ONNX Runtime's attention: exact where it is offered, refused elsewhere, in place, its kernel observed."""
+"""ONNX Runtime's attention: exact if offered, else refused; without copies; it names its real kernel."""
 
 from __future__ import annotations
 

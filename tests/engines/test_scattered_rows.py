@@ -1,4 +1,4 @@
-"""Rows so far apart that they push each other out of the cache are gathered first: the same bits."""
+"""Scattered rows, which evict each other from the cache, are gathered. Results have the same bits."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from flashbench.problem import AttentionProblem
 @pytest.mark.parametrize(
     ("row_bytes", "rows", "expected"),
     [
-        (256, 64, False),  # neighbours: all sets
-        (512, 64, False),  # every second group of lines, eight ways
+        (256, 64, False),  # neighbours use all sets
+        (512, 64, False),  # every second group of sets, eight ways
         (1024, 64, True),
         (2048, 64, True),
         (4096, 64, True),  # all in the same sets
@@ -77,7 +77,7 @@ FEATURES = {
 
 @pytest.fixture
 def gathered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Gathers, int]]:
-    """All views are; a call's entry is which tiles were copied to scratch, and how many arrays were moved."""
+    """Gather all views. Each entry: which tiles a call copied to scratch, and how many arrays it gathered."""
     calls: list[tuple[Gathers, int]] = []
     moved: list[int] = []
     scratch_of, moves_table = plan.scratch_of, launch.moves_table
@@ -126,7 +126,7 @@ def test_the_bits_are_those_of_neighbours(
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
     dk, dv = found[-2:]
-    assert dk.strides == k.strides  # gradients are where the caller has them, not where they grew
+    assert dk.strides == k.strides  # the caller's layout, not the gathered one
     assert dv.strides == v.strides
 
 

@@ -84,7 +84,8 @@ def test_rows_that_see_nothing_are_zero_whatever_they_hold(mask, sinks):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_mask_of_the_lowest_float_hides_nothing(dtype):
-    # What some models fill masks with: a row of it alone is a plain mean, of it in part a hidden part.
+    # Some models fill masks with this number. In all of a row it gives a plain mean; in a part it hides that
+    # part.
     problem = AttentionProblem.of(6, dtype=dtype, mask="float")
     mask = np.zeros((6, 6), dtype)
     mask[2] = mask[4, :3] = np.finfo(dtype).min

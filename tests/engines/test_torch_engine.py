@@ -1,4 +1,4 @@
-"""PyTorch's flash attention through our protocol: exact, without copies, and refused where it differs."""
+"""PyTorch's flash attention through our protocol: exact, without copies, refused if its meaning differs."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_each_call_sets_its_own_thread_count() -> None:
 
 
 def operators_of(engine: Engine, problem: AttentionProblem, direction: Direction) -> set[str]:
-    """The attention operators that PyTorch's profiler sees in the call of that direction."""
+    """The attention operators that PyTorch's profiler reports for a call in that direction."""
     q, k, v, do = problem.make_inputs()
     kept = engine.forward(problem, SETTINGS, q, k, v, keep=True)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:

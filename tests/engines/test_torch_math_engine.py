@@ -1,4 +1,4 @@
-"""PyTorch's math attention: exact whatever the mask, and its graph good for many backwards."""
+"""PyTorch's math attention: exact with any mask, and one graph serves many backwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real headless Chromium, spoken to over a pipe: what a page measures, says and looks like in it."""
+"""Drives a real headless Chromium over a pipe: reads a page's sizes, console and pixels."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Page:
         return reply["result"]
 
     def open(self, path: Path, *, width: int, height: int = 800, dark: bool = False) -> None:
-        """Load the file as a screen of that width shows it."""
+        """Load the file on a screen of that width."""
         self.events.clear()
         self.send(
             "Emulation.setDeviceMetricsOverride",
@@ -77,18 +77,18 @@ class Page:
             self.events.append(self._read())
 
     def value(self, expression: str) -> Any:
-        """What the expression is in the page."""
+        """The value of a JavaScript expression in the page."""
         result = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"]["value"]
 
     def complaints(self) -> list[str]:
-        """What the console of the page shows since it was opened."""
+        """The console messages of the page since it was opened."""
         kinds = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
         return [json.dumps(event["params"]) for event in self.events if event.get("method") in kinds]
 
     def addresses(self) -> list[str]:
-        """Every address that the page asked for since it was opened."""
+        """Every address that the page requested since it was opened."""
         sent = (event for event in self.events if event.get("method") == "Network.requestWillBeSent")
         return [event["params"]["request"]["url"] for event in sent]
 
@@ -126,7 +126,7 @@ class Page:
 
 @contextmanager
 def chromium() -> Iterator[Page]:
-    """A fresh browser with a tab, gone at the end."""
+    """A fresh browser with one tab, closed after the test."""
     assert CHROMIUM is not None
     with tempfile.TemporaryDirectory(prefix="flashbench-", ignore_cleanup_errors=True) as profile:
         requests_out, requests_in = os.pipe()

@@ -1,9 +1,9 @@
-"""What a page of the documentation shows, done: Sybil finds the blocks, and this is what each kind means.
+"""Runs the code blocks of the documentation. Sybil finds the blocks; this module runs each kind.
 
-- python: run; the blocks of a page share their names. A line `print(...)  # text` must print that text.
+- python: run. The blocks of a page share their names. A line `print(...)  # text` must print that text.
 - sh: each `flashbench ...` runs in the page's own directory, which holds the repository's configs/ and
-  results/. Below `<!-- only parsed: REASON -->` they are read as the command line reads them, not run.
-- toml: a study file, if it says of which kind. json, yaml: are that.
+  results/. After `<!-- only parsed: REASON -->`, command lines are parsed but not run.
+- toml: a study file, if it has a kind. json, yaml: must parse.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def toml(example: Example) -> None:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The command lines of a block that call flashbench, in words, without what stands before it."""
+    """The command lines of a block that call flashbench, split into words, without the words before it."""
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line.strip().removeprefix("$ "), comments=True)
         start = next((i for i, word in enumerate(words) if not _ASSIGNMENT.match(word)), len(words))
@@ -87,7 +87,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def read(arguments: list[str]) -> None:
-    """The command line as Typer and the study behind it read it, so that what is wrong with it raises."""
+    """Parse the command line with Typer and its study, so that any mistake in it raises."""
     group = get_command(make_app())
     name, *rest = arguments
     with group.make_context("flashbench", [name, *rest]) as context:
@@ -106,7 +106,7 @@ def run(words: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
-    verdicts = {3} if words[1] in ("compare", "duel") else set()  # 3: cannot tell
+    verdicts = {3} if words[1] in ("compare", "duel") else set()  # 3: inconclusive
     assert done.returncode in {0} | verdicts, (
         f"{shlex.join(words)} exited {done.returncode}:\n{done.stdout}\n{done.stderr}"
     )

@@ -1,4 +1,4 @@
-"""A system's control groups in a directory: what `flashbench.system.cgroup` reads, and nothing else."""
+"""Control groups in a directory: only the files that `flashbench.system.cgroup` reads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 
 class FakeGroups:
-    """Begins without any hierarchy."""
+    """Starts without any hierarchy."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -22,7 +22,7 @@ class FakeGroups:
     def mount(
         self, version: Literal[1, 2], controllers: str = "", *, root: str = "/", at: str | None = None
     ) -> None:
-        """One more hierarchy, seen from `root` down; the next groups are its."""
+        """Add a hierarchy, visible from `root` down. The next groups belong to it."""
         self._top = self._directory / "sys" / "fs" / "cgroup" / (at or controllers or "unified")
         self._root = root
         self._top.mkdir(parents=True)
@@ -33,12 +33,12 @@ class FakeGroups:
         self._save()
 
     def enter(self, path: str) -> None:
-        """The process is in that group of the last hierarchy."""
+        """Put the process into that group of the last hierarchy."""
         self._entries.append(":".join((*self._hierarchy, path)))
         self._save()
 
     def write(self, path: str, files: dict[str, str]) -> Path:
-        """Files of a group, by its path in the hierarchy; the directory that they are in."""
+        """Write files of a group, by its path in the hierarchy. Returns their directory."""
         group = self._top / path.removeprefix(self._root).lstrip("/")
         group.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():

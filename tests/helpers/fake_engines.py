@@ -1,4 +1,4 @@
-"""Engines for tests of studies: NumPy's, made wrong or deadly in one call of many."""
+"""Engines for tests of studies: NumPy's engine, made wrong or deadly in one of many calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENGINES += ("Lean", "Plain")
 
 
 def install(directory: Path) -> None:
-    """Make a plug-in package in the directory that offers these engines by entry points."""
+    """Make a plug-in package in the directory. It offers these engines by entry points."""
     plugins.offer(directory, {name: f"{__name__}:{name}" for name in ENGINES}, "fake-engines")
 
 
@@ -39,7 +39,7 @@ def make_known(directory: Path, patch: Any) -> None:
 
 
 class Right(NumpyEngine):
-    """Small problems, quickly and rightly."""
+    """Correct and fast, for small problems."""
 
     @property
     def name(self) -> str:
@@ -47,7 +47,7 @@ class Right(NumpyEngine):
 
 
 class _Misbehaving(Right):
-    """Misbehaves in its second call: the first is the one that compiles, before anything is measured."""
+    """Misbehaves in its second call. The first call only compiles, before anything is measured."""
 
     def __init__(self) -> None:
         self._calls = 0
@@ -89,7 +89,7 @@ class Printing(_Misbehaving):
 
 
 class Wrong(Right):
-    """Half of what it should be, in the last row."""
+    """Returns half of the correct values in the last row."""
 
     def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
         found = super().forward(*arguments, keep=keep, **options)
@@ -98,7 +98,7 @@ class Wrong(Right):
 
 
 class Slow(Right):
-    """Takes 4 ms more than it needs, whatever else the machine does."""
+    """Takes 4 ms longer than it needs, independent of the machine's load."""
 
     seconds = 0.004
 
@@ -121,7 +121,7 @@ class NotANumber(Right):
 
 
 class Lean(Right):
-    """Gives no lse, and tells its kernel."""
+    """Gives no lse, and names its kernel."""
 
     def __init__(self) -> None:
         self._forwards = 0
@@ -141,7 +141,7 @@ class Plain(Right):
 
 
 class SequenceFirst(Right):
-    """Asks for (batch, seqlen, heads, head_dim) in memory, and remembers what it was given."""
+    """Requires the memory order (batch, seqlen, heads, head_dim), and remembers its arguments."""
 
     layout: Layout = "bshd"
 
@@ -175,7 +175,7 @@ class Untellable(Right):
 
 
 class Blocked(Right):
-    """Says that it has blocks."""
+    """Has a choice of blocks."""
 
     def blocks(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
@@ -184,7 +184,7 @@ class Blocked(Right):
 
 
 class DyingOfBlocks(_Misbehaving, Blocked):
-    """Dies of blocks of 13, and takes what else is in its process along."""
+    """Dies with blocks of 13, and ends its whole process."""
 
     def misbehave(self, settings: Settings) -> None:
         if settings.block_q == 13:
@@ -192,7 +192,7 @@ class DyingOfBlocks(_Misbehaving, Blocked):
 
 
 def build_peak(dtype: str, threads: int) -> Any:
-    """A hardware limit that is known: 1000 operations per millisecond."""
+    """A known hardware limit: 1000 operations per millisecond."""
     return _Peak()
 
 

@@ -32,7 +32,7 @@ def with_features() -> Results:
 
 
 def with_failures() -> Results:
-    """One that is right, and one of each kind that has no time worth having."""
+    """One correct measurement, and one of each kind without a usable time."""
     not_timed = make_measurement("numpy", 64)
     return make_results(
         [

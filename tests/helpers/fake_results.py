@@ -1,4 +1,4 @@
-"""Results made up by a formula: the same figures on every machine, for tests of files and of tables."""
+"""Results from a formula: the same figures on every machine, for tests of files and tables."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ MACHINE = Machine(
     python="3.11.9",
     libraries={"numpy": "2.0.0"},
 )
-# For steps of decoding, whose rate is one of bytes.
+# For decoding steps, whose rate is in bytes per second.
 READ_BANDWIDTH_GBPS = 20.0
 # Share of the peak that each engine reaches, so that times follow from the problem alone.
 SHARE = {"flash": 0.8, "standard": 0.4, "numpy": 0.2, "torch-flash": 0.5}
 
 
 def make_time(median_ns: float, *, processes: int = 7, calls: int = 5, spread: float = 0.02) -> Time:
-    """A process drifts by a little and a call by a little more, by sines instead of chance."""
+    """Times that vary a little by process and a little more by call, by sines instead of random numbers."""
     samples = [
         [
             round(median_ns * (1 + spread * (0.5 * math.sin(7 * process + 1) + math.sin(3 * call + process))))
@@ -74,9 +74,9 @@ def make_measurement(
     problem: AttentionProblem | None = None,
     **sizes: Any,
 ) -> Measurement:
-    """What a machine that reaches SHARE of its peak would have measured, times `slower`.
+    """A measurement of a machine that reaches SHARE of its peak; times are multiplied by `slower`.
 
-    problem: in place of one of that length and those sizes.
+    problem: replaces the problem that the length and sizes give.
     """
     problem = problem or AttentionProblem.of(seqlen, **sizes)
     flops = problem.flops(direction)

@@ -1,4 +1,4 @@
-"""A workload in place of a model's: its context length says what happens to it. For tests of runs."""
+"""A fake workload in place of a model, for tests of runs. Its context length decides what happens to it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ UNSUPPORTED, RAISES, KILLED, OTHER_LOSS = 32, 48, 64, 80
 
 
 def build(point: list[Any], study: dict[str, Any], csv: list[int] | None) -> FakeStep:
-    """Of that model, length and attention."""
+    """The fake step of that model, length and attention."""
     if point[1] == UNSUPPORTED:
         raise UnsupportedError("there are 30 values, a window needs 32")
     return FakeStep(point[1], point[2])
 
 
 class FakeStep:
-    """Flash is what things happen to; its neighbours do well. Its peak is 1 KiB per value squared."""
+    """Failures happen only to flash, other attentions succeed. The peak is 1 KiB * context squared."""
 
     def __init__(self, context: int, attention: str) -> None:
         self._context, self._attention = context, attention

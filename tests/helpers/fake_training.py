@@ -1,4 +1,4 @@
-"""Training steps made up by a formula, for tests of figures and of tables."""
+"""Training steps from a formula, for tests of figures and tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ARMS = ("standard", "flash", "torch-flash", "torch-math")
 # Milliseconds of attention in a step of 1024 values, and bytes of peak per pair and per value.
 _ATTENTION_MS = {"standard": 80.0, "flash": 20.0, "torch-flash": 30.0, "torch-math": 90.0}
 _PEAK = {"standard": (8, 1000), "flash": (0, 1500), "torch-flash": (0, 2000), "torch-math": (16, 1000)}
-_OTHER_MS = 20.0  # all but attention
+_OTHER_MS = 20.0  # everything but attention
 
 
 def make_step(attention: str, context: int, *, model: str = "PatchTST", **changed: Any) -> TrainingStep:
@@ -49,7 +49,7 @@ def make_step(attention: str, context: int, *, model: str = "PatchTST", **change
 
 
 def failed_step(attention: str, context: int, status: str, reason: str, **changed: Any) -> TrainingStep:
-    """A step of which nothing was measured."""
+    """A step without any measurement."""
     nothing = dict.fromkeys(
         (
             "time",

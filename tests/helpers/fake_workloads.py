@@ -1,4 +1,4 @@
-"""Workloads for the tests of measure: well behaved, and badly behaved in every way a worker must survive."""
+"""Workloads for the tests of measure: good ones, and ones with every failure that a worker must survive."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flashbench.errors import UnsupportedError
 
 
 class Fake:
-    """A workload from one function; what the function returns stays alive until the next call."""
+    """A workload from one function. The function's result stays alive until the next call."""
 
     def __init__(self, call: Callable[[], Any], output_bytes: int = 0) -> None:
         self._call = call
@@ -43,7 +43,7 @@ class Fake:
 
 
 def build(behaviour: str, **arguments: Any) -> Fake:
-    """The fake of that name, at its worst from the second call on so that `prepare` succeeds."""
+    """The fake of that name. It fails from the second call on, so that `prepare` succeeds."""
     action = globals()[f"_{behaviour}"]
     calls = 0
 
@@ -56,12 +56,12 @@ def build(behaviour: str, **arguments: Any) -> Fake:
 
 
 def build_failing(behaviour: str) -> Fake:
-    """The fake of that name, at its worst at once."""
+    """The fake of that name. It fails at once."""
     return Fake(globals()[f"_{behaviour}"])
 
 
 def build_environment() -> Fake:
-    """A fake whose check tells the thread settings that its process found when it started."""
+    """A fake whose check returns the thread settings with which its process started."""
     fake = Fake(_sleep)
     names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     fake.check = lambda: {name: os.environ[name] for name in names}
@@ -80,7 +80,7 @@ def build_temporaries(temporaries: int, output: int) -> Fake:
 
 
 def build_growing(size: int, threads: int) -> Fake:
-    """Touches `size` bytes at once, each of some threads its share, and gives them back."""
+    """Allocates `size` bytes, touches them from several threads, and frees them."""
     pool = ThreadPoolExecutor(threads)
     all_hold = threading.Barrier(threads, timeout=20)
 
@@ -144,7 +144,7 @@ def _junk() -> None:
 
 
 def _spin() -> None:
-    """Leaves a thread behind that spins, as an OpenMP pool does after its last call."""
+    """Leaves a spinning thread behind, like an OpenMP pool after its last call."""
     threading.Thread(target=_forever, daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""One comparison of an engine with the oracle where features are on: every output, both ways back."""
+"""Compares an engine with the oracle on problems with features: every output, and both kinds of backward."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def feature_combinations() -> list[str]:
 
 
 def problem_with(combination: str, **fields: Any) -> AttentionProblem:
-    """Grouped heads of different sizes, odd lengths; rows that see no key where that can be."""
+    """Grouped heads, head_dim_v unlike head_dim, odd lengths, and rows that see no key if features allow."""
     chosen = {key: value for name in combination.split("+") for key, value in FEATURES[name].items()}
     shape = {"batch": 3, "seqlen_k": 45, "num_heads": 4, "num_kv_heads": 2, "head_dim": 11, "head_dim_v": 7}
     return AttentionProblem.of(37, **{**shape, **chosen, **fields})
 
 
 def poisoned(problem: AttentionProblem, seed: int = 0, share: float = 0.05) -> Inputs:
-    """Inputs of which some rows, with a value of NaN somewhere, may be hidden from some others or all."""
+    """Inputs with NaN in some rows, which may be hidden from some other rows or from all."""
     inputs = problem.make_inputs(seed)
     rng = np.random.default_rng((seed, 3))
     for x in inputs:
@@ -64,8 +64,10 @@ def assert_features_are_exact(
     *,
     inputs: Inputs | None = None,
 ) -> None:
-    """Assert o, lse, dq, dk, dv, dsinks and dmask against the oracle, from what the forward kept and from o
-    and lse alone, with dmask asked for and without; gradients where the engine has them.
+    """Assert o, lse, dq, dk, dv, dsinks and dmask against the oracle.
+
+    The backward runs from what the forward kept and from only o and lse, with dmask and without. Gradients
+    are checked if the engine has them.
     """
     settings = settings or Settings()
     q, k, v, do = inputs or problem.make_inputs()
@@ -76,7 +78,7 @@ def assert_features_are_exact(
         assert (actual is None) == (expected is None), what
         if actual is not None:
             assert actual.dtype == q.dtype, what
-            # Masks may leave a query just one key.
+            # A mask may leave only one key to a query.
             tolerance = problem_tolerance(problem, what, sizes=Sizes(keys=1), largest_lse=largest)
             assert_close(actual, expected, tolerance)
 

@@ -24,7 +24,7 @@ def problems(
     most_heads: int = 2,
     dtype: Any = "float64",
 ) -> AttentionProblem:
-    """Small problems; each feature that is not named in `without` is on in some of them."""
+    """Small problems. Each feature that is not in `without` is on in some of them."""
 
     def maybe(feature: Feature, strategy: st.SearchStrategy[Any], off: Any = None) -> Any:
         if feature in without or not draw(st.booleans()):
@@ -71,8 +71,8 @@ def problems(
 
 
 def random_extras(problem: AttentionProblem, seed: int = 0) -> Extras:
-    """`make_extras`, but with slopes of every head's own, block masks without any rule, and float masks that
-    hide some pairs by -inf.
+    """`make_extras`, but with other slopes for every head, random block masks, and float masks that hide some
+    pairs by -inf.
     """
     extras = make_extras(problem, seed)
     rng = np.random.default_rng((seed, 2))
@@ -91,7 +91,7 @@ def random_extras(problem: AttentionProblem, seed: int = 0) -> Extras:
 
 
 def visible_pairs(problem: AttentionProblem, extras: Extras, b: int, h: int) -> np.ndarray:
-    """Who sees whom in a head of a sequence, pair by pair: (its seqlen_q, its seqlen_k)."""
+    """The visible pairs in one head of one sequence, pair by pair: (its seqlen_q, its seqlen_k)."""
     sequence = problem.sequences()[b]
     diagonal = 0
     if problem.causal_alignment == "bottom-right":

@@ -11,7 +11,7 @@ WINDOWS = ((None, None), (256, 0))
 
 
 def window_rows(*engines: str, window_only: bool = False) -> list[Measurement]:
-    """Causal attention of a window of 256, beside full attention unless that is left out."""
+    """Causal attention with a window of 256, next to full attention unless that is left out."""
     return [
         make_measurement(
             engine, seqlen, causal=True, num_heads=8, dtype="float32", window=window, softcap=50.0
@@ -23,7 +23,7 @@ def window_rows(*engines: str, window_only: bool = False) -> list[Measurement]:
 
 
 def failing_window_rows() -> list[Measurement]:
-    """A full one that is too large, an engine without windows."""
+    """Full attention that is too large, and an engine without windows."""
     rows = window_rows("flash", "standard")
     failed = {
         ("standard", "window"): ("unsupported", "the engine has no window"),
@@ -45,7 +45,7 @@ def failing_window_rows() -> list[Measurement]:
 
 
 def decode_rows(*engines: str, queries: int = 1, slower: float = 1.0, **sizes: object) -> list[Measurement]:
-    """Steps of a model of 32 heads over 8."""
+    """Decoding steps of a model with 32 query heads and 8 key heads."""
     return [
         make_measurement(
             engine,
@@ -64,7 +64,7 @@ def decode_rows(*engines: str, queries: int = 1, slower: float = 1.0, **sizes: o
 
 
 def decode_results(rows: list[Measurement]) -> Results:
-    """On a machine whose read bandwidth was measured."""
+    """Decoding results of a machine with a measured read bandwidth."""
     machine = msgspec.structs.replace(MACHINE, read_bandwidth_gbps=READ_BANDWIDTH_GBPS)
     return make_results(rows, machine=machine)
 
@@ -83,7 +83,7 @@ def length_rows(*, packed: bool = False) -> list[Measurement]:
 
 
 def every_feature() -> list[Measurement]:
-    """Each feature in words that a title has to find room for."""
+    """Every feature, so that a title has many words."""
     return [
         make_measurement(
             "flash",

@@ -1,4 +1,4 @@
-"""Tiny models of every kind and what to feed them, for the tests beside this file."""
+"""Tiny models of every kind with inputs, for the tests in this folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ H, INPUT_SIZE, N_SERIES = 5, 23, 7
 def windows(
     key: str, *, batch: int = 3, input_size: int = INPUT_SIZE, n_series: int = N_SERIES
 ) -> dict[str, Any]:
-    """What neuralforecast hands to a model's forward, in PyTorch's default dtype."""
+    """The inputs that neuralforecast passes to a model's forward, in PyTorch's default dtype."""
     numbers = np.random.default_rng(1).standard_normal((3, input_size, N_SERIES))
     y = torch.from_numpy(numbers).to(torch.get_default_dtype())
     y = y if key == "itransformer" else y[..., :1]
@@ -39,7 +39,7 @@ def windows(
 
 
 def outputs(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The forecast, and each parameter's gradient of a loss that weighs its numbers differently."""
+    """The forecast, and each parameter's gradient of a loss that gives every number another weight."""
     model.zero_grad()
     forecast = model(batch)
     weights = torch.linspace(-1.0, 1.0, forecast.numel()).reshape(forecast.shape)
@@ -49,7 +49,7 @@ def outputs(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, 
 
 
 def assert_same(found: tuple[Any, Any], expected: tuple[Any, Any], dtype: torch.dtype) -> None:
-    """Within what is promised of outputs and gradients."""
+    """Assert that outputs and gradients agree within the promised tolerance."""
     tolerance = TOLERANCES[dtype]
     torch.testing.assert_close(found[0], expected[0], rtol=tolerance, atol=tolerance)
     assert found[1].keys() == expected[1].keys()

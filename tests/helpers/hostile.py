@@ -1,4 +1,4 @@
-"""Texts that want to be more than text, and results files that are full of them."""
+"""Hostile texts (markup, escapes, commands), and results files full of them."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ FRAGMENTS = (
     "::error::at once",
 )
 TEXTS = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=8), min_size=1, max_size=4).map("".join)
-# What a file may say in words of its own. Engines stay as they are where a report asks for them by name.
+# Fields of a file that may hold any text. Engine names stay if a report looks for them by name.
 _FREE = ("reason", "note", "kernel", "host", "cpu", "microarchitecture", "isa", "governor", "os", "python")
 
 
 def with_texts(results: Results, text: str) -> Results:
-    """The file as one reads it whose writer put `text` into every field that takes any."""
+    """The results as read from a file that has `text` in every field that may hold any text."""
     document = msgspec.to_builtins(results)
     places = [document["machine"], *document["measurements"], *document["training"], *document["duels"]]
     for place in places:

@@ -1,4 +1,4 @@
-"""HTML as a tree, by Python's own parser, strict about what a browser would quietly mend."""
+"""HTML as a tree, by Python's own parser. It is strict where a browser would quietly repair the page."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class _Builder(HTMLParser):
 
 
 def parse_page(text: str) -> Element:
-    """The document; AssertionError where a tag is not closed by its own."""
+    """The document. Raises AssertionError if a tag is not closed by its own end tag."""
     builder = _Builder()
     builder.feed(text)
     builder.close()

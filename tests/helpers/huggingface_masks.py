@@ -1,4 +1,4 @@
-"""Mask functions of transformers by a word, for tests that try every kind."""
+"""Mask functions of transformers by name, for tests that try every kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny random models of Hugging Face's transformers, with inputs, for what is compared with their `eager`."""
+"""Tiny random models of Hugging Face's transformers with inputs, to compare with their `eager` attention."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Case(NamedTuple):
     generates: bool = False
 
     def model(self) -> torch.nn.Module:
-        """With weights so large that attention matters: as transformers draws them, it hardly does."""
+        """A model with large weights. With transformers' own weights, attention hardly changes the output."""
         torch.manual_seed(0)
         model = self.make().eval()
         with torch.no_grad():
@@ -206,8 +206,9 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 @contextlib.contextmanager
 def float64_throughout() -> Iterator[None]:
-    """Models turn to float32 for their norms, rotations and softmax, whatever dtype they are in: here float64
-    stays float64, so that a difference of 1e-15 is not rounded away, and eager is not its own error.
+    """Keep float64 in models' norms, rotations and softmax, which otherwise run in float32 for any dtype.
+
+    A difference of 1e-15 is then not rounded away, and eager attention has no error of its own.
     """
     softmax, to, to_float = functional.softmax, Tensor.to, Tensor.float
 
@@ -228,7 +229,7 @@ def float64_throughout() -> Iterator[None]:
 
 
 def compute(model: torch.nn.Module, attention: str, case: Case, inputs: dict[str, Any]) -> Computed:
-    """One forward and backward of a loss that every logit of a token, and no logit of padding, is part of."""
+    """One forward and backward. The loss depends on every token's logits, and on no padding's logits."""
     model.set_attn_implementation(attention)
     model.zero_grad()
     torch.manual_seed(1)

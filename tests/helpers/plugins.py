@@ -1,4 +1,4 @@
-"""Packages with engines, as tests need them: the example, installed by pip, and made-up broken ones."""
+"""Packages with engines for tests: the example, installed by pip, and made-up ones, also broken."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def offer(directory: Path, engines: Mapping[str, str], distribution: str) -> Non
 
 
 def install(directory: Path, modules: Mapping[str, str], *, distribution: str = "made-up") -> None:
-    """Lay a package into the directory that offers `E` of each module as the engine of the module's key."""
+    """Write a package into the directory. It offers `E` of each module as the engine named by its key."""
     name = distribution.replace("-", "_")
     offer(directory, {engine: f"{name}_{i}:E" for i, engine in enumerate(modules)}, distribution)
     for i, source in enumerate(modules.values()):
@@ -53,9 +53,9 @@ def install(directory: Path, modules: Mapping[str, str], *, distribution: str = 
 
 
 def install_example(directory: Path) -> None:
-    """Have pip build and install tests/example_plugin into the directory, as a user would but offline."""
+    """Let pip build and install tests/example_plugin into the directory, like a user, but offline."""
     copy = directory / "source"
-    shutil.copytree(EXAMPLE, copy)  # a build leaves its traces beside the sources
+    shutil.copytree(EXAMPLE, copy)  # a build leaves files next to the sources
     target = directory / "packages"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
     options = ["--no-deps", "--no-build-isolation", "--target", str(target), str(copy)]

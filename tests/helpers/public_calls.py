@@ -1,4 +1,4 @@
-"""A problem and its extras as the keywords of the public functions, packed arrays as callers have them."""
+"""Turns a problem and its extras into keywords of the public functions, and arrays into the packed layout."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from flashbench.problem import AttentionProblem
 
 
 def own_mask(problem: AttentionProblem, extras: Extras) -> Any:
-    """The mask without what broadcasting added."""
+    """The mask before it was broadcast."""
     if extras.mask is None or isinstance(extras.mask, BlockMask):
         return extras.mask
     return extras.mask[tuple(slice(size) for size in problem.mask_shape)]
 
 
 def options_of(problem: AttentionProblem, extras: Extras) -> dict[str, Any]:
-    """All that the public functions take, of sequences that are packed without their lengths."""
+    """All keywords of the public functions; for packed sequences, without their lengths."""
     options: dict[str, Any] = {
         "softmax_scale": problem.softmax_scale,
         "causal": problem.causal,
@@ -39,7 +39,7 @@ def options_of(problem: AttentionProblem, extras: Extras) -> dict[str, Any]:
 
 
 def cu_seqlens(lengths: tuple[int, ...] | None) -> list[int]:
-    """Where sequences of these lengths begin, and the last ends."""
+    """The first row of each sequence with these lengths, and the end of the last."""
     assert lengths is not None
     return list(accumulate(lengths, initial=0))
 

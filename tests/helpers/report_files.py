@@ -52,7 +52,7 @@ PROCESS = Process(
 
 
 def make_profile(*, slower: float = 1.0, engines: Sequence[str] = ENGINES) -> Results:
-    """Two kinds of problem, several engines, everything that a row can have, and every way to fail."""
+    """Two kinds of problem, several engines, rows with every field, and every kind of failure."""
     rows = [
         make_measurement(engine, seqlen, causal=causal, num_heads=8, slower=slower)
         for causal in (False, True)
@@ -79,7 +79,7 @@ def make_profile(*, slower: float = 1.0, engines: Sequence[str] = ENGINES) -> Re
 
 
 def make_features() -> Results:
-    """A window beside full attention, lengths of sequences, every feature at once, steps of decoding."""
+    """A window next to full attention, key lengths, every feature at once, decoding steps."""
     rows = [*window_rows("flash", "standard"), *length_rows(packed=True), *every_feature()]
     return make_results([*rows, *decode_rows("flash", "torch-flash")], machine=FULL_MACHINE)
 
@@ -151,5 +151,5 @@ def make_empty(kind: Kind = "machine") -> Results:
 
 
 def sources(*results: Results) -> list[Source]:
-    """Under the names one, two, three."""
+    """The results as sources named one, two, three."""
     return [Source(name, each) for name, each in zip(("one", "two", "three"), results, strict=False)]

@@ -1,8 +1,8 @@
-"""Calls in a storm of signals whose handlers raise: `python signal_storm.py pool|openmp CALLS`.
+"""Calls during many signals whose handlers raise: `python signal_storm.py pool|openmp CALLS`.
 
-Three interval timers ring at odd moments, and their handlers raise up to two exceptions a call, the second
-often while the first leaves it. Prints what became of the calls: only right results and deadlines are
-allowed, and no thread may be inside a kernel once its call is over.
+Three interval timers fire at random moments. Their handlers raise up to two exceptions per call; the second
+often comes while the first leaves the call. It prints the outcomes of the calls. Only correct results and
+deadlines are allowed, and no thread may be inside a kernel once its call is over.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def ring(*_: object) -> None:
 
 
 def watched(run: Any) -> Any:
-    """run_on_threads, noting who is inside."""
+    """run_on_threads, recording the slots that are inside."""
 
     def run_on_threads(work: Any, num_threads: int, tickets: int) -> None:
         def noted(slot: int) -> None:

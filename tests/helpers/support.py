@@ -1,4 +1,4 @@
-"""What tests of exactness share: one comparison, whose failure says where and by how much."""
+"""Shared by tests of exactness: one comparison, whose failure says where and by how much."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def assert_close(actual: NDArray[np.floating], expected: NDArray[np.floating], t
 def assert_engine_is_exact(
     engine: Engine, problem: AttentionProblem, settings: Settings | None = None, *, seed: int = 0
 ) -> None:
-    """Assert o, lse and the gradients of standard normal inputs against the oracle, p kept and not kept.
+    """Assert o, lse and the gradients of standard normal inputs against the oracle, with p kept and not kept.
 
-    lse where the engine gives it, gradients where it has a backward.
+    lse is checked if the engine gives it, gradients if it has a backward.
     """
     settings = settings or Settings()
     q, k, v, do = problem.make_inputs(seed)
@@ -64,5 +64,5 @@ def assert_engine_is_exact(
 
 
 def available_engines() -> list[str]:
-    """The built-in engines whose libraries are installed: what a test of every engine runs over."""
+    """The built-in engines whose libraries are installed, for tests of every engine."""
     return [name for name, engine in ENGINES.items() if engine.extra is None or find_spec(engine.library)]

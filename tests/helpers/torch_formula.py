@@ -1,4 +1,4 @@
-"""Attention with every optional feature as a plain formula in PyTorch, whose gradients are autograd's."""
+"""Attention with every optional feature as a plain formula in PyTorch, with autograd's gradients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers.feature_problems import visible_pairs
 
 
 class Answers(NamedTuple):
-    """What the oracle gives, by PyTorch; None where the feature is off."""
+    """The oracle's outputs, by PyTorch; None if the feature is off."""
 
     o: np.ndarray
     lse: np.ndarray
@@ -25,7 +25,7 @@ class Answers(NamedTuple):
 
 
 def answers(problem: AttentionProblem, inputs: Inputs, extras: Extras) -> Answers:
-    """By every score of a head at once, in float64, with nothing skipped; not for keys in pages."""
+    """All answers in float64, from all scores of a head at once, nothing skipped. Not for keys in pages."""
     import torch
 
     q, k, v = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in inputs[:3])
@@ -85,7 +85,7 @@ def _head(
     s = torch.where(visible, s, -torch.inf)
     s = torch.cat([s, (torch.tensor(-torch.inf) if sink is None else sink).expand(len(q), 1)], dim=1)
     lse = torch.logsumexp(s, dim=1)
-    # The softmax of nothing, which is NaN and has NaN for gradients, is not taken.
+    # Leave out rows without keys: their softmax would be NaN, and so would its gradients.
     some = torch.isfinite(lse)
     p = torch.zeros(visible.shape, dtype=torch.float64)
     p[some] = torch.softmax(s[some], dim=1)[:, :-1]

@@ -1,4 +1,4 @@
-"""Entries of a table of tuned block sizes, for tests of what reads and writes them."""
+"""Entries of a table of tuned block sizes, for tests of the code that reads and writes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHECKS = [
 
 
 def make_entry(**changes: Any) -> Entry:
-    """float64, full, forward, 512 to 1023 keys, in blocks that the rule would never choose."""
+    """An entry for float64, full, forward, 512 to 1023 keys, with blocks that the rule would never choose."""
     fields: dict[str, Any] = {
         "dtype": "float64",
         "head_dim": 64,
@@ -31,6 +31,6 @@ def make_entry(**changes: Any) -> Entry:
 
 
 def write_table(path: Path, *entries: Entry) -> None:
-    """A table of this CPU and these kernels."""
+    """Write a table for this CPU and these kernels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode(list(entries)))

@@ -1,4 +1,4 @@
-"""Engines that are wrong in one thing each, as plug-ins, to see that `verify` catches them."""
+"""Plug-in engines with one error each. `verify` must catch every one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from helpers.oracle_engine import Oracle
 
 
 class Right:
-    """Flash attention by another name: what is wrong with the others is theirs alone."""
+    """Correct: flash attention under another name. Every other engine adds only its own error."""
 
     summary = "for tests"
     layout: Layout = "bhsd"
@@ -57,7 +57,7 @@ class Right:
 
 
 class WrongForward(Right):
-    """Off in one number by what the documented tolerance would let pass; its gradients are right."""
+    """One number has an error that the documented tolerance would accept. Gradients are correct."""
 
     def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
         found = super().forward(*arguments, keep=keep, **options)
@@ -67,7 +67,7 @@ class WrongForward(Right):
 
 
 class WrongLse(Right):
-    """In base 2."""
+    """lse in base 2."""
 
     def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
         found = super().forward(*arguments, keep=keep, **options)
@@ -84,7 +84,7 @@ class WrongDk(Right):
 
 
 class LeakyNan(NumpyEngine):
-    """Multiplies what is masked by zero."""
+    """Multiplies masked values by zero."""
 
 
 class WrongOnlyWhenRecomputing(Right):
@@ -102,7 +102,7 @@ class Raising(Right):
 
 
 class Untidy(Right):
-    """Scribbles on an input."""
+    """Writes to an input."""
 
     def backward(self, *arguments: Any, **options: Any) -> AttentionGradients:
         gradients = super().backward(*arguments, **options)
@@ -111,7 +111,7 @@ class Untidy(Right):
 
 
 def _inputs_by_name(arguments: tuple[Any, ...], extras: Extras) -> dict[str, Any]:
-    """What an engine must not write to, by its name; arguments: of a forward, or of a backward."""
+    """The arrays that an engine must not write to, by name. arguments: of a forward, or of a backward."""
     arrays = arguments[2:]  # after problem and settings
     if len(arrays) == 3:
         return {**dict(zip("qkv", arrays, strict=True)), **extras._asdict()}
@@ -121,14 +121,14 @@ def _inputs_by_name(arguments: tuple[Any, ...], extras: Extras) -> dict[str, Any
 
 
 def _writable(x: Any) -> Any:
-    """The memory of an array once, whatever it is broadcast to, as compiled code sees it."""
+    """The array's memory without broadcasting, writable as it is for compiled code."""
     own = x[tuple(slice(1) if step == 0 else slice(None) for step in x.strides)]
     interface = {**own.__array_interface__, "data": (own.__array_interface__["data"][0], False)}
     return np.asarray(SimpleNamespace(__array_interface__=interface))
 
 
 class _Scribbler:
-    """Mixed into a right engine, writes to one input before its call: right about what it then holds."""
+    """A mixin for a correct engine. It writes to one input before its call; results fit the changed input."""
 
     def __init__(self, name: str, direction: Direction) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class WrongType(Right):
 
 
 class Featured(Oracle):
-    """Right about every feature; those below answer another problem than is asked."""
+    """Correct for every feature. The engines below answer another problem than they get."""
 
     def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
         return problem, extras
@@ -224,7 +224,7 @@ class WithoutDropout(_Without):
 
 
 class TopLeftAlways(_Without):
-    """Where lengths differ, as they do in a packed batch."""
+    """Aligns top-left also if lengths differ, as in a packed batch."""
 
     field = "causal_alignment"
     value = "top-left"
@@ -240,7 +240,7 @@ class ShiftedWindow(Featured):
 
 
 class OneSlopeForAll(Featured):
-    """The first head's."""
+    """Uses the first head's slope for all heads."""
 
     def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
         slopes = extras.alibi_slopes
@@ -250,7 +250,7 @@ class OneSlopeForAll(Featured):
 
 
 class OneMaskForAll(Featured):
-    """The first sequence's and head's."""
+    """Uses the mask of the first sequence and head for all."""
 
     def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
         mask = extras.mask.dense() if isinstance(extras.mask, BlockMask) else extras.mask
@@ -263,7 +263,7 @@ class OneMaskForAll(Featured):
 
 
 class OtherDropoutBits(Featured):
-    """As exact as dropout can be, but not the bits that are promised."""
+    """Exact dropout, but not with the promised random bits."""
 
     def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
         return msgspec.structs.replace(problem, dropout_seed=problem.dropout_seed ^ 1), extras
@@ -278,7 +278,7 @@ class PagesInOrder(Featured):
 
 
 class WrongDsinks(Featured):
-    """Of the other sign."""
+    """dsinks with the wrong sign."""
 
     def backward(self, *arguments: Any, **options: Any) -> AttentionGradients:
         found = super().backward(*arguments, **options)
@@ -292,7 +292,7 @@ class WithoutDmask(Featured):
 
 
 class DmaskOfOneSequence(Featured):
-    """Not added up over the batch."""
+    """dmask is not summed over the batch."""
 
     def backward(self, *arguments: Any, **options: Any) -> AttentionGradients:
         found = super().backward(*arguments, **options)
@@ -303,7 +303,7 @@ class DmaskOfOneSequence(Featured):
 
 
 class LeaksWhatIsHidden(Featured):
-    """Multiplies every value by something, if only by zero."""
+    """Multiplies also hidden values, by zero."""
 
     def forward(self, *arguments: Any, **options: Any) -> Forward:
         found = super().forward(*arguments, **options)
@@ -312,7 +312,7 @@ class LeaksWhatIsHidden(Featured):
 
 
 class UntidyWithMasks(Featured):
-    """Scribbles on a block mask."""
+    """Writes to a block mask."""
 
     def forward(self, *arguments: Any, extras: Extras = NO_EXTRAS, **options: Any) -> Forward:
         found = super().forward(*arguments, extras=extras, **options)
@@ -322,14 +322,14 @@ class UntidyWithMasks(Featured):
 
 
 class OverwritingO(_Scribbler, Featured):
-    """Uses the room of o, which it is given again for the next backward."""
+    """Writes to the memory of o, which it gets again for the next backward."""
 
     def __init__(self) -> None:
         super().__init__("o", "bwd")
 
 
 class Scribbling(_Scribbler, Featured):
-    """Writes to what it is told to: `q` of `fwd` where nothing is told."""
+    """Writes to one input: by default `q` in `fwd`."""
 
     def __init__(self, name: str = "q", direction: Direction = "fwd") -> None:
         super().__init__(name, direction)
@@ -353,5 +353,5 @@ NAMES = [
 
 
 def install(directory: Path) -> None:
-    """Make a plug-in package in the directory that offers these engines by entry points."""
+    """Make a plug-in package in the directory. It offers these engines by entry points."""
     plugins.offer(directory, {name: f"{__name__}:{name}" for name in NAMES}, "wrong-engines")

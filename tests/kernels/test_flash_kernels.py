@@ -1,4 +1,4 @@
-"""The flash engine where only its kernels can go wrong: tiles, tails, strides, threads."""
+"""The flash engine's kernels: tiles, tails, strides, threads."""
 
 import threading
 

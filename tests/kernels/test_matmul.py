@@ -29,7 +29,7 @@ def run_multiply(zero, a, a_row, a_col, b, b_row, c, c_row, rows, columns, depth
 
 
 def product(a, b, c, accumulate):
-    """c (+)= a @ b through the micro-kernel; c may be a view into something larger."""
+    """c (+)= a @ b by the micro-kernel. c may be a view of a larger array."""
     size = c.itemsize
     run_multiply(
         c.dtype.type(0),

@@ -1,4 +1,4 @@
-"""The NEON path on a machine that has none: its code is generated, not run."""
+"""The NEON path on a machine without NEON: its code is generated, not run."""
 
 import os
 import subprocess

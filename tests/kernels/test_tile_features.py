@@ -1,4 +1,4 @@
-"""What kernels do to a tile: tanh against NumPy in extended precision, dropout against Philox in NumPy."""
+"""Feature steps on a tile: tanh against NumPy in extended precision, dropout against Philox in NumPy."""
 
 import numpy as np
 import pytest

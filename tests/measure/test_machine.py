@@ -1,4 +1,4 @@
-"""The machine is described as far as it can be, and memory limits of containers count."""
+"""The machine's description has all that can be found, and containers' memory limits count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What engines prints, of made-up engines."""
+"""The output of `flashbench engines`, for made-up engines."""
 
 from __future__ import annotations
 

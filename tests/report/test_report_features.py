@@ -1,4 +1,4 @@
-"""Tables of windows, of steps of decoding and of other optional features, of made-up results."""
+"""Tables of windows, decoding steps and other optional features, from made-up results."""
 
 from __future__ import annotations
 

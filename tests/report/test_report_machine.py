@@ -1,4 +1,4 @@
-"""The machine's table, of made-up facts, in a terminal of 80 columns."""
+"""The machine's table from made-up facts, in a terminal of 80 columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What verify prints, of made-up results."""
+"""The output of `verify` for made-up results."""
 
 from __future__ import annotations
 

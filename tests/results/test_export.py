@@ -1,4 +1,4 @@
-"""Every format, against golden files, against what its consumer parses, and back to the figures."""
+"""Every export format: against golden files, against its consumer's types, and back to the figures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_golden(results: Results, format_: str, snapshot: SnapshotAssertion) -> 
     assert text.replace("\r\n", "\n") == snapshot
 
 
-# What the consumers read, as their own types have it.
+# The consumers' own types of what they read.
 
 
 class Metric(msgspec.Struct, forbid_unknown_fields=True):
@@ -70,7 +70,7 @@ class BenchmarkResult(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class GoogleContext(msgspec.Struct):
-    """GoogleCppBenchmarkJson in the same file, but for what google-benchmark itself may leave out."""
+    """GoogleCppBenchmarkJson in the same file, without fields that google-benchmark itself may leave out."""
 
     date: str
     host_name: str

@@ -1,4 +1,4 @@
-"""Whatever is measured reads back from every format: medians, samples and words."""
+"""Any measurement reads back from every format: medians, samples and words."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 @st.composite
 def measurements(draw: st.DrawFn) -> Measurement:
-    """Of any engine, with any samples, even none at all."""
+    """Measurements of any engine, with any samples, or with none."""
     row = make_measurement("flash", draw(st.integers(1, 9)), causal=draw(st.booleans()))
     samples = draw(SAMPLES)
     flat = [sample for process in samples for sample in process]

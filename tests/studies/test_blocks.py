@@ -1,4 +1,4 @@
-"""What a sweep says about block sizes."""
+"""Conclusions of a sweep about block sizes."""
 
 from __future__ import annotations
 

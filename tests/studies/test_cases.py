@@ -1,4 +1,4 @@
-"""The named cases: what is there, that names last, and how words choose among them."""
+"""The named cases: they cover what they should, names are stable, and words choose among them."""
 
 from __future__ import annotations
 

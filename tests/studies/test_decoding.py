@@ -1,4 +1,4 @@
-"""What a step of decoding reads, and the rates that a run records of it."""
+"""The bytes that a decoding step reads, and the rates that a run records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flashbench.studies.study import Study
 
 
 def visible_rows(problem: AttentionProblem) -> int:
-    """Rows of k that some query sees, by asking of every pair."""
+    """Rows of k that some query sees, by a loop over all pairs."""
     left, right = problem.window
     rows = 0
     for sequence in problem.sequences():
@@ -79,7 +79,7 @@ def test_a_step_is_of_few_queries_and_more_keys() -> None:
 
 @pytest.fixture
 def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Results:
-    """Steps of one and of 17 queries, by an engine of ours, where memory is read at 10, 30 and 20 GB/s."""
+    """Steps of 1 and 17 queries by one of our engines, with a read bandwidth of 10, 30 and 20 GB/s."""
     fake_engines.make_known(tmp_path, monkeypatch)
     rates = iter([10.0, 30.0, 20.0])
     monkeypatch.setattr(limits, "measure_bandwidth", lambda *_, **__: next(rates))

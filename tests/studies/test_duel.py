@@ -1,4 +1,4 @@
-"""Real duels of fake engines: who wins, what is recorded, and what happens to those who fail."""
+"""Real duels of fake engines: winners, records, and failures."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_a_threshold_below_the_known_floor_is_refused_with_the_floor() -> None:
         fought(low)
     assert caught.value.hint is not None
     assert "flashbench duel Slow --aa --seq-lens 24" in caught.value.hint
-    # Of another problem nothing is known.
+    # No noise floor is known for another problem.
     assert fought(duel("Slow", "Slower", lengths=(32,), threshold=1e-9)).duels[0].verdict == "a_faster"
 
 
@@ -243,7 +243,7 @@ def interpreter(path: Path, body: str) -> str:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands in for an interpreter")
 def test_sides_may_live_in_environments_of_their_own(tmp_path: Path, repository: Path) -> None:
-    # The other checkout: the same code but for an engine Slow that is slower there.
+    # The other checkout: the same code, except that its engine Slow is slower.
     other = tmp_path / "other"
     other.mkdir()
     fake_engines.install(other)

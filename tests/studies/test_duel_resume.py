@@ -1,4 +1,4 @@
-"""A duel that was cut short goes on where it was, and with nothing that is not its own."""
+"""An interrupted duel continues where it stopped, and only from its own results."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def cut(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Three rounds of a duel, whose fourth was interrupted in its second problem."""
+    """Three rounds of a duel. The fourth was interrupted in its second problem."""
     with pytest.MonkeyPatch.context() as patch:
         directory = tmp_path_factory.mktemp("plugins")
         fake_engines.make_known(directory, patch)

@@ -1,4 +1,4 @@
-"""What fits is computed from what engines say they need."""
+"""What fits is computed from the bytes that engines need."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_mask_is_predicted_to_take_its_room(mask: Any, axes: str, expected: in
 
 
 class _Every(NumpyEngine):
-    """Has every feature, as far as a prediction can tell."""
+    """An engine that accepts every feature, for predictions."""
 
     features = frozenset(get_args(Feature))
 

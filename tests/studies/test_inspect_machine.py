@@ -1,4 +1,4 @@
-"""The machine's own record: facts before anything is measured, limits in workers, failures as warnings."""
+"""The machine's record: facts before anything is measured, limits from workers, failures as warnings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warnings about times that moved name the likely cause, and nothing is said of times that did not."""
+"""Warnings about times that drifted name the likely cause. Steady times give no warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A resumed run measures only what is missing, and refuses what is not its own."""
+"""A resumed run measures only what is missing, and refuses results of another run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """A run of all of it."""
+    """A complete run."""
     with pytest.MonkeyPatch.context() as patch:
         directory = tmp_path_factory.mktemp("plugins")
         fake_engines.make_known(directory, patch)
@@ -33,7 +33,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 def cut(results: Results, *, rounds: int, rows: int, memory: int) -> Results:
-    """As if it had been killed after that many rounds, the last round after some rows."""
+    """The results as if the run had been killed after that many rounds, in the last after some rows."""
     kept = []
     for place, row in enumerate(results.measurements):
         assert row.time is not None

@@ -1,4 +1,4 @@
-"""A run measures every point, whatever happens to some of them, and records where and how."""
+"""A run measures every point, even if some fail, and records where and how."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_worker_that_measured_other_points_before_measures_the_same_memory() -> 
     for one, other in zip(fresh, reused, strict=True):
         assert one.memory is not None
         assert other.memory is not None
-        # Apart by no more than what aligns an array.
+        # The difference is at most the padding that aligns an array.
         assert abs(one.memory.workspace_peak_bytes - other.memory.workspace_peak_bytes) <= 64
 
 
@@ -162,7 +162,7 @@ def test_engine_that_fails_is_a_row_beside_complete_ones(
         patience, worker.timeout_s = (
             worker.timeout_s,
             1.0,
-        )  # not for the start of a process, which may be slow
+        )  # the start of a process may be slow, and does not count
         burst = timed(worker, slot, repeats, **limits)
         worker.timeout_s = patience
         return burst
@@ -262,7 +262,7 @@ def test_every_round_times_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("flashbench.measure.pool.Worker", Counted)
     results = measure(engines=["numpy", "Right"], seq_lens=[24, 25, 26], rounds=3)
-    # Two engines in three rounds, a fresh one for the memory of each point, and the two hardware limits.
+    # Processes: two engines in three rounds, one for the memory of each point, and the two hardware limits.
     assert len(started) == 2 * 3 + 2 * 3 + 2
     assert not any(worker.alive for worker in started)
     for row in results.measurements:

@@ -1,4 +1,4 @@
-"""What is said after a time budget, of files as a run that was cut short leaves them."""
+"""The message after a time budget has run out, for files of unfinished runs."""
 
 from __future__ import annotations
 

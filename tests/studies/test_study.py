@@ -1,4 +1,4 @@
-"""A study spans problems: every feature reaches each of them, lengths and windows as each length has them."""
+"""A study spans problems. Every feature reaches each of them; key lengths and windows follow the length."""
 
 from __future__ import annotations
 

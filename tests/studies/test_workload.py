@@ -1,4 +1,4 @@
-"""The workload calls an engine as a user would, and its check finds what is wrong."""
+"""The workload calls an engine like a user, and its check finds wrong results."""
 
 from __future__ import annotations
 

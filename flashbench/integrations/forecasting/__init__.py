@@ -1,7 +1,9 @@
-"""Exact attention in neuralforecast's transformers: TFT, PatchTST and iTransformer as they are, and Informer,
-Autoformer and FEDformer as the variant whose own block is replaced by full attention.
+"""Exact attention in neuralforecast's transformers.
 
-Needs the extra `models`: pip install 'flashbench[models]'. It is loaded when first used.
+TFT, PatchTST and iTransformer stay the same models. Informer, Autoformer and FEDformer become variants: full
+attention replaces their own block.
+
+Needs the extra `models`: pip install 'flashbench[models]'. It is imported at first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Any of the six models from one call or one `ModelConfig`."""
+"""Builds any of the six models from one call or one `ModelConfig`."""
 
 from __future__ import annotations
 
@@ -26,20 +26,28 @@ def build_model(
     dropout: float | None = None,
     **settings: Any,
 ) -> Any:
-    """A model of neuralforecast whose attention is the one asked for; parameters are those it always has.
+    """A model of neuralforecast with the chosen attention. Its parameters stay the same.
 
-    key: one of `MODELS`. attention: "flash" (also where it is None), "standard", "torch-flash", "torch-math",
-    or "original", which is neuralforecast's own. variant: "full-attention" for Informer, Autoformer and
-    FEDformer, whose own block is not softmax attention; the model is then called "Informer (full attention)".
-    n_series: for iTransformer, and ignored by others. dropout: for every dropout that the model has, that of
-    its attention too, unless settings name it; None leaves neuralforecast's defaults. settings: go to the
-    model's class.
+    Args:
+        key: one of `MODELS`.
+        config: chooses the attention in place of `attention`: flash or standard, and the size of flash
+            attention's tiles. Only TFT, which is always causal, allows flash_causal=True: the model decides
+            which keys a query sees.
+        h: horizon, in steps. input_size: context, in steps.
+        attention: "flash" (also for None), "standard", "torch-flash", "torch-math", or "original", which is
+            neuralforecast's own.
+        variant: "full-attention" for Informer, Autoformer and FEDformer, whose own block is not softmax
+            attention. The model's name is then "Informer (full attention)".
+        n_series: the number of series, for iTransformer. Other models ignore it.
+        dropout: sets every dropout of the model, its attention's too, except those in settings. None keeps
+            neuralforecast's defaults.
+        settings: further arguments of the model's class.
 
-    config says the attention instead: flash or standard, and the size of flash attention's tiles. Which keys
-    a query sees belongs to the model: flash_causal=True is refused for all but TFT, which is causal anyway.
-
-    Raises UnsupportedError where the model has no softmax attention and no variant is asked for, and where it
-    does not take an input_size so long.
+    Raises:
+        AttentionError: an argument breaks a rule.
+        EngineError: the extra `models` is not installed, or the attention is unknown.
+        UnsupportedError: the model has no softmax attention and variant is None, or input_size is longer than
+            it takes.
     """
     model = find_model(key)
     choice = _choice(model, config, attention)

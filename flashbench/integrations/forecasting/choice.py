@@ -1,4 +1,4 @@
-"""Which attention computes a layer, as data that a module can carry through copies and pickles."""
+"""The attention of a layer, as data that a module keeps through copies and pickles."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from flashbench.errors import UnsupportedError
 if TYPE_CHECKING:
     from torch import Tensor
 
-ORIGINAL = "original"  # what neuralforecast itself computes
-VARIANT = "full-attention"  # softmax attention in the place of a block that is something else
+ORIGINAL = "original"  # neuralforecast's own computation
+VARIANT = "full-attention"  # softmax attention in place of another kind of block
 OURS = ("flash", "standard")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Called like torch.nn.functional.scaled_dot_product_attention."""
+    """Call it like torch.nn.functional.scaled_dot_product_attention.
+
+    Raises EngineError for an unknown attention, UnsupportedError for a block_size without flash attention,
+    AttentionError for a block_size below 1.
+    """
 
     attention: str = "flash"
-    block_size: int | None = None  # of flash attention's tiles; None: chosen for each problem
+    block_size: int | None = None  # size of flash attention's tiles; None: chosen for each problem
 
     def __post_init__(self) -> None:
         as_count("block_size", self.block_size)
@@ -34,7 +38,7 @@ class Choice:
 
     @property
     def is_ours(self) -> bool:
-        """Whether flashbench computes it, within its limits."""
+        """Whether flashbench computes it, and so its limits apply."""
         return self.attention in OURS
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
@@ -47,7 +51,7 @@ class Choice:
             options |= {"block_q": self.block_size, "block_k": self.block_size}
         head_dim, head_dim_v = q.shape[-1], v.shape[-1]
         if self.attention == "torch-flash" and head_dim_v < head_dim:
-            # PyTorch's flash kernel wants one head_dim, and leaves the rest to its slow one.
+            # PyTorch's flash kernel needs head_dim_v = head_dim. Otherwise PyTorch takes its slow kernel.
             o = attention(q, k, pad(v, (0, head_dim - head_dim_v)), **options)
             return o[..., :head_dim_v]
         return attention(q, k, v, **options)

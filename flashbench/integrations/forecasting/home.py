@@ -1,4 +1,4 @@
-"""neuralforecast for users without a home directory, as in many containers."""
+"""Imports neuralforecast for users without a home directory, as in many containers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 from importlib import import_module
 from pathlib import Path
 
-NO_HOME = "/nonexistent"  # what Debian gives to users who have none
+NO_HOME = "/nonexistent"  # Debian's home directory for users without one
 
 
 def import_neuralforecast() -> None:
-    """Import it with some home to ask for: Ray, which it imports, fails where there is none."""
+    """Import it with $HOME set if there is no home directory, as Ray, which it imports, fails without one."""
     try:
         Path.home()
     except RuntimeError:

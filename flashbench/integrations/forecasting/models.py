@@ -1,4 +1,4 @@
-"""The six models, and what each computes in attention's place as neuralforecast ships it."""
+"""The six models, and what each has in place of softmax attention as neuralforecast ships it."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ class ForecastingModel:
     """One of neuralforecast's transformers."""
 
     key: str
-    name: str  # of its class
+    name: str  # name of its class
     own_attention: str | None = None  # what it has instead of softmax attention
-    multivariate: bool = False  # all series are one input, so their number is part of the model
-    most_context: int | None = None  # values: as far as its table of positions goes
+    multivariate: bool = False  # all series are one input, so the model depends on their number
+    most_context: int | None = None  # longest context in steps: the length of its table of positions
 
     @property
     def exact(self) -> bool:
-        """Whether its attention is exact softmax attention as it is shipped."""
+        """Whether the model as shipped has exact softmax attention."""
         return self.own_attention is None
 
     def cls(self) -> type[Any]:
-        """The class itself. Raises EngineError without neuralforecast."""
+        """The model's class. Raises EngineError without neuralforecast."""
         found: type[Any] = getattr(load("neuralforecast.models"), self.name)
         return found
 
     def label(self, variant: str | None = None) -> str:
-        """What results are called: a variant is another model than the one it is made from."""
+        """The name of its results. A variant is another model, so it has another name."""
         return self.name if variant is None else labelled(self.name)
 
     def check(self, attention: str, variant: str | None) -> None:
-        """Raises UnsupportedError where this model has nothing that the attention could compute."""
+        """Raise UnsupportedError if the attention cannot compute this model or variant.
+
+        Raises AttentionError for an unknown variant.
+        """
         check_variant(variant)
         if variant is not None and self.exact:
             raise UnsupportedError(
@@ -53,7 +56,7 @@ class ForecastingModel:
             )
 
     def check_context(self, input_size: int) -> None:
-        """Raises UnsupportedError where the context is longer than the model takes."""
+        """Raise UnsupportedError if the context, in steps, is longer than the model takes."""
         if self.most_context is not None and input_size > self.most_context:
             raise UnsupportedError(
                 f"{self.name} takes contexts up to {self.most_context}, as far as its table of positions "
@@ -61,7 +64,7 @@ class ForecastingModel:
             )
 
 
-# How to have softmax attention all the same.
+# A hint for models without softmax attention.
 ABLATION = f"variant={VARIANT!r} is the ablation with softmax attention in its place: another model"
 
 MODELS = MappingProxyType(
@@ -80,7 +83,7 @@ MODELS = MappingProxyType(
 
 
 def find_model(key: str) -> ForecastingModel:
-    """The model of that key. Raises AttentionError, naming the known ones."""
+    """The model of that key. An unknown key raises AttentionError, which lists the known ones."""
     try:
         return MODELS[key]
     except KeyError:
@@ -88,7 +91,7 @@ def find_model(key: str) -> ForecastingModel:
 
 
 def most_context(label: str) -> int | None:
-    """The longest context of the model with that label; None: any, or not one of the six."""
+    """The longest context, in steps, of the model with that label; None: no limit, or not one of the six."""
     name = unlabelled(label)
     return next((model.most_context for model in MODELS.values() if model.name == name), None)
 
@@ -109,14 +112,14 @@ def unlabelled(name: str) -> str:
 
 
 def load(module: str) -> Any:
-    """A module that needs the extra `models`, imported. Raises EngineError where it is not installed."""
+    """Import a module that needs the extra `models`. Raises EngineError if that is not installed."""
     check_installed()
     return import_module(module)
 
 
-def check_installed(*more: str) -> None:
-    """Raises EngineError where what the models need, or more, is not installed; nothing is imported."""
-    for package in ("torch", "neuralforecast", *more):
+def check_installed(*others: str) -> None:
+    """Raise EngineError if a package of the extra `models`, or of `others`, is missing. Imports none."""
+    for package in ("torch", "neuralforecast", *others):
         if find_spec(package) is None:
             raise EngineError(
                 f"forecasting models need {package}, which is not installed",

@@ -1,4 +1,4 @@
-"""Attention of every neuralforecast model of the process, for a block of code."""
+"""Replaces the attention of every neuralforecast model in the process, for a block of code."""
 
 from __future__ import annotations
 
@@ -11,37 +11,40 @@ from flashbench.integrations.forecasting.choice import ORIGINAL, Choice
 from flashbench.integrations.forecasting.models import MODELS, check_variant, labelled, load, unlabelled
 
 _lock = threading.Lock()
-_asked: dict[object, tuple[Choice, str | None]] = {}  # in order; the last one counts
+_requests: dict[object, tuple[Choice, str | None]] = {}  # in order; the last one applies
 
 
 @contextlib.contextmanager
 def forecasting_attention(
     attention: str = "flash", variant: str | None = None, *, block_size: int | None = None
 ) -> Iterator[None]:
-    """neuralforecast's models compute attention this way inside the block, in all threads of the process.
+    """Within the block, neuralforecast's models compute this attention, in all threads of the process.
 
-    TFT, PatchTST, iTransformer and whatever else has FullAttention stay the models they are. Informer,
-    Autoformer and FEDformer are left alone; with variant="full-attention" softmax attention takes the place
-    of their own blocks, and they print and name their forecasts as "Informer (full attention)". Models that
-    `swap` or `build_model` changed keep what they were given. Blocks may be nested: the innermost counts.
+    TFT, PatchTST, iTransformer and all others with FullAttention stay the same models. Informer, Autoformer
+    and FEDformer do not change. With variant="full-attention", softmax attention replaces their own blocks,
+    and they print and name their forecasts as "Informer (full attention)". Models that `swap` or
+    `build_model` changed keep their attention. Blocks may be nested: the innermost applies.
+
+    attention, variant: as in `build_model`. block_size: size of flash attention's tiles.
+    Raises AttentionError, EngineError and UnsupportedError for wrong arguments.
     """
     check_variant(variant)
     choice = Choice(attention, block_size)
     load("flashbench.integrations.forecasting.blocks")
     block = object()
     with _lock:
-        _asked[block] = choice, variant
+        _requests[block] = choice, variant
         _install()
     try:
         yield
     finally:
         with _lock:
-            _asked.pop(block)
+            _requests.pop(block)
             _install()
 
 
 def _install() -> None:
-    choice, variant = next(reversed(_asked.values()), (Choice(ORIGINAL), None))
+    choice, variant = next(reversed(_requests.values()), (Choice(ORIGINAL), None))
     replaces = choice.attention != ORIGINAL
     for replacement in load("flashbench.integrations.forecasting.blocks").REPLACEMENTS:
         if replaces and (replacement.instead_of is None or variant is not None):
@@ -61,5 +64,5 @@ def _label(cls: type[Any], is_variant: bool) -> None:
 
 
 def _labelled_repr(model: Any) -> str:
-    """neuralforecast prints models and names their forecasts by it."""
+    """neuralforecast prints a model by its repr, and names its forecasts by it."""
     return labelled(unlabelled(model.alias or type(model).__name__))

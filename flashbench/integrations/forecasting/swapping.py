@@ -1,6 +1,6 @@
-"""Attention of one model, changed in place: its modules become of classes that compute it another way.
+"""Changes the attention of one model in place: its attention modules get another class.
 
-Parameters, buffers and submodules stay where they are, so state_dict, copies and pickles work as before.
+Parameters, buffers and submodules stay, so state_dict, copies and pickles work as before.
 """
 
 from __future__ import annotations
@@ -15,18 +15,22 @@ from flashbench.integrations.forecasting.models import ABLATION, check_variant, 
 def swap(
     model: Any, attention: str = "flash", variant: str | None = None, *, block_size: int | None = None
 ) -> Any:
-    """The same model, whose attention is now the one named; "original" undoes it.
+    """Change the attention of `model` in place, and return the model. "original" undoes it.
 
-    variant="full-attention" also replaces the blocks of Informer, Autoformer and FEDformer, after which the
-    model is called "Informer (full attention)"; without it UnsupportedError says what such a model has.
-    neuralforecast's own save and load keep weights and settings, not this: swap again after loading.
+    variant="full-attention" also replaces the blocks of Informer, Autoformer and FEDformer. The model's name
+    is then "Informer (full attention)". neuralforecast's save and load keep weights and settings, but not the
+    attention: swap again after loading.
+
+    attention: as in `build_model`. block_size: size of flash attention's tiles.
+    Raises AttentionError, EngineError and UnsupportedError for wrong arguments. UnsupportedError also if the
+    model has other blocks than softmax attention and variant is None.
     """
     check_variant(variant)
     return swap_modules(model, Choice(attention, block_size), variant)
 
 
 def swap_modules(model: Any, choice: Choice, variant: str | None) -> Any:
-    """`swap` of what has been checked."""
+    """`swap` with checked arguments."""
     replacements = load("flashbench.integrations.forecasting.blocks").REPLACEMENTS
     found = [
         (module, replacement)
@@ -57,7 +61,7 @@ def swap_modules(model: Any, choice: Choice, variant: str | None) -> Any:
 
 
 def _rename(model: Any, to: Any) -> None:
-    """By its alias, which neuralforecast names columns and prints models by; a bare block has none."""
+    """Change the alias, which neuralforecast prints and uses to name columns. A bare block has none."""
     if not hasattr(model, "alias"):
         return
     own = type(model).__name__

@@ -1,4 +1,4 @@
-"""Exact attention in Hugging Face's transformers, under a name: `attn_implementation="fb_numba"`.
+"""Exact attention for Hugging Face's transformers, by name: `attn_implementation="fb_numba"`.
 
 >>> from flashbench.integrations.huggingface import register
 >>> register()

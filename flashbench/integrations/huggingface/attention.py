@@ -1,4 +1,4 @@
-"""The function that transformers calls for attention, computed by flashbench."""
+"""The attention function that transformers calls, computed by flashbench."""
 
 from __future__ import annotations
 
@@ -40,14 +40,23 @@ def attention_forward(
     engine: str = "flash",
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of (batch, heads, queries, head_dim) as (batch, queries, heads, head_dim), and no weights.
+    """o as (batch, queries, heads, head_dim_v), and None for the attention weights.
 
-    A mask decides alone what is seen, as in transformers' eager functions. Where there is none, `is_causal`
-    does, or the module's attribute of that name, and with it `sliding_window`. Dropout applies in training.
-    s_aux: a sink for each head. indices: (batch, queries, few) of the keys that a query sees, where a model
-    leaves it to its kernels to hide the others. sinks, one for each query, go to the model's eager function.
+    If there is a mask, it alone decides which keys a query sees, as in transformers' eager functions.
+    Otherwise `is_causal` (or the module's attribute of that name) and `sliding_window` decide. Dropout
+    applies only in training.
 
-    Raises UnsupportedError for block_indices.
+    Args:
+        query: (batch, heads, queries, head_dim).
+        key: (batch, kv_heads, keys, head_dim).
+        value: (batch, kv_heads, keys, head_dim_v).
+        attention_mask: broadcastable to (batch, heads, queries, keys), bool or added to the scores.
+        s_aux: one sink per head.
+        sinks: one sink per query; such a call goes to the model's eager function.
+        indices: (batch, queries, few): the keys that each query sees, for models whose kernels hide the rest.
+
+    Raises:
+        UnsupportedError: block_indices is given, or the model has no eager function that a call needs.
     """
     if block_indices is not None:
         raise UnsupportedError(
@@ -57,7 +66,7 @@ def attention_forward(
         )
     if kwargs.get("output_attentions"):
         _warn_of_weights()
-    if isinstance(scaling, Tensor):  # as learned by some models
+    if isinstance(scaling, Tensor):  # some models learn it
         query, scaling = query * scaling, 1.0
     dropout = dropout if module.training else 0.0
     causal = attention_mask is None and query.shape[2] > 1 and _causal(module, is_causal)
@@ -97,8 +106,8 @@ def attention_forward(
     return o.transpose(1, 2).contiguous(), None
 
 
-def _causal(module: Module, asked: bool | None) -> bool:
-    return bool(getattr(module, "is_causal", False)) if asked is None else asked
+def _causal(module: Module, is_causal: bool | None) -> bool:
+    return bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
 
 
 def _without_mask(queries: int, keys: int, causal: bool, sliding_window: int | None) -> Pattern:
@@ -106,7 +115,11 @@ def _without_mask(queries: int, keys: int, causal: bool, sliding_window: int | N
 
 
 def _band(causal: bool, sliding_window: int | None) -> tuple[int | None, int | None]:
-    """The first query is at the first key, as with `sdpa`: more keys than queries are room for later ones."""
+    """(low, high) limits of key - query.
+
+    The first query is at the first key, as in transformers' `sdpa`. Keys beyond the number of queries are
+    room for later tokens.
+    """
     if not causal:
         return None, None
     return None if sliding_window is None else 1 - sliding_window, 0
@@ -124,7 +137,7 @@ def _left_to_transformers(
     s_aux: Tensor | None,
     kwargs: dict[str, Any],
 ) -> Tensor:
-    """By its `sdpa`; by the model's own eager function where that lacks something."""
+    """o from transformers' `sdpa`, or from the model's own eager function if `sdpa` lacks a feature."""
     forward = sdpa_attention_forward
     if softcap is not None or s_aux is not None or "sinks" in kwargs:
         forward = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
@@ -139,7 +152,7 @@ def _left_to_transformers(
     if is_causal and (eager or sliding_window is not None):
         band = in_band(query.shape[2], key.shape[2], *_band(is_causal, sliding_window), query.device)
         mask, is_causal = None if band is None else band[None, None], False
-    if eager and mask is not None and mask.dtype is torch.bool:  # eager functions add
+    if eager and mask is not None and mask.dtype is torch.bool:  # eager functions add the mask
         zero = torch.zeros((), dtype=query.dtype, device=query.device)
         mask = torch.where(mask, zero, torch.finfo(query.dtype).min)
     o: Tensor = forward(

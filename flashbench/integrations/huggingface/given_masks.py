@@ -1,4 +1,4 @@
-"""Masks as models hand them to attention: checked, recognised, joined with a position bias."""
+"""Checks and recognises the masks that models pass to attention, and adds a position bias to them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from flashbench.integrations.huggingface.patterns import Pattern, hidden_by_infi
 
 
 def pattern_of(mask: Tensor, query: Tensor, keys: int) -> Pattern:
-    """The pattern of a mask, bool (True may attend) or added.
+    """The pattern of a mask, bool (True = may attend) or added to the scores.
 
-    Raises AttentionError where the mask does not fit.
+    query: (batch, heads, queries, head_dim). Raises AttentionError if the mask does not broadcast to
+    (batch, heads, queries, keys).
     """
-    if is_watched() or mask.requires_grad:  # its numbers are not to be looked at
+    if is_watched() or mask.requires_grad:  # the mask's present numbers must not decide anything
         mask = _in_four_dimensions(mask, query, keys)
         return Pattern(keys, mask=mask if mask.dtype is torch.bool else hidden_by_infinity(mask))
     if isinstance(mask, LazyMask):
@@ -30,9 +31,10 @@ def pattern_of(mask: Tensor, query: Tensor, keys: int) -> Pattern:
 def only(
     indices: Tensor, mask: Tensor | None, keys: int, band: tuple[int | None, int | None] = (None, None)
 ) -> Tensor:
-    """The mask, or where there is none the band, with all keys hidden but those of the indices.
+    """The mask, or the band if there is no mask, with only the keys of `indices` left visible.
 
-    indices: (batch, queries, few). Returns (batch, 1 or heads, queries, keys).
+    indices: (batch, queries, few). band: (low, high) limits of key - query. Returns
+    (batch, 1 or heads, queries, keys).
     """
     chosen = indices.new_zeros((*indices.shape[:2], keys), dtype=torch.bool)
     chosen = chosen.scatter(-1, indices.long(), True)[:, None]
@@ -45,7 +47,7 @@ def only(
 
 
 def with_bias(pattern: Pattern, bias: Tensor) -> Tensor:
-    """The bias, added to the scores, with -inf or more added where the pattern's mask says so."""
+    """The bias and the pattern's mask as one mask that is added to the scores; hidden keys are -inf."""
     bias = bias[..., : pattern.keys] if bias.shape[-1] != 1 else bias
     mask = pattern.mask
     if mask is None:
@@ -58,7 +60,7 @@ def with_bias(pattern: Pattern, bias: Tensor) -> Tensor:
 
 
 def _in_four_dimensions(mask: Tensor, query: Tensor, keys: int) -> Tensor:
-    """A view of the mask, in query's dtype if it is added."""
+    """A 4-D view of the mask; in query's dtype if it is an added mask."""
     shape = _check(mask, query, keys)
     mask = mask.view(shape)
     if mask.dtype is not torch.bool:
@@ -67,10 +69,10 @@ def _in_four_dimensions(mask: Tensor, query: Tensor, keys: int) -> Tensor:
 
 
 def _check(mask: Tensor, query: Tensor, keys: int) -> tuple[int, ...]:
-    """Its shape in four dimensions."""
+    """The mask's shape in four dimensions. Raises AttentionError if it does not fit."""
     full = (*query.shape[:3], keys)
     shape: tuple[int, ...] = (1,) * (4 - mask.dim()) + tuple(mask.shape)
-    # Sizes that compilers know by name alone have an order, and are in no tuple.
+    # Compare sizes one by one: compilers cannot evaluate `n in (1, m)` with symbolic sizes.
     if len(shape) != 4 or any(n != 1 and n != m for n, m in zip(shape, full, strict=True)):
         raise AttentionError(
             f"attention_mask must broadcast to (batch, heads, queries, keys), here {full},"

@@ -1,8 +1,8 @@
-"""Masks that are numbers only to those who look.
+"""Masks whose numbers are written only when code reads them.
 
-Transformers makes one mask for all layers, in its eager form of (batch, 1, queries, keys) numbers. The
-kernels need no more than its pattern, so a mask that is known to be a band and padding stays unwritten: at
-8192 tokens that is 256 MB less a sequence. A model that adds it to scores of its own gets the numbers.
+Transformers makes one mask for all layers, in its eager form of (batch, 1, queries, keys) numbers. Kernels
+need only its pattern. So a mask that is a band plus padding stays unwritten, which saves 256 MB per sequence
+at 8192 tokens. A model that adds the mask to its own scores gets the numbers.
 """
 
 from __future__ import annotations
@@ -22,50 +22,55 @@ from flashbench.integrations.huggingface.patterns import Pattern, band_pattern, 
 
 
 class LazyMask(Tensor):
-    """0 where query i sees key j, else the lowest number.
+    """(batch, 1, queries, keys): 0 if query i sees key j, else the dtype's lowest number.
 
-    It does where seen[batch, j] and low <= j - i <= high.
+    Query i sees key j if unpadded[batch, j] and low <= j - i <= high.
     """
 
-    seen: Tensor
-    rule: tuple[int, int | None, int | None, torch.dtype]  # queries, low, high
-    written: Tensor | None
-    shared: bool  # someone may write to what is written
+    unpadded: Tensor  # (batch, keys), True for keys that are not padding
+    rule: tuple[int, int | None, int | None, torch.dtype]  # queries, low, high, dtype
+    written: Tensor | None  # all of the numbers, once code has read them
+    shared: bool  # other code may write to `written`
 
-    # Operators come to __torch_dispatch__ alone, and their results are plain tensors.
+    # Operators go only to __torch_dispatch__, so their results are plain tensors.
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
     def __new__(
-        cls: type[LazyMask], seen: Tensor, queries: int, low: int | None, high: int | None, dtype: torch.dtype
+        cls: type[LazyMask],
+        unpadded: Tensor,
+        queries: int,
+        low: int | None,
+        high: int | None,
+        dtype: torch.dtype,
     ) -> LazyMask:
-        batch, keys = seen.shape
+        batch, keys = unpadded.shape
         made: LazyMask = Tensor._make_wrapper_subclass(
-            cls, (batch, 1, queries, keys), dtype=dtype, device=seen.device
+            cls, (batch, 1, queries, keys), dtype=dtype, device=unpadded.device
         )
-        made.seen, made.rule = seen, (queries, low, high, dtype)
+        made.unpadded, made.rule = unpadded, (queries, low, high, dtype)
         made.written, made.shared = None, False
         return made
 
     def whole(self) -> Tensor:
-        """All of its numbers, as a plain tensor, which is always the same."""
+        """All of its numbers, as a plain tensor: the same tensor at every call."""
         if self.written is None:
             queries, low, high, dtype = self.rule
-            visible = self.seen[:, None, None, :].expand(-1, -1, queries, -1)
-            band = in_band(queries, self.seen.shape[1], low, high, self.seen.device)
-            zero = torch.zeros((), dtype=dtype, device=self.seen.device)
+            visible = self.unpadded[:, None, None, :].expand(-1, -1, queries, -1)
+            band = in_band(queries, self.unpadded.shape[1], low, high, self.unpadded.device)
+            zero = torch.zeros((), dtype=dtype, device=self.unpadded.device)
             visible = visible if band is None else visible & band
             self.written = torch.where(visible, zero, torch.finfo(dtype).min)
         return self.written
 
     def pattern(self) -> Pattern | None:
-        """Without looking; None where nothing is known any more."""
+        """The pattern, without writing numbers; None if none fits, or other code may have changed them."""
         queries, low, high, _ = self.rule
-        pattern = None if self.shared else band_pattern(queries, self.seen.shape[1], low, high)
+        pattern = None if self.shared else band_pattern(queries, self.unpadded.shape[1], low, high)
         if pattern is None:
             return None
-        seen = self.seen[:, : pattern.keys]
-        return pattern if bool(seen.all()) else pattern._replace(mask=seen[:, None, None, :])
+        unpadded = self.unpadded[:, : pattern.keys]
+        return pattern if bool(unpadded.all()) else pattern._replace(mask=unpadded[:, None, None, :])
 
     def __repr__(self) -> str:
         return f"LazyMask({self.whole()!r})"
@@ -75,7 +80,7 @@ class LazyMask(Tensor):
 
     @property
     def data(self) -> Tensor:
-        """As of every tensor: it shares the numbers, and what is assigned takes their place."""
+        """As in every tensor: a tensor that shares the numbers. Assignment replaces them."""
         return self._given_away().data
 
     @data.setter
@@ -87,16 +92,16 @@ class LazyMask(Tensor):
         return self
 
     def _given_away(self) -> Tensor:
-        """All of its numbers for someone who may write to them."""
+        """All of its numbers, for code that may write to them."""
         self.shared = True
         return self.whole()
 
     def __tensor_flatten__(self) -> tuple[list[str], Any]:
-        return ["seen"], self.rule
+        return ["unpadded"], self.rule
 
     @staticmethod
     def __tensor_unflatten__(inner: dict[str, Tensor], rule: Any, size: Any, stride: Any) -> LazyMask:
-        return LazyMask(inner["seen"], *rule)
+        return LazyMask(inner["unpadded"], *rule)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -117,9 +122,9 @@ def _of_the_numbers(name: str) -> Callable[..., Any]:
     return method
 
 
-# Ways to the memory of a tensor that are no operators: what is there is not the mask.
+# These methods read or write a tensor's memory without an operator, and a LazyMask's memory is not the mask.
 _WAYS = ("numpy", "__array__", "tolist", "__dlpack__", "__dlpack_device__", "__reduce_ex__")
-for _name in (*_WAYS, "apply_", "map_", "map2_"):  # not its storage, which compilers ask for
+for _name in (*_WAYS, "apply_", "map_", "map2_"):  # storage stays as it is: compilers read it
     setattr(LazyMask, _name, _of_the_numbers(_name))
 
 
@@ -136,7 +141,7 @@ def lazy_mask(
     device: torch.device | str = "cpu",
     **rest: Any,
 ) -> Tensor | None:
-    """transformers' `eager_mask`, unwritten where its pattern is known beforehand."""
+    """transformers' `eager_mask`, but a LazyMask if the mask is known to be a band plus padding."""
     written = functools.partial(
         eager_mask, batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask,
         dtype, use_vmap=use_vmap, device=device, **rest,
@@ -146,16 +151,16 @@ def lazy_mask(
     limits = limits_of(mask_function)
     if limits is None:
         return written()
-    seen = _seen(attention_mask, batch_size, kv_length, kv_offset)
-    if rest.get("allow_is_bidirectional_skip") and limits == (None, None) and bool(seen.all()):
+    unpadded = _unpadded(attention_mask, batch_size, kv_length, kv_offset)
+    if rest.get("allow_is_bidirectional_skip") and limits == (None, None) and bool(unpadded.all()):
         return written()
     shift = int(q_offset) - kv_offset
     low, high = (None if limit is None else limit + shift for limit in limits)
-    return LazyMask(seen, q_length, low, high, dtype)
+    return LazyMask(unpadded, q_length, low, high, dtype)
 
 
-def _seen(attention_mask: Tensor | None, batch: int, keys: int, first: int) -> Tensor:
-    """(batch, keys) of those that are no padding; what the padding mask does not reach is hidden."""
+def _unpadded(attention_mask: Tensor | None, batch: int, keys: int, first: int) -> Tensor:
+    """(batch, keys): True for keys that are not padding. Keys after the padding mask's end are False."""
     if attention_mask is None:
         return torch.ones(1, keys, dtype=torch.bool, device="cpu").expand(batch, -1)
     missing = max(0, first + keys - attention_mask.shape[1])
@@ -163,7 +168,7 @@ def _seen(attention_mask: Tensor | None, batch: int, keys: int, first: int) -> T
 
 
 def is_watched() -> bool:
-    """Whether operations are recorded, so that numbers of now must not decide anything."""
+    """Whether operations are being recorded. The present numbers must then not decide anything."""
     return bool(
         torch.compiler.is_compiling()
         or torch._C._is_tracing()

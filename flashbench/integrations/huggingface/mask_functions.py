@@ -1,7 +1,7 @@
-"""Transformers' mask functions of (batch, head, query, key), read as a band about the diagonal.
+"""Reads transformers' mask functions of (batch, head, query, key) as a band around the diagonal.
 
-They are told by identity and by the code of the closures that transformers makes, and each kind is tried once
-on small numbers before it is believed; a function of another kind is one that nothing is known of.
+It recognises them by identity, and closures of transformers by their code. Each kind of closure is tried once
+on small numbers before it is trusted. All other functions are unknown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Limits(NamedTuple):
 
 
 def limits_of(function: MaskFunction) -> Limits | None:
-    """What the function says; None where that is something else than a band."""
+    """The band that the function shows; None if it is not known to be a band."""
     if function is masking_utils.causal_mask_function:
         return Limits(high=0)
     if function is masking_utils.bidirectional_mask_function:
@@ -39,7 +39,7 @@ def limits_of(function: MaskFunction) -> Limits | None:
 
 @functools.cache
 def _kinds() -> dict[CodeType, Callable[[dict[str, Any]], Limits | None]]:
-    """By the code of a closure: its limits from what it encloses."""
+    """For each known closure, by its code: a function from its enclosed variables to its limits."""
     read = {
         masking_utils.sliding_window_overlay: _window,
         masking_utils.sliding_window_bidirectional_overlay: _window_around,
@@ -51,13 +51,14 @@ def _kinds() -> dict[CodeType, Callable[[dict[str, Any]], Limits | None]]:
 
 
 def _is_true(make: Callable[[int], MaskFunction], limits: Callable[..., Limits | None]) -> bool:
+    """Whether `limits` agrees with the functions that `make` makes from a window."""
     place = torch.arange(9)
     for window in (1, 2, 4):
         function = make(window)
-        said = limits(_enclosed(function))
-        if said is None:
+        found = limits(_enclosed(function))
+        if found is None:
             return False
-        band = in_band(9, 9, *said, place.device)
+        band = in_band(9, 9, *found, place.device)
         if not torch.equal(function(0, 0, place[:, None], place[None]), band):
             return False
     return True

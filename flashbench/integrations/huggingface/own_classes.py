@@ -1,7 +1,7 @@
-"""Models that choose their layers' attention from a dict of classes, which knows transformers' names alone.
+"""Models that choose their layers' attention class from a dict, which has only transformers' own names.
 
-Such a dict is found by what it is: it has an nn.Module under "eager", in a module or a class that the model
-is made of. An attention of ours gets the eager class there, since masks are made for it as for eager.
+A dict counts as such if it has an nn.Module class under "eager", in a module or class that the model is made
+of. Our attentions get the eager class there, because they get eager's masks.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from flashbench.integrations.stack import level_outside
 
 
 def watch_models(ours: Container[str]) -> None:
-    """From now on, a model that is made with an attention of these names finds a class in its own dicts."""
-    # Every model asks this, before it makes its layers.
-    asked = PreTrainedModel.get_correct_attn_implementation
-    if hasattr(asked, "_flashbench"):
+    """From now on, a model made with one of these attentions finds a class for it in its own dicts."""
+    # Every model calls this method before it makes its layers.
+    original = PreTrainedModel.get_correct_attn_implementation
+    if hasattr(original, "_flashbench"):
         return
 
-    @wraps(asked)
+    @wraps(original)
     def get_correct_attn_implementation(self: Any, *args: Any, **kwargs: Any) -> str:
-        name: str = asked(self, *args, **kwargs)
+        name: str = original(self, *args, **kwargs)
         if name in ours:
             _eager_classes_for(type(self), name)
         return name
@@ -38,7 +38,7 @@ def watch_models(ours: Container[str]) -> None:
 
 
 def _eager_classes_for(model: type[Module], name: str) -> None:
-    """Put what is under "eager" there under this name too, and warn of each dict once."""
+    """Put each dict's "eager" class under this name too, and warn once per dict."""
     for where, classes in _dicts_of_classes(model):
         if name not in classes:
             eager = classes[name] = classes["eager"]
@@ -59,9 +59,9 @@ def _dicts_of_classes(model: type[Module]) -> Iterator[tuple[str, dict[str, type
 
 
 def _modules_of(model: type[Module]) -> list[ModuleType]:
-    """Those that define the model and its bases, and those whose layers they import, of whatever depth."""
+    """The modules that define the model and its bases, and all modules whose layers these import, in turn."""
     names = list(dict.fromkeys(base.__module__ for base in model.__mro__))
-    for name in names:  # they grow
+    for name in names:  # the loop appends to it
         if name in sys.modules:
             names += {layer.__module__ for layer in _layers_in(sys.modules[name])}.difference(names)
     return [sys.modules[name] for name in names if name in sys.modules]

@@ -1,4 +1,4 @@
-"""A name for flashbench among transformers' attentions."""
+"""Registers flashbench as an attention of transformers, under a name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flashbench.integrations.huggingface.attention import attention_forward
 from flashbench.integrations.huggingface.lazy_masks import lazy_mask
 from flashbench.integrations.huggingface.own_classes import watch_models
 
-# In transformers a name that contains one of these means that library, with masks and checks of its own.
+# A name with one of these parts means another library to transformers, with its own masks and checks.
 _SPECIAL = {
     "flash": "takes models with it for users of the flash-attn library: it drops their masks or refuses them",
     "sdpa": "takes it for PyTorch's function, and refuses it to models that have not declared support",
@@ -25,15 +25,15 @@ _ours: set[str] = set()
 
 
 def register(name: str = "fb_numba", *, engine: str = "flash") -> str:
-    """Put flashbench among transformers' attentions as `attn_implementation=name`, and return the name.
+    """Register flashbench with transformers as `attn_implementation=name`, and return the name.
 
-    Masks are made for it as for "eager", so that a model that adds them to scores of its own stays right, and
-    causality does not hang on a module's `is_causal`. A model with attention classes of its own, such as
-    Falcon, goes on with its eager ones, with a warning. Registering a name again changes its engine.
+    It gets the masks of "eager". So a model that adds the mask to its own scores stays correct, and causality
+    does not depend on a module's `is_causal`. A model with its own attention classes, such as Falcon, keeps
+    its eager classes, with a warning. Registering a name again changes its engine.
 
     engine: "flash" or another engine of flashbench that has gradients.
 
-    Raises EngineError where the name means something else to transformers, or the engine is unknown.
+    Raises EngineError if the name means something else to transformers, or the engine is unknown.
     """
     for part, does in _SPECIAL.items():
         if part in name:

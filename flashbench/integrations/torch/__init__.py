@@ -1,5 +1,5 @@
 """Exact attention for PyTorch on CPUs: `attention` and `scaled_dot_product_attention` on tensors, with
-gradients, and their place in models that know nothing of flashbench.
+gradients. `enable` and `flashbench_attention` also give them to models that do not know flashbench.
 
 Needs the extra `torch`: pip install 'flashbench[torch]'.
 """

@@ -1,4 +1,4 @@
-"""The attentions that a model can be given by name, all with the signature of PyTorch's own function."""
+"""Attentions by name, all with the signature of PyTorch's scaled_dot_product_attention."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flashbench.integrations.torch.place import Attention, in_its_place, torch_s
 
 
 def find_attention(name: str) -> Attention:
-    """The attention of that name. Raises EngineError, naming the known ones."""
+    """The attention of that name. An unknown name raises EngineError, which lists the known ones."""
     try:
         return ATTENTIONS[name]
     except KeyError:
@@ -32,10 +32,10 @@ def _math(*arguments: Any, **named: Any) -> Tensor:
 ATTENTIONS: dict[str, Attention] = {
     "flash": scaled_dot_product_attention,
     "standard": functools.partial(scaled_dot_product_attention, engine="standard"),
-    "torch-flash": torch_sdpa,  # PyTorch's own choice, which is flash wherever it can be
+    "torch-flash": torch_sdpa,  # PyTorch chooses its kernel: flash, unless that cannot run the call
     "torch-math": _math,
 }
 
 for _attention in ATTENTIONS.values():
-    # TorchScript knows PyTorch's functions by identity, and would compile the source of what replaces one.
+    # TorchScript recognises PyTorch's functions by identity. It would compile the source of a replacement.
     torch.jit._builtins._register_builtin(_attention, "aten::scaled_dot_product_attention")

@@ -1,6 +1,6 @@
-"""An engine's call on tensors, checked as `flashbench.attention` checks it; what shapes decide, only once.
+"""A checked engine call on tensors. What depends only on shapes is checked once and cached.
 
-Nothing is copied: engines see the tensors' memory.
+Nothing is copied: engines read the tensors' memory.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from flashbench.integrations.torch.options import TENSORS, Options
 from flashbench.integrations.torch.runtime import num_threads
 from flashbench.problem import Direction
 
-_Kind = tuple[torch.Size, torch.dtype]  # of a tensor
+_Kind = tuple[torch.Size, torch.dtype]  # shape and dtype of a tensor
 
 
 def call_of(direction: Direction, q: Tensor, k: Tensor, v: Tensor, given: Options) -> Call:
-    """Raises AttentionError, UnsupportedError and EngineError."""
+    """The call of these tensors. Raises AttentionError, UnsupportedError and EngineError."""
     mask = given.mask
     slopes, sinks, key_lengths, seed = given[1:TENSORS]
     if not (slopes is sinks is key_lengths is seed is None):
-        # Their numbers matter, not their shapes alone.
+        # The call depends on the numbers in these tensors, not only on their shapes.
         return _prepared(direction, q, k, v, given, num_threads())
     known = _known(
         direction,
@@ -56,8 +56,9 @@ def call_of(direction: Direction, q: Tensor, k: Tensor, v: Tensor, given: Option
 
 
 def array(name: str, x: Tensor) -> Array:
-    """The tensor's memory; of a view whose numbers are negated when they are read, a copy's.
+    """The tensor's memory as an array.
 
+    Two kinds of tensor are copied: those that are not aligned, and views that PyTorch negates at each read.
     Raises AttentionError.
     """
     try:
@@ -80,14 +81,14 @@ def _known(
     rest: tuple[Any, ...],
     threads: int,
 ) -> Call:
-    """A call of tensors like these, which says all but where they are."""
+    """The checked call of tensors with these shapes and dtypes, without their memory."""
     given = Options(None if mask is None else _like(mask), None, None, None, None, *rest)
     return _prepared(direction, _like(q), _like(k), _like(v), given, threads)
 
 
 def _like(kind: _Kind) -> Tensor:
     shape, dtype = kind
-    return torch.zeros((), dtype=dtype, device="cpu").expand(shape)  # whatever the default device
+    return torch.zeros((), dtype=dtype, device="cpu").expand(shape)  # the default device may be another
 
 
 def _prepared(direction: Direction, q: Tensor, k: Tensor, v: Tensor, given: Options, threads: int) -> Call:

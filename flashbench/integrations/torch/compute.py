@@ -1,4 +1,4 @@
-"""From tensors to an engine and back, without a copy: results are tensors of memory that engines filled."""
+"""Runs an engine on tensors without copies. Result tensors share the memory that the engine filled."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from flashbench.integrations.torch.statistics import counted
 def compute_forward(
     q: Tensor, k: Tensor, v: Tensor, given: Options, *, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """o, lse, and P where it is to be kept and the engine can; elsewhere no numbers.
+    """o, lse and P. P is empty unless `keep` is set and the engine can keep it.
 
-    q, k, v: (batch, heads, seqlen, head_dim), as `laid_out` has them.
+    q, k, v: (batch, heads, seqlen, head_dim), with contiguous rows (`laid_out`).
     """
     keep = keep and given.keeps_p
     call = call_of("fwd", q, k, v, given)
     with on_torch_threads():
         forward = call.forward(keep=keep)
     counted("forward")
-    assert forward.lse is not None  # engines without are refused before
+    assert forward.lse is not None  # call_of refuses engines without lse
     p = torch.from_numpy(forward.saved.p).view(p_shape(q, k)) if keep else q.new_empty(0)
     return torch.from_numpy(forward.o), torch.from_numpy(forward.lse), p
 
@@ -42,7 +42,7 @@ def compute_backward(
     *,
     mask_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """dq, dk, dv; dmask where it is asked for, dsinks where there are sinks."""
+    """dq, dk, dv, dmask and dsinks. dmask is None without mask_gradient, dsinks is None without sinks."""
     saved = Kept(array("p", p).reshape(-1)) if p.numel() else None
     forward = Forward(array("o", o), array("lse", lse), saved)
     call = call_of("bwd", q, k, v, given)
@@ -55,7 +55,7 @@ def compute_backward(
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """The tensor itself where its rows are contiguous, whatever lies between them; else a copy."""
+    """The tensor itself if each of its rows is contiguous, else a contiguous copy."""
     return x if x.stride(3) == 1 else x.contiguous()
 
 

@@ -1,5 +1,7 @@
-"""Attention on plain tensors without PyTorch's dispatcher, whose way through Python takes longer than a small
-problem's attention. What traces, records or transforms calls is given the operators of ops.py instead.
+"""Attention on plain tensors without PyTorch's dispatcher.
+
+The dispatcher's way through Python takes longer than the attention of a small problem. Code that traces,
+records or transforms calls gets the operators of ops.py instead.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from flashbench.integrations.torch.options import TENSORS, Options
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, given: Options) -> Tensor:
-    """o, differentiable by q, k, v, mask and sinks; q, k and v as `laid_out` has them.
+    """o, differentiable by q, k, v, mask and sinks. q, k and v have contiguous rows (`laid_out`).
 
     Raises UnsupportedError in forward-mode differentiation.
     """
@@ -43,14 +45,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, given: Options) -> Tensor:
 
 
 def _is_watched(*tensors: Tensor | None) -> bool:
-    """Whether anything but the numbers matters here: compilers, exporters, profilers, modes, transforms."""
+    """Whether something needs to see this call: a compiler, exporter, profiler, mode or transform."""
     if torch.compiler.is_compiling():
         return True
     for x in tensors:
         if x is None:
             continue
         if (type(x) is not Tensor and type(x) is not Parameter) or not torch._C._has_storage(x):
-            return True  # without memory of its own: one of many that a transform takes at once
+            return True  # a tensor subclass, or a batched tensor of a transform, without its own memory
     return (
         torch._C._len_torch_dispatch_stack() > 0
         or _is_transformed()
@@ -60,12 +62,12 @@ def _is_watched(*tensors: Tensor | None) -> bool:
 
 
 def _is_transformed() -> bool:
-    """Whether a transform of torch.func is at work."""
+    """Whether a transform of torch.func is active."""
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _refuse_tangents(*tensors: Tensor | None) -> None:
-    """PyTorch would take the result for a constant."""
+    """Refuse forward-mode differentiation: PyTorch would treat the result as a constant."""
     for x in tensors:
         if x is not None and forward_ad.unpack_dual(x).tangent is not None:
             raise UnsupportedError(
@@ -89,7 +91,7 @@ class _Attention(torch.autograd.Function):
         q, k, v, o, lse, p, *tensors = ctx.saved_tensors
         mask_gradient, wants_sinks = ctx.needs_input_grad[3:5]
         do = laid_out(do)
-        # With create_graph=True the operator says what it thinks of that.
+        # Gradients are recorded with create_graph=True. The operator then refuses a second derivative.
         if torch.is_grad_enabled() or _is_watched(do, q, k, v, *tensors):
             dq, dk, dv, dmask, dsinks = ops.attention_backward(
                 do, q, k, v, o, lse, p, mask_gradient, *tensors, *ctx.options

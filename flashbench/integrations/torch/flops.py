@@ -1,6 +1,6 @@
 """Floating-point operations of our operators, for `torch.utils.flop_counter.FlopCounterMode`.
 
-Matrix products alone, whatever masks hide, as PyTorch counts its own attention.
+Only matrix products count, and hidden pairs count too, as for PyTorch's own attention.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def forward_flops(q: _Shape, k: _Shape, v: _Shape, *_: Any, **named: Any) -> int
 def backward_flops(
     do: _Shape, q: _Shape, k: _Shape, v: _Shape, o: _Shape, lse: _Shape, p: _Shape, *_: Any, **named: Any
 ) -> int:
-    """dp = do @ v.T, dv = p.T @ do, dq = ds @ k, dk = ds.T @ q; before them q @ k.T where p was not kept."""
+    """dp = do @ v.T, dv = p.T @ do, dq = ds @ k, dk = ds.T @ q, and q @ k.T again if p was not kept."""
     again = 0 if len(p) == 4 else 1
     return (2 + again) * _product(q, k, q[3]) + 2 * _product(q, k, v[3])
 

@@ -1,4 +1,4 @@
-"""`attention` on tensors, with gradients, and `scaled_dot_product_attention` as PyTorch defines it."""
+"""`attention` on tensors with gradients, and `scaled_dot_product_attention` with PyTorch's meaning."""
 
 from __future__ import annotations
 
@@ -45,11 +45,22 @@ def attention(
 ) -> Tensor:
     """`flashbench.attention` on CPU tensors, differentiable by q, k, v, a float mask and sinks.
 
-    q: (batch, num_heads, seqlen_q, head_dim); k and v as there, and so are the options, arrays being tensors.
-    dropout_seed: one whole number in a tensor; None draws one from PyTorch's generator, so that
-    `torch.manual_seed` decides. Works under `torch.compile(fullgraph=True)`.
+    It works under `torch.compile(fullgraph=True)`.
 
-    Raises AttentionError, UnsupportedError and EngineError as `flashbench.attention` does.
+    Args:
+        q: (batch, num_heads, seqlen_q, head_dim), float64 or float32.
+        k: (batch, num_kv_heads, seqlen_k, head_dim).
+        v: (batch, num_kv_heads, seqlen_k, head_dim_v).
+        dropout_seed: one whole number in a tensor. None draws one from PyTorch's generator, so that
+            `torch.manual_seed` decides.
+
+    The other options are those of `flashbench.attention`, with tensors for arrays.
+
+    Returns:
+        o: (batch, num_heads, seqlen_q, head_dim_v).
+
+    Raises:
+        AttentionError, UnsupportedError, EngineError: as `flashbench.attention`.
     """
     if not q.dim() == k.dim() == v.dim() == 4:
         raise AttentionError(
@@ -81,13 +92,23 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """`torch.nn.functional.scaled_dot_product_attention`, computed by flashbench.
 
-    The same arguments, shapes and meaning: is_causal aligns top-left, attn_mask is bool (True = may attend)
-    or of query's dtype (added to the scores), enable_gqa lets query heads share key heads, dropout_p applies
-    whether or not a model is training. What flashbench does not compute goes to PyTorch's function, with a
-    warning for each reason, once, and is counted in `stats()`. engine: another of flashbench's engines;
-    block_q, block_k: its tiles, as `flashbench.attention` has them.
+    Arguments, shapes and meaning are PyTorch's. A call that flashbench cannot compute goes to PyTorch's
+    function. Each reason for that is warned of once, and `stats()` counts the calls.
+
+    Args:
+        query: (..., seqlen_q, head_dim).
+        key: (..., seqlen_k, head_dim).
+        value: (..., seqlen_k, head_dim_v).
+        attn_mask: broadcastable to (..., seqlen_q, seqlen_k): bool (True = may attend), or query's dtype
+            (added to the scores).
+        dropout_p: applies whether or not a model is training.
+        is_causal: aligns top-left.
+        scale: None is 1 / sqrt(head_dim).
+        enable_gqa: query heads share key heads.
+        engine: an engine of flashbench.
+        block_q, block_k: the engine's tile sizes, as in `flashbench.attention`.
     """
-    # Of modes the first of the two says nothing while a compiler traces.
+    # While a compiler traces, has_torch_function_variadic does not see modes.
     if has_torch_function_variadic(query, key, value, attn_mask) or _has_mode():
         if torch.compiler.is_dynamo_compiling() and type(attn_mask) is CausalBias and not is_causal:
             attn_mask, is_causal = traceable(attn_mask)
@@ -103,7 +124,7 @@ def scaled_dot_product_attention(
         o: Tensor = torch_sdpa(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
-        fell_back(reason)  # only now: what PyTorch refuses nobody computes
+        fell_back(reason)  # after the call: a call that PyTorch refuses does not count
         return o
     q, k, v, mask = in_four_dimensions(query, key, value, attn_mask)
     seed = _new_seed() if dropout_p else None
@@ -118,7 +139,7 @@ def scaled_dot_product_attention(
 def _given(
     attn_mask: Tensor | None, dropout_p: float, is_causal: bool, scale: float | None, enable_gqa: bool
 ) -> dict[str, Any]:
-    """By name, without what is PyTorch's default: nobody overrides for arguments that were not given."""
+    """The arguments by name, without PyTorch's defaults: overriding code must not see arguments not given."""
     named: dict[str, Any] = {}
     if attn_mask is not None:
         named["attn_mask"] = attn_mask
@@ -134,5 +155,5 @@ def _given(
 
 
 def _new_seed() -> Tensor:
-    """From PyTorch's generator, and an operation that compilers see."""
-    return torch.randint(2**63 - 1, (), device="cpu")  # whatever the default device
+    """A seed from PyTorch's generator, by an operation that compilers record."""
+    return torch.randint(2**63 - 1, (), device="cpu")  # the default device may be another

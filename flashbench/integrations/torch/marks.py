@@ -1,4 +1,4 @@
-"""How much of a training step is attention: marks around every call of it, forward and backward."""
+"""Measures attention's share of a training step, with marks around every call, forward and backward."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import torch
 
 @dataclass
 class AttentionClock:
-    """Nanoseconds within attention, and the largest problem that it was given."""
+    """Nanoseconds in attention, the number of calls, and the largest problem."""
 
     forward_ns: int = 0
     backward_ns: int = 0
     calls: int = 0
     largest: tuple[int, ...] = (0,) * 6  # batch, heads, seqlen_q, seqlen_k, head_dim, head_dim_v
-    backward_began: int = 0
+    backward_began: int = 0  # perf_counter_ns at the start of the last backward
 
     def saw(self, q: Any, k: Any, v: Any) -> None:
         *outer, seqlen_q, head_dim = q.shape
@@ -31,7 +31,7 @@ class AttentionClock:
 
 
 class _Inputs(torch.autograd.Function):
-    """q, k and v as they are. In the backward pass their gradients come last: attention's is over."""
+    """The identity on q, k and v. Its backward runs after attention's backward, and stops the clock."""
 
     @staticmethod
     def forward(ctx: Any, clock: AttentionClock, q: Any, k: Any, v: Any) -> Any:
@@ -45,7 +45,7 @@ class _Inputs(torch.autograd.Function):
 
 
 class _Output(torch.autograd.Function):
-    """o as it is. In the backward pass its gradient comes first: attention's begins."""
+    """The identity on o. Its backward runs before attention's backward, and starts the clock."""
 
     @staticmethod
     def forward(ctx: Any, clock: AttentionClock, o: Any) -> Any:
@@ -60,9 +60,9 @@ class _Output(torch.autograd.Function):
 
 @contextlib.contextmanager
 def attention_marked(attentions: dict[str, Callable[..., Any]], name: str) -> Iterator[AttentionClock]:
-    """The attention of that name marks its times inside the block.
+    """Within the block, the attention of that name adds its times to the clock.
 
-    What it does is what it did: the marks are identities of autograd, some microseconds a call.
+    Results do not change: the marks are autograd identities, and cost some microseconds per call.
     """
     clock, inner = AttentionClock(), attentions[name]
 

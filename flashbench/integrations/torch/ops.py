@@ -1,6 +1,6 @@
-"""Attention and its backward as PyTorch operators, so that autograd, `torch.compile` and export know them.
+"""Attention and its backward as PyTorch operators, for autograd, `torch.compile` and export.
 
-Each operator has a fake kernel too, which gives shapes and strides without computing.
+Each operator also has a fake kernel, which gives shapes and strides without computing.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ _TENSORS = "Tensor q, Tensor k, Tensor v"
     schema=f"({_TENSORS}, bool keep, {SCHEMA}) -> (Tensor o, Tensor lse, Tensor p)",
 )
 def attention(q: Tensor, k: Tensor, v: Tensor, keep: bool, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """o, lse, and P where the engine keeps it for its backward; elsewhere p has no numbers.
+    """o, lse and P. P is empty unless `keep` is set and the engine keeps P for its backward.
 
-    q, k, v: (batch, heads, seqlen, head_dim), laid out as `laid_out` does. keep: a backward will follow.
+    q, k, v: (batch, heads, seqlen, head_dim), with contiguous rows (`laid_out`).
+    keep: a backward will follow.
     """
     return compute_forward(q, k, v, Options(*options), keep=keep)
 
@@ -48,7 +49,7 @@ def attention_backward(
     do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, p: Tensor, mask_gradient: bool,
     *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """dq, dk, dv; dmask where it is asked for and dsinks where there are sinks, elsewhere no numbers."""
+    """dq, dk, dv, dmask and dsinks. dmask is empty without mask_gradient, dsinks is empty without sinks."""
     *found, dmask, dsinks = compute_backward(
         do, q, k, v, o, lse, p, Options(*options), mask_gradient=mask_gradient
     )
@@ -92,7 +93,7 @@ def _gradients(operator: Any, ctx: Any, do: Tensor) -> tuple[Any, ...]:
 
 
 def _one_by_one(operator: Any) -> Any:
-    """A rule of `torch.vmap`: a call for each of the many that it takes at once."""
+    """A rule for `torch.vmap`: one call for each entry of the batch that vmap adds."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], Any]:
         found = []
@@ -123,7 +124,7 @@ attention_backward.register_vmap(_one_by_one(attention_backward))
 
 
 class Differentiable(torch.autograd.Function):
-    """The operator and its gradients for transforms of torch.func, which do not take what is registered."""
+    """The operator with its gradients, for transforms of torch.func: they ignore registered gradients."""
 
     generate_vmap_rule = True
     setup_context = staticmethod(_remember)
@@ -153,7 +154,7 @@ class _Backward(torch.autograd.Function):
 
 
 def _empty_like(x: Tensor, head_dim: int) -> Tensor:
-    """In x's order of memory, as `engines.launch.result_like` has it."""
+    """An empty tensor in x's memory order, as `engines.launch.result_like` makes results."""
     batch, heads, rows, _ = x.shape
     if 0 < x.stride(1) < x.stride(2):
         return x.new_empty(batch, rows, heads, head_dim).transpose(1, 2)

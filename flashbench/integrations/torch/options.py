@@ -1,4 +1,4 @@
-"""What an operator is told beside q, k and v: in one order, for its schema and its Python side."""
+"""An operator's arguments after q, k and v, in one order for its schema and its Python code."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 class Options(NamedTuple):
-    """As `flashbench.attention` has them; of types that an operator's schema knows."""
+    """Options of `flashbench.attention`, in types that an operator's schema allows."""
 
     mask: Tensor | None = None
     alibi_slopes: Tensor | None = None
     sinks: Tensor | None = None
     key_lengths: Tensor | None = None
-    dropout_seed: Tensor | None = None  # one number; a tensor, so that tracing does not make it a constant
+    dropout_seed: Tensor | None = None  # a tensor of one number: tracing would make an int a constant
     engine: str = "flash"
     softmax_scale: float | None = None
     causal: bool = False
@@ -28,11 +28,11 @@ class Options(NamedTuple):
 
     @property
     def keeps_p(self) -> bool:
-        """Whether this engine's forward can hand its probabilities to its backward."""
+        """Whether the engine's forward can keep its probabilities for its backward."""
         return self.engine == "standard" and self.softcap is None and not self.dropout
 
 
-# A field's type as an operator's schema has it.
+# The name of each field type in an operator's schema.
 _SCHEMA_TYPES: dict[Any, str] = {
     Tensor | None: "Tensor?",
     str: "str",

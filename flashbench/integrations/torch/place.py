@@ -1,4 +1,4 @@
-"""What stands in the place of PyTorch's function, `torch.nn.functional.scaled_dot_product_attention`."""
+"""The function that `torch.nn.functional.scaled_dot_product_attention` names: PyTorch's or a replacement."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
-Attention = Callable[..., Tensor]  # called as torch.nn.functional.scaled_dot_product_attention is
+Attention = Callable[..., Tensor]  # with the signature of torch.nn.functional.scaled_dot_product_attention
 
-# PyTorch's own, whatever stands in its place later.
+# PyTorch's own function, also after a replacement took its place.
 torch_sdpa: Attention = torch_functional.scaled_dot_product_attention
 
 _lock = threading.Lock()
 _replacement = torch_sdpa
-_borrowers = 0  # calls under way that need PyTorch's own function in its place
+_borrowers = 0  # running calls that need PyTorch's own function in its place
 
 
 def put(attention: Attention) -> None:
-    """Let it stand there, for all threads."""
+    """Put an attention in that place, for all threads."""
     global _replacement
     with _lock:
         _replacement = attention
@@ -30,11 +30,11 @@ def put(attention: Attention) -> None:
             torch_functional.scaled_dot_product_attention = attention
 
 
-@torch.compiler.disable  # which cannot follow locks, nor what others find here
+@torch.compiler.disable  # compilers cannot trace locks, nor a place that other threads change
 def in_its_place(*arguments: Any, **named: Any) -> Tensor:
-    """PyTorch's function, called while it stands in its place, so that what it calls recognises it.
+    """Call PyTorch's function while it is in its place, so that overriding code recognises it.
 
-    Meanwhile other threads find it there too: what they compute is the same, but not counted.
+    Meanwhile other threads find it there too. They compute the same, but `stats` does not count it.
     """
     with _borrowed():
         return torch_sdpa(*arguments, **named)
@@ -48,7 +48,7 @@ def _borrowed() -> Iterator[None]:
         with _lock:
             _borrowers += 1
             borrowed = True
-            if torch_functional.scaled_dot_product_attention is _replacement:  # and nobody else's
+            if torch_functional.scaled_dot_product_attention is _replacement:  # not another library's
                 torch_functional.scaled_dot_product_attention = torch_sdpa
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What `scaled_dot_product_attention` is given: whether flashbench computes it, and as which 4-D tensors."""
+"""Arguments of `scaled_dot_product_attention`: can flashbench compute them, and as which 4-D tensors?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from flashbench.problem import MAX_HEAD_DIM
 
 DTYPES = (torch.float32, torch.float64)
-# PyTorch's function will raise its own error, most likely.
+# PyTorch's function most likely raises its own error for these.
 ODD = "arguments of other kinds or shapes than flashbench knows"
 
 
@@ -26,7 +26,7 @@ def why_not(
     scale: float | None,
     enable_gqa: bool,
 ) -> str | None:
-    """Why PyTorch has to compute this call, in one line, or None."""
+    """Why PyTorch must compute this call, in one line; None if flashbench can."""
     tensors = (query, key, value) if attn_mask is None else (query, key, value, attn_mask)
     for x in tensors:
         if not isinstance(x, Tensor):
@@ -43,9 +43,9 @@ def why_not(
 def in_four_dimensions(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """(batch, heads, seqlen, head_dim) of tensors of two dimensions and more, and the mask to go with it.
+    """q, k and v as (batch, heads, seqlen, head_dim), from tensors of two dimensions or more, and the mask.
 
-    Of three dimensions the first counts as heads, of five and more all but the last three as one batch.
+    With three dimensions, the first is heads. With five or more, all but the last three become one batch.
     """
     mask = attn_mask
     if mask is not None and mask.dtype is not torch.bool:
@@ -102,7 +102,7 @@ def _mask_reason(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: boo
     if is_causal or not 2 <= mask.dim() <= len(full):
         return ODD
     for n, most in zip(reversed(mask.shape), reversed(full), strict=False):
-        if n != 1 and n != most:  # compilers do not look for a symbolic size in a tuple
+        if n != 1 and n != most:  # not `n in (1, most)`: compilers cannot do that with symbolic sizes
             return ODD
     return None if mask.dtype in (torch.bool, query.dtype, torch.float32) else ODD
 
@@ -127,7 +127,7 @@ def _mode_reason() -> str | None:
     return reason
 
 
-@torch.compiler.assume_constant_result  # compilers ask while they trace, under the transforms that they see
+@torch.compiler.assume_constant_result  # a compiler calls it while it traces, within the same transforms
 def _transform_reason() -> str | None:
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "transforms of torch.func"

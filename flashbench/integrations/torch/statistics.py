@@ -1,4 +1,4 @@
-"""What flashbench computed in PyTorch's place, and what it left to PyTorch."""
+"""Counts the calls that flashbench computed in PyTorch's place, and those that it left to PyTorch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from flashbench.integrations.stack import level_outside
 
-# Between a line that calls attention and what counts it.
+# Modules on the stack between the user's line and `fell_back`.
 _BETWEEN = ("flashbench.integrations.torch.", "torch.overrides")
 
 _lock = threading.Lock()
@@ -20,10 +20,11 @@ _fallbacks: Counter[str] = Counter()
 
 
 class Stats(NamedTuple):
-    """Since the process began, or since `reset_stats`.
+    """Numbers of calls since the process began, or since `reset_stats`.
 
-    forwards, backwards: calls of our operators, compiled or not. fallbacks: calls that went to PyTorch's own
-    kernel, by the reason; under `torch.compile` counted once, when the call was traced.
+    forwards, backwards: calls that flashbench computed, compiled or not.
+    fallbacks: calls that went to PyTorch's own kernel, by reason. Under `torch.compile` a call counts once,
+    when it is traced.
     """
 
     forwards: int
@@ -32,13 +33,13 @@ class Stats(NamedTuple):
 
 
 def stats() -> Stats:
-    """How many calls ran here, and how many went to PyTorch and why."""
+    """How many calls flashbench computed, and how many went to PyTorch and why."""
     with _lock:
         return Stats(_counts["forward"], _counts["backward"], dict(_fallbacks))
 
 
 def reset_stats() -> None:
-    """Count from nought; each reason will be warned of once more."""
+    """Set all counts to 0. Each reason will be warned of once more."""
     with _lock:
         _counts.clear()
         _fallbacks.clear()
@@ -49,9 +50,9 @@ def counted(direction: Literal["forward", "backward"]) -> None:
         _counts[direction] += 1
 
 
-@torch.compiler.assume_constant_result  # `torch.compile` calls it while it traces, and compiles nothing of it
+@torch.compiler.assume_constant_result  # `torch.compile` calls it while it traces, and does not compile it
 def fell_back(reason: str) -> None:
-    """Count, and warn of each reason once."""
+    """Count a call that went to PyTorch, and warn of each reason once."""
     with _lock:
         _fallbacks[reason] += 1
         first = _fallbacks[reason] == 1

@@ -1,4 +1,4 @@
-"""Who takes how many threads in this process, and what of that gets in each other's way."""
+"""Reports the threads of PyTorch, flashbench, OpenMP and Numba in this process, and their conflicts."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from flashbench.system.cgroup import cpu_quota
 
 _WHOSE = {True: "PyTorch's own", False: "of a pool"}
 _SPINNING = "each keeps threads of its own, which spin on the same cores"
-_warned_in: int | None = None  # the process, by its id
-_layer_before_fork: str | None = None  # that Numba's parallel code ran on in the parent
+_warned_in: int | None = None  # id of the process that has warned
+_layer_before_fork: str | None = None  # Numba's threading layer in the parent process
 
 
 class OpenMP(NamedTuple):
-    """An OpenMP runtime that is loaded."""
+    """A loaded OpenMP runtime."""
 
-    name: str  # of its library: libgomp, libiomp, libomp
+    name: str  # library: libgomp, libiomp, libomp
     path: str
     threads: int
 
 
 class Threads(NamedTuple):
-    """What `threads` found. `print` shows it a line each."""
+    """The result of `threads`. `print` shows each fact on its own line."""
 
-    torch: int  # of PyTorch's operators: torch.set_num_threads, $OMP_NUM_THREADS
-    flashbench: int  # of a call of flashbench: as many, but no more than there are cores
-    omp_num_threads: str | None  # as in the environment
-    numba_num_threads: str | None
-    binding: tuple[str, ...]  # settings that bind OpenMP's threads to cores, as in OMP_PROC_BIND=close
-    cpu_quota: float | None  # cores' worth of CPU time that control groups allow; None: no limit
-    on_torch_threads: bool  # whether calls from PyTorch run on its own threads, else on a pool's
+    torch: int  # threads of PyTorch's operators (torch.set_num_threads, $OMP_NUM_THREADS)
+    flashbench: int  # threads of a call of flashbench: PyTorch's number, at most the cores
+    omp_num_threads: str | None  # $OMP_NUM_THREADS
+    numba_num_threads: str | None  # $NUMBA_NUM_THREADS
+    binding: tuple[str, ...]  # settings that bind OpenMP's threads to cores, such as OMP_PROC_BIND=close
+    cpu_quota: float | None  # CPU time that control groups allow, in cores; None: no limit
+    on_torch_threads: bool  # True: calls from PyTorch run on PyTorch's threads; False: on a pool's
     openmp: tuple[OpenMP, ...]
-    numba_layer: str | None  # what Numba's own parallel code runs on here, if it ran: omp, tbb, workqueue
-    problems: tuple[str, ...]  # a line each, with what to do
+    numba_layer: str | None  # layer of Numba's own parallel code, if any ran: omp, tbb, workqueue
+    problems: tuple[str, ...]  # one line each, with a remedy
 
     def __str__(self) -> str:
         runtimes = [f"{x.name}, {x.threads} threads, {x.path}" for x in self.openmp]
@@ -60,11 +60,12 @@ class Threads(NamedTuple):
 
 
 def threads() -> Threads:
-    """The threads of this process as they are now: settings, OpenMP runtimes, and what is wrong with them.
+    """The threads of this process at this moment: settings, OpenMP runtimes and problems.
 
-    flashbench's kernels have a pool of their own, which sleeps between calls and is made anew after a fork.
-    Calls from PyTorch run on PyTorch's threads where these are libgomp's: idle ones spin for a while, and
-    would take half of a core from others. Numba's parallel code, if a program has any, may run on OpenMP too.
+    flashbench's kernels have their own thread pool. It sleeps between calls, and a fork's child makes a new
+    one. Calls from PyTorch run on PyTorch's threads if these are libgomp's. Idle threads of libgomp spin for
+    a while, and would take half of a core from a second set of threads. Numba's parallel code, if a program
+    has any, may run on OpenMP too.
     """
     found = Threads(
         torch.get_num_threads(),
@@ -82,7 +83,7 @@ def threads() -> Threads:
 
 
 def warn_of_problems() -> None:
-    """A warning for each problem, once in a process."""
+    """Warn of each problem, once per process."""
     global _warned_in
     if _warned_in == os.getpid():
         return

@@ -1,6 +1,6 @@
-"""What `verify` tries on an engine: suites of named cases, each in every dtype.
+"""The suites of named cases that `verify` runs on an engine, each case in every dtype.
 
-Names are stable, for scripts and bug reports refer to them.
+Names are stable, because scripts and bug reports refer to them.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ SUITES: Mapping[str, tuple[Group, ...]] = {
 
 
 def all_cases(suite: str = DEFAULT_SUITE) -> list[Case]:
-    """Every case of a suite, group by group; a name ends in its dtype. Raises ConfigError."""
+    """Every case of a suite, group by group. A name ends in its dtype.
+
+    Raises ConfigError for an unknown suite.
+    """
     if suite not in SUITES:
         raise ConfigError(f"unknown suite {suite!r}; known: {', '.join(SUITES)}")
     return [
@@ -83,9 +86,10 @@ def all_cases(suite: str = DEFAULT_SUITE) -> list[Case]:
 
 
 def sample_cases(cases: Sequence[Case], count: int, seed: int = 0) -> list[Case]:
-    """So many of the cases by chance, the same for the same seed, in the order they had.
+    """A random sample of `count` cases, in their order. One seed gives the same sample.
 
-    A case's lot is its own: cases that are added to a suite leave most of a sample as it was.
+    A case's random number depends only on its name and the seed. So new cases in a suite change little of a
+    sample.
 
     >>> len(sample_cases(all_cases(), 3))
     3
@@ -103,9 +107,9 @@ def narrow_cases(
     directions: Sequence[Pass] = get_args(Pass),
     threads: int | None = None,
 ) -> list[Case]:
-    """Those of these dtypes, causal or not, that ask for these directions; gradients need outputs first.
+    """The cases with these dtypes and maskings, narrowed to these directions.
 
-    `threads` are for the cases that leave them to the engine. Raises ConfigError where no case is left.
+    threads: for the cases that do not set their own. Raises ConfigError if no case is left.
 
     >>> [case.name for case in narrow_cases(choose_cases(["square-2"]), dtypes=["float32"])]
     ['square-2-float32']
@@ -132,9 +136,10 @@ def narrow_cases(
 
 
 def choose_cases(words: Sequence[str], suite: str = DEFAULT_SUITE) -> list[Case]:
-    """The cases of a suite that the words name: each word a name, a name without its dtype, or else a prefix.
+    """The cases of a suite that the words name: all cases if there are no words.
 
-    No word names all. Raises ConfigError for a word that names none.
+    A word is a name, a name without its dtype, or else a prefix. Raises ConfigError for a word without a
+    case.
 
     >>> [case.name for case in choose_cases(["square-1"])]
     ['square-1-float32', 'square-1-float64']
@@ -147,10 +152,10 @@ def choose_cases(words: Sequence[str], suite: str = DEFAULT_SUITE) -> list[Case]
         exact = {case.name for case in cases if word in (case.name, _without_dtype(case))}
         named = exact or {case.name for case in cases if word and case.name.startswith(word)}
         if not named:
-            near = difflib.get_close_matches(word, [name for case in cases for name in _names(case)], n=1)
+            close = difflib.get_close_matches(word, [name for case in cases for name in _names(case)], n=1)
             raise ConfigError(
                 f"no case is named {word!r} or begins so",
-                hint=f"did you mean {near[0]!r}?" if near else "flashbench verify --list names them all",
+                hint=f"did you mean {close[0]!r}?" if close else "flashbench verify --list names them all",
             )
         chosen |= named
     return [case for case in cases if case.name in chosen] if words else cases

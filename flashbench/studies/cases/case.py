@@ -1,4 +1,4 @@
-"""One case: a problem, settings, and what becomes of its standard normal inputs and made extras."""
+"""One case: a problem, settings, and changes to its standard normal inputs and made extras."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _SEED = 1
 
 
 class Case(NamedTuple):
-    """One thing that must come out right."""
+    """One problem whose results must agree with the oracle."""
 
     name: str
     group: str
     problem: AttentionProblem
     settings: Settings = Settings()
-    sizes: Sizes = STANDARD_NORMAL  # multiplies the inputs, and the tolerance with them
+    sizes: Sizes = STANDARD_NORMAL  # factors of the inputs, which also scale the tolerance
     change: Change | None = None
-    infinite: bool = False  # inputs hold infinities: what is NaN in one order of adding is not in another
+    infinite: bool = False  # inputs hold infinities: one order of adding gives NaN, another does not
     change_extras: ChangeExtras | None = None
-    backward: bool = True  # whether gradients are asked for
-    forward: bool = True  # whether outputs are; gradients need them in any case
+    backward: bool = True  # check gradients
+    forward: bool = True  # check outputs; gradients need a forward in any case
 
     def make_inputs(self) -> Inputs:
-        """The same inputs each time."""
+        """The case's inputs; every call gives the same."""
         inputs = self.problem.make_inputs(seed=_SEED)
         scaled = (
             x if size == 1.0 else x * x.dtype.type(size)
@@ -41,23 +41,23 @@ class Case(NamedTuple):
         return Inputs(*scaled) if self.change is None else self.change(Inputs(*scaled))
 
     def make_extras(self) -> Extras:
-        """The same mask, slopes, sinks and block table each time, of those that the problem has."""
+        """The problem's mask, slopes, sinks and block table; every call gives the same."""
         extras = make_extras(self.problem, seed=_SEED)
         return extras if self.change_extras is None else self.change_extras(extras)
 
     @property
     def question(self) -> Case:
-        """What the case asks, whatever it is called and run with: equal where the answer is the same."""
+        """The case without its name, group and settings. Equal questions have equal answers."""
         return self._replace(name="", group="", settings=Settings())
 
     def in_blocks(self, block_q: int, block_k: int) -> Case:
-        """The same in tiles of this size: small ones are what windows and masks hide whole."""
+        """The same case with tiles of this size. Windows and masks hide small tiles completely."""
         name = f"{self.name}-blocks-{block_q}x{block_k}"
         return self._replace(name=name, settings=self.settings._replace(block_q=block_q, block_k=block_k))
 
 
 def each_masking(name: str, problem: AttentionProblem) -> Iterator[tuple[str, AttentionProblem]]:
-    """The problem in full and causal, with both alignments where they differ, each with its name."""
+    """(name, problem) in full and causal, with both alignments if they differ."""
     yield name, problem
     if problem.seqlen_q == problem.seqlen_k:
         yield f"{name}-causal", msgspec.structs.replace(problem, causal=True)

@@ -1,4 +1,4 @@
-"""Cases of NaN and infinity under the features: hidden they reach nothing, visible just who sees them."""
+"""Cases of NaN and infinity in features: hidden ones reach nothing, visible ones only rows that see them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from flashbench.studies.cases.values import put
 FEATURE_CONTAINMENT = "NaN with features"
 _VALUES: Mapping[str, float] = {"nan": np.nan, "inf": np.inf}
 _KINDS: tuple[MaskKind, ...] = ("bool", "float", "block")
-_KEYS, _ROWS = slice(20, 40), slice(10, 29)  # that masks hide, and that see no key
-# Of a row; here the last queries are negative, which see an infinite key by a logit of minus infinity.
+_KEYS, _ROWS = slice(20, 40), slice(10, 29)  # keys that masks hide, rows that see no key
+# The changed element of a row. The last queries are negative here, so an infinite key gives them a logit of
+# -inf.
 _ELEMENT = 3
 _KEYS_FROM_ALL = (..., slice(None), _KEYS)
 _KEYS_FROM_SOME = (..., slice(None, None, 3), _KEYS)
@@ -27,7 +28,7 @@ _ALL_FROM_ROWS = (..., _ROWS, slice(None))
 
 
 def hidden(dtype: Dtype) -> Iterator[Case]:
-    """In keys and values that no query sees, and in queries that see no key."""
+    """NaN or infinity in keys and values that no query sees, and in queries that see no key."""
     for word, value in _VALUES.items():
         for kind in _KINDS:
             for what, where, rows, names in (
@@ -62,7 +63,7 @@ def hidden(dtype: Dtype) -> Iterator[Case]:
 
 
 def visible(dtype: Dtype) -> Iterator[Case]:
-    """In one key, value, query or gradient, which some rows see and others do not."""
+    """NaN or infinity in one key, value, query or gradient, which some rows see and others do not."""
     problems = {
         "window": _problem(dtype, window=(5, 7)),
         "window-causal": _problem(dtype, window=(5, None), causal=True),
@@ -90,7 +91,7 @@ def visible(dtype: Dtype) -> Iterator[Case]:
 
 
 def in_extras(dtype: Dtype) -> Iterator[Case]:
-    """In the additive mask, where a pair is visible and where it is hidden; in a sink and in a slope."""
+    """NaN or infinity in the additive mask, at visible and hidden pairs; NaN in a sink and in a slope."""
     for word, value in _VALUES.items():
         problem = _masked("float", dtype)
         case = Case(
@@ -147,7 +148,7 @@ def _masked(kind: MaskKind, dtype: Dtype) -> AttentionProblem:
 
 
 def _hide(kind: MaskKind, where: Any) -> ChangeExtras:
-    """Hide there; what else a bool or float mask holds stays, and of a block mask nothing."""
+    """Hide the pairs at `where`. Elsewhere a bool or float mask stays, and a block mask shows everything."""
     if kind != "block":
         return in_mask(where, False if kind == "bool" else -np.inf)
 
@@ -171,7 +172,7 @@ def _fill_padding(problem: AttentionProblem, value: float) -> Change:
 
 
 def _with_nan(x: Any) -> Any:
-    """In the second head."""
+    """x with NaN in the second head."""
     changed = x.copy()
     changed[..., 1] = np.nan
     return changed

@@ -1,4 +1,4 @@
-"""Cases of decoding: a few new queries, the keys of all tokens before them, which may lie in pages."""
+"""Cases of decoding: a few new queries, and the keys of all tokens so far, perhaps in pages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _WAYS: Mapping[str, Mapping[str, Any]] = {
 
 
 def decoding(dtype: Dtype) -> Iterator[Case]:
-    """One query to sixteen of each sequence, at the end of its keys; pages in any order, forward only."""
+    """1 to 16 queries per sequence, at the end of its keys. Pages are in random order, forward only."""
     for count in QUERIES:
         for way, features in _WAYS.items():
             yield _decode(f"decode-{count}-{way}", count, dtype, features)
@@ -48,7 +48,7 @@ def decoding(dtype: Dtype) -> Iterator[Case]:
 
 
 def page_tails(dtype: Dtype) -> Iterator[Case]:
-    """What a sequence's last page holds beyond its keys reaches nothing."""
+    """NaN or infinity after a sequence's keys in its last page, which must reach no result."""
     for word, value in (("nan", np.nan), ("inf", np.inf)):
         case = _decode(f"{word}-in-page-tails", 2, dtype, {"page_size": 64, "key_lengths": _KEY_LENGTHS})
         yield case._replace(group=FEATURE_CONTAINMENT, change=_fill_tails(case, value))

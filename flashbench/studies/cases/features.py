@@ -16,13 +16,13 @@ WINDOWS: tuple[Window, ...] = ((0, 0), (3, 5), (40, 0), (0, 40), (None, 7), (7, 
 LENGTHS = ((130, 130), (113, 140), (140, 113), (20, 130), (130, 20))
 SOFTCAPS = (0.1, 2.0, 30.0, 1e4)
 DROPOUTS = ((0.1, 0), (0.5, 2**64 - 1), (0.9, 12345678901))
-# Of keys that count and, packed, of queries: none, few, all, and more queries than keys.
+# Valid keys, and queries when packed: none, few, all, and more queries than keys.
 KEY_LENGTHS = (101, 0, 40, 1, 64)
 QUERY_LENGTHS = (30, 16, 0, 67, 1)
 
 
 def windows(dtype: Dtype) -> Iterator[Case]:
-    """Windows on both sides, one side, of the diagonal alone and beyond all keys; rows that see none."""
+    """Windows on both sides, on one side, of only the diagonal and beyond all keys; rows that see no key."""
     for seqlen_q, seqlen_k in LENGTHS:
         for left, right in WINDOWS:
             problem = AttentionProblem.of(
@@ -46,7 +46,7 @@ def windows(dtype: Dtype) -> Iterator[Case]:
 
 
 def alibi(dtype: Dtype) -> Iterator[Case]:
-    """Slopes of each head, and of each head of each sequence, with the diagonal wherever it is."""
+    """Slopes per head, and per head and sequence, with the diagonal at both alignments."""
     for seqlen_q, seqlen_k in ((67, 101), (101, 67), (70, 70)):
         problem = AttentionProblem.of(
             seqlen_q,
@@ -68,7 +68,7 @@ def alibi(dtype: Dtype) -> Iterator[Case]:
 
 
 def softcaps(dtype: Dtype) -> Iterator[Case]:
-    """Caps below the logits, about as large, and far above."""
+    """Caps below the logits, about as large as they are, and far above."""
     for cap in SOFTCAPS:
         problem = AttentionProblem.of(
             67, seqlen_k=101, num_heads=2, head_dim=20, head_dim_v=12, dtype=dtype, softcap=cap
@@ -79,7 +79,7 @@ def softcaps(dtype: Dtype) -> Iterator[Case]:
 
 
 def sinks(dtype: Dtype) -> Iterator[Case]:
-    """Sinks beside few and many keys, above and below the logits, and alone where a row sees no key."""
+    """Sinks with few and many keys, above and below the logits, and alone in rows that see no key."""
     changes: dict[str, ChangeExtras | None] = {
         "made": None,
         "large": lambda extras: _scaled_sinks(extras, 10.0),
@@ -103,7 +103,7 @@ def sinks(dtype: Dtype) -> Iterator[Case]:
 
 
 def lengths(dtype: Dtype) -> Iterator[Case]:
-    """Sequences of a batch whose last keys are padding: all of them, some and none."""
+    """Sequences of a batch with all, some or none of their keys as padding."""
     problem = AttentionProblem.of(
         67,
         seqlen_k=101,
@@ -170,7 +170,7 @@ def dropout(dtype: Dtype) -> Iterator[Case]:
 
 
 def _slopes_by_sequence(extras: Extras) -> Extras:
-    """Each sequence's own, one of them zero."""
+    """Different slopes for each sequence; those of the first are zero."""
     assert extras.alibi_slopes is not None
     slopes = (
         extras.alibi_slopes * np.arange(len(extras.alibi_slopes), dtype=extras.alibi_slopes.dtype)[:, None]

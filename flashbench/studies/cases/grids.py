@@ -1,6 +1,4 @@
-"""The grids that other projects hold their own attention to: suites of problems with the same shapes and
-features, in float32 and float64.
-"""
+"""The test grids of other projects' attention: suites with the same shapes and features, in our dtypes."""
 
 from __future__ import annotations
 
@@ -27,10 +25,10 @@ _NO_WINDOW: Window = (None, None)
 
 
 def flash_attention(dtype: Dtype) -> Iterator[Case]:
-    """That of flash-attention's test_flash_attn_output: every subset of its features, at its lengths and head
-    sizes, multi-head, multi-query and grouped.
+    """The grid of flash-attention's test_flash_attn_output.
 
-    Of one sequence and as few heads as tell these three apart, to spare the oracle.
+    Every subset of its features, at its lengths and head sizes, multi-head, multi-query and grouped. One
+    sequence, and the fewest heads that make these three different, to save the oracle's time.
     """
     shapes = itertools.product(FLASH_LENGTHS, FLASH_HEAD_DIMS, FLASH_HEADS.items())
     subsets = list(itertools.product((False, True), repeat=len(FLASH_FEATURES)))
@@ -53,20 +51,21 @@ def flash_attention(dtype: Dtype) -> Iterator[Case]:
             dropout=FLASH_DROPOUT if "dropout" in on else 0.0,
             dropout_seed=1,
         )
-        # As there, queries are as many times as large as the cap, so that logits reach it.
+        # As there, queries are multiplied by the cap, so that logits reach it.
         sizes = Sizes(q=FLASH_SOFTCAP) if "softcap" in on else Sizes()
         yield Case(name, ", ".join(on) or "full", problem, sizes=sizes)
 
 
 def _some_window(name: str, seqlen_k: int) -> Window:
-    """Both sides by chance, as there; the same for the same case."""
+    """A window with random sides, as there. One name gives the same window."""
     rng = random.Random(name)
     return rng.randrange(seqlen_k), rng.randrange(seqlen_k)
 
 
 def torch_cpu(dtype: Dtype) -> Iterator[Case]:
-    """That of PyTorch's test_scaled_dot_product_fused_attention_vs_math_cpu, on q, k and v as there: side by
-    side in one projection.
+    """The grid of PyTorch's test_scaled_dot_product_fused_attention_vs_math_cpu.
+
+    As there, q, k and v are views of one projection.
     """
     axes = itertools.product((2, 12), (267, 1030), (1, 3), (8, 16), (False, True), ("train", "inference"))
     for batch, length, heads, head_dim, causal, mode in axes:
@@ -84,7 +83,7 @@ def torch_cpu(dtype: Dtype) -> Iterator[Case]:
 
 
 def _of_one_projection(inputs: Inputs) -> Inputs:
-    """Views of one array of (batch, seqlen, 3, heads, head_dim)."""
-    together = np.stack([x.swapaxes(1, 2) for x in inputs[:3]], axis=2)
-    q, k, v = (together[:, :, i].swapaxes(1, 2) for i in range(3))
+    """The inputs, with q, k and v as views of one array (batch, seqlen, 3, heads, head_dim)."""
+    projection = np.stack([x.swapaxes(1, 2) for x in inputs[:3]], axis=2)
+    q, k, v = (projection[:, :, i].swapaxes(1, 2) for i in range(3))
     return Inputs(q, k, v, inputs.do)

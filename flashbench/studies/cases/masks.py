@@ -1,4 +1,4 @@
-"""Cases of mask arrays: bool, float and block masks, whatever they are broadcast along."""
+"""Cases of bool, float and block masks, broadcast along different axes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHARE = 0.5
 
 
 def _problem(kind: MaskKind, axes: str, dtype: Dtype, block: tuple[int, int] = (16, 16)) -> AttentionProblem:
-    """Of lengths that no block divides, with heads that share keys and values of a size of their own."""
+    """A problem whose lengths no block divides, with shared key heads, and head_dim_v unlike head_dim."""
     return AttentionProblem.of(
         67,
         seqlen_k=101,
@@ -54,7 +54,7 @@ def bool_masks(dtype: Dtype) -> Iterator[Case]:
 
 
 def float_masks(dtype: Dtype) -> Iterator[Case]:
-    """Numbers added to the logits, of which minus infinity hides; their gradient, added up."""
+    """Numbers added to the logits, where -inf hides; their gradient, summed along broadcast axes."""
     for axes in AXES:
         problem = _problem("float", axes, dtype)
         yield Case(f"mask-float-{axes}", "float masks", problem)
@@ -75,7 +75,7 @@ def float_masks(dtype: Dtype) -> Iterator[Case]:
 
 
 def block_masks(dtype: Dtype) -> Iterator[Case]:
-    """Blocks that are whole, partial or hidden, of any size, beside tiles of any size."""
+    """Whole, partial and hidden blocks of any size, with tiles of any size."""
     for axes in BLOCK_AXES:
         problem = _problem("block", axes, dtype)
         yield Case(f"mask-block-{axes}", "block masks", problem, change_extras=sparse_blocks(problem))
@@ -99,12 +99,12 @@ def block_masks(dtype: Dtype) -> Iterator[Case]:
 
 
 def own_array(mask: NDArray[Any]) -> NDArray[Any]:
-    """A copy of what was broadcast to make the mask, to be changed."""
+    """A writable copy of the array that was broadcast to make the mask."""
     return mask[tuple(slice(None) if stride else slice(1) for stride in mask.strides)].copy()
 
 
 def in_mask(where: Any, value: float) -> ChangeExtras:
-    """Put the value there in the array that is broadcast."""
+    """Put `value` at `where`, an index into the array that is broadcast to make the mask."""
 
     def change(extras: Extras) -> Extras:
         assert isinstance(extras.mask, np.ndarray)
@@ -116,7 +116,7 @@ def in_mask(where: Any, value: float) -> ChangeExtras:
 
 
 def sparse_blocks(problem: AttentionProblem) -> ChangeExtras:
-    """A block mask with half of the blocks hidden and a quarter partial; a row of blocks may see nothing."""
+    """A block mask with half of the blocks hidden and a quarter partial. A row of blocks may see no key."""
     block_q, block_k = problem.mask_block_q, problem.mask_block_k
     heads = tuple(
         size if axis in problem.mask_axes else 1
@@ -130,8 +130,8 @@ def sparse_blocks(problem: AttentionProblem) -> ChangeExtras:
 
     def change(extras: Extras) -> Extras:
         rng = np.random.default_rng(1)
-        seen, whole = spread(rng.random(blocks) < _SHARE), spread(rng.random(blocks) < _SHARE)
-        mask = seen & (whole | (rng.random(seen.shape) < _SHARE))
+        visible, whole = spread(rng.random(blocks) < _SHARE), spread(rng.random(blocks) < _SHARE)
+        mask = visible & (whole | (rng.random(visible.shape) < _SHARE))
         return extras._replace(mask=BlockMask.from_mask(mask, (block_q, block_k)))
 
     return change

@@ -1,4 +1,4 @@
-"""Cases of every two features together, and of all at once."""
+"""Cases of every pair of features, and of all features at once."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ FEATURES: Mapping[str, Mapping[str, Any]] = {
     "packed": {"key_lengths": _KEY_LENGTHS, "query_lengths": (40, 3, _SEQLEN_Q)},
     "dropout": {"dropout": 0.2, "dropout_seed": 2**40 + 7},
 }
-# One of each at a time.
+# A problem can have at most one feature of each set.
 ALTERNATIVES = ({"bool", "float", "block"}, {"key-lengths", "packed"})
 
 
 def pairs(dtype: Dtype) -> Iterator[Case]:
-    """Every two that can go together, with heads that share keys and values of a size of their own."""
+    """Every pair of features that can be combined, with shared key heads, and head_dim_v unlike head_dim."""
     for two in itertools.combinations(FEATURES, 2):
         if all(len(one_of & set(two)) < 2 for one_of in ALTERNATIVES):
             yield from _together(f"pair-{'-'.join(two)}", PAIRS, two, dtype)
 
 
 def everything(dtype: Dtype) -> Iterator[Case]:
-    """As many features at once as can go together, full and causal."""
+    """As many features at once as can be combined, full and causal."""
     masks, kinds = (sorted(one_of) for one_of in ALTERNATIVES)
     others = [name for name in FEATURES if not any(name in one_of for one_of in ALTERNATIVES)]
     for mask, lengths in itertools.product(masks, kinds):

@@ -30,7 +30,7 @@ def square(dtype: Dtype) -> Iterator[Case]:
 
 
 def unequal_lengths(dtype: Dtype) -> Iterator[Case]:
-    """More keys than queries and more queries than keys, of which the first then see none."""
+    """More keys than queries, and more queries than keys, where the first queries may see no key."""
     for seqlen_q, seqlen_k in UNEQUAL_LENGTHS:
         problem = AttentionProblem.of(seqlen_q, seqlen_k=seqlen_k, dtype=dtype)
         for name, masked in each_masking(f"len{seqlen_q}x{seqlen_k}", problem):
@@ -38,7 +38,7 @@ def unequal_lengths(dtype: Dtype) -> Iterator[Case]:
 
 
 def no_visible_key(dtype: Dtype) -> Iterator[Case]:
-    """Whole blocks of queries that see no key."""
+    """Whole blocks of queries without a visible key."""
     for seqlen_q, seqlen_k in ((2, 1), (17, 5), (203, 113), (1024, 17)):
         problem = AttentionProblem.of(
             seqlen_q, seqlen_k=seqlen_k, num_heads=2, num_kv_heads=1, dtype=dtype, causal=True
@@ -81,7 +81,7 @@ def threads(dtype: Dtype) -> Iterator[Case]:
 
 
 def head_dims(dtype: Dtype) -> Iterator[Case]:
-    """Heads of any size, odd ones too, and values of another size than keys."""
+    """Heads of any size, also odd ones, and head_dim_v unlike head_dim."""
     for size in HEAD_DIMS:
         problem = AttentionProblem.of(50, num_heads=2, head_dim=size, dtype=dtype, causal=True)
         yield Case(f"head-dim-{size}", "head sizes", problem)
@@ -109,7 +109,7 @@ _LAYOUTS: Mapping[str, Callable[[Array], Array]] = {
 
 
 def layouts(dtype: Dtype) -> Iterator[Case]:
-    """Inputs that are not contiguous, or that share memory with themselves."""
+    """Inputs that are not contiguous, whose rows share memory, or that are read-only."""
     problem = AttentionProblem.of(
         51, seqlen_k=70, batch=2, num_heads=4, num_kv_heads=2, head_dim=36, dtype=dtype, causal=True
     )

@@ -1,7 +1,8 @@
-"""Cases of keys without weight: logits of minus infinity though nothing hides the key, and dropped NaN.
+"""Cases of keys without weight: logits of -inf at visible keys, and dropped NaN.
 
-A logit of -inf is a weight of 0, whatever made it so; a row that has no other is as one that sees no key, but
-for what is NaN or infinite: 0 times that is NaN. A dropped weight is 0 times what it was, NaN being NaN.
+A logit of -inf gives a weight of 0, whatever its cause. A row with only such logits is like a row that sees
+no key, except that 0 times a NaN or infinite value is NaN. Dropout multiplies a weight by 0, so NaN stays
+NaN.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from flashbench.studies.cases.case import Case, Change
 from flashbench.studies.cases.values import put
 
 GROUP = "keys without weight"
-_ELEMENT = 3  # of a row of q and k: the one whose product is minus infinity
+_ELEMENT = 3  # the element of rows of q and k whose product is -inf
 _ROWS, _KEYS = slice(10, 19), slice(20, 40)
 _KINDS: tuple[MaskKind, ...] = ("bool", "float", "block")
 _FEATURES: Mapping[str, Mapping[str, Any]] = {
     "plain": {},
-    "window": {"window": (5, 3)},  # within which all keys may be without weight
+    "window": {"window": (5, 3)},  # all keys within it may be without weight
     "alibi": {"alibi": True},
     "sinks": {"sinks": True},
     "dropout": {"dropout": 0.3},
@@ -38,7 +39,7 @@ _FEW: Mapping[str, Mapping[str, Any]] = {
 
 
 def minus_infinite_logits(dtype: Dtype) -> Iterator[Case]:
-    """All of some rows, and those of some keys."""
+    """Logits of -inf in all of some rows, and at some keys of all rows."""
     changes = {"rows": _without_weight("q", _ROWS), "keys": _without_weight("k", _KEYS)}
     for what, change in changes.items():
         for feature, fields in _FEATURES.items():
@@ -49,7 +50,7 @@ def minus_infinite_logits(dtype: Dtype) -> Iterator[Case]:
 
 
 def decoding(dtype: Dtype) -> Iterator[Case]:
-    """The same of a few queries, whose keys may lie in pages; keys of whole parts too."""
+    """Logits of -inf with a few queries, whose keys may lie in pages; also for whole parts of the keys."""
     changes = {
         "rows": _without_weight("q", slice(1, 2)),
         "keys": _without_weight("k", slice(None)),
@@ -59,7 +60,7 @@ def decoding(dtype: Dtype) -> Iterator[Case]:
         for way, fields in _FEW.items():
             problem = _problem(dtype, seqlen_q=3, seqlen_k=600, **fields)
             if problem.page_size is not None and what == "some-keys":
-                continue  # their places in the pages are not their own
+                continue  # the change would set rows of pages, which are not the keys 0 to 500
             yield Case(
                 f"minus-inf-logits-of-{what}-decode-{way}",
                 GROUP,
@@ -71,7 +72,7 @@ def decoding(dtype: Dtype) -> Iterator[Case]:
 
 
 def dropped_nan(dtype: Dtype) -> Iterator[Case]:
-    """In a key that some queries drop, alone or among others, and in a query that drops some keys."""
+    """NaN in a key that some queries drop, alone or among others, and in a query that drops some keys."""
     for slug, causal in (("", False), ("-causal", True)):
         problem = _problem(dtype, causal=causal, causal_alignment="top-left", dropout=0.6)
         for name, row in (("first-k", 0), ("k", 24), ("q", 18)):
@@ -103,7 +104,7 @@ def _problem(dtype: Dtype, *, seqlen_q: int = 37, seqlen_k: int = 53, **fields: 
 
 
 def _without_weight(name: str, rows: slice) -> Change:
-    """These rows of q or k by all of the other have a logit of minus infinity."""
+    """Make all logits -inf in these rows of q, or at these rows of k. name: "q" or "k"."""
 
     def change(inputs: Inputs) -> Inputs:
         for x in (inputs.q, inputs.k):

@@ -12,9 +12,9 @@ from flashbench.problem import AttentionProblem, Dtype, Inputs
 from flashbench.studies.cases.case import Case, Change, each_masking
 from flashbench.tolerances import Sizes
 
-# Products of two stay finite, and of a huge with a tiny one exact, in each dtype.
+# In each dtype, a product of two inputs of this size stays finite, and huge times tiny stays exact.
 HUGE: dict[Dtype, float] = {"float32": 1e30, "float64": 1e150}
-# Where two of them multiply to a logit of 2^100 or 2^900.
+# The product of two of these is a logit of 2^100 or 2^900.
 HALF_A_HUGE_LOGIT: dict[Dtype, float] = {"float32": 2.0**50, "float64": 2.0**450}
 CONTAINMENT = "NaN and infinity"
 
@@ -24,7 +24,7 @@ def scales(dtype: Dtype) -> Iterator[Case]:
     for word, scale in (("zero", 0.0), ("negative", -0.3), ("small", 1e-4), ("one", 1.0)):
         problem = AttentionProblem.of(113, dtype=dtype, softmax_scale=scale)
         for name, masked in each_masking(f"scale-{word}", problem):
-            yield Case(name, "scales", masked, sizes=Sizes(scale=scale * 8))  # 8: the root of head_dim
+            yield Case(name, "scales", masked, sizes=Sizes(scale=scale * 8))  # 8 = sqrt(head_dim)
 
 
 def magnitudes(dtype: Dtype) -> Iterator[Case]:
@@ -49,7 +49,7 @@ def magnitudes(dtype: Dtype) -> Iterator[Case]:
 
 
 def steep_logits(dtype: Dtype) -> Iterator[Case]:
-    """Logits of an order of their own: one key far above all, each key above the one before, all alike."""
+    """Logits in a special order: one key far above all, each key above or below the one before, all equal."""
     half = HALF_A_HUGE_LOGIT[dtype]
     problem = AttentionProblem.of(60, dtype=dtype, softmax_scale=1.0)
     exact = Sizes(q=half, k=half, scale=8.0, exact_logits=True)
@@ -57,12 +57,12 @@ def steep_logits(dtype: Dtype) -> Iterator[Case]:
     for word, change in (("rising", _rising), ("falling", _falling), ("equal", _equal)):
         problem = AttentionProblem.of(203, dtype=dtype)
         for name, masked in each_masking(f"logits-{word}", problem):
-            # The queries are all alike, and most of their weight is on the same one or two keys.
+            # All queries are equal, and put most of their weight on the same one or two keys.
             yield Case(name, "steep logits", masked, sizes=Sizes(k=30.0, keys=2), change=change)
 
 
 def not_finite(dtype: Dtype) -> Iterator[Case]:
-    """A NaN or an infinity reaches just what sees it: not other heads, batches, nor rows behind the mask."""
+    """NaN or infinity reaches only rows that see it: no other head or sequence, no row it is hidden from."""
     heads = AttentionProblem.of(70, batch=2, num_heads=4, num_kv_heads=2, head_dim=20, dtype=dtype)
     for word, value in (("nan", np.nan), ("inf", np.inf), ("minus-inf", -np.inf)):
         for name in Inputs._fields:
@@ -81,7 +81,7 @@ def not_finite(dtype: Dtype) -> Iterator[Case]:
         for row, word in ((0, "first"), (69, "last")):
             for slug, problem in each_masking(f"nan-in-{word}-{name}", heads):
                 yield Case(slug, CONTAINMENT, problem, change=put(np.nan, (0, 1, row, 7), name))
-    # Logits of some 1000 leave one key all the weight, and yet a query sees the others.
+    # Logits of about 1000 give one key all the weight, but a query still sees the other keys.
     yield Case(
         "nan-of-no-weight",
         CONTAINMENT,
@@ -109,7 +109,7 @@ def _out_of_sight(dtype: Dtype) -> Iterator[Case]:
 
 
 def put(value: float, index: Any, *names: str) -> Change:
-    """Puts `value` at `index` of the inputs of these names."""
+    """Put `value` at `index` in the inputs with these names."""
 
     def change(inputs: Inputs) -> Inputs:
         for name in names:
@@ -120,7 +120,7 @@ def put(value: float, index: Any, *names: str) -> Change:
 
 
 def _one_hot(inputs: Inputs, size: float) -> Inputs:
-    """Query i and key i point along axis i."""
+    """Query i and key i are `size` along axis i, and 0 elsewhere."""
     for x in (inputs.q, inputs.k):
         x[...] = 0.0
         rows = np.arange(x.shape[2])
@@ -129,7 +129,7 @@ def _one_hot(inputs: Inputs, size: float) -> Inputs:
 
 
 def _rising(inputs: Inputs) -> Inputs:
-    """Logits from 0 to 240 in equal steps: each key's row_max is above the last."""
+    """Logits from 0 to 240 in equal steps: row_max grows with each key."""
     inputs.q[...] = 1.0
     inputs.k[...] = np.linspace(0.0, 30.0, inputs.k.shape[2])[:, np.newaxis]
     return inputs

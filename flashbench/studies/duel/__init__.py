@@ -1,9 +1,9 @@
-"""A duel: B against A in randomly ordered rounds of fresh processes, until it is decided or time to say so.
+"""A duel: B against A in randomly ordered rounds of fresh processes, until a look decides or the last look.
 
-A round starts a fresh process a side and times both on every problem in the order A B B A or B A A B, so
-that a steady drift within the round cancels; the median of each process gives one ln(B / A). The rounds are
-judged at a few looks. The error allowed, 5 % in all, is shared among the looks evenly (Bonferroni), which
-is valid however early a look decides; over several problems p-values are adjusted by Holm's procedure.
+A round starts a fresh process for each side. It times both on every problem in the order A B B A or B A A B,
+so that a steady drift within the round cancels. The medians of the two processes give one ln(B / A). A few
+looks judge the rounds so far. The total error of 5 % is divided evenly among the looks (Bonferroni). That is
+valid for any look that decides. With several problems, Holm's procedure adjusts the p-values.
 """
 
 from __future__ import annotations
@@ -42,17 +42,19 @@ def fight(
     earlier: Results | None = None,
     to_the_end: bool = False,
 ) -> Results:
-    """Fight it out; `to_the_end` makes all rounds even when an early look could decide.
+    """Run a duel and return its results.
 
-    `on_results` gets all that is known after each round; `earlier` is such a file, from which it goes on.
+    on_results: gets all results so far after each round.
+    earlier: the results of an unfinished duel, from which this one continues.
+    to_the_end: run all rounds, even if an early look could decide.
 
-    Raises ResultsError when `earlier` is of another duel, machine or environment, ConfigError when the
-    threshold is below the noise floor known of this machine, EngineError when a side cannot serve,
-    NothingToMeasureError when every match has a side that cannot run, and Interrupted on Ctrl-C.
+    Raises ResultsError if `earlier` is from another duel, machine or environment, ConfigError if the
+    threshold is below this machine's known noise floor, EngineError if a side cannot serve,
+    NothingToMeasureError if every match has a side that cannot run, and Interrupted on Ctrl-C.
     """
     threads = duel.study.threads or available_cores()
     facts = describe_machine()
-    if not to_the_end:  # which measures a floor
+    if not to_the_end:  # such a duel measures the floor
         _check_thresholds(duel, facts.cpu, threads)
     created = datetime.now().astimezone().isoformat(timespec="seconds")
     machine = make_machine(facts, {}, threads)
@@ -94,7 +96,7 @@ def _check_same_duel(earlier: Results, config: dict[str, Any], cpu: str) -> None
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """The study's settings and the duel's own: how often it looks and what it allows must stay."""
+    """The study's settings and the duel's own. A resumed duel must keep them, its looks and threshold too."""
     own = {name: config.get(name) for name in ("a", "b", "threshold", "looks", "threads")}
     return {
         **msgspec.to_builtins(Study()),
@@ -105,15 +107,15 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def exit_code(results: Results) -> int:
-    """1: B is slower somewhere; 4: nowhere, but B failed; 3: no verdict, or A alone failed; else 0."""
+    """1: B is slower somewhere. Else 4: B failed. Else 3: no verdict, or only A failed. Else 0."""
     return verdicts_exit_code((duel.verdict, results.measurements[duel.b]) for duel in results.duels)
 
 
 def floor_of(results: Results) -> NoiseFloor:
-    """What a duel of an engine with itself says of this machine: the smallest threshold at which it would
-    have been called the same.
+    """This machine's noise floor, from a duel of an engine with itself.
 
-    Raises EngineError when the engine failed.
+    It is the smallest threshold with which the verdict would have been "same". Raises EngineError if the
+    engine failed.
     """
     (duel,) = results.duels
     row = results.measurements[duel.a]
@@ -135,9 +137,9 @@ def floor_of(results: Results) -> NoiseFloor:
 def measure_floor(
     *, threads: int | None = None, on_progress: Callable[[Progress], None] = lambda _: None
 ) -> float:
-    """This machine's noise floor, by a duel of flash with itself, kept for later duels.
+    """Measure this machine's noise floor by a duel of flash with itself, and keep it for later duels.
 
-    Raises EngineError when it cannot be measured.
+    Raises EngineError if it cannot be measured.
     """
     flash = Contestant(engine="flash")
     study = Study(engines=["flash"], seq_lens=[DEFAULT_SEQLEN], memory=False, threads=threads)

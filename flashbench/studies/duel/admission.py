@@ -1,5 +1,7 @@
-"""The workload that each side of a duel is first asked with, in its own environment: does its engine load,
-what does it refuse, and how much memory would it take?"""
+"""The first workload of each side of a duel, in the side's own environment.
+
+It asks whether the engine loads, which problems it refuses, and how much memory each would need.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +20,16 @@ FACTORY = f"{__name__}:build"
 
 
 class Admitted(NamedTuple):
-    """What a side said; the lists have a place for each problem."""
+    """A side's answers. The lists have one entry per problem."""
 
-    error: str | None = None  # why its engine does not load; the lists are empty then
+    error: str | None = None  # why its engine does not load; the lists are then empty
     hint: str | None = None
     refusals: Sequence[str | None] = ()
     needed_bytes: Sequence[int] = ()
 
 
 def arguments(points: Sequence[Point], engine: str) -> dict[str, Any]:
-    """What `build` needs to ask `engine` about these points, in another process."""
+    """The arguments with which `build` asks `engine` about these points, in another process."""
     asked = [
         {
             "problem": msgspec.to_builtins(point.problem),
@@ -64,15 +66,15 @@ class Admission:
         self._admitted = Admitted(refusals=refusals, needed_bytes=needed)
 
     def call(self) -> None:
-        """Nothing: no engine is called before all sides are admitted."""
+        """Do nothing: no engine is called before all sides are admitted."""
 
     def forget(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: nothing is kept."""
 
     def check(self) -> dict[str, Any]:
-        """Nothing was computed."""
+        """Return no facts: nothing was computed."""
         return {}
 
     def describe(self) -> dict[str, Any]:
-        """See `Admitted`."""
+        """The fields of `Admitted`."""
         return self._admitted._asdict()

@@ -1,4 +1,4 @@
-"""Where duels are fought: rounds of fresh processes, a pair a round, and looks between them."""
+"""Runs a duel: rounds, each with a fresh pair of processes, and looks between them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Arena:
         on_progress: Callable[[Progress], None],
         on_round: Callable[[], None] = lambda: None,
     ) -> None:
-        """Nothing is started yet. `on_round` is called after each round, while no worker runs."""
+        """Starts no process. `on_round` is called after each round, while no worker runs."""
         self._duel = duel
         self._on_progress, self._on_round = on_progress, on_round
         self._earlier: Results | None = None
@@ -48,17 +48,17 @@ class Arena:
             for place, point in enumerate(duel.points())
         ]
         self.processes: dict[str, Process] = {}
-        self._needed_bytes: dict[Side, Sequence[int]] = {}  # of each match, where the engine could be asked
+        self._needed_bytes: dict[Side, Sequence[int]] = {}  # bytes per match, for sides that could be asked
         self._pythons = {"a": duel.a.python, "b": duel.b.python}
         self._pool = WorkerPool(threads, timeout_s=duel.study.timeout_s, pythons=self._pythons)
-        # Of the system's own chance: an order that a seed gives again would give its accidents again.
+        # The system's randomness: a seed would repeat an order, and its accidents with it.
         self._random = random.SystemRandom()
 
     def fight(self, *, to_the_end: bool = False) -> None:
-        """Rounds and looks until every match is decided; `to_the_end`: until the last look in any case.
+        """Run rounds and looks until every match is decided. to_the_end: run until the last look in any case.
 
-        Raises EngineError when an environment cannot serve, or an engine is unknown in its environment or
-        does not load there, and NothingToMeasureError when every match has a side that cannot run.
+        Raises EngineError if an environment cannot serve, or its engine is unknown or does not load there,
+        and NothingToMeasureError if every match has a side that cannot run.
         """
         rounds, looks = self._duel.rounds_per_look, self._duel.looks
         with self._pool:
@@ -72,7 +72,7 @@ class Arena:
                 before = max((match.orders for match in self.matches), key=len)[look * rounds :]
                 for number, order in enumerate(self._orders(rounds, before)):
                     done = look * rounds + number
-                    # One that an earlier run began has had some of the rounds.
+                    # A match from an earlier run already has some of the rounds.
                     playing = [match for match in self.matches if match.is_open and len(match.orders) <= done]
                     if not playing:
                         continue
@@ -89,7 +89,7 @@ class Arena:
                     self._on_round()
 
     def restore(self, earlier: Results) -> None:
-        """Go on from the rounds of a run that was cut short."""
+        """Continue from the rounds of an unfinished run."""
         self._earlier = earlier
         for duel in earlier.duels:
             sides = [earlier.measurements[place] for place in (duel.a, duel.b)]
@@ -98,13 +98,13 @@ class Arena:
                     match.restore(duel, sides)
 
     def p_holm(self) -> list[float]:
-        """Sign-flip p-values adjusted for how many matches there are."""
+        """Sign-flip p-values, adjusted for the number of matches."""
         return holm([match.p_value for match in self.matches])
 
     def _orders(self, rounds: int, before: Sequence[Order] = ()) -> list[Order]:
-        """Random, but of every two rounds A leads one: chance alone might let it lead nearly all.
+        """Random orders in which A leads one of every two rounds: by pure chance it might lead nearly all.
 
-        `before`: how an earlier run began.
+        before: the orders of an earlier run's rounds.
         """
         orders = list(before[:rounds])
         while len(orders) < rounds:
@@ -115,7 +115,7 @@ class Arena:
         return orders
 
     def _meet(self) -> None:
-        """Learn what each side runs with, before anything is measured."""
+        """Learn each side's versions and libraries, before anything is measured."""
         for side in SIDES:
             python = self._pythons[side]
             try:
@@ -133,19 +133,19 @@ class Arena:
                 raise EngineError(f"--python-{side} {python} cannot be started: {error.strerror}") from error
 
     def _check_that_it_is_the_same(self, side: Side) -> None:
-        """Rounds of another version would be of another duel. Raises ResultsError."""
+        """Raise ResultsError if the earlier rounds were of other versions: they belong to another duel."""
         before = None if self._earlier is None else self._earlier.processes.get(side)
         for name in ("flashbench_version", "python_version", "libraries"):
-            was, now = (getattr(process, name, None) for process in (before, self.processes[side]))
-            if before is not None and was != now:
+            old, new = (getattr(process, name, None) for process in (before, self.processes[side]))
+            if before is not None and old != new:
                 raise ResultsError(
                     f"the unfinished run is of another environment: {name} of side {side.upper()} was "
-                    f"{was!r}, now it is {now!r}",
+                    f"{old!r}, now it is {new!r}",
                     hint="name another file",
                 )
 
     def _check_that_some_can_run(self) -> None:
-        """Raises NothingToMeasureError."""
+        """Raise NothingToMeasureError if every match has a side that cannot run."""
         obstacles = [
             [row for row in match.rows.values() if row.status in ("unsupported", "too_large")]
             for match in self.matches
@@ -154,7 +154,7 @@ class Arena:
             raise nothing_to_measure((row.point.engine, row.reason) for rows in obstacles for row in rows)
 
     def _admit(self, side: Side) -> None:
-        """Ask the side's engine, in its own environment, before any is called. Raises EngineError."""
+        """Ask the side's engine, in its environment, before any call. Raises EngineError."""
         python = self._pythons[side]
         where = f"--python-{side} {python}: " if python else ""
         rows = [match.rows[side] for match in self.matches]
@@ -162,7 +162,7 @@ class Arena:
         with self._pool.turn(side) as worker:
             try:
                 worker.hello([admission.__name__])
-            except WorkerFailure:  # an older flashbench: its first calls have to tell
+            except WorkerFailure:  # an older flashbench without admission: its first calls will show
                 return
         asked = admission.arguments([row.point for row in rows], engine)
         with self._pool.turn(side) as worker:
@@ -172,16 +172,16 @@ class Arena:
                 )
             except WorkerFailure as failure:
                 raise EngineError(f"{where}engine {engine!r} is broken: {failure.reason}") from failure
-        said = admission.Admitted(**answer)
-        if said.error is not None:
-            raise EngineError(f"{where}{said.error}", hint=said.hint)
-        self._needed_bytes[side] = said.needed_bytes
-        for row, reason in zip(rows, said.refusals, strict=True):
+        admitted = admission.Admitted(**answer)
+        if admitted.error is not None:
+            raise EngineError(f"{where}{admitted.error}", hint=admitted.hint)
+        self._needed_bytes[side] = admitted.needed_bytes
+        for row, reason in zip(rows, admitted.refusals, strict=True):
             if reason is not None:
                 row.status, row.reason = "unsupported", reason
 
     def _leave_out_what_is_too_large(self) -> None:
-        """Both sides of a match are in memory at once, each in its own process."""
+        """Leave out matches whose two sides together need more than the free memory: both run at once."""
         free = available_memory_bytes()
         if len(self._needed_bytes) < len(SIDES):
             return
@@ -195,7 +195,7 @@ class Arena:
                 )
 
     def _round(self, order: Order, matches: Sequence[Match]) -> None:
-        """One process a side: the leader's burst, two of the other, the leader's again."""
+        """Time each match, in one process per side: a burst of the leader, two of the other, one more."""
         self._pool.renew({side: [workload.__name__] for side in SIDES})
         leader, other = SIDES if order == "ab" else SIDES[::-1]
         for match in matches:
@@ -211,7 +211,7 @@ class Arena:
             match.orders.append(order)
 
     def _both(self, match: Match, action: Callable[[Row, Worker], None]) -> None:
-        """`action` for both sides at once, while nothing is timed; not for a side that has failed."""
+        """Run `action` for both sides at once, while nothing is timed. A side that failed is left out."""
 
         def act(side: Side) -> None:
             row = match.rows[side]

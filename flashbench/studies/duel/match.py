@@ -1,4 +1,4 @@
-"""Both sides of a duel on one problem, and what their rounds say."""
+"""Both sides of a duel on one problem, their rounds, and the verdict."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Order = Literal["ab", "ba"]
 
 
 class Match:
-    """Rounds so far; decided once a look has found a verdict, or a side has failed."""
+    """The rounds so far on one problem. It is decided once a look finds a verdict, or a side fails."""
 
     def __init__(self, point: Point, duel: DuelStudy, slot: str) -> None:
-        """Nothing measured yet; `slot` is the problem's name in a worker."""
+        """A match without rounds. slot: the problem's name in a worker."""
         self._duel = duel
         self.rows: dict[Side, Row] = {
             side: Row(point._replace(engine=one.engine), slot, side=side)
@@ -33,38 +33,38 @@ class Match:
 
     @property
     def both_ok(self) -> bool:
-        """Whether both sides give times, and the right results."""
+        """Whether both sides run, with correct results."""
         return all(row.status == "ok" for row in self.rows.values())
 
     @property
     def is_open(self) -> bool:
-        """Whether more rounds could tell more."""
+        """Whether more rounds could change the outcome."""
         return self.both_ok and self._verdict == "inconclusive"
 
     @property
     def looks(self) -> int:
-        """How often the rounds were judged."""
+        """The number of looks at the rounds so far."""
         return self._looks
 
     @property
     def p_value(self) -> float:
-        """Of no difference between the sides."""
+        """The sign-flip test's p-value for the hypothesis that the sides do not differ."""
         return sign_flip_p(self._log_ratios())
 
     @property
     def interval(self) -> Interval | None:
-        """Ratio B / A and its bounds at the confidence of one look; None when a side has failed."""
+        """Ratio B / A and its bounds at the confidence of one look; None if a side has failed."""
         logs = self._log_ratios()
         return paired_ratio(logs, 1 - self._duel.alpha) if logs else None
 
     def is_of(self, a: Measurement) -> bool:
-        """Whether that measurement, of side A, is of this match's problem."""
+        """Whether a measurement of side A belongs to this match's problem."""
         point = self.rows["a"].point
         same = a.problem == point.problem and a.direction == point.direction
         return same and a.blocks_asked in (None, asked_blocks(point.settings))
 
     def restore(self, earlier: Duel, sides: Sequence[Measurement]) -> None:
-        """Go on from the rounds and looks of an earlier run; what failed by chance begins again."""
+        """Continue from an earlier run's rounds and looks. A match that failed by chance starts again."""
         times = [row.time.samples_ns if row.time else [] for row in sides]
         rounds = {len(processes) for row, processes in zip(sides, times, strict=True) if row.status == "ok"}
         if any(row.status in TRIED_AGAIN for row in sides) or not rounds <= {len(earlier.orders)}:
@@ -80,12 +80,12 @@ class Match:
             self._verdict = earlier.verdict
 
     def drop_unfinished_round(self) -> None:
-        """What was timed in a round that was cut short has no partner."""
+        """Drop the times of a round that was cut short, as they lack the other side's times."""
         for row in self.rows.values():
             del row.samples[len(self.orders) :]
 
     def look(self, p_holm: float) -> None:
-        """Judge the rounds so far; a verdict once found stays."""
+        """Judge the rounds so far. Call it only while the match is open: a found verdict must stay."""
         self._looks += 1
         interval = self.interval
         if interval is not None:
@@ -93,7 +93,7 @@ class Match:
             self._verdict = verdict if self._duel.of_versions else between_engines(verdict)
 
     def record(self, place: int, p_holm: float) -> Duel:
-        """The record; A's measurement stands at `place` of the file's, B's behind it."""
+        """The record. place: index of A's measurement in the file; B's is the next one."""
         interval = self.interval
         verdict: Verdict | None = self._verdict
         reason = None
@@ -121,7 +121,7 @@ class Match:
         )
 
     def _log_ratios(self) -> list[float]:
-        """ln(B / A) of each round; none when a side has failed."""
+        """ln(B / A) of each round; empty if a side has failed."""
         if not self.both_ok:
             return []
         a, b = (process_medians(self.rows[side].samples) for side in SIDES)

@@ -1,4 +1,4 @@
-"""The settings of a duel, and how many rounds can decide it."""
+"""The settings of a duel, and the number of rounds that can decide it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from flashbench.studies.study import Point, Study
 
 SIDES: tuple[Side, Side] = ("a", "b")
 LOOKS = 3
-# Seven pairs that all point one way have p = 2 / 2^7, below the 5 % / 3 of a look.
+# Seven rounds with the same winner have p = 2 / 2^7, below one look's share of 5 % / 3.
 LEAST_ROUNDS = 7
 
 
 class Contestant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One side: an engine, in this environment or in that of another interpreter."""
+    """One side: an engine, in this environment or in another interpreter's."""
 
     engine: str
     python: str | None = None
 
 
 class DuelStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every setting of `duel`. Of `study` the problems, blocks, threads and ways of measuring count."""
+    """Every setting of `duel`. It uses the problems, blocks, threads and measuring settings of `study`."""
 
     a: Contestant
     b: Contestant
     study: Study
     threshold: float = 0.05
-    rounds: int | None = None  # between two looks; None: as few as can decide
+    rounds: int | None = None  # rounds between two looks; None: the fewest that can decide
     looks: int = LOOKS
-    load_timeout_s: float = PROBE_TIMEOUT_S  # for a side's engine to load; a burst has the study's
+    load_timeout_s: float = PROBE_TIMEOUT_S  # for loading a side's engine; bursts have the study's timeout
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < math.inf:
@@ -53,21 +53,21 @@ class DuelStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def of_versions(self) -> bool:
-        """Whether the sides are one engine, in two environments; else they are two engines."""
+        """Whether the sides are the same engine in two environments, rather than two engines."""
         return self.a.engine == self.b.engine
 
     @property
     def alpha(self) -> float:
-        """The chance of error that one look is allowed."""
+        """The allowed chance of error of one look."""
         return ALPHA / self.looks
 
     @property
     def rounds_per_look(self) -> int:
-        """As asked, or as few as can decide."""
+        """`rounds`, or the fewest that can decide."""
         return self.rounds or least_rounds(len(self.points()), self.looks)
 
     def points(self) -> list[Point]:
-        """What both sides are timed on, as points of A."""
+        """The points on which both sides are timed, with A's engine."""
         return msgspec.structs.replace(self.study, engines=[self.a.engine]).points()
 
 

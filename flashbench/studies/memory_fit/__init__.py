@@ -1,1 +1,1 @@
-"""Whether a call or a training step fits in memory, computed before anything runs."""
+"""Predicts whether a call or a training step fits in memory, before anything runs."""

@@ -1,4 +1,4 @@
-"""Whether a problem fits in memory, computed before anything runs."""
+"""Predicts the bytes of one problem, and the longest sequence that fits in a budget."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flashbench.engines import Outline, Settings, refusal
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.studies.lengths import with_length
 
-# Sequences longer than this are not searched for: 2^40 rows fit nowhere.
+# The search ends at this length: 2^40 rows fit in no memory.
 LONGEST_SEQLEN = 2**40
 
 
@@ -21,16 +21,16 @@ class TrainingFit(NamedTuple):
     engine: str
     needed_bytes: int
     fits: bool
-    longest_seqlen: int  # queries and keys alike; 0: not even one
+    longest_seqlen: int  # seqlen_q = seqlen_k; 0: not even 1 fits
 
 
 def predicted_bytes(
     problem: AttentionProblem, engine: Outline, direction: Direction, settings: Settings
 ) -> int:
-    """Inputs, a mask, outputs and workspace, all at once; no workspace where the engine cannot tell it.
+    """Bytes of inputs, mask, outputs and workspace together. The workspace is 0 if the engine does not know
+    it.
 
-    The backward alone needs what both directions need: a forward goes before it, and what that keeps
-    stays.
+    "bwd" needs as much as "fwd_bwd": a forward runs before it, and what the forward keeps stays in memory.
     """
     if direction == "bwd":
         direction = "fwd_bwd"
@@ -40,7 +40,7 @@ def predicted_bytes(
 
 
 def _mask_bytes(problem: AttentionProblem) -> int:
-    """Of a mask as `make_extras` makes it; of a block mask at most."""
+    """Bytes of a mask that `make_extras` makes; for a block mask the largest possible number."""
     if problem.mask is None:
         return 0
     pairs = math.prod(problem.mask_shape)
@@ -50,9 +50,9 @@ def _mask_bytes(problem: AttentionProblem) -> int:
 def training_fit(
     problem: AttentionProblem, engine: Outline, settings: Settings, budget_bytes: int
 ) -> TrainingFit | None:
-    """Whether a training step fits, and the longest sequence whose step would.
+    """Whether a training step fits in the budget, and the longest sequence with a step that fits.
 
-    None when the engine cannot run the step or tell its workspace.
+    None if the engine cannot run the step, or does not know its workspace.
     """
     if refusal(engine, problem, "fwd_bwd") or engine.workspace_bytes(problem, "fwd_bwd", settings) is None:
         return None
@@ -66,7 +66,7 @@ def training_fit(
 
 
 def _longest(needed: Callable[[int], int], budget_bytes: int) -> int:
-    """The largest length that needs no more than the budget: doubled until too long, then halved in on."""
+    """The largest length that fits in the budget, by doubling until it is too long, then bisection."""
     too_long = 1
     while needed(too_long) <= budget_bytes and too_long < LONGEST_SEQLEN:
         too_long *= 2

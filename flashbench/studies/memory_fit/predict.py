@@ -1,4 +1,4 @@
-"""Whether the calls of a study fit in memory, forward and in training, computed and not measured."""
+"""Predicts whether the calls of a study fit in memory, forward and in training. It measures nothing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from flashbench.studies.study import Point, Study
 
 
 class Fit(Record, frozen=True, kw_only=True):
-    """One way to use an engine on a problem: a forward, or a step of training."""
+    """The memory of one engine on one problem, for a forward or for a training step."""
 
-    needed_bytes: int | None  # inputs, outputs and workspace; None: it cannot run, or cannot tell
-    workspace_bytes: int | None  # of these
+    needed_bytes: int | None  # inputs, outputs and workspace; None: it cannot run, or is not known
+    workspace_bytes: int | None  # part of needed_bytes
     fits: bool | None
-    reason: str | None = None  # one line, where it cannot run
+    reason: str | None = None  # why it cannot run, in one line
 
 
 class Prediction(Record, frozen=True, kw_only=True):
@@ -26,25 +26,26 @@ class Prediction(Record, frozen=True, kw_only=True):
 
     problem: AttentionProblem
     engine: str
-    block_q: int | None  # as asked for; None: left to the engine, or it has none
+    block_q: int | None  # as in the study; None: the engine chooses, or has no blocks
     block_k: int | None
     forward: Fit
-    training: Fit  # forward, then backward, of which the first keeps what the second needs
-    longest_training_seqlen: int | None  # queries and keys alike
+    training: Fit  # forward, which keeps what the backward needs, then backward
+    longest_training_seqlen: int | None  # seqlen_q = seqlen_k
 
 
 class Predictions(Record, frozen=True, kw_only=True):
-    """Everything that a study would measure, in a number of bytes."""
+    """Predictions for every problem, engine and block size of a study."""
 
     budget_bytes: int
-    free: bool  # whether that is the memory which is free now, as none was asked for
+    free: bool  # whether the budget is this machine's free memory, as the user gave none
     predictions: list[Prediction]
 
 
 def predict(study: Study, budget_bytes: int, *, free: bool = False) -> Predictions:
-    """Every problem of the study with every engine and block size, whatever direction it names.
+    """Predict every problem of the study with every engine and block size. The study's directions are
+    ignored.
 
-    Raises EngineError when an engine is unknown or its library is missing.
+    Raises EngineError if an engine is unknown, or its library is missing.
     """
     rows = list(_predictions(study, budget_bytes))
     return Predictions(budget_bytes=budget_bytes, free=free, predictions=rows)
@@ -52,7 +53,7 @@ def predict(study: Study, budget_bytes: int, *, free: bool = False) -> Predictio
 
 def _predictions(study: Study, budget_bytes: int) -> Iterator[Prediction]:
     engines = {name: get_outline(name) for name in study.engines}
-    seen: set[Point] = set()
+    predicted: set[Point] = set()
     for point in study.points():
         engine = engines[point.engine]
         settings = point.settings
@@ -62,10 +63,10 @@ def _predictions(study: Study, budget_bytes: int) -> Iterator[Prediction]:
         ):
             settings = settings._replace(block_q=None, block_k=None)
         point = point._replace(direction="fwd", settings=settings)
-        if point in seen:
+        if point in predicted:
             continue
-        seen.add(point)
-        # Decoding is no training, and has no square to grow.
+        predicted.add(point)
+        # Decoding does not train, and has no square problem whose length could grow.
         decodes = is_decoding(point.problem)
         longest = None if decodes else training_fit(point.problem, engine, settings, budget_bytes)
         yield Prediction(

@@ -1,4 +1,4 @@
-"""The documented question "Can Train?": whether a training step fits in memory, engine by engine."""
+"""Answers the documented question "Can Train?": whether a training step fits in memory, for each engine."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from flashbench.studies.study import Study
 
 
 class TrainingRow(NamedTuple):
-    """One problem; an engine that cannot run it, or tell its memory, has None."""
+    """One problem, and each engine's fit; None if the engine cannot run it, or does not know its memory."""
 
     problem: AttentionProblem
     fits: dict[str, TrainingFit | None]
 
 
 def training_rows(study: Study, budget_bytes: int) -> list[TrainingRow]:
-    """Every problem of the study with every engine at the study's first block size."""
+    """Every problem of the study with every engine, at the study's first block size."""
     engines = {name: get_outline(name) for name in study.engines}
     settings = study.settings()[0]
     return [

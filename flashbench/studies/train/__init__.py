@@ -1,8 +1,9 @@
-"""Training steps of forecasting transformers, end to end, with one attention after the other.
+"""Measures whole training steps of forecasting transformers with each attention.
 
-Every arm (an attention) is a process of its own. Rounds start fresh processes, in which the arms take turns
-on each model and context length; all begin from the same seed and see the same windows of the same data, with
-dropout 0, so their losses must agree. Memory is measured before, in processes that are not timed.
+Each attention is an arm of the study, with its own process. A round starts fresh processes, and the arms take
+turns on each model and context length. All arms start from the same seed and train on the same windows of the
+same data with dropout 0, so their losses must agree. Memory is measured first, in processes that are not
+timed.
 """
 
 from __future__ import annotations

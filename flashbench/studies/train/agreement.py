@@ -1,18 +1,18 @@
-"""Whether the arms of a model trained the same: their losses, step by step."""
+"""Checks step by step that the losses of a model's arms agree."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Relative to the loss. Before any update arms differ by float32's rounding through some layers. Adam's first
-# updates are of the size of the learning rate whatever the gradient's, so where a gradient is rounding alone
-# they go either way, and the next losses may differ by more.
+# Relative to the loss. Before any update, arms differ by float32's rounding through some layers. The size of
+# Adam's first updates is the learning rate, for any size of the gradient. If a gradient is only rounding
+# error, its update may have either sign, so later losses may differ more.
 FIRST_TOLERANCE = 1e-5
 LATER_TOLERANCE = 1e-3
 
 
 def disagreement(losses: Sequence[float], reference: Sequence[float]) -> str | None:
-    """In one line, where these losses are not those of the arm they are compared with; None: they are.
+    """One line on the first loss that differs from the reference arm's; None if all agree.
 
     >>> disagreement([1.0, 0.9], [1.0, 0.9002]) is None, disagreement([1.0, 0.9], [1.0, 0.8])
     (True, 'loss 0.9 after 1 step, 0.8 in the arm it is compared with: more than 0.001 apart')

@@ -1,4 +1,4 @@
-"""Series to train on: real ones that come with packages, a user's own, and seeded ones of any length."""
+"""Series to train on: real data from packages, a user's CSV file, or synthetic data of any length."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 from flashbench.errors import ConfigError, UnsupportedError
 
 _COLUMNS = ("unique_id", "ds", "y")
-# Of those that come with packages, so that they need not be loaded to tell what is too long for them.
+# Lengths of the packages' series: points that are too long for them can be refused without loading them.
 KNOWN_VALUES = {"sf-temps": 8759, "airpassengers": 144}
 
 
 def load_series(data: str, csv: str | None, *, series: int, length: int, seed: int) -> Any:
-    """A data frame of unique_id, ds and y, as neuralforecast takes it.
+    """A data frame with the columns unique_id, ds and y, as neuralforecast needs it.
 
-    series, length: of synthetic data. Raises ConfigError where a file is not such a table.
+    series, length: number of series and values per series, for synthetic data. Raises ConfigError if the CSV
+    file is not such a table.
     """
     if csv is not None:
         return _from_csv(csv)
@@ -33,7 +34,7 @@ def load_series(data: str, csv: str | None, *, series: int, length: int, seed: i
 
 
 def synthetic(series: int, length: int, seed: int) -> Any:
-    """Daily and weekly waves of hourly values, noise and a slow drift: all different, the same by seed."""
+    """Hourly values: daily and weekly waves, noise and a slow drift. Series differ; a seed repeats them."""
     import pandas
 
     rng = np.random.default_rng(seed)
@@ -54,8 +55,9 @@ def synthetic(series: int, length: int, seed: int) -> Any:
 
 
 def check_length(frame: Any, window: int, windows: int, what: str) -> None:
-    """Raises UnsupportedError where the series have fewer windows of that many values: neuralforecast would
-    then repeat some.
+    """Raise UnsupportedError if the series have fewer than `windows` windows of `window` values.
+
+    neuralforecast would otherwise repeat windows.
     """
     reason = shortage(longest_series(frame), window, windows, what)
     if reason is not None:
@@ -63,12 +65,12 @@ def check_length(frame: Any, window: int, windows: int, what: str) -> None:
 
 
 def longest_series(frame: Any) -> int:
-    """Values of the longest. Shorter series are padded to it, and are windows that begin with nothing."""
+    """Number of values of the longest series. Shorter series are padded at their beginning to that length."""
     return int(frame.groupby("unique_id").size().max())
 
 
 def shortage(values: int, window: int, windows: int, what: str) -> str | None:
-    """Why so many values have fewer windows than are wanted, or None."""
+    """Why `values` values have fewer than `windows` windows, in one line; None if they have enough."""
     if values - window + 1 >= windows:
         return None
     return (

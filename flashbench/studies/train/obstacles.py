@@ -1,4 +1,4 @@
-"""What keeps a point from being trained, as far as it can be told before any process runs."""
+"""Reasons why a point cannot be trained that are known before any process runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flashbench.studies.train.study import TrainPoint, TrainStudy
 
 
 def unlike_its_variant(point: TrainPoint, study: TrainStudy) -> str | None:
-    """Why a model's own attention is no arm of a study of variants, or None where it is one."""
+    """Why a model's own attention is not an arm of this study of variants; None if it is."""
     if study.variant is None or point.attention != ORIGINAL or models.find_model(point.model).exact:
         return None
     return (
@@ -19,11 +19,12 @@ def unlike_its_variant(point: TrainPoint, study: TrainStudy) -> str | None:
 
 
 class Obstacles:
-    """Of one study's points."""
+    """The obstacles of one study's points."""
 
     def __init__(self, study: TrainStudy) -> None:
-        """Raises EngineError when the packages that the models need are missing, ConfigError for a bad csv
-        file: in a worker these errors would be those of every row.
+        """Raises EngineError if packages that the models need are missing, ConfigError for a bad CSV file.
+
+        They are checked here, as in a worker they would fail every row.
         """
         models.check_installed(*(["vega_datasets"] if study.csv is None and study.data == "sf-temps" else []))
         self._study = study
@@ -33,7 +34,7 @@ class Obstacles:
             self._csv_values = longest_series(frame)
 
     def of(self, point: TrainPoint) -> str | None:
-        """Why it cannot be trained, in one line, or None."""
+        """Why the point cannot be trained, in one line; None if it can."""
         model = models.find_model(point.model)
         if (reason := unlike_its_variant(point, self._study)) is not None:
             return reason

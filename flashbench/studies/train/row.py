@@ -1,4 +1,4 @@
-"""What is known so far about each point of a training study, and the record it becomes."""
+"""The results so far of one point of a training study, and its record."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from flashbench.results.record import Status, TrainingProcess, TrainingStep
 from flashbench.studies.times import time_record
 from flashbench.studies.train.study import TrainPoint
 
-# What a workload says of itself, and of its last check, as records call it.
+# Fields of the record that come from a workload's description, and from its last check.
 _FACTS = ("data", "series", "parameters", "buffer_bytes")
 _LAST = ("attention_calls", "attention_shape", "note", "losses")
 
 
 @dataclass(eq=False)
 class TrainRow:
-    """One point: filled in step by step, a `TrainingStep` at any time."""
+    """One point. Measurements fill it in step by step; `record` makes a `TrainingStep` at any time."""
 
     point: TrainPoint
-    label: str  # the model's, or its variant's
+    label: str  # name of the model or of its variant
     windows: int
     threads: int
     status: Status = "ok"
     reason: str | None = None
     tried: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)  # what the workload says of itself
-    samples: list[list[int]] = field(default_factory=list)  # nanoseconds of steps, by process
-    checks: list[dict[str, Any]] = field(default_factory=list)  # phases, losses and shares, by process
+    facts: dict[str, Any] = field(default_factory=dict)  # the workload's description
+    samples: list[list[int]] = field(default_factory=list)  # nanoseconds of each step, one list per process
+    checks: list[dict[str, Any]] = field(default_factory=list)  # phases, losses, shares; one per process
     peak_bytes: int | None = None
-    throttled_periods: int = 0  # of a CPU quota, while it was timed
+    throttled_periods: int = 0  # periods in which a CPU quota stopped the timed process
 
     @property
     def slot(self) -> str:
-        """Its name in a worker."""
+        """The point's name in a worker."""
         return f"{self.point.model} {self.point.context_length}"
 
     @property
@@ -48,7 +48,7 @@ class TrainRow:
 
     @contextlib.contextmanager
     def keeping_failure(self) -> Iterator[None]:
-        """A worker's failure in the body becomes this row's status; what a failing step took is not told."""
+        """A worker's failure in the body becomes this row's status. Times of a failed row are dropped."""
         try:
             yield
         except WorkerFailure as failure:
@@ -57,7 +57,7 @@ class TrainRow:
             self.checks.clear()
 
     def restore(self, earlier: TrainingStep) -> None:
-        """Go on from what an earlier run recorded of this point. Whether losses agree is judged again."""
+        """Continue from the record of an earlier run of this point. Losses are compared again at the end."""
         samples = [] if earlier.time is None else [list(process) for process in earlier.time.samples_ns]
         if len(samples) != len(earlier.processes):
             return
@@ -72,7 +72,7 @@ class TrainRow:
         ]
 
     def record(self) -> TrainingStep:
-        """As far as it is known."""
+        """The record of the results so far."""
         last = self.checks[-1] if self.checks else {}
         return TrainingStep(
             model=self.label,

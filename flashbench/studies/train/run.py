@@ -1,4 +1,4 @@
-"""Runs a training study and makes its results, whatever happens to its arms."""
+"""Runs a training study and makes its results, even if arms fail."""
 
 from __future__ import annotations
 
@@ -42,13 +42,14 @@ def run(
     on_results: Callable[[Results], None] = lambda _: None,
     earlier: Results | None = None,
 ) -> Results:
-    """Measure every point of the study; a point that fails is a row that says so.
+    """Measure every point of the study. A failed point becomes a row with its reason.
 
-    `on_results` gets all that is known after each step; `earlier` is such a file, from which the run goes on.
+    on_results: gets all results so far after each step.
+    earlier: the results of an unfinished run, from which this run continues.
 
-    Raises ResultsError when `earlier` is of another study or machine, EngineError when the packages that the
-    models need are missing, ConfigError for a bad csv file, NothingToMeasureError when no point can be
-    trained, and Interrupted on Ctrl-C, with what was measured.
+    Raises ResultsError if `earlier` is from another study or machine, EngineError if packages that the models
+    need are missing, ConfigError for a bad CSV file, NothingToMeasureError if no point can be trained, and
+    Interrupted on Ctrl-C, with the results so far.
     """
     threads = study.threads or available_cores()
     created = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -88,17 +89,17 @@ def run(
 
 
 def failed(results: Results) -> bool:
-    """Whether a point was tried and failed, or trained otherwise than its neighbours, or none was timed."""
+    """Whether a point failed, its losses differ from the other arms', or no point was timed."""
     return is_empty(results) or any(row.status in FAILURES for row in results.training)
 
 
 class _Session:
-    """The state of one run: memory first, then rounds."""
+    """One run: it measures memory first, then rounds of times."""
 
     def __init__(
         self, study: TrainStudy, threads: int, on_progress: OnProgress, on_step: Callable[[], None]
     ) -> None:
-        # Only names: PyTorch is loaded where it is measured, in the workers.
+        # This import does not load PyTorch. Only the workers load it.
         from flashbench.integrations.forecasting.models import find_model
 
         obstacles = Obstacles(study)
@@ -118,7 +119,7 @@ class _Session:
         self._forecast = Forecast()
 
     def restore(self, earlier: Results) -> None:
-        """Go on from the rows of a run that was cut short; what failed by chance is tried again."""
+        """Continue from the rows of an unfinished run. Rows that failed are tried again."""
         known = {(step.model, step.attention, step.context_length): step for step in earlier.training}
         for row in self.rows:
             found = known.get((row.label, row.point.attention, row.point.context_length))
@@ -144,15 +145,15 @@ class _Session:
         return runnable * (self._study.rounds + self._study.memory)
 
     def _measure_memory(self, rows: Sequence[TrainRow]) -> None:
-        """In processes that are not timed; shorter contexts first, which foretell what longer ones need."""
+        """Measure memory in processes that are not timed. Short contexts first: they predict longer ones."""
         with self._pool.fresh() as shared:
             for row in rows:
-                if row.peak_bytes is not None:  # by the run that this one resumes
+                if row.peak_bytes is not None:  # measured by the run that this one resumes
                     continue
                 self._report(row, "memory")
                 if shared.alive:
                     self._measure_memory_of(row, shared, rows)
-                else:  # a row before ended it
+                else:  # an earlier row ended the process
                     with self._pool.fresh() as worker:
                         self._measure_memory_of(row, worker, rows)
 
@@ -172,7 +173,7 @@ class _Session:
         self._on_step()
 
     def _round(self, number: int) -> None:
-        """One burst of each point, from processes of this round alone."""
+        """Time one burst of each point, in fresh processes for this round."""
         rows = [row for row in self.rows if row.can_run and len(row.samples) <= number]
         arms = list(dict.fromkeys(row.point.attention for row in rows))
         self._pool.renew(dict.fromkeys(arms, _MODULES))
@@ -189,7 +190,7 @@ class _Session:
             if row.point.attention not in self.processes:
                 self.processes[row.point.attention] = msgspec.convert(worker.facts(), Process)
             timed, check = worker.time(row.slot, self._study.repeats), worker.check(row.slot)
-            # Both or neither, whatever interrupts.
+            # Append both together, so that an interrupt leaves both or neither.
             row.samples.append(timed.samples_ns)
             row.checks.append(check)
             row.throttled_periods += timed.cpu.throttled_periods
@@ -208,18 +209,18 @@ class _Session:
         self._on_progress(Progress(done, self._total, label, self._forecast.total(left)))
 
     def _lacks(self, row: TrainRow) -> list[str]:
-        """The kinds of the steps that are still to come, the one at hand among them."""
+        """The kinds of the row's remaining steps, including the present one."""
         memory = self._study.memory and row.peak_bytes is None
         return [MEMORY] * memory + [TIMING] * (self._study.rounds - len(row.samples))
 
 
 def _step(kind: str, row: TrainRow) -> Step:
-    """A model's time grows with its context, at least."""
+    """A step for the forecast, sized by the context: time grows at least linearly with it."""
     return Step(kind, (row.label, row.point), row.point.context_length)
 
 
 def _groups(rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
-    """The arms of one model at one length, wherever among the rows they are."""
+    """The rows grouped by model and context length: the arms of each."""
     found: dict[tuple[str, int], list[TrainRow]] = {}
     for row in rows:
         found.setdefault((row.label, row.point.context_length), []).append(row)
@@ -227,7 +228,7 @@ def _groups(rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
 
 
 def _compare_losses(arms: Sequence[TrainRow]) -> None:
-    """With the first arm that trained."""
+    """Compare each arm's losses with those of the first arm that trained. An arm that differs is wrong."""
     trained = [row.checks[-1]["losses"] for row in arms if row.can_run and row.checks]
     for row in arms:
         if row.can_run and row.checks:
@@ -237,8 +238,10 @@ def _compare_losses(arms: Sequence[TrainRow]) -> None:
 
 
 def _foretold_bytes(row: TrainRow, rows: Sequence[TrainRow]) -> int:
-    """By the peaks at shorter contexts of the same model and arm: growing from the longest as it grew to it,
-    between linearly and by the square; from a single one by the square.
+    """Predict peak memory from the peaks of the same model and arm at shorter contexts; 0 if there are none.
+
+    The peak grows from the longest measured context by the power between the last two, at least 1 and at most
+    2. From a single peak it grows by the square.
     """
     shorter = sorted(
         (other.point.context_length, other.peak_bytes)

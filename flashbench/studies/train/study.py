@@ -1,4 +1,4 @@
-"""The settings of a training study, and the points they span."""
+"""The settings of a training study, and the points that they span."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class TrainStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     variant: Literal["full-attention"] | None = None
     context_lengths: list[int] = msgspec.field(default_factory=lambda: [512, 1024, 2048])
     horizon: int = 24
-    windows: int = 4  # of a step: the batch
+    windows: int = 4  # windows per step: the batch
     data: DATA = "sf-temps"
-    csv: str | None = None  # a file instead of `data`
-    series: int = 1024  # of synthetic data, and what iTransformer, whose tokens they are, is given
-    patch_stride: int = 1  # PatchTST's: a token for each of so many values
-    # For the models' own classes, by model: {"patchtst": {"hidden_size": 64}}.
+    csv: str | None = None  # a file in place of `data`
+    series: int = 1024  # number of synthetic series; they are the tokens of iTransformer
+    patch_stride: int = 1  # PatchTST has one token per this many values
+    # Arguments of the models' classes, by model: {"patchtst": {"hidden_size": 64}}.
     settings: dict[str, dict[str, Setting]] = {}
     threads: int | None = None  # None: every core this process may use
     repeats: int = 3  # steps in one burst
-    rounds: int = 2  # fresh processes of each arm, the arms taking turns
+    rounds: int = 2  # fresh processes of each arm; the arms take turns
     seed: int = 0
-    memory: bool = True  # measure peak memory too, in processes of its own
+    memory: bool = True  # measure peak memory too, in separate processes
     memory_budget_bytes: int | None = None  # None: this machine's memory
     timeout_s: float = 600.0  # for one burst or one memory measurement
 
@@ -76,6 +76,6 @@ class TrainStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ConfigError(f"memory_budget_bytes must be at least 1, not {self.memory_budget_bytes}")
 
     def points(self) -> list[TrainPoint]:
-        """Everything to measure, so that the arms of a model and a length are neighbours."""
+        """All points. The arms of one model and context length are neighbours."""
         spanned = product(self.models, sorted(self.context_lengths), self.attentions)
         return [TrainPoint(*point) for point in spanned]

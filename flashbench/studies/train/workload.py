@@ -19,11 +19,11 @@ from flashbench.studies.train.data import check_length, load_series
 from flashbench.studies.train.study import TrainPoint, TrainStudy
 
 FACTORY = "flashbench.studies.train.workload:build"
-# Losses of so many steps from the same start are compared between arms.
+# The losses of this many first steps are compared between arms.
 COMPARED_LOSSES = 3
-# Steps whose attention is marked, after those that are timed.
+# Steps with marked attention, after the timed steps.
 MARKED_STEPS = 2
-# Enough starts of windows to draw from; more would only take memory.
+# Values beyond one window, so that windows can be drawn from many starts. More would only use memory.
 SPARE_VALUES = 512
 
 
@@ -36,13 +36,13 @@ class Phases(NamedTuple):
 
 
 def arguments(point: TrainPoint, study: TrainStudy) -> dict[str, Any]:
-    """What `build` needs to make this point's workload in another process."""
-    csv = None if study.csv is None else list(os.fsencode(study.csv))  # a name may be no text
+    """The arguments with which `build` makes this point's workload in another process."""
+    csv = None if study.csv is None else list(os.fsencode(study.csv))  # a file name may not be valid text
     return {"point": list(point), "study": msgspec.to_builtins(study), "csv": csv}
 
 
 def build(point: list[Any], study: dict[str, Any], csv: list[int] | None) -> TrainingWorkload:
-    """The workload of `arguments`. Raises UnsupportedError when there is no such model or no such window."""
+    """The workload of `arguments`. Raises UnsupportedError if its model or its windows do not exist."""
     read = msgspec.convert(study, TrainStudy)
     if csv is not None:
         read = msgspec.structs.replace(read, csv=os.fsdecode(bytes(csv)))
@@ -50,7 +50,7 @@ def build(point: list[Any], study: dict[str, Any], csv: list[int] | None) -> Tra
 
 
 class TrainingWorkload:
-    """neuralforecast's own training step, again and again, on windows drawn by seed and step."""
+    """Repeats neuralforecast's own training step, on windows drawn from seed and step number."""
 
     def __init__(self, point: TrainPoint, study: TrainStudy) -> None:
         import torch
@@ -77,7 +77,7 @@ class TrainingWorkload:
         """One step: zero_grad, windows, forward, loss, backward, optimizer."""
         step = len(self._losses)
         start = perf_counter_ns()
-        # Each step's windows by its number: whatever an attention draws, the next step's are the same.
+        # Seed by step number: random numbers that an attention draws do not change the next step's windows.
         self._torch.manual_seed(self._study.seed + step)
         self._optimizer.zero_grad()
         loss = self._model.training_step(self._batch, step)
@@ -94,11 +94,11 @@ class TrainingWorkload:
             raise ArithmeticError(f"the loss is {self._losses[-1]} after {step} steps")
 
     def forget(self) -> None:
-        """The gradients, which the next step makes anew."""
+        """Free the gradients; the next step makes new ones."""
         self._optimizer.zero_grad()
 
     def describe(self) -> dict[str, Any]:
-        """What was built. A step's outputs are its gradients, which stay until the next."""
+        """Sizes and names of the workload. output_bytes are the gradients, which stay until the next step."""
         parameters = list(self._model.parameters())
         return {
             "output_bytes": sum(x.grad.nbytes for x in parameters if x.grad is not None),
@@ -109,7 +109,7 @@ class TrainingWorkload:
         }
 
     def check(self) -> dict[str, Any]:
-        """Medians of the phases of all steps but the first, the first losses, and attention's share."""
+        """Medians of the phases (without the first step), the first losses, and attention's share."""
         while len(self._losses) < COMPARED_LOSSES:
             self.call()
         timed = self._phases[1:]
@@ -122,11 +122,11 @@ class TrainingWorkload:
         return found | self._share()
 
     def _share(self) -> dict[str, Any]:
-        """Of steps that are not timed otherwise."""
+        """Attention's share of extra steps, which are timed for nothing else."""
         from flashbench.integrations.torch import ATTENTIONS, reset_stats, stats
         from flashbench.integrations.torch.marks import attention_marked
 
-        if self._point.attention not in ATTENTIONS:  # neuralforecast's own is not one function
+        if self._point.attention not in ATTENTIONS:  # neuralforecast's own attention is not one function
             return {}
         before = len(self._phases)
         reset_stats()
@@ -145,10 +145,10 @@ class TrainingWorkload:
         }
 
     def _frame(self) -> tuple[Any, int, str]:
-        """Series, how many there are, and what to call them."""
+        """(series, number of series, name of the data)."""
         study, point = self._study, self._point
         window = point.context_length + study.horizon
-        # Where series are tokens, one series is no attention.
+        # In a multivariate model each series is a token, so attention needs many series.
         synthetic = study.csv is None and (study.data == "synthetic" or self._model_kind.multivariate)
         data = "synthetic" if synthetic else study.data
         series = study.series if self._model_kind.multivariate else 1
@@ -193,12 +193,12 @@ class TrainingWorkload:
 
 
 def _unlogged(*arguments: Any, **named: Any) -> None:
-    """In place of Lightning's log, which needs a trainer."""
+    """Replaces Lightning's `log`, which needs a trainer."""
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning tells of seeds and hardware when a model is made."""
+    """Silence Lightning, which logs seeds and hardware when a model is made."""
     for name in ("lightning_fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():

@@ -1,1 +1,1 @@
-"""`flashbench tune`: which block sizes are fastest on this CPU, and whether they beat the built-in ones."""
+"""`flashbench tune`: finds the fastest block sizes on this CPU, and whether they beat the built-in ones."""

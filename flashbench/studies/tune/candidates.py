@@ -1,4 +1,4 @@
-"""Which block sizes to try: whole vectors of queries, and no more memory than is promised."""
+"""The block sizes to try: whole vectors of queries, and no more memory than promised."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from flashbench.studies.tune.plan import LEAST_MANY_HEADS, longest_of, problem_o
 BLOCK_Q = (8, 16, 24, 32, 48, 64, 96, 128)
 BLOCK_K = (32, 64, 96, 128, 192, 256, 384, 512, 1024)
 KEY_STEP = 8
-# The documented "Flash Mem" of each head: 8 KB at 128 tokens to 256 KB at 4096, eight times that at batch 8.
+# The documented "Flash Mem" per head: 8 KB at 128 tokens to 256 KB at 4096, eight times that at batch 8.
 DOCUMENTED_BYTES_PER_KEY = 64
 _ENGINE = FlashEngine()
 
 
 def candidates(key: Key, threads: int) -> list[Blocks]:
-    """The built-in choice first, then every size that keeps the promise over all the band."""
+    """The built-in choice first, then every size that keeps to `allowed_bytes` in the whole band."""
     vector = ISA.lanes(ITEMSIZE[key.dtype])
     limits = list(_limits(key, threads))
     found = [built_in_blocks(search_problem(key, threads), key.direction)]
@@ -33,14 +33,14 @@ def candidates(key: Key, threads: int) -> list[Blocks]:
 
 
 def allowed_bytes(problem: AttentionProblem, key: Key, threads: int) -> int:
-    """What a tuned choice may take: as much as the built-in one or as the documented figure."""
+    """The most bytes for a tuned choice: those of the built-in choice, or the documented ones if larger."""
     built_in = _workspace(problem, key, built_in_blocks(problem, key.direction), threads)
     documented = DOCUMENTED_BYTES_PER_KEY * problem.seqlen_k * problem.batch * problem.num_heads
     return max(built_in, documented)
 
 
 def _limits(key: Key, threads: int) -> Iterator[tuple[AttentionProblem, int]]:
-    """Problems from end to end of the band, and what each allows: the rule's sizes come in steps."""
+    """(problem, allowed bytes) at lengths across the band: the built-in rule's sizes change in steps."""
     first, last = seqlen_from(key), longest_of(key)
     lengths = {first, last, *range(first + 1, last, max(1, first // 16))}
     for heads in (1, LEAST_MANY_HEADS):
@@ -50,7 +50,7 @@ def _limits(key: Key, threads: int) -> Iterator[tuple[AttentionProblem, int]]:
 
 
 def _key_sizes(key: Key, block_q: int, limits: list[tuple[AttentionProblem, int]], threads: int) -> list[int]:
-    """The usual numbers of keys, and the largest that there is room for."""
+    """The sizes of BLOCK_K below the largest block_k that keeps the limits, and that largest one."""
 
     def fits(block_k: int) -> bool:
         blocks = Blocks(block_q, block_k)
@@ -65,5 +65,5 @@ def _key_sizes(key: Key, block_q: int, limits: list[tuple[AttentionProblem, int]
 def _workspace(problem: AttentionProblem, key: Key, blocks: Blocks, threads: int) -> int:
     settings = Settings(blocks.block_q, blocks.block_k, num_threads=threads)
     needed = _ENGINE.workspace_bytes(problem, key.direction, settings)
-    assert needed is not None  # flash always tells
+    assert needed is not None  # flash always knows it
     return needed

@@ -1,7 +1,7 @@
-"""Who is fastest: candidates against each other in one process, then the winner against the rule.
+"""Finds the fastest blocks: candidates against each other in one process, then the winner against the rule.
 
-Within a process the fastest call counts, since whatever disturbs a call only makes it slower; between
-processes, which differ in their memory's layout, the middle does.
+Within a process the fastest call counts, because a disturbance only makes a call slower. Processes differ in
+their memory layout, so across processes the middle counts.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from flashbench.studies import workload
 from flashbench.studies.study import Point
 from flashbench.studies.tune.plan import head_counts, judged_lengths, problem_of
 
-# Each process gives one ratio. More of them where much seems to be won, but is not for certain, as on a
-# machine that has other work.
+# Each process gives one ratio. More processes run if the gain looks large but is not yet certain, as on a
+# machine with other work.
 PROCESSES = 7
 MOST_PROCESSES = 15
 CONFIDENCE = 0.98
 LEAST_GAIN = 0.015
 BURST_NS = 4_000_000
-# Sides take turns this often in a process, and once where a call has more operations than this a thread.
+# Number of turns of each side in a process; 1 if a call has more operations per thread than the limit.
 TURNS = 3
 LONG_CALL_FLOPS_PER_THREAD = 400_000_000
 MOST_CALLS = 50
 MOST_RETAKES = 2
-# Other processes' use is read off counters with steps of 10 ms, which tell nothing of a short burst.
+# The counters of other processes' CPU time have steps of 10 ms: too coarse for a shorter burst.
 LEAST_SPAN_S = 0.1
 DISTURBED_CORES = 0.2
-MOST_TURNS = 8  # of a candidate in one round of the search
+MOST_TURNS = 8  # turns of a candidate in one round of the search
 
 
 class Timer(Protocol):
@@ -46,17 +46,19 @@ class Timer(Protocol):
         """Make a workload."""
 
     def time(self, slot: str, repeats: int, *, at_least_ns: int = 0, at_most: int = 50) -> Burst:
-        """Time calls of it."""
+        """Time calls of the workload."""
 
     def release(self, slot: str) -> None:
-        """Forget it."""
+        """Forget the workload."""
 
 
 def fastest(
     timer: Timer, key: Key, problem: AttentionProblem, sizes: Sequence[Blocks], threads: int
 ) -> Blocks:
-    """Successive halving (Karnin et al. 2013): all take a turn, the slower half leaves, and so on; those
-    who stay have been timed twice as often in each further round.
+    """The fastest of `sizes`, by successive halving (Karnin et al. 2013).
+
+    Every candidate takes a turn, and the slower half leaves; this repeats. Each round has twice as many turns
+    as the one before.
     """
     best = dict.fromkeys(sizes, math.inf)
     for blocks in sizes:
@@ -65,7 +67,7 @@ def fastest(
     turns = 1
     while len(left) > 1:
         for turn in range(turns):
-            # To and fro, so that none always follows the same neighbour.
+            # Alternate the direction, so that no candidate always follows the same neighbour.
             for blocks in left if turn % 2 == 0 else reversed(left):
                 best[blocks] = min(best[blocks], _fastest_call(timer, str(blocks)))
         left.sort(key=lambda blocks: best[blocks])
@@ -77,7 +79,7 @@ def fastest(
 
 
 class Duel:
-    """A winner of the search against the built-in choice, over the key's band."""
+    """The winner of the search against the built-in choice, across the key's band."""
 
     def __init__(self, key: Key, blocks: Blocks, threads: int) -> None:
         self.key = key
@@ -90,7 +92,7 @@ class Duel:
         }
 
     def fight(self, timer: Timer, number: int) -> None:
-        """Each problem in a process that is fresh; sides take turns, and lead in turns."""
+        """Time each problem once more, in the fresh process `number`. Sides take turns, and turns to lead."""
         for heads in self.open_heads():
             for place in [place for place in self._log_ratios if place[0] == heads]:
                 problem = problem_of(self.key, place[1], heads=heads)
@@ -109,8 +111,9 @@ class Duel:
         return problem.flops(self.key.direction) > LONG_CALL_FLOPS_PER_THREAD * self._threads
 
     def open_heads(self) -> list[int]:
-        """The numbers of heads, from many to one, at which it can still win; having lost at one number, it
-        cannot be used for fewer.
+        """The numbers of heads at which it can still win, from many to one.
+
+        If it loses at one number, it cannot be used for fewer: a win counts for that many heads and more.
         """
         found = []
         for heads in sorted({heads for heads, _ in self._log_ratios}, reverse=True):
@@ -121,8 +124,9 @@ class Duel:
         return found
 
     def is_decided(self) -> bool:
-        """Whether it has won or is not about to; False while it gains enough everywhere, but may do so by
-        chance.
+        """Whether more processes are useless: it has won, or gains too little somewhere.
+
+        False while it gains enough everywhere, but perhaps by chance.
         """
         checks = self.checks()
         for heads in self.open_heads():
@@ -132,7 +136,7 @@ class Duel:
         return True
 
     def checks(self) -> list[Check]:
-        """What was measured so far."""
+        """The measurements so far, at each length and number of heads."""
         found = []
         for (heads, seqlen), logs in self._log_ratios.items():
             if logs:
@@ -145,13 +149,13 @@ class Duel:
 
 
 def _is_losing(log_ratios: Sequence[float]) -> bool:
-    """Whether most processes were against it, two at least."""
+    """Whether it was not faster in most processes, and in at least two."""
     lost = sum(ratio >= 0 for ratio in log_ratios)
     return lost >= 2 and 2 * lost > len(log_ratios)
 
 
 def heads_won(checks: Sequence[Check]) -> int | None:
-    """The smallest number of heads from which on every check was won; None: not even at the largest."""
+    """The fewest heads such that all checks with as many or more were won; None if there are none."""
     found = None
     for heads in sorted({check.heads for check in checks}, reverse=True):
         if not all(is_won(check) for check in checks if check.heads == heads):
@@ -161,7 +165,7 @@ def heads_won(checks: Sequence[Check]) -> int | None:
 
 
 def is_won(check: Check) -> bool:
-    """Faster for certain, and by enough to be worth other last bits.
+    """Whether it is faster for certain, and by enough to accept that the last bits of results change.
 
     >>> is_won(Check(seqlen=256, heads=1, built_in=(16, 88), ratio=0.9, low=0.88, high=0.95))
     True
@@ -172,7 +176,7 @@ def is_won(check: Check) -> bool:
 
 
 def _fastest_call(timer: Timer, slot: str) -> float:
-    """Of a burst, or of a few where other processes were at work meanwhile."""
+    """Nanoseconds of the fastest call of a burst. If other processes disturb it, more bursts follow."""
     best = math.inf
     for _ in range(1 + MOST_RETAKES):
         burst = timer.time(slot, 1, at_least_ns=BURST_NS, at_most=MOST_CALLS)

@@ -1,4 +1,4 @@
-"""What a run found, and the table that keeps it."""
+"""The outcomes of a run, and the table that keeps them."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ HINT = "set FLASHBENCH_CACHE_DIR to a directory that can be written"
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one key."""
+    """The outcome of one key."""
 
     key: Key
-    tried: Blocks | None  # the fastest candidate; None: that was the built-in choice
-    heads_from: int | None  # where it is used; None: the built-in choice was kept
+    tried: Blocks | None  # the fastest candidate; None: it was the built-in choice
+    heads_from: int | None  # the fewest heads with which `tried` is used; None: the built-in choice stays
     threads: int
     checks: list[Check] = []
     failure: str | None = None  # one line: its process died or hung
 
     @classmethod
     def of(cls, key: Key, threads: int, duel: Duel | None, failure: str | None) -> Outcome:
-        """As the duel went, if there was one."""
+        """The outcome of the duel, or of a key without one."""
         if duel is None or failure is not None:
             tried = None if duel is None else duel.blocks
             return cls(key=key, tried=tried, heads_from=None, threads=threads, failure=failure)
@@ -49,23 +49,23 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run found, or what a table holds."""
+    """The outcomes of a run, or of the keys in a table."""
 
     schema_version: int = 1
     path: str
     cpu: str
-    asked: int  # keys
+    asked: int  # number of keys to tune
     outcomes: list[Outcome]
-    others_cores: float = 0.0  # kept busy by other processes while it was timed
+    others_cores: float = 0.0  # cores that other processes kept busy during timed bursts
 
     @property
     def exit_code(self) -> int:
-        """1: a process failed."""
+        """1 if a process failed, else 0."""
         return 1 if any(outcome.failure for outcome in self.outcomes) else 0
 
 
 def find_table() -> Path:
-    """Where this CPU's table is or would be. Raises ResultsError where no place is known."""
+    """The path of this CPU's table, which need not exist. Raises ResultsError if there is no place for it."""
     try:
         return table_path()
     except OSError as error:
@@ -73,7 +73,7 @@ def find_table() -> Path:
 
 
 def make_writable(path: Path) -> None:
-    """Make the table's directory. Raises ResultsError when the table could not be written there."""
+    """Make the table's directory. Raises ResultsError if the table could not be written there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         check_writable(path)
@@ -84,8 +84,9 @@ def make_writable(path: Path) -> None:
 
 
 def keep(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Put what was won into the table and take out what was not; keys of other runs stay, also of one that
-    keeps its own at the same time.
+    """Add the keys that were won to the table, and remove those that were not.
+
+    Keys of other runs stay, even of a run that writes its own at the same time.
     """
     with exclusively(path):
         _keep(path, outcomes)
@@ -136,7 +137,10 @@ def shown() -> Tuned:
 
 
 def reset() -> Path | None:
-    """Delete this CPU's table, in whatever state, and say which that was; None: there is none."""
+    """Delete this CPU's table, even if it is damaged, and return its path; None if there is none.
+
+    Raises ResultsError if it cannot be deleted.
+    """
     path = find_table()
     try:
         path.unlink()

@@ -1,4 +1,4 @@
-"""What to tune: the keys of a run, and the problems that stand for each."""
+"""The keys of a tuning run, and the problems that represent each key."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from flashbench.engines.flash.tuned import Key, Pass, band_of
 from flashbench.errors import ConfigError
 from flashbench.problem import AttentionProblem, Dtype
 
-# Many heads: enough for every thread to have several, of which none waits for another.
+# "Many heads" means at least so many: each thread then has several, and no thread waits for another.
 LEAST_MANY_HEADS = 8
-# With many heads only where a call is this short; longer sequences keep every thread busy with one.
+# Many heads are only timed if a call has at most this many operations per thread. Longer sequences keep every
+# thread busy with one head.
 MANY_HEADS_FLOPS_PER_THREAD = 1_500_000_000
-# Query rows a thread of the search: a whole number of tiles of every candidate's width.
+# Query rows per thread in the search: a whole number of tiles of every candidate's width.
 SEARCH_ROWS_PER_THREAD = 384
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys of a run are the product of these."""
+    """The settings of a run. Its keys are their product. Raises ConfigError if one breaks a rule."""
 
     dtypes: list[Dtype] = msgspec.field(default_factory=lambda: ["float64", "float32"])
     head_dims: list[int] = msgspec.field(default_factory=lambda: [64])
@@ -36,10 +37,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             if value < 1:
                 raise ConfigError(f"lengths and threads must be at least 1, not {value}")
         for key in self.keys():
-            problem_of(key, seqlen_from(key), heads=1)  # raises what is wrong with it
+            problem_of(key, seqlen_from(key), heads=1)  # raises AttentionError for an invalid key
 
     def keys(self) -> list[Key]:
-        """One per combination and band; lengths of one band are one key."""
+        """One key per combination and band. Lengths in the same band share a key."""
         bands = dict.fromkeys(band_of(seqlen) for seqlen in self.seq_lens)
         cases = product(self.dtypes, self.head_dims, self.directions, self.causal, bands)
         return list(
@@ -61,7 +62,7 @@ def longest_of(key: Key) -> int:
 
 
 def problem_of(key: Key, seqlen: int, *, heads: int, seqlen_q: int | None = None) -> AttentionProblem:
-    """A problem of the key's kind."""
+    """A problem with the key's dtype, head_dim and masking."""
     return AttentionProblem.of(
         seqlen_q or seqlen,
         seqlen_k=seqlen,
@@ -73,8 +74,9 @@ def problem_of(key: Key, seqlen: int, *, heads: int, seqlen_q: int | None = None
 
 
 def search_problem(key: Key, threads: int) -> AttentionProblem:
-    """Keys from the middle of the band, and just as many queries as keep the threads busy: every tile of
-    queries passes over all the keys, so that more of them would tell nothing new.
+    """A problem with a seqlen_k from the middle of the band, and only as many queries as keep threads busy.
+
+    Every tile of queries passes over all keys, so more queries would show nothing new.
     """
     seqlen = max(1, seqlen_from(key) * 3 // 2)
     rows = SEARCH_ROWS_PER_THREAD * threads
@@ -82,14 +84,14 @@ def search_problem(key: Key, threads: int) -> AttentionProblem:
 
 
 def head_counts(key: Key, threads: int) -> list[int]:
-    """Numbers of heads to judge at: one, where tiles are few, and many, where calls are short enough."""
+    """Numbers of heads to judge: 1, which has few tiles, and many, if a call is then short enough."""
     many = max(LEAST_MANY_HEADS, 2 * threads)
     flops = problem_of(key, longest_of(key), heads=many).flops(key.direction)
     return [1, many] if flops <= MANY_HEADS_FLOPS_PER_THREAD * threads else [1]
 
 
 def judged_lengths(key: Key, block_q: int, *, heads: int, threads: int) -> list[int]:
-    """Both ends of the band, and the length at which tiles of `block_q` share out worst among threads.
+    """Both ends of the band, and the length at which tiles of `block_q` rows leave threads idle longest.
 
     >>> judged_lengths(Key("float64", 64, False, "fwd", 9), 32, heads=1, threads=2)
     [256, 288, 511]
@@ -104,6 +106,6 @@ def judged_lengths(key: Key, block_q: int, *, heads: int, threads: int) -> list[
 
 
 def _idle_share(tiles: int, threads: int) -> float:
-    """Share of the threads' time in which some have no tile left, all tiles being alike."""
+    """Share of the threads' time that is idle, if all tiles take the same time."""
     turns = -(-tiles // threads)
     return 1 - tiles / (turns * threads) if turns else 0.0

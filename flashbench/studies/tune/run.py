@@ -1,4 +1,4 @@
-"""One run: search, prove and keep, group by group, so that Ctrl-C loses little."""
+"""One run: search, duel and keep, group by group, so that Ctrl-C loses little."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODULES = [workload.FACTORY.partition(":")[0]]
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run; `tuned` holds the keys that were finished, which are in the table."""
+    """Ctrl-C during a run. `tuned` holds the finished keys, which are in the table."""
 
     def __init__(self, tuned: Tuned) -> None:
         super().__init__()
@@ -35,9 +35,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 def tune(plan: Plan, *, on_progress: Callable[[Progress], None] = lambda _: None) -> Tuned:
-    """Tune every key of the plan and keep what was won in this CPU's table.
+    """Tune every key of the plan, and keep the wins in this CPU's table.
 
-    Raises ResultsError before anything runs when the table cannot be written, Interrupted on Ctrl-C.
+    Raises ResultsError before anything runs if the table cannot be written, and Interrupted on Ctrl-C.
     """
     path = find_table()
     make_writable(path)
@@ -70,7 +70,7 @@ def tune(plan: Plan, *, on_progress: Callable[[Progress], None] = lambda _: None
 def _tune_group(
     keys: Sequence[Key], threads: int, pool: WorkerPool, course: _Course, use: _Use
 ) -> list[Outcome]:
-    """All searches in one process, then all duels in each of several fresh ones."""
+    """Run all searches of a group in one process, then all its duels in each of several fresh processes."""
     failures: dict[Key, str] = {}
     duels: dict[Key, Duel] = {}
     pool.renew({WORKER: MODULES})
@@ -99,7 +99,7 @@ def _tune_group(
 
 @contextmanager
 def _keeping(failures: dict[Key, str], key: Key) -> Iterator[None]:
-    """A worker's failure in the body becomes the key's."""
+    """A worker's failure in the body becomes the key's failure."""
     try:
         yield
     except WorkerFailure as failure:
@@ -111,14 +111,14 @@ def _word(blocks: Blocks) -> str:
 
 
 class _Use:
-    """Who used the CPUs during bursts long enough to tell."""
+    """The use of the CPUs by this and other processes, during bursts that are long enough to measure it."""
 
     def __init__(self) -> None:
         self.total = NO_USE
 
 
 class _Watched:
-    """A worker as a timer, whose bursts' use of the CPUs is added up."""
+    """A worker as a timer. It adds its bursts' use of the CPUs to `use`."""
 
     def __init__(self, worker: Worker, use: _Use) -> None:
         self._worker = worker
@@ -126,7 +126,7 @@ class _Watched:
         self.prepare, self.release = worker.prepare, worker.release
 
     def time(self, slot: str, repeats: int, *, at_least_ns: int = 0, at_most: int = 50) -> Burst:
-        """As the worker does."""
+        """As `Worker.time`."""
         burst = self._worker.time(slot, repeats, at_least_ns=at_least_ns, at_most=at_most)
         if burst.cpu.wall_s >= LEAST_SPAN_S:
             self._use.total += burst.cpu
@@ -134,12 +134,12 @@ class _Watched:
 
 
 class _Course:
-    """How far a run has come, and how long the rest will take."""
+    """The progress of a run, and a forecast of the time that is left."""
 
     def __init__(self, keys: Sequence[Key], threads: int, on_progress: Callable[[Progress], None]) -> None:
         self._on_progress = on_progress
         self._forecast = Forecast()
-        self._left: dict[Step, int] = {}  # how often each step is still to be made
+        self._left: dict[Step, int] = {}  # how often each step is still to run
         for key in keys:
             flops = search_problem(key, threads).flops(key.direction)
             self._left[Step("search", key, flops)] = 1
@@ -148,7 +148,7 @@ class _Course:
 
     @contextmanager
     def step(self, kind: str, key: Key, label: str) -> Iterator[None]:
-        """Say what is begun, and learn how long it takes."""
+        """Report the start of a step, and learn how long it takes."""
         causal = "causal" if key.causal else "full"
         lengths = f"{seqlen_from(key)} to {longest_of(key)}"
         self.report(f"{key.dtype} {key.direction} {causal}, {lengths}: {label}")
@@ -159,20 +159,20 @@ class _Course:
         self._left[step] -= 1
 
     def narrow(self, keys: Sequence[Key], left: Sequence[Key]) -> None:
-        """Of these keys only some have duels to come."""
+        """Of these keys, only those in `left` have duels to come."""
         for step in self._left:
             if step.kind == "duel" and step.name in keys and step.name not in left:
                 self._left[step] = 0
 
     def extend(self, keys: Sequence[Key]) -> None:
-        """These have one more duel than was thought."""
+        """Add one more duel for each of these keys."""
         for step in self._left:
             if step.kind == "duel" and step.name in keys:
                 self._left[step] += 1
                 self._total += 1
 
     def report(self, label: str) -> None:
-        """Say how far it is."""
+        """Report the progress."""
         rest = [step for step, times in self._left.items() for _ in range(times)]
         done = self._total - len(rest)
         self._on_progress(Progress(done, self._total, label, self._forecast.total(rest)))

@@ -1,4 +1,4 @@
-"""Any of the six from one call or one config, and what is refused and why."""
+"""Any of the six models from one call or one config; refusals and their reasons."""
 
 from __future__ import annotations
 

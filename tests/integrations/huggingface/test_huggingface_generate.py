@@ -1,4 +1,4 @@
-"""Decoding with a cache of keys and values gives the tokens that eager attention gives."""
+"""Decoding with a key/value cache gives the same tokens as eager attention."""
 
 from __future__ import annotations
 

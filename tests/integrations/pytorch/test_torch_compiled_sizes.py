@@ -1,4 +1,4 @@
-"""Sizes of which a compiler knows only names, and errors within what it traces."""
+"""Symbolic sizes in compiled code, and errors during tracing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [
 
 
 class Biased(torch.nn.Module):
-    """With a learned bias, whose sizes stay numbers where those of inputs become names."""
+    """Attention with a learned bias. Its sizes stay numbers, while sizes of inputs become symbols."""
 
     def __init__(self, attention: Callable[..., Any], *shape: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def test_a_mask_of_numbers_beside_sizes_of_names(shape: Any, sizes: Any) -> None
 
 
 def test_prompts_of_many_lengths_into_one_cache() -> None:
-    """The first length is compiled as a number, those after it as a name."""
+    """The first length is compiled as a number, later lengths as a symbol."""
 
     def step(q: Any, k: Any, v: Any, places: Any) -> Any:
         visible = torch.arange(k.shape[2])[None, :] <= places[:, None]

@@ -1,4 +1,4 @@
-"""Colours that everyone can tell apart and read, and charts that leave Matplotlib as it was."""
+"""Colours that everyone can distinguish and read, and charts that do not change Matplotlib's settings."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def lab(colour: str, blindness: str) -> Rgb:
-    """CIE L*a*b*, D65, as an eye of that kind sees it."""
+    """CIE L*a*b*, D65, of a colour as seen with that kind of vision."""
     light = linear(colour)
     seen = [
         min(1.0, max(0.0, sum(weight * part for weight, part in zip(row, light, strict=True))))

@@ -46,7 +46,7 @@ def page(request: pytest.FixtureRequest) -> Element:
 
 
 def evil_results() -> Results:
-    """Markup wherever a file may hold any text."""
+    """Results with markup in every field that may hold any text."""
     rows = [
         replace(
             make_measurement("flash", seqlen, status=status, reason=EVIL),

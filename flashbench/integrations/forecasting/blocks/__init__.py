@@ -1,4 +1,4 @@
-"""The blocks of neuralforecast that can compute attention another way, each as a subclass of the original."""
+"""Replacements for the attention blocks of neuralforecast, each a subclass of the original block."""
 
 from __future__ import annotations
 

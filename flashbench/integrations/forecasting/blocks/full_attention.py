@@ -1,4 +1,4 @@
-"""The softmax attention that iTransformer and others of neuralforecast's transformers share."""
+"""The softmax attention of iTransformer and of other neuralforecast transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flashbench.integrations.forecasting.choice import Choice
 
 
 class FullAttention(Replacement, _modules.FullAttention):
-    """(batch, length, heads, head_dim) in and out. Who asks for its probabilities gets the original."""
+    """Input and output are (batch, length, heads, head_dim). With output_attention the original computes."""
 
     original = _modules.FullAttention
     original_forward = _modules.FullAttention.forward

@@ -1,4 +1,4 @@
-"""PatchTST's attention, whose layers may add their scores to those of the layers before."""
+"""PatchTST's attention. A layer may add its scores to the scores of the layers before it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from flashbench.problem import MAX_HEAD_DIM
 
 
 class PatchAttention(Replacement, _ScaledDotProductAttention):
-    """Nie et al. 2023, "A Time Series is Worth 64 Words"; k comes as (batch, heads, head_dim, length)."""
+    """Nie et al. 2023, "A Time Series is Worth 64 Words". q, v: (batch, heads, length, head_dim);
+    k: (batch, heads, head_dim, length).
+    """
 
     original = _ScaledDotProductAttention
     original_forward = _ScaledDotProductAttention.forward
@@ -35,8 +37,8 @@ class PatchAttention(Replacement, _ScaledDotProductAttention):
     ) -> tuple[Any, ...]:
         if module.res_attention:
             return cls._with_scores_before(module, choice, q, k, v, prev, key_padding_mask, attn_mask)
-        # As the original: a bool mask is True where a query may attend, padding is not looked at, and
-        # dropout does not ask whether the model is training.
+        # As in the original: a bool mask is True where a query may attend, the padding mask is ignored, and
+        # dropout applies also when the model is not training.
         o = choice(q, k.transpose(2, 3), v, attn_mask=attn_mask, dropout_p=module.attn_dropout.p)
         return o, None
 

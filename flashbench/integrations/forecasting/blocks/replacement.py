@@ -1,4 +1,4 @@
-"""What the replaced blocks have in common: one function that serves an instance and a whole class."""
+"""The base of all replacements: one function computes for an instance and for a whole class."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from flashbench.integrations.forecasting.choice import Choice
 
 
 class Replacement:
-    """Base of a subclass of `original` without parameters of its own: `module.__class__ = ...` makes one."""
+    """Base of subclasses of `original`. They add no parameters, so `module.__class__ = ...` makes one."""
 
     original: ClassVar[type[Any]]
-    original_forward: ClassVar[Callable[..., Any]]  # as it was before anybody put another in its place
-    instead_of: ClassVar[str | None] = None  # what the original has where it is not softmax attention
-    # Of (module, choice, ...): what `original.forward` returns for a module, with the attention chosen.
+    original_forward: ClassVar[Callable[..., Any]]  # neuralforecast's own, also after a replacement
+    instead_of: ClassVar[str | None] = None  # what the original has instead of softmax attention
+    # compute(module, choice, ...) returns what `original.forward` would, computed by the chosen attention.
     compute: ClassVar[Callable[..., Any]]
     choice: Choice
 
@@ -34,6 +34,6 @@ class Replacement:
 
 
 def attend_by_rows(choice: Choice, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
-    """Attention of (batch, length, heads, head_dim), as most of neuralforecast's blocks take and give it."""
+    """Attention of (batch, length, heads, head_dim), the shape of most of neuralforecast's blocks."""
     heads = (x.transpose(1, 2) for x in (q, k, v))
     return choice(*heads, **options).transpose(1, 2).contiguous()

@@ -1,7 +1,7 @@
-"""Scores that add up over layers, without an array of them.
+"""Scores that are summed over layers, without an array of scores.
 
-q1 k1^T + q2 k2^T is [q1, q2] [k1, k2]^T: the queries and keys of all layers so far, side by side along
-head_dim, have the sum of their scores.
+q1 k1^T + q2 k2^T = [q1, q2] [k1, k2]^T: concatenate the queries and keys of all layers so far along head_dim,
+and their product is the sum of the layers' scores.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor
 
 
 class ResidualScores(NamedTuple):
-    """scale q k^T + mask, of all layers so far. q, k: (batch, heads, length, head_dim)."""
+    """The scores scale q k^T + mask of all layers so far. q, k: (batch, heads, length, sum of head_dim)."""
 
     q: Tensor
     k: Tensor
     scale: float
-    mask: Tensor | None  # bool, True = may attend, or added
+    mask: Tensor | None  # bool (True = may attend), or added to the scores
 
     @property
     def head_dim(self) -> int:
@@ -34,7 +34,7 @@ class ResidualScores(NamedTuple):
         key_padding_mask: Tensor | None,
         attn_mask: Tensor | None,
     ) -> ResidualScores:
-        """Of a layer and those before. The original's masks are True where a key is hidden."""
+        """The scores of this layer plus those before it. In the original's masks, True hides a key."""
         if module.scale.requires_grad:
             q, scale = q * module.scale, 1.0
         else:
@@ -61,12 +61,15 @@ class ResidualScores(NamedTuple):
 
 
 def _side_by_side(a: Tensor, b: Tensor) -> Tensor:
-    """In the memory order (batch, length, heads, head_dim) of linear layers, which o then has too."""
+    """Concatenate along head_dim, in the memory order (batch, length, heads, head_dim) of linear layers.
+
+    o then has that order too.
+    """
     return torch.cat((a.transpose(1, 2), b.transpose(1, 2)), dim=3).transpose(1, 2)
 
 
 def _joined(a: Tensor | None, b: Tensor) -> Tensor:
-    """Both masks at once."""
+    """One mask with the effect of both."""
     if a is None:
         return b
     if a.dtype is torch.bool and b.dtype is torch.bool:

@@ -1,4 +1,4 @@
-"""TFT's attention: all heads have the same values, and their outputs are averaged."""
+"""TFT's attention: all heads share the same values, and their outputs are averaged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from flashbench.integrations.forecasting.choice import Choice
 
 
 class SharedValues(Replacement, InterpretableMultiHeadAttention):
-    """Lim et al. 2021, "Temporal Fusion Transformers", section 4.4. Causal, as the original's mask is."""
+    """Lim et al. 2021, "Temporal Fusion Transformers", section 4.4. Causal, as in the original.
+
+    x: (batch, length, hidden size).
+    """
 
     original = InterpretableMultiHeadAttention
     original_forward = InterpretableMultiHeadAttention.forward

@@ -1,8 +1,9 @@
-"""Full attention in the place of blocks that are something else: what their papers compare them with.
+"""Full attention in place of blocks that are not softmax attention. Their papers compare them with it.
 
-Each takes and gives what the block does, (batch, length, heads, head_dim), and sees every key; parameters of
-the block itself, which FEDformer's have, are kept and not used. The original blocks of Informer and FEDformer
-give (batch, heads, ...) to a layer that reads (batch, length, ...); here heads stay with their positions.
+Input and output are those of the original block: (batch, length, heads, head_dim). Every query sees every
+key, unless the block's mask_flag makes it causal. FEDformer's blocks have parameters, which are kept but not
+used. The original blocks of Informer and FEDformer return (batch, heads, ...) to a layer that reads
+(batch, length, ...). Here the heads of a position stay at that position.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from flashbench.integrations.forecasting.choice import Choice
 
 
 class _MaybeCausal(Replacement):
-    """Causal where the block's mask_flag says so; probabilities where its output_attention does."""
+    """Causal if the block's mask_flag is set. Returns probabilities if its output_attention is set."""
 
     @classmethod
     def compute(
@@ -68,7 +69,7 @@ class InsteadOfAutoCorrelation(_MaybeCausal, AutoCorrelation):
 
 
 class _SeesAll(Replacement):
-    """Every key, as the Fourier blocks do."""
+    """Every query sees every key, as in the Fourier blocks."""
 
     instead_of = "a Fourier block"
 

@@ -1,4 +1,4 @@
-"""Attention's probabilities, for those who look at them: computed when they are, not before."""
+"""Attention's probabilities, computed only when code reads them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 class AttentionWeights:
-    """Stands for the tensor softmax(scale q k^T + bias) of (batch, heads, queries, keys), without dropout.
+    """Stands for the tensor softmax(scale q k^T + mask), (batch, heads, queries, keys), without dropout.
 
-    Any attribute of a tensor is that of the tensor, which is computed for it. q and k are detached.
+    Any other attribute computes the tensor, and returns the tensor's attribute. q and k are detached.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class AttentionWeights:
         self._mask = None if mask is None else mask.detach()
 
     def tensor(self) -> Tensor:
-        """The probabilities."""
+        """The probabilities: (batch, heads, queries, keys)."""
         scores = torch.matmul(self._q, self._k.transpose(-2, -1)) * self._scale
         if self._causal:
             hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
@@ -35,11 +35,11 @@ class AttentionWeights:
         return torch.softmax(scores, dim=-1)
 
     def size(self, *dim: int) -> Any:
-        """As of the tensor, without computing it."""
+        """The tensor's size, without computing the tensor."""
         shape = (*self._q.shape[:-1], self._k.shape[-2])
         return torch.Size(shape) if not dim else shape[dim[0]]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # also while a copy of this has no fields yet
+        if name.startswith("_"):  # a copy in the making has no fields yet
             raise AttributeError(name)
         return getattr(self.tensor(), name)
