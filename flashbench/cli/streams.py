@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable
 
 from flashbench.errors import ConfigError
 from flashbench.texts import ERRORS
@@ -60,16 +59,6 @@ def check_output(path: str | None) -> None:
         from flashbench.results.store import check_writable  # here: loads msgspec, which --help must not
 
         check_writable(path)
-
-
-def write_document(path: str | None, make: Callable[[], str]) -> None:
-    """Write the document of --json: to that file, to stdout for "-", nowhere for None."""
-    if path == "-":
-        sys.stdout.write(make())
-    elif path is not None:
-        from flashbench.results.store import write_whole  # here: loads msgspec, which --help must not
-
-        write_whole(path, make().encode())
 
 
 def same_file(path: str, other: str) -> bool:
