@@ -1,1 +1,1 @@
-"""The command line: each module parses, calls one study and renders."""
+"""The command line: each module parses options, calls one study and prints its report."""

@@ -1,4 +1,4 @@
-"""The command `flashbench`: its table of commands, and the one place where an error becomes a line."""
+"""The command `flashbench`: its table of commands, and the one place that turns an error into a line."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from flashbench.report.step_log import guarded_log
 
 BUG = 70  # EX_SOFTWARE: not 1, which says that a measurement failed or regressed
 
-# What Typer raises for a wrong command line. By its place above BadParameter, because older releases of
-# Typer take it from Click and newer ones from a copy of their own.
+# Typer raises this for a wrong command line. It is found as a base class of BadParameter, because older
+# releases of Typer take it from Click and newer ones from a copy of their own.
 _UsageError = typer.BadParameter.mro()[1]
 
 EPILOG = (
@@ -73,8 +73,8 @@ def flashbench(
 def make_app(*, for_command: bool = False) -> typer.Typer:
     """The table of commands.
 
-    `for_command` leaves out the options --help and --install-completion that stand before any command:
-    Typer reads them, even when they are not there, with Pydantic, which takes 0.1 s to import.
+    for_command: leave out the options --help and --install-completion before the command. Typer reads them
+    with Pydantic, even if the command line does not have them, and Pydantic takes 0.1 s to import.
     """
     app = typer.Typer(
         name="flashbench",
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         silence_streams()
         code = READER_LEFT
-    except SystemExit as leaving:  # Rich and Typer leave so when a pipe breaks
+    except SystemExit as leaving:  # Rich and Typer exit like this when a pipe breaks
         if not isinstance(leaving.__context__, BrokenPipeError):
             raise
         silence_streams()
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # Taken out here, so that it may follow the command: that is where one adds it after an error.
+    # Removed here, so that it may follow the command: users add it at the end, after an error.
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     app = make_app(for_command=bool(words) and not words[0].startswith("-"))
@@ -132,7 +132,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         with warnings.catch_warnings(), guarded_log():
             if not debug:
                 warnings.showwarning = _say_warning
-            # `obj` reaches every command as context.obj: the command line as typed, for the record.
+            # Every command reads `obj` as context.obj: the command line as typed, for the results file.
             code = typer.main.get_command(app).main(
                 words, prog_name="flashbench", standalone_mode=False, obj=["flashbench", *words]
             )
@@ -143,14 +143,14 @@ def _run(arguments: Sequence[str] | None) -> int:
     except Exception as error:
         if isinstance(error, FlashbenchError) or not was_interrupted():
             return _explain(error, debug=debug)
-        code = INTERRUPTED  # as a library passed it on
+        code = INTERRUPTED  # a library raised another error in its place
     if code == INTERRUPTED:
         _say("interrupted")
     return code if isinstance(code, int) else 0
 
 
 def _explain(error: Exception, *, debug: bool) -> int:
-    """Say what is wrong in a line, what to do in another, and return the exit code."""
+    """Print one line on what is wrong and one on what to do, and return the exit code."""
     if debug:
         traceback.print_exception(error)
     hint: str | None
@@ -180,10 +180,10 @@ def _say_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """In place of `warnings.showwarning`, which also quotes the line of source that warned."""
+    """Replace `warnings.showwarning`, which also prints the line of source that warned."""
     _say("warning", str(message))
 
 
 def _say(label: str, text: str | None = None) -> None:
-    """One line on stderr, whatever the text has in it."""
+    """Print one line on stderr, even if the text has several."""
     say(label if text is None else f"{label}: {' '.join(text.split())}")

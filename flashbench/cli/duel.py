@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flashbench.cli import options
+from flashbench.cli import groups, options
+from flashbench.cli.groups import Given, Output, grouped
 
 EPILOG = (
     "Examples:\n"
@@ -25,8 +26,10 @@ EPILOG = (
 )
 
 
+@grouped
 def duel(
     context: typer.Context,
+    *,
     a: Annotated[
         str,
         typer.Argument(metavar="A", help="The engine to compare with.", autocompletion=options.engine_words),
@@ -63,34 +66,9 @@ def duel(
             "--threshold", metavar="SHARE", help="A change up to this is the same, such as 5% or 0.05."
         ),
     ] = "5%",
-    seq_lens: Annotated[list[str] | None, options.seq_lens("1024")] = None,
-    seq_len_k: options.SeqLenK = None,
-    decode: options.Decode = None,
-    queries: options.Queries = None,
-    batch: options.Batch = None,
-    heads: options.Heads = None,
-    kv_heads: options.KvHeads = None,
-    head_dim: options.HeadDim = None,
-    dtype: options.Dtype = None,
-    causal: options.Causal = None,
-    causal_alignment: options.CausalAlignment = None,
-    direction: options.Direction = None,
-    window: options.Window = None,
-    softcap: options.Softcap = None,
-    alibi: options.Alibi = None,
-    sinks: options.Sinks = None,
-    mask: options.Mask = None,
-    mask_axes: options.MaskAxes = None,
-    mask_block: options.MaskBlock = None,
-    dropout: options.Dropout = None,
-    dropout_seed: options.DropoutSeed = None,
-    key_lengths: options.KeyLengths = None,
-    varlen: options.Varlen = None,
-    page_size: options.PageSize = None,
-    block_sizes: Annotated[list[str] | None, options.block_sizes()] = None,
-    block_q: options.BlockQ = None,
-    block_k: options.BlockK = None,
-    threads: options.Threads = None,
+    problem: Annotated[Given, groups.problem("1024")],
+    features: Annotated[Given, groups.FEATURES],
+    engines: Annotated[Given, groups.engines().without("engine")],
     rounds: Annotated[
         str | None, options.rounds("as few as can decide: 7 for one problem", "Rounds between looks")
     ] = None,
@@ -103,14 +81,8 @@ def duel(
             rich_help_panel=options.MEASURING,
         ),
     ] = "3",
-    repeats: options.Repeats = None,
-    cold: options.Cold = None,
-    seed: options.Seed = None,
-    check: options.Check = None,
-    timeout: options.Timeout = None,
-    json: options.Json = None,
-    save: options.Save = None,
-    resume: options.Resume = False,
+    measuring: Annotated[Given, groups.measuring().without("rounds", "budget", "memory", "memory_budget")],
+    output: Annotated[Output, groups.OUTPUT],
 ) -> None:
     """Fight A against B until it is clear which is faster, or that more rounds would not tell."""
     # Inside: these import NumPy, which --help must not.
@@ -125,7 +97,7 @@ def duel(
     from flashbench.studies.noise_floor import check_floor, keep_floor
 
     settings = build_duel(context.params)
-    files = ResultFiles(json, save, resume=resume)
+    files = ResultFiles(output)
     with show_progress() as on_progress, files.keeping_interrupted():
         results = study.fight(
             settings,

@@ -1,7 +1,7 @@
 """Where the command `flashbench` begins: Ctrl-C ends it with 130 and one line, from its first moment on.
 
-Nothing is imported here that takes time: until `app` is there, and after it is done, there is nothing to
-put in order, so that the process leaves at once.
+Imports here must be fast. Before `app` is imported and after it is done there is nothing to clean up, and the
+process exits at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from flashbench.cli.interrupts import INTERRUPTED, leave, note
 
 def main() -> int:
     """Run the command line of this process and return its exit code."""
-    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not in `nohup` and the like
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not under nohup
     if ours:
         signal.signal(signal.SIGINT, leave)
     from flashbench.cli.app import main as run

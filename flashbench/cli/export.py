@@ -72,7 +72,7 @@ def export(
         )
     content = chosen.render(file).encode()
     if output == "-":
-        # As bytes: a text stream may end lines otherwise, or have no sign for what is in a name.
+        # As bytes: a text stream may change line ends, or lack a character of a name.
         sys.stdout.buffer.write(content)
         sys.stdout.flush()
     else:

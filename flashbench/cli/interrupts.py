@@ -1,6 +1,6 @@
-"""Ctrl-C: the exit code it ends with, what it does while nothing has begun, and whether it came.
+"""Ctrl-C: its exit code, its handlers before and during a command, and whether it came.
 
-Nothing is imported here that takes time: this is looked at before anything else.
+Imports here must be fast: this module is the first to run.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ import os
 from types import FrameType
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-_seen = False
+_came = False
 
 
 def was_interrupted() -> bool:
-    """Whether Ctrl-C came: an error may be what a library made of the KeyboardInterrupt inside it."""
-    return _seen
+    """Whether Ctrl-C came. A library may have turned the KeyboardInterrupt into an error of its own."""
+    return _came
 
 
 def leave(number: int, frame: FrameType | None) -> None:
-    """The handler while there is nothing to put in order: the process ends at once, with one line."""
+    """The handler while there is nothing to clean up: print one line and end the process at once."""
     os.write(2, b"interrupted\n")
     os._exit(INTERRUPTED)
 
 
 def note(number: int, frame: FrameType | None) -> None:
-    """The handler while a command is at work."""
-    global _seen
-    _seen = True
+    """The handler while a command runs."""
+    global _came
+    _came = True
     raise KeyboardInterrupt

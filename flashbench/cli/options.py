@@ -1,8 +1,8 @@
-"""The options that commands share, as annotated types; `settings` turns them into a study.
+"""The options that commands share, each declared once; `groups` composes them.
 
-None stands for "not given" throughout: the study file, and below it the defaults, then decide. An option
-whose default differs between commands is a function of the words for it. Comma lists may be given again
-for more.
+None means "not given": the study file decides, and without one the default. An option whose default differs
+between commands is a function that takes the default in words. A comma list may be given again for more.
+The options of optional features are in the table `flashbench.features`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def engine_words() -> list[str]:
 
 
 def engine_words_or_all() -> list[str]:
-    """For shell completion where several may be named."""
+    """For shell completion of an option that takes several."""
     return [*engine_words(), "all"]
 
 
@@ -77,7 +77,7 @@ def direction(default: str = "fwd", *, words: tuple[str, ...] = ("fwd", "bwd", "
 
 
 def engine(more: str = "the others are then compared with the first") -> Any:
-    """-e, --engine."""
+    """-e, --engine. more: what several mean."""
     return typer.Option(
         "--engine",
         "-e",
@@ -216,117 +216,6 @@ Queries = Annotated[
         help="Queries of a step of --decode, 1 to 16, such as 4 (default 1); several see what is before "
         "them.",
         rich_help_panel=PROBLEM,
-    ),
-]
-Window = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--window",
-        metavar="N|L,R|none",
-        help="Keys that a query sees on either side, or left and right, such as 256 or 128,0; causal has "
-        "none on the right. Give it again for more, such as none to compare with.",
-        rich_help_panel=FEATURES,
-    ),
-]
-Softcap = Annotated[
-    str | None,
-    typer.Option(
-        "--softcap",
-        metavar="CAP|none",
-        help="Scores become CAP * tanh(score / CAP), such as 50.",
-        rich_help_panel=FEATURES,
-    ),
-]
-Alibi = Annotated[
-    bool | None,
-    typer.Option(
-        "--alibi/--no-alibi",
-        help="Scores fall with the distance of a key, by a slope a head.",
-        rich_help_panel=FEATURES,
-    ),
-]
-Sinks = Annotated[
-    bool | None,
-    typer.Option(
-        "--sinks/--no-sinks",
-        help="A logit a head joins the softmax's denominator.",
-        rich_help_panel=FEATURES,
-    ),
-]
-Mask = Annotated[
-    str | None,
-    typer.Option(
-        "--mask",
-        metavar="KIND",
-        help="bool (hides pairs), float (is added to scores), block (hides blocks) or none, such as --mask "
-        "bool.",
-        autocompletion=lambda: ["bool", "float", "block", "none"],
-        rich_help_panel=FEATURES,
-    ),
-]
-MaskAxes = Annotated[
-    str | None,
-    typer.Option(
-        "--mask-axes",
-        metavar="AXES",
-        help="What the mask varies along, such as k, qk, hqk or bhqk (default qk); block needs qk.",
-        rich_help_panel=FEATURES,
-    ),
-]
-MaskBlock = Annotated[
-    str | None,
-    typer.Option(
-        "--mask-block",
-        metavar="N",
-        help="Queries and keys of a block of --mask block, such as 128 (default 64).",
-        rich_help_panel=FEATURES,
-    ),
-]
-Dropout = Annotated[
-    str | None,
-    typer.Option(
-        "--dropout",
-        metavar="SHARE",
-        help="Probabilities that become zero, such as 10% or 0.1.",
-        rich_help_panel=FEATURES,
-    ),
-]
-DropoutSeed = Annotated[
-    str | None,
-    typer.Option(
-        "--dropout-seed",
-        metavar="N",
-        help="Seed of which ones, such as 1 (default 0).",
-        rich_help_panel=FEATURES,
-    ),
-]
-KeyLengths = Annotated[
-    str | None,
-    typer.Option(
-        "--key-lengths",
-        metavar="N,...|none",
-        help="Keys of each sequence that count, or of all: shares such as 0.25,0.5,1 (of every length), or "
-        "numbers. Several set --batch.",
-        rich_help_panel=FEATURES,
-    ),
-]
-Varlen = Annotated[
-    str | None,
-    typer.Option(
-        "--varlen",
-        metavar="N,...|none",
-        help="Sequences of these lengths, packed end to end: shares such as 0.25,0.5,1 of every length, or "
-        "numbers, which --seq-lens is then the longest of. They set --batch.",
-        rich_help_panel=FEATURES,
-    ),
-]
-PageSize = Annotated[
-    str | None,
-    typer.Option(
-        "--page-size",
-        metavar="N|none",
-        help="Keys of a page, such as 16: k and v are a paged cache, its pages in random order.",
-        rich_help_panel=FEATURES,
     ),
 ]
 Engine = Annotated[list[str] | None, engine()]

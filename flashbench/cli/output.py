@@ -1,4 +1,4 @@
-"""Where a run's results go: files that grow with it, stdout when asked, and what an interrupted one keeps."""
+"""Where the results of a run go: files that grow during the run, stdout, and what Ctrl-C leaves behind."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from flashbench.cli.groups import Output
 from flashbench.cli.say import say
 from flashbench.cli.streams import check_output, same_file
 from flashbench.errors import ConfigError, FlashbenchError
@@ -25,10 +26,11 @@ class RunInterruptedError(FlashbenchError):
 
 
 class ResultFiles:
-    """The files of --json and --save. With --json all but the results goes to stderr."""
+    """The files of --json and --save. With --json, everything but the results goes to stderr."""
 
-    def __init__(self, json: str | None, save: str | None, *, resume: bool = False) -> None:
-        """Raises ConfigError and ResultsError, before a run, when they cannot be written or resumed."""
+    def __init__(self, output: Output) -> None:
+        """Raises ConfigError or ResultsError, before a run, if a file cannot be written or resumed."""
+        json, save, resume = output
         if save == "-":
             raise ConfigError("--save takes a file, not '-'", hint="--json - writes the results to stdout")
         if json is not None and save is not None and same_file(json, save):
@@ -56,15 +58,15 @@ class ResultFiles:
         self.console = Console(stderr=json is not None)
 
     def keep(self, results: Results) -> None:
-        """Write what is known so far."""
+        """Write the results so far."""
         for file in self._files:
             file.write(results)
 
     @contextmanager
     def keeping_interrupted(self) -> Iterator[None]:
-        """Ctrl-C in the body ends with what is known in the files, and a line that says so.
+        """After Ctrl-C in the body, write the results so far and raise an error that says what was kept.
 
-        Whatever else ends it leaves the files to other runs.
+        After any other error, close the files, so that other runs may use them.
         """
         try:
             yield
@@ -77,7 +79,7 @@ class ResultFiles:
             raise
 
     def finish(self, results: Results) -> None:
-        """Write all of it, to stdout too if that was asked for; the files are other runs' from then on."""
+        """Write all results, to stdout too for --json -, and close the files: other runs may use them."""
         try:
             for file in self._files:
                 file.finish(results)
@@ -88,7 +90,7 @@ class ResultFiles:
             sys.stdout.flush()
 
     def warn(self, results: Results) -> None:
-        """What a reader of the tables should know, on stderr."""
+        """Print warnings about the results on stderr."""
         empty = ["nothing was measured"] if is_empty(results) else []
         for line in [*results.warnings, *empty]:
             say(f"warning: {line}")

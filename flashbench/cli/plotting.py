@@ -1,4 +1,4 @@
-"""A chart beside a table: refused before anything runs, written after it."""
+"""The chart of --plot: its file is checked before anything runs and written after the run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from flashbench.results.store import check_writable, write_whole
 
 
 def check_plot(path: str, *, others: Sequence[str | None]) -> None:
-    """Raise FlashbenchError now if the chart could not be drawn or not be written there.
+    """Raise FlashbenchError if the chart cannot be drawn, or not be written to that file.
 
-    `others` are the places of the other files of the run.
+    others: the other files that the run writes.
     """
     chart_kind("--plot", path)
     if any(other is not None and same_file(path, other) for other in others):
@@ -24,8 +24,8 @@ def check_plot(path: str, *, others: Sequence[str | None]) -> None:
 
 
 def write_plot(path: str, results: Results) -> bool:
-    """Whether there was anything to draw; then the chart is there."""
-    from flashbench.report.charts.overview import overview_chart  # here: the extra may be missing
+    """Write the chart if there is anything to draw, and return whether there was."""
+    from flashbench.report.charts.overview import overview_chart  # not at the top: the extra may be missing
     from flashbench.report.charts.style import chart_bytes
 
     figure = overview_chart(results)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 
-from flashbench.cli.streams import check_output
+from flashbench.cli.streams import check_output, write_output
 from flashbench.errors import ConfigError
 from flashbench.measure.machine import available_memory_bytes
 from flashbench.report.predict import predict_json, predict_report
-from flashbench.results.store import write_whole
 from flashbench.studies.memory_fit.predict import predict
 from flashbench.studies.study import Study
 
-# What needs a measurement, by its option.
+# Options that show or keep measurements.
 _MEASURED = ("save", "resume", "plot", "plain", "memory_detail")
 
 
 def predict_and_report(study: Study, params: Mapping[str, Any]) -> None:
-    """Compute, print the table; with --json the document goes there, and the table to stderr.
+    """Compute and print the table; with --json, write the document there and print the table on stderr.
 
     Raises ConfigError beside an option that shows or keeps measurements.
     """
@@ -34,8 +32,6 @@ def predict_and_report(study: Study, params: Mapping[str, Any]) -> None:
     check_output(json)
     budget = study.memory_budget_bytes
     found = predict(study, available_memory_bytes() if budget is None else budget, free=budget is None)
-    if json == "-":
-        sys.stdout.write(predict_json(found))
-    elif json is not None:
-        write_whole(json, predict_json(found).encode())
+    if json is not None:
+        write_output(json, predict_json(found))
     Console(stderr=json is not None).print(predict_report(found))

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flashbench.cli import options
+from flashbench.cli import groups, options
+from flashbench.cli.groups import Given, Output, grouped
 
 EPILOG = (
     "Examples:\n"
@@ -27,47 +28,15 @@ EPILOG = (
 )
 
 
+@grouped
 def profile(
     context: typer.Context,
+    *,
     config: options.Config = None,
-    seq_lens: Annotated[list[str] | None, options.seq_lens("128,512,1024,2048,4096")] = None,
-    seq_len_k: options.SeqLenK = None,
-    decode: options.Decode = None,
-    queries: options.Queries = None,
-    batch: options.Batch = None,
-    heads: options.Heads = None,
-    kv_heads: options.KvHeads = None,
-    head_dim: options.HeadDim = None,
-    dtype: options.Dtype = None,
-    causal: options.Causal = None,
-    causal_alignment: options.CausalAlignment = None,
-    direction: options.Direction = None,
-    window: options.Window = None,
-    softcap: options.Softcap = None,
-    alibi: options.Alibi = None,
-    sinks: options.Sinks = None,
-    mask: options.Mask = None,
-    mask_axes: options.MaskAxes = None,
-    mask_block: options.MaskBlock = None,
-    dropout: options.Dropout = None,
-    dropout_seed: options.DropoutSeed = None,
-    key_lengths: options.KeyLengths = None,
-    varlen: options.Varlen = None,
-    page_size: options.PageSize = None,
-    engine: options.Engine = None,
-    block_sizes: Annotated[list[str] | None, options.block_sizes()] = None,
-    block_q: options.BlockQ = None,
-    block_k: options.BlockK = None,
-    threads: options.Threads = None,
-    repeats: options.Repeats = None,
-    rounds: Annotated[str | None, options.rounds("6")] = None,
-    budget: options.Budget = None,
-    cold: options.Cold = None,
-    seed: options.Seed = None,
-    memory: options.MeasureMemory = None,
-    check: options.Check = None,
-    memory_budget: options.MemoryBudget = None,
-    timeout: options.Timeout = None,
+    problem: Annotated[Given, groups.problem("128,512,1024,2048,4096")],
+    features: Annotated[Given, groups.FEATURES],
+    engines: Annotated[Given, groups.engines()],
+    measuring: Annotated[Given, groups.measuring()],
     predict: Annotated[
         bool,
         typer.Option(
@@ -100,9 +69,7 @@ def profile(
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
-    json: options.Json = None,
-    save: options.Save = None,
-    resume: options.Resume = False,
+    output: Annotated[Output, groups.OUTPUT],
 ) -> None:
     """Measure time, peak memory and exactness over sequence lengths: the documented table."""
     # Inside: these import NumPy, which --help must not.
@@ -127,16 +94,15 @@ def profile(
     if plain:
         check_plain(study)
     if plot is not None:
-        check_plot(plot, others=(json, save))
+        check_plot(plot, others=(output.json, output.save))
     if memory_detail and not study.memory:
         raise ConfigError("--memory-detail shows what --no-memory leaves out: give one of them")
 
     def report(console: Console, results: Results) -> None:
-        drawn = plot is None or write_plot(
-            plot, results
-        )  # first, for the reader of what is printed may leave
+        # First: the command ends early if the reader of stdout goes away.
+        drawn = plot is None or write_plot(plot, results)
         if plain:
-            console.file.write(plain_report(results))  # as it is: a console wraps and strips lines
+            console.file.write(plain_report(results))  # not by the console, which wraps and strips lines
         else:
             console.print(profile_report(results))
         if memory_detail:
@@ -150,4 +116,4 @@ def profile(
         if not drawn:
             console.print("no chart: nothing was timed")
 
-    run_and_report(study, command=context.obj, json=json, keep=save, resume=resume, report=report)
+    run_and_report(study, command=context.obj, output=output, report=report)

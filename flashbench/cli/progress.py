@@ -1,4 +1,4 @@
-"""How far a long run has come: a bar on a terminal, now and then a line in a log."""
+"""The progress of a long run: a bar on a terminal, a line every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from flashbench.results.one_line import one_line
 from flashbench.studies.session import Progress
 
 OnProgress = Callable[[Progress], None]
-# In a log, where every line stays.
+# In a log, which keeps every line.
 SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
 def show_progress(*, at_once: bool = True) -> Iterator[OnProgress]:
-    """Takes each step's progress and shows it on stderr; without `at_once` a log has none of a short run."""
+    """Yield a function that shows progress on stderr.
+
+    at_once: let a log begin with a line; otherwise a short run writes none.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines_now_and_then(-SECONDS_BETWEEN_LINES if at_once else time.monotonic())
@@ -30,11 +33,11 @@ def show_progress(*, at_once: bool = True) -> Iterator[OnProgress]:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        # Not markup: a label may have brackets of its own.
+        # Not markup: a label may contain brackets.
         TextColumn("{task.fields[left]}", markup=False),
         TextColumn("{task.description}", markup=False),
     )
-    # Drawn between the measurements alone: a thread that redraws would take time from what is timed.
+    # Drawn between measurements only: a thread that redraws would slow down the timed code.
     with ProgressBar(*columns, console=console, transient=True, auto_refresh=False) as bar:
         task = bar.add_task("starting", total=None, left="")
 
@@ -52,7 +55,7 @@ def show_progress(*, at_once: bool = True) -> Iterator[OnProgress]:
 
 
 def time_left(step: Progress) -> str:
-    """`2:05 left`; empty while nobody knows.
+    """`2:05 left`; empty while it is unknown.
 
     >>> time_left(Progress(1, 9, "", 125.4)), time_left(Progress(1, 9, ""))
     ('2:05 left', '')
@@ -64,7 +67,7 @@ def time_left(step: Progress) -> str:
 
 
 def _lines_now_and_then(last: float) -> OnProgress:
-    """last: when a line was written last, or might have been."""
+    """last: the time to count from until the first line."""
 
     def on_progress(step: Progress) -> None:
         nonlocal last

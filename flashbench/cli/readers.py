@@ -1,4 +1,4 @@
-"""What the value of each option of a study means, from a command line and from a study file alike."""
+"""How the value of each option of a study is read, on a command line and in a study file alike."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ from flashbench.cli.values import (
     parse_window,
 )
 from flashbench.errors import ConfigError
+from flashbench.features import OPTIONS as FEATURES
+from flashbench.features.entry import Value
 from flashbench.problem import CausalAlignment, Dtype, MaskKind
 from flashbench.report.units import parse_bytes
 from flashbench.studies.engine_list import PROBE_TIMEOUT_S, resolve_engines
 
-# Of the numbers in a study file: more bytes than any machine has. Larger ones fit into no array's shape.
+# Numbers in a study file end here: no machine has as many bytes, and no array's shape holds larger numbers.
 LARGEST = 10**18
-# Takes the name to blame, and a value: text, several texts, or what a flag says.
+# Takes the name that an error gives, and a value: a text, several texts, or a flag's.
 Reader = Callable[[str, Any], Any]
-# Parameter of a command -> (its option, the field of the study, how its value is read).
-Options = Mapping[str, tuple[str, str, Reader]]
+# Parameter of a command -> (the field of the study, how its value is read).
+Options = Mapping[str, tuple[str, Reader]]
 
 
 def as_given(option: str, value: Any) -> Any:
-    """A flag."""
+    """The value of a flag, which needs no reading."""
     return value
 
 
 def many(read: Callable[[str, str], list[Any]]) -> Reader:
-    """A reader of comma lists takes several too: `-n 512,1k` and `-n 512 -n 1k` are the same.
+    """Let a reader of comma lists take several of them: `-n 512,1k` and `-n 512 -n 1k` are the same.
 
     >>> many(parse_wholes)("--seq-lens", ["512,1k", "64"]), many(parse_wholes)("--seq-lens", "64")
     ([512, 1024, 64], [64])
@@ -51,7 +53,7 @@ def many(read: Callable[[str, str], list[Any]]) -> Reader:
 
 
 def read_causal(option: str, text: str) -> list[bool]:
-    """Causal masking, none, or one after the other."""
+    """no, yes, or both of them."""
     known = {"no": [False], "yes": [True], "both": [False, True]}
     return parse_choices(option, text, known, many=False)[0]
 
@@ -67,18 +69,18 @@ def read_passes(option: str, text: str) -> list[str]:
 
 
 def read_directions(option: str, text: str) -> list[str]:
-    """fwd, bwd and both in one call, which a file of results calls fwd_bwd."""
+    """fwd, bwd, and fwd+bwd for both in one call, which results files call fwd_bwd."""
     words = text.replace("fwd_bwd", "fwd+bwd")
     return parse_choices(option, words, {"fwd": "fwd", "bwd": "bwd", "fwd+bwd": "fwd_bwd"})
 
 
 def read_engines(option: str, text: str) -> list[str]:
-    """Names, not yet known to be those of engines; `all_engines` tells."""
+    """Names that may be wrong; `all_engines` checks them."""
     return [name.strip() for name in text.split(",")]
 
 
 def all_engines(names: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S) -> list[str]:
-    """`all` becomes every engine that is ready in that time; what it leaves out is said in a line each.
+    """Replace `all` by every engine that is ready in that time, and print a line for each that is not.
 
     Raises EngineError for an unknown name.
     """
@@ -99,57 +101,63 @@ def _mask(option: str, text: str) -> str | None:
 
 
 def read_memory_budget(option: str, text: str) -> int:
-    """Bytes."""
+    """Bytes, from `16GiB` and the like."""
     return parse_bytes(text, name=option)
 
 
-OPTIONS: Options = {
-    "seq_lens": ("--seq-lens", "seq_lens", many(parse_wholes)),
-    "seq_len_k": ("--seq-len-k", "seq_len_k", or_none(parse_whole)),
-    "decode": ("--decode", "decode", as_given),
-    "queries": ("--queries", "queries", parse_whole),
-    "batch": ("--batch", "batch", parse_whole),
-    "heads": ("--heads", "heads", many(parse_wholes)),
-    "kv_heads": ("--kv-heads", "kv_heads", parse_whole),
-    "head_dim": ("--head-dim", "head_dims", many(parse_wholes)),
-    "dtype": ("--dtype", "dtypes", many(read_dtypes)),
-    "causal": ("--causal", "causal", read_causal),
-    "causal_alignment": ("--causal-alignment", "causal_alignment", _alignment),
-    "window": ("--window", "windows", many(lambda option, text: [parse_window(option, text)])),
-    "softcap": ("--softcap", "softcap", or_none(parse_above_zero)),
-    "alibi": ("--alibi", "alibi", as_given),
-    "sinks": ("--sinks", "sinks", as_given),
-    "mask": ("--mask", "mask", _mask),
-    "mask_axes": ("--mask-axes", "mask_axes", lambda option, text: text.strip()),
-    "mask_block": ("--mask-block", "mask_block", parse_whole),
-    "dropout": ("--dropout", "dropout", parse_share),
-    "dropout_seed": ("--dropout-seed", "dropout_seed", parse_seed),
-    "key_lengths": ("--key-lengths", "key_lengths", or_none(parse_lengths)),
-    "varlen": ("--varlen", "varlen", or_none(parse_lengths)),
-    "page_size": ("--page-size", "page_size", or_none(parse_whole)),
-    "direction": ("--direction", "directions", many(read_directions)),
-    "engine": ("--engine", "engines", many(read_engines)),
-    "block_sizes": ("--block-sizes", "block_sizes", many(parse_block_sizes)),
-    "block_q": ("--block-q", "block_q", parse_whole),
-    "block_k": ("--block-k", "block_k", parse_whole),
-    "threads": ("--threads", "threads", parse_whole),
-    "repeats": ("--repeats", "repeats", parse_whole),
-    "rounds": ("--rounds", "rounds", parse_whole),
-    "budget": ("--budget", "budget_s", parse_duration),
-    "cold": ("--cold", "cold", as_given),
-    "seed": ("--seed", "seed", parse_seed),
-    "memory": ("--memory", "memory", as_given),
-    "check": ("--check", "check", as_given),
-    "memory_budget": ("--memory-budget", "memory_budget_bytes", read_memory_budget),
-    "timeout": ("--timeout", "timeout_s", parse_seconds),
+# The reader of each kind of value in the table of features.
+_FEATURE_READERS: Mapping[Value, Reader] = {
+    "flag": as_given,
+    "text": lambda option, text: text.strip(),
+    "mask": _mask,
+    "windows": many(lambda option, text: [parse_window(option, text)]),
+    "whole": parse_whole,
+    "whole or none": or_none(parse_whole),
+    "above zero or none": or_none(parse_above_zero),
+    "share": parse_share,
+    "seed": parse_seed,
+    "lengths or none": or_none(parse_lengths),
 }
+
+OPTIONS: Options = {
+    "seq_lens": ("seq_lens", many(parse_wholes)),
+    "seq_len_k": ("seq_len_k", or_none(parse_whole)),
+    "decode": ("decode", as_given),
+    "queries": ("queries", parse_whole),
+    "batch": ("batch", parse_whole),
+    "heads": ("heads", many(parse_wholes)),
+    "kv_heads": ("kv_heads", parse_whole),
+    "head_dim": ("head_dims", many(parse_wholes)),
+    "dtype": ("dtypes", many(read_dtypes)),
+    "causal": ("causal", read_causal),
+    "causal_alignment": ("causal_alignment", _alignment),
+    **{name: (option.key, _FEATURE_READERS[option.value]) for name, option in FEATURES.items()},
+    "direction": ("directions", many(read_directions)),
+    "engine": ("engines", many(read_engines)),
+    "block_sizes": ("block_sizes", many(parse_block_sizes)),
+    "block_q": ("block_q", parse_whole),
+    "block_k": ("block_k", parse_whole),
+    "threads": ("threads", parse_whole),
+    "repeats": ("repeats", parse_whole),
+    "rounds": ("rounds", parse_whole),
+    "budget": ("budget_s", parse_duration),
+    "cold": ("cold", as_given),
+    "seed": ("seed", parse_seed),
+    "memory": ("memory", as_given),
+    "check": ("check", as_given),
+    "memory_budget": ("memory_budget_bytes", read_memory_budget),
+    "timeout": ("timeout_s", parse_seconds),
+}
+
+# The --direction of commands that run each pass by itself: fwd+bwd is no choice there.
+PASSES: tuple[str, Reader] = ("directions", many(read_passes))
 
 
 def read_params(params: Mapping[str, Any], options: Options) -> dict[str, Any]:
-    """What a command line gives, by field of the study; None and an empty list are "not given"."""
+    """The values that a command line gives, by field of the study; None and an empty list are "not given"."""
     return {
-        field: read(option, params[name])
-        for name, (option, field, read) in options.items()
+        field: read(f"--{name.replace('_', '-')}", params[name])
+        for name, (field, read) in options.items()
         if params.get(name) not in (None, [], ())
     }
 
@@ -157,7 +165,7 @@ def read_params(params: Mapping[str, Any], options: Options) -> dict[str, Any]:
 def read_file_values(
     values: Mapping[str, Any], options: Options, *, lists: tuple[str, ...]
 ) -> dict[str, Any]:
-    """A study file's values: text is read as that of the option is, one alone where `lists` are is a list.
+    """The values of a study file. Text is read as an option's; one value of a key in `lists` is made a list.
 
     >>> words = {"seq_lens": ["512,1k", 64], "causal": "both", "heads": 8, "title": "4k"}
     >>> read_file_values(words, OPTIONS, lists=("seq_lens", "causal", "heads"))
@@ -165,7 +173,7 @@ def read_file_values(
     """
     for key, value in values.items():
         _check_size(key, value)
-    readers = {field: read for _, field, read in options.values()}
+    readers = dict(options.values())
     return {
         key: _file_value(key, value, readers[key], is_list=key in lists) if key in readers else value
         for key, value in values.items()
@@ -173,7 +181,7 @@ def read_file_values(
 
 
 def _check_size(key: str, value: Any) -> None:
-    """Raises ConfigError for numbers that no array and no clock has; rules of their own refuse infinities."""
+    """Raises ConfigError for a number too large for any array or clock. Other rules refuse infinities."""
     if isinstance(value, list | dict):
         for item in value.values() if isinstance(value, dict) else value:
             _check_size(key, item)

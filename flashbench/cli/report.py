@@ -38,7 +38,7 @@ def report(
     from flashbench.texts import to_utf8
 
     require_plot_extra()
-    if Path(output).suffix not in (".html", ".htm"):  # a results file given by mistake is not written over
+    if Path(output).suffix not in (".html", ".htm"):  # do not overwrite a results file given by mistake
         raise ConfigError(f"--output takes a name that ends in .html, not {output!r}")
     check_output(output)
     results = [load_measurements(path) for path in files]

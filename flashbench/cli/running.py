@@ -1,4 +1,4 @@
-"""What profile and sweep share: run a study, show how far it is, keep its results, print its report."""
+"""Run a study for profile and sweep: show progress, keep the results, print the report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import typer
 from rich.console import Console
 
+from flashbench.cli.groups import Output
 from flashbench.cli.output import ResultFiles
 from flashbench.cli.progress import show_progress
 from flashbench.cli.say import say
@@ -20,17 +21,15 @@ def run_and_report(
     study: Study,
     *,
     command: Sequence[str],
-    json: str | None,
-    keep: str | None,
-    resume: bool,
+    output: Output,
     report: Callable[[Console, Results], None],
 ) -> None:
-    """Run, keep the results where asked, print the report; exits with 1 if one failed or none was measured.
+    """Run the study; exit with 1 if a point failed or none was measured.
 
-    With `json` stdout carries nothing but the results, and the report goes to stderr. Places that cannot
-    be written are refused before anything runs.
+    With --json stdout has the results alone, and the report goes to stderr. A file that cannot be written is
+    an error before anything runs.
     """
-    files = ResultFiles(json, keep, resume=resume)
+    files = ResultFiles(output)
     with show_progress() as on_progress, files.keeping_interrupted():
         results = runner.run(
             study,
@@ -43,12 +42,12 @@ def run_and_report(
     report(files.console, results)
     files.warn(results)
     if study.budget_s is not None:
-        _say_what_is_missing(study, results, kept=keep or (json if json != "-" else None))
+        _say_what_is_missing(study, results, kept=output.file)
     raise typer.Exit(1 if runner.failed(results) else 0)
 
 
 def _say_what_is_missing(study: Study, results: Results, *, kept: str | None) -> None:
-    """After a time budget: which points have nothing, or less than others, and how to go on."""
+    """After a time budget: say which points have no samples or fewer than others, and how to go on."""
     label = "note" if results.complete else "warning"
     if not results.complete:
         say("warning: the time budget ended before every point was measured")

@@ -1,4 +1,4 @@
-"""A line of its own beside the tables."""
+"""Messages of one line, beside the tables."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from flashbench.results.one_line import one_line
 
 
 def say(text: str, *, err: bool = True) -> None:
-    """Print the text as one line, whatever is in it, such as the name of a file or of an engine."""
+    """Print the text as one line, even if a name of a file or an engine in it has line breaks."""
     typer.echo(one_line(text), err=err)

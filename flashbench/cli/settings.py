@@ -1,4 +1,4 @@
-"""A study from its three sources: defaults, over them the study file, over that the options given."""
+"""A study from its three sources: options win over the study file, and the study file over defaults."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from flashbench.studies.study import SPANNED, Study
 
 Kind = Literal["profile", "sweep"]
 
-# Where `sweep` differs from the defaults of Study.
+# The defaults of `sweep` that differ from those of Study.
 _SWEEP_DEFAULTS: dict[str, Any] = {
     "engines": ["flash"],
     "seq_lens": [128, 256, 512, 1024, 2048, 4096],
     "block_sizes": ["auto", 16, 32, 64, 128, 256],
     "causal": [False, True],
-    "rounds": 3,  # a grid is wide, and its neighbours bear each other out
+    "rounds": 3,  # a grid has many points, and neighbours confirm each other
 }
-# Where `decode` does: the attention of a model of today, over lengths at which memory decides.
+# Those of `decode`: the attention of a current model, at lengths where memory bandwidth limits.
 _DECODE_DEFAULTS: dict[str, Any] = {
     "seq_lens": [2048, 4096, 8192, 16384, 32768],
     "heads": [32],
@@ -38,15 +38,15 @@ _DECODE_DEFAULTS: dict[str, Any] = {
     "dtypes": ["float32"],
 }
 _DECODE_KV_HEADS = 8
-_DECODE_ENGINES = ("flash", "torch-flash")  # those that are installed
+_DECODE_ENGINES = ("flash", "torch-flash")  # if installed
 
 
 def build_study(
     kind: Kind, params: Mapping[str, Any], *, defaults: Mapping[str, Any] = MappingProxyType({})
 ) -> Study:
-    """The study that a command's parameters ask for; None and an empty list are "not given".
+    """The study of a command's parameters; None and an empty list are "not given".
 
-    `defaults` are the command's own, where those are not the kind's.
+    defaults: the command's own, which win over those of the kind.
 
     Raises ConfigError for a bad option or study file, AttentionError for an impossible problem.
     """
@@ -73,7 +73,7 @@ def build_study(
 def _defaults(
     kind: Kind, chosen: Mapping[str, Any], own: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """What stands in for what was not chosen, where that is not the default of Study."""
+    """Values for keys that were not chosen, if the default is another than that of Study."""
     values: dict[str, Any] = {"kind": kind, **(_SWEEP_DEFAULTS if kind == "sweep" else {}), **own}
     if chosen.get("decode"):
         values |= _DECODE_DEFAULTS
@@ -82,7 +82,7 @@ def _defaults(
         if kind == "profile":
             values["engines"] = [name for name in _DECODE_ENGINES if is_installed(name)]
         if chosen.get("queries", 1) != 1:
-            values["causal"] = [True]  # a query of a step does not see those after it
+            values["causal"] = [True]  # a query of a step must not see later ones
     varlen = chosen.get("varlen")
     if isinstance(varlen, list) and all(isinstance(length, int) for length in varlen) and varlen:
         values["seq_lens"] = [max(varlen)]
@@ -90,7 +90,7 @@ def _defaults(
 
 
 def build_duel(params: Mapping[str, Any]) -> DuelStudy:
-    """The duel that the parameters of the command ask for.
+    """The duel of the command's parameters.
 
     Raises EngineError for an engine that is unknown here, ConfigError for a bad option, AttentionError for an
     impossible problem.
@@ -98,9 +98,7 @@ def build_duel(params: Mapping[str, Any]) -> DuelStudy:
     a = Contestant(engine=params["a"], python=params["python_a"])
     b = Contestant(engine=params["b"] or params["a"], python=params["python_b"])
     for side in (a, b):
-        if (
-            side.python is None
-        ):  # another environment may have other engines: it is asked before the first round
+        if side.python is None:  # another environment is asked for its engines before the first round
             check_engine_name(side.engine)
     if params["aa"] and (params["b"] or params["python_a"] or params["python_b"]):
         raise ConfigError("--aa is A against itself, here: it takes no B and no --python-a or --python-b")
@@ -111,7 +109,8 @@ def build_duel(params: Mapping[str, Any]) -> DuelStudy:
         )
     known = {name: params[name] for name in OPTIONS if name in params and name != "rounds"}
     study = build_study("profile", {**known, "memory": False}, defaults={"seq_lens": [DEFAULT_SEQLEN]})
-    study = msgspec.structs.replace(study, engines=[a.engine])  # not resolved here, where it need not exist
+    # Not checked here: the engine may exist in the other environment alone.
+    study = msgspec.structs.replace(study, engines=[a.engine])
     if len(study.settings()) > 1:
         sizes = ", ".join(map(str, study.block_sizes))
         raise ConfigError(
@@ -132,7 +131,7 @@ def build_duel(params: Mapping[str, Any]) -> DuelStudy:
 
 
 def load_study(path: str | Path) -> Study:
-    """The study of a file alone, of the kind that it states.
+    """The study of a file without options, of the kind that the file names.
 
     Raises ConfigError that begins with the file's name.
     """
@@ -148,7 +147,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise ConfigError(f"study file {path} is not found") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+    except (OSError, ValueError) as error:  # ValueError: the name contains a NUL
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"cannot read {path}: {mid_sentence(str(reason))}") from error
     try:
@@ -156,7 +155,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ConfigError(f"{path} is not a study: its arrays are nested too deep") from error
     except (msgspec.DecodeError, ValueError) as error:
-        # Python's own limit, which names a function of sys: no such number is a setting of anything.
+        # Python's message for its own limit names a function of sys, which does not help here.
         too_long = "digits" in str(error) and "integer string conversion" in str(error)
         reason = "a whole number has too many digits" if too_long else mid_sentence(str(error))
         raise ConfigError(f"{path} is not TOML: {reason}") from error
@@ -164,7 +163,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def check_keys(path: Path, values: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raises ConfigError for a key that is none of a study's."""
+    """Raises ConfigError for a key that no study has."""
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
@@ -175,7 +174,7 @@ def check_keys(path: Path, values: Mapping[str, Any], known: Sequence[str]) -> N
 
 
 def _file_settings(path: Path, kind: Kind | None) -> dict[str, Any]:
-    """The file's keys and values, once they are known to make a study on their own."""
+    """The file's keys and values. Raises ConfigError if they make no study by themselves."""
     values = read_toml(path)
     if values.get("kind") == "train":
         raise ConfigError(f"{path} is a study of kind 'train'", hint=f"flashbench train --config {path}")
@@ -202,7 +201,7 @@ def _convert(values: Mapping[str, Any]) -> Study:
 
 
 def field_error(text: str) -> str:
-    """From "Expected `int`, got `str` - at `$.seq_lens[0]`": "seq_lens[0]: expected `int`, got `str`"."""
+    """Turn "Expected `int`, got `str` - at `$.seq_lens[0]`": "seq_lens[0]: expected `int`, got `str`"."""
     match = re.fullmatch(r"(.*) - at `\$\.(.*)`", text)
     if match is None:
         return mid_sentence(text)
@@ -212,12 +211,12 @@ def field_error(text: str) -> str:
 
 
 def _check_points(study: Study) -> None:
-    """Refuse what would be measured twice, and problems that cannot be, before anything runs."""
+    """Raise ConfigError, before anything runs, for a point named twice or an impossible problem."""
     for field in SPANNED:
         values = getattr(study, field)
         for value in values:
             if values.count(value) > 1:
                 raise ConfigError(f"{field} names {value} twice")
     points = study.points()
-    if len(set(points)) < len(points):  # all else is told apart by what it is called
+    if len(set(points)) < len(points):  # everything else differs by its name
         raise ConfigError("windows names two that are the same under a causal mask, whose right side is 0")

@@ -1,4 +1,4 @@
-"""What a command line may say beside what help shows: a bare --causal, and names of earlier releases."""
+"""Spellings that help does not show: --causal without a value, and names of earlier releases."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 from rich.markup import escape
 from typer.core import TyperCommand
 
-# A name of an earlier release -> what it is now. Help and completion show the new one alone.
+# Name in an earlier release -> name today. Help and completion show today's alone.
 _EARLIER = {"--block-size": "--block-sizes", "--no-causal": "--causal=no"}
-# Options whose value may be left out: what a bare one means, and the values.
+# Options that may come without a value -> what that means, and the values.
 _BARE = {"--causal": ("yes", ("no", "yes", "both"))}
 
 
 class Command(TyperCommand):
-    """A command whose help is plain text, and whose options have the spellings above."""
+    """A command with plain text as its help, and with the spellings above."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Typer reads all of it as markup, in which [models] is a style and not there to be read.
+        # Typer reads help as markup, which would take [models] for a style and not print it.
         for texts in (self, *self.params):
             for name in ("help", "epilog", "short_help"):
                 text = getattr(texts, name, None)
@@ -26,7 +26,7 @@ class Command(TyperCommand):
                     setattr(texts, name, escape(text))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As Typer does, every word in today's spelling."""
+        """Bring every word into today's spelling, then parse as Typer does."""
         known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
         takes_words = any(param.param_type_name == "argument" for param in self.params)
         return super().parse_args(ctx, today(args, known, takes_words=takes_words))
@@ -35,8 +35,8 @@ class Command(TyperCommand):
 def today(words: list[str], known: set[str], *, takes_words: bool = False) -> list[str]:
     """A command line in today's spelling, for a command that has the options `known`.
 
-    Where the command `takes_words` beside its options, a word behind a bare option is one of these unless
-    it is a value; elsewhere it is a wrong value.
+    takes_words: the command has arguments too. A word behind an option without a value is then an argument,
+    unless it is one of the option's values; without takes_words it is a wrong value.
 
     >>> today(["--causal", "-n", "64", "--block-size", "32"], {"--causal", "-n", "--block-sizes"})
     ['--causal=yes', '-n', '64', '--block-sizes', '32']

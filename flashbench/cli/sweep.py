@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flashbench.cli import options
+from flashbench.cli import groups, options
+from flashbench.cli.groups import Given, Output, grouped
 
 EPILOG = (
     "Examples:\n"
@@ -21,46 +22,19 @@ EPILOG = (
 )
 
 
+@grouped
 def sweep(
     context: typer.Context,
+    *,
     config: options.Config = None,
-    seq_lens: Annotated[list[str] | None, options.seq_lens("128,256,512,1024,2048,4096")] = None,
-    seq_len_k: options.SeqLenK = None,
-    batch: options.Batch = None,
-    heads: options.Heads = None,
-    kv_heads: options.KvHeads = None,
-    head_dim: options.HeadDim = None,
-    dtype: options.Dtype = None,
-    causal: Annotated[str | None, options.causal("both")] = None,
-    causal_alignment: options.CausalAlignment = None,
-    direction: options.Direction = None,
-    window: options.Window = None,
-    softcap: options.Softcap = None,
-    alibi: options.Alibi = None,
-    sinks: options.Sinks = None,
-    mask: options.Mask = None,
-    mask_axes: options.MaskAxes = None,
-    mask_block: options.MaskBlock = None,
-    dropout: options.Dropout = None,
-    dropout_seed: options.DropoutSeed = None,
-    key_lengths: options.KeyLengths = None,
-    varlen: options.Varlen = None,
-    page_size: options.PageSize = None,
-    engine: options.Engine = None,
-    block_sizes: Annotated[list[str] | None, options.block_sizes("auto,16,32,64,128,256")] = None,
-    threads: options.Threads = None,
-    repeats: options.Repeats = None,
-    rounds: Annotated[str | None, options.rounds("3")] = None,
-    budget: options.Budget = None,
-    cold: options.Cold = None,
-    seed: options.Seed = None,
-    memory: options.MeasureMemory = None,
-    check: options.Check = None,
-    memory_budget: options.MemoryBudget = None,
-    timeout: options.Timeout = None,
-    json: options.Json = None,
-    save: options.Save = None,
-    resume: options.Resume = False,
+    problem: Annotated[
+        Given,
+        groups.problem("128,256,512,1024,2048,4096", causal="both").without("decode", "queries"),
+    ],
+    features: Annotated[Given, groups.FEATURES],
+    engines: Annotated[Given, groups.engines("auto,16,32,64,128,256").without("block_q", "block_k")],
+    measuring: Annotated[Given, groups.measuring("3")],
+    output: Annotated[Output, groups.OUTPUT],
 ) -> None:
     """Measure a grid of block sizes and lengths: a heatmap, and the best size beside the documented one."""
     # Inside: these import NumPy, which --help must not.
@@ -72,8 +46,6 @@ def sweep(
     run_and_report(
         study,
         command=context.obj,
-        json=json,
-        keep=save,
-        resume=resume,
+        output=output,
         report=lambda console, results: console.print(sweep_report(results)),
     )

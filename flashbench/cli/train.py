@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flashbench.cli import options
+from flashbench.cli import groups, options
+from flashbench.cli.groups import Output, grouped
 
 EPILOG = (
     "Examples:\n"
@@ -24,8 +25,10 @@ EPILOG = (
 _MODELS = "Models and data"
 
 
+@grouped
 def train(
     context: typer.Context,
+    *,
     config: options.Config = None,
     models: Annotated[
         list[str] | None,
@@ -152,9 +155,7 @@ def train(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    json: options.Json = None,
-    save: options.Save = None,
-    resume: options.Resume = False,
+    output: Annotated[Output, groups.OUTPUT],
 ) -> None:
     """Measure whole training steps of forecasting models, attention swapped: time, memory, share, losses."""
     # Inside: these import NumPy, which --help must not.
@@ -175,7 +176,7 @@ def train(
         Console().print(train_report(results))
         return
     settings = build_train_study(context.params)
-    files = ResultFiles(json, save, resume=resume)
+    files = ResultFiles(output)
     with show_progress() as on_progress, files.keeping_interrupted():
         results = study.run(
             settings,

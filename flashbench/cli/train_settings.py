@@ -1,4 +1,4 @@
-"""A training study from its three sources: defaults, the study file over them, the options over both."""
+"""A training study: options win over the study file, and the study file over defaults."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _data(option: str, text: str) -> str:
 
 
 def _settings(option: str, words: list[str]) -> dict[str, dict[str, Setting]]:
-    """`tft.hidden_size=64` and others, by model; a value is read as JSON, or is a word."""
+    """`tft.hidden_size=64` and the like, by model. A value is JSON, or else a word."""
     found: dict[str, dict[str, Setting]] = {}
     for word in words:
         place, equals, value = word.partition("=")
@@ -52,16 +52,16 @@ def _settings(option: str, words: list[str]) -> dict[str, dict[str, Setting]]:
 
 
 _OPTIONS: Options = {
-    "models": ("--models", "models", many(_models)),
-    "attention": ("--attention", "attentions", many(_attentions)),
-    "variant": ("--variant", "variant", _variant),
-    "context_lengths": ("--context-lengths", "context_lengths", many(parse_wholes)),
-    "horizon": ("--horizon", "horizon", parse_whole),
-    "windows": ("--windows", "windows", parse_whole),
-    "data": ("--data", "data", _data),
-    "csv": ("--csv", "csv", as_given),
-    "series": ("--series", "series", parse_whole),
-    "patch_stride": ("--patch-stride", "patch_stride", parse_whole),
+    "models": ("models", many(_models)),
+    "attention": ("attentions", many(_attentions)),
+    "variant": ("variant", _variant),
+    "context_lengths": ("context_lengths", many(parse_wholes)),
+    "horizon": ("horizon", parse_whole),
+    "windows": ("windows", parse_whole),
+    "data": ("data", _data),
+    "csv": ("csv", as_given),
+    "series": ("series", parse_whole),
+    "patch_stride": ("patch_stride", parse_whole),
     **{
         name: OPTIONS[name]
         for name in ("threads", "repeats", "rounds", "seed", "memory", "memory_budget", "timeout")
@@ -71,14 +71,14 @@ _LISTS = ("models", "attentions", "context_lengths")
 
 
 def build_train_study(params: Mapping[str, Any]) -> TrainStudy:
-    """The study that the command's parameters ask for. Raises ConfigError for a bad option or study file."""
+    """The study of the command's parameters. Raises ConfigError for a bad option or study file."""
     values: dict[str, Any] = {}
     if params.get("config") is not None:
         values = _file_settings(Path(params["config"]))
     given = read_params(params, _OPTIONS)
     if "csv" in given and "data" in given:
         raise ConfigError("--csv is the data: give it, or --data")
-    if params.get("set_"):  # beside those of the file, model by model
+    if params.get("set_"):  # added to those of the file, model by model
         own, asked = values.get("settings", {}), _settings("--set", params["set_"])
         given["settings"] = {model: own.get(model, {}) | asked.get(model, {}) for model in own | asked}
     return _convert(values | given)

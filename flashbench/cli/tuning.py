@@ -1,4 +1,4 @@
-"""What `flashbench tune` does with its options: plan and run, or show and delete the table."""
+"""The work of `flashbench tune`: plan and run, or show or delete the table."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from rich.console import Console
 
 from flashbench.cli.output import RunInterruptedError
 from flashbench.cli.progress import show_progress
-from flashbench.cli.readers import OPTIONS, Options, many, read_params, read_passes
-from flashbench.cli.streams import check_output
+from flashbench.cli.readers import OPTIONS, PASSES, Options, read_params
+from flashbench.cli.streams import check_output, write_output
 from flashbench.report.tune import table_lines, tune_json, tune_lines, tune_report
 from flashbench.results.one_line import one_line
-from flashbench.results.store import write_whole
 from flashbench.studies.tune.keep import Tuned, reset, shown
 from flashbench.studies.tune.plan import Plan
 from flashbench.studies.tune.run import Interrupted, tune
@@ -23,12 +22,12 @@ from flashbench.system.cores import available_cores
 
 _OPTIONS: Options = {
     **{name: OPTIONS[name] for name in ("seq_lens", "dtype", "head_dim", "causal", "threads")},
-    "direction": ("--direction", "directions", many(read_passes)),
+    "direction": PASSES,
 }
 
 
 def build_plan(params: Mapping[str, Any]) -> Plan:
-    """The plan that the parameters of the command ask for; None and an empty list are "not given".
+    """The plan of the command's parameters; None and an empty list are "not given".
 
     Raises ConfigError for a bad option, AttentionError for an impossible problem.
     """
@@ -36,7 +35,7 @@ def build_plan(params: Mapping[str, Any]) -> Plan:
 
 
 def run_and_keep(plan: Plan, *, json: str | None) -> None:
-    """Tune, print what was found; exits with 1 if a process failed."""
+    """Tune and print the result; exit with 1 if a process failed."""
     check_output(json)
     try:
         with show_progress() as on_progress:
@@ -50,7 +49,7 @@ def run_and_keep(plan: Plan, *, json: str | None) -> None:
 
 
 def print_table(*, json: str | None) -> None:
-    """The table that `auto` uses."""
+    """Print the table that `auto` uses."""
     check_output(json)
     tuned = shown()
     _print(tuned, table_lines(tuned), json=json)
@@ -63,10 +62,8 @@ def reset_table() -> None:
 
 
 def _print(tuned: Tuned, lines: Sequence[str], *, json: str | None) -> None:
-    if json is not None and json != "-":
-        write_whole(json, tune_json(tuned).encode())
-    if json == "-":
-        sys.stdout.write(tune_json(tuned))
+    if json is not None:
+        write_output(json, tune_json(tuned))
     out = sys.stdout if json is None else sys.stderr
     if tuned.outcomes:
         Console(file=out).print(tune_report(tuned))

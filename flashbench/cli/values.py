@@ -1,4 +1,4 @@
-"""What the words after an option mean: lists, lengths, choices; each error names option, rule and value."""
+"""Readers of the words after an option. Each error names the option, the rule and the value."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def parse_duration(option: str, text: str) -> float:
 
 
 def parse_wholes(option: str, text: str) -> list[int]:
-    """A comma list of them.
+    """A comma list of whole numbers.
 
     >>> parse_wholes("--seq-lens", "128,512,4k")
     [128, 512, 4096]
@@ -75,7 +75,7 @@ def parse_block_sizes(option: str, text: str) -> list[int | str]:
 
 
 def parse_choices(option: str, text: str, known: Mapping[str, Value], *, many: bool = True) -> list[Value]:
-    """A comma list of known words, or one word, as what they stand for; capitals are ignored.
+    """The meanings of a comma list of known words, or of one word; case does not matter.
 
     >>> parse_choices("--dtype", "Float32", {"float32": 4, "float64": 8})
     [4]
@@ -102,7 +102,7 @@ def parse_share(option: str, text: str) -> float:
 
 
 def or_none(read: Callable[[str, str], Value]) -> Callable[[str, str], Value | None]:
-    """A reader that takes `none` too: an option that turns off what a study file turns on."""
+    """A reader that also takes `none`, with which an option turns off what a study file turns on."""
     return lambda option, text: None if text.strip().lower() == "none" else read(option, text)
 
 
@@ -136,7 +136,7 @@ def _window_side(word: str) -> int | str | None:
 
 
 def parse_lengths(option: str, text: str) -> list[int | float]:
-    """A comma list of rows, or of shares where one has a point or a percent sign.
+    """A comma list of rows; all are shares if one has a point or a percent sign.
 
     >>> parse_lengths("--key-lengths", "100,1k"), parse_lengths("--key-lengths", "0.25,50%,1")
     ([100, 1024], [0.25, 0.5, 1.0])

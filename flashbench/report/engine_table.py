@@ -8,7 +8,7 @@ from rich.text import Text
 
 from flashbench.analysis.blocks import block_label
 from flashbench.analysis.decoding import is_decoding
-from flashbench.analysis.problem_words import window_word
+from flashbench.features.words import window_word
 from flashbench.problem import AttentionProblem
 from flashbench.report.cells import (
     bandwidth_cell,

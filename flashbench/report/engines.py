@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 import msgspec
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flashbench.problem import Direction
+from flashbench.features import FEATURES
+from flashbench.problem import Direction, Feature
 from flashbench.report.layout import NOTHING, Grid
 from flashbench.studies.engine_list import EngineFacts, why_not
 from flashbench.studies.engine_probe import DTYPES, LSE, ability, backward_of
@@ -26,17 +28,7 @@ _FEATURE_WORDS = {
     "head_dim_v": "d_v",
 }
 # The header of each optional feature's column; a mask has one for all of its kinds.
-_OPTIONAL_HEADERS = {
-    "window": "Win-\ndow",
-    "softcap": "Soft-\ncap",
-    "alibi": "ALiBi",
-    "sinks": "Sinks",
-    "mask": "Mask",
-    "key_lengths": "Key\nlengths",
-    "varlen": "Var-\nlen",
-    "dropout": "Drop-\nout",
-    "block_table": "Pages",
-}
+_OPTIONAL_HEADERS = {name: FEATURES[name].header for name in get_args(Feature)}
 _MASKS = {"bool_mask": "bool", "float_mask": "float", "block_mask": "block"}
 _LEGEND = (
     "f32, f64: dtypes; GQA: fewer key heads than query heads; Causal: any alignment, top-left only, or equal "

@@ -13,8 +13,8 @@ FACTORY = "flashbench.studies.bandwidth:build"
 BURST_NS = 150_000_000
 BURST_CALLS = 20
 BURSTS = 5
-# More than the last-level cache, so that at most the smaller half of what is read can come from it. A
-# guest may be told of the whole cache of a big host: more than this is not worth the time.
+# Times the last-level cache: less than half of the reads can then hit it. A virtual machine may report the
+# whole cache of a large host, so that MOST_BYTES limits the time.
 TIMES_CACHE = 2
 LEAST_BYTES = 256 * 1024**2
 MOST_BYTES = 1024**3
@@ -23,16 +23,15 @@ SHARE_OF_FREE_MEMORY = 1 / 8
 
 def build(size_bytes: int, threads: int) -> BandwidthWorkload:
     """The workload that reads about `size_bytes` on `threads` threads."""
-    from flashbench.kernels.probes.bandwidth import (
-        SharedMemory,  # here, so that the parent need not load Numba
-    )
+    # Not at the top: the parent process need not load Numba.
+    from flashbench.kernels.probes.bandwidth import SharedMemory
 
     memory = SharedMemory(size_bytes, threads)
     return BandwidthWorkload(memory.read, memory.size_bytes)
 
 
 class BandwidthWorkload:
-    """Calls that read a known number of bytes, all of them ones of 8 bytes, and add them up."""
+    """Calls that read and sum a known number of bytes, which are float64 ones."""
 
     def __init__(self, read: Callable[[], float], size_bytes: int) -> None:
         self._read = read
@@ -56,13 +55,13 @@ class BandwidthWorkload:
 
 
 def buffer_bytes() -> int:
-    """More than the caches hold, as far as there is memory for it."""
+    """A size beyond the caches, if memory allows."""
     wanted = min(MOST_BYTES, max(LEAST_BYTES, TIMES_CACHE * cache_bytes()))
     return min(wanted, int(available_memory_bytes() * SHARE_OF_FREE_MEMORY))
 
 
 def read_bandwidth_gbps(size_bytes: int, bursts: Sequence[Sequence[int]]) -> float | None:
-    """10^9 bytes a second: the best call of each burst, the median of the bursts, as `studies.peak` has it.
+    """10^9 bytes a second: the median over bursts of each burst's best call, as in `studies.peak`.
 
     >>> read_bandwidth_gbps(1000, [[10, 12], [50, 20], [25, 30]])
     50.0
@@ -72,7 +71,7 @@ def read_bandwidth_gbps(size_bytes: int, bursts: Sequence[Sequence[int]]) -> flo
 
 
 def measure_bandwidth(worker: Worker, threads: int, *, bursts: int) -> float | None:
-    """The read bandwidth of `threads` threads, measured in the worker, which then has its memory back.
+    """The read bandwidth of `threads` threads, measured in the worker; its memory is freed afterwards.
 
     Raises WorkerFailure.
     """

@@ -1,4 +1,4 @@
-"""A time budget: what is left of it, and where another round is worth its time."""
+"""A time budget: how much is left, and which rows another round should measure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import groupby
 from flashbench.measure.statistics import spread
 from flashbench.studies.rows import Row
 
-# A median that is this sure, as a share of itself, gains nothing by another round.
+# An uncertainty of a median, as a share of it, below which another round gains nothing.
 SURE_ENOUGH = 0.001
 
 
@@ -18,19 +18,19 @@ class Budget:
     """Seconds from now on."""
 
     def __init__(self, seconds: float) -> None:
-        """The clock starts here."""
+        """Start the clock."""
         self._end = time.monotonic() + seconds
-        self.start_s = 0.0  # what the start of a round's processes took last
+        self.start_s = 0.0  # how long the last round's processes took to start
 
     @property
     def left_s(self) -> float:
-        """What is left; below zero when it is used up."""
+        """Seconds left; negative when the budget is used up."""
         return self._end - time.monotonic()
 
     def worth_another_round(self, rows: Sequence[Row], seconds: Callable[[Row], float | None]) -> list[Row]:
-        """Rows of the next round, in their order: problems with the largest uncertainty per second first,
-        as many as the time left holds. Engines and block sizes of a problem stay together: they are
-        compared with each other.
+        """Rows of the next round, in their order. Problems with the largest uncertainty per second are chosen
+        first, as many as fit into the time left. Engines and block sizes of a problem stay together, because
+        they are compared with each other.
         """
         groups = [
             list(group)
@@ -49,8 +49,8 @@ class Budget:
 
 
 def uncertainty(row: Row) -> float:
-    """Half the interquartile range of all samples over their median, shrinking with the square root of
-    the number of processes: a rough standard error, good enough to choose by.
+    """Half the interquartile range of all samples over their median and over the square root of the number of
+    processes: a rough standard error, good enough to choose rows by.
     """
     found = spread([sample for process in row.samples for sample in process])
     return (found.high - found.low) / 2 / found.median / math.sqrt(len(row.samples))

@@ -1,4 +1,4 @@
-"""Correctness before timing: a worker's check becomes part of a row."""
+"""Correctness before timing: a worker checks a row's result, and the row records it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engines that are there, what each can do, and what is wrong with those that cannot be used."""
+"""The engines: what each can do, and why some cannot be used."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from flashbench.studies.engine_probe import FACTORY, Probed
 from flashbench.system.cores import available_cores
 
 ALL = "all"  # as the name of an engine: every one that is ready
-PROBE_TIMEOUT_S = 60.0  # PyTorch alone takes 10 s to import on a busy machine
+PROBE_TIMEOUT_S = 60.0  # importing PyTorch may take 10 s on a busy machine
 
 State = Literal["ready", "not installed", "broken"]
 
 
 class EngineFacts(Record, frozen=True):
-    """One engine, as a process of its own found it."""
+    """One engine, as found in a process of its own."""
 
     name: str
     state: State
-    reason: str | None = None  # one line, unless ready
-    loads: bool = True  # False: it does not, or takes its process down
-    hint: str | None = None  # what to do about it, where that is known
-    library: str | None = None  # the distribution that it runs on, or that brings it
+    reason: str | None = None  # one line; None if ready
+    loads: bool = True  # False: it raises an error or crashes its process
+    hint: str | None = None  # what to do about it, if known
+    library: str | None = None  # the distribution that it runs on or comes from
     version: str | None = None
     summary: str = ""
     layout: str = ""  # the memory order that it reads without copying
     # By what it may lack (see `engine_probe.SHAPES` and `OPTIONAL`), or `fwd_float32` and the like:
     lacks: dict[str, str] = msgspec.field(default_factory=dict)  # why it cannot
-    notes: dict[str, str] = msgspec.field(default_factory=dict)  # what it fell back to
+    notes: dict[str, str] = msgspec.field(default_factory=dict)  # the fallback that it used
 
     def can(self, feature: str) -> bool:
-        """Whether it is there and did not refuse."""
+        """Whether it is ready and did not refuse."""
         return self.state == "ready" and feature not in self.lacks
 
 
 def list_engines(
     names: Sequence[str] | None = None, *, timeout_s: float = PROBE_TIMEOUT_S
 ) -> list[EngineFacts]:
-    """The engines of these names, by default all, built-in first: each probed in a process of its own.
+    """The engines of these names, by default all, built-in first. Each is probed in a process of its own.
 
-    One that crashes, exits, hangs or is no engine is told to be broken, and why.
+    One that crashes, exits, hangs or is no engine is `broken`, with a reason.
     """
     wanted = engine_names() if names is None else names
     with ThreadPoolExecutor(available_cores()) as pool:
@@ -57,7 +57,7 @@ def list_engines(
 
 
 def is_installed(name: str) -> bool:
-    """Whether the library of a built-in engine is there, told without loading it."""
+    """Whether the library of a built-in engine is installed, without loading it."""
     try:
         version(ENGINES[name].library)
     except PackageNotFoundError:
@@ -96,10 +96,10 @@ def resolve_engines(
 ) -> tuple[list[str], list[str]]:
     """The engines that these names stand for, and a line for each that `all` leaves out.
 
-    `all` is every engine that is ready and not named beside it, built-in first. An engine of another package
-    is probed before it may be loaded into this process: raises EngineError when it does not load, or takes
-    its process down, or does not answer in time, and before any probe when a name is unknown. What it merely
-    raises is for a study to tell.
+    `all` is every engine that is ready and not named too, built-in first. An engine of another package is
+    probed before this process loads it. Raises EngineError if it does not load, crashes or does not answer in
+    time, and before any probe if a name is unknown. An error that the engine itself raises is left to the
+    study.
     """
     for name in names:
         if name != ALL:
@@ -124,14 +124,14 @@ def resolve_engines(
 
 
 def why_not(facts: EngineFacts) -> str:
-    """One line for an engine that is not ready: what is wrong, or what would install it."""
+    """One line for an engine that is not ready: what is wrong, or how to install it."""
     if facts.state == "not installed" and facts.hint is not None:
         return f"not installed: {facts.hint}"
     return f"{facts.state}: {facts.reason}"
 
 
 def _hidden() -> list[EngineFacts]:
-    """Plug-ins that cannot be called by their name, for an engine of ours has it."""
+    """Plug-ins hidden by a built-in engine of the same name."""
     return [
         EngineFacts(
             name=point.name,

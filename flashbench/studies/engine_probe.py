@@ -1,60 +1,52 @@
-"""The workload that a worker runs to see what one engine is and can do: load it, ask it, call it."""
+"""The workload that a worker runs to find what an engine can do: load it, ask it, call it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from flashbench.engines import ENGINES, Engine, Forward, Settings, get_engine, plugins, refusal
 from flashbench.errors import EngineError
 from flashbench.extras import make_extras
-from flashbench.problem import AttentionProblem, Direction, Dtype
+from flashbench.features import FEATURES
+from flashbench.problem import AttentionProblem, Direction, Dtype, Feature
 from flashbench.studies.untouched import changed
 
 FACTORY = "flashbench.studies.engine_probe:build"
 DTYPES: tuple[Dtype, ...] = ("float32", "float64")
 DIRECTIONS: tuple[Direction, ...] = ("fwd", "bwd")
-# What an engine may lack, and a small problem that needs it; lse is told by a call.
-SHAPES: dict[str, dict[str, Any]] = {
+# What an engine may lack, and a small problem that needs it. Only a call shows whether there is an lse.
+SHAPES: dict[str, Mapping[str, Any]] = {
     "gqa": {"num_heads": 4, "num_kv_heads": 2},
     "causal": {"causal": True},
     "bottom_right": {"causal": True, "seqlen_k": 24, "causal_alignment": "bottom-right"},
     "top_left": {"causal": True, "seqlen_k": 24, "causal_alignment": "top-left"},
     "head_dim_v": {"head_dim_v": 32},
 }
-# The optional features, a mask by its kinds; forward, and as `window_bwd` backward.
-OPTIONAL: dict[str, dict[str, Any]] = {
-    "window": {"window": (4, 4)},
-    "softcap": {"softcap": 5.0},
-    "alibi": {"alibi": True},
-    "sinks": {"sinks": True},
-    "bool_mask": {"mask": "bool"},
-    "float_mask": {"mask": "float"},
-    "block_mask": {"mask": "block"},
-    "key_lengths": {"key_lengths": (9,)},
-    "varlen": {"batch": 2, "query_lengths": (16, 5), "key_lengths": (16, 5)},
-    "dropout": {"dropout": 0.5},
-    "block_table": {"page_size": 8},
+# The same for optional features, whose backward is asked for too, as `window_bwd`.
+OPTIONAL: dict[str, Mapping[str, Any]] = {
+    name: sizes for feature in get_args(Feature) for name, sizes in FEATURES[feature].probes.items()
 }
 LSE = "lse"
 _SEQLEN = 16
 
 
 class Probed(NamedTuple):
-    """What an engine said, in its own words."""
+    """An engine's answers, in its own words."""
 
-    error: str | None  # why it does not load; the rest is empty then
-    raised: str | None  # what it raised when it was asked or called
+    error: str | None  # why it does not load; all else is then empty
+    raised: str | None  # the error that it raised when asked or called
     hint: str | None
-    missing: bool  # what it lacks is its library
+    missing: bool  # its library is not installed
     library: str | None
     version: str | None
     summary: str
     layout: str
     lacks: dict[str, str]  # reason by feature, or by direction and dtype
-    notes: dict[str, str]  # how it did a feature, where that is worth a word: a fallback
+    notes: dict[str, str]  # by feature: the fallback that ran it
 
 
 def build(engine: str) -> EngineProbe:
@@ -63,12 +55,12 @@ def build(engine: str) -> EngineProbe:
 
 
 def ability(direction: Direction, dtype: Dtype) -> str:
-    """The name of a direction in a dtype among the features."""
+    """The name of a direction in a dtype: `fwd_float32`."""
     return f"{direction}_{dtype}"
 
 
 def backward_of(feature: str) -> str:
-    """The name of an optional feature's backward among the features."""
+    """The name of an optional feature's backward: `window_bwd`."""
     return f"{feature}_bwd"
 
 
@@ -93,7 +85,7 @@ class EngineProbe:
             return
         try:
             self._explore(self._engine)
-        except Exception as error:  # whatever it is, it is the engine's
+        except Exception as error:  # of whatever kind: the engine raised it
             self._raised = f"{type(error).__name__}: {error}"
 
     def _explore(self, engine: Engine) -> None:
@@ -116,11 +108,11 @@ class EngineProbe:
                 self._ask(backward_of(feature), engine, problem, "bwd")
 
     def check(self) -> dict[str, Any]:
-        """Nothing: whether an engine is exact is what `verify` says."""
+        """Nothing: `verify` checks exactness."""
         return {}
 
     def describe(self) -> dict[str, Any]:
-        """What there is to know: see `Probed`."""
+        """The fields of `Probed`."""
         library, number = _library(self._name)
         return Probed(
             error=None if self._error is None else str(self._error),
@@ -160,7 +152,7 @@ def _problem(dtype: Dtype, **sizes: Any) -> AttentionProblem:
 
 
 def _library(name: str) -> tuple[str | None, str | None]:
-    """The distribution that the engine's version is that of, and that version, where they can be told."""
+    """The distribution that the engine runs on, and its version, as far as known."""
     if name in ENGINES:
         library = ENGINES[name].library
         try:

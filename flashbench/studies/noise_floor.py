@@ -1,4 +1,4 @@
-"""The least change that can be told on this machine, measured by an engine's duel with itself, and kept."""
+"""The smallest change that this machine can measure, from a duel of an engine with itself, kept in a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_SEQLEN = 1024
 
 
 class NoiseFloor(Record, frozen=True):
-    """`floor` is a share: 0.02 says that a change of 2 % is no more than what equal engines show."""
+    """floor: a share. 0.02 means that two runs of one engine may differ by 2 %."""
 
     cpu: str
     threads: int
@@ -32,7 +32,7 @@ class NoiseFloor(Record, frozen=True):
 
     @property
     def about(self) -> tuple[object, ...]:
-        """What it holds for: the time of day is in the machine, not in the engine."""
+        """What it is valid for. The engine does not matter: noise comes from the machine."""
         return self.cpu, self.threads, self.problem, self.direction
 
 
@@ -42,7 +42,7 @@ class _Kept(Record, frozen=True):
 
 
 def known_floor(cpu: str, threads: int, problem: AttentionProblem, direction: Direction) -> NoiseFloor | None:
-    """The one measured of that problem; one of another would be too high for longer calls, and too low
+    """The floor measured with that problem. Another problem's would be too high for longer calls and too low
     for shorter ones.
     """
     about = (cpu, threads, problem, direction)
@@ -50,19 +50,19 @@ def known_floor(cpu: str, threads: int, problem: AttentionProblem, direction: Di
 
 
 def machine_floor(cpu: str, threads: int) -> NoiseFloor | None:
-    """The one that stands for the machine: of the problem that `duel --aa` takes when none is named."""
+    """The floor of the machine as a whole: that of the default problem of `duel --aa`."""
     return known_floor(cpu, threads, AttentionProblem.of(DEFAULT_SEQLEN), "fwd")
 
 
 def keep_floor(floor: NoiseFloor) -> bool:
-    """Keep it for later duels; it replaces one of the same problem. Those of others stay, also of a duel that
-    keeps its own at the same time. Warns, and returns False, if it cannot: what was measured is right all the
-    same.
+    """Keep the floor for later duels in place of an earlier one of the same problem. Floors of other problems
+    stay, even if another duel writes at the same time. Warns and returns False if the file cannot be written:
+    the measurement is still right.
     """
     try:
         path = _path()
         path.parent.mkdir(parents=True, exist_ok=True)
-        check_writable(path)  # first: a lock that can never be had would be waited for
+        check_writable(path)  # first, because a lock in such a place would be waited for without end
         with exclusively(path):
             others = [other for other in _kept() if other.about != floor.about]
             write_whole(path, msgspec.json.encode(_Kept(version=VERSION, floors=[floor, *others])))
@@ -78,7 +78,7 @@ def keep_floor(floor: NoiseFloor) -> bool:
 
 
 def check_floor(known: NoiseFloor, threshold: float) -> None:
-    """Raise ConfigError when a threshold is below the floor."""
+    """Raises ConfigError if the threshold is below the floor."""
     if threshold >= known.floor:
         return
     length = known.problem.seqlen_q
@@ -91,7 +91,7 @@ def check_floor(known: NoiseFloor, threshold: float) -> None:
 
 
 def _kept() -> list[NoiseFloor]:
-    """None when the file is missing, damaged or of another version: a floor is soon measured again."""
+    """Empty if the file is missing, damaged or of another version: a floor is quickly measured again."""
     try:
         kept = msgspec.json.decode(_path().read_bytes(), type=_Kept)
     except (OSError, msgspec.DecodeError, FlashbenchError):

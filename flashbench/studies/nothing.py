@@ -1,4 +1,4 @@
-"""A run in which nothing can be measured: found before it starts where that can be, no success afterwards."""
+"""A run that measures nothing: an error before it starts if possible, and no success after it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NothingToMeasureError(FlashbenchError):
 def nothing_to_measure(
     found: Iterable[tuple[str, str | None]], *, what: str = "measured"
 ) -> NothingToMeasureError:
-    """The error; `found` is what each point is of, such as its engine, and why it cannot be measured.
+    """The error of a run. found: for each point a name, such as its engine's, and the reason.
 
     >>> print(nothing_to_measure([("flash", "too long"), ("flash", "too long"), ("numpy", "no sinks")]))
     nothing can be measured: flash: too long; numpy: no sinks
@@ -29,6 +29,6 @@ def nothing_to_measure(
 
 
 def is_empty(results: Results) -> bool:
-    """Whether no point has a time or a memory, of a right result or of a wrong one."""
+    """Whether no point was measured, neither with a right result nor with a wrong one."""
     statuses = {row.status for row in results.measurements} | {step.status for step in results.training}
     return statuses.isdisjoint(("ok", "wrong"))

@@ -1,4 +1,4 @@
-"""What a case asks and what the oracle answers: both made once for all engines, and ahead of them."""
+"""The inputs of a case and the oracle's answers, made once for all engines and ahead of time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flashbench.studies.cases import Case
 from flashbench.studies.untouched import changed
 from flashbench.tolerances import Output
 
-_AHEAD = 2  # questions whose answers are being computed
+_AHEAD = 2  # questions whose answers are computed in advance
 
 GRADIENTS: tuple[Output, ...] = ("dq", "dk", "dv", "dsinks", "dmask")
 
@@ -42,7 +42,7 @@ class Question:
 
     @cached_property
     def answers(self) -> dict[Output, Array]:
-        """By the oracle, in float64; gradients where the case asks for them, of what the problem has."""
+        """The oracle's, in float64; with gradients if the case asks for them."""
         problem, extras = self._case.problem, self.extras
         q, k, v, do = self.inputs
         o, lse = attention_reference(problem, q, k, v, extras)
@@ -54,12 +54,12 @@ class Question:
         return answers
 
     def answer(self) -> None:
-        """Have the oracle answer now."""
+        """Compute the answers now."""
         _ = self.answers
 
     @cached_property
     def largest_lse(self) -> float:
-        """The largest finite |lse|, which tolerances may grow with."""
+        """The largest finite |lse|; some tolerances grow with it."""
         lse = self.answers["lse"]
         return float(np.max(np.abs(lse), where=np.isfinite(lse), initial=0.0))
 
@@ -68,7 +68,7 @@ class Question:
         return self._case.make_inputs(), self._case.make_extras()
 
     def restore(self) -> str | None:
-        """Make the inputs anew if they are not as they were; the name of one that was changed, or None."""
+        """Make the inputs again if any was changed, and return its name, or None."""
         inputs, extras = self._untouched
         name = changed(self.inputs, inputs) or changed(self.extras, extras)
         if name is not None:
@@ -77,10 +77,10 @@ class Question:
 
 
 def questions(cases: Sequence[Case], wanted: Callable[[Case], bool]) -> Iterator[tuple[Case, Question]]:
-    """Each case with what it asks; the same object for neighbours that differ in their settings alone.
+    """Each case with its question; neighbours that differ only in settings share one object.
 
-    Of the cases that are `wanted`, the oracle computes the answers while the caller is still at earlier
-    cases. It runs on one core, where small products are faster than on several.
+    wanted: the cases whose answers the oracle computes while the caller works on earlier ones. It runs on one
+    core, which is faster than several for small products.
     """
     limited = ThreadpoolController().limit(limits=1, user_api="blas")
     with limited, ThreadPoolExecutor(max_workers=1) as oracle:

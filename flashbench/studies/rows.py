@@ -1,4 +1,4 @@
-"""What is known so far about each point of a running study, and the record it becomes."""
+"""What a running study knows about each point so far, and the record of it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from flashbench.studies.times import time_record
 
 @dataclass(eq=False)
 class Row:
-    """One point: filled in step by step, a `Measurement` at any time."""
+    """One point, filled in step by step; `measurement` makes its record at any time."""
 
     point: Point
     slot: str  # its name in a worker
-    engine: Outline | None = None  # None: it is known in another environment alone
+    engine: Outline | None = None  # None: only another environment has it
     blocks: tuple[int, int] | None = None  # as used
-    output_bytes: int = 0  # that a call returns; engines without lse return less
+    output_bytes: int = 0  # of a call's results; engines without lse return fewer
     side: Side | None = None
     status: Status = "ok"
     reason: str | None = None
@@ -49,16 +49,16 @@ class Row:
     joules: list[float] = field(default_factory=list)  # of one call, by process
     memory: Memory | None = None
     accuracy: Accuracy | None = None
-    earlier: Disturbance | None = None  # what a run that this one resumes had seen
+    earlier: Disturbance | None = None  # of the run that this one resumes
 
     @property
     def can_run(self) -> bool:
-        """Whether there is more to be had from this point. A wrong one is measured all the same."""
+        """Whether to go on with this point. A point with a wrong result is measured too."""
         return self.status in ("ok", "wrong")
 
     @property
     def modules(self) -> list[str]:
-        """What its worker may import ahead of its first call."""
+        """Modules that its worker may import before the first call."""
         built_in = ENGINES.get(self.point.engine)
         return [type(self.engine).__module__ if built_in is None else built_in.module]
 
@@ -71,18 +71,18 @@ class Row:
 
     @property
     def expected_workspace_bytes(self) -> int | None:
-        """What the engine says it will take."""
+        """The workspace that the engine expects."""
         problem, _, direction, settings = self.point
         assert self.engine is not None
         return self.engine.workspace_bytes(problem, direction, settings)
 
     @property
     def reads_memory(self) -> bool:
-        """Whether its rate is one of bytes a second."""
+        """Whether its rate is in bytes a second."""
         return self.point.direction == "fwd" and reads_memory(self.point.problem)
 
     def add(self, burst: Burst, *, same_process: bool = False) -> None:
-        """One more burst, of one more process or of the last one again."""
+        """Add a burst, of a new process or of the last one."""
         if same_process:
             self.samples[-1].extend(burst.samples_ns)
         else:
@@ -93,7 +93,7 @@ class Row:
 
     @contextlib.contextmanager
     def keeping_failure(self) -> Iterator[None]:
-        """A worker's failure in the body becomes this row's status; times of a failing point are none."""
+        """A worker's failure in the body becomes this row's status, and the row loses its times."""
         try:
             yield
         except WorkerFailure as failure:
@@ -101,14 +101,14 @@ class Row:
             self.samples.clear()
 
     def describe(self, description: dict[str, Any]) -> None:
-        """Note what the workload, in its own process, said of itself."""
+        """Take over the description that the workload gave in its process."""
         self.kernel, self.note = description.get("kernel"), description.get("note")
         self.output_bytes = description["output_bytes"]
         blocks = description.get("blocks")
         self.blocks = None if blocks is None else (blocks[0], blocks[1])
 
     def restore(self, earlier: Measurement) -> None:
-        """Go on from what an earlier run recorded of this point."""
+        """Take over an earlier run's record of this point."""
         self.tried = True
         self.status, self.reason = earlier.status, earlier.reason
         self.kernel, self.note = earlier.kernel, earlier.note
@@ -118,7 +118,7 @@ class Row:
         self.earlier = earlier.disturbance
 
     def measurement(self, peak_gflops: float | None, read_bandwidth_gbps: float | None = None) -> Measurement:
-        """The record; the arguments are the limits measured in the same run."""
+        """The record; the arguments are the hardware limits of the same run."""
         problem, engine, direction, settings = self.point
         block_q, block_k = self.blocks or (None, None)
         time = time_record(self.samples)
@@ -161,7 +161,7 @@ class Row:
             return None
         medians = process_medians(self.samples)
         moved = max(medians) / max(1, min(medians)) - 1
-        if not self.cpu.wall_s:  # everything was timed by an earlier run
+        if not self.cpu.wall_s:  # an earlier run timed everything
             return Disturbance(
                 moved=moved,
                 others_cores=self.earlier.others_cores if self.earlier else None,
@@ -181,14 +181,14 @@ def _percent(rate: float | None, limit: float | None) -> float | None:
 
 
 def asked_blocks(settings: Settings) -> tuple[int, int] | Literal["auto"]:
-    """Block sizes as records have them."""
+    """The block sizes asked for, as in a record."""
     if settings.block_q is None or settings.block_k is None:
         return "auto"
     return settings.block_q, settings.block_k
 
 
 def rows_of(study: Study, threads: int) -> list[Row]:
-    """One row per point; an engine without blocks has one for all block sizes."""
+    """One row for each point; an engine without blocks has one row for all block sizes."""
     engines = {name: get_outline(name) for name in study.engines}
     rows: list[Row] = []
     seen: set[Point] = set()

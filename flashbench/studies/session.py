@@ -1,8 +1,8 @@
 """One run: which worker does what, in which order, so that nothing disturbs a timing.
 
-Round by round: each round starts a fresh process per engine and goes once through all points, the
-engines of a point taking turns. So every process gives one median for every point, a slow drift of the
-machine meets all points alike, and a run that is cut short has every point roughly instead of a few finely.
+Each round starts a fresh process for each engine and visits every point once; the engines of a point take
+turns. So every process gives one median for every point, a slow drift of the machine affects all points
+alike, and an interrupted run knows every point roughly instead of a few precisely.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from flashbench.analysis.problem_words import length_word, window_word
+from flashbench.analysis.problem_words import length_word
 from flashbench.analysis.sizes import size_word
 from flashbench.engines import refusal
+from flashbench.features.words import window_word
 from flashbench.measure.machine import available_memory_bytes
 from flashbench.measure.pool import WorkerPool
 from flashbench.measure.timing import turn_order
@@ -32,17 +33,17 @@ from flashbench.studies.nothing import nothing_to_measure
 from flashbench.studies.rows import Row, rows_of
 from flashbench.studies.study import Study
 
-# Kinds of step, as forecasts tell them apart.
+# Kinds of step, which forecasts keep apart.
 TIMING, MEMORY = "time", "memory"
 
 
 class Progress(NamedTuple):
-    """How far a run has come: `done` of `total` steps, what it is at now, and what is left of its time."""
+    """`done` of `total` steps of a run, a label of the current one, and the seconds left."""
 
     done: int
     total: int
     label: str
-    left_s: float | None = None  # None: not known yet
+    left_s: float | None = None  # None: unknown so far
 
 
 class Session:
@@ -55,7 +56,7 @@ class Session:
         on_progress: Callable[[Progress], None],
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_step` is called when something new is known, while all workers rest.
+        """on_step: called after each step, while all workers are idle.
 
         Raises EngineError when an engine is unknown or its library is missing.
         """
@@ -70,19 +71,19 @@ class Session:
 
     @property
     def complete(self) -> bool:
-        """Whether all that was asked for is there; with a budget, whether every point was tried."""
+        """Whether every point has its rounds and its memory; with a budget, whether every point was tried."""
         return not any(self._lacks_time(row) or self._lacks_memory(row) for row in self.rows)
 
     def measure(self) -> None:
-        """Fill in all rows, round by round, then their memory.
+        """Time all rows, round by round, then measure their memory.
 
-        Raises NothingToMeasureError before anything is started where no row can run.
+        Raises NothingToMeasureError, before anything starts, if no row can run.
         """
         obstacles = [self._obstacle(row) for row in self.rows]
         if None not in obstacles:
             engines = [row.point.engine for row in self.rows]
             raise nothing_to_measure(
-                (name, told[1]) for name, told in zip(engines, obstacles, strict=True) if told
+                (name, found[1]) for name, found in zip(engines, obstacles, strict=True) if found
             )
         with self._pool:
             if any(self._lacks_time(row) for row in self.rows):
@@ -109,11 +110,11 @@ class Session:
         return self._study.memory and row.can_run and row.memory is None
 
     def _round(self, number: int, rows: Iterable[Row]) -> None:
-        """One burst of each row and of the hardware limit, from processes of this round alone."""
+        """One burst of each row and of the hardware limits, in fresh processes."""
         rows = [row for row in rows if self._is_runnable(row)]
         modules = {row.point.engine: (workload.__name__, *row.modules) for row in rows}
         if any(row.reads_memory for row in rows):
-            self.limits.time_bandwidth()  # as the peak below: a contestant of each round
+            self.limits.time_bandwidth()  # in each round, as the peak below
         started = time.monotonic()
         self._pool.renew(modules)
         if self._budget is not None:
@@ -129,7 +130,7 @@ class Session:
                     self._time(group[place], number)
 
     def _time(self, row: Row, number: int) -> None:
-        """First call, exactness if it is not known yet, a burst; then the point gives its memory back."""
+        """First call, the check if there was none yet, a burst; then free the point's memory."""
         started = time.monotonic()
         study = self._study
         with row.keeping_failure(), self._pool.turn(row.point.engine) as worker:
@@ -138,7 +139,7 @@ class Session:
             if study.check and row.accuracy is None:
                 self._report(row, "exactness")
                 check_row(row, worker)
-                started = time.monotonic()  # only the first round checks: it would mislead the forecast
+                started = time.monotonic()  # only the first round checks, so the forecast must not count it
             of = "" if self._budget is not None else f" of {study.rounds}"
             self._report(row, f"time, round {number + 1}{of}")
             time_row(row, worker, study)
@@ -153,7 +154,7 @@ class Session:
             self.processes[row.point.engine] = msgspec.convert(worker.facts(), Process)
 
     def _measure_memory(self, row: Row) -> None:
-        """In a process of its own: memray must not be timed, and what others left behind not be counted."""
+        """In a process of its own: memray must not slow a timing, nor other points' memory count here."""
         problem, _, direction, _ = row.point
         started = time.monotonic()
         self._report(row, "memory")
@@ -172,7 +173,7 @@ class Session:
         self._on_step()
 
     def _spend(self, budget: Budget) -> None:
-        """Further rounds where the times are least sure for what they cost, until the budget is used."""
+        """Further rounds of the rows with most uncertainty for their cost, until the budget is used up."""
         number = max((len(row.samples) for row in self.rows), default=0)
         while chosen := budget.worth_another_round(
             [row for row in self.rows if row.can_run and row.samples],
@@ -182,7 +183,7 @@ class Session:
             number += 1
 
     def _is_runnable(self, row: Row) -> bool:
-        """Whether to try this row; if not, it says why. Asked once, when it is first its turn."""
+        """Whether the row can run; if not, the row gets a status and a reason at its first turn."""
         if not row.tried:
             obstacle = self._obstacle(row)
             row.tried = True
@@ -191,7 +192,7 @@ class Session:
         return row.can_run
 
     def _obstacle(self, row: Row) -> tuple[Status, str | None] | None:
-        """What keeps this row from running, before it is tried."""
+        """The status and reason of a row that cannot run; None if it can be tried."""
         if row.tried:  # by a run that this one resumes
             return None if row.can_run else (row.status, row.reason)
         assert row.engine is not None
@@ -204,14 +205,14 @@ class Session:
         return None
 
     def _memory_left(self) -> tuple[int, str]:
-        """Bytes that a point may need now, and the rule in words."""
+        """Bytes that a point may use now, and the limit in words."""
         free, budget = available_memory_bytes(), self._study.memory_budget_bytes
         if budget is not None and budget < free:
             return budget, f"the memory budget is {size_word(budget)}"
         return free, f"this machine has {size_word(free)} free"
 
     def _has_time_for(self, kind: str, rows: Sequence[Row]) -> bool:
-        """Whether the budget, if there is one, allows another step."""
+        """Whether the budget, if any, has time for these steps."""
         if self._budget is None:
             return True
         seconds = sum(self._forecast.seconds(_step(kind, row)) or 0.0 for row in rows)

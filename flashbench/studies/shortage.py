@@ -1,4 +1,4 @@
-"""What a run whose time was up has not measured, and what it measured less often than the rest."""
+"""What a run did not measure, or measured less often than the rest, before its time budget ended."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections import Counter
 from collections.abc import Sequence
 
 from flashbench.analysis.blocks import block_label
-from flashbench.analysis.problem_words import length_word, window_word
+from flashbench.analysis.problem_words import length_word
+from flashbench.features.words import window_word
 from flashbench.results.record import Results
 from flashbench.studies.resume import key_of
 from flashbench.studies.rows import Row, rows_of
 from flashbench.studies.study import Study
 
-# Points that a line names; a long run has hundreds.
+# Points that a line names, because a long run has hundreds.
 MOST_NAMED = 6
 
 
 def shortage_lines(study: Study, results: Results) -> list[str]:
-    """A line each on points that were not timed, that have fewer rounds than others, that lack their memory.
+    """One line each for points without a time, with fewer rounds than others, and without their memory.
 
-    Points that failed have a reason in the table, and are not counted.
+    Failed points have a reason in the table and are not counted.
     """
     rows = rows_of(study, results.config["threads"])
     found = {key_of(row): row for row in results.measurements}
@@ -57,7 +58,7 @@ def _named(study: Study, rows: Sequence[Row]) -> str:
 
 
 def _name(study: Study, row: Row) -> str:
-    """What the study has several of is said."""
+    """Names what the study has several values of."""
     problem, engine, direction, _ = row.point
     words = [f"{engine} {direction} N={length_word(problem)}"]
     if len(study.causal) > 1:

@@ -1,4 +1,4 @@
-"""A study: the settings of one run, from flags or a TOML file, and the points they span."""
+"""A study: the settings of one run, from options or a TOML file, and the points that they span."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 from flashbench.analysis.decoding import MOST_QUERIES
 from flashbench.engines import Settings
 from flashbench.errors import ConfigError
+from flashbench.features import OPTIONS
 from flashbench.problem import AttentionProblem, CausalAlignment, Direction, Dtype, MaskKind
 from flashbench.studies.lengths import Length, are_shares, check_lengths, rows_of_lengths
 from flashbench.studies.windows import NO_WINDOW, WindowSetting, window_of
@@ -17,7 +18,7 @@ from flashbench.studies.windows import NO_WINDOW, WindowSetting, window_of
 DOCUMENTED_SEQ_LENS = [128, 512, 1024, 2048, 4096]
 DEFAULT_MASK_AXES = "qk"
 DEFAULT_MASK_BLOCK = 64
-# What a study spans: every problem has one of each.
+# Keys with lists: a study measures every combination of their values.
 SPANNED = (
     "engines",
     "seq_lens",
@@ -39,7 +40,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     title: str | None = None
     engines: list[str] = msgspec.field(default_factory=lambda: ["standard", "flash"])
     seq_lens: list[int] = msgspec.field(default_factory=lambda: list(DOCUMENTED_SEQ_LENS))
-    batch: int = 1  # becomes the number of key_lengths or varlen, if there are several
+    batch: int = 1  # several key_lengths or varlen set it to their number
     seq_len_k: int | None = None  # keys; None: as many as queries
     decode: bool = False  # seq_lens are the keys that a step's queries read
     queries: int = 1  # of a step
@@ -58,17 +59,17 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     mask_block: int = DEFAULT_MASK_BLOCK  # queries and keys of a block of a block mask
     dropout: float = 0.0
     dropout_seed: int = 0
-    key_lengths: list[Length] | None = None  # of each sequence that count; one is that of all
+    key_lengths: list[Length] | None = None  # of each sequence; one is for all of them
     varlen: list[Length] | None = None  # sequences of these lengths, packed end to end
     page_size: int | None = None  # of a paged cache of k and v
     directions: list[Direction] = msgspec.field(default_factory=lambda: ["fwd"])
     block_sizes: list[BlockSize] = msgspec.field(default_factory=lambda: ["auto"])  # block_q = block_k = it
-    block_q: int | None = None  # overrides block_sizes, with block_k
+    block_q: int | None = None  # with block_k; both win over block_sizes
     block_k: int | None = None
     threads: int | None = None  # None: every core this process may use
     repeats: int = 5  # calls in one burst
     rounds: int = 6  # fresh processes per engine, a burst each, engines taking turns
-    budget_s: float | None = None  # instead of rounds: one, then more where times are least sure
+    budget_s: float | None = None  # instead of rounds: one round, then more of the least certain points
     cold: bool = False  # empty the caches before every call
     seed: int = 0
     memory: bool = True  # measure peak memory too, in processes of its own
@@ -117,7 +118,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             if lengths is None:
                 continue
             check_lengths(name, lengths)
-            # In the study itself, so that its record says what was measured.
+            # In the study itself, so that results record it.
             if self.batch == 1 and len(lengths) > 1:
                 msgspec.structs.force_setattr(self, "batch", len(lengths))
             if len(lengths) not in (1, self.batch):
@@ -153,7 +154,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return [Settings(block_q=size, block_k=size, num_threads=self.threads) for size in sizes]
 
     def points(self) -> list[Point]:
-        """Everything to measure, problem by problem, so that engines of one problem are neighbours."""
+        """All points, problem by problem, so that the engines of a problem are neighbours."""
         cases = product(
             self.head_dims,
             self.heads,
@@ -192,18 +193,9 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             causal=causal,
             causal_alignment=self.causal_alignment,
             window=window_of(window, causal=causal),
-            softcap=self.softcap,
-            alibi=self.alibi,
-            sinks=self.sinks,
-            mask=self.mask,
-            mask_axes=self.mask_axes,
-            mask_block_q=self.mask_block,
-            mask_block_k=self.mask_block,
-            dropout=self.dropout,
-            dropout_seed=self.dropout_seed,
             key_lengths=key_lengths,
             query_lengths=query_lengths,
-            page_size=self.page_size,
+            **{field: getattr(self, option.key) for option in OPTIONS.values() for field in option.fields},
         )
 
 

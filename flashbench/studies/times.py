@@ -1,4 +1,4 @@
-"""The record of what was timed."""
+"""The record of timed calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flashbench.results.record import Time
 
 
 def time_record(samples_ns: Sequence[Sequence[int]]) -> Time | None:
-    """Of single calls, process by process; None where there are none."""
+    """From single calls in nanoseconds, process by process; None without any."""
     if not samples_ns:
         return None
     found = spread([sample for process in samples_ns for sample in process])

@@ -1,4 +1,4 @@
-"""Whether an engine left what it was given as it was: engines must not write to their inputs."""
+"""Whether an engine changed its inputs, which it must not write to."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from flashbench.engines import Forward
 
 
 def is_same(now: Any, before: Any) -> bool:
-    """Whether two arrays, block masks or Nones hold the same; NaN is the same as NaN.
+    """Whether two arrays, block masks or Nones are equal; NaN equals NaN.
 
-    Axes that `now` is broadcast along are one place in memory, and looked at once.
+    Axes that `now` is broadcast along are compared once.
     """
     if isinstance(now, BlockMask):
         return changed(now, before) is None
@@ -32,7 +32,7 @@ def is_same(now: Any, before: Any) -> bool:
 
 
 def changed(now: Any, before: Any) -> str | None:
-    """The name of the first field of a named tuple of arrays that is not what it was, or None."""
+    """The name of the first field of a named tuple of arrays that changed, or None."""
     for name, one, other in zip(now._fields, now, before, strict=True):
         if not is_same(one, other):
             return str(name)
@@ -40,9 +40,9 @@ def changed(now: Any, before: Any) -> str | None:
 
 
 class Given:
-    """The o and lse of a forward, as they were before a backward was given them.
+    """The o and lse of a forward, as they were before the backward.
 
-    Kept as digests: copies would take as much memory as what is measured.
+    Digests, because copies would double the memory that is measured.
     """
 
     def __init__(self, forward: Forward) -> None:
@@ -50,7 +50,7 @@ class Given:
         self._before = _digests(forward)
 
     def changed(self) -> str | None:
-        """`o` or `lse` if it is not what it was, or None."""
+        """`o` or `lse`, whichever changed, or None."""
         now = _digests(self._forward)
         return next((name for name, digest in self._before.items() if now[name] != digest), None)
 
@@ -62,6 +62,6 @@ def _digests(forward: Forward) -> dict[str, bytes]:
 
 def _digest(x: NDArray[Any]) -> bytes:
     digest = hashlib.blake2b()
-    for part in x:  # so that no more than a part of a view is copied at a time
+    for part in x:  # tobytes copies a view: one part at a time
         digest.update(part.tobytes())
     return digest.digest()

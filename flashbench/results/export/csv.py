@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from flashbench.features import FEATURES
+from flashbench.problem import AttentionProblem
 from flashbench.results.export.names import DIRECTIONS, named, with_cold_caches
 from flashbench.results.record import Duel, Measurement, Process, Results
 
@@ -26,29 +28,6 @@ class Line(NamedTuple):
     @property
     def direction(self) -> str:
         return DIRECTIONS[self.row.direction]
-
-    @property
-    def mask_axes(self) -> str | None:
-        problem = self.row.problem
-        return None if problem.mask is None else problem.mask_axes
-
-    @property
-    def mask_block(self) -> str | None:
-        problem = self.row.problem
-        return f"{problem.mask_block_q}x{problem.mask_block_k}" if problem.mask == "block" else None
-
-    @property
-    def dropout_seed(self) -> int | None:
-        problem = self.row.problem
-        return problem.dropout_seed if problem.dropout else None
-
-    @property
-    def key_lengths(self) -> str | None:
-        return _listed(self.row.problem.key_lengths)
-
-    @property
-    def query_lengths(self) -> str | None:
-        return _listed(self.row.problem.query_lengths)
 
     @property
     def blocks_asked(self) -> str | None:
@@ -88,8 +67,8 @@ class Line(NamedTuple):
 
 
 FORMULA = ("=", "+", "-", "@")
-# column -> where it stands, from a Line on
-COLUMNS = {
+# column -> where it stands, from a Line on; of a feature, what makes it of the problem
+COLUMNS: Mapping[str, str | Callable[[AttentionProblem], Any]] = {
     "name": "name",
     "engine": "row.engine",
     "side": "row.side",
@@ -105,19 +84,7 @@ COLUMNS = {
     "causal": "row.problem.causal",
     "causal_alignment": "row.problem.causal_alignment",
     "softmax_scale": "row.problem.scale",
-    "window_left": "row.problem.window_left",
-    "window_right": "row.problem.window_right",
-    "softcap": "row.problem.softcap",
-    "alibi": "row.problem.alibi",
-    "sinks": "row.problem.sinks",
-    "mask": "row.problem.mask",
-    "mask_axes": "mask_axes",
-    "mask_block": "mask_block",
-    "dropout": "row.problem.dropout",
-    "dropout_seed": "dropout_seed",
-    "query_lengths": "query_lengths",
-    "key_lengths": "key_lengths",
-    "page_size": "row.problem.page_size",
+    **{name: value for feature in FEATURES.values() for name, value in feature.columns.items()},
     "blocks_asked": "blocks_asked",
     "block_q": "row.block_q",
     "block_k": "row.block_k",
@@ -189,19 +156,18 @@ def render(results: Results) -> str:
     duels = {duel.b: duel for duel in results.duels}
     for place, (name, row) in enumerate(named(results)):
         line = Line(name, row, results, results.processes.get(row.side or row.engine), duels.get(place))
-        writer.writerow([_field(line, path) for path in COLUMNS.values()])
+        writer.writerow([_field(line, source) for source in COLUMNS.values()])
     return text.getvalue()
 
 
-def _listed(lengths: Sequence[int] | None) -> str | None:
-    return None if lengths is None else " ".join(map(str, lengths))
-
-
-def _field(line: Line, path: str) -> Any:
+def _field(line: Line, source: str | Callable[[AttentionProblem], Any]) -> Any:
     """None, which csv writes as an empty field, as soon as anything on the way is None."""
     value: Any = line
-    for step in path.split("."):
-        value = None if value is None else getattr(value, step)
+    if callable(source):
+        value = source(line.row.problem)
+    else:
+        for step in source.split("."):
+            value = None if value is None else getattr(value, step)
     if isinstance(value, bool):
         return str(value).lower()
     # A spreadsheet takes a text that begins so for a formula, and computes it; a number is only a number.

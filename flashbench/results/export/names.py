@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from flashbench.features import FEATURES
 from flashbench.problem import AttentionProblem
 from flashbench.results.record import Measurement, Results
 
-# Of sequences, that a name lists.
-MOST_LENGTHS = 8
 DIRECTIONS = {"fwd": "fwd", "bwd": "bwd", "fwd_bwd": "fwd+bwd"}
 
 
@@ -77,41 +75,9 @@ def _problem_parts(problem: AttentionProblem) -> list[str]:
 
 
 def _feature_parts(problem: AttentionProblem) -> Iterator[str]:
-    if "window" in problem.features:
-        sides = (problem.window_left, problem.window_right)
-        left, right = ("none" if keys is None else keys for keys in sides)
-        yield f"window:{left}" if problem.causal or left == right else f"window:{left}-{right}"
-    if problem.softcap is not None:
-        yield f"softcap:{problem.softcap!r}".removesuffix(".0")
-    if problem.alibi:
-        yield "alibi"
-    if problem.sinks:
-        yield "sinks"
-    if problem.mask is not None:
-        yield f"mask:{problem.mask}" + (f"-{problem.mask_axes}" if problem.mask_axes else "")
-        if problem.mask == "block":
-            yield f"mask_block:{problem.mask_block_q}x{problem.mask_block_k}"
-    if problem.dropout:
-        yield f"dropout:{problem.dropout!r}"
-        if problem.dropout_seed:
-            yield f"dropout_seed:{problem.dropout_seed}"
-    if problem.query_lengths is not None:
-        yield f"varlen:{_lengths(problem.query_lengths)}"
-    if problem.key_lengths is not None and problem.key_lengths != problem.query_lengths:
-        yield f"key_lengths:{_lengths(problem.key_lengths)}"
-    if problem.page_size is not None:
-        yield f"page_size:{problem.page_size}"
-
-
-def _lengths(lengths: Sequence[int]) -> str:
-    """`64+128+512`; of many their number, shortest, longest and a digest, for names have a longest length."""
-    if len(set(lengths)) == 1:
-        return f"{lengths[0]}"
-    listed = "+".join(map(str, lengths))
-    if len(lengths) <= MOST_LENGTHS:
-        return listed
-    digest = hashlib.sha256(listed.encode()).hexdigest()[:8]
-    return f"{len(lengths)}x{min(lengths)}-{max(lengths)}-{digest}"
+    for name, feature in FEATURES.items():
+        if name in problem.features:
+            yield from feature.name(problem)
 
 
 def _mask(problem: AttentionProblem) -> str:

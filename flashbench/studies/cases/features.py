@@ -169,6 +169,10 @@ def dropout(dtype: Dtype) -> Iterator[Case]:
             yield Case(name, "dropout", masked).in_blocks(17, 5)
 
 
+# Beside windows and masks, in the order of their cases.
+OTHERS = (alibi, softcaps, sinks, lengths, packed, dropout)
+
+
 def _slopes_by_sequence(extras: Extras) -> Extras:
     """Different slopes for each sequence; those of the first are zero."""
     assert extras.alibi_slopes is not None
