@@ -30,6 +30,7 @@ class Case(NamedTuple):
     change_extras: ChangeExtras | None = None
     backward: bool = True  # whether gradients are asked for
     forward: bool = True  # whether outputs are; gradients need them in any case
+    name_in_any_dtype: str = ""  # the name without its dtype; a suite adds the dtype to its names
 
     def make_inputs(self) -> Inputs:
         """The same inputs each time."""
@@ -48,7 +49,7 @@ class Case(NamedTuple):
     @property
     def question(self) -> Case:
         """What the case asks, whatever it is called and run with: equal where the answer is the same."""
-        return self._replace(name="", group="", settings=Settings())
+        return self._replace(name="", name_in_any_dtype="", group="", settings=Settings())
 
     def in_blocks(self, block_q: int, block_k: int) -> Case:
         """The same in tiles of this size: small ones are what windows and masks hide whole."""

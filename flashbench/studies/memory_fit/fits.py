@@ -7,9 +7,9 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import NamedTuple
 
+from flashbench.analysis.lengths import with_length
 from flashbench.engines import Outline, Settings, refusal
 from flashbench.problem import AttentionProblem, Direction
-from flashbench.studies.lengths import with_length
 
 # Sequences longer than this are not searched for: 2^40 rows fit nowhere.
 LONGEST_SEQLEN = 2**40
