@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from flashbench.analysis.groups import Along, GroupKey
 from flashbench.analysis.problem_words import feature_words, length_word
@@ -59,6 +59,14 @@ def axis_word(problem: AttentionProblem, along: Along) -> str:
     if along == "head_dim":
         return str(problem.head_dim)
     return str(problem.seqlen_k) if along == "keys" else length_word(problem)
+
+
+def place_words(problems: Sequence[AttentionProblem], along: Along) -> list[str]:
+    """The place of each row along its table; empty if the row above has the same problem."""
+    return [
+        "" if index and problems[index - 1] == problem else axis_word(problem, along)
+        for index, problem in enumerate(problems)
+    ]
 
 
 def places_word(measurements: Iterable[Measurement], along: Along) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from flashbench.analysis.blocks import block_word
 from flashbench.analysis.decoding import is_decoding
-from flashbench.analysis.group_words import axis_word
+from flashbench.analysis.group_words import place_words
 from flashbench.analysis.groups import Along, has_windows, without_window
 from flashbench.analysis.problem_words import window_word
 from flashbench.problem import AttentionProblem
@@ -24,22 +23,14 @@ from flashbench.report.cells import (
     time_cells,
     tokens_cell,
 )
-from flashbench.report.grid import Grid
+from flashbench.report.grid import Column, Grid, grid_of, when
 from flashbench.report.layout import AXES
 from flashbench.report.memory import memory_cells
-from flashbench.report.tones import NOTHING, Cell, Line
+from flashbench.report.tones import NOTHING, Line
 from flashbench.report.units import format_count
 from flashbench.results.record import Measurement
 
 FULL = "full"
-
-
-class Column(NamedTuple):
-    """A column, with one cell for each row."""
-
-    header: str
-    cells: Sequence[str | Cell]
-    left: bool = False
 
 
 def engine_table(rows: Sequence[Measurement], along: Along) -> Grid:
@@ -48,37 +39,31 @@ def engine_table(rows: Sequence[Measurement], along: Along) -> Grid:
     Times are relative to the same engine without a window if that was measured, otherwise to the first
     engine.
     """
+    places = [without_window(row.problem) for row in rows]
     columns = [
-        _places(rows, along),
-        *_if(_has_several_windows(rows), Column("Window", [window_word(row.problem) for row in rows])),
-        *_if(names_engines(rows), Column("Engine", [_engine_word(row) for row in rows], left=True)),
-        *_if(_has_several_blocks(rows), Column("Block", [block_word(row) or NOTHING for row in rows])),
-        *_if(
+        Column(AXES[along].header, place_words(places, along)),
+        *when(_has_several_windows(rows), Column("Window", [window_word(row.problem) for row in rows])),
+        *when(names_engines(rows), Column("Engine", [_engine_word(row) for row in rows], left=True)),
+        *when(_has_several_blocks(rows), Column("Block", [block_word(row) or NOTHING for row in rows])),
+        *when(
             has_windows(rows) and not _are_steps(rows),
             Column("Pairs", [format_count(row.problem.visible_pairs) for row in rows]),
         ),
         Column("Time\n(ms)", time_cells(rows)),
         *_ratios(rows),
         *(_byte_rates(rows) if _are_steps(rows) else _operation_rates(rows)),
-        *_if(any(row.memory for row in rows), Column("Memory", memory_cells(rows))),
-        *_if(
+        *when(any(row.memory for row in rows), Column("Memory", memory_cells(rows))),
+        *when(
             any(row.accuracy for row in rows),
             Column("Max\nError", [error_cell(row.accuracy) for row in rows]),
         ),
-        *_if(
+        *when(
             any(row.energy_joules is not None for row in rows),
             Column("Energy\n(mJ)", [energy_cell(row) for row in rows]),
         ),
     ]
-    grid = Grid(
-        *(column.header for column in columns),
-        left=[place for place, column in enumerate(columns) if column.left],
-    )
     several = len({(row.engine, window_word(row.problem)) for row in rows}) > 1
-    for index, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
-        ends = index + 1 < len(rows) and _place(rows[index + 1]) != _place(rows[index])
-        grid.add_row(*cells, last=several and ends)
-    return grid
+    return grid_of(columns, places if several else None)
 
 
 def names_engines(rows: Sequence[Measurement]) -> bool:
@@ -104,19 +89,6 @@ def legend_lines(rows: Sequence[Measurement]) -> list[Line]:
 def _are_steps(rows: Sequence[Measurement]) -> bool:
     """Whether all are steps of decoding."""
     return all(row.direction == "fwd" and is_decoding(row.problem) for row in rows)
-
-
-def _if(wanted: bool, column: Column) -> Iterable[Column]:
-    return [column] if wanted else []
-
-
-def _places(rows: Sequence[Measurement], along: Along) -> Column:
-    """Each place along the table once, in its first row."""
-    words = [
-        "" if index and _place(rows[index - 1]) == _place(row) else axis_word(row.problem, along)
-        for index, row in enumerate(rows)
-    ]
-    return Column(AXES[along].header, words)
 
 
 def _place(row: Measurement) -> AttentionProblem:
@@ -154,7 +126,7 @@ def _ratios(rows: Sequence[Measurement]) -> list[Column]:
 def _operation_rates(rows: Sequence[Measurement]) -> list[Column]:
     return [
         Column("GFLOP/s", [gflops_cell(row) for row in rows]),
-        *_if(
+        *when(
             any(percent_of_peak(row) is not None for row in rows),
             Column("%\nPeak", [peak_cell(row) for row in rows]),
         ),
@@ -164,7 +136,7 @@ def _operation_rates(rows: Sequence[Measurement]) -> list[Column]:
 def _byte_rates(rows: Sequence[Measurement]) -> list[Column]:
     return [
         Column("GB/s", [gbps_cell(row) for row in rows]),
-        *_if(
+        *when(
             any(percent_of_bandwidth(row) is not None for row in rows),
             Column("% Band-\nwidth", [bandwidth_cell(row) for row in rows]),
         ),

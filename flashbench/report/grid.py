@@ -69,6 +69,31 @@ class Grid:
         yield table
 
 
+class Column(NamedTuple):
+    """A column of a grid, with one cell for each row."""
+
+    header: str
+    cells: Sequence[str | Cell]
+    left: bool = False
+
+
+def when(wanted: bool, *columns: Column) -> Sequence[Column]:
+    """The columns, if they are wanted."""
+    return columns if wanted else ()
+
+
+def grid_of(columns: Sequence[Column], places: Sequence[object] | None = None) -> Grid:
+    """The grid of these columns. places: one for each row; a blank line comes between different places."""
+    grid = Grid(
+        *(column.header for column in columns),
+        left=[number for number, column in enumerate(columns) if column.left],
+    )
+    for index, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
+        last = places is not None and index + 1 < len(places) and places[index + 1] != places[index]
+        grid.add_row(*cells, last=last)
+    return grid
+
+
 class Section(NamedTuple):
     """One table, its title, and the lines below it that explain missing or flagged figures."""
 

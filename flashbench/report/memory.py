@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from rich.console import Group, RenderableType
 
 from flashbench.analysis.blocks import AUTO, block_label, block_word, with_block
-from flashbench.analysis.group_words import axis_word, places_word, problem_line, threads_word
+from flashbench.analysis.group_words import place_words, places_word, problem_line, threads_word
 from flashbench.analysis.groups import Along, group_measurements, grouped, table_axis
 from flashbench.analysis.memory_views import CAUSES, View, memory_views
 from flashbench.report.cells import size_cell
-from flashbench.report.grid import Grid, Section
+from flashbench.report.grid import Column, Grid, Section, grid_of, when
 from flashbench.report.layout import AXES, status_cell
 from flashbench.report.tones import FLAG, NOTHING, Cell, Line, Tone
 from flashbench.report.units import format_bytes
@@ -69,31 +69,21 @@ def _name(row: Measurement) -> str:
 
 def _table(rows: Sequence[Measurement], along: Along) -> Grid:
     with_blocks = len({(row.problem, row.engine) for row in rows}) < len(rows)
-    grid = Grid(
-        AXES[along].header,
-        "Engine",
-        *(["Block"] if with_blocks else []),
-        "memray",
-        "Resident\n- outputs",
-        "Expected",
-        "",
-        left=[1],
-    )
-    for index, row in enumerate(rows):
-        begins = index == 0 or rows[index - 1].problem != row.problem
-        last = index + 1 < len(rows) and rows[index + 1].problem != row.problem
-        grid.add_row(
-            axis_word(row.problem, along) if begins else "",
-            row.engine,
-            *([block_word(row) or NOTHING] if with_blocks else []),
-            *_views(row),
-            Cell("", flagged=bool(_disagreements(row))),
-            last=last,
-        )
-    return grid
+    problems = [row.problem for row in rows]
+    memray, resident, expected = zip(*map(_views, rows), strict=True)
+    columns = [
+        Column(AXES[along].header, place_words(problems, along)),
+        Column("Engine", [row.engine for row in rows], left=True),
+        *when(with_blocks, Column("Block", [block_word(row) or NOTHING for row in rows])),
+        Column("memray", memray),
+        Column("Resident\n- outputs", resident),
+        Column("Expected", expected),
+        Column("", [Cell("", flagged=bool(_disagreements(row))) for row in rows]),
+    ]
+    return grid_of(columns, problems)
 
 
-def _views(row: Measurement) -> list[Cell]:
+def _views(row: Measurement) -> Sequence[Cell]:
     if row.memory is None:
         return [NOTHING if row.status == "ok" else status_cell(row), NOTHING, NOTHING]
     return list(map(size_cell, memory_views(row.memory)))

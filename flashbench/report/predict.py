@@ -8,10 +8,10 @@ import msgspec
 from rich.console import Group, RenderableType
 
 from flashbench.analysis.blocks import AUTO, blocks_word
-from flashbench.analysis.group_words import axis_word, problem_line
+from flashbench.analysis.group_words import place_words, problem_line
 from flashbench.analysis.groups import Along, grouped, problem_key
 from flashbench.report.cells import fits_cell, size_cell
-from flashbench.report.grid import Grid, Section
+from flashbench.report.grid import Column, Grid, Section, grid_of, when
 from flashbench.report.layout import AXES
 from flashbench.report.tones import NOTHING, Cell, Line, Tone
 from flashbench.report.units import format_bytes
@@ -19,7 +19,6 @@ from flashbench.studies.memory_fit.predict import Fit, Prediction, Predictions
 from flashbench.texts import indented_json
 
 SCHEMA_VERSION = 1
-_HEADERS = ("Forward\nneeds", "Fits", "Training\nneeds", "Fits", "Longest\ntrained")
 
 
 def predict_report(predictions: Predictions) -> RenderableType:
@@ -43,21 +42,26 @@ def predict_json(predictions: Predictions) -> str:
 
 def _table(rows: Sequence[Prediction], along: Along) -> Grid:
     with_blocks = len({(row.problem, row.engine) for row in rows}) < len(rows)
-    grid = Grid(AXES[along].header, "Engine", *(["Block"] if with_blocks else []), *_HEADERS, left=[1])
-    for index, row in enumerate(rows):
-        begins = index == 0 or rows[index - 1].problem != row.problem
-        ends = index + 1 < len(rows) and rows[index + 1].problem != row.problem
-        several = len({each.engine for each in rows}) > 1 or with_blocks
-        grid.add_row(
-            axis_word(row.problem, along) if begins else "",
-            row.engine,
-            *([_block(row)] if with_blocks else []),
-            *_cells(row.forward),
-            *_cells(row.training),
-            NOTHING if row.longest_training_seqlen is None else f"{row.longest_training_seqlen:,}",
-            last=several and ends,
-        )
-    return grid
+    several = len({row.engine for row in rows}) > 1 or with_blocks
+    problems = [row.problem for row in rows]
+    columns = [
+        Column(AXES[along].header, place_words(problems, along)),
+        Column("Engine", [row.engine for row in rows], left=True),
+        *when(with_blocks, Column("Block", [_block(row) for row in rows])),
+        *_fit_columns("Forward\nneeds", [row.forward for row in rows]),
+        *_fit_columns("Training\nneeds", [row.training for row in rows]),
+        Column("Longest\ntrained", [_longest(row.longest_training_seqlen) for row in rows]),
+    ]
+    return grid_of(columns, problems if several else None)
+
+
+def _fit_columns(header: str, fits: Sequence[Fit]) -> tuple[Column, Column]:
+    needed, answers = zip(*map(_cells, fits), strict=True)
+    return Column(header, needed), Column("Fits", answers)
+
+
+def _longest(seqlen: int | None) -> str | Cell:
+    return NOTHING if seqlen is None else f"{seqlen:,}"
 
 
 def _block(row: Prediction) -> str:

@@ -14,7 +14,7 @@ from flashbench.analysis.groups import Along, GroupKey, has_windows, table_axis,
 from flashbench.analysis.ratios import memory_ratio, time_ratio
 from flashbench.report.cells import energy_cell, error_cell, peak_cell, percent_of_peak, time_cells
 from flashbench.report.engine_table import engine_table, legend_lines, names_engines
-from flashbench.report.grid import Grid, Section
+from flashbench.report.grid import Column, Grid, Section, grid_of, when
 from flashbench.report.layout import AXES, NO_POINT, heading, note_lines, outlier_lines, reason_lines
 from flashbench.report.memory import memory_cells, memory_lines
 from flashbench.report.tones import NOTHING, Cell, Tone
@@ -80,42 +80,33 @@ def _title(key: GroupKey, rows: Sequence[Measurement]) -> str:
 
 def _documented_table(rows: Sequence[Measurement], along: Along) -> Grid:
     pairs = by_problem(rows)
-    flash_times = time_cells([flash for _, flash in pairs])
-    standard_times = time_cells([standard for standard, _ in pairs])
-    flash_memory = memory_cells([flash for _, flash in pairs])
-    standard_memory = memory_cells([standard for standard, _ in pairs])
-    with_memory = any(row.memory for row in rows)
-    with_accuracy = any(row.accuracy for row in rows)
-    with_energy = any(row.energy_joules is not None for row in rows)
-    with_peak = any(percent_of_peak(row) is not None for row in rows)
-    grid = Grid(
-        AXES[along].header,
-        *(["Standard\nMem", "Flash\nMem", "Savings"] if with_memory else []),
-        "Time\n(ms)",
-        "Standard\n(ms)",
-        "Speed-up",
-        *(["%\nPeak"] if with_peak else []),
-        *(["Max\nError"] if with_accuracy else []),
-        *(["Energy\n(mJ)"] if with_energy else []),
-    )
-    for index, (standard, flash) in enumerate(pairs):
-        some = flash or standard
-        assert some is not None, "a problem comes from a row"
-        grid.add_row(
-            axis_word(some.problem, along),
-            *(
-                [standard_memory[index], flash_memory[index], _savings(standard, flash)]
-                if with_memory
-                else []
-            ),
-            flash_times[index],
-            standard_times[index],
-            _speed_up(standard, flash),
-            *([peak_cell(flash)] if with_peak else []),
-            *([error_cell(flash.accuracy if flash else None)] if with_accuracy else []),
-            *([energy_cell(flash)] if with_energy else []),
-        )
-    return grid
+    standard, flash = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    problems = dict.fromkeys(row.problem for row in rows)  # as `by_problem` has them
+    columns = [
+        Column(AXES[along].header, [axis_word(problem, along) for problem in problems]),
+        *when(
+            any(row.memory for row in rows),
+            Column("Standard\nMem", memory_cells(standard)),
+            Column("Flash\nMem", memory_cells(flash)),
+            Column("Savings", [_savings(*pair) for pair in pairs]),
+        ),
+        Column("Time\n(ms)", time_cells(flash)),
+        Column("Standard\n(ms)", time_cells(standard)),
+        Column("Speed-up", [_speed_up(*pair) for pair in pairs]),
+        *when(
+            any(percent_of_peak(row) is not None for row in rows),
+            Column("%\nPeak", [peak_cell(row) for row in flash]),
+        ),
+        *when(
+            any(row.accuracy for row in rows),
+            Column("Max\nError", [error_cell(row.accuracy if row else None) for row in flash]),
+        ),
+        *when(
+            any(row.energy_joules is not None for row in rows),
+            Column("Energy\n(mJ)", [energy_cell(row) for row in flash]),
+        ),
+    ]
+    return grid_of(columns)
 
 
 def _savings(standard: Measurement | None, flash: Measurement | None) -> str | Cell:

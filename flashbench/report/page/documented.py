@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from flashbench.analysis.blocks import block_rows
 from flashbench.analysis.ratios import memory_ratio
 from flashbench.report.charts.series import Source
-from flashbench.report.page.table import Column, Table, make_table
+from flashbench.report.page.table import Heading, Table, make_table
 from flashbench.report.profile import by_problem
 from flashbench.report.units import format_bytes, format_ratio
 from flashbench.results.record import Measurement, Results
 
-_COLUMNS = tuple(
+_HEADINGS = tuple(
     map(
-        Column,
+        Heading,
         (
             "N",
             "Batch",
@@ -84,7 +84,7 @@ def _table(id_: str, documented: Results, measured: Measured, name: str, note: s
     return make_table(
         id_,
         f"Documented and measured{f', {name}' if name else ''}: forward, full, float64, one head of 64",
-        _COLUMNS,
+        _HEADINGS,
         rows,
         row_headings=2,
         notes=[

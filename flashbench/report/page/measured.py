@@ -12,40 +12,40 @@ from flashbench.analysis.words import NO_REASON, STATUS_WORDS
 from flashbench.report.cells import error_cell
 from flashbench.report.charts.series import Source
 from flashbench.report.layout import AXES
-from flashbench.report.page.table import Column, Table, make_table
+from flashbench.report.page.table import Heading, Table, make_table
 from flashbench.report.page.words import capital
 from flashbench.report.tones import Cell, Tone, status_tone
 from flashbench.report.units import format_bytes, format_error, format_times
 from flashbench.results.record import Accuracy, Measurement, Memory, Time
 
-_COLUMNS = (
-    Column("File", words=True),
-    Column("Engine", words=True),
-    Column("Side", words=True),
-    Column("Block", words=True),
-    Column("Kernel", words=True),
-    Column("Threads"),
-    Column("Median, ms"),
-    Column("25 %"),
-    Column("75 %"),
-    Column("Minimum"),
-    Column("Processes"),
-    Column("Calls"),
-    Column("Outliers"),
-    Column("GFLOP/s"),
-    Column("% of peak"),
-    Column("GB/s"),
-    Column("% of bandwidth"),
-    Column("Memory, memray"),
-    Column("Memory, resident"),
-    Column("Memory, expected"),
-    Column("Max error"),
-    Column("Tolerance"),
-    Column("Energy, J"),
-    Column("Moved"),
-    Column("Others' cores"),
-    Column("Steal, %"),
-    Column("Status", words=True),
+_HEADINGS = (
+    Heading("File", words=True),
+    Heading("Engine", words=True),
+    Heading("Side", words=True),
+    Heading("Block", words=True),
+    Heading("Kernel", words=True),
+    Heading("Threads"),
+    Heading("Median, ms"),
+    Heading("25 %"),
+    Heading("75 %"),
+    Heading("Minimum"),
+    Heading("Processes"),
+    Heading("Calls"),
+    Heading("Outliers"),
+    Heading("GFLOP/s"),
+    Heading("% of peak"),
+    Heading("GB/s"),
+    Heading("% of bandwidth"),
+    Heading("Memory, memray"),
+    Heading("Memory, resident"),
+    Heading("Memory, expected"),
+    Heading("Max error"),
+    Heading("Tolerance"),
+    Heading("Energy, J"),
+    Heading("Moved"),
+    Heading("Others' cores"),
+    Heading("Steal, %"),
+    Heading("Status", words=True),
 )
 DISAGREES = "\N{LEFT RIGHT ARROW}"  # after a figure that disagrees with the measured workspace
 
@@ -81,7 +81,7 @@ def _table(id_: str, key: GroupKey, rows: Sequence[tuple[str, Measurement]], *, 
     return make_table(
         id_,
         capital(problem_line(key)),
-        [Column(AXES[key.along].heading), *_COLUMNS],
+        [Heading(AXES[key.along].heading), *_HEADINGS],
         cells,
         notes=notes,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from flashbench.analysis.words import counted, settings_word, versions_word
 from flashbench.report.charts.series import Source
 from flashbench.report.layout import NOT_STATED, caches_word
-from flashbench.report.page.table import Column, Table, make_table
+from flashbench.report.page.table import Heading, Table, make_table
 from flashbench.report.units import format_bytes
 from flashbench.results.record import Machine, Process, Results, Threadpool
 
@@ -29,7 +29,9 @@ def process_tables(sources: Sequence[Source]) -> list[Table]:
         make_table(
             f"processes-{number}",
             "Processes" + (f", {source.name}" if len(sources) > 1 else ""),
-            _columns("Of", "Python", "Interpreter", "flashbench", "Environment", "Thread pools", "Libraries"),
+            _headings(
+                "Of", "Python", "Interpreter", "flashbench", "Environment", "Thread pools", "Libraries"
+            ),
             [[of, *_process(process)] for of, process in source.results.processes.items()],
         )
         for number, source in enumerate(sources, start=1)
@@ -48,11 +50,11 @@ def _by_file(
     names = list(dict.fromkeys(name for column in columns for name in column))
     headings = [source.name for source in sources]
     rows = [[name, *(column.get(name, NOT_STATED) for column in columns)] for name in names]
-    return make_table(id_, caption, _columns(first, *headings), rows)
+    return make_table(id_, caption, _headings(first, *headings), rows)
 
 
-def _columns(*headings: str) -> list[Column]:
-    return [Column(heading, words=True) for heading in headings]
+def _headings(*headings: str) -> list[Heading]:
+    return [Heading(heading, words=True) for heading in headings]
 
 
 def _machine(machine: Machine) -> dict[str, str]:

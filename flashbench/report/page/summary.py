@@ -13,7 +13,7 @@ from flashbench.analysis.words import DIRECTION_WORDS, counted
 from flashbench.report.charts.series import Source
 from flashbench.report.duel import duel_counts
 from flashbench.report.layout import machine_words, statuses_line
-from flashbench.report.page.table import Column, Table, make_table
+from flashbench.report.page.table import Heading, Table, make_table
 from flashbench.report.page.words import capital, caption_words, common_words
 from flashbench.report.units import format_change, format_ratio, format_wide_ratio
 from flashbench.results.record import Measurement, Results
@@ -50,10 +50,10 @@ def ratio_tables(sources: Sequence[Source]) -> list[Table]:
                 f"ratios-{number}",
                 f"{what} {base}{_named(source, len(sources))}",
                 [
-                    Column("Problem", words=True),
-                    Column("N" if along == "seqlen" else "Head size"),
-                    *(Column(f"{other}, time") for other in others),
-                    *(Column(f"{other}, memory") for other in others),
+                    Heading("Problem", words=True),
+                    Heading("N" if along == "seqlen" else "Head size"),
+                    *(Heading(f"{other}, time") for other in others),
+                    *(Heading(f"{other}, memory") for other in others),
                 ],
                 cells,
                 notes=[

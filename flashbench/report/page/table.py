@@ -8,10 +8,10 @@ from typing import NamedTuple
 from flashbench.report.tones import Cell
 
 
-class Column(NamedTuple):
-    """A column. Words are left-aligned, figures right-aligned."""
+class Heading(NamedTuple):
+    """The heading of a column. Words are left-aligned, figures right-aligned."""
 
-    heading: str
+    text: str
     words: bool = False
 
 
@@ -20,7 +20,7 @@ class Table(NamedTuple):
 
     id: str
     caption: str
-    columns: Sequence[Column]
+    headings: Sequence[Heading]
     rows: Sequence[Sequence[Cell]]
     row_headings: int
     notes: Sequence[str]
@@ -29,7 +29,7 @@ class Table(NamedTuple):
 def make_table(
     id_: str,
     caption: str,
-    columns: Sequence[Column],
+    headings: Sequence[Heading],
     rows: Sequence[Sequence[Cell | str]],
     *,
     row_headings: int = 1,
@@ -39,13 +39,13 @@ def make_table(
     cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
     kept = [
         place
-        for place in range(len(columns))
+        for place in range(len(headings))
         if place < row_headings or any(row[place].text for row in cells)
     ]
     return Table(
         id_,
         caption,
-        [columns[place] for place in kept],
+        [headings[place] for place in kept],
         [[row[place] for place in kept] for row in cells],
         row_headings,
         notes,

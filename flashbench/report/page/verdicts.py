@@ -10,28 +10,28 @@ from flashbench.analysis.groups import group_key
 from flashbench.analysis.problem_words import length_word
 from flashbench.report.charts.series import Source
 from flashbench.report.duel import verdict_word
-from flashbench.report.page.table import Column, Table, make_table
+from flashbench.report.page.table import Heading, Table, make_table
 from flashbench.report.tones import VERDICT_TONES, Cell
 from flashbench.report.units import format_p, format_times
 from flashbench.results.record import Duel, Measurement, Results
 
-_COLUMNS = (
-    Column("Problem", words=True),
-    Column("N"),
-    Column("A", words=True),
-    Column("B", words=True),
-    Column("Verdict", words=True),
-    Column("B / A"),
-    Column("Interval"),
-    Column("p"),
-    Column("p, Holm"),
-    Column("Threshold"),
-    Column("Rounds"),
-    Column("A led"),
-    Column("Looks"),
-    Column("A, ms"),
-    Column("B, ms"),
-    Column("Reason", words=True),
+_HEADINGS = (
+    Heading("Problem", words=True),
+    Heading("N"),
+    Heading("A", words=True),
+    Heading("B", words=True),
+    Heading("Verdict", words=True),
+    Heading("B / A"),
+    Heading("Interval"),
+    Heading("p"),
+    Heading("p, Holm"),
+    Heading("Threshold"),
+    Heading("Rounds"),
+    Heading("A led"),
+    Heading("Looks"),
+    Heading("A, ms"),
+    Heading("B, ms"),
+    Heading("Reason", words=True),
 )
 
 
@@ -50,7 +50,7 @@ def _table(id_: str, source: Source, *, several: bool) -> Table:
     return make_table(
         id_,
         f"B against A{name}",
-        _COLUMNS,
+        _HEADINGS,
         [_cells(results, duel) for duel in results.duels],
         notes=_notes(results),
     )
