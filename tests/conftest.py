@@ -1,4 +1,4 @@
-"""What all tests share; its being here also lets them import the helpers beside it, such as fake_results."""
+"""The fixtures and settings that all tests share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_cgroups import FakeGroups
+from helpers.fake_cgroups import FakeGroups
 from hypothesis import settings
 
 # The first example of a test may compile a kernel: how long an example takes says nothing here.
@@ -32,7 +32,7 @@ def _no_tuned_blocks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 @pytest.fixture(scope="module")
 def oracle() -> Iterator[Any]:
     """`engine="oracle"`: every feature, and what the last call gave it."""
-    from oracle_engine import oracle_installed
+    from helpers.oracle_engine import oracle_installed
 
     with oracle_installed() as engine:
         yield engine

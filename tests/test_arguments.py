@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.oracle_engine import OracleEngine
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle_engine import OracleEngine
 
 from flashbench.arguments import find_engine, prepare
 from flashbench.arguments.features import as_mask

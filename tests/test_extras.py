@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from feature_problems import problems
+from helpers.feature_problems import problems
 from hypothesis import given
 
 from flashbench.block_mask import BlockMask

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from feature_problems import problems as feature_problems
-from feature_problems import random_extras
+from helpers.feature_problems import problems as feature_problems
+from helpers.feature_problems import random_extras
+from helpers.oracle_engine import OracleEngine
+from helpers.public_calls import options_of
+from helpers.support import assert_close, available_engines
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle_engine import OracleEngine
-from public_calls import options_of
-from support import assert_close, available_engines
 
 from flashbench.arguments import find_engine
 from flashbench.block_mask import BlockMask

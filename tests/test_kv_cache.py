@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.oracle_engine import OracleEngine
+from helpers.support import assert_close
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from oracle_engine import OracleEngine
-from support import assert_close
 
 from flashbench.errors import AttentionError
 from flashbench.functional import attention

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.support import assert_close
 from hypothesis import given
 from hypothesis import strategies as st
-from support import assert_close
 
 from flashbench.errors import AttentionError
 from flashbench.functional import AttentionOutput, attention

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import assert_close
+from helpers.support import assert_close
 
 from flashbench.errors import AttentionError
 from flashbench.functional import attention, attention_backward

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from feature_problems import problems, random_extras, visible_pairs
+from helpers.feature_problems import problems, random_extras, visible_pairs
 from hypothesis import given
 
 from flashbench.errors import AttentionError

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 
-import feature_problems
 import msgspec
 import numpy as np
 import pytest
-import torch_formula
-from feature_problems import problems, random_extras
+from helpers import feature_problems, torch_formula
+from helpers.feature_problems import problems, random_extras
+from helpers.support import assert_close
 from hypothesis import given
 from scipy.special import logsumexp, softmax
-from support import assert_close
 
 from flashbench import reference
 from flashbench.problem import AttentionProblem, Inputs

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from feature_problems import problems, random_extras, visible_pairs
+from helpers.feature_problems import problems, random_extras, visible_pairs
+from helpers.support import assert_close
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from support import assert_close
 
 from flashbench import reference
 from flashbench.block_mask import BlockMask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support import assert_close
+from helpers.support import assert_close
 
 
 def test_equal_arrays_with_nan_and_infinities_are_close() -> None:

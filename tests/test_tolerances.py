@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import assert_close
+from helpers.support import assert_close
 
 from flashbench.extras import Extras
 from flashbench.philox import dropout_kept

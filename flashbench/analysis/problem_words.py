@@ -1,4 +1,4 @@
-"""A problem in words: its optional features and its length."""
+"""A problem in words: what of it is optional, and how long it is."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from flashbench.analysis.blocks import blocks_word
 from flashbench.problem import AttentionProblem
 
-# If there are more lengths, only the shortest and the longest are named.
+# More lengths than this are told by the shortest and the longest.
 MOST_LENGTHS = 6
 
 
 def feature_words(problem: AttentionProblem, *, unit: str = "") -> list[str]:
-    """`["window 256", "softcap 50"]`; empty without optional features.
+    """`["window 256", "softcap 50"]`, no commas within; empty where nothing optional is on.
 
-    unit: of the lengths of sequences, if they are not rows.
+    unit: what stands after lengths of sequences, where they are not rows.
     """
     return list(_words(problem, unit))
 
@@ -44,14 +44,14 @@ def _words(problem: AttentionProblem, unit: str) -> Iterator[str]:
 
 
 def window_word(problem: AttentionProblem) -> str:
-    """`256` for both sides or the left side of a causal mask, otherwise `128 left 0 right`, or `none`.
+    """`256` where that is both sides, or the left one of a causal mask, else `128 left 0 right`; `none`.
 
     >>> window_word(AttentionProblem.of(1024, window=(256, 256)))
     '256'
     >>> window_word(AttentionProblem.of(1024, window=(128, 0)))
     '128 left 0 right'
     """
-    # As asked for: `problem.window` ends at the last key, so it differs between lengths.
+    # As asked for: `problem.window` ends at the last key there is, and so differs from length to length.
     left, right = problem.window_left, problem.window_right
     if left is not None and (problem.causal or left == right):
         return str(left)
@@ -64,14 +64,14 @@ def _block_word(problem: AttentionProblem) -> str:
 
 
 def length_word(problem: AttentionProblem) -> str:
-    """`4096`, or `128 x 4096` if queries and keys differ in number."""
+    """`4096`, or `128 x 4096` where queries and keys differ in number."""
     if problem.seqlen_q == problem.seqlen_k:
         return str(problem.seqlen_q)
     return f"{problem.seqlen_q} x {problem.seqlen_k}"
 
 
 def _lengths_word(lengths: Sequence[int]) -> str:
-    """`64/128/512`, each length once; for many lengths `64 to 512`."""
+    """`64/128/512`, each once; of many the shortest and the longest."""
     several = list(dict.fromkeys(lengths))
     if len(several) > MOST_LENGTHS:
         return f"{min(several)} to {max(several)}"

@@ -50,12 +50,12 @@ def compare(
     from rich.console import Console
 
     from flashbench.analysis import compare as study
-    from flashbench.cli.streams import check_output, write_output
+    from flashbench.cli.streams import check_output
     from flashbench.cli.values import parse_choices, parse_share
     from flashbench.report.annotations import compare_annotations
     from flashbench.report.compare import compare_json, compare_markdown, compare_report
     from flashbench.report.github import report_to_github
-    from flashbench.results.store import load_measurements
+    from flashbench.results.store import load_measurements, write_whole
 
     limit = parse_share("--fail-over", fail_over)
     formats = {"table": None, "markdown": compare_markdown, "json": compare_json}
@@ -69,8 +69,10 @@ def compare(
         fail_over=limit,
         force=force,
     )
-    if json is not None:
-        write_output(json, compare_json(comparison))
+    if json is not None and json != "-":
+        write_whole(json, compare_json(comparison).encode())
+    if json == "-":
+        sys.stdout.write(compare_json(comparison))
     out = sys.stdout if json is None else sys.stderr
     if as_text is None:
         Console(file=out).print(compare_report(comparison))

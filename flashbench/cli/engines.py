@@ -27,17 +27,21 @@ def engines(
 ) -> None:
     """List the engines: ready, not installed or broken, and what each supports."""
     # Inside: these import NumPy, which --help must not.
+    import sys
 
     from rich.console import Console
 
-    from flashbench.cli.streams import check_output, write_output
+    from flashbench.cli.streams import check_output
     from flashbench.cli.values import parse_seconds
     from flashbench.report.engines import engines_json, engines_report
+    from flashbench.results.store import write_whole
     from flashbench.studies.engine_list import PROBE_TIMEOUT_S, list_engines
 
     timeout_s = PROBE_TIMEOUT_S if timeout is None else parse_seconds("--timeout", timeout)
     check_output(json)
     found = list_engines(timeout_s=timeout_s)
-    if json is not None:
-        write_output(json, engines_json(found))
+    if json is not None and json != "-":
+        write_whole(json, engines_json(found).encode())
+    if json == "-":
+        sys.stdout.write(engines_json(found))
     Console(stderr=json is not None).print(engines_report(found))

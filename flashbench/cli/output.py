@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from flashbench.analysis.words import counted
 from flashbench.cli.say import say
 from flashbench.cli.streams import check_output, same_file
 from flashbench.errors import ConfigError, FlashbenchError
@@ -100,7 +99,7 @@ class ResultFiles:
 
     def _what_is_kept(self, results: Results) -> tuple[str, str | None]:
         count = len(results.measurements) + len(results.training)
-        measured = f"{counted(count, 'measurement')} begun or finished"
+        measured = f"{count} measurement{'' if count == 1 else 's'} begun or finished"
         files = [file for file in self._files if file.can_grow]
         if not count or not files:
             return f"{measured}, none kept", None

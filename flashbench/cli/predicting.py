@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 
-from flashbench.cli.streams import check_output, write_output
+from flashbench.cli.streams import check_output
 from flashbench.errors import ConfigError
 from flashbench.measure.machine import available_memory_bytes
 from flashbench.report.predict import predict_json, predict_report
+from flashbench.results.store import write_whole
 from flashbench.studies.memory_fit.predict import predict
 from flashbench.studies.study import Study
 
@@ -32,6 +34,8 @@ def predict_and_report(study: Study, params: Mapping[str, Any]) -> None:
     check_output(json)
     budget = study.memory_budget_bytes
     found = predict(study, available_memory_bytes() if budget is None else budget, free=budget is None)
-    if json is not None:
-        write_output(json, predict_json(found))
+    if json == "-":
+        sys.stdout.write(predict_json(found))
+    elif json is not None:
+        write_whole(json, predict_json(found).encode())
     Console(stderr=json is not None).print(predict_report(found))

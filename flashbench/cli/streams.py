@@ -61,16 +61,6 @@ def check_output(path: str | None) -> None:
         check_writable(path)
 
 
-def write_output(path: str, text: str) -> None:
-    """Write the text to that file, or to stdout if it is "-". Raises ResultsError."""
-    if path == "-":
-        sys.stdout.write(text)
-    else:
-        from flashbench.results.store import write_whole  # here: loads msgspec, which --help must not
-
-        write_whole(path, text.encode())
-
-
 def same_file(path: str, other: str) -> bool:
     """Whether two names of files to write are of one file, `-` being stdout."""
     return path == other if "-" in (path, other) else os.path.realpath(path) == os.path.realpath(other)

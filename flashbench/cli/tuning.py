@@ -12,9 +12,10 @@ from rich.console import Console
 from flashbench.cli.output import RunInterruptedError
 from flashbench.cli.progress import show_progress
 from flashbench.cli.readers import OPTIONS, Options, many, read_params, read_passes
-from flashbench.cli.streams import check_output, write_output
+from flashbench.cli.streams import check_output
 from flashbench.report.tune import table_lines, tune_json, tune_lines, tune_report
 from flashbench.results.one_line import one_line
+from flashbench.results.store import write_whole
 from flashbench.studies.tune.keep import Tuned, reset, shown
 from flashbench.studies.tune.plan import Plan
 from flashbench.studies.tune.run import Interrupted, tune
@@ -62,8 +63,10 @@ def reset_table() -> None:
 
 
 def _print(tuned: Tuned, lines: Sequence[str], *, json: str | None) -> None:
-    if json is not None:
-        write_output(json, tune_json(tuned))
+    if json is not None and json != "-":
+        write_whole(json, tune_json(tuned).encode())
+    if json == "-":
+        sys.stdout.write(tune_json(tuned))
     out = sys.stdout if json is None else sys.stderr
     if tuned.outcomes:
         Console(file=out).print(tune_report(tuned))

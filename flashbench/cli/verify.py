@@ -90,10 +90,11 @@ def verify(
 
     from flashbench.cli.progress import show_progress
     from flashbench.cli.readers import all_engines, many, read_engines
-    from flashbench.cli.streams import check_output, write_output
+    from flashbench.cli.streams import check_output
     from flashbench.cli.values import parse_seed, parse_whole
     from flashbench.cli.verifying import narrowed, options_of
     from flashbench.report.verify import verify_json, verify_lines, verify_report
+    from flashbench.results.store import write_whole
     from flashbench.studies import verify as study
     from flashbench.studies.cases import choose_cases, sample_cases
 
@@ -111,8 +112,10 @@ def verify(
         verification = study.verify(
             engines, cases, on_progress, suite=suite, options=options_of(context.params)
         )
-    if json is not None:
-        write_output(json, verify_json(verification))
+    if json is not None and json != "-":
+        write_whole(json, verify_json(verification).encode())
+    if json == "-":
+        sys.stdout.write(verify_json(verification))
     out = sys.stdout if json is None else sys.stderr
     Console(file=out).print(verify_report(verification, verbose=verbose))
     for line in verify_lines(verification, verbose=verbose):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from flashbench.analysis.blocks import block_label
 from flashbench.analysis.problem_words import length_word, window_word
-from flashbench.analysis.words import counted
 from flashbench.results.record import Results
 from flashbench.studies.resume import key_of
 from flashbench.studies.rows import Row, rows_of
@@ -36,7 +35,7 @@ def shortage_lines(study: Study, results: Results) -> list[str]:
         fewest = min(count for count in counts if count)
         few = [row for row, _ in asked if rounds[id(row)] == fewest]
         most = max(counts)
-        lines.append(f"{counted(fewest, 'round')} only, where others have up to {most}: {_named(study, few)}")
+        lines.append(f"{_rounds(fewest)} only, where others have up to {most}: {_named(study, few)}")
     if study.memory:
         without = [row for row, at in asked if rounds[id(row)] and (at is None or at.memory is None)]
         if without:
@@ -44,6 +43,10 @@ def shortage_lines(study: Study, results: Results) -> list[str]:
                 f"timed without their memory, {len(without)} of {len(rows)} points: {_named(study, without)}"
             )
     return lines
+
+
+def _rounds(count: int) -> str:
+    return f"{count} round" if count == 1 else f"{count} rounds"
 
 
 def _named(study: Study, rows: Sequence[Row]) -> str:

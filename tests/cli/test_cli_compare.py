@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fake_results import MACHINE, make_measurement, make_results
+from helpers.fake_results import MACHINE, make_measurement, make_results
 
 from flashbench.results.store import save
 

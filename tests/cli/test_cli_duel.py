@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from fake_results import make_measurement, make_results
+from helpers.fake_results import make_measurement, make_results
 
 from flashbench.problem import AttentionProblem
 from flashbench.report.markdown import results_markdown

@@ -11,8 +11,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import plugins
 import pytest
+from helpers import plugins
 
 from flashbench.studies import engine_list
 from flashbench.studies.engine_list import EngineFacts

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_exports import make_duel, small_profile, with_failures
-from fake_results import make_measurement, make_results
+from helpers.fake_exports import make_duel, small_profile, with_failures
+from helpers.fake_results import make_measurement, make_results
 
 from flashbench.cli.export import _format_words
 from flashbench.report.markdown import results_markdown

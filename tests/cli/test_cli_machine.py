@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CommandLine
-from fake_results import MACHINE, make_results
+from helpers.fake_results import MACHINE, make_results
 from msgspec.structs import replace
 
 from flashbench.results.record import Results
 from flashbench.results.store import load
 from flashbench.studies import machine as study
 from flashbench.studies.session import Progress
+
+CommandLine = Callable[..., Any]
 
 
 @pytest.fixture

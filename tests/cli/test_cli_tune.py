@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuned_entries import CHECKS, make_entry, write_table
+from helpers.tuned_entries import CHECKS, make_entry, write_table
 
 from flashbench.cli import tuning
 from flashbench.engines.flash.block_sizes import Blocks

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import wrong_engines
+from helpers import wrong_engines
 
 FEW = ("--case", "square-2", "--case", "nan-in-v-causal")
 CommandLine = Callable[..., Any]

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_results import make_measurement, make_results
-from html_page import parse_page
+from helpers.fake_results import make_measurement, make_results
+from helpers.html_page import parse_page
 
 from flashbench.engines.flash import tuned
 from flashbench.problem import AttentionProblem

@@ -3,9 +3,9 @@
 import msgspec
 import numpy as np
 import pytest
+from helpers.support import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import assert_close
 
 from flashbench.engines import Settings, refusal
 from flashbench.engines.flash.decode import decode_plan, decodes

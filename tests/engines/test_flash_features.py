@@ -3,11 +3,11 @@
 import msgspec
 import numpy as np
 import pytest
-from feature_checks import assert_features_are_exact
-from feature_problems import problems, random_extras, visible_pairs
+from helpers.feature_checks import assert_features_are_exact
+from helpers.feature_problems import problems, random_extras, visible_pairs
+from helpers.support import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import assert_close
 
 from flashbench.engines import Settings
 from flashbench.engines.flash.engine import FlashEngine

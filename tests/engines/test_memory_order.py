@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.support import assert_close
 from numpy.typing import NDArray
-from support import assert_close
 
 from flashbench.engines import AttentionGradients, Forward, Settings, get_engine
 from flashbench.engines.standard import _plan

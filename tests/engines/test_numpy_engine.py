@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 import pytest
-from support import assert_engine_is_exact
+from helpers.support import assert_engine_is_exact
 from threadpoolctl import threadpool_info
 
 from flashbench.engines import Settings, get_engine

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from feature_checks import assert_features_are_exact, feature_combinations, poisoned, problem_with
-from feature_problems import problems, random_extras
+from helpers.feature_checks import assert_features_are_exact, feature_combinations, poisoned, problem_with
+from helpers.feature_problems import problems, random_extras
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ import os
 import msgspec
 import numpy as np
 import pytest
-from support import assert_close, assert_engine_is_exact
+from helpers.support import assert_close, assert_engine_is_exact
 
 from flashbench.engines import Engine, Ran, Settings, get_engine
 from flashbench.problem import AttentionProblem, Direction, Inputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
-from support import assert_engine_is_exact
+from helpers.support import assert_engine_is_exact
 
 from flashbench.engines import Ran, Settings, get_engine
 from flashbench.problem import AttentionProblem

@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from helpers.support import assert_engine_is_exact
+from helpers.tuned_entries import make_entry, write_table
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from support import assert_engine_is_exact
-from tuned_entries import make_entry, write_table
 
 import flashbench
 from flashbench.engines import Settings

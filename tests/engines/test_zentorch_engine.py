@@ -8,7 +8,7 @@ import sys
 
 import msgspec
 import pytest
-from support import assert_engine_is_exact
+from helpers.support import assert_engine_is_exact
 
 from flashbench.engines import Ran, Settings, get_engine
 from flashbench.problem import AttentionProblem

@@ -4,9 +4,9 @@ import threading
 
 import numpy as np
 import pytest
+from helpers.support import assert_engine_is_exact
 from hypothesis import given
 from hypothesis import strategies as st
-from support import assert_engine_is_exact
 
 from flashbench.engines import Settings
 from flashbench.engines.flash.engine import FlashEngine

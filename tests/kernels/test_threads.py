@@ -101,7 +101,7 @@ def test_an_exception_of_a_signal_handler_waits_for_the_threads_that_work_on_the
 def test_a_storm_of_signals_gets_no_caller_out_before_its_threads(kind):
     if kind == "openmp":
         pytest.importorskip("torch")
-    script = Path(__file__).with_name("signal_storm.py")
+    script = Path(__file__).parents[1] / "helpers" / "signal_storm.py"
     done = subprocess.run([sys.executable, script, kind, "2000"], timeout=300, capture_output=True, text=True)
     assert done.returncode == 0, (done.returncode, done.stderr)
     seen = json.loads(done.stdout)

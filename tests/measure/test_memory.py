@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import fake_workloads
 import numba
 import numpy as np
 import psutil
 import pytest
-from fake_workloads import Fake
+from helpers import fake_workloads
+from helpers.fake_workloads import Fake
 from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits

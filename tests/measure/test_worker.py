@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fake_workloads
 import psutil
 import pytest
-from fake_cgroups import FakeGroups
+from helpers import fake_workloads
+from helpers.fake_cgroups import FakeGroups
 
 from flashbench.measure.worker import Worker, WorkerFailure
 from flashbench.system import affinity

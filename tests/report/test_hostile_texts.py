@@ -9,16 +9,16 @@ import re
 from collections.abc import Callable
 
 import pytest
-from fake_exports import make_duel, small_profile, with_failures
-from fake_results import make_measurement, make_results
-from fake_training import every_kind
-from hostile import FRAGMENTS, TEXTS, with_texts
-from html_page import parse_page
+from helpers.fake_exports import make_duel, small_profile, with_failures
+from helpers.fake_results import make_measurement, make_results
+from helpers.fake_training import every_kind
+from helpers.hostile import FRAGMENTS, TEXTS, with_texts
+from helpers.html_page import parse_page
+from helpers.rendering import rendered
+from helpers.report_files import make_profile
 from hypothesis import given, settings
 from markdown_it import MarkdownIt
 from msgspec.structs import replace
-from rendering import rendered
-from report_files import make_profile
 from rich.console import RenderableType
 
 from flashbench.analysis.compare import Comparison, compare

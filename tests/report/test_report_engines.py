@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from rendering import rendered
+from helpers.rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.report.engines import engines_json, engines_report

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from fake_exports import make_duel
-from fake_results import make_measurement, make_results
-from feature_rows import (
+from helpers.fake_exports import make_duel
+from helpers.fake_results import make_measurement, make_results
+from helpers.feature_rows import (
     decode_results,
     decode_rows,
     every_feature,
@@ -14,9 +14,9 @@ from feature_rows import (
     length_rows,
     window_rows,
 )
+from helpers.rendering import rendered
 from hypothesis import given
 from hypothesis import strategies as st
-from rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.analysis.compare import compare

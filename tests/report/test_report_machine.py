@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from fake_results import MACHINE, make_results
+from helpers.fake_results import MACHINE, make_results
+from helpers.rendering import rendered
 from msgspec.structs import replace
-from rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.analysis.advice import advice

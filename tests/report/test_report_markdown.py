@@ -6,9 +6,9 @@ import re
 
 import msgspec
 import pytest
-from fake_exports import make_duel, small_profile, with_failures
-from fake_results import make_measurement, make_results
-from fake_training import every_kind
+from helpers.fake_exports import make_duel, small_profile, with_failures
+from helpers.fake_results import make_measurement, make_results
+from helpers.fake_training import every_kind
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.report.escapes import escape_markdown

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fake_results import make_measurement, make_results
+from helpers.fake_results import make_measurement, make_results
+from helpers.rendering import rendered
 from msgspec.structs import replace
-from rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.report.memory import NO_MEMRAY, memory_report

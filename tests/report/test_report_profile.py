@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from fake_results import make_measurement, make_results
-from rendering import rendered
+from helpers.fake_results import make_measurement, make_results
+from helpers.rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.errors import ConfigError

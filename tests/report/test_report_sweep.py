@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from fake_results import make_measurement, make_results
-from rendering import rendered
+from helpers.fake_results import make_measurement, make_results
+from helpers.rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.report.sweep import sweep_report

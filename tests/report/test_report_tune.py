@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from rendering import rendered
+from helpers.rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.engines.flash.block_sizes import Blocks

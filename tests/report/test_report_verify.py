@@ -6,7 +6,7 @@ import json
 from typing import get_args
 
 import pytest
-from rendering import rendered
+from helpers.rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.problem import AttentionProblem, Dtype, Feature

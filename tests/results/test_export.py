@@ -10,8 +10,8 @@ from typing import Annotated
 
 import msgspec
 import pytest
-from fake_exports import make_duel, small_profile, with_failures, with_features
-from fake_results import MACHINE, make_measurement, make_results
+from helpers.fake_exports import make_duel, small_profile, with_failures, with_features
+from helpers.fake_results import MACHINE, make_measurement, make_results
 from pyperf import BenchmarkSuite
 from syrupy.assertion import SnapshotAssertion
 

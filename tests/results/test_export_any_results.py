@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from fake_results import make_measurement, make_results
+from helpers.fake_results import make_measurement, make_results
 from hypothesis import given
 from hypothesis import strategies as st
 from pyperf import BenchmarkSuite

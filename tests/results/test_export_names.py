@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from fake_exports import make_duel
-from fake_results import make_measurement, make_results
+from helpers.fake_exports import make_duel
+from helpers.fake_results import make_measurement, make_results
 from hypothesis import given
 from hypothesis import strategies as st
 

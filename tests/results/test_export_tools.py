@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fake_exports import make_duel, with_failures
-from fake_results import make_measurement, make_results, make_time
+from helpers.fake_exports import make_duel, with_failures
+from helpers.fake_results import make_measurement, make_results, make_time
 
 from flashbench.results.export import FORMATS
 from flashbench.results.record import Results

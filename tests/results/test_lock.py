@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from fake_results import make_results
+from helpers.fake_results import make_results
 
 from flashbench.errors import ResultsError
 from flashbench.results import lock

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from fake_exports import with_features
-from fake_results import make_results
+from helpers.fake_exports import with_features
+from helpers.fake_results import make_results
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fake_results import MACHINE
+from helpers.fake_results import MACHINE
 from msgspec.structs import replace
 
 from flashbench.analysis.advice import advice, run_warnings

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from fake_exports import make_duel
-from fake_results import MACHINE, make_measurement, make_results
+from helpers.fake_exports import make_duel
+from helpers.fake_results import MACHINE, make_measurement, make_results
 
 from flashbench.analysis.compare import IncomparableError, compare, least_processes
 from flashbench.errors import ResultsError

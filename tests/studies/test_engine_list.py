@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import plugins
 import pytest
-from support import available_engines
+from helpers import plugins
+from helpers.support import available_engines
 
 from flashbench.cli.settings import build_study
 from flashbench.engines import ENGINES, engine_names, get_engine

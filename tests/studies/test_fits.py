@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-import fake_engines
 import pytest
+from helpers import fake_engines
 
 from flashbench.engines import Settings, get_engine
 from flashbench.engines.peers.numpy import NumpyEngine

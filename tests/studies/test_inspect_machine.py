@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import fake_engines
 import msgspec
 import pytest
+from helpers import fake_engines
 
 from flashbench.errors import EngineError
 from flashbench.measure.worker import WorkerFailure

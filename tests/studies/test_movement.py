@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from fake_results import make_measurement
+from helpers.fake_results import make_measurement
 
 from flashbench.analysis.movement import movement_warnings
 from flashbench.results.record import Disturbance, Measurement

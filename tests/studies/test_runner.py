@@ -7,16 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import fake_engines
 import msgspec
 import pytest
+from helpers import fake_engines
 
 from flashbench.errors import EngineError
 from flashbench.measure.machine import MachineFacts, describe_machine
 from flashbench.measure.timing import Burst
 from flashbench.measure.worker import Worker
 from flashbench.results.record import Measurement, Results, Status
-from flashbench.studies import bursts, peak, runner, session
+from flashbench.studies import peak, runner, session
 from flashbench.studies.runner import Interrupted, Progress, failed, run
 from flashbench.studies.study import Study
 
@@ -25,10 +25,7 @@ SEGFAULTS = sys.platform != "win32"
 
 @pytest.fixture(autouse=True)
 def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_engines.install(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(peak, "FACTORY", f"{fake_engines.__name__}:build_peak")
-    monkeypatch.setattr(bursts, "BURST_NS", 0)
+    fake_engines.make_known(tmp_path, monkeypatch)
 
 
 def measure(**settings: Any) -> Results:

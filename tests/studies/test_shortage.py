@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fake_results import make_measurement, make_results, make_time
+from helpers.fake_results import make_measurement, make_results, make_time
 from msgspec.structs import replace
 
 from flashbench.results.record import Measurement, Results

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuned_entries import make_entry, write_table
+from helpers.tuned_entries import make_entry, write_table
 
 from flashbench.engines.flash import tuned
 from flashbench.engines.flash.block_sizes import Blocks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fake_results import make_measurement
+from helpers.fake_results import make_measurement
 from hypothesis import given
 from hypothesis import strategies as st
 

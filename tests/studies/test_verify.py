@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import wrong_engines
+from helpers import wrong_engines
 
 from flashbench.errors import EngineError
 from flashbench.studies.cases import choose_cases, narrow_cases

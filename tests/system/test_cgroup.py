@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
-from fake_cgroups import FakeGroups
+from helpers.fake_cgroups import FakeGroups
 
 from flashbench.system import cgroup, cores
 from flashbench.system.cgroup import ThrottleMeter, cpu_quota

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("neuralforecast")
 
-from forecasting_models import ATTENTIONS, EXACT, INPUT_SIZE, N_SERIES, SETTINGS, VARIANTS, H, windows
+from helpers.forecasting_models import ATTENTIONS, EXACT, INPUT_SIZE, N_SERIES, SETTINGS, VARIANTS, H, windows
 from neuralforecast.models import NHITS
 
 from flashbench import AttentionError, EngineError, ModelConfig, UnsupportedError

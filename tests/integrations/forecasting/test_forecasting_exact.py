@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("neuralforecast")
 
-from forecasting_models import (
+from helpers.forecasting_models import (
     ATTENTIONS,
     EXACT,
     INPUT_SIZE,

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("neuralforecast")
 
 import numpy as np
-from forecasting_models import EXACT, SETTINGS, VARIANTS
+from helpers.forecasting_models import EXACT, SETTINGS, VARIANTS
 from neuralforecast import NeuralForecast
 from neuralforecast.utils import AirPassengersPanel
 

@@ -10,7 +10,16 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("neuralforecast")
 
-from forecasting_models import ATTENTIONS, INPUT_SIZE, SETTINGS, VARIANTS, H, assert_same, outputs, windows
+from helpers.forecasting_models import (
+    ATTENTIONS,
+    INPUT_SIZE,
+    SETTINGS,
+    VARIANTS,
+    H,
+    assert_same,
+    outputs,
+    windows,
+)
 from neuralforecast.models.autoformer import AutoCorrelation
 from neuralforecast.models.fedformer import FourierBlock, FourierCrossAttention
 from neuralforecast.models.informer import ProbAttention

@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from huggingface_masks import mask_function
-from huggingface_models import CASES, default_dtype
+from helpers.huggingface_masks import mask_function
+from helpers.huggingface_models import CASES, default_dtype
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.integrations.sdpa_attention import sdpa_attention_forward

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from huggingface_models import CASES, LEFT, RIGHT, VOCABULARY, Case, default_dtype
+from helpers.huggingface_models import CASES, LEFT, RIGHT, VOCABULARY, Case, default_dtype
 
 from flashbench.integrations.huggingface import stats
 

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from huggingface_models import Case, default_dtype, float64_throughout
+from helpers.huggingface_models import Case, default_dtype, float64_throughout
 
 from flashbench.integrations.huggingface import reset_stats, stats
 

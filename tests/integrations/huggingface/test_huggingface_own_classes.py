@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from huggingface_models import default_dtype
+from helpers.huggingface_models import default_dtype
 
 from flashbench.integrations.huggingface import own_classes, stats
 

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from huggingface_masks import mask_function
+from helpers.huggingface_masks import mask_function
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.masking_utils import (

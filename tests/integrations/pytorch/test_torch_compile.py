@@ -10,11 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers.torch_tensors import normal
+
 from flashbench.integrations.torch import (
     ATTENTIONS,
     attention,
     flashbench_attention,
-    reset_stats,
     scaled_dot_product_attention,
     stats,
 )
@@ -23,6 +24,7 @@ from flashbench.integrations.torch.functional import torch_sdpa
 F = torch.nn.functional
 # PyTorch's own compiler warns of PyTorch's own code while it is imported, and of Python's that it imports.
 pytestmark = [
+    pytest.mark.usefixtures("fresh_compiler"),
     pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The distutils package is deprecated:DeprecationWarning"),
 ]
@@ -37,20 +39,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def _from_nought() -> Iterator[None]:
-    torch._dynamo.reset()
-    reset_stats()
-    yield
-    torch._dynamo.reset()
-
-
 def compiled(function: Callable[..., Any], backend: str = "aot_eager", **options: Any) -> Callable[..., Any]:
     return torch.compile(function, fullgraph=True, backend=backend, **options)
-
-
-def normal(*shape: int, seed: int = 0) -> Any:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def qkv(length: int = 5, heads: int = 2) -> list[Any]:

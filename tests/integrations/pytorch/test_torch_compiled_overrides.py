@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 from torch.overrides import TorchFunctionMode
 
-from flashbench.integrations.torch import flashbench_attention, reset_stats, stats
+from flashbench.integrations.torch import flashbench_attention, stats
 
 F = torch.nn.functional
 TORCHS = F.scaled_dot_product_attention
@@ -24,13 +24,9 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def _from_nought() -> Iterator[None]:
-    torch._dynamo.reset()
-    reset_stats()
+def _as_it_was(fresh_compiler: None) -> Iterator[None]:
     yield
     assert F.scaled_dot_product_attention is TORCHS
-    torch._dynamo.reset()
-    reset_stats()
 
 
 def qkv(keys: int = 5) -> list[Any]:

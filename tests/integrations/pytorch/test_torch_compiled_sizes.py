@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,22 +11,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from flashbench.errors import AttentionError, EngineError, FlashbenchError, UnsupportedError
-from flashbench.integrations.torch import reset_stats, scaled_dot_product_attention, stats
+from flashbench.integrations.torch import scaled_dot_product_attention, stats
 
 TORCHS = torch.nn.functional.scaled_dot_product_attention
 pytestmark = [
+    pytest.mark.usefixtures("fresh_compiler"),
     pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The distutils package is deprecated:DeprecationWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _from_nought() -> Iterator[None]:
-    torch._dynamo.reset()
-    reset_stats()
-    yield
-    torch._dynamo.reset()
-    reset_stats()
 
 
 class Biased(torch.nn.Module):

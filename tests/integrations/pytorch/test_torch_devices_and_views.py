@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers.torch_tensors import normal
+
 from flashbench.integrations.torch import (
     attention,
     flashbench_attention,
-    reset_stats,
     scaled_dot_product_attention,
     stats,
 )
@@ -20,17 +21,6 @@ from flashbench.integrations.torch import (
 F = torch.nn.functional
 TORCHS = F.scaled_dot_product_attention
 BOTH = pytest.mark.parametrize("engine", ["flash", "standard"])
-
-
-@pytest.fixture(autouse=True)
-def _from_nought() -> Iterator[None]:
-    reset_stats()
-    yield
-    reset_stats()
-
-
-def normal(*shape: int, seed: int = 0, dtype: Any = torch.float64) -> Any:
-    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 # Shapes of this module alone: what shapes decide is kept from call to call.

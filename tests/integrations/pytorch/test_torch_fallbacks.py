@@ -5,26 +5,17 @@ from __future__ import annotations
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers.torch_tensors import normal
+
 from flashbench.integrations.torch import reset_stats, scaled_dot_product_attention, stats
 from flashbench.integrations.torch.functional import torch_sdpa
-
-
-@pytest.fixture(autouse=True)
-def _from_nought() -> Iterator[None]:
-    reset_stats()
-    yield
-    reset_stats()
-
-
-def normal(*shape: int, seed: int = 0, dtype: Any = torch.float64) -> Any:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def qkv(*shape: int, dtype: Any = torch.float64) -> list[Any]:

@@ -9,7 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from support import assert_close
+from helpers.support import assert_close
+from helpers.torch_tensors import normal
 from torch.library import opcheck
 
 from flashbench.engines.flash.engine import FlashEngine
@@ -24,10 +25,6 @@ from flashbench.reference import attention_backward_reference, attention_referen
 from flashbench.tolerances import tolerance_for
 
 SHAPE, KEYS = (2, 4, 5, 4), (2, 2, 7, 4)
-
-
-def normal(*shape: int, seed: int = 0) -> Any:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def inputs() -> list[Any]:

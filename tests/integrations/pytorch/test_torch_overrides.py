@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers.torch_tensors import normal
 from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 from torch.overrides import TorchFunctionMode
 
@@ -17,7 +18,6 @@ from flashbench.integrations.torch import (
     ATTENTIONS,
     flashbench_attention,
     overrides,
-    reset_stats,
     scaled_dot_product_attention,
     stats,
 )
@@ -34,15 +34,9 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    reset_stats()
     yield
     assert F.scaled_dot_product_attention is TORCHS
     assert torch.overrides._get_current_function_mode_stack() == []
-    reset_stats()
-
-
-def normal(*shape: int, seed: int = 0) -> Any:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def qkv(keys: int = 5) -> list[Any]:

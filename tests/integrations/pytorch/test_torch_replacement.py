@@ -10,13 +10,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers.torch_tensors import normal
+
 from flashbench.errors import EngineError
 from flashbench.integrations.torch import (
     ATTENTIONS,
     disable,
     enable,
     flashbench_attention,
-    reset_stats,
     scaled_dot_product_attention,
     stats,
 )
@@ -28,13 +29,8 @@ SUBSEQUENT = torch.nn.Transformer.generate_square_subsequent_mask(7, dtype=torch
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    reset_stats()
     yield
     assert F.scaled_dot_product_attention is torch_sdpa
-
-
-def normal(*shape: int, seed: int = 0) -> Any:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def test_a_block() -> None:

@@ -10,10 +10,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers.torch_tensors import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashbench.integrations.torch import reset_stats, scaled_dot_product_attention, stats
+from flashbench.integrations.torch import scaled_dot_product_attention, stats
 from flashbench.integrations.torch.functional import torch_sdpa
 
 ENGINES = ("flash", "standard")
@@ -42,10 +43,6 @@ def assert_same(q: Any, k: Any, v: Any, *, engine: str = "flash", **options: Any
         assert actual.shape == expected.shape
         assert actual.dtype == expected.dtype
         torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCE[q.dtype])
-
-
-def normal(*shape: int, dtype: Any = torch.float64, seed: int = 0) -> Any:
-    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def qkv(
@@ -287,8 +284,3 @@ def test_the_output_keeps_the_order_of_heads_in_memory() -> None:
         assert gradient.transpose(1, 2).is_contiguous()
     o = scaled_dot_product_attention(*qkv((2, 3, 7, 4)))
     assert o.is_contiguous()
-
-
-@pytest.fixture(autouse=True)
-def _fresh_counts() -> None:
-    reset_stats()

@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers.torch_tensors import normal
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -21,10 +22,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
 ]
 ENGINES = pytest.mark.parametrize("engine", ["flash", "standard"])
-
-
-def normal(*shape: int, seed: int) -> Any:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 Q, K, V = (normal(1, 2, 3, 4, seed=seed) for seed in range(3))

@@ -9,7 +9,7 @@ from itertools import combinations
 
 import matplotlib
 import pytest
-from report_files import make_profile, sources
+from helpers.report_files import make_profile, sources
 
 from flashbench.report.charts.latency import latency_chart, latency_limits
 from flashbench.report.charts.series import make_panels

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from fake_results import make_measurement, make_results
-from feature_rows import decode_rows
+from helpers.fake_results import make_measurement, make_results
+from helpers.feature_rows import decode_rows
+from helpers.report_files import ENGINES, FULL_MACHINE, make_profile, sources
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from msgspec.structs import replace
-from report_files import ENGINES, FULL_MACHINE, make_profile, sources
 from test_charts import CHARTS
 
 from flashbench.report.charts.series import make_panels

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
-from fake_results import make_measurement, make_results
+from helpers.fake_results import make_measurement, make_results
+from helpers.report_files import ENGINES, FULL_MACHINE, make_duel, make_profile, make_sweep, sources
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from msgspec.structs import replace
-from report_files import ENGINES, FULL_MACHINE, make_duel, make_profile, make_sweep, sources
 
 from flashbench.report.charts.heatmap import heatmap_chart
 from flashbench.report.charts.latency import latency_chart, latency_limits

@@ -6,10 +6,18 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_results import make_measurement, make_results
-from html_page import Element, parse_page, table_text
+from helpers.fake_results import make_measurement, make_results
+from helpers.html_page import Element, parse_page, table_text
+from helpers.report_files import (
+    PROCESS,
+    make_duel,
+    make_empty,
+    make_features,
+    make_profile,
+    make_sweep,
+    sources,
+)
 from msgspec.structs import replace
-from report_files import PROCESS, make_duel, make_empty, make_features, make_profile, make_sweep, sources
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.errors import ConfigError

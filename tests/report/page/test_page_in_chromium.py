@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromium import CHROMIUM, Page, chromium
-from report_files import make_duel, make_profile, make_sweep, sources
+from helpers.chromium import CHROMIUM, Page, chromium
+from helpers.report_files import make_duel, make_profile, make_sweep, sources
 
 from flashbench.report.colours import INK, PAPER
 from flashbench.report.page.page import report_page

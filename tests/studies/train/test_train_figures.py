@@ -6,7 +6,7 @@ import math
 
 import msgspec
 import pytest
-from fake_training import make_step
+from helpers.fake_training import make_step
 from hypothesis import given
 from hypothesis import strategies as st
 

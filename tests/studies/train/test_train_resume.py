@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import fake_steps
 import msgspec
 import pytest
+from helpers import fake_steps
 
 from flashbench.errors import ResultsError
 from flashbench.integrations.forecasting import models

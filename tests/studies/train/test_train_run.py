@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fake_steps
 import pytest
+from helpers import fake_steps
 
 from flashbench.errors import EngineError
 from flashbench.integrations.forecasting import models

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-EXAMPLE = Path(__file__).parent / "example_plugin"
+EXAMPLE = Path(__file__).parents[1] / "example_plugin"
 
 _GOOD = "from flashbench.engines.peers.numpy import NumpyEngine\nclass E(NumpyEngine):\n"
 # name of the engine -> the module that offers it as `E`
@@ -35,17 +35,21 @@ BROKEN: Mapping[str, str] = {
 }
 
 
+def offer(directory: Path, engines: Mapping[str, str], distribution: str) -> None:
+    """Write the metadata of a distribution that offers the engines, each given as `module:attribute`."""
+    metadata = directory / f"{distribution.replace('-', '_')}-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    lines = "".join(f"{name} = {place}\n" for name, place in engines.items())
+    (metadata / "entry_points.txt").write_text(f"[flashbench.engines]\n{lines}")
+
+
 def install(directory: Path, modules: Mapping[str, str], *, distribution: str = "made-up") -> None:
     """Lay a package into the directory that offers `E` of each module as the engine of the module's key."""
     name = distribution.replace("-", "_")
-    metadata = directory / f"{name}-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
-    lines = ["[flashbench.engines]"]
-    for number, (engine, source) in enumerate(modules.items()):
-        (directory / f"{name}_{number}.py").write_text(source)
-        lines.append(f"{engine} = {name}_{number}:E")
-    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    offer(directory, {engine: f"{name}_{i}:E" for i, engine in enumerate(modules)}, distribution)
+    for i, source in enumerate(modules.values()):
+        (directory / f"{name}_{i}.py").write_text(source)
 
 
 def install_example(directory: Path) -> None:

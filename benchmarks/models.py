@@ -1,25 +1,29 @@
-"""How near tiny random models of Hugging Face's transformers come to their eager attention: the table of it.
+"""How nearly tiny random models of Hugging Face's transformers agree with their eager attention.
 
-Not a test, though it takes seconds:
+It takes seconds, and the machine need not be quiet:
 
-    python tests/huggingface_table.py
+    python benchmarks/models.py
 
-Logits and gradients: the largest |difference| to eager attention, and after "of" the largest number itself.
-In float64 models' norms and rotations are kept in it too, which they would do in float32.
-"noticed": what is different in float64 if queries are larger by 1e-4, so that equality means something.
-Tokens: of greedy decoding with a dynamic and with a static cache, from a full and from a left-padded batch.
-Computed: the share of a model's calls of attention, in all of that, that flashbench computed.
+Logits and gradients: the largest |difference| from eager attention, and after "of" the largest value itself.
+In float64 the norms and rotations of models stay in float64, which models would otherwise compute in float32.
+"noticed": how much the float64 logits change if queries are larger by 1e-4, which shows that the comparison
+is sensitive. Tokens: how many tokens of greedy decoding are equal, with a dynamic and a static cache, from a
+full and a left-padded batch. Computed: the share of all these calls of attention that flashbench computed.
 """
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_models import CASES, LEFT, Case, Computed, compute, default_dtype
 
 from flashbench.integrations.huggingface import register, reset_stats, stats
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the models are those that the tests compare
+from helpers.huggingface_models import CASES, LEFT, Case, Computed, compute, default_dtype
 
 NEW_TOKENS = 24
 NAME = "fb_numba"
@@ -37,7 +41,7 @@ def register_off(name: str) -> None:
 
 
 def differences(a: Computed, b: Computed) -> str:
-    """Of logits and of gradients."""
+    """Largest differences of logits and of gradients, as two cells."""
     assert a.gradients.keys() == b.gradients.keys()
     names = list(a.gradients)
     pairs = [([a.logits], [b.logits]), tuple([x.gradients[name] for name in names] for x in (a, b))]
@@ -49,7 +53,7 @@ def differences(a: Computed, b: Computed) -> str:
 
 
 def tokens(case: Case) -> str:
-    """How many tokens of how many are those of eager attention."""
+    """How many tokens equal those of eager attention, and out of how many."""
     if not case.generates:
         return ""
     with default_dtype(torch.float32):

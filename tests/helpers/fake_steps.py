@@ -10,7 +10,7 @@ import numpy as np
 
 from flashbench.errors import UnsupportedError
 
-FACTORY = "fake_steps:build"
+FACTORY = f"{__name__}:build"
 UNSUPPORTED, RAISES, KILLED, OTHER_LOSS = 32, 48, 64, 80
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fake_results import MACHINE, make_measurement, make_results
-from feature_rows import decode_rows, every_feature, length_rows, window_rows
 from msgspec.structs import replace
 
 from flashbench.report.charts.series import Source
@@ -18,6 +16,8 @@ from flashbench.results.record import (
     Results,
     Threadpool,
 )
+from helpers.fake_results import MACHINE, make_measurement, make_results
+from helpers.feature_rows import decode_rows, every_feature, length_rows, window_rows
 
 ENGINES = ("flash", "standard", "numpy", "torch-flash")
 FULL_MACHINE = replace(

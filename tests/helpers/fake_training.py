@@ -6,9 +6,9 @@ from itertools import product
 from typing import Any
 
 import msgspec
-from fake_results import make_results, make_time
 
 from flashbench.results.record import Results, TrainingStep
+from helpers.fake_results import make_results, make_time
 
 ARMS = ("standard", "flash", "torch-flash", "torch-math")
 # Milliseconds of attention in a step of 1024 values, and bytes of peak per pair and per value.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import msgspec
-from fake_results import MACHINE, READ_BANDWIDTH_GBPS, make_measurement, make_results
 
 from flashbench.results.record import Measurement, Results
+from helpers.fake_results import MACHINE, READ_BANDWIDTH_GBPS, make_measurement, make_results
 
 WINDOWS = ((None, None), (256, 0))
 

@@ -1,12 +1,12 @@
-"""What a call of attention on tensors costs beside the engine's own, and from which length it pays.
+"""What a call of attention on tensors costs beside the engine's own time, and from which length it pays.
 
-Not a test, as it takes some minutes of a quiet machine:
+It takes some minutes of a quiet machine:
 
-    python tests/dispatch_table.py --rounds 5
+    python benchmarks/dispatch.py --rounds 5
 
-Microseconds: in each round a fresh process for each kind of call, whose median over calls counts; the median
-of the rounds is shown, and the lowest. The first table is of one tiny head, where nearly all is dispatch; the
-second of 8 heads of size 64 over lengths. float32, batch 1, not causal.
+Microseconds. Each round starts a fresh process for each kind of call and takes the median over its calls. The
+tables show the median of the rounds, and the first table the lowest too. The first table has one tiny head,
+where nearly all is dispatch; the second has 8 heads of size 64 over lengths. float32, batch 1, not causal.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BURST_S, AT_LEAST = 0.5, 20
 
 
 def call_of(kind: str, heads: int, seqlen: int) -> Callable[[], Any]:
-    """What is timed; PyTorch is imported here, as only processes of their own need it."""
+    """What is timed. PyTorch is imported here because only the processes that time a call need it."""
     import torch
 
     import flashbench
@@ -83,7 +83,7 @@ def time_here(kind: str, heads: int, seqlen: int) -> None:
 
 
 def measured(kinds: list[str], heads: int, seqlen: int, rounds: int) -> dict[str, list[float]]:
-    """Of each kind of call, round by round, in processes that take turns."""
+    """Microseconds of each kind of call, round by round; the kinds take turns."""
     found: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         for kind in kinds:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import msgspec
-from fake_results import MACHINE, READ_BANDWIDTH_GBPS, make_measurement, make_results, make_time
-from feature_rows import decode_rows, every_feature, window_rows
 
 from flashbench.results.record import Duel, Measurement, Process, Results, Side
+from helpers.fake_results import MACHINE, READ_BANDWIDTH_GBPS, make_measurement, make_results, make_time
+from helpers.feature_rows import decode_rows, every_feature, window_rows
 
 
 def small_profile() -> Results:

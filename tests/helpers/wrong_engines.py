@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from flashbench.block_mask import BlockMask
 from flashbench.engines import (
-    Array,
     AttentionGradients,
     Engine,
     Forward,
     Layout,
     Ran,
-    Settings,
     get_engine,
 )
 from flashbench.engines.peers.numpy import NumpyEngine
 from flashbench.errors import UnsupportedError
 from flashbench.extras import NO_EXTRAS, Extras
-from flashbench.problem import AttentionProblem, Direction, Feature
-from flashbench.reference import attention_backward_reference, attention_reference
+from flashbench.problem import AttentionProblem, Direction
+from helpers import plugins
+from helpers.oracle_engine import Oracle
 
 
 class Right:
@@ -41,31 +40,11 @@ class Right:
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         return None
 
-    def forward(
-        self,
-        problem: AttentionProblem,
-        settings: Settings,
-        q: Array,
-        k: Array,
-        v: Array,
-        *,
-        keep: bool = False,
-        **options: Any,
-    ) -> Forward:
-        return self._flash.forward(problem, settings, q, k, v, keep=keep, **options)
+    def forward(self, *arguments: Any, **options: Any) -> Forward:
+        return self._flash.forward(*arguments, **options)
 
-    def backward(
-        self,
-        problem: AttentionProblem,
-        settings: Settings,
-        do: Array,
-        q: Array,
-        k: Array,
-        v: Array,
-        forward: Forward,
-        **options: Any,
-    ) -> AttentionGradients:
-        return self._flash.backward(problem, settings, do, q, k, v, forward, **options)
+    def backward(self, *arguments: Any, **options: Any) -> AttentionGradients:
+        return self._flash.backward(*arguments, **options)
 
     def blocks(self, *_: Any) -> tuple[int, int] | None:
         return None
@@ -188,49 +167,23 @@ class WrongType(Right):
         return found._replace(lse=found.lse.tolist())
 
 
-class Featured(Right):
-    """Right about every feature, by way of the oracle; those below answer another problem than is asked."""
-
-    features = frozenset(get_args(Feature))
-
-    def __init__(self) -> None:
-        self.name = type(self).__name__
+class Featured(Oracle):
+    """Right about every feature; those below answer another problem than is asked."""
 
     def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
         return problem, extras
 
     def forward(
-        self,
-        problem: AttentionProblem,
-        settings: Settings,
-        q: Array,
-        k: Array,
-        v: Array,
-        *,
-        extras: Extras = NO_EXTRAS,
-        keep: bool = False,
+        self, problem: AttentionProblem, *rest: Any, extras: Extras = NO_EXTRAS, **options: Any
     ) -> Forward:
-        understood, extras = self.understood(problem, extras)
-        o, lse = attention_reference(understood, q, k, v, extras)
-        return Forward(o.astype(q.dtype), lse.astype(q.dtype))
+        problem, extras = self.understood(problem, extras)
+        return super().forward(problem, *rest, extras=extras, **options)
 
     def backward(
-        self,
-        problem: AttentionProblem,
-        settings: Settings,
-        do: Array,
-        q: Array,
-        k: Array,
-        v: Array,
-        forward: Forward,
-        *,
-        extras: Extras = NO_EXTRAS,
-        mask_gradient: bool = False,
+        self, problem: AttentionProblem, *rest: Any, extras: Extras = NO_EXTRAS, **options: Any
     ) -> AttentionGradients:
-        understood, extras = self.understood(problem, extras)
-        found = attention_backward_reference(understood, do, q, k, v, extras)
-        gradients = (*found, found.dsinks, found.dmask if mask_gradient else None)
-        return AttentionGradients(*(None if x is None else x.astype(q.dtype) for x in gradients))
+        problem, extras = self.understood(problem, extras)
+        return super().backward(problem, *rest, extras=extras, **options)
 
 
 class _Without(Featured):
@@ -401,8 +354,4 @@ NAMES = [
 
 def install(directory: Path) -> None:
     """Make a plug-in package in the directory that offers these engines by entry points."""
-    metadata = directory / "wrong_engines-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: wrong-engines\nVersion: 1.0\n")
-    lines = "".join(f"{name} = {__name__}:{name}\n" for name in NAMES)
-    (metadata / "entry_points.txt").write_text(f"[flashbench.engines]\n{lines}")
+    plugins.offer(directory, {name: f"{__name__}:{name}" for name in NAMES}, "wrong-engines")

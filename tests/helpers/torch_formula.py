@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from feature_problems import visible_pairs
 
 from flashbench.extras import Extras
 from flashbench.philox import dropout_kept
 from flashbench.problem import AttentionProblem, Inputs
+from helpers.feature_problems import visible_pairs
 
 
 class Answers(NamedTuple):

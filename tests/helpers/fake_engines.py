@@ -8,15 +8,14 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
-from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
+from flashbench.engines import Array, Forward, Layout, Ran, Settings
 from flashbench.engines.peers.numpy import NumpyEngine
-from flashbench.extras import Extras
 from flashbench.problem import AttentionProblem, Direction, Feature
-from flashbench.reference import attention_backward_reference, attention_reference
+from helpers import plugins
 
 ENGINES = ("Right", "Wrong", "NotANumber", "Unsupporting", "Blocked", "Segfaulting", "Killed")
 ENGINES += ("OutOfMemory", "Hanging", "Printing", "DyingOfBlocks", "Untellable", "Slow", "Slower")
@@ -25,11 +24,18 @@ ENGINES += ("Lean", "Plain")
 
 def install(directory: Path) -> None:
     """Make a plug-in package in the directory that offers these engines by entry points."""
-    metadata = directory / "fake_engines-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-engines\nVersion: 1.0\n")
-    lines = "".join(f"{name} = {__name__}:{name}\n" for name in ENGINES)
-    (metadata / "entry_points.txt").write_text(f"[flashbench.engines]\n{lines}")
+    plugins.offer(directory, {name: f"{__name__}:{name}" for name in ENGINES}, "fake-engines")
+
+
+def make_known(directory: Path, patch: Any) -> None:
+    """Install the engines for this process and its workers; the peak is `build_peak`'s, bursts are short.
+
+    patch: pytest's MonkeyPatch, which undoes it.
+    """
+    install(directory)
+    patch.syspath_prepend(directory)
+    patch.setattr("flashbench.studies.peak.FACTORY", f"{__name__}:build_peak")
+    patch.setattr("flashbench.studies.bursts.BURST_NS", 0)
 
 
 class Right(NumpyEngine):
@@ -46,21 +52,11 @@ class _Misbehaving(Right):
     def __init__(self) -> None:
         self._calls = 0
 
-    def forward(
-        self,
-        problem: AttentionProblem,
-        settings: Settings,
-        q: Array,
-        k: Array,
-        v: Array,
-        *,
-        keep: bool = False,
-        **options: Any,
-    ) -> Forward:
+    def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
         self._calls += 1
         if self._calls > 1:
-            self.misbehave(settings)
-        return super().forward(problem, settings, q, k, v, keep=keep, **options)
+            self.misbehave(arguments[1])
+        return super().forward(*arguments, keep=keep, **options)
 
     def misbehave(self, settings: Settings) -> None:
         raise NotImplementedError
@@ -164,40 +160,6 @@ class SequenceFirst(Right):
     def backward(self, *arguments: Any, **options: Any) -> Any:
         self._look(*arguments[2:6])
         return super().backward(*arguments, **options)
-
-
-class Oracle(Right):
-    """Has every feature, as the float64 oracle computes them."""
-
-    features = frozenset(get_args(Feature))
-
-    def forward(
-        self,
-        problem: AttentionProblem,
-        settings: Settings,
-        q: Array,
-        k: Array,
-        v: Array,
-        *,
-        extras: Extras,
-        keep: bool = False,
-    ) -> Forward:
-        return Forward(*attention_reference(problem, q, k, v, extras))
-
-    def backward(
-        self,
-        problem: AttentionProblem,
-        settings: Settings,
-        do: Array,
-        q: Array,
-        k: Array,
-        v: Array,
-        forward: Forward,
-        *,
-        extras: Extras,
-    ) -> AttentionGradients:
-        gradients = attention_backward_reference(problem, do, q, k, v, extras)
-        return AttentionGradients(*gradients, gradients.dsinks)
 
 
 class Unsupporting(Right):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from flashbench.engines.flash import engine as flash
+from flashbench.engines import launch
 from flashbench.functional import attention
 
 TIMERS = {
@@ -93,7 +93,7 @@ def main(kind: str, calls: int) -> None:
         found = torch_team()
         assert found is not None
         team = Lent(found, threads)
-    flash.run_on_threads = watched(flash.run_on_threads)
+    launch.run_on_threads = watched(launch.run_on_threads)
     seen: collections.Counter[str] = collections.Counter()
     x = np.random.default_rng(0).standard_normal((1, 4, 192, 64))
     with team:

@@ -1,13 +1,13 @@
-"""What each optional feature costs the flash engine and how exact it is: the README's table of features.
+"""What each optional feature costs the flash engine, and how exact it is.
 
-Not a test, as it takes some minutes of a quiet machine:
+It takes ten minutes of a quiet machine:
 
-    python tests/feature_table.py --rounds 5
+    python benchmarks/features.py --rounds 5
 
-Cost: GFLOP/s of the visible pairs as a share of plain attention's, at N = 2048. In each round a fresh process
-times plain attention, and each feature right after it; the median of the rounds' ratios is shown, with the
-lowest and the highest. Exactness: the largest error of all cases of `flashbench verify` in float64 whose
-problem has the feature.
+Cost: GFLOP/s of the visible pairs as a share of plain attention's, at N = 2048. Each round starts a fresh
+process, which times each feature right after plain attention. The table shows the median of the rounds'
+ratios, with the lowest and the highest. Exactness: the largest error over all float64 cases of `flashbench
+verify` whose problem has the feature.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def point(name: str, dtype: str, direction: str, heads: int) -> Point:
 
 
 def costs(dtype: str, direction: str, rounds: int, threads: int, heads: int) -> dict[str, list[float]]:
-    """Of each feature, round by round: its GFLOP/s over those of plain attention just before."""
+    """GFLOP/s of each feature over those of plain attention just before, round by round."""
     found: dict[str, list[float]] = {name: [] for name in FEATURES}
     for number in range(rounds):
         with Worker(threads, timeout_s=600.0) as worker:
@@ -80,7 +80,7 @@ def costs(dtype: str, direction: str, rounds: int, threads: int, heads: int) -> 
 
 
 def exactness() -> dict[str, tuple[int, float, float]]:
-    """Of each feature: cases of verify in float64, and the largest error of o and of a gradient in them."""
+    """For each feature: its float64 cases in verify, and their largest errors of o and of a gradient."""
     cases = [case for case in all_cases() if case.problem.dtype == "float64" and case.problem.features]
     errors: dict[str, tuple[int, float, float]] = {}
     for result in verify(["flash"], cases).results:

@@ -1,11 +1,11 @@
-"""How often `duel` is wrong on this machine: equal sides that it calls different, slower ones that it misses.
+"""How often `duel` is wrong on this machine: it calls equal sides different, or misses a slower side.
 
-Not a test, as it takes the better part of an hour of a quiet machine:
+It takes the better part of an hour of a quiet machine:
 
-    python tests/duel_trials.py --equal 200 --slowed 100 --save results/duel-trials.json
+    python benchmarks/duel_trials.py --equal 200 --slowed 100 --save results/duel-trials.json
 
 Equal: flash against itself at a threshold of 5 %. Slowed: flash against the engine `slowed` of
-tests/example_plugin, which waits a tenth of each call's own time longer.
+tests/example_plugin, each of whose calls takes a tenth longer.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from flashbench.measure.machine import describe_machine
 from flashbench.studies.duel import Contestant, DuelStudy, fight
 from flashbench.studies.study import Study
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the example plug-in is one of the tests'
+from helpers import plugins
+
 THRESHOLD = 0.05
 SLOWED_BY = 0.10
-PLUGIN = Path(__file__).parent / "example_plugin"
 
 
 def trial(a: str, b: str, seqlen: int) -> dict[str, object]:
@@ -80,7 +82,7 @@ def main() -> None:
     kinds = {"equal": ("flash", "flash", asked.equal), "slowed": ("flash", "slowed", asked.slowed)}
     found: dict[str, list[dict[str, object]]] = {kind: [] for kind in kinds}
     while any(len(found[kind]) < kinds[kind][2] for kind in kinds):
-        # The kind that is furthest behind its share: both meet the machine's good and bad hours.
+        # The kind that is furthest behind its share is next: both meet the machine's good and bad hours.
         kind = min(kinds, key=lambda kind: len(found[kind]) / max(1e-9, kinds[kind][2]))
         a, b, _ = kinds[kind]
         found[kind].append(trial(a, b, asked.seq_len))
@@ -96,13 +98,8 @@ def main() -> None:
 def install_plugin() -> None:
     """Make the example plug-in's engine known to this process and its workers."""
     directory = Path(tempfile.mkdtemp(prefix="flashbench-trials-"))
-    metadata = directory / "slowed-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: slowed\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(
-        "[flashbench.engines]\nslowed = flashbench_slowed:SlowedEngine\n"
-    )
-    sys.path[:0] = [str(directory), str(PLUGIN)]
+    plugins.offer(directory, {"slowed": "flashbench_slowed:SlowedEngine"}, "slowed")
+    sys.path[:0] = [str(directory), str(plugins.EXAMPLE)]
     os.environ["FLASHBENCH_SLOWED_BY"] = str(SLOWED_BY)
 
 

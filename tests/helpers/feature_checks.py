@@ -6,13 +6,13 @@ import itertools
 from typing import Any
 
 import numpy as np
-from support import assert_close
 
 from flashbench.engines import Engine, Settings
 from flashbench.extras import Extras
 from flashbench.problem import AttentionProblem, Inputs
 from flashbench.reference import attention_backward_reference, attention_reference
 from flashbench.tolerances import Output, Sizes, problem_tolerance
+from helpers.support import assert_close
 
 # Each feature as fields of a problem of 3 sequences of up to 37 queries and 45 keys.
 FEATURES: dict[str, dict[str, Any]] = {

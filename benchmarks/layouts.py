@@ -1,11 +1,11 @@
-"""What views of (batch, seqlen, heads, head_dim) arrays cost `flash`; models have them.
+"""What views of (batch, seqlen, heads, head_dim) arrays cost `flash`: models call it with such views.
 
-Not a test, as it takes a minute of a quiet machine:
+It takes a minute of a quiet machine:
 
-    python tests/layout_table.py
+    python benchmarks/layouts.py
 
-Time with views over time with arrays whose rows are neighbours: float32, batch 1, one thread, lowest of some
-calls.
+Time with views over time with contiguous (batch, heads, seqlen, head_dim) arrays: float32, batch 1, one
+thread, the lowest of `--rounds` calls.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def by_rows(x: Any) -> Any:
 
 
 def calls_of(seqlen: int, heads: int, head_dim: int) -> dict[tuple[str, str], Callable[[], Any]]:
-    """By direction and layout."""
+    """Calls to time, by direction and layout."""
     engine, settings = get_engine("flash"), Settings(num_threads=1)
     problem = AttentionProblem.of(seqlen, num_heads=heads, head_dim=head_dim, dtype="float32")
     inputs = problem.make_inputs()
