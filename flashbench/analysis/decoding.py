@@ -1,15 +1,15 @@
-"""Steps of decoding: a few queries that read all of k and v, as fast as memory gives them."""
+"""Decoding steps: a few queries read all of k and v, so memory limits their speed."""
 
 from __future__ import annotations
 
 from flashbench.problem import AttentionProblem
 
-# With so few queries memory is what limits a call: a row of k and v serves no more than these.
+# With at most this many queries memory limits a call: each row of k and v serves only these queries.
 MOST_QUERIES = 16
 
 
 def reads_memory(problem: AttentionProblem) -> bool:
-    """Whether bytes a second say more of a forward than operations do."""
+    """Whether bytes a second describe a forward better than operations a second."""
     return problem.seqlen_q <= MOST_QUERIES
 
 
@@ -19,8 +19,9 @@ def is_decoding(problem: AttentionProblem) -> bool:
 
 
 def kv_bytes_read(problem: AttentionProblem) -> int:
-    """Bytes of the rows of k and v that some query sees: `problem.kv_bytes`, unless a window or lengths
-    leave some out, which need not be read.
+    """Bytes of the rows of k and v that at least one query sees.
+
+    This is `problem.kv_bytes`, less the rows that a window or lengths hide from every query.
     """
     left, right = problem.window
     rows = 0

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.analysis.compare import compare
+from flashbench.analysis.group_words import problem_line
+from flashbench.analysis.groups import problem_key
 from flashbench.problem import AttentionProblem
 from flashbench.report.compare import compare_report
 from flashbench.report.duel import duel_markdown, duel_report
-from flashbench.report.layout import problem_key, problem_line
 from flashbench.report.markdown import results_markdown
 from flashbench.report.memory import memory_report
 from flashbench.report.plain import plain_report

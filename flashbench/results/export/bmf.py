@@ -7,9 +7,9 @@ it makes a measure of any other slug when it first meets it, so those have their
 from __future__ import annotations
 
 from flashbench.results.export.names import named
-from flashbench.results.export.text import as_json
 from flashbench.results.export.times import usable_time
 from flashbench.results.record import Measurement, Results
+from flashbench.texts import indented_json
 
 Metric = dict[str, float]  # value and, where there is a spread, lower_value and upper_value
 
@@ -21,7 +21,9 @@ def takes(row: Measurement) -> bool:
 
 def render(results: Results) -> str:
     """The quartiles are the lower and upper value of the latency."""
-    return as_json({name: metrics for name, row in named(results) if (metrics := _metrics(row))})
+    return indented_json(
+        {name: metrics for name, row in named(results) if (metrics := _metrics(row))}
+    ).decode()
 
 
 def _metrics(row: Measurement) -> dict[str, Metric]:

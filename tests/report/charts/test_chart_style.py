@@ -13,18 +13,8 @@ from helpers.report_files import make_profile, sources
 
 from flashbench.report.charts.latency import latency_chart, latency_limits
 from flashbench.report.charts.series import make_panels
-from flashbench.report.charts.style import (
-    COLOURS,
-    GRID,
-    HEAT,
-    INK,
-    MUTED,
-    PAPER,
-    SERIES,
-    Colour,
-    chart_bytes,
-    engine_looks,
-)
+from flashbench.report.charts.style import chart_bytes, engine_looks
+from flashbench.report.colours import COLOURS, GRID, HEAT, INK, MUTED, PAPER, SERIES, Colour
 
 Rgb = tuple[float, float, float]
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.

@@ -19,8 +19,9 @@ from flashbench.report.charts.memory import memory_chart, memory_limits
 from flashbench.report.charts.overview import overview_chart
 from flashbench.report.charts.roofline import roofline_chart, roofline_limits
 from flashbench.report.charts.series import LONGEST_LABEL, Panel, Source, make_panels
-from flashbench.report.charts.style import HEAT, INK, chart_bytes
+from flashbench.report.charts.style import chart_bytes
 from flashbench.report.charts.throughput import throughput_chart, throughput_limits
+from flashbench.report.colours import HEAT, INK
 from flashbench.results.record import Measurement, Results
 
 CHARTS = {

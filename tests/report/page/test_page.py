@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.errors import ConfigError
-from flashbench.report.charts.style import COLOURS
+from flashbench.report.colours import COLOURS
 from flashbench.report.page.page import name_sources, report_page
 from flashbench.results.documented import documented_results
 from flashbench.results.record import Results

@@ -9,7 +9,7 @@ import pytest
 from helpers.chromium import CHROMIUM, Page, chromium
 from helpers.report_files import make_duel, make_profile, make_sweep, sources
 
-from flashbench.report.charts.style import INK, PAPER
+from flashbench.report.colours import INK, PAPER
 from flashbench.report.page.page import report_page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
