@@ -32,11 +32,11 @@ docs: ## the documentation, in build/site
 docs-serve: ## the documentation in a browser, built anew as it changes
 	NO_MKDOCS_2_WARNING=1 mkdocs serve
 
-speed: ## the speed study of the README, on this machine (several minutes; leave the machine alone)
+speed: ## the study of docs/speed.md, on this machine (several minutes; leave the machine alone)
 	flashbench profile --config configs/speed.toml
 
 trials: ## how often a duel is wrong on this machine (half an hour; leave the machine alone)
-	python tests/duel_trials.py --equal 200 --slowed 100 --save results/duel-trials.json
+	python benchmarks/duel_trials.py --equal 200 --slowed 100 --save results/duel-trials.json
 
 ci: ## what CI runs, in a fresh virtual environment
 	.ci/run

@@ -182,7 +182,7 @@ def _build(
 
 def _blocks(visible: NDArray[np.bool_], block_k: int) -> Iterator[tuple[int, NDArray[np.bool_]]]:
     """(column, block) of each block with a visible pair, in one row of blocks."""
-    some = np.asarray(visible.any(axis=0))
+    visible_keys = np.asarray(visible.any(axis=0))
     for column, start in enumerate(range(0, visible.shape[1], block_k)):
-        if some[start : start + block_k].any():
+        if visible_keys[start : start + block_k].any():
             yield column, visible[:, start : start + block_k]

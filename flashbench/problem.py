@@ -417,7 +417,7 @@ def _first_rows(problem: AttentionProblem) -> tuple[list[int], list[int]]:
     assert problem.query_lengths is not None
     assert problem.key_lengths is not None
     lengths = problem.query_lengths, problem.key_lengths
-    queries, keys = (list(itertools.accumulate(some, initial=0)) for some in lengths)
+    queries, keys = (list(itertools.accumulate(each, initial=0)) for each in lengths)
     return queries, keys
 
 

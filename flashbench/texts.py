@@ -40,6 +40,13 @@ def to_json(value: Any) -> bytes:
         return msgspec.json.encode(_readable(msgspec.to_builtins(value)))
 
 
+def indented_json(value: Any) -> bytes:
+    """`to_json` for people to read, ending in a newline. Floats keep every digit."""
+    import msgspec  # here for the same reason
+
+    return msgspec.json.format(to_json(value), indent=2) + b"\n"
+
+
 def _readable(value: Any) -> Any:
     match value:
         case str():

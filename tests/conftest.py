@@ -1,4 +1,4 @@
-"""What all tests share; its being here also lets them import the helpers beside it, such as fake_results."""
+"""The fixtures and settings that all tests share."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_cgroups import FakeGroups
+from helpers.fake_cgroups import FakeGroups
 from hypothesis import settings
 
-# The first example of a test may compile a kernel: how long an example takes says nothing here.
+# The first example of a test may compile a kernel, so an example's time means nothing.
 settings.register_profile("flashbench", deadline=None)
 settings.load_profile("flashbench")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_tuned_blocks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What this machine's `flashbench tune` found must not decide what is tested, in workers neither."""
+    """Ignore what `flashbench tune` found on this machine, also in workers."""
     before = os.environ.get("FLASHBENCH_TUNED_DIR")
     os.environ["FLASHBENCH_TUNED_DIR"] = str(tmp_path_factory.mktemp("no-tuned-blocks"))
     yield
@@ -31,8 +31,8 @@ def _no_tuned_blocks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(scope="module")
 def oracle() -> Iterator[Any]:
-    """`engine="oracle"`: every feature, and what the last call gave it."""
-    from oracle_engine import oracle_installed
+    """`engine="oracle"`: has every feature, and remembers the arguments of its last call."""
+    from helpers.oracle_engine import oracle_installed
 
     with oracle_installed() as engine:
         yield engine
@@ -40,7 +40,7 @@ def oracle() -> Iterator[Any]:
 
 @pytest.fixture
 def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGroups]:
-    """The process is in no control group but in those that the test makes."""
+    """The process is only in the control groups that the test makes."""
     from flashbench.system import cgroup, cores
 
     groups = FakeGroups(tmp_path / "a system")
@@ -54,7 +54,7 @@ def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGro
 
 @pytest.fixture
 def tuned_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where this CPU's table would be, in a directory of the test's own; nothing is read yet."""
+    """The path of this CPU's table, in a directory of the test. The table has not been read yet."""
     from flashbench.engines.flash import tuned
 
     monkeypatch.setenv("FLASHBENCH_TUNED_DIR", str(tmp_path / "tuned"))
@@ -86,8 +86,8 @@ def repository() -> Path:
     return Path(__file__).parent.parent
 
 
-# In CI every extra is installed: a test that is skipped for want of a package says that .ci/run forgot one.
-# FLASHBENCH_TEST_EXTRAS is "all", or "all but NAME" of a package that is not made for that machine.
+# In CI every extra is installed. A test skipped because of a missing package means that .ci/run forgot one.
+# FLASHBENCH_TEST_EXTRAS is "all", or "all but NAME" if package NAME does not exist for that machine.
 _WANTS_PACKAGE = re.compile(r"could not import|not installed|the rest of its Python needs")
 _unwanted_skips: list[str] = []
 

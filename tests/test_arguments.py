@@ -1,4 +1,4 @@
-"""Every wrong argument of attention is one line that names it, the rule and the value."""
+"""Every wrong argument of attention gives one line that names it, the rule and the value."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.oracle_engine import OracleEngine
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle_engine import OracleEngine
 
 from flashbench.arguments import find_engine, prepare
 from flashbench.arguments.features import as_mask
@@ -25,7 +25,7 @@ X = np.zeros((2, 4, 6, 8))
 
 
 class OnGpu:
-    """An array that lives elsewhere."""
+    """An array in another device's memory."""
 
     def __dlpack__(self, **_: Any) -> None:
         raise AssertionError("must not be asked")
@@ -35,7 +35,7 @@ class OnGpu:
 
 
 class Unshareable:
-    """What an array library says when it will not share."""
+    """An array whose library refuses to share its memory."""
 
     def __dlpack__(self, **_: Any) -> None:
         raise BufferError("Can't export this\nand a second line")

@@ -1,4 +1,4 @@
-"""Block masks: that no block's shape loses a pair, and that memory is that of what is visible."""
+"""Block masks: no block shape loses a pair, and memory is proportional to the visible blocks."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_blocks_are_those_of_which_something_is_visible(mask: np.ndarray, block:
 def test_rows_are_those_of_the_whole(mask: np.ndarray, block: Any, data: st.DataObject) -> None:
     made = BlockMask.from_mask(mask, block)
     batch, num_heads, seqlen_q, seqlen_k = made.shape
-    # A batch or heads of 1 stand for any.
+    # A batch or num_heads of 1 is broadcast.
     shape = batch if batch > 1 else 3, num_heads if num_heads > 1 else 3, seqlen_q, seqlen_k
     whole = np.broadcast_to(made.dense(), shape)
     b, h = (data.draw(st.integers(0, size - 1)) for size in shape[:2])
@@ -82,14 +82,14 @@ def test_rows_are_those_of_the_whole(mask: np.ndarray, block: Any, data: st.Data
 
 @pytest.mark.parametrize("n", [1024, 4096])
 def test_memory_is_proportional_to_the_visible_blocks(n: int) -> None:
-    """A band of two blocks a row, one whole and one in part: the same bytes per query whatever the length."""
+    """A band of two blocks per row, one whole and one partial: the same bytes per query at any length."""
     block = 64
     made = BlockMask.from_predicate(
         lambda b, h, q, k: (k <= q) & (k >= q // block * block - block), n, n, block=block
     )
     assert made.visible_blocks == 2 * (n // block) - 1
     assert len(made.partial) == n // block
-    per_block = 2 * 8 + 8  # its column and its part, and a start a row
+    per_block = 2 * 8 + 8  # column and part of each block, and one start per row
     assert made.nbytes <= len(made.partial) * block**2 + made.visible_blocks * per_block + 16
 
 

@@ -1,4 +1,4 @@
-"""Arrays that come beside q, k and v: published slopes, and that they are what the problem asks for."""
+"""Arrays next to q, k and v: ALiBi's published slopes, and arrays that fit the problem."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from feature_problems import problems
+from helpers.feature_problems import problems
 from hypothesis import given
 
 from flashbench.block_mask import BlockMask
@@ -29,7 +29,7 @@ def test_slopes_are_those_of_the_paper() -> None:
 
 
 def slopes_of_their_code(num_heads: int) -> list[float]:
-    """Slopes as the paper's authors publish them, by recursion, where num_heads is no power of two."""
+    """The slopes in the paper's published code, which uses recursion if num_heads is no power of two."""
     if num_heads & (num_heads - 1) == 0:
         ratio = 2.0 ** (-8.0 / num_heads)
         return [ratio * ratio**i for i in range(num_heads)]
@@ -94,7 +94,7 @@ def test_a_seed_is_a_choice_and_the_same_choice_every_time(kind: Any) -> None:
     first, again, other = (flattened(make_extras(problem, seed)) for seed in (1, 1, 2))
     assert all(np.array_equal(x, y) for x, y in zip(first, again, strict=True))
     differing = sum(not np.array_equal(x, y) for x, y in zip(first, other, strict=True))
-    assert differing >= 3  # all but the slopes, and of a block mask some arrays
+    assert differing >= 3  # all but the slopes and some arrays of a block mask
 
 
 def test_masks_hide_what_they_say() -> None:
@@ -105,7 +105,7 @@ def test_masks_hide_what_they_say() -> None:
     assert shares["bool"].mean() == pytest.approx(0.75, abs=0.001)
     block = shares["block"]
     seen = block.visible_blocks / block.total_blocks
-    assert seen == pytest.approx(0.25 + 0.75 / 32, abs=0.03)  # and the first of 32 in every row
+    assert seen == pytest.approx(0.25 + 0.75 / 32, abs=0.03)  # a quarter, plus the first of 32 in every row
     assert len(block.partial) / block.visible_blocks == pytest.approx(0.5, abs=0.05)
 
 

@@ -1,4 +1,4 @@
-"""attention and attention_backward: exact in every engine, for any shape and any array they accept."""
+"""attention and attention_backward: exact in every engine, for every accepted shape and array."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from feature_problems import problems as feature_problems
-from feature_problems import random_extras
+from helpers.feature_problems import problems as feature_problems
+from helpers.feature_problems import random_extras
+from helpers.oracle_engine import OracleEngine
+from helpers.public_calls import options_of
+from helpers.support import assert_close, available_engines
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle_engine import OracleEngine
-from public_calls import options_of
-from support import assert_close, available_engines
 
 from flashbench.arguments import find_engine
 from flashbench.block_mask import BlockMask
@@ -27,7 +27,7 @@ from flashbench.problem import AttentionProblem
 from flashbench.reference import attention_backward_reference, attention_reference
 from flashbench.tolerances import tolerance_for
 
-# Those with a backward; the others are tested beside the code that calls them.
+# Engines with a backward. Tests of the others are next to the code that calls them.
 EVERY_ENGINE = pytest.mark.parametrize(
     "engine",
     [
@@ -39,7 +39,7 @@ EVERY_ENGINE = pytest.mark.parametrize(
 
 
 def attention_and_lse(*arrays: np.ndarray, engine: str, **options: Any) -> AttentionOutput:
-    """The engine's o and lse; where it gives no lse, another's, which is all the same to its backward."""
+    """The engine's o and lse. If it gives no lse, another engine's lse, which is as good for its backward."""
     try:
         return attention(*arrays, engine=engine, return_lse=True, **options)
     except UnsupportedError:
@@ -49,7 +49,7 @@ def attention_and_lse(*arrays: np.ndarray, engine: str, **options: Any) -> Atten
 
 @st.composite
 def problems(draw: st.DrawFn) -> AttentionProblem:
-    """Any small problem: every rule of `AttentionProblem` at its edge."""
+    """Any small problem, with every rule of `AttentionProblem` at its limit."""
     num_kv_heads = draw(st.integers(1, 3))
     length = st.one_of(st.integers(1, 5), st.integers(6, 70))
     return AttentionProblem.of(
@@ -110,7 +110,7 @@ def test_any_problem_with_any_blocks_and_threads_is_exact(
         assert_close(actual, expected, tolerance_for(problem.dtype, "bwd"))
 
 
-@pytest.mark.parametrize("engine", ["flash", "standard"])  # the others multiply what is masked by zero
+@pytest.mark.parametrize("engine", ["flash", "standard"])  # the others multiply masked values by zero
 @given(
     problem=problems(),
     name=st.sampled_from(["q", "k", "v", "do"]),

@@ -1,4 +1,4 @@
-"""KVCache and PagedKVCache: what was appended is what attention reads, without copies while there is room."""
+"""KVCache and PagedKVCache: attention reads what was appended, without copies while there is room."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.oracle_engine import OracleEngine
+from helpers.support import assert_close
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from oracle_engine import OracleEngine
-from support import assert_close
 
 from flashbench.errors import AttentionError
 from flashbench.functional import attention
@@ -22,7 +22,7 @@ CACHES = pytest.mark.parametrize("make", [KVCache, PagedKVCache])
 
 
 def tokens(cache: Cache, sequence: int) -> tuple[np.ndarray, np.ndarray]:
-    """(num_kv_heads, length, ...) of one sequence, as attention finds them: by lengths and table."""
+    """Tokens of one sequence, (num_kv_heads, length, ...), found as in attention: by lengths and table."""
     length = cache.key_lengths[sequence]
     if cache.block_table is None:
         return cache.k[sequence, :, :length], cache.v[sequence, :, :length]
@@ -36,7 +36,7 @@ def tokens(cache: Cache, sequence: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """A cache beside plain lists of the tokens of each sequence."""
+    """A cache, compared with plain lists of each sequence's tokens."""
 
     cache: Cache
 
@@ -46,7 +46,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.next = 0.0
 
     def new(self, *shape: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens that are told apart by a number: the numbers, and k and v that hold them in all columns."""
+        """New tokens, each with its own number: the numbers, and k and v with them in all columns."""
         numbers = self.next + np.arange(1.0, np.prod(shape) + 1).reshape(shape)
         self.next += numbers.size
         values = numbers[..., None, :, None] + np.arange(HEADS)[:, None, None] / 8
@@ -160,7 +160,7 @@ def test_the_pool_of_pages_is_copied_only_when_none_is_free() -> None:
     first = cache.k
     assert (cache.num_pages, cache.free_pages) == (2, 0)
     cache.free(0)
-    cache.append(x[0], x[0], sequence=1)  # into the page that the other left
+    cache.append(x[0], x[0], sequence=1)  # into the page that the other sequence freed
     assert cache.k is first
     cache.append(x[0], x[0], sequence=1)
     assert cache.k is not first

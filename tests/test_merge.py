@@ -1,4 +1,4 @@
-"""merge_attention: attention over all the keys from attentions over some of them."""
+"""merge_attention: attention over all keys from attentions over parts of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.support import assert_close
 from hypothesis import given
 from hypothesis import strategies as st
-from support import assert_close
 
 from flashbench.dtypes import Dtype
 from flashbench.errors import AttentionError
@@ -22,7 +22,7 @@ INF, NAN = np.inf, np.nan
 
 
 def parts_of(problem: AttentionProblem, cuts: list[int], seed: int = 0) -> list[AttentionOutput]:
-    """Attention over the keys between cuts, those between equal cuts being none."""
+    """Attention over the keys between cuts. Equal cuts give a part without keys."""
     q, k, v, _ = problem.make_inputs(seed)
     parts = []
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), problem.seqlen_k], strict=True):
@@ -47,7 +47,7 @@ def parts_of(problem: AttentionProblem, cuts: list[int], seed: int = 0) -> list[
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[AttentionProblem, list[int]]:
-    """A problem and where its keys are cut."""
+    """A problem, and the places where its keys are cut."""
     seqlen_k = draw(st.integers(1, 40))
     problem = AttentionProblem.of(
         draw(st.integers(1, 5)),
@@ -63,7 +63,7 @@ def problems(draw: st.DrawFn) -> tuple[AttentionProblem, list[int]]:
 
 
 def tolerances(problem: AttentionProblem) -> tuple[float, float]:
-    """Of o and lse: logits are as many times standard normal as the scale is times 1 / sqrt(head_dim)."""
+    """Tolerances of o and lse. Logits are scale * sqrt(head_dim) times standard normal."""
     growth = max(1.0, problem.scale * np.sqrt(problem.head_dim))
     return growth * tolerance_for(problem.dtype, "o"), growth * tolerance_for(problem.dtype, "lse")
 
@@ -93,8 +93,8 @@ def test_order_and_grouping_do_not_matter(
     parts = parts_of(problem, cuts)
     at_once = merge_attention(*zip(*parts, strict=True))
     shuffled = merge_attention(*zip(*data.draw(st.permutations(parts)), strict=True))
-    # Parts may cancel: sums err by their largest term's rounding for each term, and o by that of lse, which
-    # is absolute in the exponent.
+    # Parts may cancel. Each term of a sum adds a rounding error of the size of the largest term. The error of
+    # lse is absolute in the exponent, and adds to that of o.
     size = np.abs(at_once.lse).max(initial=1.0)
     unit = (len(parts) + 2) * UNIT_ROUNDOFF[problem.dtype] * size
     largest = max(np.abs(part.o).max() for part in parts)
@@ -134,7 +134,7 @@ def test_nan_stays_in_its_column_or_its_row() -> None:
     o = np.ones((2, 3, 2), "f4")
     o[0, 0, 1] = NAN
     lse = np.array([[0.0, NAN, -1000.0], [0.0, 0.0, 0.0]], "f4")
-    o[0, 2, 0] = NAN  # of a weight too small for a number, yet visible
+    o[0, 2, 0] = NAN  # its weight underflows to 0, but it is visible
     merged = merge_attention(o, lse)
     assert np.array_equal(merged.o, [[1, NAN], [NAN, NAN], [NAN, 1]], equal_nan=True)
     assert np.array_equal(merged.lse, np.array([np.log(2), NAN, 0], "f4"), equal_nan=True)

@@ -1,4 +1,4 @@
-"""The documented classes: their names and defaults, their gradients, and what they refuse."""
+"""The documented classes: names and defaults, gradients, and refusals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import assert_close
+from helpers.support import assert_close
 
 from flashbench.errors import AttentionError
 from flashbench.functional import attention, attention_backward

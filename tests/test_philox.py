@@ -1,4 +1,4 @@
-"""Dropout's words: published answers, the counter they come from, and that they look random all ways."""
+"""Dropout's words: published answers, their counter, and statistical tests in all directions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from scipy import stats
 from flashbench.philox import dropout_kept, dropout_threshold, philox_words
 from flashbench.problem import AttentionProblem
 
-# Fixed seeds: what passes once always passes. Of some hundred tests none should be rarer than this.
+# Seeds are fixed, so a test that passes once always passes. None of about a hundred tests should be rarer
+# than this.
 RARE = 1e-4
 
 # Random123's known answers for philox4x32-10: counter, key, words.
@@ -37,7 +38,7 @@ def problem_of(dropout: float, seed: int = 0) -> AttentionProblem:
 
 
 def kept(dropout: float, shape: tuple[int, int, int, int], seed: int = 0) -> np.ndarray:
-    """Of so many sequences, heads, queries and keys."""
+    """The pairs that dropout keeps, for these numbers of sequences, heads, queries and keys."""
     batch, num_heads, rows, columns = shape
     problem = problem_of(dropout, seed)
     return np.array(
@@ -110,7 +111,7 @@ def test_the_rate_is_dropout(dropout: float, seed: int) -> None:
 
 @pytest.mark.parametrize("axis", ["sequence", "head", "query", "key"])
 def test_each_slice_keeps_as_many_as_a_binomial_does(axis: str) -> None:
-    """Sums over slices vary as they should: no more, as with slices that favour one side, and no less."""
+    """Sums over slices vary as they should: no more (no slice favours one side), and no less."""
     found = kept(0.3, (40, 40, 40, 40), seed=5)
     place = ["sequence", "head", "query", "key"].index(axis)
     sums = found.sum(axis=tuple(other for other in range(4) if other != place))
@@ -120,7 +121,7 @@ def test_each_slice_keeps_as_many_as_a_binomial_does(axis: str) -> None:
 
 
 def neighbours(found: np.ndarray) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Pairs of equal parts, each so many steps away along one axis or along two."""
+    """Pairs of equal parts, which are that many steps apart along one axis or two."""
     pairs = []
     for steps in itertools.product((0, 1, 3), (0, 1, 3), (0, 1, 4), (0, 1, 2, 4, 8)):
         if any(steps):
@@ -142,12 +143,12 @@ def test_neighbours_in_every_direction_are_independent(dropout: float) -> None:
     found = neighbours(kept(dropout, (6, 6, 48, 48), seed=3))
     values = {name: independence(first, second) for name, first, second in found}
     assert min(values.values()) > RARE / len(values), min(values, key=values.__getitem__)
-    # And they are not too good to be true.
+    # Nor are they more uniform than chance allows.
     assert stats.kstest(list(values.values()), "uniform").pvalue > RARE
 
 
 def test_sequence_and_head_and_query_do_not_stand_for_each_other() -> None:
-    """Swapping any two of the counter's words gives other words: no pair of axes is mixed up."""
+    """A counter with two of its words exchanged gives other random words: no two axes are interchangeable."""
     found = kept(0.5, (16, 16, 16, 16), seed=8)
     for axes in itertools.combinations(range(4), 2):
         swapped = found.swapaxes(*axes)

@@ -1,4 +1,4 @@
-"""What a problem refuses, which features it says are on, and that its counts are those of a loop."""
+"""What a problem refuses, which features it reports, and its counts against a loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from feature_problems import problems, random_extras, visible_pairs
+from helpers.feature_problems import problems, random_extras, visible_pairs
 from hypothesis import given
 
 from flashbench.errors import AttentionError
@@ -109,7 +109,7 @@ def test_visible_pairs_are_those_that_a_loop_counts(problem: AttentionProblem) -
 
 @given(problem=problems())
 def test_sequences_lie_where_the_arrays_have_room_for_them(problem: AttentionProblem) -> None:
-    """Queries of all sequences fill q, each once, and keys lie within k; pages hold all keys."""
+    """All sequences' queries fill q, each row once. Keys lie within k, and pages hold all keys."""
     sequences = problem.sequences()
     assert len(sequences) == problem.batch
     assert [problem.sequence(b) for b in range(problem.batch)] == sequences

@@ -1,4 +1,4 @@
-"""`import flashbench`: every name is there, and nothing heavy is loaded before it is used."""
+"""`import flashbench`: every name exists, and nothing heavy is loaded before its first use."""
 
 from __future__ import annotations
 

@@ -1,18 +1,17 @@
-"""The oracle against what is not ours: PyTorch, SciPy, finite differences, and rows computed by hand."""
+"""The oracle against independent answers: PyTorch, SciPy, finite differences, and rows computed by hand."""
 
 from __future__ import annotations
 
 import math
 
-import feature_problems
 import msgspec
 import numpy as np
 import pytest
-import torch_formula
-from feature_problems import problems, random_extras
+from helpers import feature_problems, torch_formula
+from helpers.feature_problems import problems, random_extras
+from helpers.support import assert_close
 from hypothesis import given
 from scipy.special import logsumexp, softmax
-from support import assert_close
 
 from flashbench import reference
 from flashbench.problem import AttentionProblem, Inputs
@@ -37,7 +36,7 @@ EVERY_PROBLEM = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLE
 
 
 def visible_pairs(problem: AttentionProblem) -> np.ndarray:
-    """The mask as one comparison per pair: query i stands at i + offset among the keys."""
+    """The mask by one comparison per pair. Query i has position i + offset among the keys."""
     i, j = np.indices((problem.seqlen_q, problem.seqlen_k))
     if not problem.causal:
         return np.ones(i.shape, dtype=bool)
@@ -50,7 +49,7 @@ def test_the_oracle_agrees_with_pytorch_and_its_autograd(problem: AttentionProbl
     torch = pytest.importorskip("torch")
     inputs = problem.make_inputs(1)
     q, k, v = (torch.from_numpy(x).requires_grad_() for x in (inputs.q, inputs.k, inputs.v))
-    rows = visible_pairs(problem).any(axis=1)  # torch's softmax of nothing is NaN: leave those rows out
+    rows = visible_pairs(problem).any(axis=1)  # torch's softmax of no key is NaN: leave those rows out
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         o = torch.nn.functional.scaled_dot_product_attention(
             q[:, :, rows],
@@ -86,7 +85,7 @@ def test_every_feature_agrees_with_the_formula_in_pytorch_and_its_autograd(probl
             assert_close(ours, theirs, 1e-12)
 
 
-# All that a mask array can say.
+# All kinds of mask array.
 MASKING = problems(without=frozenset({"softcap", "sinks", "dropout", "varlen", "block_table"}))
 
 
@@ -106,7 +105,7 @@ def test_windows_lengths_masks_and_alibi_are_masks_of_pytorchs_attention(problem
                 bias[b, h, :, : sequence.seqlen_k] -= extras.alibi_slopes[b, h] * distance
     if problem.mask == "float":
         bias += extras.mask
-    rows = visible.any(axis=3)  # where there are none, let torch see all, and not care
+    rows = visible.any(axis=3)  # a row without keys: let torch see all keys, and ignore it
     shown = visible | ~rows[..., np.newaxis]
     additive = problem.mask == "float" or problem.alibi
     mask = np.where(shown, np.where(visible, bias, 0.0), -np.inf) if additive else shown
@@ -154,7 +153,8 @@ def test_gradients_agree_with_central_differences(problem: AttentionProblem) -> 
             o, _ = attention_reference(problem, moved.q, moved.k, moved.v)
             return float((moved.do * o).sum())
 
-        # Central differences of step h err by h^2 / 6 of the third derivative: fourth order by Richardson.
+        # Central differences with step h have an error of h^2 / 6 times the third derivative. Richardson
+        # makes it h^4.
         h = 1e-3
         slope = (8 * (loss(h) - loss(-h)) - (loss(2 * h) - loss(-2 * h))) / (12 * h)
         assert slope == pytest.approx(float((getattr(gradients, "d" + name) * direction).sum()), abs=1e-9)

@@ -1,4 +1,4 @@
-"""The oracle on any subset of the optional features: finite differences, and what must not matter."""
+"""The oracle on any subset of the optional features: finite differences, and changes that must not matter."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from feature_problems import problems, random_extras, visible_pairs
+from helpers.feature_problems import problems, random_extras, visible_pairs
+from helpers.support import assert_close
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from support import assert_close
 
 from flashbench import reference
 from flashbench.block_mask import BlockMask
@@ -37,7 +37,7 @@ def answers(problem: AttentionProblem, inputs: Inputs, extras: Extras = NO_EXTRA
 
 
 def assert_same(found: Answers, expected: Answers, tolerance: float = 1e-12) -> None:
-    """Compare the outputs that both have; dsinks and dmask are not in every pair."""
+    """Compare the outputs that both have. Not every pair has dsinks and dmask."""
     for name in found.keys() & expected.keys():
         assert_close(found[name], expected[name], tolerance)
 
@@ -72,12 +72,12 @@ def test_gradients_agree_with_central_differences(problem: AttentionProblem, dat
         o, _ = attention_reference(problem, *moved[:3], moved_extras)
         return float((inputs.do * o).sum())
 
-    h = 1e-3  # of fourth order by Richardson; the fifth derivative grows by softcap's own slopes
+    h = 1e-3  # fourth order by Richardson; softcap's slopes make the fifth derivative large
     slope = (8 * (loss(h) - loss(-h)) - (loss(2 * h) - loss(-2 * h))) / (12 * h)
     assert slope == pytest.approx(float((gradient * direction).sum()), rel=1e-7, abs=1e-8)
 
 
-# What makes no difference.
+# Changes that must make no difference.
 
 
 @given(problem=problems())
@@ -184,7 +184,7 @@ def test_blocks_of_rows_do_not_change_the_answer(problem: AttentionProblem, rows
 
 @given(problem=problems(), data=st.data())
 def test_a_head_group_is_checked_alone(problem: AttentionProblem, data: st.DataObject) -> None:
-    """Dropout, slopes, masks, lengths and pages are those of the part's place in the whole."""
+    """Dropout, slopes, masks, lengths and pages belong to the part's place in the whole."""
     inputs, extras = problem.make_inputs(0), random_extras(problem)
     whole = answers(problem, inputs, extras)
     batch = data.draw(st.integers(0, problem.batch - 1))
@@ -201,12 +201,12 @@ def test_a_head_group_is_checked_alone(problem: AttentionProblem, data: st.DataO
         assert_close(found["dmask"], whole["dmask"][batch : batch + 1, part.queries[1]], 0.0)
 
 
-# Rows and keys that nobody sees.
+# Hidden rows and keys.
 
 
 @given(problem=WITH_GRADIENTS)
 def test_what_nobody_sees_is_zero(problem: AttentionProblem) -> None:
-    """Rows without a visible key, keys that no row sees, and what lies behind the lengths."""
+    """Rows without a visible key, keys that no row sees, and rows beyond the lengths."""
     inputs, extras = problem.make_inputs(0), random_extras(problem)
     found = answers(problem, inputs, extras)
     seen = {name: np.zeros(found[name].shape[:3], dtype=bool) for name in ("dq", "dk")}
@@ -235,8 +235,8 @@ def test_what_nobody_sees_is_zero(problem: AttentionProblem) -> None:
 def test_what_is_not_finite_reaches_just_what_sees_it(
     problem: AttentionProblem, name: str, value: float, seed: int
 ) -> None:
-    """One row of one input spoiled: answers of rows that do not see it stay as they were, and so do the
-    gradients of keys that no row sees that does.
+    """Spoil one row of one input. Results of rows that do not see it must not change. Nor must the gradients
+    of keys that are seen only by such rows.
     """
     inputs, extras = problem.make_inputs(0), random_extras(problem)
     clean = answers(problem, inputs, extras)
@@ -248,7 +248,7 @@ def test_what_is_not_finite_reaches_just_what_sees_it(
     found = answers(problem, inputs, extras)
 
     group = problem.num_heads // problem.num_kv_heads
-    rows = np.zeros(clean["lse"].shape, dtype=bool)  # that it may reach, by what they see or are
+    rows = np.zeros(clean["lse"].shape, dtype=bool)  # rows that it may reach: they see it, or are it
     keys = np.zeros(clean["dk"].shape[:3], dtype=bool)
     for b, (row, first_q, first_k, seqlen_q, seqlen_k) in enumerate(problem.sequences()):
         for h in range(problem.num_heads):
@@ -294,7 +294,7 @@ def test_an_infinite_logit_makes_its_row_nan_and_a_negative_one_has_no_weight() 
 
 @pytest.mark.parametrize("name", ["q", "v"])
 def test_what_dropout_drops_is_multiplied_by_zero_and_still_seen(name: str) -> None:
-    """A p of NaN stays NaN whether it is dropped or not, as a value of NaN does times a p of 0."""
+    """A NaN p stays NaN, dropped or not, just as a p of 0 times a NaN value is NaN."""
     problem = AttentionProblem.of(1, seqlen_k=40, head_dim=2, dropout=0.5)
     kept = dropout_kept(problem, 0, 0, np.arange(1), np.arange(40))[0]
     inputs = problem.make_inputs(0)
@@ -328,7 +328,7 @@ def test_nan_and_dropout_are_pytorchs_product_with_a_mask_of_zeros(name: str) ->
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_rows_of_minus_infinite_logits_are_zero_as_in_pytorch(causal: bool) -> None:
-    """And so are gradients, but for 0 times what is infinite, which PyTorch lets through a causal mask."""
+    """Gradients are zero too, except 0 times infinity, which PyTorch lets through a causal mask."""
     torch = pytest.importorskip("torch")
     problem = AttentionProblem.of(9, batch=2, num_heads=2, head_dim=3, causal=causal)
     inputs = problem.make_inputs(0)
@@ -359,7 +359,7 @@ def test_a_sink_is_a_key_whose_value_is_zero() -> None:
     problem = AttentionProblem.of(4, batch=2, num_heads=2, head_dim=3, softmax_scale=1.0, sinks=True)
     q, k, v, do = problem.make_inputs(0)
     sinks = np.array([0.3, -2.0])
-    # One more dimension makes the extra key's logit: q's is 1, and the key's own the sink.
+    # One more dimension makes the extra key's logit: it is 1 in q, and the sink in the extra key.
     q_long = np.concatenate([q, np.ones((2, 2, 4, 1))], axis=3)
     k_long, v_long = np.zeros((2, 2, 5, 4)), np.zeros((2, 2, 5, 3))
     k_long[:, :, :4, :3], k_long[:, :, 4, 3] = k, sinks

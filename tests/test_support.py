@@ -1,10 +1,10 @@
-"""`assert_close` itself: what it lets pass and what it says when it does not."""
+"""`assert_close` itself: what it accepts, and its message otherwise."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from support import assert_close
+from helpers.support import assert_close
 
 
 def test_equal_arrays_with_nan_and_infinities_are_close() -> None:

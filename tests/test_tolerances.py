@@ -1,4 +1,4 @@
-"""Tolerances: the promised figures, and that they grow with the inputs as the answers do."""
+"""Tolerances: the promised figures, and their growth with the inputs, like the answers'."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import assert_close
+from helpers.support import assert_close
 
 from flashbench.extras import Extras
 from flashbench.philox import dropout_kept
@@ -114,7 +114,7 @@ def test_large_lse_widens_beyond_that_of_standard_normal_logits(what: Any) -> No
     plain = problem_tolerance(problem, what)
     assert problem_tolerance(problem, what, largest_lse=16.0) == plain
     assert problem_tolerance(problem, what, largest_lse=160.0) == pytest.approx(10 * plain)
-    # Where logits are large anyway, it is no second reason.
+    # If logits are large anyway, a large lse does not add to that.
     large = Sizes(q=10.0)
     assert problem_tolerance(problem, what, sizes=large, largest_lse=160.0) == pytest.approx(
         problem_tolerance(problem, what, sizes=large)
@@ -156,7 +156,7 @@ FEATURES = {
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_float32_arithmetic_of_features_stays_within_their_tolerance(name: str) -> None:
-    """The textbook formula, each step rounded to float32; and tolerances are small beside what they judge."""
+    """The textbook formula, each step rounded to float32. Tolerances are small next to the results."""
     options: dict[str, Any] = {"seqlen_q": 200, "num_heads": 2, "head_dim": 32, **FEATURES[name]}
     problem = AttentionProblem.of(options.pop("seqlen_q"), dtype="float32", **options)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""attention_varlen: each sequence of a packed batch as if it were alone, in place."""
+"""attention_varlen: each sequence of a packed batch gives the same as alone, without copies."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from feature_problems import problems, random_extras
+from helpers.feature_problems import problems, random_extras
+from helpers.oracle_engine import OracleEngine
+from helpers.public_calls import cu_seqlens, options_of, packed
+from helpers.support import assert_close
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from oracle_engine import OracleEngine
-from public_calls import cu_seqlens, options_of, packed
-from support import assert_close
 
 from flashbench.errors import UnsupportedError
 from flashbench.functional import AttentionOutput, attention, attention_backward

@@ -1,4 +1,4 @@
-"""docs/github-actions.yml is a workflow, and the command lines in it are ours as they are today."""
+"""docs/github-actions.yml is a valid workflow, and its command lines are valid for today's commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ APP: Any = typer.main.get_command(make_app())
 
 
 def words_of(line: str) -> list[str]:
-    """The words of a command line up to where its output goes."""
+    """The words of a command line, without its redirections."""
     return shlex.split(line.partition(" >")[0])[1:]
 
 

@@ -1,1 +1,1 @@
-"""What follows from records alone, without measuring."""
+"""Conclusions from records alone, without measuring."""

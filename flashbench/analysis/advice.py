@@ -1,26 +1,26 @@
-"""What a machine's state does to measurements and what to do about it: a line each, of 78 signs at most."""
+"""Effects of a machine's state on measurements, and what to do: lines of at most 78 characters."""
 
 from __future__ import annotations
 
 from flashbench.analysis.sizes import size_word
 from flashbench.results.record import Machine
 
-# The counters advance in steps of 10 ms, and two of them in the 0.2 s watched are an idle machine's
-# daemons; a hundredth of every core is what the system itself takes on large ones.
+# The counters advance in steps of 10 ms. Two steps in the 0.2 s watched are the daemons of an idle machine.
+# On large machines the system itself takes a hundredth of every core.
 OTHERS_CORES = 0.1
 OTHERS_PER_CORE = 0.01
-# A hundredth of the time lost is of the size of the differences that one looks for.
+# Losing a hundredth of the time is as large as the differences to be measured.
 STEAL_PERCENT = 1.0
-# Of the machine's memory. What an idle system has put aside does no harm, and is less than this.
+# As a share of the machine's memory. An idle system swaps out less than this, without harm.
 SWAP_SHARE = 0.05
-# Runnable threads a core over the last minute, those of a run of our own that has just ended included:
-# worth a word where one asks about the machine, not at the start of every run.
+# Runnable threads for each core over the last minute. They may be those of our own last run, so this is a
+# remark about the machine, not a warning at the start of every run.
 LOAD_PER_CORE = 0.5
 STEADY_GOVERNOR = "performance"
 
 
 def run_warnings(machine: Machine) -> list[str]:
-    """What disturbs a run that starts now: others on the cores, stolen time, swapping, bound threads."""
+    """Warnings for a run that starts now: other processes, stolen time, swapping, bound threads."""
     lines = []
     if _others_disturb(machine):
         lines.append(
@@ -45,8 +45,8 @@ def advice(
 ) -> list[str]:
     """Everything that a reader should know or may do before measuring here.
 
-    `all_cores` is how many cores the machine has, `host_isa` what its CPU could do, `energy` whether
-    there is a counter to read.
+    all_cores: cores of the machine. host_isa: instruction set of its CPU. energy: whether there is a counter
+    to read.
     """
     lines = run_warnings(machine)
     cores = machine.cores
@@ -75,6 +75,6 @@ def advice(
 
 
 def _others_disturb(machine: Machine) -> bool:
-    """Whether other processes take more of the cores than an idle machine's do."""
+    """Whether other processes use more of the cores than those of an idle machine."""
     allowed = OTHERS_CORES + OTHERS_PER_CORE * (machine.cores or 1)
     return machine.others_cores is not None and machine.others_cores > allowed

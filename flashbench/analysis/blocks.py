@@ -1,4 +1,4 @@
-"""Which block size a sweep found best, and what the documented recommendation would have cost."""
+"""The best block size of a sweep, and what the documented recommendation costs beside it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def recommended_blocks(seqlen: int) -> tuple[int, ...]:
 
 
 class BlockRow(NamedTuple):
-    """One problem at every block size: what was measured, and what was fastest."""
+    """One problem at every block size: its measurements, and the fastest of them."""
 
     problem: AttentionProblem
     points: Mapping[str, Measurement]  # by label: "64", "64 x 128", "auto"
@@ -36,7 +36,7 @@ class BlockRow(NamedTuple):
     best: Measurement | None  # of the fixed sizes
 
     def cost(self, label: str) -> float | None:
-        """Time at that size over the best fixed size's; None when either was not measured."""
+        """Time at that size over the best fixed size's time. None unless both were measured."""
         return time_ratio(self.points.get(label), self.best)
 
     def recommended_costs(self) -> list[float]:
@@ -45,7 +45,7 @@ class BlockRow(NamedTuple):
         return [cost for cost in costs if cost is not None]
 
     def is_tie(self, label: str) -> bool:
-        """Whether that point's quartiles overlap the fastest one's: this run cannot tell them apart."""
+        """Whether this point's quartiles overlap the fastest's: this run cannot separate them."""
         row = self.points.get(label)
         if row is None or row.time is None or self.fastest is None or self.fastest.time is None:
             return False
@@ -53,30 +53,44 @@ class BlockRow(NamedTuple):
 
 
 def block_label(measurement: Measurement) -> str:
-    """The block size that was asked for: `auto`, `64`, `64 x 128`; empty for an engine without blocks."""
+    """The block size asked for: `auto`, `64`, `64 x 128`. Empty for an engine without blocks."""
     asked = measurement.blocks_asked
     return "" if asked is None else AUTO if asked == AUTO else blocks_word(*asked)
 
 
-def blocks_word(block_q: int, block_k: int) -> str:
-    """`64` where both are, else `64 x 128`."""
-    return str(block_q) if block_q == block_k else f"{block_q} x {block_k}"
+def blocks_word(block_q: int, block_k: int, *, times: str = " x ") -> str:
+    """`64` if both sizes are 64, otherwise `64 x 128`."""
+    return str(block_q) if block_q == block_k else f"{block_q}{times}{block_k}"
+
+
+def block_word(measurement: Measurement) -> str:
+    """The size asked for, and the size used if it differs: `64`, `auto (8 x 48)`; empty without blocks."""
+    label = block_label(measurement)
+    if not label or measurement.block_q is None or measurement.block_k is None:
+        return label
+    used = blocks_word(measurement.block_q, measurement.block_k)
+    return label if used == label else f"{label} ({used})"
+
+
+def with_block(name: str, block: str) -> str:
+    """`flash, block 64`, or the name alone without a block size."""
+    return f"{name}, block {block}" if block else name
 
 
 def has_blocks(measurements: Iterable[Measurement]) -> bool:
-    """Whether these are of an engine that has blocks."""
+    """Whether the engine of these measurements has blocks."""
     return any(row.blocks_asked is not None for row in measurements)
 
 
 def block_labels(rows: Iterable[Measurement]) -> list[str]:
-    """The sizes measured, from small to large, `auto` last."""
+    """The sizes measured, from small to large; `auto` comes last."""
     asked = {block_label(row): row.blocks_asked for row in rows if row.blocks_asked is not None}
     last = (math.inf, math.inf)
     return sorted(asked, key=lambda label: last if asked[label] == AUTO else asked[label])
 
 
 def block_rows(measurements: Sequence[Measurement]) -> list[BlockRow]:
-    """One row per problem of one engine's measurements, in the order measured."""
+    """One row for each problem of one engine's measurements, in the order measured."""
     rows = []
     for problem in dict.fromkeys(row.problem for row in measurements):
         points = {block_label(row): row for row in measurements if row.problem == problem}

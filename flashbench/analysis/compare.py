@@ -1,16 +1,17 @@
-"""Two results files against each other: what matches, by how much it changed, and how sure that is."""
+"""Two results files against each other: matching measurements, their change, and how certain it is."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
-from flashbench.analysis.blocks import block_label
+from flashbench.analysis.groups import grouped
 from flashbench.analysis.ratios import memory_ratio, time_ratio
 from flashbench.analysis.verdict import ALPHA, FAILED, judge, status_verdict, verdicts_exit_code
+from flashbench.analysis.words import counted, settings_word
 from flashbench.errors import ResultsError
 from flashbench.measure.statistics import (
     Interval,
@@ -25,23 +26,23 @@ from flashbench.results.export.names import with_cold_caches
 from flashbench.results.one_line import one_line
 from flashbench.results.record import Measurement, Results, Side, Verdict
 
-# memray counts whole allocations, but the interpreter's own come and go by about a page.
+# memray counts whole allocations. Those of the interpreter vary by about a page.
 MEMORY_NOISE_BYTES = 4096
 
 
 class IncomparableError(ResultsError):
-    """The files are of unlike machines or settings, or have nothing in common."""
+    """The files have different machines or settings, or no measurement in common."""
 
     exit_code = 3
 
 
 class Key(NamedTuple):
-    """What identifies a measurement within a file. Blocks are those asked for: `auto` may choose others."""
+    """The identity of a measurement within a file. Blocks are those asked for: `auto` may choose others."""
 
     problem: AttentionProblem
     engine: str
     direction: Direction
-    blocks: str
+    blocks: tuple[int, int] | Literal["auto"] | None
     side: Side | None
 
 
@@ -50,15 +51,15 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
     base: Measurement
     new: Measurement
-    time_ratio: float | None  # new over base, of the medians; None: not both have one
-    time_low: float | None  # its 95 % interval by bootstrap over processes; None: one process a side
+    time_ratio: float | None  # new median over base median; None unless both have one
+    time_low: float | None  # its 95 % interval by bootstrap over processes; None with one process a side
     time_high: float | None
     p_value: float | None  # Mann-Whitney, of process medians
-    p_holm: float | None  # the same, adjusted for how many pairs have a time
+    p_holm: float | None  # the same, adjusted for the number of pairs with a time
     processes: tuple[int, int]  # of base and new
     memory_ratio: float | None
     verdict: Verdict
-    note: str | None = None  # why, where the figures do not show it
+    note: str | None = None  # a reason that the figures do not show
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,13 +71,13 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """All that `flashbench compare` has to say; `--format json` is this."""
+    """The result of `flashbench compare`; `--format json` prints it."""
 
     schema_version: int = 1
     base_name: str
     new_name: str
     fail_over: float
-    differences: list[Difference]  # why the files are not comparable, when that was overruled
+    differences: list[Difference]  # reasons against a comparison that --force overruled
     remarks: list[str]  # what else a reader should know
     pairs: list[Pair]
     only_in_base: list[Measurement]
@@ -84,8 +85,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """1: something regressed; 4: nothing did, but in the new file something failed, or all in both;
-        3: something is inconclusive, or failed in the base alone; 0: all same or improved.
+        """1: something regressed. 4: nothing regressed, but something failed in the new file, or everything
+        in both. 3: something is inconclusive, or failed only in the base. 0: all are the same or improved.
         """
         if all(pair.base.status != "ok" and pair.new.status != "ok" for pair in self.pairs):
             return FAILED
@@ -103,17 +104,17 @@ def compare(
 ) -> Comparison:
     """Match the measurements of two files and judge each pair.
 
-    The files were not measured in turns, so they are compared unpaired, process median by process
-    median: the ratio with its bootstrap interval, and the Mann-Whitney test adjusted for the number of
-    pairs (Holm). A pair has regressed when its whole interval lies above 1 + fail_over and chance is
-    excluded, or its memory lies above it; it has improved when the interval lies below 1 / (1 + fail_over);
-    it is the same when the interval lies between, or when both files hold the one measurement, as a file and
-    its copy do; where one side has no time that counts, as it crashed, is unsupported or too large, it has
-    failed. Anything else is inconclusive, and so is everything when there are too few processes to exclude
-    chance at all.
+    The files were not measured in turns, so the comparison is unpaired, over the medians of processes: a
+    ratio with its bootstrap interval, and the Mann-Whitney test adjusted for the number of pairs (Holm).
 
-    Raises IncomparableError when machines or settings differ, unless `force`, and when no measurement is
-    in both. With `force` also measurements that differ in their block size alone are matched.
+    - regressed: the whole interval is above 1 + fail_over and chance is excluded, or memory is above it
+    - improved: the whole interval is below 1 / (1 + fail_over) and chance is excluded
+    - same: the interval is between these, or both files hold the same measurement, like a file and its copy
+    - failed: one side has no valid time, because it crashed, is unsupported or is too large
+    - inconclusive: anything else, and everything with too few processes to exclude chance
+
+    Raises IncomparableError if machines or settings differ and `force` is not set, and if no measurement is
+    in both. force: also match measurements that differ only in their block size.
     """
     differences = _differences(base, new)
     if differences and not force:
@@ -154,7 +155,7 @@ def _both_shown(base_name: str, new_name: str) -> str:
 def _by_key(results: Results, name: str) -> dict[Key, Measurement]:
     rows: dict[Key, Measurement] = {}
     for row in results.measurements:
-        key = Key(row.problem, row.engine, row.direction, block_label(row), row.side)
+        key = Key(row.problem, row.engine, row.direction, row.blocks_asked, row.side)
         if key in rows:
             raise ResultsError(
                 f"{name} holds {row.engine} at {row.problem.seqlen_q} twice, alike in every setting"
@@ -164,7 +165,7 @@ def _by_key(results: Results, name: str) -> dict[Key, Measurement]:
 
 
 def _unlike_blocks(old: Iterable[Key], new: Iterable[Key]) -> list[tuple[Key, Key]]:
-    """Pairs that are alike but for the block size, where there is no choice of whom to pair."""
+    """Pairs that differ only in their block size, if only one pairing is possible."""
     old_alike, new_alike = _without_blocks(old), _without_blocks(new)
     return [
         (keys[0], new_alike[alike][0])
@@ -174,20 +175,17 @@ def _unlike_blocks(old: Iterable[Key], new: Iterable[Key]) -> list[tuple[Key, Ke
 
 
 def _without_blocks(keys: Iterable[Key]) -> dict[Key, list[Key]]:
-    alike: dict[Key, list[Key]] = {}
-    for key in keys:
-        alike.setdefault(key._replace(blocks=""), []).append(key)
-    return alike
+    return grouped(keys, lambda key: key._replace(blocks=None))
 
 
 def _differences(base: Results, new: Results) -> list[Difference]:
-    """What makes times not comparable. Host names, dates and versions of libraries do not."""
+    """Differences that make times incomparable. Host names, dates and library versions do not."""
     pairs: list[tuple[str, object, object]] = [
         ("kind", base.kind, new.kind) if "documented" in (base.kind, new.kind) else ("kind", None, None),
         ("cpu", base.machine.cpu, new.machine.cpu),
         ("isa", base.machine.isa, new.machine.isa),
         ("cores", base.machine.cores, new.machine.cores),
-        # None: no limit, and in a file from before quotas were noted as good as none.
+        # None: no limit. A file older than this field has None too.
         ("cpu_quota", base.machine.cpu_quota or "none", new.machine.cpu_quota or "none"),
         ("binding", _binding(base), _binding(new)),
         ("governor", base.machine.governor, new.machine.governor),
@@ -205,8 +203,8 @@ def _threads(results: Results) -> str | None:
 
 
 def _binding(results: Results) -> str:
-    """Of threads to cores, by OpenMP's settings."""
-    return ", ".join(f"{name}={value}" for name, value in sorted(results.machine.binding.items())) or "none"
+    """OpenMP's settings that bind threads to cores."""
+    return settings_word(dict(sorted(results.machine.binding.items()))) or "none"
 
 
 def _word(value: object) -> str:
@@ -224,7 +222,7 @@ def _remarks(base: Results, new: Results, fail_over: float) -> list[str]:
         )
     for dtype, peak in base.machine.peak_gflops.items():
         later = new.machine.peak_gflops.get(dtype)
-        # The peak loop runs no code of an engine: when it changes, the machine's speed did.
+        # The peak loop runs no code of an engine: if the peak changes, the machine's speed did.
         if later is not None and peak > 0 and abs(later / peak - 1) > fail_over / 2:
             remarks.append(
                 f"the machine itself ran at another speed: FMA peak {peak:.0f} / {later:.0f} GFLOP/s {dtype}"
@@ -237,7 +235,7 @@ def _remarks(base: Results, new: Results, fail_over: float) -> list[str]:
 
 
 def _too_few(sides: Sequence[tuple[Measurement, Measurement]]) -> list[str]:
-    """What to do where there are too few processes to decide."""
+    """Advice if there are too few processes to decide."""
     tested = sum(_p_value(*side) is not None for side in sides)
     open_to_chance = [(base, new) for base, new in sides if base != new and _p_value(base, new) is not None]
     counts = [_processes(row) for side in open_to_chance for row in side]
@@ -245,13 +243,13 @@ def _too_few(sides: Sequence[tuple[Measurement, Measurement]]) -> list[str]:
     if not counts or min(counts) >= needed:
         return []
     return [
-        f"{min(counts)} process{'' if min(counts) == 1 else 'es'} a side cannot exclude chance for {tested} "
-        f"measurement{'' if tested == 1 else 's'}: measure both with --rounds {needed} or more, or use duel"
+        f"{counted(min(counts), 'process')} a side cannot exclude chance for "
+        f"{counted(tested, 'measurement')}: measure both with --rounds {needed} or more, or use duel"
     ]
 
 
 def _judge_all(sides: Sequence[tuple[Measurement, Measurement]], fail_over: float) -> list[Pair]:
-    """Every pair, its p-value adjusted for all that have one."""
+    """Every pair, with its p-value adjusted for the number of p-values."""
     raw = [_p_value(base, new) for base, new in sides]
     adjusted = iter(holm([p for p in raw if p is not None]))
     tested = sum(p is not None for p in raw)
@@ -262,7 +260,7 @@ def _judge_all(sides: Sequence[tuple[Measurement, Measurement]], fail_over: floa
 
 
 def _p_value(base: Measurement, new: Measurement) -> float | None:
-    """None where a time is missing or not to be trusted."""
+    """The Mann-Whitney p-value; None without a valid time on both sides."""
     if base.status != "ok" or new.status != "ok" or not base.time or not new.time:
         return None
     medians = [process_medians(time.samples_ns) for time in (base.time, new.time)]
@@ -286,7 +284,7 @@ def _judge(
             verdict, note = memory, None
         if memory == "regressed" and verdict != "regressed":
             verdict, note = "regressed", "more memory"
-        if base == new and verdict != "same":  # of too few samples to be told apart from chance
+        if base == new and verdict != "same":  # too few samples to exclude chance
             verdict, note = "same", "the same measurement"
     return Pair(
         base=base,
@@ -320,7 +318,7 @@ def _time_verdict(
 
 
 def least_processes(tested: int) -> int:
-    """Processes a side from which on the Mann-Whitney test, adjusted for that many pairs, can reject.
+    """The fewest processes a side with which the Mann-Whitney test, adjusted for that many pairs, can reject.
 
     >>> least_processes(1), least_processes(10)
     (4, 6)
@@ -347,5 +345,5 @@ def _processes(row: Measurement) -> int:
 
 
 def _is_single(row: Measurement) -> bool:
-    """Whether the time is a single figure from elsewhere rather than a sample."""
+    """Whether the time is a single figure from elsewhere, not a sample."""
     return row.time is not None and sum(map(len, row.time.samples_ns)) <= 1

@@ -1,4 +1,4 @@
-"""Steps of decoding: a few queries that read all of k and v, as fast as memory gives them."""
+"""Decoding steps: a few queries read all of k and v, so memory limits their speed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from flashbench.problem import MOST_DECODING_QUERIES, AttentionProblem
 
 
 def reads_memory(problem: AttentionProblem) -> bool:
-    """Whether bytes a second say more of a forward than operations do."""
+    """Whether bytes a second describe a forward better than operations a second."""
     return problem.seqlen_q <= MOST_DECODING_QUERIES
 
 
@@ -20,8 +20,9 @@ def is_decoding(problem: AttentionProblem) -> bool:
 
 
 def kv_bytes_read(problem: AttentionProblem) -> int:
-    """Bytes of the rows of k and v that some query sees: `problem.kv_bytes`, unless a window or lengths
-    leave some out, which need not be read.
+    """Bytes of the rows of k and v that at least one query sees.
+
+    This is `problem.kv_bytes`, less the rows that a window or lengths hide from every query.
     """
     left, right = problem.window
     rows = 0

@@ -1,4 +1,4 @@
-"""Whether the three views of one call's memory agree: memray's, the resident process's, the computed one."""
+"""The three views of one call's memory, and whether they agree: memray, resident process, computed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Literal, NamedTuple
 from flashbench.results.record import Memory
 
 View = Literal["memray", "resident", "expected"]
-# What two views may be apart by: pages, stacks and the objects of an interpreter are within the first of
-# these, and a share of large workspaces within the second.
+# Allowed difference between two views. The first covers pages, stacks and objects of the interpreter, the
+# second a share of large workspaces.
 AGREE_BYTES = 64 * 1024
 AGREE_SHARE = 0.05
 
-# (larger, smaller) -> what that usually is
+# (larger, smaller) -> the usual cause
 CAUSES: dict[tuple[View, View], str] = {
     ("memray", "expected"): "a library took memory of its own",
     ("expected", "memray"): "less was needed than computed",
@@ -25,14 +25,14 @@ CAUSES: dict[tuple[View, View], str] = {
 
 
 class MemoryViews(NamedTuple):
-    """Bytes beyond inputs and outputs by each view; None where it was not taken."""
+    """Bytes beyond inputs and outputs in each view; None if it was not measured."""
 
     memray: int | None
     resident: int | None  # growth less the outputs
     expected: int | None
 
     def disagreements(self) -> list[tuple[View, View]]:
-        """(larger, smaller) of each pair that is apart by more than 64 KiB and by more than 5 %.
+        """(larger, smaller) of each pair that differs by more than 64 KiB and by more than 5 %.
 
         >>> MemoryViews(memray=786432, resident=280576, expected=331776).disagreements()
         [('memray', 'resident'), ('memray', 'expected')]
@@ -51,7 +51,7 @@ class MemoryViews(NamedTuple):
 
 
 def memory_views(memory: Memory) -> MemoryViews:
-    """The views of a record. Where memray does not exist the resident one stands in for it, and is one."""
+    """The views of a record. Without memray its view is None, and the resident one replaces it."""
     resident = memory.resident_delta_bytes
     return MemoryViews(
         memray=memory.workspace_peak_bytes if memory.instrument == "memray" else None,

@@ -1,39 +1,36 @@
-"""Warnings about times that moved during a run, with what else the machine was doing then."""
+"""Warnings about times that moved during a run, with the likely cause."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flashbench.analysis.groups import grouped
 from flashbench.analysis.problem_words import length_word
+from flashbench.analysis.words import counted
 from flashbench.results.record import Disturbance, Measurement
 
-# Medians of processes that lie further apart than this are not one number any more.
+# If medians of processes differ by more than this, they are not one number.
 MOVED = 0.10
-# Less of a core than this cannot have moved a median by that much.
+# A smaller share of a core cannot move a median that much.
 OTHERS_CORES = 0.1
 STEAL_PERCENT = 2.0
 
 
 def movement_warnings(measurements: Sequence[Measurement]) -> list[str]:
-    """A line per engine and direction whose medians moved by more than `MOVED`, and one for throttling."""
-    groups: dict[tuple[str, str], list[Measurement]] = {}
-    for row in measurements:
-        if row.disturbance is not None and row.disturbance.moved > MOVED:
-            groups.setdefault((row.engine, row.direction), []).append(row)
+    """A line for each engine and direction whose medians moved too far, and one for throttling."""
+    moved = (row for row in measurements if row.disturbance is not None and row.disturbance.moved > MOVED)
+    groups = grouped(moved, lambda row: (row.engine, row.direction))
     lines = [_line(engine, direction, rows) for (engine, direction), rows in groups.items()]
     disturbed = [row.disturbance for row in measurements if row.disturbance is not None]
     return lines + throttle_warnings(sum(one.throttled_periods or 0 for one in disturbed))
 
 
 def throttle_warnings(periods: int) -> list[str]:
-    """A line where a quota held up what was timed, in so many of its periods."""
+    """A line if a CPU quota stopped timed calls. periods: those in which it was used up."""
     if not periods:
         return []
-    word = "period" if periods == 1 else "periods"
-    return [
-        f"the CPU quota (cgroup) was used up in {periods} {word} while timing: threads had to wait, and "
-        "times are longer; take fewer --threads, or a larger quota"
-    ]
+    used_up = f"the CPU quota (cgroup) was used up in {counted(periods, 'period')} while timing"
+    return [f"{used_up}: threads had to wait, and times are longer; take fewer --threads, or a larger quota"]
 
 
 def _line(engine: str, direction: str, rows: list[Measurement]) -> str:

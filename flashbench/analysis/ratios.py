@@ -1,4 +1,4 @@
-"""One measurement over another: of time and of memory, and only where both have a figure to trust."""
+"""Ratios of two measurements in time and in memory, only if both have a valid figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows from training steps: ratios, Amdahl's bound, and the longest context that fits."""
+"""Conclusions from training steps: ratios, Amdahl's bound, and the longest context that fits."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ Vector = NDArray[np.float64]
 BASE = "standard"
 # Weight, gradient and Adam's two moments, in float32.
 BYTES_A_PARAMETER = 16
-_SMALL = 0.1  # of the peak at the longest length: measured parts of such a size were up to 0.07
+_SMALL = 0.1  # share of the peak at the longest length; measured parts of this kind were up to 0.07
 
 
 def measured_ratio(row: TrainingStep, base: TrainingStep | None) -> float | None:
-    """How many times faster than the base a step is; None where one was not timed."""
+    """How many times faster than the base a step is; None unless both were timed."""
     if base is None or row.time is None or base.time is None:
         return None
     return base.time.median_ns / row.time.median_ns
 
 
 def attention_ns(row: TrainingStep) -> float | None:
-    """Of a step, forward and backward."""
+    """Time of attention in a step, forward and backward."""
     if row.attention_forward_ns is None or row.attention_backward_ns is None:
         return None
     return row.attention_forward_ns + row.attention_backward_ns
 
 
 def amdahl_bound(row: TrainingStep, base: TrainingStep | None) -> float | None:
-    """1 / ((1 - f) + f / s): f is attention's share of the base's step, s how many times faster it is here.
+    """1 / ((1 - f) + f / s): f is attention's share of the base's step, s its speed-up here.
 
-    Amdahl 1967, "Validity of the single processor approach": what a faster part can do for the whole.
+    Amdahl 1967, "Validity of the single processor approach": the effect of a faster part on the whole.
     """
     if base is None or base.attention_share is None:
         return None
@@ -60,7 +60,7 @@ def same_place(row: TrainingStep, other: TrainingStep) -> bool:
 
 
 class LongestContext(NamedTuple):
-    """Of one model and attention: a length, and the lengths whose measured peaks it was computed from."""
+    """The longest context of one model and attention, and the lengths whose peaks it is computed from."""
 
     model: str
     attention: str
@@ -69,11 +69,10 @@ class LongestContext(NamedTuple):
 
 
 def longest_context(rows: Sequence[TrainingStep], budget_bytes: int) -> LongestContext | None:
-    """The longest context whose step fits beside weights, gradients, Adam's two moments and the model's
-    buffers, computed from the peaks measured at two lengths or more.
+    """The longest context whose step fits beside weights, gradients, Adam's moments and the model's buffers.
 
-    None of fewer, or where most of a step's memory does not come from the context. rows: of one model and
-    attention.
+    It is computed from peaks measured at two or more lengths. None with fewer lengths, or if most of a step's
+    memory does not depend on the context. rows: of one model and attention.
     """
     known = sorted(
         (row.context_length, row.peak_bytes, row.buffer_bytes or 0)
@@ -89,19 +88,21 @@ def longest_context(rows: Sequence[TrainingStep], budget_bytes: int) -> LongestC
     a, b, c = growth + _polynomial(lengths, buffers, _powers(lengths))
     kept = max(BYTES_A_PARAMETER * (row.parameters or 0) for row in rows)
     room = max(0.0, budget_bytes - kept - a)
-    # Not (-b + root) / 2c, which loses every digit where c is all but 0.
+    # Not (-b + root) / 2c, which loses every digit if c is nearly 0.
     length = int(2 * room / (b + np.sqrt(b * b + 4 * c * room))) if room else 0
     first, most = rows[0], most_context(rows[0].model)
-    length = length if most is None else min(length, most)  # however much memory there is
+    length = (
+        length if most is None else min(length, most)
+    )  # a limit of the model, however much memory there is
     return LongestContext(first.model, first.attention, length, [int(n) for n in lengths])
 
 
 def _growth(lengths: Vector, peaks: Vector) -> Vector:
     """a, b and c of peak = a + b n + c n^2.
 
-    A quadratic part that is small at the longest length measured is left out. Where scores are kept it is
-    most of the peak there; elsewhere such a part comes from what happens to be alive at the peak, and at a
-    hundred times the length it would be all that counts.
+    A quadratic part that is small at the longest measured length is left out. If scores are kept, it is most
+    of the peak there. If not, it comes from temporary objects at the peak, and at a hundred times the length
+    it would dominate wrongly.
     """
     powers = _powers(lengths)
     growth = _polynomial(lengths, peaks, powers)
@@ -111,16 +112,16 @@ def _growth(lengths: Vector, peaks: Vector) -> Vector:
 
 
 def _powers(lengths: Vector) -> list[int]:
-    """What so many lengths can tell apart."""
+    """The powers that this number of lengths can separate."""
     return [0, 1, 2] if len(lengths) > 2 else [1, 2]
 
 
 def _polynomial(lengths: Vector, sizes: Vector, powers: list[int]) -> Vector:
-    """Its coefficients a, b and c, of the powers given, none below 0: least squares."""
+    """Coefficients a, b and c by least squares, none below 0; those of other powers are 0."""
     from scipy.optimize import nnls
 
     equations = lengths[:, np.newaxis] ** powers
-    # To columns of one size, for the solver stops by an absolute tolerance.
+    # Scale the columns to one size: the solver stops at an absolute tolerance.
     norms, most = np.linalg.norm(equations, axis=0), max(sizes.max(), 1.0)
     found = np.zeros(3)
     found[powers] = nnls(equations / norms, sizes / most)[0] / norms * most

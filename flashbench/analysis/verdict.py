@@ -1,19 +1,22 @@
-"""What an interval and a p-value say about a change, what a failed side does, and the exit code of it all."""
+"""Verdicts from intervals, p-values and failed sides, and the exit code of all verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from flashbench.analysis.words import STATUS_WORDS
 from flashbench.measure.statistics import Interval
 from flashbench.results.record import Measurement, Verdict
 
 ALPHA = 0.05
-FAILED = 4  # the exit code where a side has no time that counts
+FAILED = 4  # exit code when a side has no valid time
 
 
 def judge(interval: Interval, p_value: float, threshold: float, alpha: float = ALPHA) -> Verdict:
-    """Regressed or improved when the whole interval is beyond the threshold and chance is excluded, same
-    when all of it is inside, inconclusive otherwise. `p_value` is the one adjusted for how many there are.
+    """The verdict on one change.
+
+    Regressed or improved: the whole interval is beyond the threshold and chance is excluded. Same: the
+    whole interval is inside the threshold. Otherwise inconclusive. p_value: adjusted for the number of tests.
 
     >>> judge(Interval(1.02, 0.99, 1.04), 0.5, threshold=0.05)
     'same'
@@ -29,33 +32,38 @@ def judge(interval: Interval, p_value: float, threshold: float, alpha: float = A
 
 
 def between_engines(verdict: Verdict) -> Verdict:
-    """Of B against A where they are two engines: neither is the other's next version."""
+    """The verdict in words for two engines: B is another engine, not the next version of A."""
     if verdict == "regressed":
         return "a_faster"
     return "b_faster" if verdict == "improved" else verdict
 
 
 def status_verdict(base: Measurement, new: Measurement) -> tuple[Verdict | None, str | None]:
-    """Of two versions, where one is not ok; (None, None) where both are, and the figures decide.
+    """Verdict and reason for two versions if one is not ok; (None, None) if both are: the figures decide.
 
-    What has no time has become neither slower nor faster.
+    A side without a time is neither slower nor faster.
     """
-    if base.status == new.status:
-        return (None, None) if base.status == "ok" else ("same", f"{_word(base)} in both")
-    if new.status == "ok":
-        return "failed", f"was {_word(base)}"
-    return "failed", f"now {_word(new)}" if base.status == "ok" else f"{_word(base)}, now {_word(new)}"
+    was, now = (STATUS_WORDS.get(row.status) for row in (base, new))  # None: ok
+    if was == now:
+        return (None, None) if was is None else ("same", f"{was} in both")
+    if now is None:
+        return "failed", f"was {was}"
+    return "failed", f"now {now}" if was is None else f"{was}, now {now}"
 
 
 def sides_verdict(a: Measurement, b: Measurement) -> tuple[Verdict | None, str | None]:
-    """Of a duel, where a side is not ok; (None, None) where both are, and the figures decide."""
-    failed = [f"{side} {_word(row)}" for side, row in (("A", a), ("B", b)) if row.status != "ok"]
+    """Verdict and reason for a duel if a side is not ok; (None, None) if both are: the figures decide."""
+    failed = [
+        f"{side} {STATUS_WORDS[row.status]}" for side, row in (("A", a), ("B", b)) if row.status != "ok"
+    ]
     return ("failed", ", ".join(failed)) if failed else (None, None)
 
 
 def verdicts_exit_code(judged: Iterable[tuple[Verdict, Measurement]]) -> int:
-    """Of verdicts and what each judges, B or the new side. 1: something is slower; 4: nothing is, but what is
-    judged has failed; 3: something cannot be told, as where only what it is judged by has failed; else 0.
+    """The exit code of verdicts; each comes with the measurement that it judges, B or the new side.
+
+    1: something is slower. 4: nothing is slower, but a judged measurement failed. 3: something cannot be
+    decided, for instance because only the other side failed. 0: otherwise.
     """
     found = {
         "inconclusive" if verdict == "failed" and row.status == "ok" else verdict for verdict, row in judged
@@ -64,7 +72,3 @@ def verdicts_exit_code(judged: Iterable[tuple[Verdict, Measurement]]) -> int:
         if verdict in found:
             return code
     return 0
-
-
-def _word(row: Measurement) -> str:
-    return row.status.replace("_", " ")

@@ -50,7 +50,7 @@ def compare(
     from rich.console import Console
 
     from flashbench.analysis import compare as study
-    from flashbench.cli.streams import check_output, write_document
+    from flashbench.cli.streams import check_output, write_output
     from flashbench.cli.values import parse_choices, parse_share
     from flashbench.report.annotations import compare_annotations
     from flashbench.report.compare import compare_json, compare_markdown, compare_report
@@ -69,7 +69,8 @@ def compare(
         fail_over=limit,
         force=force,
     )
-    write_document(json, lambda: compare_json(comparison))
+    if json is not None:
+        write_output(json, compare_json(comparison))
     out = sys.stdout if json is None else sys.stderr
     if as_text is None:
         Console(file=out).print(compare_report(comparison))

@@ -27,9 +27,10 @@ def engines(
 ) -> None:
     """List the engines: ready, not installed or broken, and what each supports."""
     # Inside: these import NumPy, which --help must not.
+
     from rich.console import Console
 
-    from flashbench.cli.streams import check_output, write_document
+    from flashbench.cli.streams import check_output, write_output
     from flashbench.cli.values import parse_seconds
     from flashbench.report.engines import engines_json, engines_report
     from flashbench.studies.engine_list import PROBE_TIMEOUT_S, list_engines
@@ -37,5 +38,6 @@ def engines(
     timeout_s = PROBE_TIMEOUT_S if timeout is None else parse_seconds("--timeout", timeout)
     check_output(json)
     found = list_engines(timeout_s=timeout_s)
-    write_document(json, lambda: engines_json(found))
+    if json is not None:
+        write_output(json, engines_json(found))
     Console(stderr=json is not None).print(engines_report(found))

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flashbench.cli.streams import check_output, write_document
+from flashbench.cli.streams import check_output, write_output
 from flashbench.errors import ConfigError
 from flashbench.measure.machine import available_memory_bytes
 from flashbench.report.predict import predict_json, predict_report
@@ -28,9 +28,10 @@ def predict_and_report(study: Study, params: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"--predict measures nothing, and --{name.replace('_', '-')} is of measurements"
             )
-    json: str | None = params["json"]
+    json = params["json"]
     check_output(json)
     budget = study.memory_budget_bytes
     found = predict(study, available_memory_bytes() if budget is None else budget, free=budget is None)
-    write_document(json, lambda: predict_json(found))
+    if json is not None:
+        write_output(json, predict_json(found))
     Console(stderr=json is not None).print(predict_report(found))

@@ -28,11 +28,11 @@ def report(
     # Inside: these import NumPy and Matplotlib, which --help must not.
     from pathlib import Path
 
+    from flashbench.analysis.words import counted
     from flashbench.cli.say import say
     from flashbench.cli.streams import check_output
     from flashbench.errors import ConfigError, ResultsError
     from flashbench.report.charts import require_plot_extra
-    from flashbench.report.layout import counted
     from flashbench.report.units import format_bytes
     from flashbench.results.store import load_measurements, write_whole
     from flashbench.texts import to_utf8

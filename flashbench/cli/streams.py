@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable
 
 from flashbench.errors import ConfigError
 from flashbench.texts import ERRORS
@@ -62,14 +61,14 @@ def check_output(path: str | None) -> None:
         check_writable(path)
 
 
-def write_document(path: str | None, make: Callable[[], str]) -> None:
-    """Write the document of --json: to that file, to stdout for "-", nowhere for None."""
+def write_output(path: str, text: str) -> None:
+    """Write the text to that file, or to stdout if it is "-". Raises ResultsError."""
     if path == "-":
-        sys.stdout.write(make())
-    elif path is not None:
+        sys.stdout.write(text)
+    else:
         from flashbench.results.store import write_whole  # here: loads msgspec, which --help must not
 
-        write_whole(path, make().encode())
+        write_whole(path, text.encode())
 
 
 def same_file(path: str, other: str) -> bool:

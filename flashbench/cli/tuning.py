@@ -12,7 +12,7 @@ from rich.console import Console
 from flashbench.cli.output import RunInterruptedError
 from flashbench.cli.progress import show_progress
 from flashbench.cli.readers import OPTIONS, PASSES, Options, read_params
-from flashbench.cli.streams import check_output, write_document
+from flashbench.cli.streams import check_output, write_output
 from flashbench.report.tune import table_lines, tune_json, tune_lines, tune_report
 from flashbench.results.one_line import one_line
 from flashbench.studies.tune.keep import Tuned, reset, shown
@@ -62,7 +62,8 @@ def reset_table() -> None:
 
 
 def _print(tuned: Tuned, lines: Sequence[str], *, json: str | None) -> None:
-    write_document(json, lambda: tune_json(tuned))
+    if json is not None:
+        write_output(json, tune_json(tuned))
     out = sys.stdout if json is None else sys.stderr
     if tuned.outcomes:
         Console(file=out).print(tune_report(tuned))

@@ -90,7 +90,7 @@ def verify(
 
     from flashbench.cli.progress import show_progress
     from flashbench.cli.readers import all_engines, many, read_engines
-    from flashbench.cli.streams import check_output, write_document
+    from flashbench.cli.streams import check_output, write_output
     from flashbench.cli.values import parse_seed, parse_whole
     from flashbench.cli.verifying import narrowed, options_of
     from flashbench.report.verify import verify_json, verify_lines, verify_report
@@ -111,7 +111,8 @@ def verify(
         verification = study.verify(
             engines, cases, on_progress, suite=suite, options=options_of(context.params)
         )
-    write_document(json, lambda: verify_json(verification))
+    if json is not None:
+        write_output(json, verify_json(verification))
     out = sys.stdout if json is None else sys.stderr
     Console(file=out).print(verify_report(verification, verbose=verbose))
     for line in verify_lines(verification, verbose=verbose):

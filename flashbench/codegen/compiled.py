@@ -91,8 +91,9 @@ _warned: set[str] = set()
 class _KernelCache(_Cache):
     """One file per function, signature and target, named by its key."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], variant: str = "") -> None:
         self._function = function
+        self._variant = variant
         self._enabled = True
         floor = "threads" if function.__module__.startswith("flashbench.threads.") else "kernels"
         self._sources = hashlib.sha256(repr((hash_of_sources(floor), _VERSIONS)).encode()).hexdigest()
@@ -114,7 +115,7 @@ class _KernelCache(_Cache):
     def _path(self, signature: Any, codegen: Any) -> Path:
         name = f"{self._function.__module__}.{self._function.__qualname__}"
         key = hashlib.sha256(
-            repr((self._sources, name, str(signature), codegen.magic_tuple())).encode()
+            repr((self._sources, name, self._variant, str(signature), codegen.magic_tuple())).encode()
         ).hexdigest()
         return Path(self.cache_path) / f"{self._function.__name__}-{key[:32]}.bin"
 
@@ -177,14 +178,15 @@ def _warn_once(error: OSError) -> None:
         warnings.warn_explicit(message, RuntimeWarning, __file__, 0, module=__name__)
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any], *, variant: str = "") -> Any:
     """Compile at the first call of each signature, and keep the machine code on disk. It runs without the
     GIL.
 
+    variant: distinguishes functions with the same name that enclose different values.
     error_model="numpy": a division by zero gives inf or NaN, as kernels cannot raise.
     """
     dispatcher = njit(nogil=True, error_model="numpy")(function)
-    dispatcher._cache = _KernelCache(function)  # cache=True does the same, with Numba's own cache
+    dispatcher._cache = _KernelCache(function, variant)  # cache=True does the same, with Numba's own cache
     return dispatcher
 
 

@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from flashbench.codegen.ir import call, const, loop
+from flashbench.codegen.ir import INT, call, const, loop
 
 
 @intrinsic
@@ -33,6 +33,37 @@ def at(typingctx: Any, base: Any, offset: Any) -> Any:
         return builder.gep(args[0], [args[1]])
 
     return base(base, types.intp), codegen
+
+
+@intrinsic
+def beyond(typingctx: Any, base: Any, offset: Any) -> Any:
+    """base + offset, in bytes."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        address = builder.add(builder.ptrtoint(args[0], INT), args[1])
+        return builder.inttoptr(address, args[0].type)
+
+    return base(base, types.intp), codegen
+
+
+@intrinsic
+def recast(typingctx: Any, like: Any, base: Any) -> Any:
+    """The same address as a pointer to elements of `like`'s type."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[1], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like)(like, base), codegen
+
+
+@intrinsic
+def address_in(typingctx: Any, base: Any) -> Any:
+    """The pointer as a whole number."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.ptrtoint(args[0], INT)
+
+    return types.intp(base), codegen
 
 
 _LINE = 64

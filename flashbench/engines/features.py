@@ -1,35 +1,22 @@
-"""What the kernels are told of a problem's optional features: switches, numbers and arrays' addresses."""
+"""What a call passes to its kernels of a problem's features: switches, numbers, addresses of arrays."""
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+import functools
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.block_mask import BlockMask
 from flashbench.engines import Array
+from flashbench.engines.launch import address_of
 from flashbench.extras import Extras
-from flashbench.kernels.call import features as places
+from flashbench.kernels.call.masks import BLOCK_MASK, BOOL_MASK, FLOAT_MASK
+from flashbench.kernels.call.structs import Features
+from flashbench.kernels.call.visibility import NO_LIMIT
+from flashbench.kernels.maths.exp2 import LOG2E
 from flashbench.problem import AttentionProblem
-
-LOG2E = math.log2(math.e)
-
-
-class KernelFeatures(NamedTuple):
-    """`whole` and `numbers` as kernels/call/features.py has them; what they point to has to live as long."""
-
-    whole: NDArray[np.int64]
-    numbers: Array
-    arrays: tuple[Any, ...]
-
-
-FEATURE_BYTES = 8 * places.FEATURE_PLACES
-
-
-def number_bytes(problem: AttentionProblem) -> int:
-    return places.NUMBER_PLACES * problem.itemsize
 
 
 def limited(problem: AttentionProblem) -> bool:
@@ -37,75 +24,93 @@ def limited(problem: AttentionProblem) -> bool:
     return problem.window != (None, None)
 
 
-def mask_shape(problem: AttentionProblem) -> tuple[int, int, int, int]:
-    """The mask's own shape, 1 along the axes that it is broadcast along: that of its gradient."""
-    sizes = (problem.batch, problem.num_heads, problem.seqlen_q, problem.seqlen_k)
-    batch, heads, queries, keys = (
-        size if axis in problem.mask_axes else 1 for axis, size in zip("bhqk", sizes, strict=True)
-    )
-    return batch, heads, queries, keys
-
-
-def kernel_features(problem: AttentionProblem, extras: Extras) -> KernelFeatures:
-    """For one call."""
-    whole = np.zeros(places.FEATURE_PLACES, np.int64)
-    numbers = np.zeros(places.NUMBER_PLACES, problem.dtype)
+def call_features(problem: AttentionProblem, extras: Extras) -> tuple[Features, tuple[Any, ...]]:
+    """What a call passes of its features, and the arrays that must live as long as it runs."""
+    features = _switches(problem)
     arrays: list[Any] = []
-
-    def place(array: NDArray[Any], at: int, *strides: int) -> None:
-        arrays.append(array)
-        whole[at] = array.__array_interface__["data"][0]
-        whole[at + 1 : at + 1 + len(strides)] = strides
-
-    left, right = problem.window
-    whole[places.LEFT] = places.NO_LIMIT if left is None else left
-    whole[places.RIGHT] = places.NO_LIMIT if right is None else right
-    numbers[places.Q_FACTOR] = problem.scale * LOG2E
-    if problem.softcap is not None:
-        whole[places.SOFTCAP] = 1
-        numbers[places.Q_FACTOR] = problem.scale / problem.softcap
-        numbers[places.CAP] = problem.softcap * LOG2E
     if problem.alibi:
         assert extras.alibi_slopes is not None
-        whole[places.ALIBI] = 1
-        place(extras.alibi_slopes, places.SLOPES_AT, *extras.alibi_slopes.strides)
+        slopes = extras.alibi_slopes
+        arrays.append(slopes)
+        batch, head = slopes.strides
+        features = features._replace(slopes=address_of(slopes), slopes_batch=batch, slopes_head=head)
     if problem.sinks:
         assert extras.sinks is not None
-        whole[places.SINKS] = 1
-        place(extras.sinks, places.SINKS_AT, *extras.sinks.strides)
-    numbers[places.KEEP_FACTOR] = 1.0 / (1.0 - problem.dropout)
-    if problem.dropout > 0:
-        whole[places.DROPOUT] = 1
-        # The same 64 bits as a signed number.
-        whole[places.SEED] = np.uint64(problem.dropout_seed).astype(np.int64)
-        whole[places.THRESHOLD] = min(round(problem.dropout * 2**32), 2**32 - 1)
+        arrays.append(extras.sinks)
+        features = features._replace(sink_logits=address_of(extras.sinks), sinks_head=extras.sinks.strides[0])
     if problem.page_size is not None:
         assert extras.block_table is not None
-        whole[places.PAGE_SIZE] = problem.page_size
-        table = np.ascontiguousarray(extras.block_table, np.int64)
-        place(table, places.PAGES_AT, table.strides[0])
+        pages = np.ascontiguousarray(extras.block_table, np.int64)
+        arrays.append(pages)
+        features = features._replace(pages=address_of(pages), pages_batch=pages.strides[0])
     if isinstance(extras.mask, BlockMask):
-        mask = extras.mask
-        sizes = problem.mask_block_q, problem.mask_block_k
-        if (mask.block_q, mask.block_k) != sizes:  # what tiles were planned by
-            raise ValueError(f"blocks of the mask are {mask.block_q} x {mask.block_k}, the problem's {sizes}")
-        whole[places.MASK] = places.BLOCK_MASK
-        batch, heads, _ = mask.row_starts.strides
-        batches, num_heads = mask.shape[:2]
-        strides = batch if batches > 1 else 0, heads if num_heads > 1 else 0
-        place(mask.row_starts, places.STARTS_AT, *strides)
-        place(mask.columns, places.COLUMNS_AT)
-        place(mask.parts, places.PARTS_AT)
-        place(mask.partial, places.MASK_AT)
-        whole[places.MASK_ROW], whole[places.MASK_KEY], whole[places.MASK_SIZE] = mask.block_k, 1, 1
-        whole[places.MASK_BLOCK_Q], whole[places.MASK_BLOCK_K] = mask.block_q, mask.block_k
+        arrays.append(extras.mask)
+        features = _with_block_mask(features, problem, extras.mask)
     elif extras.mask is not None:
-        dense = _whole_strides(extras.mask)
-        whole[places.MASK] = places.BOOL_MASK if dense.dtype == np.bool_ else places.FLOAT_MASK
-        batch, heads, row, key = dense.strides
-        whole[places.MASK_SIZE] = dense.itemsize
-        place(dense, places.MASK_AT, batch, heads, row // dense.itemsize, key // dense.itemsize)
-    return KernelFeatures(whole, numbers, tuple(arrays))
+        mask = _whole_strides(extras.mask)
+        arrays.append(mask)
+        features = _with_dense_mask(features, mask)
+    return features, tuple(arrays)
+
+
+_OFF = Features(*(0 for _ in Features._fields))
+
+
+@functools.lru_cache(maxsize=1024)  # asked at every call
+def _switches(problem: AttentionProblem) -> Features:
+    """What needs no array."""
+    left, right = problem.window
+    softcap = problem.softcap
+    return _OFF._replace(
+        q_factor=problem.scale * LOG2E if softcap is None else problem.scale / softcap,
+        scale=problem.scale,
+        cap=0.0 if softcap is None else softcap * LOG2E,
+        keep_factor=1.0 / (1.0 - problem.dropout),
+        left=NO_LIMIT if left is None else left,
+        right=NO_LIMIT if right is None else right,
+        softcap=int(softcap is not None),
+        alibi=int(problem.alibi),
+        sinks=int(problem.sinks),
+        dropout=int(problem.dropout > 0),
+        seed=int(np.uint64(problem.dropout_seed).astype(np.int64)),  # the same 64 bits, signed
+        threshold=min(round(problem.dropout * 2**32), 2**32 - 1),
+        page_size=problem.page_size or 0,
+    )
+
+
+def _with_block_mask(features: Features, problem: AttentionProblem, mask: BlockMask) -> Features:
+    sizes = problem.mask_block_q, problem.mask_block_k
+    if (mask.block_q, mask.block_k) != sizes:  # what tiles were planned by
+        raise ValueError(f"blocks of the mask are {mask.block_q} x {mask.block_k}, the problem's {sizes}")
+    batch, heads, _ = mask.row_starts.strides
+    batches, num_heads = mask.shape[:2]
+    return features._replace(
+        mask=BLOCK_MASK,
+        mask_at=address_of(mask.partial),
+        mask_row=mask.block_k,
+        mask_key=1,
+        mask_size=1,
+        starts=address_of(mask.row_starts),
+        starts_batch=batch if batches > 1 else 0,
+        starts_head=heads if num_heads > 1 else 0,
+        columns=address_of(mask.columns),
+        parts=address_of(mask.parts),
+        mask_block_q=mask.block_q,
+        mask_block_k=mask.block_k,
+    )
+
+
+def _with_dense_mask(features: Features, mask: NDArray[Any]) -> Features:
+    batch, head, row, key = mask.strides
+    return features._replace(
+        mask=BOOL_MASK if mask.dtype == np.bool_ else FLOAT_MASK,
+        mask_at=address_of(mask),
+        mask_batch=batch,
+        mask_head=head,
+        mask_row=row // mask.itemsize,
+        mask_key=key // mask.itemsize,
+        mask_size=mask.itemsize,
+    )
 
 
 def _whole_strides(mask: NDArray[Any]) -> NDArray[Any]:

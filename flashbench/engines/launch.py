@@ -1,35 +1,27 @@
-"""From NumPy arrays to a kernel's addresses and strides, and the scratch it works in."""
+"""From NumPy arrays to the struct that a kernel reads, and the memory that a call works in."""
 
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flashbench.codegen.scratch import ALIGNMENT, aligned
+from flashbench.codegen.scratch import ALIGNMENT
+from flashbench.codegen.structs import CELL_BYTES, pack_struct
 from flashbench.engines import Array, Settings
-from flashbench.kernels.call.features import (
-    BATCH_INDEX,
-    DIAGONAL,
-    FIRST_KEY,
-    FIRST_QUERY,
-    SEQLEN_K,
-    SEQLEN_Q,
-    SEQUENCE_COLUMNS,
-    TILES_BEFORE,
-)
-from flashbench.kernels.flash.gather import MOVE_COLUMNS
+from flashbench.kernels.call import structs
+from flashbench.kernels.call.structs import MoveSizes, Numbers, Sequence, Sizes, Work
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.system.cores import available_cores
+from flashbench.threads.pool import run_on_threads
 
-BYTE = np.uint8(0)  # tells the compiler what a bool mask is made of
-
-# Queries: rows that fewer read are not worth bringing together first. Measured from 64 to 4096 tokens; in
+# Gather k and v only if each row is read by at least this many queries. Measured from 64 to 4096 tokens; in
 # between, at 256, it depends on whether the copies' memory is new to the process.
-_WORTH_MOVING = 512
+_WORTH_GATHERING = 512
 # Of a batch: for so few the calls to NumPy would take longer than a loop.
 _FEW_SEQUENCES = 8
 
@@ -37,17 +29,19 @@ _FEW_SEQUENCES = 8
 # queries under fewer, which wait for memory.
 FLOPS_PER_THREAD = 20_000_000
 _READING_FLOPS_PER_THREAD = 4_000_000
+
+# L1: 4096 bytes span all sets, 8 ways each.
+_SETS_BYTES, _WAYS = 4096, 8
+
 # tasks(seqlen_q, seqlen_k) of a head of a sequence, of numbers or of arrays of them alike.
 Tasks = Callable[[Any, Any], Any]
 
-
-# Of the first-level cache: lines of so many addresses have sets of their own, and so many of a set a place.
-_SETS_BYTES, _WAYS = 4096, 8
+COLUMN = Sequence(*range(len(Sequence._fields)))  # of a table of sequences, by name
 
 
 def scattered(row_bytes: int, rows: int) -> bool:
-    """Whether rows so far from each other push each other out of the first-level cache: those of one head of
-    a (batch, seqlen, heads, head_dim) array fall into few of its sets.
+    """Whether so many rows push each other out of the first-level cache: rows of one head of a
+    (batch, seqlen, heads, head_dim) array fall into few of its sets.
     """
     return _SETS_BYTES // math.gcd(row_bytes, _SETS_BYTES) * _WAYS < rows
 
@@ -91,48 +85,117 @@ def readable(array: Array) -> Array:
     return np.ascontiguousarray(array)
 
 
-def near_room(x: Array, readers: float) -> Array:
-    """Room for x with a head's rows side by side, where they lie scattered and are each read for so many
-    queries; else x itself, which does as it lies.
+def gathered_room(x: Array, readers: float) -> Array:
+    """Room for x with the rows of a head side by side, where they lie scattered and that many queries read
+    each; else x itself.
     """
     row_bytes, size = x.strides[2], x.shape[3] * x.itemsize
     shared = 0 in (step for step, count in zip(x.strides, x.shape, strict=True) if count > 1)  # would grow
-    if shared or readers < _WORTH_MOVING or row_bytes <= size or not scattered(row_bytes, x.shape[2]):
+    if shared or readers < _WORTH_GATHERING or row_bytes <= size or not scattered(row_bytes, x.shape[2]):
         return x
     return np.empty(x.shape, x.dtype)
 
 
+def tile_is_scattered(x: Array, rows: int) -> bool:
+    """Whether a tile of so many rows of x is better copied while a task is at work on it."""
+    row_bytes = x.strides[2]
+    return row_bytes > x.shape[3] * x.itemsize and scattered(row_bytes, min(rows, x.shape[2]))
+
+
 def moves_table(*moves: tuple[Array, Array]) -> NDArray[np.int64]:
-    """One row for each array that is brought elsewhere, in the columns of kernels/flash/gather.py."""
+    """A `Move` for each array that is gathered elsewhere, a row each."""
     rows = [
-        (*_place(source), *_place(target), *source.shape) for source, target in moves if source is not target
+        (*place(source), *place(target), *MoveSizes(*source.shape))
+        for source, target in moves
+        if source is not target
     ]
-    return np.array(rows, dtype=np.int64).reshape(len(rows), MOVE_COLUMNS)
+    return np.array(rows, dtype=np.int64)
 
 
-def rooms_for(tiles: list[tuple[Array, int]], stride: int) -> tuple[list[int], int]:
-    """Where a thread's scratch of `stride` bytes has room for a tile of each array, of so many rows, if these
-    lie scattered, else 0; and the stride with that.
+def place(x: Array) -> structs.Array:
+    """Where an array lies, as a kernel reads it."""
+    batch, head, row = x.strides[:3]
+    return structs.Array(address_of(x), batch, head, row // x.itemsize)
+
+
+def place_numbers(x: Array) -> Numbers:
+    """The same of an array of the accumulator type."""
+    return Numbers(*place(x))
+
+
+def sizes_of(problem: AttentionProblem, block_q: int, block_k: int) -> Sizes:
+    heads, kv_heads = problem.num_heads, problem.num_kv_heads
+    return Sizes(heads, kv_heads, heads // kv_heads, problem.head_dim, problem.head_dim_v, block_q, block_k)
+
+
+class Counters(NamedTuple):
+    """How many counters the threads of a call share, all zero at first."""
+
+    tickets: int
+    finite: int = 0
+    progress: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return CELL_BYTES * sum(self)
+
+
+class CallMemory:
+    """What a call works in, to be kept alive until it is over: a scratch a thread, counters, tables."""
+
+    def __init__(
+        self,
+        threads: int,
+        stride: int,  # bytes of a thread's scratch
+        counters: Counters,
+        sequences: NDArray[np.int64],
+        moves: NDArray[np.int64] | None = None,
+    ) -> None:
+        self._counters = counters
+        self._cells = np.zeros(sum(counters), dtype=np.int64)
+        self._sequences = sequences
+        self._moves = moves
+        self._stride = stride
+        self._scratch, self._scratch_address = aligned_scratch(threads * stride)
+
+    def work(self, tasks: int = 0) -> Work:
+        """What the threads share, for the call's struct."""
+        tickets, moves = address_of(self._cells), self._moves
+        finite = tickets + CELL_BYTES * self._counters.tickets
+        return Work(
+            tasks,
+            address_of(self._sequences),
+            len(self._sequences),
+            0 if moves is None else address_of(moves),
+            0 if moves is None else len(moves),
+            tickets,
+            finite,
+            finite + CELL_BYTES * self._counters.finite,
+            self._scratch_address,
+            self._stride,
+        )
+
+
+class Launch:
+    """A call, a struct of kernels/ with `work` among its fields, on so many threads.
+
+    All that the call has addresses of must live until its last `run` returns.
     """
-    rooms = []
-    for array, rows in tiles:
-        row_bytes, size = array.strides[2], array.shape[3] * array.itemsize
-        if row_bytes > size and scattered(row_bytes, min(rows, array.shape[2])):
-            rooms.append(stride)
-            stride += aligned(rows * size)
-        else:
-            rooms.append(0)
-    return rooms, stride
 
+    def __init__(self, call: Any, dtype: np.dtype[Any], threads: int) -> None:
+        self._table = array("q", pack_struct(call))
+        self._zero = dtype.type(0)  # of storage and accumulator: their types
+        self._threads = threads
+        self._tickets = call.work.tickets
 
-def array_table(*arrays: Array) -> NDArray[np.int64]:
-    """One row an array: address, batch and head stride in bytes, row stride in elements."""
-    return np.array([_place(array) for array in arrays], dtype=np.int64)
+    def run(self, kernel: Any, *options: Any, ticket: int = 0) -> None:
+        """Run a kernel of the call. ticket: the counter that tells late threads that no task is left."""
+        zero, address = self._zero, self._table.buffer_info()[0]
 
+        def work(slot: int) -> None:
+            kernel(zero, zero, address, slot, *options)
 
-def _place(array: Array) -> tuple[int, int, int, int]:
-    batch, head, row = array.strides[:3]
-    return address_of(array), batch, head, row // array.itemsize
+        run_on_threads(work, self._threads, self._tickets + CELL_BYTES * ticket)
 
 
 def no_tasks(seqlen_q: Any, seqlen_k: Any) -> Any:
@@ -141,8 +204,8 @@ def no_tasks(seqlen_q: Any, seqlen_k: Any) -> Any:
 
 
 def sequence_table(problem: AttentionProblem, tasks: Tasks) -> NDArray[np.int64]:
-    """One row a sequence, in the columns of kernels/call/features.py."""
-    table = np.empty((problem.batch, SEQUENCE_COLUMNS), dtype=np.int64)
+    """A `Sequence` each, a row each."""
+    table = np.empty((problem.batch, len(COLUMN)), dtype=np.int64)
     if problem.batch <= _FEW_SEQUENCES:
         before = 0
         for row, sequence in zip(table, problem.sequences(), strict=True):
@@ -150,18 +213,18 @@ def sequence_table(problem: AttentionProblem, tasks: Tasks) -> NDArray[np.int64]
             row[:] = (*sequence, problem.diagonal_of(*lengths), before)
             before += tasks(*lengths)
         return table
-    table[:, BATCH_INDEX] = 0 if problem.packed else np.arange(problem.batch)
-    table[:, FIRST_QUERY] = table[:, FIRST_KEY] = 0
-    table[:, SEQLEN_Q] = problem.seqlen_q if problem.query_lengths is None else problem.query_lengths
-    table[:, SEQLEN_K] = problem.seqlen_k if problem.key_lengths is None else problem.key_lengths
-    seqlen_q: Any = table[:, SEQLEN_Q]
-    seqlen_k: Any = table[:, SEQLEN_K]
+    table[:, COLUMN.batch] = 0 if problem.packed else np.arange(problem.batch)
+    table[:, COLUMN.first_query] = table[:, COLUMN.first_key] = 0
+    table[:, COLUMN.seqlen_q] = problem.seqlen_q if problem.query_lengths is None else problem.query_lengths
+    table[:, COLUMN.seqlen_k] = problem.seqlen_k if problem.key_lengths is None else problem.key_lengths
+    seqlen_q: Any = table[:, COLUMN.seqlen_q]
+    seqlen_k: Any = table[:, COLUMN.seqlen_k]
     if problem.packed:
-        np.cumsum(seqlen_q[:-1], out=table[1:, FIRST_QUERY])
-        np.cumsum(seqlen_k[:-1], out=table[1:, FIRST_KEY])
-    table[:, DIAGONAL] = problem.diagonal_of(seqlen_q, seqlen_k)
-    table[0, TILES_BEFORE] = 0
-    np.cumsum(tasks(seqlen_q, seqlen_k)[:-1], out=table[1:, TILES_BEFORE])
+        np.cumsum(seqlen_q[:-1], out=table[1:, COLUMN.first_query])
+        np.cumsum(seqlen_k[:-1], out=table[1:, COLUMN.first_key])
+    table[:, COLUMN.diagonal] = problem.diagonal_of(seqlen_q, seqlen_k)
+    table[0, COLUMN.tiles_before] = 0
+    np.cumsum(tasks(seqlen_q, seqlen_k)[:-1], out=table[1:, COLUMN.tiles_before])
     return table
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -10,26 +9,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.codegen.scratch import ALIGNMENT, aligned
+from flashbench.codegen.structs import struct_bytes
 from flashbench.engines import Array, AttentionGradients, Forward, Settings
 from flashbench.engines.base import EngineBase
-from flashbench.engines.features import FEATURE_BYTES, kernel_features
+from flashbench.engines.features import call_features
 from flashbench.engines.launch import (
+    CallMemory,
+    Counters,
+    Launch,
     address_of,
-    aligned_scratch,
-    array_table,
     broadcast_gradient,
     no_tasks,
+    place,
+    place_numbers,
     readable,
     result_like,
     sequence_table,
+    sizes_of,
     threads_for,
 )
 from flashbench.extras import NO_EXTRAS, Extras
-from flashbench.kernels.call.features import SEQLEN_K, SEQLEN_Q
-from flashbench.kernels.standard.rows import COLUMNS, SLAB
+from flashbench.kernels.call.structs import Array as ArrayPlace
+from flashbench.kernels.call.structs import Numbers
+from flashbench.kernels.maths.exp2 import LOG2E
+from flashbench.kernels.standard.call import Scores, SlabSequence, Stages, StandardCall
+from flashbench.kernels.standard.mask_gradient import standard_mask_gradient
 from flashbench.kernels.standard.stages import (
     KEY_GRADIENTS,
     KEY_TILE,
+    MASK_GRADIENT,
     OUTPUT,
     P_GRADIENT,
     QUERY_GRADIENT,
@@ -37,15 +45,15 @@ from flashbench.kernels.standard.stages import (
     SCORE_GRADIENT,
     SCORES,
     SOFTMAX,
+    STAGES,
     standard_backward,
     standard_forward,
-    standard_mask_gradient,
 )
 from flashbench.problem import AttentionProblem, Direction, Feature
-from flashbench.threads.pool import run_on_threads
 
-LOG2E = math.log2(math.e)
-_TICKETS = 5  # a counter for each stage, and one for dmask
+_NOWHERE = ArrayPlace(0, 0, 0, 0)
+_NO_NUMBERS = Numbers(*_NOWHERE)
+_COLUMN = SlabSequence(*range(len(SlabSequence._fields)))  # of a table of sequences, by name
 
 
 class Kept(NamedTuple):
@@ -54,6 +62,13 @@ class Kept(NamedTuple):
     p: Array
     tanh: Array | None = None  # with softcap
     dropped: Array | None = None  # with dropout: what o was made of
+
+    def scores(self, dp: Array | None = None) -> Scores:
+        """Where these lie."""
+        p = address_of(self.p)
+        tanh = p if self.tanh is None else address_of(self.tanh)
+        dropped = p if self.dropped is None else address_of(self.dropped)
+        return Scores(p, tanh, dropped, 0 if dp is None else address_of(dp))
 
 
 class StandardEngine(EngineBase):
@@ -81,61 +96,46 @@ class StandardEngine(EngineBase):
         plan, sequences = _plan(problem), _sequences(problem)
         scores, longest, hides = plan[:3]
         stride = plan.stride if o.flags.c_contiguous else plan.packed
-        p, tanh, dropped = kept = Kept(
+        kept = Kept(
             np.empty(scores, q.dtype),
             np.empty(scores, q.dtype) if keep and problem.softcap is not None else None,
             np.empty(scores, q.dtype) if keep and problem.dropout else None,
         )
         threads = threads_for(problem, "fwd", settings)
         q, k, v = readable(q), readable(k), readable(v)
-        features = kernel_features(problem, extras)
-        table = array_table(
-            q,
-            k,
-            v,
-            o,
-            lse[..., np.newaxis],
-            _flat(p),
-            _flat(p if tanh is None else tanh),
-            _flat(p if dropped is None else dropped),
-        )
-        # All these have to live as long as the kernels run, which know addresses only.
-        features_at, numbers_at = address_of(features.whole), address_of(features.numbers)
-        tickets = np.zeros(_TICKETS, dtype=np.int64)
-        finite = np.zeros(problem.batch * problem.num_kv_heads, dtype=np.int64)
-        tickets_at, finite_at = address_of(tickets), address_of(finite)
-        scratch, scratch_address = aligned_scratch(threads * stride)
-        number = q.dtype.type
+        features, arrays = call_features(problem, extras)
+        counters = Counters(tickets=STAGES, finite=problem.batch * problem.num_kv_heads)
+        memory = CallMemory(threads, stride, counters, sequences)
+        work = memory.work()
         natural = bool(problem.softcap or problem.alibi or problem.sinks or problem.mask == "float")
-        factor = problem.scale / (problem.softcap or 1.0) * (1.0 if natural else LOG2E)
+        call = StandardCall(
+            place(q),
+            place(k),
+            place(v),
+            place(o),
+            place_numbers(lse[..., np.newaxis]),
+            kept.scores(),
+            *(_NOWHERE,) * 4,
+            _NO_NUMBERS,
+            Stages(
+                hides,
+                longest,
+                natural,
+                factor=problem.scale / (problem.softcap or 1.0) * (1.0 if natural else LOG2E),
+                softcap=problem.softcap or 0.0,
+                packed=work.scratch if stride else 0,
+                packed_stride=stride,
+                sink_shares=0,
+                mask_step=-1,
+            ),
+            sizes_of(problem, 0, 0),
+            work,
+            features,
+        )
+        launch = Launch(call, q.dtype, threads)
         for stage in (SCORES, SOFTMAX, OUTPUT):
-
-            def work(slot: int, stage: int = stage) -> None:
-                standard_forward(
-                    number(0),
-                    stage,
-                    table,
-                    sequences,
-                    features_at,
-                    numbers_at,
-                    hides,
-                    finite_at,
-                    tickets_at + 8 * stage,
-                    scratch_address if stride else 0,
-                    stride,
-                    slot,
-                    longest,
-                    problem.num_heads,
-                    problem.num_heads // problem.num_kv_heads,
-                    problem.head_dim,
-                    problem.head_dim_v,
-                    number(factor),
-                    number(problem.softcap or 0),
-                    natural,
-                )
-
-            run_on_threads(work, threads, tickets_at + 8 * stage)
-        del scratch
+            launch.run(standard_forward, stage, ticket=stage)
+        del memory, arrays  # they had to live until here: the kernels know only addresses
         return Forward(o, lse, kept if keep else None)
 
     def backward(
@@ -153,94 +153,59 @@ class StandardEngine(EngineBase):
     ) -> AttentionGradients:
         if forward.saved is None:
             forward = self.forward(problem, settings, q, k, v, extras=extras, keep=True)
-        p, tanh, dropped = forward.saved
+        kept: Kept = forward.saved
         dq, dk, dv = (result_like(x, x.shape[3]) for x in (q, k, v))
         # The kernels first pack v where dv will be, a head's rows without gaps.
         room = dv if dv.flags.c_contiguous else np.empty(dv.shape, dv.dtype)
-        dp = np.empty_like(p)
+        dp = np.empty_like(kept.p)
         dmask = None
         if mask_gradient and problem.mask == "float":
             dmask = np.zeros(problem.mask_shape, dtype=q.dtype)
         sequences, (_, longest, hides) = _sequences(problem), _plan(problem)[:3]
         threads = threads_for(problem, "fwd", settings)
         do, q, k, v = readable(do), readable(q), readable(k), readable(v)
-        o, lse = forward.o, forward.lse
+        lse = forward.lse
         assert lse is not None  # ours gives it, and callers who bring their own must bring it
-        table = array_table(
-            q,
-            k,
-            v,
-            o,  # for its place in the table: P says it all
-            lse[..., np.newaxis],
-            _flat(p),
-            _flat(p if tanh is None else tanh),
-            _flat(p if dropped is None else dropped),
-            _flat(dp),
-            do,
-            dq,
-            dk,
-            room,
-            *(() if dmask is None else (broadcast_gradient(dmask, dmask.shape),)),
-        )
-        features = kernel_features(problem, extras)
-        # All these have to live as long as the kernels run, which know addresses only.
-        features_at, numbers_at = address_of(features.whole), address_of(features.numbers)
-        tickets = np.zeros(_TICKETS, dtype=np.int64)
-        finite = np.zeros(problem.batch * (2 * problem.num_heads + problem.num_kv_heads), dtype=np.int64)
-        tickets_at, finite_at = address_of(tickets), address_of(finite)
+        features, arrays = call_features(problem, extras)
+        finite = problem.batch * (2 * problem.num_heads + problem.num_kv_heads)
+        memory = CallMemory(threads, 0, Counters(tickets=STAGES, finite=finite), sequences)
         shares = np.zeros((len(sequences), problem.num_heads, -(-longest // ROW_TILE)))
-        number = q.dtype.type
-        scale, softcap = number(problem.scale), number(problem.softcap or 0)
-        mask_step = -1 if dmask is None else int(dmask.shape[3] > 1)
-
-        def run(stage: int) -> None:
-            def work(slot: int) -> None:
-                standard_backward(
-                    number(0),
-                    stage,
-                    table,
-                    sequences,
-                    features_at,
-                    numbers_at,
-                    hides,
-                    finite_at,
-                    tickets_at + 8 * stage,
-                    slot,
-                    longest,
-                    problem.num_heads,
-                    problem.num_kv_heads,
-                    problem.head_dim,
-                    problem.head_dim_v,
-                    scale,
-                    softcap,
-                    address_of(shares),
-                    mask_step,
-                )
-
-            run_on_threads(work, threads, tickets_at + 8 * stage)
-
-        def add_up_mask(slot: int) -> None:
-            standard_mask_gradient(
-                number(0),
-                table,
-                sequences,
-                features_at,
-                tickets_at + 8 * (_TICKETS - 1),
-                slot,
-                problem.num_heads,
-                problem.seqlen_q,
-                problem.seqlen_k,
-                scale,
-                softcap,
-                mask_step,
-            )
-
+        call = StandardCall(
+            place(q),
+            place(k),
+            place(v),
+            _NOWHERE,  # P says all of o
+            place_numbers(lse[..., np.newaxis]),
+            kept.scores(dp),
+            place(do),
+            place(dq),
+            place(dk),
+            place(room),
+            _NO_NUMBERS if dmask is None else place_numbers(broadcast_gradient(dmask, dmask.shape)),
+            Stages(
+                hides,
+                longest,
+                natural=0,
+                factor=0.0,
+                softcap=problem.softcap or 0.0,
+                packed=0,
+                packed_stride=0,
+                sink_shares=address_of(shares),
+                mask_step=-1 if dmask is None else int(dmask.shape[3] > 1),
+            ),
+            sizes_of(problem, 0, 0),
+            memory.work(),
+            features,
+        )
+        launch = Launch(call, q.dtype, threads)
         for stage in (P_GRADIENT, SCORE_GRADIENT):
-            run(stage)
+            launch.run(standard_backward, stage, ticket=stage)
         if dmask is not None:
-            run_on_threads(add_up_mask, threads, tickets_at + 8 * (_TICKETS - 1))
+            lengths = problem.seqlen_q, problem.seqlen_k
+            launch.run(standard_mask_gradient, *lengths, ticket=MASK_GRADIENT)
         for stage in (KEY_GRADIENTS, QUERY_GRADIENT):
-            run(stage)
+            launch.run(standard_backward, stage, ticket=stage)
+        del memory, arrays
         if room is not dv:
             dv[...] = room
         dsinks = shares.sum(axis=(0, 2)).astype(q.dtype) if problem.sinks else None
@@ -262,7 +227,7 @@ class StandardEngine(EngineBase):
             "bwd": scores + shares,
             "fwd_bwd": kept + max(packed, scores + shares),
         }[direction]
-        return most + FEATURE_BYTES
+        return most + struct_bytes(StandardCall)
 
 
 class _Plan(NamedTuple):
@@ -303,15 +268,10 @@ def _plan(problem: AttentionProblem) -> _Plan:
 @lru_cache(maxsize=64)  # which takes longer than a small problem's attention
 def _sequences(problem: AttentionProblem) -> NDArray[np.int64]:
     """The table of sequences, with where their scores lie."""
-    table = np.empty((problem.batch, SLAB + 1), dtype=np.int64)
-    table[:, :COLUMNS] = sequence_table(problem, no_tasks)
-    table[:, COLUMNS] = _columns(problem, table[:, SEQLEN_K])
-    ends = np.cumsum(problem.num_heads * table[:, SEQLEN_Q] * table[:, COLUMNS])
-    table[0, SLAB] = 0
-    table[1:, SLAB] = ends[:-1]
+    table = np.empty((problem.batch, len(_COLUMN)), dtype=np.int64)
+    table[:, : _COLUMN.columns] = sequence_table(problem, no_tasks)
+    table[:, _COLUMN.columns] = _columns(problem, table[:, _COLUMN.seqlen_k])
+    ends = np.cumsum(problem.num_heads * table[:, _COLUMN.seqlen_q] * table[:, _COLUMN.columns])
+    table[0, _COLUMN.slab] = 0
+    table[1:, _COLUMN.slab] = ends[:-1]
     return table
-
-
-def _flat(scores: Array) -> Array:
-    """As arrays in a table are."""
-    return scores[np.newaxis, np.newaxis, :, np.newaxis]

@@ -128,13 +128,17 @@ def scalar_forward(q, k, v, o, lse, sequences, features):
 
 
 @compiled
-def scalar_backward(do, q, k, v, o, lse, dq, dk, dv, dsinks, dmask, sequences, features):
+def scalar_backward(given, gradients, sequences, features):
     """dq, dk, dv, dsinks and dmask of sum(do * o), with p recomputed from lse. All are zero at first.
+
+    given: (do, q, k, v, o, lse). gradients: (dq, dk, dv, dsinks, dmask).
 
     Not for keys in pages, which are there to be read.
 
     dmask: as large as the masks; strides of 0 add up along an axis.
     """
+    do, q, k, v, o, lse = given
+    dq, dk, dv, dsinks, dmask = gradients
     num_heads, head_dim, head_dim_v = q.shape[1], q.shape[3], v.shape[3]
     group = num_heads // k.shape[1]
     for b in range(len(sequences)):

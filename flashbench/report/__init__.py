@@ -1,1 +1,1 @@
-"""Records to tables: nothing here measures or computes anything a record does not hold."""
+"""Reports: from records to tables, charts and pages. Nothing here measures."""

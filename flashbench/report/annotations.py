@@ -1,4 +1,4 @@
-"""What of a comparison or a duel deserves a line on GitHub's page: what is slower, failed or not decided."""
+"""Annotations on GitHub's page: what is slower, failed or undecided in a comparison or a duel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEVELS: Mapping[Verdict, Level] = {
 
 
 def duel_annotations(results: Results) -> list[Annotation]:
-    """One a duel that B lost, that a side failed in, or that stayed open."""
+    """One for each duel that B lost, in which a side failed, or that is undecided."""
     return [
         Annotation(
             _level(duel.verdict, results.measurements[duel.b]), duel_title(results), duel_line(results, duel)
@@ -30,7 +30,7 @@ def duel_annotations(results: Results) -> list[Annotation]:
 
 
 def compare_annotations(comparison: Comparison) -> list[Annotation]:
-    """One a pair that regressed, failed or cannot be judged."""
+    """One for each pair that regressed, failed or cannot be judged."""
     return [
         Annotation(
             _level(pair.verdict, pair.new),
@@ -53,5 +53,5 @@ def compare_annotations(comparison: Comparison) -> list[Annotation]:
 
 
 def _level(verdict: Verdict, judged: Measurement) -> Level:
-    """What the judged side does not fail at is not its error: the other one has nothing to compare with."""
+    """A failure of the other side is a warning: it is no error of the judged side."""
     return "warning" if verdict == "failed" and judged.status == "ok" else LEVELS[verdict]

@@ -7,50 +7,35 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from flashbench.analysis.group_words import problem_line
+from flashbench.analysis.groups import group_key, grouped
 from flashbench.analysis.problem_words import length_word
-from flashbench.report.escapes import escape_markdown
-from flashbench.report.layout import (
-    NOTHING,
-    STATUS_WORDS,
-    VERDICT_STYLES,
-    Grid,
-    group_key,
-    heading,
-    markdown_table,
-    problem_line,
-    verdict_counts,
-)
+from flashbench.analysis.words import STATUS_WORDS
+from flashbench.report.escapes import escape_markdown, markdown_list
+from flashbench.report.grid import Grid, Section
+from flashbench.report.layout import heading, verdict_counts
+from flashbench.report.tones import NOTHING, VERDICT_TONES, Cell, Line, Tone
 from flashbench.report.units import format_p, format_times, format_wide_ratio
-from flashbench.results.record import Duel, Measurement, Results, Verdict
+from flashbench.results.record import Duel, Results, Verdict
 
 _HEADERS = ("Seq\nLen", "A\n(ms)", "B\n(ms)", "B / A", "interval", "p", "Rounds", "Verdict")
 
 
 def duel_report(results: Results) -> RenderableType:
-    """The duel for a terminal: who fought, a table per kind of problem, what was not decided and why."""
-    parts: list[RenderableType] = [*heading(results), *(Text(line, style="dim") for line in _sides(results))]
-    for title, duels in _groups(results).items():
-        grid = Grid(*_HEADERS, left=[len(_HEADERS) - 1])
-        for duel, cells in zip(duels, _cells(results, duels), strict=True):
-            texts = [Text(cell) if cell else NOTHING for cell in cells]
-            texts[-1].stylize(VERDICT_STYLES[duel.verdict])
-            grid.add_row(*texts)
-        parts += [Text(), Text(title, style="bold"), grid]
-    return Group(*parts, Text(), *map(Text, _afterword(results)))
+    """The duel for a terminal: its sides, a table for each kind of problem, and what is undecided and why."""
+    parts: list[RenderableType] = [*heading(results), *map(Line, _sides(results))]
+    for section in _sections(results):
+        parts += section.parts()
+    return Group(*parts, Text(), *map(Text, [*_reasons(results), _summary(results)]))
 
 
 def duel_markdown(results: Results) -> str:
-    """The same as GitHub renders it."""
-    blocks = [
-        f"**{escape_markdown(_summary(results))}**",
-        "\n".join(f"- {escape_markdown(line)}" for line in _sides(results)),
-    ]
-    for title, duels in _groups(results).items():
-        blocks += [escape_markdown(f"{title}:"), markdown_table(_HEADERS, _cells(results, duels))]
-    reasons = _reasons(results)
-    if reasons:
-        blocks.append("\n".join(f"- {escape_markdown(line)}" for line in reasons))
-    return "\n\n".join(blocks) + "\n"
+    """The duel as GitHub renders it."""
+    blocks = [f"**{escape_markdown(_summary(results))}**", markdown_list(_sides(results))]
+    for section in _sections(results, with_tones=False):
+        blocks += [escape_markdown(f"{section.title}:"), section.grid.markdown()]
+    blocks.append(markdown_list(_reasons(results)))
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def duel_title(results: Results) -> str:
@@ -71,48 +56,44 @@ def duel_line(results: Results, duel: Duel) -> str:
 
 
 def verdict_word(results: Results, duel: Duel) -> str:
-    """`same`, or of two engines `flash faster`."""
+    """`same`; between two engines `flash faster`."""
     return verdict_words(results, duel).get(duel.verdict, duel.verdict)
 
 
 def verdict_words(results: Results, duel: Duel) -> Mapping[Verdict, str]:
-    """Of those verdicts that name an engine, for the sides of this duel."""
+    """Words for the verdicts that name an engine of this duel."""
     a, b = (results.measurements[place].engine for place in (duel.a, duel.b))
     return {"a_faster": f"{a} faster", "b_faster": f"{b} faster"}
 
 
 def duel_counts(results: Results) -> str:
-    """`1 flash faster, 3 same`, of a file with duels."""
+    """`1 flash faster, 3 same`. The file must have a duel."""
     return verdict_counts((duel.verdict for duel in results.duels), verdict_words(results, results.duels[0]))
 
 
-def _groups(results: Results) -> dict[str, list[Duel]]:
-    groups: dict[str, list[Duel]] = {}
-    for duel in results.duels:
-        groups.setdefault(problem_line(group_key(results.measurements[duel.a])), []).append(duel)
-    return groups
+def _sections(results: Results, *, with_tones: bool = True) -> list[Section]:
+    """A table for each kind of problem. with_tones: for the terminal; Markdown has no verdict in bold."""
+    kinds = grouped(results.duels, lambda duel: problem_line(group_key(results.measurements[duel.a])))
+    return [Section(title, _grid(results, duels, with_tones)) for title, duels in kinds.items()]
 
 
-def _cells(results: Results, duels: Sequence[Duel]) -> list[list[str]]:
-    pairs = [(results.measurements[duel.a], results.measurements[duel.b]) for duel in duels]
-    timed = iter(format_times([row.time.median_ns for pair in pairs for row in pair if row.time]))
-    words = [[next(timed) if row.time else _status(row) for row in pair] for pair in pairs]
-    return [
-        [
-            length_word(pair[0].problem),
-            *times,
-            "" if duel.ratio is None else format_wide_ratio(duel.ratio),
-            _interval(duel),
-            "" if duel.p_holm is None else format_p(duel.p_holm),
+def _grid(results: Results, duels: Sequence[Duel], with_tones: bool) -> Grid:
+    sides = [results.measurements[place] for duel in duels for place in (duel.a, duel.b)]
+    timed = iter(format_times([row.time.median_ns for row in sides if row.time]))
+    times = iter([next(timed) if row.time else STATUS_WORDS.get(row.status) or NOTHING for row in sides])
+    grid = Grid(*_HEADERS, left=[len(_HEADERS) - 1])
+    for duel in duels:
+        grid.add_row(
+            length_word(results.measurements[duel.a].problem),
+            next(times),
+            next(times),
+            NOTHING if duel.ratio is None else format_wide_ratio(duel.ratio),
+            _interval(duel) or NOTHING,
+            NOTHING if duel.p_holm is None else format_p(duel.p_holm),
             str(len(duel.orders)),
-            verdict_word(results, duel),
-        ]
-        for duel, pair, times in zip(duels, pairs, words, strict=True)
-    ]
-
-
-def _status(row: Measurement) -> str:
-    return STATUS_WORDS.get(row.status, "")
+            Cell(verdict_word(results, duel), VERDICT_TONES[duel.verdict] if with_tones else Tone.PLAIN),
+        )
+    return grid
 
 
 def _interval(duel: Duel) -> str:
@@ -139,15 +120,11 @@ def _sides(results: Results) -> list[str]:
     return lines
 
 
-def _afterword(results: Results) -> list[str]:
-    return [*_reasons(results), _summary(results)]
-
-
 def _reasons(results: Results) -> list[str]:
     lines = []
     for duel in results.duels:
         row = results.measurements[duel.a]
-        if duel.reason is not None and duel.verdict != "failed":  # whose sides say why, below
+        if duel.reason is not None and duel.verdict != "failed":  # its sides give their reasons below
             lines.append(f"N={length_word(row.problem)}: {verdict_word(results, duel)}: {duel.reason}")
         for side, place in (("A", duel.a), ("B", duel.b)):
             found = results.measurements[place]

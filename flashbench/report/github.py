@@ -1,4 +1,4 @@
-"""What a command says to GitHub Actions: a summary of its step, and annotations of what went wrong."""
+"""Output for GitHub Actions: a summary of the step, and annotations of what went wrong."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import IO, Literal, NamedTuple
 from flashbench.texts import to_utf8
 
 Level = Literal["error", "warning", "notice"]
-# GitHub drops a step's summary altogether when its file is larger, and a few bytes earlier by some reports
+# GitHub drops the whole summary of a step if its file is larger. Some reports say a few bytes earlier
 # (actions/runner#4337).
 SUMMARY_BYTES = 1024 * 1024 - 64
-# What GitHub shows of a step, of each level; the rest it drops without a word.
+# GitHub shows this many of a step for each level, and drops the rest silently.
 ANNOTATIONS = 10
 CUT = "\n\n_Cut off here: GitHub takes 1 MiB of summary from a step._\n"
 
@@ -32,11 +32,11 @@ def in_github_actions() -> bool:
 
 
 def report_to_github(markdown: str, annotations: Sequence[Annotation], *, out: IO[str]) -> None:
-    """In GitHub Actions: append `markdown` to the step's summary, write the annotations; elsewhere nothing.
+    """In GitHub Actions, append `markdown` to the step's summary and write the annotations.
 
-    Annotations go to `out`, past a `StepLog`: stderr where stdout carries data, for the runner reads both.
-    A summary that could not be written is a warning before them, for it must not hide a verdict or the
-    exit code.
+    Annotations go to `out`, without its `StepLog`. The runner reads stdout and stderr, so `out` may be stderr
+    if stdout carries data. If the summary cannot be written, a warning comes first: this must not hide a
+    verdict or the exit code.
     """
     if not in_github_actions():
         return
@@ -49,11 +49,11 @@ def report_to_github(markdown: str, annotations: Sequence[Annotation], *, out: I
 def annotate(annotations: Sequence[Annotation], *, out: IO[str]) -> None:
     """Write annotations as workflow commands; outside GitHub Actions nothing.
 
-    Of more than GitHub shows of a level, the last one shown counts those that are not.
+    If a level has more than GitHub shows, the last one shown counts the others.
     """
     if not in_github_actions():
         return
-    out = getattr(out, "stream", out)  # of a StepLog, which would make no command of them
+    out = getattr(out, "stream", out)  # a StepLog would disarm these commands
     by_level: dict[Level, list[Annotation]] = {}
     for annotation in annotations:
         by_level.setdefault(annotation.level, []).append(annotation)
@@ -67,7 +67,7 @@ def annotate(annotations: Sequence[Annotation], *, out: IO[str]) -> None:
 
 
 def command_line(annotation: Annotation) -> str:
-    """The workflow command, ending in a newline; no text can end it early or begin another.
+    """The workflow command, ending in a newline. No text can end it early or begin another one.
 
     >>> command_line(Annotation("error", "flash, N 1024: slower", "by 12 %\\nthan base"))
     '::error title=flash%2C N 1024%3A slower::by 12 %25%0Athan base\\n'
@@ -78,9 +78,9 @@ def command_line(annotation: Annotation) -> str:
 
 
 def append_summary(markdown: str) -> str | None:
-    """Append to the step's summary as much as GitHub takes, cut at a line; outside GitHub Actions nothing.
+    """Append to the step's summary as many lines as GitHub takes; outside GitHub Actions do nothing.
 
-    Returns what kept it from being written, or None. What the file holds already stays.
+    Returns the reason if it could not be written, or None. The file keeps its content.
     """
     name = os.environ.get("GITHUB_STEP_SUMMARY")
     if not in_github_actions() or not name:
@@ -101,7 +101,7 @@ def append_summary(markdown: str) -> str | None:
 
 
 def _cut(text: str, room: int) -> bytes:
-    """The text, or its first lines and a line that says so; empty when not even a line has room."""
+    """The text, or its first lines and a remark that it was cut; empty if not even one line fits."""
     content = to_utf8(text)
     if len(content) <= room:
         return content
@@ -111,5 +111,5 @@ def _cut(text: str, room: int) -> bytes:
 
 
 def _escape(text: str) -> str:
-    """As the toolkit's own `escapeData` does it."""
+    """The text escaped as by the toolkit's own `escapeData`."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

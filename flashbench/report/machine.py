@@ -1,4 +1,4 @@
-"""The machine as a table of two columns, and its advice a line each."""
+"""The machine as a table of two columns, and a line for each piece of advice."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from flashbench.analysis.words import counted, settings_word, versions_word
+from flashbench.report.layout import NOT_STATED, caches_word
+from flashbench.report.tones import Line, Tone
 from flashbench.report.units import format_bytes
 from flashbench.results.record import Machine, Results
 
-# What the system does not tell is said in these words, everywhere.
-NOT_TOLD = "not told"
 Rows = list[tuple[str, str | None]]
 
 
 def machine_report(results: Results) -> RenderableType:
-    """What the machine is, what it does now, what was measured, and what to do."""
+    """The machine, its state, what was measured, and advice."""
     machine = results.machine
     sections = [
         _hardware(machine),
         _state(machine),
         _limits(machine, quick=bool(results.config.get("quick"))),
     ]
-    parts: list[RenderableType] = [Text(machine.host, style="bold"), _table(sections)]
+    parts: list[RenderableType] = [Line(machine.host, Tone.STRONG), _table(sections)]
     if results.warnings:
-        parts += [Text(), Text("Advice", style="bold"), _list(results.warnings)]
+        parts += [Text(), Line("Advice", Tone.STRONG), _list(results.warnings)]
     return Group(*parts)
 
 
@@ -40,10 +41,10 @@ def _hardware(machine: Machine) -> Rows:
         *_limits_of_cores(machine),
         ("threads a core", _number(machine.threads_per_core)),
         ("virtual machine", _yes_no(machine.virtual)),
-        ("caches", ", ".join(f"{name} {format_bytes(size)}" for name, size in machine.caches.items())),
+        ("caches", caches_word(machine)),
         ("memory", None if machine.memory_bytes is None else format_bytes(machine.memory_bytes)),
         ("system", _joined(machine.os, machine.python and f"Python {machine.python}")),
-        ("libraries", ", ".join(f"{name} {version}" for name, version in machine.libraries.items())),
+        ("libraries", versions_word(machine.libraries)),
     ]
 
 
@@ -71,7 +72,7 @@ def _state(machine: Machine) -> Rows:
 
 def _limits(machine: Machine, *, quick: bool) -> Rows:
     threads = machine.peak_threads
-    on = "" if threads is None else f" on {threads} thread{'' if threads == 1 else 's'}"
+    on = "" if threads is None else f" on {counted(threads, 'thread')}"
     peaks = ", ".join(f"{gflops:.0f} GFLOP/s {dtype}" for dtype, gflops in machine.peak_gflops.items())
     missing = "not measured" + (" (--quick)" if quick else "")
     bandwidth, floor = machine.read_bandwidth_gbps, machine.noise_floor
@@ -94,12 +95,12 @@ def _table(sections: Iterable[Rows]) -> Table:
     for rows in sections:
         table.add_row()
         for name, value in rows:
-            table.add_row(name, Text(value) if value else Text(NOT_TOLD, style="dim"))
+            table.add_row(name, Text(value) if value else Line(NOT_STATED))
     return table
 
 
 def _list(lines: Sequence[str]) -> Table:
-    """Each with a dash, its further lines under its first."""
+    """Each line after a dash; a long one continues under its beginning."""
     table = Table.grid(padding=(0, 1, 0, 0))
     for line in lines:
         table.add_row("-", Text(line))
@@ -116,18 +117,17 @@ def _cores(machine: Machine) -> str | None:
 
 
 def _limits_of_cores(machine: Machine) -> Rows:
-    """Rows for what few machines have."""
+    """Rows that few machines need."""
     rows: Rows = []
     if machine.cpu_quota is not None:
         rows.append(("CPU quota", f"{machine.cpu_quota:.3g} cores' time, by control groups"))
     if machine.binding:
-        settings = ", ".join(f"{name}={value}" for name, value in machine.binding.items())
-        rows.append(("thread binding", settings))
+        rows.append(("thread binding", settings_word(machine.binding)))
     return rows
 
 
 def core_ranges(cores: Sequence[int]) -> str:
-    """As Linux writes them.
+    """Core numbers as Linux writes them.
 
     >>> core_ranges([0, 1, 2, 3, 8, 10, 11])
     '0-3,8,10-11'

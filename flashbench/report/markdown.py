@@ -6,19 +6,21 @@ import msgspec
 
 from flashbench.report.duel import duel_markdown
 from flashbench.report.escapes import escape_markdown
-from flashbench.report.layout import heading
-from flashbench.report.profile import NO_POINT, profile_sections
+from flashbench.report.layout import NO_POINT, machine_lines, study_title
+from flashbench.report.profile import profile_sections
 from flashbench.report.train import train_markdown
 from flashbench.results.record import Results
 
 
 def results_markdown(results: Results) -> str:
-    """Every measurement, a duel's in its table of verdicts, all others as `profile` shows them; or training
-    steps as `train` does; warnings.
+    """Every measurement and every warning.
+
+    Duels are in a table of verdicts, other measurements in the tables of `profile`, training steps in those
+    of `train`.
     """
-    *title, machine = (str(part) for part in heading(results))
-    blocks = [f"### {escape_markdown(line)}" for line in title]
-    blocks.append("\\\n".join(escape_markdown(line) for line in machine.splitlines()))
+    title = study_title(results)
+    blocks = [f"### {escape_markdown(title)}"] if title else []
+    blocks.append("\\\n".join(map(escape_markdown, machine_lines(results))))
     if results.kind == "train":
         blocks.append(train_markdown(results))
     if results.duels:
@@ -26,9 +28,7 @@ def results_markdown(results: Results) -> str:
     paired = {place for duel in results.duels for place in (duel.a, duel.b)}
     others = [row for place, row in enumerate(results.measurements) if place not in paired]
     for section in profile_sections(msgspec.structs.replace(results, measurements=others)):
-        blocks += [f"**{escape_markdown(str(section.title))}**", section.grid.markdown()]
-        if section.reasons:
-            blocks.append("\n".join(f"- {escape_markdown(str(line))}" for line in section.reasons))
+        blocks += [f"**{escape_markdown(section.title)}**", *section.markdown()]
     if not results.measurements and results.kind != "train":
         blocks.append(NO_POINT)
     blocks.append("\n".join(f"- warning: {escape_markdown(line)}" for line in results.warnings))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from flashbench.analysis.group_words import problem_line
+from flashbench.analysis.groups import group_measurements
 from flashbench.analysis.problem_words import length_word
 from flashbench.analysis.ratios import memory_ratio
+from flashbench.analysis.words import STATUS_WORDS
 from flashbench.errors import ConfigError
-from flashbench.report.layout import (
-    STATUS_WORDS,
-    group_measurements,
-    problem_line,
-    reason_lines,
-)
+from flashbench.report.layout import reason_lines
 from flashbench.report.profile import DOCUMENTED_ENGINES, by_problem
 from flashbench.report.units import documented_bytes
 from flashbench.results.record import Measurement, Results
@@ -20,7 +18,7 @@ _BANNER = "\N{BAR CHART} Flash Attention Memory Profiling"
 
 
 def check_plain(study: Study) -> None:
-    """Raise ConfigError unless the study is of standard and flash, with one block size."""
+    """Raise ConfigError unless the study has exactly standard and flash, and one block size."""
     if set(study.engines) != DOCUMENTED_ENGINES or len(study.settings()) > 1:
         raise ConfigError(
             "--plain is the documented table of standard and flash with one block size, not "
@@ -29,7 +27,7 @@ def check_plain(study: Study) -> None:
 
 
 def plain_report(results: Results) -> str:
-    """The documented text, one table per group; a group of several names its problem above its table."""
+    """The documented text: one table for each kind of problem, named if there are several."""
     groups = group_measurements(results.measurements)
     blocks = [_BANNER, "=" * 36]
     for key, rows in groups.items():
@@ -43,7 +41,7 @@ def plain_report(results: Results) -> str:
             saved = "-" if ratio is None else f"{ratio:.1f}x"
             cells = (_memory(standard), _memory(flash), saved, _time(flash))
             blocks.append(_line(length_word(some.problem), *cells))
-        blocks += [line.plain for line in reason_lines(rows)]
+        blocks += map(str, reason_lines(rows))
     return "\n".join(blocks) + "\n"
 
 

@@ -1,63 +1,41 @@
-"""The profile as tables: the documented columns for standard and flash, one row per engine for any others."""
+"""The profile as tables: the documented columns for standard and flash, otherwise a row for each engine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from flashbench.analysis.blocks import AUTO, block_label
 from flashbench.analysis.decoding import is_decoding
+from flashbench.analysis.group_words import axis_word, problem_line, threads_word
+from flashbench.analysis.groups import Along, GroupKey, has_windows, table_axis, windows_together
 from flashbench.analysis.ratios import memory_ratio, time_ratio
 from flashbench.report.cells import energy_cell, error_cell, peak_cell, percent_of_peak, time_cells
 from flashbench.report.engine_table import engine_table, legend_lines, names_engines
-from flashbench.report.layout import (
-    AXIS_HEADERS,
-    NOTHING,
-    Along,
-    Grid,
-    GroupKey,
-    axis_word,
-    has_windows,
-    heading,
-    note_lines,
-    outlier_lines,
-    problem_line,
-    reason_lines,
-    table_axis,
-    threads_word,
-    windows_together,
-)
+from flashbench.report.grid import Column, Grid, Section, grid_of, when
+from flashbench.report.layout import AXES, NO_POINT, heading, note_lines, outlier_lines, reason_lines
 from flashbench.report.memory import memory_cells, memory_lines
+from flashbench.report.tones import NOTHING, Cell, Tone
 from flashbench.report.units import format_ratio
 from flashbench.results.record import Measurement, Results
 
 DOCUMENTED_ENGINES = frozenset({"standard", "flash"})
-NO_POINT = "no point was measured"
-
-
-class Section(NamedTuple):
-    """One table: a title above it, and below it why figures are missing or flagged."""
-
-    title: Text
-    grid: Grid
-    reasons: list[Text]
 
 
 def profile_report(results: Results) -> RenderableType:
-    """Every measurement, one table per direction, masking, dtype, head size, heads and batch."""
+    """Every measurement, one table for each direction, masking, dtype, head size, heads and batch."""
     parts: list[RenderableType] = heading(results)
     for section in profile_sections(results):
-        parts += [Text(), section.title, section.grid, *section.reasons]
+        parts += section.parts()
     if not results.measurements:
         parts.append(Text(NO_POINT))
     return Group(*parts)
 
 
 def profile_sections(results: Results) -> list[Section]:
-    """What `profile_report` shows below its heading."""
+    """The tables of `profile_report`."""
     groups = windows_together(results.measurements, table_axis(results.measurements))
     return [
         Section(
@@ -76,7 +54,7 @@ def profile_sections(results: Results) -> list[Section]:
 
 
 def is_documented_layout(rows: Sequence[Measurement]) -> bool:
-    """Whether these are standard and flash alone, each once per problem, with time and memory to tell."""
+    """Whether these are only standard and flash, each once for each problem."""
     if has_windows(rows) or any(is_decoding(row.problem) for row in rows):
         return False
     pairs = [(row.engine, row.problem) for row in rows]
@@ -90,63 +68,54 @@ def by_problem(rows: Sequence[Measurement]) -> list[tuple[Measurement | None, Me
     return [(found.get((problem, "standard")), found.get((problem, "flash"))) for problem in problems]
 
 
-def _title(key: GroupKey, rows: Sequence[Measurement]) -> Text:
+def _title(key: GroupKey, rows: Sequence[Measurement]) -> str:
     words = [problem_line(key), threads_word(rows)]
     if not names_engines(rows):
         words.insert(0, rows[0].engine)
-    blocks = {block_label(row) for row in rows} - {"", AUTO}
+    blocks = {block_label(row) for row in rows if row.blocks_asked not in (None, AUTO)}
     if len(blocks) == 1:
         words.append(f"block {blocks.pop()}")
-    return Text(", ".join(filter(None, words)), style="bold")
+    return ", ".join(filter(None, words))
 
 
 def _documented_table(rows: Sequence[Measurement], along: Along) -> Grid:
     pairs = by_problem(rows)
-    flash_times = time_cells([flash for _, flash in pairs])
-    standard_times = time_cells([standard for standard, _ in pairs])
-    flash_memory = memory_cells([flash for _, flash in pairs])
-    standard_memory = memory_cells([standard for standard, _ in pairs])
-    with_memory = any(row.memory for row in rows)
-    with_accuracy = any(row.accuracy for row in rows)
-    with_energy = any(row.energy_joules is not None for row in rows)
-    with_peak = any(percent_of_peak(row) is not None for row in rows)
-    grid = Grid(
-        AXIS_HEADERS[along],
-        *(["Standard\nMem", "Flash\nMem", "Savings"] if with_memory else []),
-        "Time\n(ms)",
-        "Standard\n(ms)",
-        "Speed-up",
-        *(["%\nPeak"] if with_peak else []),
-        *(["Max\nError"] if with_accuracy else []),
-        *(["Energy\n(mJ)"] if with_energy else []),
-    )
-    for index, (standard, flash) in enumerate(pairs):
-        some = flash or standard
-        assert some is not None, "a problem comes from a row"
-        grid.add_row(
-            axis_word(some.problem, along),
-            *(
-                [standard_memory[index], flash_memory[index], _savings(standard, flash)]
-                if with_memory
-                else []
-            ),
-            flash_times[index],
-            standard_times[index],
-            _speed_up(standard, flash),
-            *([peak_cell(flash)] if with_peak else []),
-            *([error_cell(flash)] if with_accuracy else []),
-            *([energy_cell(flash)] if with_energy else []),
-        )
-    return grid
+    standard, flash = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    problems = dict.fromkeys(row.problem for row in rows)  # as `by_problem` has them
+    columns = [
+        Column(AXES[along].header, [axis_word(problem, along) for problem in problems]),
+        *when(
+            any(row.memory for row in rows),
+            Column("Standard\nMem", memory_cells(standard)),
+            Column("Flash\nMem", memory_cells(flash)),
+            Column("Savings", [_savings(*pair) for pair in pairs]),
+        ),
+        Column("Time\n(ms)", time_cells(flash)),
+        Column("Standard\n(ms)", time_cells(standard)),
+        Column("Speed-up", [_speed_up(*pair) for pair in pairs]),
+        *when(
+            any(percent_of_peak(row) is not None for row in rows),
+            Column("%\nPeak", [peak_cell(row) for row in flash]),
+        ),
+        *when(
+            any(row.accuracy for row in rows),
+            Column("Max\nError", [error_cell(row.accuracy if row else None) for row in flash]),
+        ),
+        *when(
+            any(row.energy_joules is not None for row in rows),
+            Column("Energy\n(mJ)", [energy_cell(row) for row in flash]),
+        ),
+    ]
+    return grid_of(columns)
 
 
-def _savings(standard: Measurement | None, flash: Measurement | None) -> str | Text:
+def _savings(standard: Measurement | None, flash: Measurement | None) -> str | Cell:
     ratio = memory_ratio(standard, flash)
     return NOTHING if ratio is None else format_ratio(ratio)
 
 
-def _speed_up(standard: Measurement | None, flash: Measurement | None) -> Text:
+def _speed_up(standard: Measurement | None, flash: Measurement | None) -> Cell:
     ratio = time_ratio(standard, flash)
     if ratio is None:
         return NOTHING
-    return Text(f"{ratio:.2f}x", style="green" if ratio >= 1 else "yellow")
+    return Cell(f"{ratio:.2f}x", Tone.GOOD if ratio >= 1 else Tone.DOUBTFUL)

@@ -1,4 +1,4 @@
-"""The log of a step of a GitHub workflow: what is printed there is shown, and commands nothing."""
+"""The log of a step of a GitHub workflow: printed text is shown, and is never a command."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _MAY_BECOME_ONE = re.compile(r"\s*:?")
 
 
 class StepLog:
-    """A text stream in which no line begins with `::`, which the runner would take for a command of ours.
+    """A text stream in which no line begins with `::`, which the runner would take for a command.
 
-    No text of others begins a line, but a table breaks them at its width, anywhere. Our own commands go to
-    `stream`.
+    Texts of others never begin a line of ours, but a table may break them anywhere. Our own commands are
+    written to `stream`.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
-        self._start: str | None = ""  # of the last line, as long as it may still become a command
+        self._start: str | None = ""  # beginning of the last line, while it may still become a command
 
     def write(self, text: str) -> int:
-        """Write the text, with a blank between two colons that would begin a line."""
+        """Write the text, with a blank between two colons at the beginning of a line."""
         for piece in _AFTER_A_LINE.split(text):
             shown = piece
             if self._start is not None:
@@ -42,7 +42,7 @@ class StepLog:
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write each."""
+        """Write each of the lines."""
         for line in lines:
             self.write(line)
 
@@ -52,7 +52,7 @@ class StepLog:
 
 @contextlib.contextmanager
 def guarded_log() -> Iterator[None]:
-    """In GitHub Actions stdout and stderr are such streams within the body; elsewhere nothing changes."""
+    """Guard stdout and stderr within the body in GitHub Actions; elsewhere change nothing."""
     with contextlib.ExitStack() as stack:
         if in_github_actions():
             for redirect, stream in (

@@ -18,66 +18,48 @@ from flashbench.analysis.blocks import (
     has_blocks,
     recommended_blocks,
 )
+from flashbench.analysis.group_words import problem_line, threads_word
+from flashbench.analysis.groups import GroupKey, group_measurements, grouped
 from flashbench.analysis.problem_words import length_word
 from flashbench.analysis.ratios import time_ratio
-from flashbench.report.layout import (
-    NOTHING,
-    Grid,
-    GroupKey,
-    group_measurements,
-    heading,
-    problem_line,
-    reason_lines,
-    status_cell,
-    threads_word,
-)
+from flashbench.report.grid import Grid
+from flashbench.report.heat import heat_of
+from flashbench.report.layout import NO_POINT, heading, reason_lines, status_cell
+from flashbench.report.tones import HEAT_TONES, NOTHING, Cell, Line, Tone
 from flashbench.report.units import format_change, format_times
 from flashbench.results.record import Measurement, Results
 
-# Ratio to the fastest up to which a cell has the style of the same place; the last is for all above.
-HEAT_LIMITS = (1.02, 1.10, 1.25, 1.50, math.inf)
-_HEAT_STYLES = (
-    "black on #8fd19e",
-    "black on #cbe8b5",
-    "black on #f5ecae",
-    "black on #f6cf9b",
-    "black on #efa79d",
-)
 _LEGEND = "time over the row's fastest (best); ~ this run cannot tell it from the fastest"
 _CELL = 7  # a cell's width: "~+100% " and the like
 
 
 def sweep_report(results: Results) -> RenderableType:
-    """A heatmap per engine with blocks and group of problems, and the sizes to choose."""
+    """A heatmap for each engine with blocks and kind of problem, and the sizes to choose."""
     parts: list[RenderableType] = heading(results)
     for key, rows in group_measurements(results.measurements).items():
-        by_engine = {engine: [row for row in rows if row.engine == engine] for engine in _engines(rows)}
+        by_engine = grouped(rows, lambda row: row.engine)
         blockless = [engine for engine in by_engine if not has_blocks(by_engine[engine])]
         for engine in by_engine:
             if engine not in blockless:
                 found = block_rows(by_engine[engine])
                 others = {other: by_engine[other] for other in blockless}
                 parts += [Text(), _title(engine, key, by_engine[engine]), _Heatmap(found, others)]
-                parts += [Text(_LEGEND, style="dim"), *reason_lines(by_engine[engine])]
+                parts += [Line(_LEGEND), *reason_lines(by_engine[engine])]
                 parts += [Text(), _choice_table(found)]
         for engine in blockless:
             parts += reason_lines(by_engine[engine])
     if not results.measurements:
-        parts.append(Text("no point was measured"))
+        parts.append(Text(NO_POINT))
     return Group(*parts)
 
 
-def _engines(rows: Sequence[Measurement]) -> list[str]:
-    return list(dict.fromkeys(row.engine for row in rows))
-
-
-def _title(engine: str, key: GroupKey, rows: Sequence[Measurement]) -> Text:
+def _title(engine: str, key: GroupKey, rows: Sequence[Measurement]) -> Line:
     words = (engine, problem_line(key), threads_word(rows))
-    return Text(", ".join(filter(None, words)), style="bold")
+    return Line(", ".join(filter(None, words)), Tone.STRONG)
 
 
 class _Heatmap:
-    """Lengths down, block sizes across, as many tables as the width needs."""
+    """Lengths down and block sizes across, in as many tables as the width needs."""
 
     def __init__(self, rows: Sequence[BlockRow], others: dict[str, list[Measurement]]) -> None:
         self._rows = rows
@@ -85,7 +67,7 @@ class _Heatmap:
         self._labels = block_labels(row for found in rows for row in found.points.values())
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        # Beside the cells: the length, the best time and a time per engine without blocks.
+        # Beside the cells: the length, the best time, and a time for each engine without blocks.
         beside = 8 + 10 * (1 + len(self._others))
         wide = max(_CELL, *(len(label) for label in self._labels)) + 1
         count = max(1, (options.max_width - beside) // wide)
@@ -104,26 +86,22 @@ class _Heatmap:
         return grid
 
 
-def _heat_cell(row: BlockRow, label: str) -> Text:
+def _heat_cell(row: BlockRow, label: str) -> Cell:
     point = row.points.get(label)
     if point is None:
         return NOTHING
-    ratio = time_ratio(point, row.fastest)
-    if ratio is None:
+    heat = heat_of(row, label)
+    if heat is None:
         return status_cell(point)
-    style = next(style for limit, style in zip(HEAT_LIMITS, _HEAT_STYLES, strict=True) if ratio <= limit)
-    if point is row.fastest:
-        return Text(f"{'best':>{_CELL - 1}} ", style=f"bold {style}")
-    tie = "~" if row.is_tie(label) else ""
-    return Text(f"{tie + format_change(ratio):>{_CELL - 1}} ", style=style)
+    return Cell(f"{heat.text:>{_CELL - 1}} ", Tone.BEST if heat.best else HEAT_TONES[heat.level])
 
 
-def _other_cell(rows: Sequence[Measurement], row: BlockRow) -> Text:
+def _other_cell(rows: Sequence[Measurement], row: BlockRow) -> Cell:
     found = next((other for other in rows if other.problem == row.problem), None)
     if found is None:
         return NOTHING
     ratio = time_ratio(found, row.fastest)
-    return status_cell(found) if ratio is None else Text(f"{ratio:.2f}x")
+    return status_cell(found) if ratio is None else Cell(f"{ratio:.2f}x")
 
 
 def _choice_table(rows: Sequence[BlockRow]) -> Grid:
@@ -150,7 +128,7 @@ def _choice_table(rows: Sequence[BlockRow]) -> Grid:
     return grid
 
 
-def _auto_choice(auto: Measurement | None) -> str | Text:
+def _auto_choice(auto: Measurement | None) -> str | Cell:
     if auto is None or auto.block_q is None or auto.block_k is None:
         return NOTHING
     return blocks_word(auto.block_q, auto.block_k)
@@ -160,8 +138,8 @@ def _listed(cost: float | None) -> list[float]:
     return [] if cost is None else [cost]
 
 
-def _costs(costs: Sequence[float], otherwise: str) -> Text:
+def _costs(costs: Sequence[float], otherwise: str) -> Cell:
     if not costs:
-        return Text(otherwise, style="dim")
+        return Cell(otherwise, Tone.QUIET)
     ends = dict.fromkeys(format_change(cost) for cost in (min(costs), max(costs)))
-    return Text(" to ".join(ends))
+    return Cell(" to ".join(ends))

@@ -1,12 +1,12 @@
-"""Training steps as tables: a model after the other, then where flash attention pays and what fits."""
+"""Training steps as tables, one for each model; then where flash attention pays, and the longest contexts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
+from flashbench.analysis.groups import grouped
 from flashbench.analysis.training import (
     BASE,
     LongestContext,
@@ -15,19 +15,23 @@ from flashbench.analysis.training import (
     longest_context,
     measured_ratio,
 )
+from flashbench.analysis.words import NO_REASON, STATUS_WORDS, counted
 from flashbench.integrations.forecasting.models import most_context
 from flashbench.report.escapes import escape_markdown
-from flashbench.report.layout import NOTHING, STATUS_WORDS, Grid, counted, heading
+from flashbench.report.grid import Grid
+from flashbench.report.layout import NO_POINT, heading
+from flashbench.report.tones import BOLD, NOTHING, Cell, Line, Tone, status_tone
 from flashbench.report.units import format_bytes, format_times, format_wide_ratio
-from flashbench.results.record import Results, TrainingStep
+from flashbench.results.record import Results, Status, TrainingStep
 
-# Within this a step is as fast as another.
+# Steps whose times differ by less than this are equally fast.
 SAME = 0.05
+_OUTCOMES = {1: "faster", 0: f"the same within {100 * SAME:g} %", -1: "slower"}
 _FLASH = "flash"
 
 
 def train_report(results: Results) -> RenderableType:
-    """Every step, one table per model; below them what follows."""
+    """Every step, one table for each model; below them what follows from them."""
     return Group(*heading(results), *_parts(results))
 
 
@@ -37,29 +41,29 @@ def train_markdown(results: Results) -> str:
     for part in _parts(results):
         if isinstance(part, Grid):
             blocks.append(part.markdown())
-        elif str(part):
-            word = escape_markdown(str(part))
-            blocks.append(f"**{word}**" if part.style == "bold" else word)
+        elif part.text:
+            word = escape_markdown(part.text)
+            blocks.append(f"**{word}**" if part.tone in BOLD else word)
     return "\n\n".join(blocks)
 
 
-def _parts(results: Results) -> list[Text | Grid]:
-    parts: list[Text | Grid] = []
-    for model in dict.fromkeys(row.model for row in results.training):
-        rows = [row for row in results.training if row.model == model]
-        parts += [Text(), Text(_title(rows), style="bold")]
+def _parts(results: Results) -> list[Line | Grid]:
+    if not results.training:
+        return [Line(NO_POINT, Tone.PLAIN)]
+    parts: list[Line | Grid] = []
+    for rows in grouped(results.training, lambda row: row.model).values():
+        parts += [_BLANK, Line(_title(rows), Tone.STRONG)]
         if any(row.time or row.peak_bytes for row in rows):
             parts.append(_table(rows))
         parts += _reasons(rows)
-    if not results.training:
-        return [Text("no point was measured")]
-    parts += [Text(), Text(_LEGEND, style="dim"), Text(), *_verdicts(results.training)]
+    parts += [_BLANK, Line(_LEGEND), _BLANK, *_verdicts(results.training)]
     budget = results.config.get("memory_budget_bytes") or results.machine.memory_bytes
     if budget is not None:
         parts += _longest(results.training, int(budget))
     return parts
 
 
+_BLANK = Line("")
 _LEGEND = (
     "fwd/bwd/opt: forward, backward and optimizer. Peak: of one step beyond the model, its inputs and "
     "gradients. Attn: attention's share of the step. x standard: how many times faster than the step with "
@@ -110,13 +114,13 @@ def _table(rows: Sequence[TrainingStep]) -> Grid:
     return grid
 
 
-def _times(times_ns: Sequence[float | None]) -> list[str | Text]:
+def _times(times_ns: Sequence[float | None]) -> list[str | Cell]:
     words = iter(format_times([time for time in times_ns if time is not None]))
     return [NOTHING if time is None else next(words) for time in times_ns]
 
 
-def _phases(row: TrainingStep) -> str | Text:
-    """`346/291/69`: what they have of the step, for which few digits do."""
+def _phases(row: TrainingStep) -> str | Cell:
+    """`346/291/69`: milliseconds of each phase; few digits are enough."""
     phases = [row.forward_ns, row.backward_ns, row.optimizer_ns]
     known = [phase / 1e6 for phase in phases if phase is not None]
     if len(known) < len(phases):
@@ -124,58 +128,62 @@ def _phases(row: TrainingStep) -> str | Text:
     return "/".join(f"{phase:.0f}" if phase >= 9.95 else f"{phase:.1f}" for phase in known)
 
 
-def _ratio(ratio: float | None) -> str | Text:
+def _ratio(ratio: float | None) -> str | Cell:
     return NOTHING if ratio is None else format_wide_ratio(ratio)
 
 
-def _status(row: TrainingStep) -> Text:
-    word = "n/a" if row.status == "unsupported" else STATUS_WORDS[row.status]
-    return Text(word, style="yellow" if row.status in ("unsupported", "too_large") else "bold red")
+def _status(row: TrainingStep) -> Cell:
+    return Cell(_status_word(row.status), status_tone(row.status))
 
 
-def _reasons(rows: Sequence[TrainingStep]) -> list[Text]:
-    """One line per status and reason, with the rows it holds for."""
-    places: dict[tuple[str, str], list[TrainingStep]] = {}
-    for row in rows:
-        if row.status != "ok":
-            places.setdefault((row.status, row.reason or "no reason was recorded"), []).append(row)
+def _status_word(status: Status) -> str:
+    return "n/a" if status == "unsupported" else STATUS_WORDS[status]
+
+
+def _reasons(rows: Sequence[TrainingStep]) -> list[Line]:
+    """One line for each status and reason, and for each note, with its rows."""
+    failed = grouped(
+        (row for row in rows if row.status != "ok"), lambda row: (row.status, row.reason or NO_REASON)
+    )
     lines = []
-    for (status, reason), where in places.items():
-        word = "n/a" if status == "unsupported" else STATUS_WORDS[status]
+    for (status, reason), where in failed.items():
         lengths = "/".join(dict.fromkeys(str(row.context_length) for row in where))
         arms = ", ".join(dict.fromkeys(row.attention for row in where))
-        all_of_it = len(where) == len(rows)
-        prefix = word if all_of_it else f"{arms} at {lengths}: {word}"
-        lines.append(Text(f"{prefix}: {reason}", style="dim"))
-    notes: dict[str, list[str]] = {}
-    for row in rows:
-        if row.note is not None:
-            notes.setdefault(row.note, []).append(f"{row.attention} at {row.context_length}")
-    return [*lines, *(Text(f"{', '.join(where)}: {note}", style="dim") for note, where in notes.items())]
-
-
-def _verdicts(rows: Sequence[TrainingStep]) -> list[Text]:
-    """Where a step with flash attention is faster, as fast and slower, against each other arm."""
-    lines = []
-    for other in dict.fromkeys(row.attention for row in rows if row.attention != _FLASH):
-        found: dict[str, list[str]] = {"faster": [], "the same within 5 %": [], "slower": []}
-        for row in rows:
-            ratio = measured_ratio(row, base_of(row, rows, other)) if row.attention == _FLASH else None
-            if ratio is not None:
-                found[_word(ratio)].append(f"{row.model} {row.context_length} {format_wide_ratio(ratio)}")
-        if any(found.values()):
-            lines.append(Text(f"flash against {other}, whole steps:", style="bold"))
-            lines += [Text(f"  {word}: {', '.join(steps)}") for word, steps in found.items() if steps]
+        place = "" if len(where) == len(rows) else f"{arms} at {lengths}: "
+        lines.append(Line(f"{place}{_status_word(status)}: {reason}"))
+    for note, where in grouped(rows, lambda row: row.note).items():
+        if note is not None:
+            places = ", ".join(f"{row.attention} at {row.context_length}" for row in where)
+            lines.append(Line(f"{places}: {note}"))
     return lines
 
 
-def _word(ratio: float) -> str:
-    if ratio > 1 + SAME:
-        return "faster"
-    return "slower" if ratio < 1 - SAME else "the same within 5 %"
+def _verdicts(rows: Sequence[TrainingStep]) -> list[Line]:
+    """Where a step with flash attention is faster, equally fast or slower, against each other arm."""
+    lines = []
+    flash = [row for row in rows if row.attention == _FLASH]
+    for other in dict.fromkeys(row.attention for row in rows if row.attention != _FLASH):
+        pairs = [(row, measured_ratio(row, base_of(row, rows, other))) for row in flash]
+        found = grouped(
+            ((row, ratio) for row, ratio in pairs if ratio is not None), lambda pair: _outcome(pair[1])
+        )
+        if found:
+            lines.append(Line(f"flash against {other}, whole steps:", Tone.STRONG))
+        for outcome in sorted(found, reverse=True):
+            steps = (
+                f"{row.model} {row.context_length} {format_wide_ratio(ratio)}"
+                for row, ratio in found[outcome]
+            )
+            lines.append(Line(f"  {_OUTCOMES[outcome]}: {', '.join(steps)}", Tone.PLAIN))
+    return lines
 
 
-def _longest(rows: Sequence[TrainingStep], budget_bytes: int) -> list[Text | Grid]:
+def _outcome(ratio: float) -> int:
+    """A key of `_OUTCOMES`."""
+    return int(ratio > 1 + SAME) - int(ratio < 1 - SAME)
+
+
+def _longest(rows: Sequence[TrainingStep], budget_bytes: int) -> list[Line | Grid]:
     """The longest context of each model and attention within the budget, and how it compares."""
     models = list(dict.fromkeys(row.model for row in rows))
     arms = list(dict.fromkeys(row.attention for row in rows))
@@ -199,16 +207,16 @@ def _longest(rows: Sequence[TrainingStep], budget_bytes: int) -> list[Text | Gri
     lengths = sorted({length for each in found.values() if each is not None for length in each.measured})
     limits = [(model, most) for model in known if (most := most_context(model)) is not None]
     return [
-        Text(),
-        Text(f"Longest context whose step fits into {format_bytes(budget_bytes)}", style="bold"),
+        _BLANK,
+        Line(f"Longest context whose step fits into {format_bytes(budget_bytes)}", Tone.STRONG),
         grid,
-        Text(f"computed from the peaks measured at {', '.join(map(str, lengths))}", style="dim"),
-        *(Text(f"{model} takes no more than {most:,}", style="dim") for model, most in limits),
+        Line(f"computed from the peaks measured at {', '.join(map(str, lengths))}"),
+        *(Line(f"{model} takes no more than {most:,}") for model, most in limits),
     ]
 
 
 def _longest_word(longest: LongestContext, base: LongestContext | None) -> str:
-    """`13,507 (2.9x)`: beside standard attention's."""
+    """`13,507 (2.9x)`: the length, and its ratio to standard attention's."""
     word = f"{longest.length:,}"
     if base is None or base is longest or not base.length:
         return word

@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
+from flashbench.analysis.group_words import problem_line
+from flashbench.analysis.groups import grouped, problem_key
 from flashbench.analysis.problem_words import length_word
-from flashbench.report.layout import Grid, GroupKey, problem_key, problem_line
+from flashbench.report.cells import fits_cell, size_cell
+from flashbench.report.grid import Grid, Section
+from flashbench.report.tones import Cell, Line, Tone
 from flashbench.report.units import format_bytes
 from flashbench.studies.memory_fit.fits import TrainingFit
 from flashbench.studies.memory_fit.training import TrainingRow
 
-_UNKNOWN = Text("unknown", style="dim")
+_UNKNOWN = Cell("unknown", Tone.QUIET)
 
 
 def training_report(rows: Sequence[TrainingRow], budget_bytes: int) -> RenderableType:
-    """One table per kind of problem: what a step needs at each length, and the longest that fits."""
-    groups: dict[GroupKey, list[TrainingRow]] = {}
-    for row in rows:
-        groups.setdefault(problem_key(row.problem, "fwd_bwd"), []).append(row)
+    """One table for each kind of problem: what a step needs at each length, and the longest that fits."""
     parts: list[RenderableType] = [
-        Text(f"Can train? ({format_bytes(budget_bytes)})", style="bold"),
-        Text("a training step of this layer: inputs, outputs and workspace, computed", style="dim"),
+        Line(f"Can train? ({format_bytes(budget_bytes)})", Tone.STRONG),
+        Line("a training step of this layer: inputs, outputs and workspace, computed"),
     ]
-    for key, group in groups.items():
-        parts += [Text(), Text(problem_line(key), style="bold"), _table(group)]
+    for key, group in grouped(rows, lambda row: problem_key(row.problem, "fwd_bwd")).items():
+        parts += Section(problem_line(key), _table(group)).parts()
     return Group(*parts)
 
 
@@ -37,19 +37,16 @@ def _table(rows: Sequence[TrainingRow]) -> Grid:
     for index, row in enumerate(rows):
         cells = (cell for engine in engines for cell in _cells(row.fits[engine]))
         grid.add_row(length_word(row.problem), *cells, last=index == len(rows) - 1)
-    # The same from every length, since it is searched for.
+    # Every row has the same longest length: it is searched for, not read from the rows.
     longest = (cell for engine in engines for cell in ("", _longest([row.fits[engine] for row in rows])))
     grid.add_row("longest", *longest)
     return grid
 
 
-def _cells(fit: TrainingFit | None) -> tuple[str | Text, str | Text]:
-    if fit is None:
-        return _UNKNOWN, _UNKNOWN
-    answer = Text("yes", style="green") if fit.fits else Text("no", style="bold red")
-    return format_bytes(fit.needed_bytes), answer
+def _cells(fit: TrainingFit | None) -> tuple[Cell, Cell]:
+    return (_UNKNOWN, _UNKNOWN) if fit is None else (size_cell(fit.needed_bytes), fits_cell(fit.fits))
 
 
-def _longest(fits: Sequence[TrainingFit | None]) -> str | Text:
+def _longest(fits: Sequence[TrainingFit | None]) -> str | Cell:
     known = [fit.longest_seqlen for fit in fits if fit is not None]
     return f"{max(known):,}" if known else _UNKNOWN

@@ -1,4 +1,4 @@
-"""What `tune` found, or what its table holds: built-in and tuned blocks side by side, and what that gains."""
+"""The results of `tune`, or its table: built-in and tuned blocks side by side, and the gain."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 
 import msgspec
 from rich.console import Group, RenderableType
-from rich.text import Text
 
+from flashbench.analysis.words import DIRECTION_WORDS, counted
 from flashbench.engines.flash.tuned import Check
-from flashbench.report.layout import DIRECTION_WORDS, NOTHING, Grid
+from flashbench.report.grid import Grid, Section
+from flashbench.report.tones import NOTHING, Cell, Line, Tone
 from flashbench.report.units import format_change
 from flashbench.studies.tune.contest import CONFIDENCE
 from flashbench.studies.tune.keep import Outcome, Tuned
 from flashbench.studies.tune.plan import longest_of, seqlen_from
 from flashbench.system.cores import available_cores
-from flashbench.texts import to_json
+from flashbench.texts import indented_json
 
 _HEADERS = (
     "Lengths",
@@ -31,25 +32,25 @@ _HEADERS = (
     "Best",
 )
 _LEGEND = "time: change where least is gained, at that N and heads; best: where most"
-# Beside this many busy cores a search finds what suits the disturbance.
+# With this many busy cores beside it, a search finds blocks that suit the disturbance.
 _MUCH_DISTURBED = 0.1
 
 
 def tune_report(tuned: Tuned) -> RenderableType:
-    """A table per kind of problem, a row per band of lengths, and what is kept where."""
-    parts: list[RenderableType] = [Text(tuned.cpu, style="dim")]
+    """A table for each kind of problem, with a row for each band of lengths."""
+    parts: list[RenderableType] = [Line(tuned.cpu)]
     for title, group in groupby(tuned.outcomes, key=_title):
         grid = Grid(*_HEADERS)
         for outcome in group:
             grid.add_row(*_cells(outcome))
-        parts += [Text(), Text(title, style="bold"), grid]
+        parts += Section(title, grid).parts()
     if any(outcome.checks for outcome in tuned.outcomes):
-        parts += [Text(_LEGEND, style="dim")]
+        parts.append(Line(_LEGEND))
     return Group(*parts)
 
 
 def tune_lines(tuned: Tuned) -> list[str]:
-    """How much was won, where it is kept, and what a reader should know: plain lines, as paths are long."""
+    """The gain, where it is kept, and warnings. Plain lines, because paths are long."""
     won = sum(outcome.heads_from is not None for outcome in tuned.outcomes)
     lines = [f"{_where(outcome)}: {outcome.failure}" for outcome in tuned.outcomes if outcome.failure]
     kept = f"kept in {tuned.path}" if won else "which stay"
@@ -63,7 +64,7 @@ def tune_lines(tuned: Tuned) -> list[str]:
 
 
 def table_lines(tuned: Tuned) -> list[str]:
-    """Of a table: where it is, and what of it this process does not use."""
+    """Where a table is, and which of its entries this process does not use."""
     if not tuned.outcomes:
         return [f"no tuned block sizes for this CPU ({tuned.cpu}); flashbench tune makes them"]
     lines = [f"{len(tuned.outcomes)} kept in {tuned.path}"]
@@ -77,10 +78,10 @@ def table_lines(tuned: Tuned) -> list[str]:
 
 
 def tune_json(tuned: Tuned) -> str:
-    """All of it, with every check."""
+    """Everything, with every check."""
     document = msgspec.to_builtins(tuned) | {"exit_code": tuned.exit_code}
     document["outcomes"] = [_outcome_json(outcome) for outcome in tuned.outcomes]
-    return msgspec.json.format(to_json(document), indent=2).decode() + "\n"
+    return indented_json(document).decode()
 
 
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
 def _title(outcome: Outcome) -> str:
     key = outcome.key
     causal = "causal" if key.causal else "full"
-    threads = f"{outcome.threads} thread{'' if outcome.threads == 1 else 's'}"
+    threads = counted(outcome.threads, "thread")
     return f"{DIRECTION_WORDS[key.direction]}, {causal}, {key.dtype}, head_dim {key.head_dim}, {threads}"
 
 
@@ -111,20 +112,20 @@ def _blocks(blocks: tuple[int, int]) -> str:
     return f"{blocks[0]} x {blocks[1]}"
 
 
-def _cells(outcome: Outcome) -> list[str | Text]:
+def _cells(outcome: Outcome) -> list[str | Cell]:
     if outcome.failure is not None:
-        tuned = Text("failed", style="bold red")
+        tuned = Cell("failed", Tone.BAD)
     elif outcome.tried is None or outcome.heads_from is None:
-        tuned = Text("kept built-in", style="dim")
+        tuned = Cell("kept built-in", Tone.QUIET)
     else:
-        tuned = Text(_blocks(outcome.tried), style="green")
+        tuned = Cell(_blocks(outcome.tried), Tone.GOOD)
     heads = NOTHING if outcome.heads_from is None else str(outcome.heads_from)
     checks = _counting(outcome)
     if not checks:
         return [_lengths(outcome), NOTHING, tuned, heads, *[NOTHING] * 5]
-    # Where nothing was won, what stood in the way is the highest bound.
+    # Without a gain, the highest bound is what prevented it.
     least = max(checks, key=lambda check: check.high if outcome.heads_from is None else check.ratio)
-    style = "" if outcome.heads_from is not None else "dim"
+    tone = Tone.PLAIN if outcome.heads_from is not None else Tone.QUIET
     most = min(check.ratio for check in checks)
     interval = f"{format_change(least.low)} to {format_change(least.high)}"
     words = (format_change(least.ratio), interval, str(least.seqlen), str(least.heads), format_change(most))
@@ -133,11 +134,11 @@ def _cells(outcome: Outcome) -> list[str | Text]:
         _blocks(least.built_in),
         tuned,
         heads,
-        *(Text(word, style=style) for word in words),
+        *(Cell(word, tone) for word in words),
     ]
 
 
 def _counting(outcome: Outcome) -> Sequence[Check]:
-    """The checks of what is used; all of them where nothing is."""
+    """The checks of the blocks that are used; all checks if none are."""
     first = outcome.heads_from or 1
     return [check for check in outcome.checks if check.heads >= first]

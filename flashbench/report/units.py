@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 
-from flashbench.analysis.sizes import BYTE_UNITS, with_unit
+from flashbench.analysis.sizes import with_unit
 from flashbench.errors import ConfigError
 
-# The documented table's names of the same.
+# The documented table spells them so; they are powers of 1024 too.
 _DOCUMENTED_UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
-_WRITTEN = re.compile(rf"(-?\d+\.\d\d) ({'|'.join(BYTE_UNITS[1:])})")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([KMGTP]?)(?:I?B)?\s*", re.IGNORECASE)
 
 
 def format_bytes(count: int) -> str:
-    """Two decimals in the largest unit that leaves at least 1; whole bytes below 1 KiB.
+    """Bytes with two decimals in the largest unit that leaves at least 1; whole bytes below 1 KiB.
 
     >>> format_bytes(131072), format_bytes(512), format_bytes(4 * 1024**3)
     ('128.00 KiB', '512 B', '4.00 GiB')
@@ -22,18 +21,17 @@ def format_bytes(count: int) -> str:
     return with_unit(count)
 
 
-def brief_bytes(text: str) -> str:
-    """What `format_bytes` wrote with a decimal less, for where a table has no room; other text as it is.
+def brief_bytes(count: int) -> str:
+    """`format_bytes` with one decimal, for narrow tables. It rounds what the wide table shows.
 
-    >>> brief_bytes("128.00 KiB"), brief_bytes("1.98x")
-    ('128.0 KiB', '1.98x')
+    >>> brief_bytes(131072), brief_bytes(512), brief_bytes(1024 * 1023)
+    ('128.0 KiB', '512 B', '1023.0 KiB')
     """
-    match = _WRITTEN.fullmatch(text)
-    return text if match is None else f"{float(match[1]):.1f} {match[2]}"
+    return with_unit(count, shown=1)
 
 
 def documented_bytes(count: int) -> str:
-    """`format_bytes` as the documented table spells it, for that layout alone.
+    """`format_bytes` as the documented table spells it; only that table uses it.
 
     >>> documented_bytes(131072)
     '128.00 KB'
@@ -42,9 +40,9 @@ def documented_bytes(count: int) -> str:
 
 
 def parse_bytes(text: str, *, name: str = "size") -> int:
-    """Bytes from `16GiB`, `16GB`, `1.5g` or `4096`; K, M, G and T are powers of 1024 in every spelling.
+    """Bytes from `16GiB`, `16GB`, `1.5g` or `4096`. K, M, G and T are powers of 1024 in every spelling.
 
-    Raises ConfigError that begins with `name`.
+    Raises ConfigError, whose message begins with `name`.
 
     >>> parse_bytes("16GiB") == parse_bytes("16 gb") == 16 * 1024**3
     True
@@ -57,7 +55,7 @@ def parse_bytes(text: str, *, name: str = "size") -> int:
 
 
 def format_count(count: int) -> str:
-    """Three digits and the thousands: `8.59G`; whole below a thousand.
+    """A count with three digits and its thousands: `8.59G`. Below a thousand it is whole.
 
     >>> format_count(640), format_count(33_564_672), format_count(8_590_065_664), format_count(999_999)
     ('640', '33.6M', '8.59G', '1.00M')
@@ -70,7 +68,7 @@ def format_count(count: int) -> str:
 
 
 def format_ratio(ratio: float) -> str:
-    """The documented `16.0x`; whole from 1000 up, where a tenth says nothing.
+    """A ratio as the documented `16.0x`; whole from 1000 up.
 
     >>> format_ratio(16), format_ratio(5041.23)
     ('16.0x', '5041x')
@@ -79,7 +77,7 @@ def format_ratio(ratio: float) -> str:
 
 
 def format_times(times_ns: list[float]) -> list[str]:
-    """Milliseconds of one column: as many decimals in each as its smallest needs for two digits.
+    """Milliseconds of one column. All have as many decimals as the smallest needs for two digits.
 
     >>> format_times([1_230_000.0, 120_450_000.0]), format_times([43_210.0, 1_230_000.0])
     (['1.23', '120.45'], ['0.043', '1.230'])
@@ -90,7 +88,7 @@ def format_times(times_ns: list[float]) -> list[str]:
 
 
 def format_change(ratio: float) -> str:
-    """A ratio as a change: `+12%`, `-3%`; a tenth is shown below 10 %.
+    """A ratio as a change: `+12%`, `-3.1%`. Changes below 10 % have one decimal.
 
     >>> format_change(1.123), format_change(0.969), format_change(1.0)
     ('+12%', '-3.1%', '+0.0%')
@@ -100,7 +98,7 @@ def format_change(ratio: float) -> str:
 
 
 def format_wide_ratio(ratio: float) -> str:
-    """A ratio that may be far below 1 as well as far above it.
+    """A ratio that may be far above 1 or far below it.
 
     >>> format_wide_ratio(1.031), format_wide_ratio(0.0123), format_wide_ratio(123.4)
     ('1.03x', '0.012x', '123x')
@@ -111,7 +109,7 @@ def format_wide_ratio(ratio: float) -> str:
 
 
 def format_error(error: float | None) -> str:
-    """An error in two digits; None, which a results file writes for it, is not a finite number.
+    """An error in two digits. None, as a results file has it, is an error that is not finite.
 
     >>> format_error(4.44e-16), format_error(0.0), format_error(None)
     ('4.4e-16', '0', 'not finite')
@@ -122,7 +120,7 @@ def format_error(error: float | None) -> str:
 
 
 def format_p(p_value: float) -> str:
-    """A p-value in two digits; below a thousandth only that it is.
+    """A p-value with three decimals; `<0.001` below a thousandth.
 
     >>> format_p(0.0156), format_p(1.0), format_p(1e-5)
     ('0.016', '1.000', '<0.001')

@@ -1,47 +1,54 @@
-"""What `verify` found: a table of worst errors beside their tolerances, and a line for each failure."""
+"""The results of `verify`: a table of worst errors beside their tolerances, and a line for each failure."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from flashbench.report.layout import NOTHING, Grid
+from flashbench.analysis.groups import grouped
+from flashbench.analysis.words import counted
+from flashbench.report.grid import Grid
+from flashbench.report.tones import NOTHING, Cell, Line, Tone
 from flashbench.report.units import format_error
 from flashbench.studies.question import GRADIENTS
 from flashbench.studies.verify import CaseResult, Deviation, Verdict, Verification
-from flashbench.texts import to_json
+from flashbench.texts import indented_json
 from flashbench.tolerances import Output
 
 FORWARD: tuple[Output, ...] = ("o", "lse")
-# How many failures of an engine are told one by one; after so many alike, more say nothing new.
+# Failures of one engine that are listed; more of them rarely say anything new.
 FAILURES_SHOWN = 5
 
 _HEADERS = ("Forward\nerror", "Tole-\nrance", "Gradient\nerror", "Tole-\nrance", "Verdict")
-_STYLES: dict[Verdict, str] = {
-    "wrong": "bold red",
-    "raised": "bold red",
-    "unsupported": "yellow",
-    "forward ok": "green",
-    "ok": "green",
+# The worst first.
+_TONES: Mapping[Verdict, Tone] = {
+    "wrong": Tone.BAD,
+    "raised": Tone.BAD,
+    "unsupported": Tone.DOUBTFUL,
+    "forward ok": Tone.GOOD,
+    "ok": Tone.GOOD,
 }
 
 
 def verify_report(verification: Verification, *, verbose: bool = False) -> RenderableType:
-    """Which suite, and a table per engine: a row per group of cases and dtype; verbose: a row per case."""
+    """The suite, and a table for each engine with a row for each group of cases and dtype.
+
+    verbose: a row for each case.
+    """
     count = len({result.case for result in verification.results})
     minutes, seconds = divmod(round(verification.seconds), 60)
     took = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
     parts: list[RenderableType] = [
-        Text(f"{count} case{'' if count == 1 else 's'} of suite {verification.suite}, {took}"),
+        Text(f"{counted(count, 'case')} of suite {verification.suite}, {took}"),
         Text(),
     ]
-    for engine, results in _by(verification.results, lambda result: result.engine).items():
-        parts += [Text(engine, style="bold"), _cases(results) if verbose else _groups(results), Text()]
+    for engine, results in grouped(verification.results, lambda result: result.engine).items():
+        parts += [Line(engine, Tone.STRONG), _cases(results) if verbose else _groups(results), Text()]
     return Group(*parts)
 
 
@@ -54,25 +61,25 @@ def _cases(results: Sequence[CaseResult]) -> Grid:
 
 def _groups(results: Sequence[CaseResult]) -> Grid:
     grid = Grid("Cases", "Dtype", "Count", *_HEADERS, left=(0, 1, len(_HEADERS) + 2), whole=True)
-    for group, of_group in _by(results, lambda result: result.group).items():
+    for group, of_group in grouped(results, lambda result: result.group).items():
         name = group
-        for dtype, rows in _by(of_group, lambda result: result.problem.dtype).items():
+        for dtype, rows in grouped(of_group, lambda result: result.problem.dtype).items():
             grid.add_row(name, dtype, str(len(rows)), *_cells(rows))
             name = ""
     return grid
 
 
-def _cells(rows: Sequence[CaseResult]) -> tuple[Text, ...]:
+def _cells(rows: Sequence[CaseResult]) -> tuple[Cell, ...]:
     return *_worst(rows, FORWARD), *_worst(rows, GRADIENTS), _verdict(rows)
 
 
 def verify_lines(verification: Verification, *, verbose: bool = False) -> list[str]:
-    """What failed, with the command that runs just that; what was not supported, and why; the count of all.
+    """Failures, each with the command that repeats it; what is unsupported, and why; counts.
 
     Plain lines, because a command must not be broken at the width of a terminal.
     """
     lines: list[str] = []
-    for engine, results in _by(verification.results, lambda result: result.engine).items():
+    for engine, results in grouped(verification.results, lambda result: result.engine).items():
         failed = [result for result in results if result.failed]
         shown = failed if verbose else failed[:FAILURES_SHOWN]
         for result in shown:
@@ -83,56 +90,50 @@ def verify_lines(verification: Verification, *, verbose: bool = False) -> list[s
         if len(failed) > len(shown):
             lines.append(f"FAILED {engine}: and {len(failed) - len(shown)} more; --verbose tells them all")
         refused = [result for result in results if result.verdict in ("unsupported", "forward ok")]
-        for alike in _by(refused, _kind_of_reason).values():
+        for alike in grouped(refused, _kind_of_reason).values():
             more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
             lines.append(f"unsupported by {engine}: {alike[0].case}{more}: {_reason(alike)}")
-        count = f"{len(results)} case{'' if len(results) == 1 else 's'}"
-        lines.append(f"{engine}: {_counted(results)} of {count}")
+        lines.append(f"{engine}: {', '.join(_counts(results))} of {counted(len(results), 'case')}")
     return lines
 
 
 def verify_json(verification: Verification) -> str:
     """Every result with every error, and the exit code."""
     document = msgspec.to_builtins(verification) | {"exit_code": verification.exit_code}
-    return msgspec.json.format(to_json(document), indent=2).decode() + "\n"
-
-
-def _by(results: Iterable[CaseResult], key: Callable[[CaseResult], str]) -> dict[str, list[CaseResult]]:
-    groups: dict[str, list[CaseResult]] = {}
-    for result in results:
-        groups.setdefault(key(result), []).append(result)
-    return groups
+    return indented_json(document).decode()
 
 
 def _kind_of_reason(result: CaseResult) -> str:
-    """Reasons that differ only in their numbers are one, and so are those that name features."""
+    """Reasons are of one kind if they differ only in numbers, or if they name features.
+
+    A reason is any text, also of a plug-in: there is no value to compare instead.
+    """
     return "features" if result.lacks else re.sub(r"\d+", "N", result.reason or "")
 
 
 def _reason(alike: Sequence[CaseResult]) -> str:
-    """The first one's; all features of which any of the cases has one that the engine has not."""
+    """The reason of the first, or all features that the engine lacks in any of the cases."""
     lacks = sorted({feature for result in alike for feature in result.lacks})
     return f"the engine has no {', '.join(lacks)}" if lacks else alike[0].reason or ""
 
 
-def _worst(results: Sequence[CaseResult], outputs: Sequence[Output]) -> tuple[Text, Text]:
+def _worst(results: Sequence[CaseResult], outputs: Sequence[Output]) -> tuple[Cell, Cell]:
     """The error that is the largest share of its tolerance, and that tolerance."""
     deviations = [result.outputs[name] for result in results for name in outputs if name in result.outputs]
     if not deviations:
         return NOTHING, NOTHING
     worst: Deviation = max(deviations, key=lambda deviation: deviation.share)
-    style = "bold red" if worst.share > 1 else ""
-    return Text(format_error(worst.error), style=style), Text(format_error(worst.tolerance), style="dim")
+    error = Cell(format_error(worst.error), Tone.BAD if worst.share > 1 else Tone.PLAIN)
+    return error, Cell(format_error(worst.tolerance), Tone.QUIET)
 
 
-def _verdict(results: Sequence[CaseResult]) -> Text:
+def _verdict(results: Sequence[CaseResult]) -> Cell:
+    found = {result.verdict for result in results}
+    worst, *others = (verdict for verdict in _TONES if verdict in found)
+    return Cell(",\n".join(_counts(results)) if others else worst, _TONES[worst])
+
+
+def _counts(results: Sequence[CaseResult]) -> list[str]:
+    """`["3 wrong", "1 ok"]`: the worst first."""
     counts = Counter(result.verdict for result in results)
-    verdicts = [verdict for verdict in _STYLES if counts[verdict]]
-    words = verdicts[0] if len(verdicts) == 1 else _counted(results).replace(", ", ",\n")
-    return Text(words, style=_STYLES[verdicts[0]])
-
-
-def _counted(results: Sequence[CaseResult]) -> str:
-    """`3 wrong, 1 ok`: the worst first."""
-    counts = Counter(result.verdict for result in results)
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in _STYLES if counts[verdict])
+    return [f"{counts[verdict]} {verdict}" for verdict in _TONES if counts[verdict]]

@@ -14,7 +14,7 @@ from flashbench.errors import ResultsError, mid_sentence
 from flashbench.results.beside import digest
 from flashbench.results.record import SCHEMA_VERSION, Results
 from flashbench.results.upgrade import STEPS, upgrade
-from flashbench.texts import to_json
+from flashbench.texts import indented_json
 
 
 class _Header(msgspec.Struct):
@@ -25,7 +25,7 @@ class _Header(msgspec.Struct):
 
 def encode(results: Results) -> bytes:
     """The file's bytes: indented JSON, ending in a newline."""
-    return msgspec.json.format(to_json(results), indent=2) + b"\n"
+    return indented_json(results)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

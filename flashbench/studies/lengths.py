@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from flashbench.errors import ConfigError
-from flashbench.problem import AttentionProblem
 
 Length = int | float
 
@@ -39,25 +36,3 @@ def rows_of_lengths(lengths: Sequence[Length], longest: int, batch: int) -> tupl
     else:
         rows = [int(length) for length in lengths]
     return tuple(rows * batch if len(rows) == 1 else rows)
-
-
-def with_length(problem: AttentionProblem, seqlen_q: int, seqlen_k: int) -> AttentionProblem:
-    """The same problem with other lengths, those of its sequences being the same shares of them."""
-    query_lengths, key_lengths = problem.query_lengths, problem.key_lengths
-    if query_lengths is not None:
-        query_lengths = _in_proportion(query_lengths, seqlen_q, problem.seqlen_q)
-    if key_lengths is not None:
-        key_lengths = _in_proportion(key_lengths, seqlen_k, problem.seqlen_k)
-    return msgspec.structs.replace(
-        problem,
-        seqlen_q=seqlen_q,
-        seqlen_k=seqlen_k,
-        query_lengths=query_lengths,
-        key_lengths=key_lengths,
-    )
-
-
-def _in_proportion(lengths: tuple[int, ...], longest: int, of: int) -> tuple[int, ...]:
-    """The same shares of `longest` as they are of `of`; a length is looked at once, however many have it."""
-    proportional = {length: round(length * longest / of) for length in set(lengths)}
-    return tuple(map(proportional.__getitem__, lengths))

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from flashbench.analysis.blocks import block_label
 from flashbench.errors import ResultsError
 from flashbench.results.one_line import plain_texts
 from flashbench.results.record import Kind, Measurement, Results
@@ -63,4 +62,4 @@ def check_same_study(
 
 def key_of(measurement: Measurement) -> tuple[object, ...]:
     """What tells a point of a study from its others, in a file as in a run."""
-    return measurement.problem, measurement.engine, measurement.direction, block_label(measurement)
+    return measurement.problem, measurement.engine, measurement.direction, measurement.blocks_asked

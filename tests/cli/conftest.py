@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pytest
-from fake_results import make_measurement, make_results
+from helpers.fake_results import make_measurement, make_results
 
 from flashbench.cli.app import main
 from flashbench.results.record import Results, Status
@@ -15,7 +15,7 @@ from flashbench.studies.study import Study
 
 
 class Outcome(NamedTuple):
-    """What a command line did."""
+    """Exit code and output of a command line."""
 
     code: int
     out: str

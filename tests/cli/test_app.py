@@ -76,7 +76,7 @@ def test_a_wrong_command_line_is_one_line_and_a_hint(flashbench, words: list[str
 
 
 def failing_with(error: BaseException):
-    """A command that raises it."""
+    """A command that raises the error."""
 
     def profile() -> None:
         raise error

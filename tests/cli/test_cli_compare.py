@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fake_results import MACHINE, make_measurement, make_results
+from helpers.fake_results import MACHINE, make_measurement, make_results
 
 from flashbench.results.store import save
 
@@ -118,7 +118,7 @@ def test_in_github_actions_a_regression_is_an_error_and_the_table_in_the_summary
 def test_in_github_actions_a_file_s_texts_command_nothing(
     flashbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pull request's file is of others: its reason is long, so that the table breaks it at `::error`."""
+    """A pull request's file is a stranger's. Its reason is so long that the table breaks it at `::error`."""
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     row = make_measurement("flash", 64)

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from fake_results import make_measurement, make_results
+from helpers.fake_results import make_measurement, make_results
 
 from flashbench.problem import AttentionProblem
 from flashbench.report.markdown import results_markdown
@@ -65,7 +65,7 @@ def make_duel(verdict: Verdict = "same", ratio: float = 1.01, lengths: tuple[int
 
 @pytest.fixture
 def fake_fight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Stands in for the fight; `.results` is what it returns, `.studies` what it was asked for."""
+    """Replaces `fight`. `.results` is its return value; `.studies` holds the studies it was called with."""
 
     class Fake:
         def __init__(self) -> None:
@@ -114,7 +114,7 @@ def test_the_table(flashbench, fake_fight, snapshot, monkeypatch, columns: str) 
 
 
 def mixed() -> Results:
-    """Each engine faster somewhere, and a side that crashed."""
+    """Each engine is faster somewhere, and one side crashed."""
     results = make_duel("a_faster", 1.2, (512, 1024, 4096))
     first, second, third = results.duels
     crashed = msgspec.structs.replace(

@@ -11,23 +11,23 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import plugins
 import pytest
+from helpers import plugins
 
 from flashbench.studies import engine_list
 from flashbench.studies.engine_list import EngineFacts
 from flashbench.studies.engine_probe import SHAPES
 
 CommandLine = Callable[..., Any]
-# By their metadata: to look for pip as a module is to tell setuptools that pip runs, which gives Python's
-# deprecated distutils back to everyone in this process.
+# Look for pip by its metadata. Looking for the module makes setuptools think that pip runs, and it then
+# restores Python's deprecated distutils for this process.
 _installed = {distribution.name for distribution in distributions()}
 needs_pip = pytest.mark.skipif(not {"pip", "setuptools"} <= _installed, reason="needs pip and setuptools")
 
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the example plug-in and two broken ones are installed."""
+    """The directory where the example plug-in and two broken ones are installed."""
     directory = tmp_path_factory.mktemp("plugin")
     plugins.install_example(directory)
     installed = directory / "packages"
@@ -116,7 +116,7 @@ FOUND = [
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A list that was not probed, and the timeouts that it was asked with."""
+    """The timeouts with which the engine list was called; the list itself is made up."""
     timeouts: list[float] = []
 
     def list_engines(*, timeout_s: float) -> list[EngineFacts]:

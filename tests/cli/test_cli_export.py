@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_exports import make_duel, small_profile, with_failures
-from fake_results import make_measurement, make_results
+from helpers.fake_exports import make_duel, small_profile, with_failures
+from helpers.fake_results import make_measurement, make_results
 
 from flashbench.cli.export import _format_words
 from flashbench.report.markdown import results_markdown
@@ -23,7 +23,7 @@ RENDER = {name: format_.render for name, format_ in FORMATS.items()} | {"markdow
 
 @pytest.fixture
 def saved(tmp_path: Path):
-    """The path of a file of these results."""
+    """The path of a file with these results."""
 
     def save_as_file(results: Results) -> str:
         path = tmp_path / "results.json"

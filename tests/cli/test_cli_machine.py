@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CommandLine
-from fake_results import MACHINE, make_results
+from helpers.fake_results import MACHINE, make_results
 from msgspec.structs import replace
 
 from flashbench.results.record import Results
@@ -17,10 +16,12 @@ from flashbench.results.store import load
 from flashbench.studies import machine as study
 from flashbench.studies.session import Progress
 
+CommandLine = Callable[..., Any]
+
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the study was asked for; it answers with a made-up machine."""
+    """The arguments of the study's calls; the study returns a made-up machine."""
     calls: list[dict[str, Any]] = []
 
     def inspect(

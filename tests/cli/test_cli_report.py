@@ -6,8 +6,8 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from fake_results import make_measurement, make_results
-from html_page import parse_page
+from helpers.fake_results import make_measurement, make_results
+from helpers.html_page import parse_page
 
 from flashbench.results.store import save
 

@@ -1,4 +1,4 @@
-"""`flashbench tune`: what it reads from its options, prints, writes and exits with."""
+"""`flashbench tune`: options, output, files and exit codes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuned_entries import CHECKS, make_entry, write_table
+from helpers.tuned_entries import CHECKS, make_entry, write_table
 
 from flashbench.cli import tuning
 from flashbench.engines.flash.block_sizes import Blocks
@@ -150,7 +150,7 @@ def test_a_damaged_table_is_one_line_and_no_error(flashbench: CommandLine, tuned
     tuned_table.write_text("{")
     done = flashbench("verify", "--engine", "flash", "--case", "square-1023")
     assert done.code == 0
-    warnings = [line for line in done.err.splitlines() if not line.startswith("[")]  # which is progress
+    warnings = [line for line in done.err.splitlines() if not line.startswith("[")]  # "[": progress
     assert warnings == [
         f"warning: tuned block sizes are not used: {tuned_table} is damaged; flashbench tune makes them anew"
     ]

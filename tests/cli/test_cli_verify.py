@@ -1,4 +1,4 @@
-"""`flashbench verify`: what it prints, writes and exits with."""
+"""`flashbench verify`: output, files and exit codes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import wrong_engines
+from helpers import wrong_engines
 
 FEW = ("--case", "square-2", "--case", "nan-in-v-causal")
 CommandLine = Callable[..., Any]
@@ -24,7 +24,7 @@ def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def unasked(err: str) -> list[str]:
-    """The lines on stderr that are not progress, which is told where kernels take long to compile."""
+    """The lines on stderr without progress, which appears if kernels take long to compile."""
     return [line for line in err.splitlines() if not line.startswith("[")]
 
 

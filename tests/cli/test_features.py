@@ -11,7 +11,7 @@ from syrupy.assertion import SnapshotAssertion
 from flashbench.results.store import load
 from flashbench.studies.study import Study
 
-# Words of a command line -> what they set.
+# Words of a command line -> the settings that they make.
 FLAGS: dict[str, dict[str, Any]] = {
     "--window 256": {"windows": [256]},
     "--window none --window 128,0": {"windows": ["none", [128, 0]]},
@@ -44,7 +44,7 @@ def test_a_flag_sets_its_field(flashbench, fake_run, command: str, words: str) -
             assert getattr(study, field) == getattr(plain, field)
 
 
-# Words of a command line -> how its one line begins.
+# Words of a command line -> the beginning of the one-line error.
 MISTAKES = {
     "--window wide": "--window takes none, a whole number from 0 up, such as 256 or 4k (4096), or two of",
     "--window 64 --window 64": "windows names 64 twice",

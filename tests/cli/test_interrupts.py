@@ -1,4 +1,4 @@
-"""Ctrl-C is exit code 130 and one line in every command, whatever it is doing."""
+"""Ctrl-C gives exit code 130 and one line in every command, at any moment."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ COMMANDS = {
     "tune": ["--json", "-"],
     "engines": ["--json", "-"],
 }
-# Interrupts itself when the module that MODULE names is about to be imported. What comes of it inside the
-# command is another error, as in Python 3.11 of an interrupt in the body of a class.
+# Interrupts itself just before the import of the module named MODULE. Inside the command this may become
+# another error, as Python 3.11 makes of an interrupt in a class body.
 PROGRAM = """
 import os, signal, sys
 
@@ -51,7 +51,7 @@ sys.exit(main())
 
 
 def interrupted_at(module: str, words: list[str], repository: Path) -> subprocess.CompletedProcess[str]:
-    """The command line, interrupted where it imports the module."""
+    """Run the command line, and interrupt it when it imports the module."""
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, *words],
         env=os.environ | {"MODULE": module},
@@ -79,7 +79,7 @@ def test_before_there_is_a_command(module: str, repository: Path) -> None:
 
 
 def test_while_workers_measure(tmp_path: Path) -> None:
-    """As a terminal sends it: to the command and to its workers alike."""
+    """A terminal sends Ctrl-C to the command and to its workers."""
     path = tmp_path / "run.json"
     words = [
         "profile",

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment, again and again, ends as one that was never killed."""
+"""A run that is killed at any moment, several times, ends like a run that was never killed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORDS += ["--rounds", str(ROUNDS), "--repeats", "1", "--threads", "1"]
 
 
 def steps_in(path: Path) -> int:
-    """Bursts and memory measurements that the file holds; 0 when there is no file yet."""
+    """Number of bursts and memory measurements in the file; 0 if there is no file yet."""
     if not path.exists():
         return 0
     rows = load(path).measurements
@@ -46,7 +46,7 @@ def test_kills_lose_at_most_what_was_in_flight(tmp_path: Path, kills: int) -> No
             time.sleep(0.02)
         run.send_signal(signal.SIGKILL)
         run.wait()
-        # What was once in the file is there for good; a step more may have come before the kill.
+        # Steps in the file are never lost. One more step may have been added before the kill.
         assert steps_in(path) >= seen >= before
         if path.exists() and load(path).complete:
             path.unlink()
@@ -61,19 +61,19 @@ def test_kills_lose_at_most_what_was_in_flight(tmp_path: Path, kills: int) -> No
         assert [len(process) for process in row.time.samples_ns] == [len(row.time.samples_ns[0])] * ROUNDS
         assert row.memory is not None
         assert row.accuracy is not None
-    assert {each.name for each in tmp_path.iterdir()} == {"sweep.json"}  # nor a lock
+    assert {each.name for each in tmp_path.iterdir()} == {"sweep.json"}  # no lock is left either
     assert finished < kills / 2, "the kills came too late to test anything"
 
 
 def rounds_in(path: Path) -> int:
-    """Of a duel's file; 0 when there is none yet."""
+    """Number of rounds in a duel's file; 0 if there is no file yet."""
     return sum(len(duel.orders) for duel in load(path).duels) if path.exists() else 0
 
 
 @pytest.mark.grid
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_a_killed_duel_goes_on_and_keeps_its_rounds(tmp_path: Path) -> None:
-    """Killed as soon as a round more is in the file, twice."""
+    """Kill it twice, each time as soon as one more round is in the file."""
     path = tmp_path / "duel.json"
     words = ["duel", "numpy", "--python-b", sys.executable, "-n", "16", "--threads", "1", "--repeats", "1"]
     command = [sys.executable, "-m", "flashbench", *words, "--looks", "1", "--save", str(path), "--resume"]
@@ -87,7 +87,7 @@ def test_a_killed_duel_goes_on_and_keeps_its_rounds(tmp_path: Path) -> None:
         assert before < rounds_in(path)
     kept = load(path)
     run_to_end = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run_to_end.returncode in (0, 1, 3), run_to_end.stderr  # whoever of the two is faster
+    assert run_to_end.returncode in (0, 1, 3), run_to_end.stderr  # either side may be faster
     results = load(path)
     assert results.complete
     assert len(results.duels[0].orders) == 7

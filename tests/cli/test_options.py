@@ -1,4 +1,4 @@
-"""Options are alike in every command that has them, and a study file takes the values that they take."""
+"""An option is the same in every command that has it, and a study file accepts the same values."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from flashbench.studies.train.study import TrainStudy
 
 GROUP = typer.main.get_command(make_app())
 MEASURING = ("profile", "sweep", "duel", "tune", "verify")
-# `tune --show` shows the one table that there is, `train --show` that of a file.
+# `tune --show` shows the only table, `train --show` the table of a file.
 TWO_OPTIONS = {"show"}
 
 
 def params_of(command: str, *words: str) -> dict[str, Any]:
-    """What a command's function would be given."""
+    """The arguments that a command's function would get."""
     return GROUP.commands[command].make_context(command, list(words)).params
 
 
 def options_of(command: str) -> dict[str, Any]:
-    """Its options by the name of their parameter."""
+    """A command's options, by the name of their parameter."""
     return {
         param.name: param
         for param in GROUP.commands[command].params
@@ -84,7 +84,7 @@ def test_causal_before_the_engines_of_a_duel(words: list[str], causal: str) -> N
     assert (found["causal"], found["a"], found["b"]) == (causal, "flash", "numpy")
 
 
-# A value of each option of a study that takes one.
+# One value for each option of a study that takes a value.
 VALUES = {
     "seq_lens": "64",
     "seq_len_k": "64",
@@ -295,7 +295,7 @@ def test_options_that_leave_no_case_say_so(flashbench) -> None:
 
 @pytest.mark.parametrize("command", sorted(GROUP.commands))
 def test_help_shows_brackets_as_they_are(flashbench, command: str) -> None:
-    """Typer reads help as markup, in which [models] is a style that is not printed."""
+    """Typer reads help as markup, where [models] would be a style and not be printed."""
     text = " ".join(flashbench(command, "--help").out.split())
     assert "\\[" not in text
     if command == "train":

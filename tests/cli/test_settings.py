@@ -1,4 +1,4 @@
-"""A study comes from defaults, a file over them, options over that; each bad value is one line."""
+"""A study comes from defaults, then a file, then options. Each bad value gives a one-line error."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ def test_what_is_given_wins_over_the_defaults_of_decoding(study_file) -> None:
         "profile", {"decode": True, "heads": "6", "seq_lens": "64", "queries": "3", "engine": ["numpy"]}
     )
     assert (study.heads, study.kv_heads, study.seq_lens, study.engines) == ([6], None, [64], ["numpy"])
-    assert study.causal == [True]  # a query of three does not see those after it
+    assert study.causal == [True]  # each of the three queries does not see the keys after it
     name = study_file("decode = true\nseq_lens = [128]\nengines = ['flash']\nbatch = 2\n")
     study = build_study("profile", {"config": name})
     assert (study.seq_lens, study.kv_heads, study.dtypes) == ([128], 8, ["float32"])
@@ -311,7 +311,7 @@ def test_none_turns_off_what_the_file_turns_on(study_file) -> None:
         "dropout = 0.1\nkey_lengths = [10]\nvarlen = [100]\npage_size = 16\nseq_len_k = 200\n"
     )
     assert build_study("profile", {"config": name}).points()[0].problem.features == set(get_args(Feature)) - {
-        "key_lengths"  # of packed sequences they are part of varlen
+        "key_lengths"  # packed sequences have them as part of varlen
     }
     names = ("softcap", "mask", "key_lengths", "varlen", "page_size", "seq_len_k")
     off = dict.fromkeys(names, "none") | {"window": ["none"], "alibi": False, "sinks": False}

@@ -1,5 +1,5 @@
-"""The command wherever it is started: beside stray files, between files whose names are no text, with streams
-that are closed, by a user without a home.
+"""The command in odd surroundings: stray files, file names that are not valid text, closed streams, a user
+without a home directory.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_results import make_measurement, make_results
-from html_page import parse_page
+from helpers.fake_results import make_measurement, make_results
+from helpers.html_page import parse_page
 
 from flashbench.engines.flash import tuned
 from flashbench.problem import AttentionProblem
@@ -34,7 +34,7 @@ def test_started_by_its_module_it_imports_nothing_of_the_current_directory(tmp_p
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A results file whose name is Latin-1, in the current directory."""
+    """A results file with a Latin-1 name, in the current directory."""
     monkeypatch.chdir(tmp_path)
     name = os.fsdecode(b"r\xe9sultat.json")
     try:
@@ -86,7 +86,7 @@ def test_a_csv_whose_name_is_not_utf8_reaches_the_worker(monkeypatch: pytest.Mon
 
 
 def in_shell(*words: str, ending: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the command with this behind it in bash."""
+    """Exit code, stdout and stderr of the command in bash, with these words after it."""
     command = shlex.join([sys.executable, "-m", "flashbench", *words])
     line = f"set -o pipefail; {command} {ending}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_results import make_results
-from fake_training import failed_step, make_step, make_training
+from helpers.fake_results import make_results
+from helpers.fake_training import failed_step, make_step, make_training
 
 from flashbench.cli.train_settings import build_train_study
 from flashbench.results.store import load, save
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class FakeRun:
-    """Stands in for the run: remembers the studies and returns `results`."""
+    """Replaces `run`: remembers the studies, and returns `results`."""
 
     def __init__(self) -> None:
         self.studies: list[TrainStudy] = []

@@ -1,4 +1,4 @@
-"""Whatever is typed after an option is a value or one line that names the option."""
+"""Any text after an option is either a value, or a one-line error that names the option."""
 
 from __future__ import annotations
 

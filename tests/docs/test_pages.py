@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from blocks import MISSING, commands, page, read
+from helpers.doc_blocks import MISSING, commands, page, read
 from typer.main import get_command
 
 from flashbench.cli.app import make_app
 
 REPOSITORY = Path(__file__).parents[2]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+README = REPOSITORY / "README.md"
+PAGES = [README, *sorted((REPOSITORY / "docs").rglob("*.md"))]
 LANGUAGES = {"python", "sh", "toml", "json", "yaml", ""}  # the last one is output and drawings
 
 
@@ -48,13 +49,19 @@ def test_every_block_is_of_a_kind_that_is_checked(path: Path) -> None:
     assert set(fences[1::2]) <= {""}, "a block is not closed"
 
 
-def test_the_readme_shows_every_command() -> None:
-    shown = {
-        words[1]
-        for block in re.findall(r"^```sh\n(.*?)^```", PAGES[0].read_text("utf-8"), re.DOTALL | re.MULTILINE)
-        for words in commands(block)
-    }
-    assert shown == set(get_command(make_app()).commands)
+def test_the_readme_names_every_command_and_the_page_of_commands_shows_each() -> None:
+    names = set(get_command(make_app()).commands)
+    assert set(re.findall(r"^\| `flashbench (\w+)", README.read_text("utf-8"), re.MULTILINE)) == names
+    text = (REPOSITORY / "docs" / "command-line.md").read_text("utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert {words[1] for block in blocks for words in commands(block)} == names
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    text = README.read_text("utf-8")
+    assert len(text.split()) <= 1200
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (REPOSITORY / target).is_file(), target
 
 
 @pytest.mark.parametrize("name", ["", *get_command(make_app()).commands])

@@ -1,11 +1,11 @@
-"""Few queries against many keys: split over the keys, GQA rows together, pages; exact, on any threads."""
+"""Few queries against many keys: split over keys, GQA rows together, pages; exact with any threads."""
 
 import msgspec
 import numpy as np
 import pytest
+from helpers.support import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import assert_close
 
 from flashbench.engines import Settings, refusal
 from flashbench.engines.flash.decode import decode_plan, decodes
@@ -112,7 +112,7 @@ def test_what_is_not_finite_reaches_just_the_rows_that_see_it(value):
 
 
 def test_one_query_alone_is_the_last_of_many():
-    """What decoding step by step rests on."""
+    """Decoding step by step relies on this."""
     whole = AttentionProblem.of(600, num_heads=4, num_kv_heads=2, causal=True, softcap=5.0, alibi=True)
     extras = make_extras(whole)
     q, k, v, _ = whole.make_inputs()

@@ -1,13 +1,13 @@
-"""Every optional feature of the flash engine, alone and with others: exact, contained, on any threads."""
+"""Every optional feature of the flash engine, alone and with others: exact, NaN contained, any threads."""
 
 import msgspec
 import numpy as np
 import pytest
-from feature_checks import assert_features_are_exact
-from feature_problems import problems, random_extras, visible_pairs
+from helpers.feature_checks import assert_features_are_exact
+from helpers.feature_problems import problems, random_extras, visible_pairs
+from helpers.support import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import assert_close
 
 from flashbench.engines import Settings
 from flashbench.engines.flash.engine import FlashEngine
@@ -176,9 +176,9 @@ def test_a_mask_is_read_where_it_lies():
 
 @pytest.mark.parametrize("use_simd", [True, False])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("seqlen_q", [6, 40])  # the way of decoding, and that of tiles
+@pytest.mark.parametrize("seqlen_q", [6, 40])  # the decoding path, and the path with tiles
 def test_a_mask_of_the_lowest_float_hides_nothing(seqlen_q, dtype, use_simd):
-    """A row of it alone is the mean of all values, and its lse tells nothing of p: its gradients are 0."""
+    """A row with only that number is the mean of all values. Its lse does not give p: gradients are 0."""
     problem = AttentionProblem.of(seqlen_q, seqlen_k=50, num_heads=2, head_dim=9, dtype=dtype, mask="float")
     mask = np.zeros((seqlen_q, 50), dtype)
     mask[2] = mask[4, :30] = np.finfo(dtype).min

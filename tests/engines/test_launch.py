@@ -1,4 +1,4 @@
-"""What kernels are told of a batch, whether it is of a few sequences or of many."""
+"""The batch data that kernels get, for few sequences and for many."""
 
 from __future__ import annotations
 

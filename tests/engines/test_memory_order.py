@@ -1,11 +1,11 @@
-"""Results lie in memory as their inputs do: by heads, or by rows as a model's projections have them."""
+"""Results have their inputs' memory order: by heads, or by rows as in a model's projections."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.support import assert_close
 from numpy.typing import NDArray
-from support import assert_close
 
 from flashbench.engines import AttentionGradients, Forward, Settings, get_engine
 from flashbench.engines.standard import _plan
@@ -17,7 +17,7 @@ from flashbench.tolerances import tolerance_for
 WIDE_VALUES = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "head_dim_v": 24}
 PROBLEMS = {
     "square": AttentionProblem.of(70, batch=2, num_heads=3, head_dim=16, causal=True),
-    # Where standard packs keys into o, if o has no gaps; and where it cannot.
+    # Standard packs keys into o if o has no gaps. Both cases.
     "more queries": AttentionProblem.of(90, seqlen_k=40, **WIDE_VALUES),
     "more keys": AttentionProblem.of(20, seqlen_k=200, num_heads=2, head_dim=24, head_dim_v=8),
     "decoding": AttentionProblem.of(1, seqlen_k=300, num_heads=4, num_kv_heads=2, head_dim=32),
@@ -61,20 +61,20 @@ def test_results_have_the_order_of_their_inputs(engine: str, threads: int, name:
 
 
 def test_standard_packs_keys_where_no_other_head_does() -> None:
-    """Into a head of o, where that is memory of its own; heads of the other order would meet there."""
+    """Into a head of o that has its own memory. In the other order, heads share memory and would collide."""
     problem = AttentionProblem.of(128, num_heads=32, head_dim=64)
     plan, settings = _plan(problem), Settings(num_threads=2)
     assert plan.stride == 0 < plan.packed
     q, k, v, _ = problem.make_inputs()
     expected = get_engine("standard").forward(problem, settings, q, k, v).o
-    for _ in range(10):  # whether they meet is a matter of chance
+    for _ in range(10):  # a collision happens only by chance
         o = get_engine("standard").forward(problem, settings, by_rows(q), k, v).o
         assert o.transpose(0, 2, 1, 3).flags.c_contiguous
         assert np.array_equal(o, expected)
 
 
 def test_standard_packs_values_where_no_other_head_does() -> None:
-    """Into a head of dv, likewise."""
+    """Into a head of dv that has its own memory."""
     problem = AttentionProblem.of(128, num_heads=32, head_dim=64)
     standard, settings = get_engine("standard"), Settings(num_threads=2)
     q, k, v, do = problem.make_inputs()
@@ -88,7 +88,7 @@ def test_standard_packs_values_where_no_other_head_does() -> None:
 
 @pytest.mark.parametrize("engine", ["flash", "standard"])
 def test_heads_that_share_memory_get_gradients_of_their_own(engine: str) -> None:
-    """A stride of 0 is neither order: results are by heads, and full."""
+    """A stride of 0 is neither order. Results are then by heads, and not broadcast."""
     problem = AttentionProblem.of(20, num_heads=3, head_dim=8)
     q, k, v, do = problem.make_inputs()
     k, v = (np.broadcast_to(x[:, :1], x.shape) for x in (k, v))

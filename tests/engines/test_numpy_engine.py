@@ -1,4 +1,4 @@
-"""The four lines of NumPy: exact, at the memory they say, and with the thread count they are given."""
+"""The NumPy engine: exact, with the memory it promises, on the number of threads it is given."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 import pytest
-from support import assert_engine_is_exact
+from helpers.support import assert_engine_is_exact
 from threadpoolctl import threadpool_info
 
 from flashbench.engines import Settings, get_engine
@@ -15,7 +15,7 @@ from flashbench.measure.memory import track, workspace_peak
 from flashbench.problem import AttentionProblem, Direction
 
 ENGINE = get_engine("numpy")
-# OpenBLAS on several threads allocates 512 KiB a product for itself, which is not the engine's to know.
+# With several threads OpenBLAS allocates 512 KiB per product for itself. The engine cannot know that.
 SETTINGS = Settings(num_threads=1)
 
 

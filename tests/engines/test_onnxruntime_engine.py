@@ -1,4 +1,4 @@
-"""ONNX Runtime's attention: exact where it is offered, refused elsewhere, in place, its kernel observed."""
+"""ONNX Runtime's attention: exact if offered, else refused; without copies; it names its real kernel."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.support import assert_close, assert_engine_is_exact
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import assert_close, assert_engine_is_exact
 
 from flashbench.engines import Ran, Settings, get_engine
 from flashbench.problem import AttentionProblem

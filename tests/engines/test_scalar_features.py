@@ -1,8 +1,8 @@
 """Every optional feature of the scalar loops, alone and with others, against the oracle."""
 
 import pytest
-from feature_checks import assert_features_are_exact, feature_combinations, poisoned, problem_with
-from feature_problems import problems, random_extras
+from helpers.feature_checks import assert_features_are_exact, feature_combinations, poisoned, problem_with
+from helpers.feature_problems import problems, random_extras
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,4 +1,4 @@
-"""Rows so far apart that they push each other out of the cache are brought together: the same bits."""
+"""Scattered rows, which evict each other from the cache, are gathered. Results have the same bits."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import pytest
 
 from flashbench import attention, attention_backward, attention_varlen, attention_varlen_backward
 from flashbench.engines import launch
+from flashbench.engines.flash import plan
 from flashbench.engines.flash.plan import readers_of
-from flashbench.engines.launch import near_room, scattered
+from flashbench.engines.launch import gathered_room, scattered
+from flashbench.kernels.call.structs import Gathers
 from flashbench.problem import AttentionProblem
 
 
 @pytest.mark.parametrize(
     ("row_bytes", "rows", "expected"),
     [
-        (256, 64, False),  # neighbours: all sets
-        (512, 64, False),  # every second group of lines, eight ways
+        (256, 64, False),  # neighbours use all sets
+        (512, 64, False),  # every second group of sets, eight ways
         (1024, 64, True),
         (2048, 64, True),
         (4096, 64, True),  # all in the same sets
@@ -48,18 +50,18 @@ def by_rows(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
 
 
-def test_which_arrays_are_brought_together() -> None:
+def test_which_arrays_are_gathered() -> None:
     x = np.zeros((2, 8, 600, 64), np.float32)
     views = by_rows(x)
-    near = near_room(views, 600)
+    near = gathered_room(views, 600)
     assert near is not views
     assert near.shape == views.shape
     assert near.flags.c_contiguous
-    assert near_room(views, 100) is views  # read too seldom
-    assert near_room(x, 600) is x  # neighbours
+    assert gathered_room(views, 100) is views  # read too seldom
+    assert gathered_room(x, 600) is x  # neighbours
     # One head for all: a copy would be eight times as long.
     shared = np.broadcast_to(views[:, :1], views.shape)
-    assert near_room(shared, 600) is shared
+    assert gathered_room(shared, 600) is shared
 
 
 FEATURES = {
@@ -74,26 +76,25 @@ FEATURES = {
 
 
 @pytest.fixture
-def brought_together(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
-    """All views are; a call's entry is whether tiles had rooms, and how many arrays were moved."""
-    calls: list[tuple[bool, int]] = []
+def gathered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Gathers, int]]:
+    """Gather all views. Each entry: which tiles a call copied to scratch, and how many arrays it gathered."""
+    calls: list[tuple[Gathers, int]] = []
     moved: list[int] = []
-    rooms_for, moves_table = launch.rooms_for, launch.moves_table
+    scratch_of, moves_table = plan.scratch_of, launch.moves_table
 
     def spy_moves(*arrays):
         moves = moves_table(*arrays)
         moved.append(len(moves))
         return moves
 
-    def spy_rooms(tiles, stride):
-        rooms, wider = rooms_for(tiles, stride)
-        calls.append((all(rooms), moved[-1]))
-        return rooms, wider
+    def spy_scratch(layout, problem, blocks, gathers):
+        calls.append((gathers, moved[-1]))
+        return scratch_of(layout, problem, blocks, gathers)
 
     monkeypatch.setattr("flashbench.engines.flash.engine.moves_table", spy_moves)
-    monkeypatch.setattr("flashbench.engines.flash.engine.rooms_for", spy_rooms)
+    monkeypatch.setattr("flashbench.engines.flash.engine.scratch_of", spy_scratch)
     monkeypatch.setattr(launch, "scattered", lambda row_bytes, rows: True)
-    monkeypatch.setattr(launch, "_WORTH_MOVING", 0)
+    monkeypatch.setattr(launch, "_WORTH_GATHERING", 0)
     return calls
 
 
@@ -101,7 +102,7 @@ def brought_together(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("bad", [None, np.nan, np.inf])
 def test_the_bits_are_those_of_neighbours(
-    features: str, dtype: type, bad: float | None, brought_together: list[tuple[bool, int]]
+    features: str, dtype: type, bad: float | None, gathered: list[tuple[Gathers, int]]
 ) -> None:
     rng = np.random.default_rng(1)
     heads, kv_heads, seqlen, head_dim, head_dim_v = 16, 8, 150, 72, 60
@@ -120,17 +121,16 @@ def test_the_bits_are_those_of_neighbours(
         q, k, v, do = map(by_rows, (q, k, v, do))
         o, lse = attention(q, k, v, return_lse=True, **options)
         found = o, lse, *attention_backward(do, q, k, v, o, lse, **options)
-    assert brought_together == [(False, 0), (False, 0), (True, 2), (True, 2)]
+    none, sums, every = Gathers(0, 0, 0), Gathers(0, 0, 1), Gathers(1, 1, 1)
+    assert gathered == [(none, 0), (none, 0), (sums, 2), (every, 2)]
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
     dk, dv = found[-2:]
-    assert dk.strides == k.strides  # gradients are where the caller's arrays are, not where they were brought
+    assert dk.strides == k.strides  # the caller's layout, not the gathered one
     assert dv.strides == v.strides
 
 
-def test_sequences_side_by_side(
-    brought_together: list[tuple[bool, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sequences_side_by_side(gathered: list[tuple[Gathers, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(2)
     starts = [0, 70, 70, 71, 200]  # one is empty
     q, k, v, do = (rng.standard_normal((200, 6, 40), np.float32) for _ in range(4))
@@ -140,8 +140,8 @@ def test_sequences_side_by_side(
         return [o, lse, *attention_varlen_backward(do, q, k, v, o, lse, starts, starts, causal=True)]
 
     found = results()
-    monkeypatch.setattr(launch, "_WORTH_MOVING", 1e9)
+    monkeypatch.setattr(launch, "_WORTH_GATHERING", 1e9)
     expected = results()
-    assert [moved for _, moved in brought_together] == [2, 2, 0, 0]
+    assert [moved for _, moved in gathered] == [2, 2, 0, 0]
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)

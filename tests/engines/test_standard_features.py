@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from feature_checks import assert_features_are_exact, feature_combinations, poisoned, problem_with
-from feature_problems import problems, random_extras
+from helpers.feature_checks import assert_features_are_exact, feature_combinations, poisoned, problem_with
+from helpers.feature_problems import problems, random_extras
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,7 +84,8 @@ def test_rows_that_see_nothing_are_zero_whatever_they_hold(mask, sinks):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_mask_of_the_lowest_float_hides_nothing(dtype):
-    # What some models fill masks with: a row of it alone is a plain mean, of it in part a hidden part.
+    # Some models fill masks with this number. In all of a row it gives a plain mean; in a part it hides that
+    # part.
     problem = AttentionProblem.of(6, dtype=dtype, mask="float")
     mask = np.zeros((6, 6), dtype)
     mask[2] = mask[4, :3] = np.finfo(dtype).min

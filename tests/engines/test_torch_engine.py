@@ -1,4 +1,4 @@
-"""PyTorch's flash attention through our protocol: exact, without copies, and refused where it differs."""
+"""PyTorch's flash attention through our protocol: exact, without copies, refused if its meaning differs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import msgspec
 import numpy as np
 import pytest
-from support import assert_close, assert_engine_is_exact
+from helpers.support import assert_close, assert_engine_is_exact
 
 from flashbench.engines import Engine, Ran, Settings, get_engine
 from flashbench.problem import AttentionProblem, Direction, Inputs
@@ -111,7 +111,7 @@ def test_each_call_sets_its_own_thread_count() -> None:
 
 
 def operators_of(engine: Engine, problem: AttentionProblem, direction: Direction) -> set[str]:
-    """The attention operators that PyTorch's profiler sees in the call of that direction."""
+    """The attention operators that PyTorch's profiler reports for a call in that direction."""
     q, k, v, do = problem.make_inputs()
     kept = engine.forward(problem, SETTINGS, q, k, v, keep=True)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:

@@ -1,11 +1,11 @@
-"""PyTorch's math attention: exact whatever the mask, and its graph good for many backwards."""
+"""PyTorch's math attention: exact with any mask, and one graph serves many backwards."""
 
 from __future__ import annotations
 
 import msgspec
 import numpy as np
 import pytest
-from support import assert_engine_is_exact
+from helpers.support import assert_engine_is_exact
 
 from flashbench.engines import Ran, Settings, get_engine
 from flashbench.problem import AttentionProblem

@@ -1,4 +1,4 @@
-"""The table of tuned blocks: used where it holds, ignored in one line where it does not, never an error."""
+"""The table of tuned blocks: used if valid, else ignored with one line, and never an error."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from helpers.support import assert_engine_is_exact
+from helpers.tuned_entries import make_entry, write_table
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from support import assert_engine_is_exact
-from tuned_entries import make_entry, write_table
 
 import flashbench
 from flashbench.engines import Settings
@@ -103,7 +103,7 @@ def test_what_fewer_threads_found_is_not_used_where_there_are_more(
 def test_blocks_that_a_caller_gives_win(tuned_table: Path) -> None:
     write_table(tuned_table, make_entry())
     assert auto(600, settings=Settings(48, 40)) == (48, 40)
-    # A tuned size goes with its own partner only.
+    # A tuned block_q is valid only with its own block_k.
     assert auto(600, settings=Settings(block_q=48)) == (48, rule(600)[1])
     assert auto(600, settings=Settings(block_k=40)) == (rule(600)[0], 40)
 
@@ -170,7 +170,7 @@ def assert_ignored_or_the_same(path: Path, content: bytes) -> None:
 
 
 def forged(path: Path, **changes: Any) -> None:
-    """A table that is whole, but for what was changed."""
+    """A valid table with some fields changed."""
     table = msgspec.json.decode(encode([make_entry()]), type=Table)
     table = msgspec.structs.replace(table, **changes)
     table = msgspec.structs.replace(table, checksum=tuned._checksum(table))

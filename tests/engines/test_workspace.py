@@ -1,4 +1,4 @@
-"""Workspace of flash and standard as memray sees it: what was promised, and what the document says."""
+"""Workspace of flash and standard, measured by memray: as promised, and as documented."""
 
 import pytest
 
@@ -14,7 +14,7 @@ DOCUMENTED_FLASH_KIB = {128: 8, 512: 32, 1024: 64, 2048: 128}
 
 
 def measured(engine_name, problem, direction):
-    """(measured bytes, expected bytes) of one call, the pool and the machine code being in place."""
+    """(measured bytes, expected bytes) of one call, after the pool and the machine code were made."""
     engine = get_engine(engine_name)
     q, k, v, do = problem.make_inputs()
     extras = make_extras(problem)
@@ -33,7 +33,7 @@ def measured(engine_name, problem, direction):
 
     call()
     peaks = []
-    for _ in range(2):  # the first tracked call may be charged with tables that the interpreter makes for it
+    for _ in range(2):  # memray may count tables of the interpreter in the first tracked call
         results.clear()
         peaks.append(workspace_peak(track(call), problem.output_bytes(direction)))
     return min(peaks), engine.workspace_bytes(problem, direction, SETTINGS)

@@ -1,4 +1,4 @@
-"""AMD's zentorch: exact, refused where it differs, and its three kernels told apart."""
+"""AMD's zentorch: exact, refused if its meaning differs, and it names the right one of its three kernels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import msgspec
 import pytest
-from support import assert_engine_is_exact
+from helpers.support import assert_engine_is_exact
 
 from flashbench.engines import Ran, Settings, get_engine
 from flashbench.problem import AttentionProblem
@@ -53,7 +53,7 @@ def test_there_is_no_backward() -> None:
 
 
 def kernel_with(zendnn: str, dtype: str) -> str:
-    """The kernel told by a process of that environment, and whether it gave an lse."""
+    """The kernel that the engine names in a process with that environment, and whether it gave an lse."""
     program = (
         "from flashbench.engines import Settings, get_engine;"
         "from flashbench.problem import AttentionProblem;"

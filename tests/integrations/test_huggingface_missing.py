@@ -1,4 +1,4 @@
-"""Without the extra `hf`, asking for Hugging Face's models says what to install."""
+"""Without the extra `hf`, the Hugging Face integration says what to install."""
 
 from __future__ import annotations
 

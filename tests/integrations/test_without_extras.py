@@ -1,4 +1,4 @@
-"""Without its extra an integration names the package that it needs and what installs it."""
+"""Without its extra, an integration names the package that it needs and the command that installs it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ GROUP = LANES * bandwidth._ACCUMULATORS
 )
 @pytest.mark.parametrize("offset", [0, 1])
 def test_sum_is_numpys(count: int, offset: int) -> None:
-    # Whole numbers, whose sum is exact in any order.
+    # The sum of whole numbers is exact in any order.
     whole = np.random.default_rng(count).integers(-1000, 1000, count + 2).astype(np.float64)
     x = whole[offset : offset + count]
     assert sum_of(x) == x.sum()
@@ -45,7 +45,7 @@ def test_everything_is_read_once(size: int, num_threads: int) -> None:
 
 def test_part_of_a_thread_that_is_gone_is_read_by_another() -> None:
     found: list[SharedMemory] = []
-    # Its parts belong to a thread that has ended and to one of the pool.
+    # One part belongs to a thread that has ended, one to a pool thread.
     maker = threading.Thread(target=lambda: found.append(SharedMemory(64 * 1024, 2)))
     maker.start()
     maker.join()
@@ -53,7 +53,7 @@ def test_part_of_a_thread_that_is_gone_is_read_by_another() -> None:
 
 
 def test_each_part_is_read_by_the_thread_that_touched_it_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As in a worker, whose pool has no more threads than are asked for: others would take turns.
+    # As in a worker, the pool has only the requested threads: more threads would take turns.
     monkeypatch.setattr(threads, "_pool", threads._Pool())
     memory = SharedMemory(64 * 1024, 2)
     assert sorted(memory._owned.values()) == [0, 1]

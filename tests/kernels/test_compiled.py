@@ -78,10 +78,10 @@ def test_an_edit_of_any_kernel_source_makes_all_machine_code_new(tmp_path):
     before = sorted(path for path in copy.rglob("*") if "__pycache__" not in path.parts)
     assert run(cache, path=copy.parent)[0] == "compiled"
     assert run(cache, path=copy.parent)[0] == "cached"
-    # Nothing is kept beside the sources, so a read-only install works.
+    # Nothing is written next to the sources, so a read-only install works.
     assert sorted(path for path in copy.rglob("*") if "__pycache__" not in path.parts) == before
     assert not list(copy.rglob("*.nb*"))
-    # Not the file of the kernel that runs, but one that it is built from, or that lies in another folder.
+    # Edit not the kernel's own file, but one that it is built from, or one in another folder.
     for part in ("codegen/ir.py", "kernels/scalar.py", "kernels/tile/edit.py"):
         with (copy / part).open("a") as file:
             file.write("# an edit\n")
@@ -113,7 +113,7 @@ def test_the_target_cpu_is_part_of_the_key(tmp_path, monkeypatch):
 
 @pytest.fixture(params=[None, "", "relative"])
 def _no_home(request, tmp_path, monkeypatch):
-    """A user without a home, as in `docker run --user 54321`, standing in an empty directory."""
+    """A user without a home directory, as in `docker run --user 54321`, in an empty working directory."""
     pwd = pytest.importorskip("pwd")
 
     def unknown(number):

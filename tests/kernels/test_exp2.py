@@ -41,7 +41,7 @@ def test_exp2_of_minus_infinity_is_exactly_zero(dtype):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_exp2_of_what_counts_for_nothing_is_exactly_zero(dtype):
-    """So that no product with it is denormal."""
+    """An exact zero, so that no product with it is denormal."""
     lowest = -1000.0 if dtype == "float64" else -100.0
     x = -np.geomspace(1 - lowest, float(np.finfo(dtype).max) / 2, 1000).astype(dtype)
     np.testing.assert_array_equal(exp2(x, dtype), 0.0)

@@ -1,12 +1,12 @@
-"""The flash engine where only its kernels can go wrong: tiles, tails, strides, threads."""
+"""The flash engine's kernels: tiles, tails, strides, threads."""
 
 import threading
 
 import numpy as np
 import pytest
+from helpers.support import assert_engine_is_exact
 from hypothesis import given
 from hypothesis import strategies as st
-from support import assert_engine_is_exact
 
 from flashbench.engines import Settings
 from flashbench.engines.flash.engine import FlashEngine

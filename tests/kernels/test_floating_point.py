@@ -16,7 +16,7 @@ DENORMAL = np.float64(2.0**-1060)
 
 
 def flushes() -> bool:
-    """Whether the calling thread makes zeros of denormals."""
+    """Whether the calling thread flushes denormals to zero."""
     return float(np.multiply(DENORMAL, np.float64(0.5))) == 0.0
 
 
@@ -63,7 +63,8 @@ def test_every_thread_flushes_denormals_as_its_caller_does(kind: str) -> None:
                 torch.set_flush_denormal(False)
 
 
-# A process of its own: a new thread has its maker's mode, so other tests decide what PyTorch's have.
+# In a new process: a new thread inherits its maker's mode, so other tests would decide PyTorch's threads'
+# mode.
 TEAM = """
 import numpy as np
 import torch

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from helpers.support import assert_close
 from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
-from support import assert_close
 
 from flashbench.codegen.pointers import pointer
+from flashbench.kernels.products import Matrix
 from flashbench.kernels.products.fma import multiply
 from flashbench.tolerances import UNIT_ROUNDOFF
 
@@ -18,10 +19,8 @@ def run_multiply(zero, a, a_row, a_col, b, b_row, c, c_row, rows, columns, depth
         pointer(zero, a),
         a_row,
         a_col,
-        pointer(zero, b),
-        b_row,
-        pointer(zero, c),
-        c_row,
+        Matrix(pointer(zero, b), b_row),
+        Matrix(pointer(zero, c), c_row),
         rows,
         columns,
         depth,
@@ -30,7 +29,7 @@ def run_multiply(zero, a, a_row, a_col, b, b_row, c, c_row, rows, columns, depth
 
 
 def product(a, b, c, accumulate):
-    """c (+)= a @ b through the micro-kernel; c may be a view into something larger."""
+    """c (+)= a @ b by the micro-kernel. c may be a view of a larger array."""
     size = c.itemsize
     run_multiply(
         c.dtype.type(0),

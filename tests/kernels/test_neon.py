@@ -1,4 +1,4 @@
-"""The NEON path on a machine that has none: its code is generated, not run."""
+"""The NEON path on a machine without NEON: its code is generated, not run."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
-from flashbench.kernels.products import fma
+from flashbench.kernels.products import fma, pack
 from flashbench.kernels.row import dropout as row_dropout
 from flashbench.kernels.row import features as row_features
 from flashbench.kernels.row import softmax as row_softmax
@@ -20,8 +20,8 @@ from flashbench.codegen.isa import ISA
 assert ISA.name == "neon"
 TRIPLE = "aarch64-unknown-linux-gnu"
 WRITERS = [
-    fma._product, softmax._online_softmax, softmax._probabilities, softmax._score_gradients, edit._pack,
-    edit._hide, edit._scale, edit._finite, edit._row_dots, row_softmax._softmax_row,
+    fma._product, pack._pack, softmax._online_softmax, softmax._probabilities, softmax._score_gradients,
+    edit._scale, edit._finite, edit._row_dots, row_softmax._softmax_row,
     row_softmax._natural_softmax_row, row_softmax._mean_gradient, row_softmax._gradient_row,
     row_features._softcap_row, row_features._softcap_gradient_row,
     row_features._scale_row, row_features._alibi_row, row_features._add_mask_row,

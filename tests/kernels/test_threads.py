@@ -1,4 +1,4 @@
-"""The thread pool: errors, signals, limits, fork, and calls that meet."""
+"""The thread pool: errors, signals, limits, fork, and calls at the same time."""
 
 import _thread
 import ctypes
@@ -37,7 +37,7 @@ def test_all_threads_take_part_when_the_work_lasts():
 def test_threads_of_a_call_start_on_cores_of_their_own():
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        return  # one core: there is nowhere to step aside to
+        return  # with one core, a thread cannot move to another
     getcpu = ctypes.CDLL(None).sched_getcpu
     everyone = threading.Barrier(2, timeout=20)
     shared = 0
@@ -50,7 +50,7 @@ def test_threads_of_a_call_start_on_cores_of_their_own():
 
         run_on_threads(work, 2)
         shared += seen[0] == seen[1]
-    assert shared < 25  # the caller itself may be moved between being asked and starting
+    assert shared < 25  # Linux may move the caller itself before it starts
 
 
 @pytest.mark.parametrize("guilty", [0, 1])
@@ -101,7 +101,7 @@ def test_an_exception_of_a_signal_handler_waits_for_the_threads_that_work_on_the
 def test_a_storm_of_signals_gets_no_caller_out_before_its_threads(kind):
     if kind == "openmp":
         pytest.importorskip("torch")
-    script = Path(__file__).with_name("signal_storm.py")
+    script = Path(__file__).parents[1] / "helpers" / "signal_storm.py"
     done = subprocess.run([sys.executable, script, kind, "2000"], timeout=300, capture_output=True, text=True)
     assert done.returncode == 0, (done.returncode, done.stderr)
     seen = json.loads(done.stdout)
@@ -191,7 +191,7 @@ def test_a_team_that_an_exception_left_lent_takes_no_call():
 
     lent = threads.Lent(Team(), 2)
     lent.__enter__()
-    del lent  # as where a second exception skips the exit
+    del lent  # as if a second exception had skipped the exit
     slots = []
     run_on_threads(slots.append, 2, 1)
     assert 0 in slots

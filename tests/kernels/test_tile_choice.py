@@ -1,4 +1,4 @@
-"""Automatic tiles: within the documented workspace, sensible for any shape."""
+"""Automatic tiles keep to the documented workspace, and are sensible for any shape."""
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ TWO_THREADS = Settings(num_threads=2)
 
 @pytest.fixture(params=[False, True], ids=["full-rate", "half-rate"], autouse=True)
 def half_rate(request, monkeypatch):
-    """The rule of either kind of CPU, wherever this runs."""
+    """The rule for both kinds of CPU, on any machine."""
     for rule in (forward_blocks, backward_blocks):
         monkeypatch.setitem(rule.__kwdefaults__, "half_rate", request.param)
     built_in_blocks.cache_clear()
@@ -40,7 +40,7 @@ def test_long_sequences_save_a_thousand_times_and_more(seqlen, savings):
 
 @pytest.mark.parametrize("seqlen", [512, 1024, 2048, 4096, 8192])
 def test_workspace_does_not_grow_with_the_batch(seqlen):
-    # But for where each sequence lies, and whether its v is finite: eight numbers.
+    # Except eight numbers: each sequence's place, and whether its v is finite.
     assert workspace(seqlen, batch=8) <= workspace(seqlen) + 7 * 8 * 8
 
 

@@ -1,4 +1,4 @@
-"""What kernels do to a tile: tanh against NumPy in extended precision, dropout against Philox in NumPy."""
+"""Feature steps on a tile: tanh against NumPy in extended precision, dropout against Philox in NumPy."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from numba import njit
 
 from flashbench.codegen.isa import ISA
 from flashbench.codegen.pointers import pointer
-from flashbench.kernels.tile.dropout import drop
+from flashbench.kernels.tile.dropout import Draws, drop
 from flashbench.kernels.tile.scores import cap_scores
 from flashbench.philox import philox_words
 from flashbench.tolerances import UNIT_ROUNDOFF
@@ -48,7 +48,7 @@ def test_tanh_at_the_edges(dtype):
 
 @njit
 def run_drop(zero, tile, keys, lanes, first_key, first_query, head, sequence, seed, threshold):
-    drop(pointer(zero, tile), keys, lanes, first_key, first_query, head, sequence, seed, threshold)
+    drop(pointer(zero, tile), keys, lanes, Draws(first_key, first_query, head, sequence, seed, threshold))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -1,4 +1,4 @@
-"""Caches are emptied by writing to more than they hold, on every core."""
+"""Caches are emptied by writing more memory than they hold, on every core."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def fresh_buffer() -> Iterator[None]:
     ("cache", "available", "size"),
     [
         (48 * MIB, 16 * GIB, 96 * MIB),
-        (0, 16 * GIB, LEAST_BYTES),  # not told
-        (480 * MIB, 16 * GIB, MOST_BYTES),  # a big host's
+        (0, 16 * GIB, LEAST_BYTES),  # cache size not known
+        (480 * MIB, 16 * GIB, MOST_BYTES),  # the caches of a big host
         (128 * MIB, GIB, GIB // 8),  # no more than an eighth of what is free
         (128 * MIB, MIB, LEAST_BYTES),
     ],
@@ -68,7 +68,7 @@ def test_all_of_it_is_written_on_each_core_in_turn(
     assert all(mask == {core} for core, mask, _ in visits)
     assert threading.get_ident() not in {thread for _, _, thread in visits}
     assert (small_buffer == len(allowed)).all()
-    assert os.sched_getaffinity(0) == allowed  # this thread's is as it was
+    assert os.sched_getaffinity(0) == allowed  # this thread's mask has not changed
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs threads that can be placed: Linux")

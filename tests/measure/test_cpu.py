@@ -1,4 +1,4 @@
-"""Who used the cores is told apart: this process, others, the hypervisor."""
+"""CPU time is divided into this process's, other processes' and the hypervisor's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPAN_S = 1.0
 
 @contextmanager
 def spinning() -> Iterator[psutil.Process]:
-    """Another process that does nothing but work."""
+    """Another process that keeps a core busy."""
     child = subprocess.Popen(
         [sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE
     )
@@ -44,8 +44,8 @@ def test_work_of_another_process_is_seen() -> None:
         before, meter = used_by(child), CpuMeter()
         time.sleep(SPAN_S)
         use, after = meter.read(), used_by(child)
-    # No less than what the system says of the child alone, but for two steps of its counters; what more
-    # there is others did, of whom a shared machine has many.
+    # At least the child's own time, except for two steps of the counters. On a shared machine there may be
+    # more, from other processes.
     assert use.others_s >= after - before - 0.05
     assert use.others_cores <= (psutil.cpu_count() or 1) * 1.1
     assert use.wall_s == pytest.approx(SPAN_S, rel=0.5)
@@ -70,7 +70,7 @@ def test_busy_time_is_psutils_less_idle_and_waiting() -> None:
 
     def total(times: SimpleNamespace) -> float:
         known = sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "steal", 0.0)
-        # The time of guests is counted in user and nice too.
+        # user and nice include the time of guests.
         return known - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
 
     assert total(before) - 1e-6 <= busy <= total(after) + 1e-6

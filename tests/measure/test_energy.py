@@ -1,4 +1,4 @@
-"""Energy is the packages' and their memory's, across a counter's turn, and absent where it cannot be read."""
+"""Energy of packages and their memory, across a counter's overflow; None if it cannot be read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flashbench.measure import energy
 from flashbench.measure.energy import EnergyMeter
 
 RANGE_UJ = 262_143_328_850
-# A laptop's tree: the platform holds the package, the package its cores, and memory is beside them.
+# A laptop's tree: the platform contains the package, and the package contains its cores; memory is separate.
 DOMAINS = {
     "intel-rapl:0": ("package-0", 1_000_000),
     "intel-rapl:0/intel-rapl:0:0": ("core", 500_000),

@@ -1,4 +1,4 @@
-"""The machine is described as far as it can be, and memory limits of containers count."""
+"""The machine's description has all that can be found, and containers' memory limits count."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import psutil
 import pytest
-from fake_cgroups import FakeGroups
+from helpers.fake_cgroups import FakeGroups
 
 from flashbench.measure import machine, topology
 from flashbench.measure.machine import available_memory_bytes, describe_machine, total_memory_bytes

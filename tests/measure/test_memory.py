@@ -1,4 +1,4 @@
-"""Peak memory agrees with what is known to be allocated, to the kilobyte."""
+"""Peak memory agrees with known allocations, to the kilobyte."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import fake_workloads
 import numba
 import numpy as np
 import psutil
 import pytest
-from fake_workloads import Fake
+from helpers import fake_workloads
+from helpers.fake_workloads import Fake
 from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
@@ -88,7 +88,7 @@ def test_numpy_attention_needs_two_score_matrices_and_little_more() -> None:
 
 @numba.njit(nogil=True)
 def empty_inside_njit(size: int) -> int:
-    """What np.empty takes in machine code: memory that no Python allocator has seen."""
+    """np.empty in machine code: memory that no Python allocator knows."""
     buffer = np.empty(size, np.uint8)
     buffer[0] = 7
     buffer[size - 1] = 1
@@ -97,7 +97,7 @@ def empty_inside_njit(size: int) -> int:
 
 @functools.cache
 def numba_header_bytes() -> int:
-    """What Numba puts before an array's data (its counter of owners) and beside it to align it."""
+    """Bytes that Numba adds to an array's data: a reference count before it, and padding to align it."""
     empty_inside_njit(MB)
     return max(event.size for event in track(lambda: empty_inside_njit(MB))) - MB
 
@@ -143,7 +143,7 @@ def test_memory_taken_in_other_threads_is_seen() -> None:
 
 
 def test_interpreter_objects_are_not_workspace() -> None:
-    # Without this an arena of 1 MB that the interpreter takes for them would be.
+    # Without this, an arena of 1 MB that the interpreter allocates for them would be counted.
     assert workspace_of(lambda: [[number] for number in range(1000)][-1]) < 16 * KB
 
 
@@ -164,18 +164,18 @@ def test_small_calls_are_tracked_until_two_agree(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("size", [80 * KB, 600 * KB, 3 * MB])
 def test_resident_growth_agrees_with_memray(size: int, threads: int) -> None:
-    """In a process of its own, as a run measures it: this one's heap is full of holes."""
+    """In a new process, as a run measures it: this process's heap is full of holes."""
     arguments = {"size": size, "threads": threads}
     with Worker(1, timeout_s=60) as worker:
         worker.prepare("grow", f"{fake_workloads.__name__}:build_growing", arguments)
         measured = worker.memory("grow")
     assert measured.instrument == "memray"
-    # Pages of the interpreter's own are in it.
+    # The growth includes pages of the interpreter.
     assert abs(measured.resident_delta_bytes - measured.workspace_peak_bytes) < 64 * KB
 
 
 def in_a_process(measure: Callable[[], Any]) -> Any:
-    """What it returns in a process of its own: here other tests' garbage comes and goes by megabytes."""
+    """The function's result in a new process: here, other tests' garbage comes and goes by megabytes."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure).result()
 
@@ -202,7 +202,7 @@ def resident_pages() -> tuple[int, int, int]:
 def test_resident_is_what_linux_counts_page_by_page() -> None:
     before, after, of_the_system = in_a_process(resident_pages)
     assert after - before == pytest.approx(64 * MB, abs=256 * KB)
-    # The system's own counter, which adds its cores up now and then.
+    # The system's own counter, which sums its cores only from time to time.
     assert after == pytest.approx(of_the_system, abs=4 * MB)
 
 
@@ -215,7 +215,7 @@ def test_resident_growth_is_what_the_process_gained() -> None:
 
 
 def sampled_growth() -> int:
-    """Where the system does not tell it."""
+    """The growth found by sampling, for systems that do not report a peak."""
 
     def call() -> None:
         buffer = np.ones(64 * MB, np.uint8)

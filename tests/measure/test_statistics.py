@@ -1,4 +1,4 @@
-"""Intervals and tests against SciPy's own distributions, statsmodels, and rules worked out by hand."""
+"""Intervals and tests against SciPy's distributions, statsmodels, and results calculated by hand."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_an_unpaired_ratio_is_of_the_medians_and_widens_with_their_spread() -> N
 
 @pytest.fixture(scope="module")
 def _settled_heap() -> Iterator[None]:
-    """statsmodels collects garbage in each call, which takes a second where a process has loaded much."""
+    """statsmodels collects garbage in each call, which takes a second in a process with many modules."""
     gc.freeze()
     yield
     gc.unfreeze()

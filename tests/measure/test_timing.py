@@ -1,4 +1,4 @@
-"""Bursts take the samples that were asked for; turns are fair."""
+"""Bursts take the requested number of samples, and turns are fair."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MS = 1_000_000
 
 
 class Clock:
-    """A clock that every call advances by the next of its durations, the last one for ever."""
+    """A clock. Every call advances it by the next of its durations; the last duration repeats for ever."""
 
     def __init__(self, *durations_ns: int) -> None:
         self.durations_ns = list(durations_ns)
@@ -83,7 +83,7 @@ def test_burst_does_its_errand_before_every_call_and_does_not_time_it(
     found = burst(clock.call, 3, at_least_ns=0, at_most=3, between=errand)
     assert found.samples_ns == [MS] * 3
     assert errands == [0, 1, 2, 3]
-    assert found.joules_per_call is None  # the errands' energy is not the calls'
+    assert found.joules_per_call is None  # the energy of errands does not belong to the calls
 
 
 def test_everyone_leads_and_has_a_turn_in_every_round() -> None:

@@ -1,4 +1,4 @@
-"""Cores, clocks and hypervisors are read from Linux's own files, and are None where it has none."""
+"""Cores, clocks and hypervisors are read from Linux's files; they are None if a file is missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLACES = ("CPUS", "CPUINFO", "HYPERVISOR", "DMI")
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A system without a single file, on which this process may use the cores 0, 1 and 4."""
+    """A system without any file, on which this process may use the cores 0, 1 and 4."""
     for name in PLACES:
         monkeypatch.setattr(topology, name, tmp_path / name)
     monkeypatch.setattr(topology.sys, "platform", "linux")
@@ -54,7 +54,7 @@ def test_system_without_affinity_has_none(monkeypatch: pytest.MonkeyPatch) -> No
         ({0: "0", 1: "1", 4: "4"}, 1),
         ({0: "0,4", 1: "1,5", 4: "0,4"}, 2),  # numbered socket by socket
         ({0: "0-1", 1: "0-1", 4: "4-5"}, 2),  # numbered core by core
-        ({0: "0,8", 1: "1,9", 4: "4,12"}, 1),  # two threads a core, of which we may use one
+        ({0: "0,8", 1: "1,9", 4: "4,12"}, 1),  # two threads per core, of which we may use one
         ({0: "0", 1: "1"}, None),
     ],
 )

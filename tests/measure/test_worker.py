@@ -1,4 +1,4 @@
-"""A worker measures in a process of its own, and survives whatever happens there."""
+"""A worker measures in its own process, and survives any failure there."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fake_workloads
 import psutil
 import pytest
-from fake_cgroups import FakeGroups
+from helpers import fake_workloads
+from helpers.fake_cgroups import FakeGroups
 
 from flashbench.measure.worker import Worker, WorkerFailure
 from flashbench.system import affinity
 
 FAKES = fake_workloads.__name__
-# Windows has no signals to die by.
+# On Windows no signal can end a process.
 DEATHS_BY_SIGNAL = [
     ("segfault", "crashed", "killed by SIGSEGV while being timed"),
     ("sigkill", "crashed", "killed by SIGKILL while being timed"),
@@ -61,7 +61,7 @@ def test_worker_keeps_several_workloads_until_they_are_released(worker: Worker) 
     assert worker.check("a") == {"calls": 4}
     assert worker.check("b") == {"calls": 1}
     worker.release("a")
-    worker.release("a")  # once more is no harm
+    worker.release("a")  # releasing it again does no harm
     assert worker.check("b") == {"calls": 1}
 
 
@@ -145,12 +145,12 @@ def test_interrupted_parent_kills_the_child(worker: Worker) -> None:
 
 
 class Deadline(TimeoutError):  # noqa: N818 - not an error
-    """What signal handlers raise for test runners and task queues."""
+    """The exception that signal handlers of test runners and task queues raise."""
 
 
 @pytest.fixture
 def deadlines() -> Iterator[Callable[[int], None]]:
-    """Called with a number: that many signals, close together, whose handler raises."""
+    """A function of a number: it starts that many signals, close together, whose handler raises."""
     left = 0
 
     def ring(*_: object) -> None:
@@ -178,7 +178,7 @@ def ask_until_a_deadline(worker: Worker, deadlines: Callable[[int], None], count
             worker.facts()
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in.*File")  # pipes, where closing was cut short
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*File")  # of pipes whose closing was interrupted
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no interval timers")
 def test_deadlines_leave_no_child_behind(deadlines: Callable[[int], None]) -> None:
     for count in range(1, 9):
@@ -187,7 +187,7 @@ def test_deadlines_leave_no_child_behind(deadlines: Callable[[int], None]) -> No
         child = psutil.Process(worker.pid)
         with pytest.raises(Deadline):
             ask_until_a_deadline(worker, deadlines, count)
-        while signal.getitimer(signal.ITIMER_REAL)[0]:  # those that come after it has been left
+        while signal.getitimer(signal.ITIMER_REAL)[0]:  # signals that come after the block was left
             with contextlib.suppress(Deadline):
                 time.sleep(1e-3)
         del worker
@@ -201,16 +201,16 @@ def test_the_answer_to_a_request_that_was_left_is_not_taken_for_the_next_ones(
 ) -> None:
     prepare(worker, "sleep", seconds=0.2)
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "kill", lambda: None)  # a second deadline gets out before it does anything
+        patch.setattr(worker, "kill", lambda: None)  # a second deadline ends kill before it does anything
         deadlines(1)
         with pytest.raises(Deadline):
             worker.time("fake", 1)
     assert not worker.alive
 
 
-# Lines of a file that nobody means to import, though Python looks where one stands first.
+# Lines of a file in the current directory, where Python looks first. No worker must import it.
 STRAY = "raise ImportError('a module of the current directory')"
-# A script that starts its interpreter as a child; timeout(1) puts it into a process group of its own.
+# A script that starts its interpreter as a child. timeout(1) puts it into a new process group.
 WRAPPERS = {
     "child": f'#!/bin/sh\necho welcome\n"{sys.executable}" "$@"\nexit $?\n',
     "line": f'#!/bin/sh\nprintf "loading... "\n"{sys.executable}" "$@"\nexit $?\n',
@@ -242,7 +242,7 @@ def test_workers_import_nothing_of_the_current_directory(
     for name in ("json", "re", "typing", "msgspec", "flashbench"):
         (tmp_path / f"{name}.py").write_text(STRAY)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend("")  # as `python -c` and notebooks have it
+    monkeypatch.syspath_prepend("")  # as in `python -c` and notebooks
     with Worker(1, timeout_s=60, python=python) as worker:
         worker.hello()
 
@@ -317,7 +317,7 @@ if sys.platform == "linux":
         before = child.cpu_times().user
         time.sleep(0.2)
         assert child.cpu_times().user == before
-        assert worker.check("fake") == {"calls": 3}  # it wakes when asked
+        assert worker.check("fake") == {"calls": 3}  # a request wakes it
 
     @pytest.mark.parametrize("resting", [False, True])
     def test_child_dies_with_its_parent(resting: bool) -> None:

@@ -1,4 +1,4 @@
-"""Whatever a results file says in words, no format takes it for more than words."""
+"""Any text in a results file stays text in every format: no markup, no command."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import re
 from collections.abc import Callable
 
 import pytest
-from fake_exports import make_duel, small_profile, with_failures
-from fake_results import make_measurement, make_results
-from fake_training import every_kind
-from hostile import FRAGMENTS, TEXTS, with_texts
-from html_page import parse_page
+from helpers.fake_exports import make_duel, small_profile, with_failures
+from helpers.fake_results import make_measurement, make_results
+from helpers.fake_training import every_kind
+from helpers.hostile import FRAGMENTS, TEXTS, with_texts
+from helpers.html_page import parse_page
+from helpers.rendering import rendered
+from helpers.report_files import make_profile
 from hypothesis import given, settings
 from markdown_it import MarkdownIt
 from msgspec.structs import replace
-from rendering import rendered
-from report_files import make_profile
 from rich.console import RenderableType
 
 from flashbench.analysis.compare import Comparison, compare
@@ -51,7 +51,7 @@ REPORTS: dict[str, tuple[Callable[[Results], RenderableType], Callable[[], Resul
     "training": (train_report, every_kind),
     "machine": (machine_report, small_profile),
 }
-# No linkify: it looks at text after escapes are undone, which GitHub's parser does not.
+# No linkify: it reads text after escapes are undone, and GitHub's parser does not.
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 MARKUP = ("link_open", "image", "html_block", "html_inline", "code_inline", "fence")
 ALL = " ".join(FRAGMENTS)
@@ -116,7 +116,7 @@ def test_no_comparison_commands_a_terminal_or_a_runner(text: str) -> None:
 
 
 def test_a_table_would_begin_a_line_with_what_it_breaks() -> None:
-    """Why the log is guarded too: at a width of 40 a reason of one line becomes several."""
+    """The log needs protection too: at a width of 40, a one-line reason becomes several lines."""
     row = make_measurement("flash", 64, status="crashed", reason="x" * 39 + " ::error::wrapped")
     written = rendered(profile_report(make_results([row])), 40)
     assert commands(written)
@@ -151,7 +151,7 @@ def test_no_markdown_of_a_comparison_has_them(text: str) -> None:
 
 def check_markdown(text: str) -> None:
     assert not commands(text)
-    assert not re.search(r"https?://|www\.", text)  # which GitHub makes links of by itself
+    assert not re.search(r"https?://|www\.", text)  # GitHub makes links of these
     for block in MARKDOWN.parse(text):
         for token in [block, *(block.children or [])]:
             assert token.type not in MARKUP

@@ -6,8 +6,8 @@ import json
 
 import msgspec
 import pytest
-from fake_results import MACHINE, make_measurement, make_results
-from rendering import rendered
+from helpers.fake_results import MACHINE, make_measurement, make_results
+from helpers.rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.analysis.compare import Comparison, compare

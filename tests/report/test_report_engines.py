@@ -1,11 +1,11 @@
-"""What engines prints, of made-up engines."""
+"""The output of `flashbench engines`, for made-up engines."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from rendering import rendered
+from helpers.rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.report.engines import engines_json, engines_report

@@ -1,12 +1,12 @@
-"""Tables of windows, of steps of decoding and of other optional features, of made-up results."""
+"""Tables of windows, decoding steps and other optional features, from made-up results."""
 
 from __future__ import annotations
 
 import msgspec
 import pytest
-from fake_exports import make_duel
-from fake_results import make_measurement, make_results
-from feature_rows import (
+from helpers.fake_exports import make_duel
+from helpers.fake_results import make_measurement, make_results
+from helpers.feature_rows import (
     decode_results,
     decode_rows,
     every_feature,
@@ -14,16 +14,17 @@ from feature_rows import (
     length_rows,
     window_rows,
 )
+from helpers.rendering import rendered
 from hypothesis import given
 from hypothesis import strategies as st
-from rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.analysis.compare import compare
+from flashbench.analysis.group_words import problem_line
+from flashbench.analysis.groups import problem_key
 from flashbench.problem import AttentionProblem
 from flashbench.report.compare import compare_report
 from flashbench.report.duel import duel_markdown, duel_report
-from flashbench.report.layout import problem_key, problem_line
 from flashbench.report.markdown import results_markdown
 from flashbench.report.memory import memory_report
 from flashbench.report.plain import plain_report

@@ -1,4 +1,4 @@
-"""What GitHub Actions is told: by the letter of its workflow commands and within its limits."""
+"""Workflow commands and summary for GitHub Actions: exact syntax, and within its limits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNSURE = Annotation("warning", "flash/fwd/N:1024", "cannot tell")
 
 @pytest.fixture
 def summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A step of a workflow, whose summary goes there."""
+    """A step of a workflow, with a file for its summary."""
     path = tmp_path / "summary.md"
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
@@ -35,7 +35,7 @@ def summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Not a workflow, although the file is named."""
+    """Not in a workflow, although the variable for the summary is set."""
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     return tmp_path / "summary.md"

@@ -1,11 +1,11 @@
-"""The machine's table, of made-up facts, in a terminal of 80 columns."""
+"""The machine's table from made-up facts, in a terminal of 80 columns."""
 
 from __future__ import annotations
 
 import pytest
-from fake_results import MACHINE, make_results
+from helpers.fake_results import MACHINE, make_results
+from helpers.rendering import rendered
 from msgspec.structs import replace
-from rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.analysis.advice import advice

@@ -6,14 +6,15 @@ import re
 
 import msgspec
 import pytest
-from fake_exports import make_duel, small_profile, with_failures
-from fake_results import make_measurement, make_results
-from fake_training import every_kind
-from rich.text import Text
+from helpers.fake_exports import make_duel, small_profile, with_failures
+from helpers.fake_results import make_measurement, make_results
+from helpers.fake_training import every_kind
 from syrupy.assertion import SnapshotAssertion
 
-from flashbench.report.layout import Grid, escape_markdown
+from flashbench.report.escapes import escape_markdown
+from flashbench.report.grid import Grid
 from flashbench.report.markdown import results_markdown
+from flashbench.report.tones import NOTHING, Cell, Tone
 from flashbench.results.record import Results
 
 FILES = {
@@ -112,8 +113,8 @@ def test_text_is_shown_as_it_is(text: str, escaped: str) -> None:
 
 def test_a_grid_is_the_same_table_in_markdown() -> None:
     grid = Grid("Seq\nLen", "Speed-\nup", "Verdict", left=[2])
-    grid.add_row("128", Text("1.06x", style="green"), Text("bad", style="bold red"), last=True)
-    grid.add_row("", Text("-", style="dim"), Text("", style="bold red"))
+    grid.add_row("128", Cell("1.06x", Tone.GOOD), Cell("bad", Tone.BAD), last=True)
+    grid.add_row("", NOTHING, Cell("", Tone.BAD))
     assert grid.markdown() == (
         "| Seq Len | Speedup | Verdict |\n| --: | --: | :-- |\n| 128 | 1.06x | **bad** |\n|   | - |   |"
     )

@@ -1,13 +1,13 @@
-"""Memory three ways, of made-up results, in a terminal of 80 columns."""
+"""The three views of memory from made-up results, in a terminal of 80 columns."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from fake_results import make_measurement, make_results
+from helpers.fake_results import make_measurement, make_results
+from helpers.rendering import rendered
 from msgspec.structs import replace
-from rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.report.memory import NO_MEMRAY, memory_report
@@ -19,7 +19,7 @@ KIB = 1024
 
 
 def measured(engine: str, seqlen: int, *, apart: int = 0, **changes: Any) -> Measurement:
-    """A row whose views agree but for `apart` bytes that memray saw and nobody else."""
+    """A row whose views agree, except for `apart` bytes that only memray found."""
     row = make_measurement(engine, seqlen)
     assert row.memory is not None
     workspace = row.memory.workspace_peak_bytes

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from helpers.rendering import rendered
 from msgspec.structs import replace
-from rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.problem import AttentionProblem

@@ -1,11 +1,11 @@
-"""The profile's tables, of made-up results, as they look in a terminal of 80 columns."""
+"""The profile's tables from made-up results, in a terminal of 80 columns."""
 
 from __future__ import annotations
 
 import msgspec
 import pytest
-from fake_results import make_measurement, make_results
-from rendering import rendered
+from helpers.fake_results import make_measurement, make_results
+from helpers.rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.errors import ConfigError
@@ -16,7 +16,7 @@ from flashbench.studies.study import Study
 
 
 def failing_rows() -> list[Measurement]:
-    """Every way not to be ok, among rows that are."""
+    """Rows with every status but ok, among rows that are ok."""
     sizes = {"dtype": "float32", "num_heads": 8, "num_kv_heads": 2, "causal": True, "direction": "bwd"}
     return [
         make_measurement("flash", 512, **sizes),

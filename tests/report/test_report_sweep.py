@@ -1,12 +1,12 @@
-"""The sweep's heatmaps and choices, of made-up results."""
+"""The sweep's heatmaps and choices, from made-up results."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
-from fake_results import make_measurement, make_results
-from rendering import rendered
+from helpers.fake_results import make_measurement, make_results
+from helpers.rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.report.sweep import sweep_report
@@ -14,7 +14,7 @@ from flashbench.results.record import Results
 
 
 def make_sweep(*, blocks: tuple[int, ...] = (16, 32, 64, 128, 256)) -> Results:
-    """Best near 32 + N / 32, and 256 too large for the longest."""
+    """A sweep whose best block is near 32 + N / 32. Block 256 is too large for the longest length."""
     rows = []
     for causal in (False, True):
         for seqlen in (128, 1024, 4096):

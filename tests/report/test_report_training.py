@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rendering import rendered
+from helpers.rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.problem import AttentionProblem

@@ -1,4 +1,4 @@
-"""What `tune` prints, of made-up outcomes."""
+"""The output of `tune` for made-up outcomes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from rendering import rendered
+from helpers.rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.engines.flash.block_sizes import Blocks
@@ -40,7 +40,7 @@ def make_outcome(seqlen: int, **changes: Any) -> Outcome:
 
 @pytest.fixture
 def tuned() -> Tuned:
-    """Won, won with many heads only, lost, not tried and failed."""
+    """Outcomes: won, won only with many heads, lost, not tried, failed."""
     many = [make_check(512, 1, 1.04), make_check(512, 8, 0.913, 0.004), make_check(1023, 8, 0.9, 0.1)]
     causal = Key("float32", 64, True, "bwd", 10)
     outcomes = [

@@ -1,4 +1,4 @@
-"""What verify prints, of made-up results."""
+"""The output of `verify` for made-up results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import get_args
 
 import pytest
-from rendering import rendered
+from helpers.rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.dtypes import Dtype

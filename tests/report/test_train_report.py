@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from fake_training import ARMS, every_kind, make_step, make_training
-from rendering import rendered
+from helpers.fake_training import ARMS, every_kind, make_step, make_training
+from helpers.rendering import rendered
 
 from flashbench.report.train import train_report
 

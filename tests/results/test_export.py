@@ -1,4 +1,4 @@
-"""Every format, against golden files, against what its consumer parses, and back to the figures."""
+"""Every export format: against golden files, against its consumer's types, and back to the figures."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Annotated
 
 import msgspec
 import pytest
-from fake_exports import make_duel, small_profile, with_failures, with_features
-from fake_results import MACHINE, make_measurement, make_results
+from helpers.fake_exports import make_duel, small_profile, with_failures, with_features
+from helpers.fake_results import MACHINE, make_measurement, make_results
 from pyperf import BenchmarkSuite
 from syrupy.assertion import SnapshotAssertion
 
@@ -43,7 +43,7 @@ def test_golden(results: Results, format_: str, snapshot: SnapshotAssertion) -> 
     assert text.replace("\r\n", "\n") == snapshot
 
 
-# What the consumers read, as their own types have it.
+# The consumers' own types of what they read.
 
 
 class Metric(msgspec.Struct, forbid_unknown_fields=True):
@@ -70,7 +70,7 @@ class BenchmarkResult(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class GoogleContext(msgspec.Struct):
-    """GoogleCppBenchmarkJson in the same file, but for what google-benchmark itself may leave out."""
+    """GoogleCppBenchmarkJson in the same file, without fields that google-benchmark itself may leave out."""
 
     date: str
     host_name: str

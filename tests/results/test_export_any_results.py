@@ -1,4 +1,4 @@
-"""Whatever is measured reads back from every format: medians, samples and words."""
+"""Any measurement reads back from every format: medians, samples and words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from fake_results import make_measurement, make_results
+from helpers.fake_results import make_measurement, make_results
 from hypothesis import given
 from hypothesis import strategies as st
 from pyperf import BenchmarkSuite
@@ -27,7 +27,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 @st.composite
 def measurements(draw: st.DrawFn) -> Measurement:
-    """Of any engine, with any samples, even none at all."""
+    """Measurements of any engine, with any samples, or with none."""
     row = make_measurement("flash", draw(st.integers(1, 9)), causal=draw(st.booleans()))
     samples = draw(SAMPLES)
     flat = [sample for process in samples for sample in process]

@@ -1,4 +1,4 @@
-"""Names of measurements: readable, unique, and made of the measurement alone."""
+"""Names of measurements: readable, unique, and made only from the measurement."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from fake_exports import make_duel
-from fake_results import make_measurement, make_results
+from helpers.fake_exports import make_duel
+from helpers.fake_results import make_measurement, make_results
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flashbench.results.export.names import benchmark_name, named
 from flashbench.results.record import Measurement
 
-# Exactly: a history kept elsewhere ends where its names change.
+# Names must not change: a history kept elsewhere would end.
 NAMES = {
     "flash/fwd/N:128/heads:1/head_dim:64/batch:1/float64/full/block:auto/threads:2": lambda: make_measurement(
         "flash", 128
@@ -154,13 +154,13 @@ def test_measurements_that_join_change_no_name(rows: list[Measurement], joining:
 def test_different_measurements_have_different_names(one: Measurement, other: Measurement) -> None:
     def asked(row: Measurement) -> tuple[object, ...]:
         problem = row.problem
-        if not problem.causal:  # the alignment then says nothing
+        if not problem.causal:  # the alignment then has no meaning
             problem = msgspec.structs.replace(problem, causal_alignment="bottom-right")
-        if problem.causal:  # whose right side is 0, whatever the window's is
+        if problem.causal:  # causal makes the window's right side 0
             problem = msgspec.structs.replace(problem, window_right=None)
-        if problem.mask != "block":  # the size of blocks then says nothing
+        if problem.mask != "block":  # the block sizes then have no meaning
             problem = msgspec.structs.replace(problem, mask_block_q=64)
-        if not problem.dropout:  # the seed then says nothing
+        if not problem.dropout:  # the seed then has no meaning
             problem = msgspec.structs.replace(problem, dropout_seed=0)
         return problem, row.engine, row.direction, row.blocks_asked, row.threads, row.side
 

@@ -1,4 +1,4 @@
-"""The real pyperf and google-benchmark's real compare.py, run on our files as a user runs them."""
+"""The real pyperf and google-benchmark's real compare.py read our files, as a user runs them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fake_exports import make_duel, with_failures
-from fake_results import make_measurement, make_results, make_time
+from helpers.fake_exports import make_duel, with_failures
+from helpers.fake_results import make_measurement, make_results, make_time
 
 from flashbench.results.export import FORMATS
 from flashbench.results.record import Results
 from flashbench.results.store import load
 
-COMPARE = Path("/usr/share/benchmark/compare.py")  # of Debian's package libbenchmark-tools
+COMPARE = Path("/usr/share/benchmark/compare.py")  # from Debian's package libbenchmark-tools
 needs_compare = pytest.mark.skipif(not COMPARE.exists(), reason=f"no {COMPARE}: install libbenchmark-tools")
 
 
 def timed(*, slower: float = 1.0) -> Results:
     """Flash at two lengths in nine fresh processes."""
     rows = []
-    for seqlen in (1024, 2048):  # pyperf doubts what takes less than 1 ms
+    for seqlen in (1024, 2048):  # pyperf warns of times below 1 ms
         row = make_measurement("flash", seqlen, slower=slower)
         assert row.time is not None
         time = make_time(row.time.median_ns, processes=9, calls=5, spread=0.005)
@@ -38,7 +38,7 @@ def write(results: Results, path: Path, format_: str) -> str:
 
 
 def run(*words: str) -> str:
-    """Its output; a tool that fails, or that says anything on stderr, fails the test."""
+    """The tool's output. A tool that fails, or writes to stderr, fails the test."""
     done = subprocess.run(
         [sys.executable, *words],
         capture_output=True,
@@ -107,7 +107,7 @@ def test_pyperf_convert_keeps_everything(old_and_new, tmp_path: Path) -> None:
 
 
 def compare(*words: str) -> list[list[str]]:
-    """The lines below the header of compare.py's table, in words."""
+    """The lines below the header of compare.py's table, split into words."""
     lines = run(str(COMPARE), "--no-color", *words).splitlines()
     return [line.split() for line in lines[3:]]
 

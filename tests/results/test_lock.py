@@ -1,4 +1,4 @@
-"""One run at a time writes a file, and no lock outlives its run."""
+"""Only one run at a time writes a file, and no lock outlives its run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from fake_results import make_results
+from helpers.fake_results import make_results
 
 from flashbench.errors import ResultsError
 from flashbench.results import lock
@@ -41,13 +41,13 @@ def test_a_lock_ends_with_its_process_even_when_that_is_killed(tmp_path: Path) -
         process.send_signal(signal.SIGKILL)
         process.wait()
         FileLock(path).release()
-    assert list(tmp_path.iterdir()) == []  # what the killed one left went too
+    assert list(tmp_path.iterdir()) == []  # the killed process's lock file is gone too
 
 
 def test_a_second_run_is_refused_and_the_first_loses_nothing(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     first = GrowingFile(str(path))
-    for name in ("run.json", "run.partial.json"):  # where the first may grow
+    for name in ("run.json", "run.partial.json"):  # the first run may grow in either file
         for resume in (False, True):
             with pytest.raises(ResultsError, match="is being written by another run"):
                 GrowingFile(str(tmp_path / name), resume=resume)
@@ -88,7 +88,7 @@ def test_a_lock_has_a_name_as_short_as_any(tmp_path: Path, name: str) -> None:
 
 
 def test_of_many_that_ask_at_once_one_has_it_at_a_time(tmp_path: Path) -> None:
-    """Lock files come and go meanwhile, and one that was removed must lock nothing."""
+    """Lock files come and go meanwhile. A removed lock file must lock nothing."""
     path, inside, most, taken = tmp_path / "run.json", [], [], []
 
     def ask() -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from fake_exports import with_features
-from fake_results import make_results
+from helpers.fake_exports import with_features
+from helpers.fake_results import make_results
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,7 +97,7 @@ def test_a_failing_save_keeps_the_old_file(
 def test_a_kill_before_the_rename_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     path.write_bytes(b"the old file")
-    # The child dies with the new file written beside the old one.
+    # The child dies after it has written the new file next to the old one.
     program = (
         "import os, sys; from flashbench.results import store\n"
         "results = store.load(sys.argv[1]); os.replace = lambda *names: os._exit(9)\n"
@@ -150,7 +150,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) -
 def test_a_file_that_is_read_only_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = tmp_path / "run.json"
     kept.touch()
-    # Root may write anywhere: whom the system asks is what counts.
+    # Root may write anywhere, so the test replaces the system's answer.
     monkeypatch.setattr(os, "access", lambda path, mode: path != kept)
     with pytest.raises(ResultsError, match=r"no permission to write to .*run\.json"):
         store.check_writable(kept)

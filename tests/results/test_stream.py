@@ -1,4 +1,4 @@
-"""A growing file is at every moment a whole results file, and never takes the place of a finished one."""
+"""A growing file is a complete results file at every moment, and never replaces a finished one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fake_results import make_measurement, make_results
+from helpers.fake_results import make_measurement, make_results
 
 from flashbench.errors import ResultsError
 from flashbench.results.record import Results
@@ -62,7 +62,7 @@ def test_an_unfinished_run_is_resumed_and_not_overwritten(tmp_path: Path, beside
 
 def test_resuming_removes_what_killed_writers_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("run.json", "run.partial.json", "other.json")
-    with monkeypatch.context() as killed:  # before it could move the file to its place, or remove it
+    with monkeypatch.context() as killed:  # killed before it could move or remove the file
         killed.setattr(os, "replace", lambda *names: None)
         for name in names:
             save(make_results(), tmp_path / name)

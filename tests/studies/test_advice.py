@@ -1,11 +1,11 @@
-"""Advice fits the machine: silent on a quiet one, and a line for each thing that is not."""
+"""Advice fits the machine: none on a quiet machine, and one line per problem otherwise."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from fake_results import MACHINE
+from helpers.fake_results import MACHINE
 from msgspec.structs import replace
 
 from flashbench.analysis.advice import advice, run_warnings
@@ -15,7 +15,7 @@ LINE = 78  # beside a dash, in a terminal of 80 columns
 
 
 def quiet(**changes: Any) -> Machine:
-    """A steady machine of 8 cores with nothing else to do, but for `changes`."""
+    """A steady, idle machine with 8 cores, except for `changes`."""
     steady: dict[str, Any] = {
         "cores": 8,
         "affinity": list(range(8)),

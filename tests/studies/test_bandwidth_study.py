@@ -1,4 +1,4 @@
-"""Read bandwidth is bytes that were read over the time it took, from more memory than the caches hold."""
+"""Read bandwidth is bytes read per time, from more memory than the caches hold."""
 
 from __future__ import annotations
 

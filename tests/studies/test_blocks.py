@@ -1,10 +1,10 @@
-"""What a sweep says about block sizes."""
+"""Conclusions of a sweep about block sizes."""
 
 from __future__ import annotations
 
 import msgspec
 import pytest
-from fake_results import make_measurement
+from helpers.fake_results import make_measurement
 
 from flashbench.analysis.blocks import block_labels, block_rows, has_blocks, recommended_blocks
 

@@ -1,4 +1,4 @@
-"""Another round goes where times are least sure for what they cost, as long as the time lasts."""
+"""The next round goes to the point whose times are most uncertain for their cost, until time is used up."""
 
 from __future__ import annotations
 

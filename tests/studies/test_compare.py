@@ -1,4 +1,4 @@
-"""What compare matches, refuses and concludes."""
+"""The matches, refusals and conclusions of compare."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from fake_exports import make_duel
-from fake_results import MACHINE, make_measurement, make_results
+from helpers.fake_exports import make_duel
+from helpers.fake_results import MACHINE, make_measurement, make_results
 
 from flashbench.analysis.compare import IncomparableError, compare, least_processes
 from flashbench.errors import ResultsError
@@ -22,7 +22,7 @@ def on_machine(**changes: Any) -> Results:
 
 
 def with_processes(row: Measurement, processes: int) -> Measurement:
-    """The measurement as so many of its processes would have it."""
+    """The measurement with only that many of its processes."""
     assert row.time is not None
     time = msgspec.structs.replace(row.time, samples_ns=row.time.samples_ns[:processes])
     return msgspec.structs.replace(row, time=time)
@@ -126,7 +126,7 @@ def test_a_status_that_changes_is_a_verdict(old: Status, new: Status, verdict: s
     comparison = compare(base, make_results([make_measurement("flash", 128, status=new)]))
     (pair,) = comparison.pairs
     assert (pair.verdict, pair.note) == (verdict, note)
-    # 4 also where it is the same: nothing was measured that could be compared.
+    # 4 even for the same file: it has no measurement that could be compared.
     assert comparison.exit_code == (3 if new == "ok" else 4)
 
 

@@ -1,26 +1,26 @@
-"""What a step of decoding reads, and the rates that a run records of it."""
+"""The bytes that a decoding step reads, and the rates that a run records."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import fake_engines
 import pytest
+from helpers import fake_engines
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flashbench.analysis.decoding import is_decoding, kv_bytes_read, reads_memory
 from flashbench.problem import AttentionProblem
 from flashbench.results.record import Results
-from flashbench.studies import bursts, limits, peak
+from flashbench.studies import limits
 from flashbench.studies.nothing import NothingToMeasureError
 from flashbench.studies.runner import run
 from flashbench.studies.study import Study
 
 
 def visible_rows(problem: AttentionProblem) -> int:
-    """Rows of k that some query sees, by asking of every pair."""
+    """Rows of k that some query sees, by a loop over all pairs."""
     left, right = problem.window
     rows = 0
     for sequence in problem.sequences():
@@ -79,11 +79,8 @@ def test_a_step_is_of_few_queries_and_more_keys() -> None:
 
 @pytest.fixture
 def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Results:
-    """Steps of one and of 17 queries, by an engine of ours, where memory is read at 10, 30 and 20 GB/s."""
-    fake_engines.install(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(peak, "FACTORY", f"{fake_engines.__name__}:build_peak")
-    monkeypatch.setattr(bursts, "BURST_NS", 0)
+    """Steps of 1 and 17 queries by one of our engines, with a read bandwidth of 10, 30 and 20 GB/s."""
+    fake_engines.make_known(tmp_path, monkeypatch)
     rates = iter([10.0, 30.0, 20.0])
     monkeypatch.setattr(limits, "measure_bandwidth", lambda *_, **__: next(rates))
     study = Study(engines=["Right"], seq_lens=[1, 17], seq_len_k=64, directions=["fwd", "bwd"])
@@ -110,9 +107,7 @@ def test_bytes_a_second_are_recorded_of_few_queries_forward(measured: Results) -
 def test_a_feature_that_an_engine_lacks_is_unsupported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_engines.install(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(peak, "FACTORY", f"{fake_engines.__name__}:build_peak")
+    fake_engines.make_known(tmp_path, monkeypatch)
     study = Study(
         engines=["Plain"], seq_lens=[24], windows=["none", 8], softcap=5.0, rounds=1, repeats=1, threads=1
     )

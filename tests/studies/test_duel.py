@@ -1,20 +1,19 @@
-"""Real duels of fake engines: who wins, what is recorded, and what happens to those who fail."""
+"""Real duels of fake engines: winners, records, and failures."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import fake_engines
 import msgspec
-import plugins
 import pytest
+from helpers import fake_engines, plugins
 
 from flashbench.errors import ConfigError, EngineError
 from flashbench.results.record import Results
-from flashbench.studies import bursts
 from flashbench.studies.duel import Contestant, DuelStudy, arena, exit_code, fight, floor_of
 from flashbench.studies.noise_floor import keep_floor, known_floor
 from flashbench.studies.nothing import NothingToMeasureError
@@ -25,9 +24,7 @@ from flashbench.studies.study import Study
 
 @pytest.fixture(autouse=True)
 def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_engines.install(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(bursts, "BURST_NS", 0)
+    fake_engines.make_known(tmp_path, monkeypatch)
     monkeypatch.setenv("FLASHBENCH_CACHE_DIR", str(tmp_path / "cache"))
 
 
@@ -215,7 +212,7 @@ def test_a_threshold_below_the_known_floor_is_refused_with_the_floor() -> None:
         fought(low)
     assert caught.value.hint is not None
     assert "flashbench duel Slow --aa --seq-lens 24" in caught.value.hint
-    # Of another problem nothing is known.
+    # No noise floor is known for another problem.
     assert fought(duel("Slow", "Slower", lengths=(32,), threshold=1e-9)).duels[0].verdict == "a_faster"
 
 
@@ -246,12 +243,13 @@ def interpreter(path: Path, body: str) -> str:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands in for an interpreter")
 def test_sides_may_live_in_environments_of_their_own(tmp_path: Path, repository: Path) -> None:
-    # The other checkout: the same code but for an engine Slow that is slower there.
+    # The other checkout: the same code, except that its engine Slow is slower.
     other = tmp_path / "other"
     other.mkdir()
     fake_engines.install(other)
     source = Path(fake_engines.__file__).read_text().replace("seconds = 0.004", "seconds = 0.016")
-    (other / "fake_engines.py").write_text(source)
+    shutil.copytree(Path(fake_engines.__file__).parent, other / "helpers")
+    (other / "helpers" / "fake_engines.py").write_text(source)
     python = interpreter(
         tmp_path / "python", f'PYTHONPATH="{other}:{repository}" exec "{sys.executable}" "$@"'
     )
@@ -268,8 +266,8 @@ def test_an_engine_may_be_known_in_the_other_environment_alone(tmp_path: Path, r
     other.mkdir()
     fake_engines.install(other)
     points = other / "fake_engines-1.0.dist-info" / "entry_points.txt"
-    points.write_text("[flashbench.engines]\nElsewhere = fake_engines:Slow\n")
-    paths = f"{other}:{Path(fake_engines.__file__).parent}:{repository}"
+    points.write_text("[flashbench.engines]\nElsewhere = helpers.fake_engines:Slow\n")
+    paths = f"{other}:{Path(fake_engines.__file__).parents[1]}:{repository}"
     python = interpreter(tmp_path / "python", f'PYTHONPATH="{paths}" exec "{sys.executable}" "$@"')
     results = fought(duel("Slower", "Elsewhere", python_b=python))
     assert [found.verdict for found in results.duels] == ["b_faster"]

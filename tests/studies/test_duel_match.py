@@ -1,4 +1,4 @@
-"""What rounds say: looks, verdicts and records, from samples made up for it."""
+"""Looks, verdicts and records of a match, from made-up samples."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from flashbench.studies.duel.settings import Contestant, DuelStudy, least_rounds
 from flashbench.studies.study import Point, Study
 
 DUEL = DuelStudy(a=Contestant(engine="flash"), b=Contestant(engine="standard"), study=Study(seq_lens=[64]))
-# A machine that changes its speed from round to round: only ratios within a round can tell.
+# The machine changes its speed from round to round, so only ratios within a round are useful.
 DRIFT = [1.0, 1.3, 0.8, 1.1, 2.0, 0.9, 1.2]
 
 
 def made(ratios: Sequence[float], duel: DuelStudy = DUEL) -> Match:
-    """A match whose rounds have these ratios; each process has three calls, one of them far out."""
+    """A match whose rounds have these ratios. Each process has three calls, one of them an outlier."""
     match = Match(Point(AttentionProblem.of(64), "flash", "fwd", Settings(num_threads=2)), duel, "0")
     for place, ratio in enumerate(ratios):
         base = 1e6 * DRIFT[place % len(DRIFT)]

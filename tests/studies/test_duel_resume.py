@@ -1,4 +1,4 @@
-"""A duel that was cut short goes on where it was, and with nothing that is not its own."""
+"""An interrupted duel continues where it stopped, and only from its own results."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import fake_engines
 import msgspec
 import pytest
+from helpers import fake_engines
 
 from flashbench.errors import ResultsError
 from flashbench.results.record import Results
-from flashbench.studies import bursts
 from flashbench.studies.duel import Contestant, DuelStudy, arena, fight
 from flashbench.studies.runner import Interrupted
 from flashbench.studies.session import Progress
@@ -30,20 +29,16 @@ DUEL = DuelStudy(
 
 @pytest.fixture(autouse=True)
 def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_engines.install(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(bursts, "BURST_NS", 0)
+    fake_engines.make_known(tmp_path, monkeypatch)
     monkeypatch.setenv("FLASHBENCH_CACHE_DIR", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
 def cut(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Three rounds of a duel, whose fourth was interrupted in its second problem."""
+    """Three rounds of a duel. The fourth was interrupted in its second problem."""
     with pytest.MonkeyPatch.context() as patch:
         directory = tmp_path_factory.mktemp("plugins")
-        fake_engines.install(directory)
-        patch.syspath_prepend(directory)
-        patch.setattr(bursts, "BURST_NS", 0)
+        fake_engines.make_known(directory, patch)
         patch.setenv("FLASHBENCH_CACHE_DIR", str(directory / "cache"))
         timed = arena.Arena._time
         turns: list[str] = []

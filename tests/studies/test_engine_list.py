@@ -1,13 +1,13 @@
-"""The list of engines: each probed in its own process, and a broken one a line of the list."""
+"""The list of engines: each is probed in its own process, and a broken one is a line of the list."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
-import plugins
 import pytest
-from support import available_engines
+from helpers import plugins
+from helpers.support import available_engines
 
 from flashbench.cli.settings import build_study
 from flashbench.engines import ENGINES, engine_names, get_engine
@@ -204,7 +204,7 @@ def test_one_that_hangs_in_a_call_is_given_up_too(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.usefixtures("broken")
 def test_a_study_s_timeout_is_one_for_asking_engines_too() -> None:
-    """`build_study` hands on --timeout, and a study file's timeout_s, in place of the 60 s of a probe."""
+    """`build_study` passes on --timeout, or a study file's timeout_s, in place of the 60 s of a probe."""
     began = time.monotonic()
     with pytest.raises(EngineError, match=r"'hangs' of made_up_\d+:E is broken: no answer after 2 s"):
         build_study("profile", {"engine": ["flash,hangs"], "timeout": "2"})

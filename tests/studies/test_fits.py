@@ -1,11 +1,11 @@
-"""What fits is computed from what engines say they need."""
+"""What fits is computed from the bytes that engines need."""
 
 from __future__ import annotations
 
 from typing import Any, get_args
 
-import fake_engines
 import pytest
+from helpers import fake_engines
 
 from flashbench.engines import Settings, get_engine
 from flashbench.engines.peers.numpy import NumpyEngine
@@ -66,7 +66,7 @@ def test_a_mask_is_predicted_to_take_its_room(mask: Any, axes: str, expected: in
 
 
 class _Every(NumpyEngine):
-    """Has every feature, as far as a prediction can tell."""
+    """An engine that accepts every feature, for predictions."""
 
     features = frozenset(get_args(Feature))
 

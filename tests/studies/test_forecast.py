@@ -1,4 +1,4 @@
-"""A forecast knows nothing at first, then what it has seen, and scales it by operations."""
+"""A forecast knows nothing at first. It learns from finished steps, and scales their times by operations."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""The machine's own record: facts before anything is measured, limits in workers, failures as warnings."""
+"""The machine's record: facts before anything is measured, limits from workers, failures as warnings."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import fake_engines
 import msgspec
 import pytest
+from helpers import fake_engines
 
 from flashbench.errors import EngineError
 from flashbench.measure.worker import WorkerFailure

@@ -1,4 +1,4 @@
-"""Views of memory agree within 64 KiB or 5 %, whichever is more."""
+"""Views of memory agree within 64 KiB or 5 %, the larger of both."""
 
 from __future__ import annotations
 

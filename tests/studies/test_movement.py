@@ -1,10 +1,10 @@
-"""Warnings about times that moved name the likely cause, and nothing is said of times that did not."""
+"""Warnings about times that drifted name the likely cause. Steady times give no warning."""
 
 from __future__ import annotations
 
 import msgspec
 import pytest
-from fake_results import make_measurement
+from helpers.fake_results import make_measurement
 
 from flashbench.analysis.movement import movement_warnings
 from flashbench.results.record import Disturbance, Measurement

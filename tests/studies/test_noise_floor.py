@@ -1,4 +1,4 @@
-"""A noise floor that was kept is there for later duels."""
+"""A noise floor is kept for later duels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_two_floors_kept_at_the_same_time_are_both_kept(monkeypatch: pytest.Monk
     write = noise_floor.write_whole
 
     def write_late(path: Path, content: bytes) -> None:
-        """The first has read and is about to write: now the second begins, and is given time to end."""
+        """The first has read and is about to write. Now the second starts, and gets time to finish."""
         if threading.current_thread() is not other:
             other.start()
             other.join(timeout=0.3)

@@ -1,4 +1,4 @@
-"""The hardware limit is measured in calls that are long enough, and robustly."""
+"""The hardware limit is measured robustly, in calls that are long enough."""
 
 from __future__ import annotations
 

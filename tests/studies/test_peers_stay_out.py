@@ -1,4 +1,4 @@
-"""The process of a command knows what peers can do, and loads none of their libraries."""
+"""The command's own process knows what peer engines can do, and loads none of their libraries."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_run_is_prepared_without_loading_a_peer() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "none is loaded"
-    for name in names:  # whose worker loads it ahead of its turn
+    for name in names:  # the peer's worker loads it before its turn
         assert f"'{name}', '{ENGINES[name].module}'" in done.stdout
 
 
@@ -53,7 +53,7 @@ PROBLEMS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of theirs, while they are loaded
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from the peers, while they are loaded
 @pytest.mark.parametrize("name", PEERS)
 def test_an_outline_says_what_the_engine_says(name: str) -> None:
     if not installed(name):

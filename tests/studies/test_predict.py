@@ -1,4 +1,4 @@
-"""What is predicted to fit: sums that one can do by hand, and a budget that decides to the byte."""
+"""Predictions of what fits: sums that can be checked by hand, and a budget that decides to the byte."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def one_length(budget_bytes: int, engine: str = "standard") -> Predictions:
 
 
 def test_standard_attention_needs_its_scores_and_its_arrays() -> None:
-    """8 heads of 4096 x 64 in float64: 16 MiB an array, 1024 MiB of scores, as much again in a backward."""
+    """8 heads of 4096 x 64 in float64: 16 MiB per array, 1024 MiB of scores, twice that in a backward."""
     (row,) = one_length(16 * 1024 * MIB).predictions
     assert row.forward.needed_bytes is not None
     assert row.training.needed_bytes is not None
@@ -75,7 +75,7 @@ def test_an_engine_that_cannot_says_why_and_one_that_cannot_tell_is_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Odd:
-        """Runs forward alone, and does not know its workspace."""
+        """Runs only the forward, and does not know its workspace."""
 
         name = "odd"
         features = frozenset()

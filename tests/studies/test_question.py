@@ -1,4 +1,4 @@
-"""What a case asks: the same memory for every engine, made anew when one wrote to it, answered ahead."""
+"""A case's inputs and answers: one memory for all engines, made again after a write; answers run ahead."""
 
 from __future__ import annotations
 

@@ -1,18 +1,17 @@
-"""A resumed run measures only what is missing, and refuses what is not its own."""
+"""A resumed run measures only what is missing, and refuses results of another run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import fake_engines
 import msgspec
 import pytest
+from helpers import fake_engines
 
 from flashbench.errors import ResultsError
 from flashbench.measure.worker import Worker
 from flashbench.results.record import Results
-from flashbench.studies import bursts, peak
 from flashbench.studies.runner import run
 from flashbench.studies.study import Study
 
@@ -21,24 +20,20 @@ STUDY = Study(engines=["Right"], seq_lens=[24, 25, 26], repeats=2, rounds=2, thr
 
 @pytest.fixture(autouse=True)
 def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_engines.install(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(peak, "FACTORY", f"{fake_engines.__name__}:build_peak")
-    monkeypatch.setattr(bursts, "BURST_NS", 0)
+    fake_engines.make_known(tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """A run of all of it."""
+    """A complete run."""
     with pytest.MonkeyPatch.context() as patch:
         directory = tmp_path_factory.mktemp("plugins")
-        fake_engines.install(directory)
-        patch.syspath_prepend(directory)
+        fake_engines.make_known(directory, patch)
         return run(STUDY, command=[])
 
 
 def cut(results: Results, *, rounds: int, rows: int, memory: int) -> Results:
-    """As if it had been killed after that many rounds, the last round after some rows."""
+    """The results as if the run had been killed after that many rounds, in the last after some rows."""
     kept = []
     for place, row in enumerate(results.measurements):
         assert row.time is not None

@@ -1,4 +1,4 @@
-"""A run measures every point, whatever happens to some of them, and records where and how."""
+"""A run measures every point, even if some fail, and records where and how."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import fake_engines
 import msgspec
 import pytest
+from helpers import fake_engines
 
 from flashbench.errors import EngineError
 from flashbench.measure.machine import MachineFacts, describe_machine
 from flashbench.measure.timing import Burst
 from flashbench.measure.worker import Worker
 from flashbench.results.record import Measurement, Results, Status
-from flashbench.studies import bursts, peak, runner, session
+from flashbench.studies import peak, runner, session
 from flashbench.studies.runner import Interrupted, Progress, failed, run
 from flashbench.studies.study import Study
 
@@ -25,10 +25,7 @@ SEGFAULTS = sys.platform != "win32"
 
 @pytest.fixture(autouse=True)
 def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_engines.install(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(peak, "FACTORY", f"{fake_engines.__name__}:build_peak")
-    monkeypatch.setattr(bursts, "BURST_NS", 0)
+    fake_engines.make_known(tmp_path, monkeypatch)
 
 
 def measure(**settings: Any) -> Results:
@@ -106,7 +103,7 @@ def test_worker_that_measured_other_points_before_measures_the_same_memory() -> 
     for one, other in zip(fresh, reused, strict=True):
         assert one.memory is not None
         assert other.memory is not None
-        # Apart by no more than what aligns an array.
+        # The difference is at most the padding that aligns an array.
         assert abs(one.memory.workspace_peak_bytes - other.memory.workspace_peak_bytes) <= 64
 
 
@@ -165,7 +162,7 @@ def test_engine_that_fails_is_a_row_beside_complete_ones(
         patience, worker.timeout_s = (
             worker.timeout_s,
             1.0,
-        )  # not for the start of a process, which may be slow
+        )  # the start of a process may be slow, and does not count
         burst = timed(worker, slot, repeats, **limits)
         worker.timeout_s = patience
         return burst
@@ -265,7 +262,7 @@ def test_every_round_times_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("flashbench.measure.pool.Worker", Counted)
     results = measure(engines=["numpy", "Right"], seq_lens=[24, 25, 26], rounds=3)
-    # Two engines in three rounds, a fresh one for the memory of each point, and the two hardware limits.
+    # Processes: two engines in three rounds, one for the memory of each point, and the two hardware limits.
     assert len(started) == 2 * 3 + 2 * 3 + 2
     assert not any(worker.alive for worker in started)
     for row in results.measurements:

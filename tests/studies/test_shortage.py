@@ -1,11 +1,11 @@
-"""What is said after a time budget, of files as a run that was cut short leaves them."""
+"""The message after a time budget has run out, for files of unfinished runs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from fake_results import make_measurement, make_results, make_time
+from helpers.fake_results import make_measurement, make_results, make_time
 from msgspec.structs import replace
 
 from flashbench.results.record import Measurement, Results

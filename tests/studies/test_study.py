@@ -1,4 +1,4 @@
-"""A study spans problems: every feature reaches each of them, lengths and windows as each length has them."""
+"""A study spans problems. Every feature reaches each of them; key lengths and windows follow the length."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flashbench.analysis.lengths import with_length
 from flashbench.errors import ConfigError
 from flashbench.problem import AttentionProblem, Feature
-from flashbench.studies.lengths import rows_of_lengths, with_length
+from flashbench.studies.lengths import rows_of_lengths
 from flashbench.studies.study import Study
 from flashbench.studies.windows import window_of
 

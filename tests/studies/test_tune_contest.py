@@ -1,4 +1,4 @@
-"""A contest whose times are made up: the fastest is found, and kept only when it wins for certain."""
+"""A contest with made-up times: it finds the fastest, and keeps it only if it wins for certain."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from flashbench.studies.tune.plan import search_problem
 
 KEY = Key("float64", 64, False, "fwd", 9)
 LONG_KEY = Key("float64", 64, False, "bwd", 13)
-TUNED = Blocks(32, 40)  # the rule chooses it nowhere
+TUNED = Blocks(32, 40)  # the built-in rule never chooses it
 # (block_q, block_k, seqlen, heads) -> nanoseconds
 Formula = Callable[[Blocks, int, int], float]
 
 
 class FakeTimer:
-    """Times by a formula, with a little or a lot of chance on top."""
+    """Times by a formula, plus a little or a lot of random noise."""
 
     def __init__(self, formula: Formula, *, noise: float = 0.0, seed: int = 0, use: CpuUse = NO_USE) -> None:
         self._formula = formula
@@ -118,7 +118,7 @@ def test_what_loses_with_many_heads_is_not_for_one_either() -> None:
 
     checks = duel(formula)
     assert heads_won(checks) is None
-    # Once it has lost with many, nobody asks about one: two processes were enough.
+    # After it lost with many heads, one head is not timed: two processes were enough.
     assert {check.heads for check in checks} == {1, 8}
 
 

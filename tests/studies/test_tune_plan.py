@@ -1,4 +1,4 @@
-"""What a run of `tune` spans, and which sizes it may try at all."""
+"""The keys of a run of `tune`, and the sizes that it may try."""
 
 from __future__ import annotations
 

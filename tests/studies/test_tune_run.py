@@ -1,4 +1,4 @@
-"""Runs of `tune` in real workers on tiny problems: what is kept, whatever happens meanwhile."""
+"""Runs of `tune` in real workers on tiny problems: what is kept, also after failures and interrupts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuned_entries import make_entry, write_table
+from helpers.tuned_entries import make_entry, write_table
 
 from flashbench.engines.flash import tuned
 from flashbench.engines.flash.block_sizes import Blocks
@@ -40,7 +40,7 @@ def _quick(tuned_table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def always_won(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is tried is kept: chance decides who is fastest of sizes that are alike."""
+    """Keep everything that is tried, because chance decides which of such similar sizes is fastest."""
     monkeypatch.setattr(contest.Duel, "open_heads", lambda self: [8, 1])
     monkeypatch.setattr("flashbench.studies.tune.keep.heads_won", lambda checks: 1)
     monkeypatch.setattr(tune_run, "fastest", lambda timer, key, problem, sizes, threads: sizes[-1])
@@ -199,7 +199,7 @@ def test_auto_of_a_worker_process_is_what_the_table_says(tuned_table: Path) -> N
         Study(engines=["flash"], seq_lens=[512], repeats=1, rounds=1, check=False), command=[]
     ).measurements
     assert (row.blocks_asked, row.block_q, row.block_k) == ("auto", 512, 512)
-    # The workspace is measured in the worker: scores of 512 x 512 and not of the rule's tile.
+    # The workspace measured in the worker: scores of 512 x 512, not those of the built-in tile.
     assert row.memory is not None
     assert row.memory.workspace_peak_bytes > 512 * 512 * 8
 

@@ -1,9 +1,9 @@
-"""What an interval and a p-value may say, and when they must not."""
+"""Verdicts from an interval and a p-value."""
 
 from __future__ import annotations
 
 import pytest
-from fake_results import make_measurement
+from helpers.fake_results import make_measurement
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -86,7 +86,7 @@ def test_two_engines_are_faster_and_not_improved() -> None:
         (["same", "improved", "b_faster"], "ok", 0),
         (["same", "inconclusive"], "ok", 3),
         (["inconclusive", "failed"], "crashed", 4),
-        (["same", "failed"], "ok", 3),  # the other side alone: what mends a crash is no failure
+        (["same", "failed"], "ok", 3),  # only the other side failed: a fix for a crash is not a failure
         (["failed", "regressed"], "crashed", 1),
         (["a_faster", "inconclusive"], "ok", 1),
     ],

@@ -1,11 +1,11 @@
-"""verify passes the engines that are right, and catches each that is wrong in one thing."""
+"""verify passes correct engines, and catches every engine with a single error."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-import wrong_engines
+from helpers import wrong_engines
 
 from flashbench.errors import EngineError
 from flashbench.studies.cases import choose_cases, narrow_cases
@@ -21,7 +21,7 @@ def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check(engine: str, *cases: str) -> CaseResult:
-    """The result of an engine on the only case so named."""
+    """The result of an engine on the only case with that name."""
     (result,) = verify([engine], choose_cases(cases)).results
     return result
 
@@ -30,7 +30,7 @@ def check(engine: str, *cases: str) -> CaseResult:
 def test_flash_and_standard_pass_every_case() -> None:
     verification = verify(["flash", "standard"], choose_cases([]))
     not_ok = [result for result in verification.results if result.verdict != "ok"]
-    # Unless it is a feature that they do not have at all.
+    # Except a feature that they do not have at all.
     assert [verification.reproduce(result) for result in not_ok if not result.lacks] == []
     assert verification.exit_code == 0
 
@@ -50,7 +50,7 @@ def test_a_forward_off_by_a_thirtieth_of_a_billionth_is_caught() -> None:
     assert result.reason is not None
     assert result.reason.startswith("o[0, 0, 16, 63] is off by 3e-11 from the oracle's ")
     assert result.reason.endswith(": more than 1e-12")
-    assert set(result.outputs) == {"o"}  # what comes after the failure was not computed
+    assert set(result.outputs) == {"o"}  # nothing was computed after the failure
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -1,4 +1,4 @@
-"""The workload calls an engine as a user would, and its check finds what is wrong."""
+"""The workload calls an engine like a user, and its check finds wrong results."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 from collections import Counter
 from typing import Any, get_args
 
-import fake_engines
 import numpy as np
 import pytest
-import wrong_engines
+from helpers import fake_engines, wrong_engines
+from helpers.oracle_engine import Oracle
 
 from flashbench.engines import Layout, Settings
 from flashbench.engines.peers.numpy import NumpyEngine
@@ -152,7 +152,7 @@ def test_many_small_groups_are_checked_from_the_first_to_the_last(monkeypatch: p
 def test_a_check_of_many_sequences_does_not_list_them_all_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = (2, 0, 1) * 20
     problem = AttentionProblem.of(2, batch=60, head_dim=4, key_lengths=lengths, query_lengths=lengths)
-    made = make(fake_engines.Oracle(), "fwd_bwd", problem)
+    made = make(Oracle(), "fwd_bwd", problem)
     listed = Counter[int]()
     sequences = AttentionProblem.sequences
 
@@ -190,7 +190,7 @@ def test_an_engine_gets_the_extras_and_is_checked_by_them(
 ) -> None:
     if sampled:
         monkeypatch.setattr(workload, "SAMPLE_ABOVE_FLOPS", 0)
-    made = make(fake_engines.Oracle(), "fwd_bwd", featured(name))
+    made = make(Oracle(), "fwd_bwd", featured(name))
     found = made.check()
     assert found["wrong"] is None
     assert found["max_abs_error"] == 0.0
@@ -210,14 +210,14 @@ def test_keys_in_pages_are_checked(sampled: bool, monkeypatch: pytest.MonkeyPatc
     problem = AttentionProblem.of(
         2, seqlen_k=30, batch=3, num_heads=4, num_kv_heads=2, head_dim=8, page_size=8, key_lengths=(30, 5, 17)
     )
-    made = make(fake_engines.Oracle(), "fwd", problem)
+    made = make(Oracle(), "fwd", problem)
     assert made.check()["wrong"] is None
     made._outputs["o"][2, 3, 1, 0] += 1e-6
     assert made.check()["wrong"].startswith("o is off")
 
 
 def test_dsinks_are_checked_head_by_head() -> None:
-    made = make(fake_engines.Oracle(), "bwd", featured("sinks"))
+    made = make(Oracle(), "bwd", featured("sinks"))
     for head in range(4):
         made._outputs["dsinks"][head] += 1e-6
         assert made.check()["wrong"].startswith("dsinks is off the float64 oracle by 1e-06")
@@ -232,7 +232,7 @@ def test_dsinks_of_a_sample_count_where_every_sequence_is_in_it(
     batch: int, wrong: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workload, "SAMPLE_ABOVE_FLOPS", 0)
-    made = make(fake_engines.Oracle(), "bwd", featured("sinks", batch=batch, num_heads=3, num_kv_heads=3))
+    made = make(Oracle(), "bwd", featured("sinks", batch=batch, num_heads=3, num_kv_heads=3))
     for head in range(3):
         made._outputs["dsinks"][head] += 1e-6
         assert (made.check()["wrong"] is not None) == wrong[head]
@@ -241,9 +241,9 @@ def test_dsinks_of_a_sample_count_where_every_sequence_is_in_it(
 
 def test_slopes_that_make_logits_large_widen_the_tolerance_by_their_lse() -> None:
     problem = AttentionProblem.of(400, seqlen_k=8, num_heads=4, alibi=True)  # 392 keys away
-    near = make(fake_engines.Oracle(), "bwd", featured("alibi")).check()["tolerance"]
-    far = make(fake_engines.Oracle(), "bwd", problem).check()["tolerance"]
-    largest = np.abs(make(fake_engines.Oracle(), "fwd", problem)._outputs["lse"]).max()
+    near = make(Oracle(), "bwd", featured("alibi")).check()["tolerance"]
+    far = make(Oracle(), "bwd", problem).check()["tolerance"]
+    largest = np.abs(make(Oracle(), "fwd", problem)._outputs["lse"]).max()
     assert 1e-12 == near < far == pytest.approx(1e-12 * largest / 16)
 
 

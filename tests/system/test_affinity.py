@@ -1,4 +1,4 @@
-"""The process's cores are those that taskset left it, whatever an OpenMP runtime did to a thread's."""
+"""The process's cores are those that taskset left it, even if an OpenMP runtime bound a thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALL = ",".join(map(str, CORES))
 
 
 def run(code: str, *settings: str, cores: list[int] | None = None) -> str:
-    """What the code prints in a process with these settings, begun on these cores."""
+    """The output of the code in a process with these settings, started on these cores."""
     environment = {
         name: value for name, value in os.environ.items() if name not in affinity.BINDING_VARIABLES
     }
@@ -45,7 +45,7 @@ print(len(os.sched_getaffinity(0)), sorted(process_cores()), available_cores())
 
 @pytest.fixture(scope="module")
 def report() -> str:
-    """Code that loads GNU's OpenMP runtime, the system's or PyTorch's, and prints what is left then."""
+    """Code that loads GNU's OpenMP runtime (the system's or PyTorch's), and prints the cores left."""
     path = ctypes.util.find_library("gomp")
     if path is None:
         torch = find_spec("torch")
@@ -61,7 +61,7 @@ def report() -> str:
 @NEEDS_CORES
 @pytest.mark.parametrize("setting", ["OMP_PROC_BIND=close", f"GOMP_CPU_AFFINITY={ALL}", "OMP_PLACES=threads"])
 def test_a_bound_main_thread_leaves_the_process_its_cores(setting: str, report: str) -> None:
-    assert run(report, setting) == f"1 {CORES} {len(CORES)}"  # the thread itself has one
+    assert run(report, setting) == f"1 {CORES} {len(CORES)}"  # the thread itself has one core
 
 
 PLACES = """
@@ -82,7 +82,7 @@ print(apart)
 @LINUX
 @NEEDS_CORES
 def test_threads_of_a_call_leave_the_core_that_its_caller_is_bound_to(report: str) -> None:
-    """They have their maker's mask at first."""
+    """New threads start with their maker's mask."""
     _, apart = run(report + PLACES, "OMP_PROC_BIND=close").splitlines()
     assert int(apart) == 20
 
@@ -98,14 +98,14 @@ def test_taskset_is_respected(settings: tuple[str, ...], report: str) -> None:
 @LINUX
 @NEEDS_CORES
 def test_a_list_of_cores_beyond_taskset_adds_none(report: str) -> None:
-    """libgomp binds to one of the list, and what taskset left cannot be asked any more, but how many."""
+    """libgomp binds the thread to one core of the list. Then only the number of taskset's cores is known."""
     assert run(report, f"GOMP_CPU_AFFINITY={ALL}", cores=CORES[-1:]).split()[-1] == "1"
 
 
 @LINUX
 @NEEDS_CORES
 def test_a_list_of_fewer_cores_is_what_openmp_and_we_share(report: str) -> None:
-    """As two programs side by side have it, a part of the machine each."""
+    """Two programs may each have such a list, for a part of the machine."""
     assert run(report, f"GOMP_CPU_AFFINITY={CORES[0]}") == f"1 {CORES[:1]} 1"
 
 

@@ -1,11 +1,11 @@
-"""CPU time that control groups allow is found in either version, in containers too, and threads follow it."""
+"""The CPU quota of control groups is found in both versions, also in containers, and limits threads."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import pytest
-from fake_cgroups import FakeGroups
+from helpers.fake_cgroups import FakeGroups
 
 from flashbench.system import cgroup, cores
 from flashbench.system.cgroup import ThrottleMeter, cpu_quota
@@ -22,7 +22,7 @@ def quota_files(version: Version, quota: int | None, period: int = 100_000) -> d
 
 
 def mount(groups: FakeGroups, version: Version, root: str = "/") -> None:
-    """A hierarchy of version 1 may be that of two controllers."""
+    """A hierarchy of version 1 may have two controllers."""
     groups.mount(version, "" if version == 2 else "cpu,cpuacct", root=root)
 
 
@@ -65,9 +65,9 @@ def test_a_quota_is_of_its_own_period(cgroups: FakeGroups) -> None:
 @pytest.mark.parametrize(
     ("root", "path"),
     [
-        ("/docker/abc", "/docker/abc"),  # the host's names, of which the mount shows the container's alone
-        ("/", "/"),  # names of the container's own
-        ("/", "/../elsewhere"),  # begun outside of what it sees
+        ("/docker/abc", "/docker/abc"),  # the host's path; the mount shows only the container's group
+        ("/", "/"),  # the container's own path
+        ("/", "/../elsewhere"),  # started outside the visible groups
         ("/docker/abc", "/another"),
     ],
 )
@@ -130,7 +130,7 @@ def test_throttled_periods_count_from_the_meters_making(version: Version, cgroup
     cgroups.write("/pod", stat(1003))
     assert meter.read() == 3
     cgroups.write("/pod/job", stat(12))
-    assert meter.read() == 5  # a wait of the inner group may be one of the outer's, too
+    assert meter.read() == 5  # a wait of the inner group may also count for the outer one
 
 
 def test_what_this_system_says_is_understood() -> None:

@@ -1,4 +1,4 @@
-"""Settings of Numba that our kernels cannot run under are a line that names them, in library and commands."""
+"""Settings of Numba with which kernels cannot run give one line that names them, in library and commands."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_numba_takes_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     check_numba_settings()
     assert (numba_num_threads(), available_cores()) == (1, 1)
     for name in REFUSED:
-        monkeypatch.setenv(name, "")  # as a Dockerfile unsets it
+        monkeypatch.setenv(name, "")  # a Dockerfile unsets a variable like this
     check_numba_settings()
     monkeypatch.delenv("NUMBA_NUM_THREADS")
     assert numba_num_threads() is None

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from flashbench.codegen.isa import HALF_RATE, ISA
 from flashbench.engines.launch import FLOPS_PER_THREAD
-from flashbench.kernels.flash.scratch import FORWARD_NUMBERS, padded_lanes
+from flashbench.kernels.flash.scratch import STATE_ROWS, padded_lanes
 
 # In float64, and at half rate in float32 too, a thread's workspace grows with the keys, by half the
 # documented 64 bytes each (two threads share the documented figure), and stops where tiles no longer gain.
@@ -58,7 +58,7 @@ def forward_blocks(
     wider = max(0, head_dim - 64)
     while True:
         limit = share + wider * lanes * itemsize
-        keys = limit // (lanes * itemsize) - head_dim - FORWARD_NUMBERS
+        keys = limit // (lanes * itemsize) - head_dim - STATE_ROWS
         if keys >= 48 or lanes // 2 < vector:
             break
         lanes //= 2

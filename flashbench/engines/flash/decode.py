@@ -6,31 +6,36 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flashbench.codegen.scratch import ALIGNMENT, aligned
+from flashbench.codegen.scratch import ALIGNMENT
+from flashbench.codegen.structs import struct_bytes
 from flashbench.engines import Array, Forward, Settings
-from flashbench.engines.features import FEATURE_BYTES, kernel_features, number_bytes
+from flashbench.engines.features import call_features
 from flashbench.engines.launch import (
-    BYTE,
+    CallMemory,
+    Counters,
+    Launch,
     address_of,
-    aligned_scratch,
-    array_table,
+    place,
+    place_numbers,
     readable,
     result_like,
     sequence_table,
+    sizes_of,
     threads_for,
 )
 from flashbench.extras import Extras
-from flashbench.kernels.call.features import SEQUENCE_COLUMNS
-from flashbench.kernels.flash.decode import flash_decode
-from flashbench.kernels.flash.scratch import decode_elements
+from flashbench.kernels.call.structs import Sequence
+from flashbench.kernels.flash.decode import DecodeCall, flash_decode
+from flashbench.kernels.flash.merge import Split
+from flashbench.kernels.flash.scratch import DECODE, ScratchSizes, padded_lanes
+from flashbench.kernels.maths.dots import QUERIES
+from flashbench.kernels.products.fma import FMA
 from flashbench.problem import MOST_DECODING_QUERIES, AttentionProblem
-from flashbench.threads.pool import run_on_threads
 
 _MOST_ROWS = 64  # queries of a chunk, over the heads that share keys: four vectors of float32 on AVX-512
 _BLOCK_K = 64
 _LEAST_KEYS = 256  # of a part: what it costs to begin and to merge one is then little
 _PARTS = 32  # of a whole call, if it has as many keys: enough to keep many cores busy to the end
-_ARRAYS = 5
 
 
 class DecodePlan(NamedTuple):
@@ -77,23 +82,42 @@ def _threads(problem: AttentionProblem, settings: Settings, plan: DecodePlan) ->
     return min(threads_for(problem, "fwd", settings, reading=True), max(1, plan.tasks))
 
 
-def _stride(problem: AttentionProblem, plan: DecodePlan) -> int:
-    """Bytes from one thread's scratch to the next."""
-    elements = decode_elements(plan.rows, plan.block_k, problem.head_dim, problem.itemsize)
-    return aligned(elements * problem.itemsize)
+def _scratch(problem: AttentionProblem, plan: DecodePlan) -> tuple[Any, int]:
+    """(the scratch's cells, bytes from one thread's to the next)."""
+    sizes = ScratchSizes(
+        _lanes(problem, plan),
+        plan.chunk,
+        plan.block_k,
+        problem.head_dim,
+        problem.head_dim_v,
+        problem.itemsize,
+        problem.itemsize,
+        limited=True,  # a part has limits of its own, and a chunk of queries too
+        alibi=problem.alibi,
+    )
+    return DECODE.place(sizes)
 
 
-def _parts_bytes(problem: AttentionProblem, plan: DecodePlan) -> int:
-    """o, row_max and row_sum of every part."""
-    return plan.tasks * plan.rows * (problem.head_dim_v + 2) * problem.itemsize
+def _lanes(problem: AttentionProblem, plan: DecodePlan) -> int:
+    return padded_lanes(-(-plan.rows // QUERIES) * QUERIES, problem.itemsize)
+
+
+def _part_numbers(problem: AttentionProblem, plan: DecodePlan) -> int:
+    """o, row_max and row_sum of a part."""
+    return plan.rows * (problem.head_dim_v + 2)
+
+
+def _counters(plan: DecodePlan) -> Counters:
+    return Counters(tickets=1 + plan.tasks)
 
 
 def decode_bytes(problem: AttentionProblem, settings: Settings) -> int:
     """Workspace of a call, exact for arrays that `readable` need not copy."""
     plan = decode_plan(problem, settings)
-    scratch = _threads(problem, settings, plan) * _stride(problem, plan) + ALIGNMENT
-    told = _ARRAYS * 32 + problem.batch * SEQUENCE_COLUMNS * 8 + FEATURE_BYTES + number_bytes(problem)
-    return scratch + told + 8 * (plan.tasks + 1) + _parts_bytes(problem, plan)
+    _, stride = _scratch(problem, plan)
+    scratch = _threads(problem, settings, plan) * stride + ALIGNMENT
+    shared = struct_bytes(DecodeCall) + problem.batch * struct_bytes(Sequence) + _counters(plan).bytes
+    return scratch + shared + plan.tasks * _part_numbers(problem, plan) * problem.itemsize
 
 
 def decode(
@@ -103,43 +127,27 @@ def decode(
     o = result_like(q, problem.head_dim_v)
     lse = np.empty(problem.q_shape[:3], dtype=q.dtype)
     plan = decode_plan(problem, settings)
-    stride = _stride(problem, plan)
-    q, k, v = readable(q), readable(k), readable(v)
-    table = array_table(q, k, v, o, lse[..., np.newaxis])
-    sequences = sequence_table(problem, lambda *lengths: _tasks(lengths, plan.chunk, plan.part_keys))
-    features = kernel_features(problem, extras)
-    counters = np.zeros(1 + plan.tasks, dtype=np.int64)
-    counters_address = address_of(counters)
-    parts = np.empty(_parts_bytes(problem, plan), dtype=np.uint8)
     threads = _threads(problem, settings, plan)
-    scratch, scratch_address = aligned_scratch(threads * stride)
-    number = q.dtype.type
-
-    def work(slot: int) -> None:
-        flash_decode(
-            number(0),
-            BYTE,
-            q.itemsize,
-            table,
-            sequences,
-            features.whole,
-            features.numbers,
-            counters_address,
-            counters_address + 8,
-            address_of(parts),
-            scratch_address,
-            stride,
-            slot,
-            plan.tasks,
-            problem.num_kv_heads,
-            problem.num_heads // problem.num_kv_heads,
-            problem.head_dim,
-            problem.head_dim_v,
-            plan.chunk,
-            plan.part_keys,
-            plan.block_k,
-        )
-
-    run_on_threads(work, threads, counters_address)
-    del scratch  # it had to live until here: the kernels know only its address
+    q, k, v = readable(q), readable(k), readable(v)
+    sequences = sequence_table(problem, lambda *lengths: _tasks(lengths, plan.chunk, plan.part_keys))
+    features, arrays = call_features(problem, extras)
+    numbers = _part_numbers(problem, plan)
+    parts = np.empty(plan.tasks * numbers, dtype=q.dtype)
+    scratch, stride = _scratch(problem, plan)
+    memory = CallMemory(threads, stride, _counters(plan), sequences)
+    lanes = _lanes(problem, plan)
+    call = DecodeCall(
+        place(q),
+        place(k),
+        place(v),
+        place(o),
+        place_numbers(lse[..., np.newaxis]),
+        scratch,
+        Split(plan.chunk, plan.rows, lanes, plan.part_keys, address_of(parts), numbers, problem.itemsize),
+        sizes_of(problem, plan.chunk, plan.block_k),
+        memory.work(plan.tasks),
+        features,
+    )
+    Launch(call, q.dtype, threads).run(flash_decode(FMA))
+    del memory, arrays, parts  # they had to live until here: the kernel knows only addresses
     return Forward(o, lse)

@@ -4,47 +4,42 @@ from __future__ import annotations
 
 import numpy as np
 
-from flashbench.codegen.scratch import ALIGNMENT
 from flashbench.engines import Array, AttentionGradients, Forward, Settings
 from flashbench.engines.base import EngineBase
-from flashbench.engines.features import kernel_features, mask_shape, sinks_gradient
+from flashbench.engines.features import call_features, sinks_gradient
 from flashbench.engines.flash.decode import decode, decode_bytes, decode_plan, decodes
 from flashbench.engines.flash.plan import (
     all_tiles,
-    backward_plan,
-    backward_stride,
-    chains_of,
-    forward_plan,
-    forward_stride,
-    mask_gradient_stride,
+    call_bytes,
+    counters_of,
+    plan_of,
     readers_of,
+    scratch_of,
     tiles_of,
-    told_bytes,
 )
 from flashbench.engines.flash.scalar import backward_by_loops, forward_by_loops, workspace_of_loops
 from flashbench.engines.launch import (
-    BYTE,
-    address_of,
-    aligned_scratch,
-    array_table,
+    CallMemory,
+    Counters,
+    Launch,
+    gathered_room,
     moves_table,
-    near_room,
+    place,
+    place_numbers,
     readable,
     result_like,
-    rooms_for,
     sequence_table,
+    sizes_of,
+    tile_is_scattered,
 )
 from flashbench.extras import NO_EXTRAS, Extras
-from flashbench.kernels.flash.backward import flash_backward
-from flashbench.kernels.flash.forward import flash_forward
-from flashbench.kernels.flash.gather import TICKETS
-from flashbench.kernels.flash.mask_gradient import flash_mask_gradient
+from flashbench.kernels.call.structs import Gathers
+from flashbench.kernels.flash.backward import BackwardCall, flash_backward
+from flashbench.kernels.flash.forward import ForwardCall, flash_forward
+from flashbench.kernels.flash.mask_gradient import MaskGradientCall, MaskShape, flash_mask_gradient
+from flashbench.kernels.flash.scratch import BACKWARD, FORWARD, MASK_GRADIENT
+from flashbench.kernels.products.fma import FMA
 from flashbench.problem import AttentionProblem, Direction, Feature
-from flashbench.threads.pool import run_on_threads
-
-_FORWARD_ARRAYS = 5
-_BACKWARD_ARRAYS = 11
-_TABLE_ROW_BYTES = 32
 
 
 class FlashEngine(EngineBase):
@@ -82,50 +77,31 @@ class FlashEngine(EngineBase):
             return decode(problem, settings, q, k, v, extras)
         o = result_like(q, problem.head_dim_v)
         lse = np.empty(problem.q_shape[:3], dtype=q.dtype)
-        threads, blocks = forward_plan(problem, settings)
-        itemsize = q.itemsize
+        threads, blocks = plan_of(problem, "fwd", settings)
         q, k, v = readable(q), readable(k), readable(v)
         readers = readers_of(problem)
-        near_k, near_v = near_room(k, readers), near_room(v, readers)
+        near_k, near_v = gathered_room(k, readers), gathered_room(v, readers)
         moves = moves_table((k, near_k), (v, near_v))
-        rooms, stride = rooms_for([(o, blocks.block_q)], forward_stride(problem, blocks))
-        table = array_table(q, near_k, near_v, o, lse[..., np.newaxis])
+        gathers = Gathers(0, 0, tile_is_scattered(o, blocks.block_q))
+        scratch, stride = scratch_of(FORWARD, problem, blocks, gathers)
         sequences = sequence_table(problem, tiles_of(problem, blocks))
-        features = kernel_features(problem, extras)
-        tickets = np.zeros(TICKETS + 1, dtype=np.int64)
-        finite = np.zeros(chains_of(problem), dtype=np.int64)
-        tickets_address = address_of(tickets)
-        scratch, scratch_address = aligned_scratch(threads * stride)
-        number = q.dtype.type
-        tasks = problem.num_heads * all_tiles(problem, blocks)
-
-        def work(slot: int) -> None:
-            flash_forward(
-                number(0),
-                BYTE,
-                itemsize,
-                table,
-                moves,
-                sequences,
-                features.whole,
-                features.numbers,
-                tickets_address,
-                address_of(finite),
-                scratch_address,
-                stride,
-                slot,
-                tasks,
-                problem.num_heads,
-                problem.num_heads // problem.num_kv_heads,
-                problem.head_dim,
-                problem.head_dim_v,
-                blocks.block_q,
-                blocks.block_k,
-                *rooms,
-            )
-
-        run_on_threads(work, threads, tickets_address)
-        del scratch  # it had to live until here: the kernels know only its address
+        features, arrays = call_features(problem, extras)
+        counters = counters_of(problem, "fwd", blocks)
+        memory = CallMemory(threads, stride, counters, sequences, moves)
+        call = ForwardCall(
+            place(q),
+            place(near_k),
+            place(near_v),
+            place(o),
+            place_numbers(lse[..., np.newaxis]),
+            scratch,
+            gathers,
+            sizes_of(problem, *blocks),
+            memory.work(problem.num_heads * all_tiles(problem, blocks)),
+            features,
+        )
+        Launch(call, q.dtype, threads).run(flash_forward(FMA))
+        del memory, arrays  # they had to live until here: the kernel knows only addresses
         return Forward(o, lse)
 
     def backward(
@@ -149,55 +125,38 @@ class FlashEngine(EngineBase):
         o, lse = forward.o, forward.lse
         assert lse is not None  # ours gives it, and callers who bring their own must bring it
         dsinks = sinks_gradient(problem, extras, do, o, lse)
-        threads, blocks = backward_plan(problem, settings)
-        itemsize = q.itemsize
+        threads, blocks = plan_of(problem, "bwd", settings)
         do, q, k, v, o = readable(do), readable(q), readable(k), readable(v), readable(o)
-        block_q, block_k = blocks
-        readers = readers_of(problem)
-        near_k, near_v = near_room(k, readers), near_room(v, readers)
-        near_dk, near_dv = near_room(dk, readers), near_room(dv, readers)
-        moves = moves_table((k, near_k), (v, near_v))
-        tiles = [(q, block_q), (do, block_q), (dq, block_q)]
-        rooms, stride = rooms_for(tiles, backward_stride(problem, blocks))
         lse = readable(lse[..., np.newaxis])  # a copy, too, has to live as long as its address is used
-        table = array_table(q, near_k, near_v, o, lse, do, dq, near_dk, near_dv, dk, dv)
+        readers = readers_of(problem)
+        near_k, near_v = gathered_room(k, readers), gathered_room(v, readers)
+        near_dk, near_dv = gathered_room(dk, readers), gathered_room(dv, readers)
+        moves = moves_table((k, near_k), (v, near_v))
+        gathers = Gathers(*(int(tile_is_scattered(x, blocks.block_q)) for x in (q, do, dq)))
+        scratch, stride = scratch_of(BACKWARD, problem, blocks, gathers)
         sequences = sequence_table(problem, tiles_of(problem, blocks))
-        features = kernel_features(problem, extras)
-        tickets = np.zeros(TICKETS + 1 + chains_of(problem), dtype=np.int64)
-        finite = np.zeros(chains_of(problem), dtype=np.int64)
-        progress = np.zeros(problem.num_heads * all_tiles(problem, blocks), dtype=np.int64)
-        tickets_address = address_of(tickets)
-        scratch, scratch_address = aligned_scratch(threads * stride)
-        number = q.dtype.type
-
-        def work(slot: int) -> None:
-            flash_backward(
-                number(0),
-                BYTE,
-                itemsize,
-                table,
-                moves,
-                sequences,
-                features.whole,
-                features.numbers,
-                tickets_address,
-                address_of(progress),
-                address_of(finite),
-                scratch_address,
-                stride,
-                slot,
-                problem.num_heads,
-                problem.num_kv_heads,
-                problem.head_dim,
-                problem.head_dim_v,
-                number(problem.scale),
-                block_q,
-                block_k,
-                *rooms,
-            )
-
-        run_on_threads(work, threads, tickets_address)
-        del scratch
+        features, arrays = call_features(problem, extras)
+        memory = CallMemory(threads, stride, counters_of(problem, "bwd", blocks), sequences, moves)
+        call = BackwardCall(
+            place(q),
+            place(near_k),
+            place(near_v),
+            place(o),
+            place(do),
+            place(dq),
+            place_numbers(near_dk),
+            place_numbers(near_dv),
+            place(dk),
+            place(dv),
+            place_numbers(lse),
+            scratch,
+            gathers,
+            sizes_of(problem, *blocks),
+            memory.work(),
+            features,
+        )
+        Launch(call, q.dtype, threads).run(flash_backward(FMA))
+        del memory, arrays
         dmask = None
         if mask_gradient and problem.mask == "float":
             dmask = _mask_gradient(problem, settings, extras, do, q, near_k, near_v, o, lse)
@@ -212,8 +171,7 @@ class FlashEngine(EngineBase):
         if direction != "bwd" and decodes(problem, settings):
             plan = decode_plan(problem, settings)
             return plan.chunk, plan.block_k
-        plan_of = backward_plan if direction == "bwd" else forward_plan
-        blocks = plan_of(problem, settings)[1]
+        _, blocks = plan_of(problem, "bwd" if direction == "bwd" else "fwd", settings)
         return blocks.block_q, blocks.block_k
 
     def workspace_bytes(
@@ -226,17 +184,9 @@ class FlashEngine(EngineBase):
         if direction != "bwd" and decodes(problem, settings):
             needs.append(decode_bytes(problem, settings))
         elif direction != "bwd":
-            threads, blocks = forward_plan(problem, settings)
-            scratch = threads * forward_stride(problem, blocks) + ALIGNMENT
-            needs.append(
-                scratch + _FORWARD_ARRAYS * _TABLE_ROW_BYTES + told_bytes(problem) + 8 * (TICKETS + 1)
-            )
+            needs.append(call_bytes(problem, "fwd", settings))
         if direction != "fwd":
-            threads, blocks = backward_plan(problem, settings)
-            scratch = threads * backward_stride(problem, blocks) + ALIGNMENT
-            shared = _BACKWARD_ARRAYS * _TABLE_ROW_BYTES + told_bytes(problem)
-            shared += 8 * (TICKETS + 1 + chains_of(problem) + problem.num_heads * all_tiles(problem, blocks))
-            needs.append(scratch + shared)
+            needs.append(call_bytes(problem, "bwd", settings))
         return max(needs)
 
 
@@ -252,39 +202,26 @@ def _mask_gradient(
     lse: Array,
 ) -> Array:
     """dmask in the mask's own shape; the arrays are such that a kernel can read them."""
-    threads, blocks = backward_plan(problem, settings)
-    shape = mask_shape(problem)
-    dmask = np.zeros(shape, dtype=q.dtype)
-    table = array_table(q, k, v, o, lse, do, dmask)
+    threads, blocks = plan_of(problem, "bwd", settings)
+    dmask = np.zeros(problem.mask_shape, dtype=q.dtype)
+    scratch, stride = scratch_of(MASK_GRADIENT, problem, blocks)
+    features, arrays = call_features(problem, extras)
     sequences = sequence_table(problem, tiles_of(problem, blocks))
-    features = kernel_features(problem, extras)
-    tickets = np.zeros(1, dtype=np.int64)
-    tickets_address = address_of(tickets)
-    stride = mask_gradient_stride(problem, blocks)
-    scratch, scratch_address = aligned_scratch(threads * stride)
-    number = q.dtype.type
-
-    def work(slot: int) -> None:
-        flash_mask_gradient(
-            number(0),
-            BYTE,
-            q.itemsize,
-            table,
-            sequences,
-            features.whole,
-            features.numbers,
-            tickets_address,
-            scratch_address,
-            stride,
-            slot,
-            shape,
-            problem.num_heads,
-            problem.num_heads // problem.num_kv_heads,
-            problem.head_dim,
-            problem.head_dim_v,
-            *blocks,
-        )
-
-    run_on_threads(work, threads, tickets_address)
-    del scratch
+    memory = CallMemory(threads, stride, Counters(tickets=1), sequences)
+    call = MaskGradientCall(
+        place(q),
+        place(k),
+        place(v),
+        place(o),
+        place(do),
+        place_numbers(lse),
+        place_numbers(dmask),
+        MaskShape(*problem.mask_shape),
+        scratch,
+        sizes_of(problem, *blocks),
+        memory.work(),
+        features,
+    )
+    Launch(call, q.dtype, threads).run(flash_mask_gradient(FMA))
+    del memory, arrays
     return dmask

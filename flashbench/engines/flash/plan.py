@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
-from flashbench.codegen.scratch import aligned
+from flashbench.codegen.scratch import ALIGNMENT, Layout
+from flashbench.codegen.structs import struct_bytes
 from flashbench.engines import Settings
-from flashbench.engines.features import FEATURE_BYTES, limited, number_bytes
+from flashbench.engines.features import limited
 from flashbench.engines.flash.block_sizes import Blocks, backward_blocks, forward_blocks, within_window
 from flashbench.engines.flash.tuned import Pass, tuned_blocks
-from flashbench.engines.launch import Tasks, threads_for
-from flashbench.kernels.call.features import SEQUENCE_COLUMNS
-from flashbench.kernels.flash.scratch import backward_elements, feature_numbers, forward_elements
+from flashbench.engines.launch import Counters, Tasks, threads_for
+from flashbench.kernels.call.structs import Gathers, Sequence
+from flashbench.kernels.flash.backward import BackwardCall
+from flashbench.kernels.flash.forward import ForwardCall
+from flashbench.kernels.flash.gather import TICKETS
+from flashbench.kernels.flash.scratch import BACKWARD, FORWARD, ScratchSizes, padded_lanes
 from flashbench.problem import AttentionProblem
 
 
@@ -31,15 +36,10 @@ def _window(problem: AttentionProblem) -> int | None:
     return None if left is None or right is None else left + right + 1
 
 
-def forward_plan(problem: AttentionProblem, settings: Settings) -> tuple[int, Blocks]:
-    threads = threads_for(problem, "fwd", settings)
-    blocks = _chosen(problem, "fwd", settings)
-    return min(threads, max(1, problem.num_heads * all_tiles(problem, blocks))), blocks
-
-
-def backward_plan(problem: AttentionProblem, settings: Settings) -> tuple[int, Blocks]:
-    threads = threads_for(problem, "bwd", settings)
-    blocks = _chosen(problem, "bwd", settings)
+def plan_of(problem: AttentionProblem, direction: Pass, settings: Settings) -> tuple[int, Blocks]:
+    """(threads, block sizes) of a call."""
+    threads = threads_for(problem, direction, settings)
+    blocks = _chosen(problem, direction, settings)
     return min(threads, max(1, problem.num_heads * all_tiles(problem, blocks))), blocks
 
 
@@ -74,39 +74,44 @@ def all_tiles(problem: AttentionProblem, blocks: Blocks) -> int:
     return sum(count * int(tiles(*lengths)) for lengths, count in problem.length_counts.items())
 
 
-def _numbers(problem: AttentionProblem) -> int:
-    return feature_numbers(limited=limited(problem), alibi=problem.alibi)
+_NO_GATHERS = Gathers(0, 0, 0)
 
 
-def forward_stride(problem: AttentionProblem, blocks: Blocks) -> int:
-    """Bytes from one thread's scratch to the next."""
-    elements = forward_elements(*blocks, problem.head_dim, problem.itemsize, _numbers(problem))
-    return aligned(elements * problem.itemsize)
-
-
-def backward_stride(problem: AttentionProblem, blocks: Blocks) -> int:
-    elements = backward_elements(
+def scratch_of(
+    layout: Layout, problem: AttentionProblem, blocks: Blocks, gathers: Gathers = _NO_GATHERS
+) -> tuple[Any, int]:
+    """(the layout's cells, bytes from one thread's scratch to the next)."""
+    sizes = ScratchSizes(
+        padded_lanes(blocks.block_q, problem.itemsize),
         *blocks,
         problem.head_dim,
         problem.head_dim_v,
         problem.itemsize,
-        _numbers(problem),
-        softcap=problem.softcap is not None,
+        problem.itemsize,
+        limited(problem),
+        problem.alibi,
+        problem.softcap is not None,
+        *gathers,
     )
-    return aligned(elements * problem.itemsize)
+    return layout.place(sizes)
 
 
-def mask_gradient_stride(problem: AttentionProblem, blocks: Blocks) -> int:
-    """With all that any feature needs, and the tile in which gradients are added up."""
-    numbers = feature_numbers(limited=True, alibi=True) + blocks.block_k
-    elements = backward_elements(*blocks, problem.head_dim, problem.head_dim_v, problem.itemsize, numbers)
-    return aligned(elements * problem.itemsize)
+def counters_of(problem: AttentionProblem, direction: Pass, blocks: Blocks) -> Counters:
+    """What the threads of a call count."""
+    chains = chains_of(problem)
+    if direction == "fwd":
+        return Counters(tickets=TICKETS + 1, finite=chains)
+    tasks = problem.num_heads * all_tiles(problem, blocks)
+    return Counters(tickets=TICKETS + 1 + chains, finite=chains, progress=tasks)
 
 
-def told_bytes(problem: AttentionProblem) -> int:
-    """What tells the kernels of sequences and features."""
-    finite = 8 * chains_of(problem)
-    return problem.batch * SEQUENCE_COLUMNS * 8 + FEATURE_BYTES + number_bytes(problem) + finite
+def call_bytes(problem: AttentionProblem, direction: Pass, settings: Settings) -> int:
+    """Workspace of a call, exact for arrays whose rows need no copies."""
+    threads, blocks = plan_of(problem, direction, settings)
+    layout, call = (FORWARD, ForwardCall) if direction == "fwd" else (BACKWARD, BackwardCall)
+    _, stride = scratch_of(layout, problem, blocks)
+    shared = struct_bytes(call) + problem.batch * struct_bytes(Sequence)
+    return threads * stride + ALIGNMENT + shared + counters_of(problem, direction, blocks).bytes
 
 
 def chains_of(problem: AttentionProblem) -> int:

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from flashbench.block_mask import BlockMask
 from flashbench.engines import Array, AttentionGradients, Forward
-from flashbench.engines.launch import broadcast_gradient, no_tasks, sequence_table
+from flashbench.engines.launch import COLUMN, broadcast_gradient, no_tasks, sequence_table
 from flashbench.extras import Extras
-from flashbench.kernels.call.features import NO_LIMIT, TILES_BEFORE
+from flashbench.kernels.call.visibility import NO_LIMIT
 from flashbench.kernels.scalar import ScalarFeatures, scalar_backward, scalar_forward
 from flashbench.problem import AttentionProblem
 
@@ -38,21 +38,9 @@ def backward_by_loops(
     dsinks = np.zeros(problem.num_heads)
     wanted = mask_gradient and problem.mask == "float"
     dmask = np.zeros(problem.mask_shape if wanted else (1, 1, 1, 1), dtype=q.dtype)
-    scalar_backward(
-        do,
-        q,
-        k,
-        v,
-        forward.o,
-        forward.lse,
-        dq,
-        dk,
-        dv,
-        dsinks,
-        broadcast_gradient(dmask, _mask_shape(problem)),
-        _sequences(problem),
-        _features(problem, extras),
-    )
+    gradients = dq, dk, dv, dsinks, broadcast_gradient(dmask, _mask_shape(problem))
+    given = do, q, k, v, forward.o, forward.lse
+    scalar_backward(given, gradients, _sequences(problem), _features(problem, extras))
     return AttentionGradients(
         dq, dk, dv, dsinks.astype(q.dtype) if problem.sinks else None, dmask if wanted else None
     )
@@ -64,7 +52,7 @@ def workspace_of_loops(problem: AttentionProblem) -> int:
 
 
 def _sequences(problem: AttentionProblem) -> NDArray[np.int64]:
-    return np.ascontiguousarray(sequence_table(problem, no_tasks)[:, :TILES_BEFORE])
+    return np.ascontiguousarray(sequence_table(problem, no_tasks)[:, : COLUMN.tiles_before])
 
 
 def _mask_shape(problem: AttentionProblem) -> tuple[int, int, int, int]:

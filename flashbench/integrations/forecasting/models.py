@@ -117,9 +117,9 @@ def load(module: str) -> Any:
     return import_module(module)
 
 
-def check_installed(*more: str) -> None:
-    """Raise EngineError if a package of the extra `models`, or of `more`, is not installed. Imports none."""
-    for package in ("torch", "neuralforecast", *more):
+def check_installed(*others: str) -> None:
+    """Raise EngineError if a package of the extra `models`, or of `others`, is missing. Imports none."""
+    for package in ("torch", "neuralforecast", *others):
         if find_spec(package) is None:
             raise EngineError(
                 f"forecasting models need {package}, which is not installed",

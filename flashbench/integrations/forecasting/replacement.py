@@ -11,7 +11,7 @@ from flashbench.integrations.forecasting.choice import ORIGINAL, Choice
 from flashbench.integrations.forecasting.models import MODELS, check_variant, labelled, load, unlabelled
 
 _lock = threading.Lock()
-_asked: dict[object, tuple[Choice, str | None]] = {}  # in the order of the requests; the last one applies
+_requests: dict[object, tuple[Choice, str | None]] = {}  # in order; the last one applies
 
 
 @contextlib.contextmanager
@@ -33,18 +33,18 @@ def forecasting_attention(
     load("flashbench.integrations.forecasting.blocks")
     block = object()
     with _lock:
-        _asked[block] = choice, variant
+        _requests[block] = choice, variant
         _install()
     try:
         yield
     finally:
         with _lock:
-            _asked.pop(block)
+            _requests.pop(block)
             _install()
 
 
 def _install() -> None:
-    choice, variant = next(reversed(_asked.values()), (Choice(ORIGINAL), None))
+    choice, variant = next(reversed(_requests.values()), (Choice(ORIGINAL), None))
     replaces = choice.attention != ORIGINAL
     for replacement in load("flashbench.integrations.forecasting.blocks").REPLACEMENTS:
         if replaces and (replacement.instead_of is None or variant is not None):

@@ -107,8 +107,8 @@ def attention_forward(
     return o.transpose(1, 2).contiguous(), None
 
 
-def _causal(module: Module, asked: bool | None) -> bool:
-    return bool(getattr(module, "is_causal", False)) if asked is None else asked
+def _causal(module: Module, is_causal: bool | None) -> bool:
+    return bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
 
 
 def _without_mask(queries: int, keys: int, causal: bool, sliding_window: int | None) -> Pattern:

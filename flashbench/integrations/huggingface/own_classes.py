@@ -22,13 +22,13 @@ from flashbench.integrations.stack import level_outside
 def watch_models(ours: Container[str]) -> None:
     """From now on, a model made with one of these attentions finds a class for it in its own dicts."""
     # Every model calls this method before it makes its layers.
-    asked = PreTrainedModel.get_correct_attn_implementation
-    if hasattr(asked, "_flashbench"):
+    original = PreTrainedModel.get_correct_attn_implementation
+    if hasattr(original, "_flashbench"):
         return
 
-    @wraps(asked)
+    @wraps(original)
     def get_correct_attn_implementation(self: Any, *args: Any, **kwargs: Any) -> str:
-        name: str = asked(self, *args, **kwargs)
+        name: str = original(self, *args, **kwargs)
         if name in ours:
             _eager_classes_for(type(self), name)
         return name

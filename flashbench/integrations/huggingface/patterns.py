@@ -124,11 +124,11 @@ def _recognise_visible(found: _Visible, queries: int) -> Pattern | None:
     rows, keys = found.counts.shape[2], found.keys.shape[2]
     if rows == 1:  # all queries see the same keys, or there is only one query
         return _of_keys(found.keys)
-    some = found.counts > 0
-    if rows != queries or not some.any():
+    sees_keys = found.counts > 0
+    if rows != queries or not sees_keys.any():
         return None
     place = np.arange(rows)
-    low, high = int((found.firsts - place)[some].min()), int((found.lasts - place)[some].max())
+    low, high = int((found.firsts - place)[sees_keys].min()), int((found.lasts - place)[sees_keys].max())
     pattern = band_pattern(rows, keys, low, high)
     if pattern is None:
         return None

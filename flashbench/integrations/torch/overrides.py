@@ -27,7 +27,7 @@ _push, _pop = torch._C._push_on_torch_function_stack, torch._C._pop_torch_functi
 def overriding(*arguments: Any) -> str | None:
     """What overrides a call with these arguments, in words; None if nothing does."""
     for x in arguments:
-        if type(x) is not Tensor and _is_asked(x):
+        if type(x) is not Tensor and _overrides(x):
             return f"tensors of type {type(x).__name__}"
     for i in range(_size()):
         mode = type(_at(i))
@@ -77,21 +77,21 @@ class _Last(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not torch_sdpa or self.lasts() is None:
             return func(*args, **kwargs)
-        asked = torch.overrides._get_overloaded_args(
+        overriders = torch.overrides._get_overloaded_args(
             [x for x in (*args, *kwargs.values()) if type(x) is not Tensor]
         )
-        for x in asked:
+        for x in overriders:
             with self:  # x's type may pass the call on
                 o = x.__torch_function__(func, types, args, kwargs)
             if o is not NotImplemented:
                 return o
-        if asked:
+        if overriders:
             return func(*args, **kwargs)  # for PyTorch's own error
         self.reached = True
         return self.compute(*args, **kwargs)
 
 
-def _is_asked(x: Any) -> bool:
+def _overrides(x: Any) -> bool:
     if torch.compiler.is_dynamo_compiling():
         return bool(has_torch_function_variadic(x))  # during tracing it does not see modes
     return bool(torch.overrides._get_overloaded_args([x]))

@@ -13,7 +13,7 @@ from flashbench.integrations.torch.attentions import find_attention
 from flashbench.integrations.torch.thread_report import warn_of_problems
 
 _lock = threading.Lock()
-_asked: dict[object, str] = {}  # names of attentions, in the order of the requests; the last one is in place
+_requests: dict[object, str] = {}  # attentions by name, in order; the last one is in place
 _tag: str = getattr(compiler_config, "cache_key_tag", "")  # the user's own tag
 
 
@@ -28,14 +28,14 @@ def enable(attention: str = "flash") -> None:
 
     attention: "flash", "standard", "torch-flash" or "torch-math". Any other name raises EngineError.
     """
-    _ask(attention)
+    _request(attention)
 
 
 def disable() -> None:
     """Undo the last `enable`. Does nothing if there was none."""
     with _lock:
-        if _asked:
-            _asked.popitem()
+        if _requests:
+            _requests.popitem()
         _install()
 
 
@@ -52,27 +52,27 @@ def flashbench_attention(attention: str = "flash") -> Iterator[None]:
     >>> o[0, 0, 0]
     tensor([1., 0., 0., 0.])
     """
-    block = _ask(attention)
+    block = _request(attention)
     try:
         yield
     finally:
         with _lock:
-            _asked.pop(block, None)
+            _requests.pop(block, None)
             _install()
 
 
-def _ask(attention: str) -> object:
+def _request(attention: str) -> object:
     find_attention(attention)
     warn_of_problems()
-    who = object()
+    request = object()
     with _lock:
-        _asked[who] = attention
+        _requests[request] = attention
         _install()
-    return who
+    return request
 
 
 def _install() -> None:
-    last = next(reversed(_asked.values()), None)
+    last = next(reversed(_requests.values()), None)
     place.put(place.torch_sdpa if last is None else find_attention(last))
     # Compilers treat some of PyTorch's functions that call attention as one operation. Without a tag of our
     # own they would take from their disk cache code that they made with another attention in place.

@@ -7,111 +7,104 @@ its probability 0. Otherwise 0 * NaN would carry a NaN or infinity to rows that 
 
 from __future__ import annotations
 
-import math
-
-from numba import njit
-
 from flashbench.codegen.atomics import publish
-from flashbench.codegen.pointers import at, pointer
-from flashbench.kernels.call.features import (
-    FLOAT_MASK,
-    MASK,
-    MASK_KEY,
-    MASK_ROW,
-    end_key,
-    first_key,
-    mask_shows,
-)
+from flashbench.codegen.pointers import at
+from flashbench.codegen.steps import step
+from flashbench.kernels.call.masks import PARTLY, mask_shows
 from flashbench.kernels.tile.edit import all_finite
-from flashbench.kernels.tile.masks import add_mask, clear_minus_inf, hide_masked
 from flashbench.kernels.tile.scores import put_whole
 
-LOG2E = math.log2(math.e)
+NO_LIMIT = 2**40  # keys to the left or right that a window without a limit lets through
 
 
-@njit(nogil=True)
-def put_limits(firsts, ends, q_start, q_rows, lanes, seqlen_k, diagonal, features):
-    """The first and the end key of each query of a tile, for `hide_outside`; none for lanes without one."""
-    for r in range(q_rows):
-        put_whole(firsts, r, first_key(q_start + r, seqlen_k, diagonal, features))
-        put_whole(ends, r, end_key(q_start + r, seqlen_k, diagonal, features))
-    for r in range(q_rows, lanes):
-        put_whole(firsts, r, 0)
-        put_whole(ends, r, seqlen_k)
+@step
+def first_key(query, sequence, features):
+    """The first key that a query may see by the window: seqlen_k if there is none."""
+    return max(0, min(sequence.seqlen_k, query + sequence.diagonal - features.left))
 
 
-@njit(nogil=True)
-def hidden_from(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features):
-    """The first key of the tile that some query of it does not see, by causality or window; k_rows: none."""
-    if k_start < first_key(q_start + q_rows - 1, seqlen_k, diagonal, features):
+@step
+def end_key(query, sequence, features):
+    """One past the last key that a query may see by causality and window."""
+    return max(0, min(sequence.seqlen_k, query + sequence.diagonal + features.right + 1))
+
+
+@step
+def hidden_from(queries, k_start, k_rows, features):
+    """The first of k_rows keys that causality or the window hides from some query; k_rows: none."""
+    if k_start < first_key(queries.start + queries.rows - 1, queries.sequence, features):
         return 0
-    return max(0, min(k_rows, end_key(q_start, seqlen_k, diagonal, features) - k_start))
+    return max(0, min(k_rows, end_key(queries.start, queries.sequence, features) - k_start))
 
 
-@njit(nogil=True)
-def apply_mask(s, k_rows, lanes, q_rows, mask, zero, byte, features):
-    """Add the mask to a tile of scores, or hide by it."""
-    by_query, by_key = features[MASK_ROW], features[MASK_KEY]
-    if features[MASK] == FLOAT_MASK:
-        add_mask(s, k_rows, lanes, q_rows, pointer(zero, mask), by_query, by_key, LOG2E)
-    else:
-        hide_masked(s, k_rows, lanes, q_rows, pointer(byte, mask), by_query, by_key, -math.inf)
+@step
+def has_limits(queries, features):
+    """Whether causality or the window hides any key of the queries' range from one of them."""
+    keys = queries.end_key - queries.first_key
+    return keys > 0 and hidden_from(queries, queries.first_key, keys, features) < keys
 
 
-@njit(nogil=True)
-def clear_masked(tile, k_rows, lanes, q_rows, mask, zero, byte, features):
-    """Zeros where the mask hides."""
-    by_query, by_key = features[MASK_ROW], features[MASK_KEY]
-    if features[MASK] == FLOAT_MASK:
-        clear_minus_inf(tile, k_rows, lanes, q_rows, pointer(zero, mask), by_query, by_key)
-    else:
-        hide_masked(tile, k_rows, lanes, q_rows, pointer(byte, mask), by_query, by_key, zero)
+@step
+def put_limits(own, queries, features):
+    """The first and the end key of each query, for `hide_outside`; lanes without a query see all keys."""
+    for r in range(queries.rows):
+        put_whole(own.firsts, r, first_key(queries.start + r, queries.sequence, features))
+        put_whole(own.ends, r, end_key(queries.start + r, queries.sequence, features))
+    for r in range(queries.rows, queries.lanes):
+        put_whole(own.firsts, r, 0)
+        put_whole(own.ends, r, queries.sequence.seqlen_k)
 
 
-@njit(nogil=True)
-def sees(r, j, tile, zero, byte, features):
-    """Whether query r of a tile sees its key j; tile: q_start, k_start, seqlen_k, diagonal, mask address."""
-    q_start, k_start, seqlen_k, diagonal, mask = tile
-    query, key = q_start + r, k_start + j
-    if key < first_key(query, seqlen_k, diagonal, features):
+@step
+def hides_some(keys):
+    """Whether any score of the tile is hidden."""
+    return keys.hidden < keys.rows or keys.shown == PARTLY
+
+
+@step
+def sees(r, j, queries, keys, features):
+    """Whether query r of its tile sees key j of its own."""
+    query, key = queries.start + r, keys.start + j
+    if key < first_key(query, queries.sequence, features):
         return False
-    if key >= end_key(query, seqlen_k, diagonal, features):
+    if key >= end_key(query, queries.sequence, features):
         return False
-    return mask_shows(mask, r, j, zero, byte, features)
+    return mask_shows(keys.mask, r, j, features)
 
 
-@njit(nogil=True)
-def add_seen_to_rows(p, lanes, tile, x, x_row, c, c_row, q_rows, columns, k_rows, zero, byte, features):
-    """c[r] += sum of p[j, r] * x[j] over the keys j that query r sees: the product, where it would leak."""
-    for r in range(q_rows):
-        for j in range(k_rows):
-            if sees(r, j, tile, zero, byte, features):
-                weight = at(p, j * lanes + r)[0]
+@step
+def add_visible_to_queries(p, queries, keys, x, sums, columns, features):
+    """sums[r] += p[j, r] * x[j] over the keys j that query r sees: the product, where it would leak."""
+    for r in range(queries.rows):
+        for j in range(keys.rows):
+            if sees(r, j, queries, keys, features):
+                weight = at(p, j * queries.lanes + r)[0]
                 for column in range(columns):
-                    at(c, r * c_row + column)[0] += weight * at(x, j * x_row + column)[0]
+                    at(sums.at, r * sums.row + column)[0] += weight * at(x.at, j * x.row + column)[0]
 
 
-@njit(nogil=True)
-def add_seen_to_keys(p, lanes, tile, x, x_row, c, c_row, q_rows, columns, k_rows, zero, byte, features):
-    """c[j] += sum of p[j, r] * x[r] over the queries r that see key j: the same for dk and dv."""
-    for j in range(k_rows):
-        for r in range(q_rows):
-            if sees(r, j, tile, zero, byte, features):
-                weight = at(p, j * lanes + r)[0]
+@step
+def add_visible_to_keys(p, queries, keys, x, sums, columns, features):
+    """sums[j] += p[j, r] * x[r] over the queries r that see key j: the same for dk and dv."""
+    for j in range(keys.rows):
+        for r in range(queries.rows):
+            if sees(r, j, queries, keys, features):
+                weight = at(p, j * queries.lanes + r)[0]
                 for column in range(columns):
-                    at(c, j * c_row + column)[0] += weight * at(x, r * x_row + column)[0]
+                    at(sums.at, j * sums.row + column)[0] += weight * at(x.at, r * x.row + column)[0]
 
 
-@njit(nogil=True)
-def all_finite_once(flag, x, x_row, rows, columns):
-    """Whether x is free of NaN and infinity, kept in `flag`, which is 0 at first, for whoever asks next."""
-    if flag[0] == 0:
-        publish(flag, 1 if all_finite(x, x_row, rows, columns) else 2)
-    return flag[0] == 1
+@step
+def all_finite_once(note, x, rows, columns):
+    """Whether x is free of NaN and infinity, kept in `note`, which is 0 at first, for whoever asks next."""
+    if note[0] == 0:
+        publish(note, 1 if all_finite(x.at, x.row, rows, columns) else 2)
+    return note[0] == 1
 
 
-@njit(nogil=True)
-def clear_rows(c, c_row, rows, columns, zero):
+@step
+def clear_rows(matrix, rows, columns, zero):
+    """Rows of zeros."""
     for r in range(rows):
         for column in range(columns):
-            at(c, r * c_row + column)[0] = zero
+            at(matrix.at, r * matrix.row + column)[0] = zero

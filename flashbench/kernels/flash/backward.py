@@ -1,351 +1,269 @@
 """Tiled attention, backward by recomputation: no seqlen_q x seqlen_k array anywhere (Dao et al. 2022).
 
-A task is one tile of queries of one head, as in the forward pass. dq belongs to the task; dk and dv
-are shared by the chain of all tasks of a key/value head, which add to them in one fixed order: a task
-waits, key block by key block, until the task before it is past that block. A thread works through a chain
-of its own while there are any; when there are none left it joins another's, and the threads of a chain
-follow each other like a wave. So every core is busy even with a single head, and the sums do not depend
-on the number of threads.
+A task is one tile of queries of one head, as in the forward pass. dq belongs to the task. The tasks of a
+key/value head form a chain that shares dk and dv. They add to them in one fixed order: a task waits, key
+block by key block, until the task before it is past that block. A thread works through a chain of its own
+while there are any. Then it joins another's, and the threads of a chain follow each other like a wave. So
+every core is busy even with a single head, and the sums do not depend on the number of threads.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any, NamedTuple
 
 from flashbench.codegen.atomics import publish, wait_for
 from flashbench.codegen.compiled import compiled
-from flashbench.codegen.isa import ISA
-from flashbench.codegen.pointers import at, pointer
-from flashbench.kernels.call.features import (
-    ALIBI,
-    BATCH_INDEX,
-    DIAGONAL,
-    FIRST_KEY,
-    FIRST_QUERY,
-    HIDDEN,
-    MASK,
-    NO_MASK,
-    PARTLY,
-    Q_FACTOR,
-    SEQLEN_K,
-    SEQLEN_Q,
-    SOFTCAP,
-    TILES_BEFORE,
-    end_key,
-    first_key,
-    key_blocks,
-    key_span,
-    mask_address,
-    mask_on_tile,
-    tile_rows,
-    tiles_of,
-)
+from flashbench.codegen.pointers import at
+from flashbench.codegen.steps import step
+from flashbench.codegen.structs import view
+from flashbench.kernels.call.arrays import numbers_of, own_scratch, rows_at, rows_from, sequence_at
+from flashbench.kernels.call.masks import HIDDEN, NO_MASK
+from flashbench.kernels.call.structs import Array, Features, Gathers, Numbers, Sizes, Work
+from flashbench.kernels.call.tiles import key_blocks, key_span, keys_at, queries_of, tiles_of
 from flashbench.kernels.call.visibility import (
-    add_seen_to_keys,
-    add_seen_to_rows,
+    add_visible_to_keys,
+    add_visible_to_queries,
     all_finite_once,
     clear_rows,
-    hidden_from,
+    has_limits,
+    hides_some,
     put_limits,
 )
 from flashbench.kernels.flash.chains import next_task
-from flashbench.kernels.flash.gather import TICKETS, bring_together, copy_rows, send_home
+from flashbench.kernels.flash.gather import TICKETS, copy_rows, gather, scatter
+from flashbench.kernels.flash.scratch import BACKWARD
 from flashbench.kernels.flash.tile_steps import put_alibi, put_rows, tile_gradients, tile_scores
-from flashbench.kernels.products.fma import multiply
-from flashbench.kernels.tile.edit import all_finite, pack
+from flashbench.kernels.products import Matrix, Product
+from flashbench.kernels.tile.edit import all_finite
 from flashbench.kernels.tile.scores import chain_softcap
 
-VECTOR_BYTES = ISA.vector_bytes
 ALL_KEYS = 2**62  # published by a task that has finished, whatever it had to do
 
-# Rows of the table of arrays, as in the forward pass.
-Q, K, V, O, LSE, DO, DQ, DK, DV, DK_HOME, DV_HOME = range(11)
 
+class BackwardCall(NamedTuple):
+    """k and v: where `gather` puts them. dk and dv: where they grow, dk_home and dv_home where they end.
 
-@compiled
-def flash_backward(
-    zero,  # of the arrays' dtype: tells it to the compiler
-    byte,  # of a bool mask's entries, for the same reason
-    itemsize,
-    table,
-    moves,
-    sequences,
-    features,
-    numbers,
-    tickets,
-    progress,
-    finite,
-    scratch,
-    scratch_stride,
-    slot,
-    num_heads,
-    num_kv_heads,
-    head_dim,
-    head_dim_v,
-    scale,  # softmax_scale, in the arrays' dtype
-    block_q,
-    block_k,
-    q_room,
-    do_room,
-    dq_room,
-):
-    """Work on tiles of queries until none is left.
-
-    moves: what to bring together first (gather.py), k and v of the table being where it goes; dk and dv are
-    then there too, and go home when they are done. tickets: TICKETS + 1 + chains counters; progress: one a
-    task; finite: one a chain, to note whether its k is finite; all zero at first.
-    A thread's scratch, in elements: qt (head_dim, lanes), dot (head_dim_v, lanes), p and ds (block_k, lanes
-    each), then lse2, delta, firsts, ends, positions and slopes (lanes each), where lanes is block_q rounded
-    up to whole vectors; with softcap also its derivatives (block_k, lanes). q_room, do_room and dq_room:
-    bytes from its start to room for a tile of each, whose rows are then used side by side; 0: as they lie.
+    Work's tickets: TICKETS for `gather`, then one for chains, and one for the tasks of each.
     """
-    vector = VECTOR_BYTES // itemsize
-    most_lanes = (block_q + vector - 1) // vector * vector
-    bring_together(zero, moves, tickets, slot)
-    ticket = at(pointer(slot, tickets), TICKETS)
-    qt = pointer(zero, scratch + slot * scratch_stride)
-    dot = at(qt, head_dim * most_lanes)
-    p = at(dot, head_dim_v * most_lanes)
-    ds = at(p, block_k * most_lanes)
-    lse2 = at(ds, block_k * most_lanes)
-    delta = at(lse2, most_lanes)
-    firsts = at(delta, most_lanes)
-    ends = at(firsts, most_lanes)
-    positions = at(ends, most_lanes)
-    slopes = at(positions, most_lanes)
-    tables = (firsts, ends, positions, slopes)
-    told = (zero, byte, features, numbers)
-    cap_slopes = at(slopes, most_lanes)
-    group = num_heads // num_kv_heads
-    q_row, k_row, v_row, o_row = table[Q, 3], table[K, 3], table[V, 3], table[O, 3]
-    do_row, dq_row, dk_row, dv_row = table[DO, 3], table[DQ, 3], table[DK, 3], table[DV, 3]
-    place = scratch + slot * scratch_stride
-    sum_row = head_dim if dq_room else dq_row
-    chain, link = next_task(ticket, -1, sequences, num_heads, num_kv_heads, block_q, features, slot)
+
+    q: Array
+    k: Array
+    v: Array
+    o: Array
+    do: Array
+    dq: Array
+    dk: Numbers
+    dv: Numbers
+    dk_home: Array
+    dv_home: Array
+    lse: Numbers
+    scratch: BACKWARD.cells  # type: ignore[name-defined]
+    gathers: Gathers
+    sizes: Sizes
+    work: Work
+    features: Features
+
+
+class _Task(NamedTuple):
+    """A tile of queries as a link of the chain of its key/value head."""
+
+    kv: Any
+    link: Any  # its place in the chain
+    is_last: Any
+    done: Any  # the keys that it is past, for the task after it
+    before: Any  # the same of the task before it
+
+
+class _Rows(NamedTuple):
+    """Rows that a task works with."""
+
+    q: Any  # of its tile, as do and dq: where they lie, or copies in scratch
+    do: Any
+    dq: Any
+    k: Any  # of all keys of its sequence, as v, dk and dv
+    v: Any
+    dk: Any
+    dv: Any
+    k_note: Any  # whether k is finite, once somebody has looked
+    finite: Any  # whether the tile's q, do and lse are
+
+
+@functools.cache
+def flash_backward(product: Product) -> Any:
+    """The kernel by one product: kernel(0 of storage, 0 of accumulator, address of the call, slot)."""
+
+    def flash_backward(storage, number, address, slot):
+        work_on_chains(product, view(BackwardCall, storage, number, address), slot)
+
+    return compiled(flash_backward, variant=product.name)
+
+
+@step
+def work_on_chains(product, call, slot):
+    """Work on tiles of queries until none is left."""
+    gather(call)
+    own = own_scratch(call, slot)
+    tickets = at(call.work.tickets, TICKETS)
+    chain, link = next_task(call, tickets, -1, slot)
     while chain >= 0:
-        b, kv = chain // num_kv_heads, chain % num_kv_heads
-        seqlen_q, seqlen_k = sequences[b, SEQLEN_Q], sequences[b, SEQLEN_K]
-        diagonal = sequences[b, DIAGONAL]
-        tiles = tiles_of(seqlen_q, block_q, features)
-        h = kv * group + link // tiles
-        q_start, q_rows = tile_rows(tiles - 1 - link % tiles, seqlen_q, block_q, features)
-        task = sequences[b, TILES_BEFORE] * num_heads + kv * group * tiles + link
-        done = pointer(slot, progress + 8 * task)
-        before = at(done, -1)
+        b, kv = chain // call.sizes.num_kv_heads, chain % call.sizes.num_kv_heads
+        sequence = sequence_at(call, b)
+        tiles = tiles_of(call, sequence)
+        queries = queries_of(call, b, kv * call.sizes.group + link // tiles, link % tiles)
+        links = call.sizes.group * tiles
+        first = sequence.tiles_before * call.sizes.num_heads + kv * links
+        done = at(call.work.progress, first + link)
+        task = _Task(kv, link, link + 1 == links, done, at(done, -1))
+        attend_backward(product, call, own, queries, task)
+        chain, link = next_task(call, tickets, chain, slot)
 
-        batch, query, key = sequences[b, BATCH_INDEX], sequences[b, FIRST_QUERY], sequences[b, FIRST_KEY]
-        query += q_start
-        q = at(pointer(zero, table[Q, 0] + batch * table[Q, 1] + h * table[Q, 2]), query * q_row)
-        k = at(pointer(zero, table[K, 0] + batch * table[K, 1] + kv * table[K, 2]), key * k_row)
-        v = at(pointer(zero, table[V, 0] + batch * table[V, 1] + kv * table[V, 2]), key * v_row)
-        o = at(pointer(zero, table[O, 0] + batch * table[O, 1] + h * table[O, 2]), query * o_row)
-        lse = at(
-            pointer(zero, table[LSE, 0] + batch * table[LSE, 1] + h * table[LSE, 2]), query * table[LSE, 3]
-        )
-        do = at(pointer(zero, table[DO, 0] + batch * table[DO, 1] + h * table[DO, 2]), query * do_row)
-        dq = at(pointer(zero, table[DQ, 0] + batch * table[DQ, 1] + h * table[DQ, 2]), query * dq_row)
-        dk = at(pointer(zero, table[DK, 0] + batch * table[DK, 1] + kv * table[DK, 2]), key * dk_row)
-        dv = at(pointer(zero, table[DV, 0] + batch * table[DV, 1] + kv * table[DV, 2]), key * dv_row)
 
-        finite_k = pointer(slot, finite + 8 * chain)
-        near_q, near_q_row, near_do, near_do_row = q, q_row, do, do_row
-        if q_room:
-            near_q, near_q_row = pointer(zero, place + q_room), head_dim
-            copy_rows(q, q_row, near_q, near_q_row, q_rows, head_dim, zero + 1)
-        if do_room:
-            near_do, near_do_row = pointer(zero, place + do_room), head_dim_v
-            copy_rows(do, do_row, near_do, near_do_row, q_rows, head_dim_v, zero + 1)
-        sums = pointer(zero, place + dq_room) if dq_room else dq
+@step
+def attend_backward(product, call, own, queries, task):
+    """dq of a tile of queries, and what its queries add to dk and dv."""
+    rows = begin(product, call, own, queries, task)
+    tiles = 0
+    past = 0  # keys that this task is done with, or leaves alone
+    if task.link > 0 and queries.first_key > 0:  # let the next task pass before the first tile of this one
+        wait_for(task.before, queries.first_key)
+        publish(task.done, queries.first_key)
+    block, last_block = key_blocks(queries, call.features)
+    while block < last_block:
+        start, end = key_span(block, queries, call.features)
+        while start < end:
+            keys = keys_at(call, queries, block, start, end)
+            start += keys.rows
+            if keys.shown == HIDDEN:
+                continue
+            put_gradients(product, call, own, queries, keys, rows)
+            add_to_dk_and_dv(product, call, own, queries, keys, rows, task, past)
+            past = keys.start + keys.rows
+            publish(task.done, past)
+            add_to_dq(product, call, own, queries, keys, rows, tiles > 0)
+            tiles += 1
+        block += 1
+    if tiles == 0:
+        clear_rows(rows.dq, queries.rows, call.sizes.head_dim, call.zero)
+    finish(call, queries, task, rows, past)
 
-        lanes = (q_rows + vector - 1) // vector * vector
-        # softmax_scale goes into the packed tiles: scores come out in units of log2, ds ready for dq and dk.
-        pack(near_q, near_q_row, q_rows, head_dim, qt, lanes, numbers[Q_FACTOR])
-        put_rows(
-            near_do,
-            near_do_row,
-            o,
-            o_row,
-            lse,
-            table[LSE, 3],
-            q_rows,
-            lanes,
-            head_dim_v,
-            scale,
-            dot,
-            lse2,
-            delta,
-            zero,
-        )
-        if features[ALIBI]:
-            put_alibi(positions, slopes, q_start, lanes, diagonal, b, h, zero, features)
-        k_first = first_key(q_start, seqlen_k, diagonal, features)
-        k_end = end_key(q_start + q_rows - 1, seqlen_k, diagonal, features) if q_rows else 0
-        limited = k_first < k_end and (
-            hidden_from(q_start, q_rows, k_first, k_end - k_first, seqlen_k, diagonal, features)
-            < k_end - k_first
-        )
-        if limited:
-            put_limits(firsts, ends, q_start, q_rows, lanes, seqlen_k, diagonal, features)
-        rows_finite = True
-        if limited or features[MASK] != NO_MASK:
-            rows_finite = all_finite(q, q_row, q_rows, head_dim) and all_finite(
-                do, do_row, q_rows, head_dim_v
-            )
-            for r in range(q_rows):  # a NaN makes one even of what is hidden: exp2(-inf - NaN)
-                rows_finite = rows_finite and not math.isnan(at(lse2, r)[0])
-        begun = False
-        past = 0  # keys that this task is done with, or leaves alone
-        if link > 0 and k_first > 0:  # so that the next task need not wait for this one's first tile
-            wait_for(before, k_first)
-            publish(done, k_first)
 
-        block, last_block = key_blocks(b, h, q_start, features, slot)
-        while block < last_block:
-            k_start, span_end = key_span(block, k_first, k_end, features, slot)
-            while k_start < span_end:
-                k_rows = min(block_k, span_end - k_start)
-                mask = mask_address(b, h, block, q_start, k_start, features, slot)
-                seen = mask_on_tile(mask, q_rows, k_rows, zero, byte, features)
-                if seen == HIDDEN:
-                    k_start += k_rows
-                    continue
-                k_tile, v_tile = at(k, k_start * k_row), at(v, k_start * v_row)
-                dk_tile, dv_tile = at(dk, k_start * dk_row), at(dv, k_start * dv_row)
-                hidden = hidden_from(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features)
-                partly = hidden < k_rows or seen == PARTLY
-                tile = (q_start, k_start, seqlen_k, diagonal, mask)
+@step
+def begin(product, call, own, queries, task):
+    """Put what the tile's gradients need of its queries; the rows that the task works with."""
+    sequence, h, kv = queries.sequence, queries.h, task.kv
+    batch, query, key = sequence.batch, sequence.first_query + queries.start, sequence.first_key
+    head_dim, head_dim_v = call.sizes.head_dim, call.sizes.head_dim_v
+    q, do = rows_at(call.q, batch, h, query), rows_at(call.do, batch, h, query)
+    o, lse = rows_at(call.o, batch, h, query), rows_at(call.lse, batch, h, query)
+    dq = rows_at(call.dq, batch, h, query)
+    near_q = tile_copy(q, own.q, call.gathers.q, queries.rows, head_dim, call.zero + 1)
+    near_do = tile_copy(do, own.do, call.gathers.do, queries.rows, head_dim_v, call.zero + 1)
+    # softmax_scale goes into the packed tiles: scores come out in units of log2, ds ready for dq and dk.
+    product.pack(near_q, queries.rows, head_dim, own.qt, queries.lanes, call.features.q_factor)
+    put_rows(product, call, own, queries, near_do, o, lse, call.features.scale)
+    if call.features.alibi:
+        put_alibi(own, queries, call.features)
+    limited = has_limits(queries, call.features)
+    if limited:
+        put_limits(own, queries, call.features)
+    finite = True
+    if limited or call.features.mask != NO_MASK:
+        finite = all_finite(q.at, q.row, queries.rows, head_dim)
+        finite = finite and all_finite(do.at, do.row, queries.rows, head_dim_v)
+        for r in range(queries.rows):  # a NaN makes one even of what is hidden: exp2(-inf - NaN)
+            finite = finite and not math.isnan(at(own.lse2, r)[0])
+    return _Rows(
+        near_q,
+        near_do,
+        Matrix(own.dq, head_dim) if call.gathers.sums else numbers_of(dq, call.zero),
+        rows_at(call.k, batch, kv, key),
+        rows_at(call.v, batch, kv, key),
+        rows_at(call.dk, batch, kv, key),
+        rows_at(call.dv, batch, kv, key),
+        at(call.work.finite, queries.b * call.sizes.num_kv_heads + kv),
+        finite,
+    )
 
-                # Pass 1: scores again. Forward: s = k @ qt.
-                tile_scores(
-                    p,
-                    k_tile,
-                    k_row,
-                    qt,
-                    lanes,
-                    q_rows,
-                    k_rows,
-                    head_dim,
-                    k_start,
-                    tables,
-                    cap_slopes,
-                    mask,
-                    seen,
-                    hidden,
-                    told,
-                )
 
-                # Pass 2: their gradients. Forward: p = softmax(s), o = p @ v.
-                tile_gradients(
-                    p,
-                    ds,
-                    v_tile,
-                    v_row,
-                    dot,
-                    lanes,
-                    q_rows,
-                    k_rows,
-                    head_dim_v,
-                    lse2,
-                    delta,
-                    q_start,
-                    k_start,
-                    tables,
-                    b,
-                    h,
-                    mask,
-                    seen,
-                    hidden,
-                    told,
-                )
-                if features[SOFTCAP]:
-                    chain_softcap(ds, cap_slopes, k_rows * lanes)
+@step
+def tile_copy(rows, room, wanted, count, columns, one):
+    """The rows themselves, or a copy of them side by side."""
+    if not wanted:
+        return rows
+    copy = Matrix(room, columns)
+    copy_rows(rows, copy, count, columns, one)
+    return copy
 
-                # Pass 3: what the keys get, in the chain's order. Forward: o += p @ v, so dv += p.T @ do;
-                # s = q @ k.T, so dk += ds.T @ q.
-                if link > 0:
-                    wait_for(before, k_start + k_rows)
-                elif past < k_start:  # keys that no query of the first task sees
-                    clear_rows(at(dk, past * dk_row), dk_row, k_start - past, head_dim, zero)
-                    clear_rows(at(dv, past * dv_row), dv_row, k_start - past, head_dim_v, zero)
-                if partly and not rows_finite:
-                    if link == 0:
-                        clear_rows(dv_tile, dv_row, k_rows, head_dim_v, zero)
-                        clear_rows(dk_tile, dk_row, k_rows, head_dim, zero)
-                    add_seen_to_keys(
-                        p,
-                        lanes,
-                        tile,
-                        near_do,
-                        near_do_row,
-                        dv_tile,
-                        dv_row,
-                        q_rows,
-                        head_dim_v,
-                        k_rows,
-                        zero,
-                        byte,
-                        features,
-                    )
-                    add_seen_to_keys(
-                        ds,
-                        lanes,
-                        tile,
-                        near_q,
-                        near_q_row,
-                        dk_tile,
-                        dk_row,
-                        q_rows,
-                        head_dim,
-                        k_rows,
-                        zero,
-                        byte,
-                        features,
-                    )
-                else:
-                    add = link > 0
-                    multiply(
-                        p, lanes, 1, near_do, near_do_row, dv_tile, dv_row, k_rows, head_dim_v, q_rows, add
-                    )
-                    multiply(ds, lanes, 1, near_q, near_q_row, dk_tile, dk_row, k_rows, head_dim, q_rows, add)
-                past = k_start + k_rows
-                publish(done, past)
 
-                # Pass 4: what the queries get. Forward: s = q @ k.T, so dq += ds @ k.
-                if partly and not all_finite_once(finite_k, k, k_row, seqlen_k, head_dim):
-                    if not begun:
-                        clear_rows(sums, sum_row, q_rows, head_dim, zero)
-                    add_seen_to_rows(
-                        ds,
-                        lanes,
-                        tile,
-                        k_tile,
-                        k_row,
-                        sums,
-                        sum_row,
-                        q_rows,
-                        head_dim,
-                        k_rows,
-                        zero,
-                        byte,
-                        features,
-                    )
-                else:
-                    multiply(ds, 1, lanes, k_tile, k_row, sums, sum_row, q_rows, head_dim, k_rows, begun)
-                begun = True
-                k_start += k_rows
-            block += 1
+@step
+def put_gradients(product, call, own, queries, keys, rows):
+    """Pass 1 and 2: p and ds of one tile of keys.
 
+    Forward: s = k @ qt, p = softmax(s), o = p @ v.
+    """
+    tile_scores(product, call, own, own.p, queries, keys, rows_from(rows.k, keys.start), own.cap_slopes)
+    tile_gradients(product, call, own, queries, keys, rows_from(rows.v, keys.start))
+    if call.features.softcap:
+        chain_softcap(own.ds, own.cap_slopes, keys.rows * queries.lanes)
+
+
+@step
+def add_to_dk_and_dv(product, call, own, queries, keys, rows, task, past):
+    """Pass 3: what the keys get, in the chain's order.
+
+    Forward: o += p @ v, so dv += p.T @ do; s = q @ k.T, so dk += ds.T @ q.
+    """
+    head_dim, head_dim_v, lanes = call.sizes.head_dim, call.sizes.head_dim_v, queries.lanes
+    dk, dv = rows_from(rows.dk, keys.start), rows_from(rows.dv, keys.start)
+    if task.link > 0:
+        wait_for(task.before, keys.start + keys.rows)
+    elif past < keys.start:  # keys that no query of the first task sees
+        clear_keys(call, rows, past, keys.start)
+    if hides_some(keys) and not rows.finite:
+        if task.link == 0:
+            clear_rows(dv, keys.rows, head_dim_v, call.zero)
+            clear_rows(dk, keys.rows, head_dim, call.zero)
+        add_visible_to_keys(own.p, queries, keys, rows.do, dv, head_dim_v, call.features)
+        add_visible_to_keys(own.ds, queries, keys, rows.q, dk, head_dim, call.features)
+    else:
+        add = task.link > 0
+        product.add_to_keys(own.p, lanes, rows.do, dv, keys.rows, head_dim_v, queries.rows, add)
+        product.add_to_keys(own.ds, lanes, rows.q, dk, keys.rows, head_dim, queries.rows, add)
+
+
+@step
+def clear_keys(call, rows, first, end):
+    """Zeros in dk and dv for the keys from `first` to `end`."""
+    clear_rows(rows_from(rows.dk, first), end - first, call.sizes.head_dim, call.zero)
+    clear_rows(rows_from(rows.dv, first), end - first, call.sizes.head_dim_v, call.zero)
+
+
+@step
+def add_to_dq(product, call, own, queries, keys, rows, begun):
+    """Pass 4: what the queries get. Forward: s = q @ k.T, so dq += ds @ k."""
+    columns, k = call.sizes.head_dim, rows_from(rows.k, keys.start)
+    if hides_some(keys) and not all_finite_once(rows.k_note, rows.k, queries.sequence.seqlen_k, columns):
         if not begun:
-            clear_rows(sums, sum_row, q_rows, head_dim, zero)
-        if dq_room:
-            copy_rows(sums, sum_row, dq, dq_row, q_rows, head_dim, zero + 1)
-        if link == 0:
-            clear_rows(at(dk, past * dk_row), dk_row, seqlen_k - past, head_dim, zero)
-            clear_rows(at(dv, past * dv_row), dv_row, seqlen_k - past, head_dim_v, zero)
-        else:
-            wait_for(before, ALL_KEYS)
-        if link + 1 == group * tiles:
-            send_home(zero, dk, table[DK], table[DK_HOME], batch, kv, key, seqlen_k, head_dim)
-            send_home(zero, dv, table[DV], table[DV_HOME], batch, kv, key, seqlen_k, head_dim_v)
-        publish(done, ALL_KEYS)
-        chain, link = next_task(ticket, chain, sequences, num_heads, num_kv_heads, block_q, features, slot)
+            clear_rows(rows.dq, queries.rows, columns, call.zero)
+        add_visible_to_queries(own.ds, queries, keys, k, rows.dq, columns, call.features)
+    else:
+        product.add_to_queries(own.ds, queries.lanes, k, rows.dq, queries.rows, columns, keys.rows, begun)
+
+
+@step
+def finish(call, queries, task, rows, past):
+    """Put dq where it belongs, clear what no query of the first task sees, and let the next task pass."""
+    sequence, columns = queries.sequence, call.sizes.head_dim
+    if call.gathers.sums:
+        dq = rows_at(call.dq, sequence.batch, queries.h, sequence.first_query + queries.start)
+        copy_rows(rows.dq, dq, queries.rows, columns, call.zero + 1)
+    if task.link == 0:
+        clear_keys(call, rows, past, sequence.seqlen_k)
+    else:
+        wait_for(task.before, ALL_KEYS)
+    if task.is_last:
+        scatter(call.dk, call.dk_home, sequence, task.kv, columns)
+        scatter(call.dv, call.dv_home, sequence, task.kv, call.sizes.head_dim_v)
+    publish(task.done, ALL_KEYS)

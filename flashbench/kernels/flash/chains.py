@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from numba import njit
-
 from flashbench.codegen.atomics import take_ticket
 from flashbench.codegen.pointers import at
-from flashbench.kernels.call.features import SEQLEN_Q, tiles_of
+from flashbench.codegen.steps import step
+from flashbench.kernels.call.arrays import sequence_at
+from flashbench.kernels.call.tiles import tiles_of
 
 
-@njit(nogil=True)
-def links_of(sequences, chain, num_heads, num_kv_heads, block_q, features):
+@step
+def links_of(call, chain):
     """How many tasks there are in a chain, which is a key/value head of a sequence."""
-    tiles = tiles_of(sequences[chain // num_kv_heads, SEQLEN_Q], block_q, features)
-    return num_heads // num_kv_heads * tiles
+    return call.sizes.group * tiles_of(call, sequence_at(call, chain // call.sizes.num_kv_heads))
 
 
-@njit(nogil=True)
-def next_task(tickets, chain, sequences, num_heads, num_kv_heads, block_q, features, slot):
+@step
+def next_task(call, tickets, chain, slot):
     """(chain, link) of the task to do after one of `chain` (-1 at first); a chain of -1 when none is left.
 
     tickets[0] counts the chains begun, tickets[1 + chain] the tasks of each.
     """
-    chains = len(sequences) * num_kv_heads
+    chains = call.work.sequence_count * call.sizes.num_kv_heads
     while chain < chains:
         if chain >= 0:
             link = take_ticket(at(tickets, 1 + chain))
-            if link < links_of(sequences, chain, num_heads, num_kv_heads, block_q, features):
+            if link < links_of(call, chain):
                 return chain, link
         chain = take_ticket(tickets)
-    for step in range(chains):
-        chain = (slot + step) % chains
+    for turn in range(chains):
+        chain = (slot + turn) % chains
         link = take_ticket(at(tickets, 1 + chain))
-        if link < links_of(sequences, chain, num_heads, num_kv_heads, block_q, features):
+        if link < links_of(call, chain):
             return chain, link
     return -1, 0

@@ -1,243 +1,195 @@
 """Tiled attention with an online softmax: the forward pass of FlashAttention (Dao et al. 2022; Dao 2023).
 
 A task is one tile of queries of one head. Its scores are kept transposed, s[key, query lane], so that
-neither K nor V is packed; o itself is the accumulator, so that a thread's workspace is the packed
-queries and one tile of scores. Only where rows lie so far apart that they push each other out of the
-cache are k and v brought together first, and has a thread room for a tile of o too.
+neither K nor V is packed. o itself is the accumulator, so that a thread's scratch is the packed queries and
+one tile of scores. Only rows that lie so far apart that they push each other out of the cache are copied:
+k and v before the tiles begin (gather.py), o while its tile is at work.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any, NamedTuple
 
 from flashbench.codegen.atomics import take_ticket
 from flashbench.codegen.compiled import compiled
-from flashbench.codegen.isa import ISA
 from flashbench.codegen.pointers import at, pointer
-from flashbench.kernels.call.features import (
-    ALIBI,
-    BATCH_INDEX,
-    DIAGONAL,
-    DROPOUT,
-    FIRST_KEY,
-    FIRST_QUERY,
-    HIDDEN,
-    KEEP_FACTOR,
-    PARTLY,
-    Q_FACTOR,
-    SEED,
-    SEQLEN_K,
-    SEQLEN_Q,
-    SINKS,
-    SINKS_AT,
-    SINKS_HEAD,
-    THRESHOLD,
-    TILES_BEFORE,
-    end_key,
-    first_key,
-    key_blocks,
-    key_span,
-    mask_address,
-    mask_on_tile,
-    sequence_of,
-    tile_rows,
-    tiles_of,
-)
+from flashbench.codegen.steps import step
+from flashbench.codegen.structs import view
+from flashbench.kernels.call.arrays import numbers_of, own_scratch, rows_at, rows_from, sequence_at
+from flashbench.kernels.call.masks import HIDDEN
+from flashbench.kernels.call.structs import Array, Features, Gathers, Numbers, Sizes, Work
+from flashbench.kernels.call.tiles import key_blocks, key_span, keys_at, queries_of, sequence_of, tiles_of
 from flashbench.kernels.call.visibility import (
-    LOG2E,
-    add_seen_to_rows,
+    add_visible_to_queries,
     all_finite_once,
     clear_rows,
-    hidden_from,
+    has_limits,
+    hides_some,
     put_limits,
 )
-from flashbench.kernels.flash.gather import TICKETS, bring_together
-from flashbench.kernels.flash.tile_steps import put_alibi, tile_scores
-from flashbench.kernels.products.fma import multiply
+from flashbench.kernels.flash.gather import TICKETS, gather
+from flashbench.kernels.flash.scratch import FORWARD
+from flashbench.kernels.flash.tile_steps import draws_of, put_alibi, start_of_row, tile_scores
+from flashbench.kernels.maths.exp2 import LN2
+from flashbench.kernels.products import Matrix, Product
 from flashbench.kernels.tile.dropout import drop
-from flashbench.kernels.tile.edit import pack, put_multiple, scale_rows
+from flashbench.kernels.tile.edit import put_multiple, scale_rows
 from flashbench.kernels.tile.softmax import online_softmax
 
-LN2 = math.log(2.0)
-VECTOR_BYTES = ISA.vector_bytes
 
-# Rows of the table of arrays: (address, batch stride, head stride, row stride), strides in bytes but
-# for the row's, which is in elements.
-Q, K, V, O, LSE = range(5)
+class ForwardCall(NamedTuple):
+    """k and v: where `gather` puts them. Work's tickets: TICKETS for `gather`, then one for tasks."""
+
+    q: Array
+    k: Array
+    v: Array
+    o: Array
+    lse: Numbers
+    scratch: FORWARD.cells  # type: ignore[name-defined]
+    gathers: Gathers
+    sizes: Sizes
+    work: Work
+    features: Features
 
 
-@compiled
-def flash_forward(
-    zero,  # of the arrays' dtype: tells it to the compiler
-    byte,  # of a bool mask's entries, for the same reason
-    itemsize,
-    table,
-    moves,
-    sequences,
-    features,
-    numbers,
-    tickets,
-    finite,
-    scratch,
-    scratch_stride,
-    slot,
-    tasks,
-    num_heads,
-    group,
-    head_dim,
-    head_dim_v,
-    block_q,
-    block_k,
-    o_room,
-):
-    """Work on tiles of queries until none of the `tasks` is left; 1 + TICKETS tickets hand them out.
+class _Rows(NamedTuple):
+    """Rows that a task works with."""
 
-    moves: what to bring together first (gather.py), k and v of the table being where it goes.
-    finite: a number for each key/value head of a sequence, zero at first, to note whether its v is finite.
-    A thread's scratch, in elements: qt (head_dim, lanes), s (block_k, lanes), then row_max, row_sum and
-    rescale (lanes each), as far as features need them firsts, ends, positions and slopes (lanes each), where
-    lanes is block_q rounded up to whole vectors. o_room: bytes from its start to room for a tile of o, whose
-    rows are then side by side until they are done; 0: as they lie.
-    """
-    vector = VECTOR_BYTES // itemsize
-    most_lanes = (block_q + vector - 1) // vector * vector
-    bring_together(zero, moves, tickets, slot)
-    ticket = at(pointer(slot, tickets), TICKETS)
-    qt = pointer(zero, scratch + slot * scratch_stride)
-    s = at(qt, head_dim * most_lanes)
-    row_max = at(s, block_k * most_lanes)
-    row_sum = at(row_max, most_lanes)
-    rescale = at(row_sum, most_lanes)
-    firsts = at(rescale, most_lanes)
-    ends = at(firsts, most_lanes)
-    positions = at(ends, most_lanes)
-    slopes = at(positions, most_lanes)
-    tables = (firsts, ends, positions, slopes)
-    told = (zero, byte, features, numbers)
-    q_row, k_row, v_row, o_row = table[Q, 3], table[K, 3], table[V, 3], table[O, 3]
-    sum_row = head_dim_v if o_room else o_row
+    q: Any  # of its tile, as o, lse and sums
+    o: Any
+    lse: Any
+    sums: Any  # where o grows: in place, or in scratch
+    k: Any  # of all keys of its sequence, as v
+    v: Any
+    v_note: Any  # whether v is finite, once somebody has looked
+
+
+@functools.cache
+def flash_forward(product: Product) -> Any:
+    """The kernel by one product: kernel(0 of storage, 0 of accumulator, address of the call, slot)."""
+
+    def flash_forward(storage, number, address, slot):
+        work_on_tiles(product, view(ForwardCall, storage, number, address), slot)
+
+    return compiled(flash_forward, variant=product.name)
+
+
+@step
+def work_on_tiles(product, call, slot):
+    """Work on tiles of queries until none is left."""
+    gather(call)
+    own = own_scratch(call, slot)
+    ticket = at(call.work.tickets, TICKETS)
     while True:
         task = take_ticket(ticket)
-        if task >= tasks:
+        if task >= call.work.tasks:
             return
-        b = sequence_of(sequences, task, num_heads)
-        seqlen_q, seqlen_k = sequences[b, SEQLEN_Q], sequences[b, SEQLEN_K]
-        diagonal = sequences[b, DIAGONAL]
-        tiles = tiles_of(seqlen_q, block_q, features)
-        task -= sequences[b, TILES_BEFORE] * num_heads
-        h = task // tiles
-        kv = h // group
-        # Longest causal tiles first, so that the last tasks are short and threads finish together.
-        q_start, q_rows = tile_rows(tiles - 1 - task % tiles, seqlen_q, block_q, features)
-        if q_rows == 0:
-            continue
-        batch, query, key = sequences[b, BATCH_INDEX], sequences[b, FIRST_QUERY], sequences[b, FIRST_KEY]
-        query += q_start
-        q = at(pointer(zero, table[Q, 0] + batch * table[Q, 1] + h * table[Q, 2]), query * q_row)
-        k = at(pointer(zero, table[K, 0] + batch * table[K, 1] + kv * table[K, 2]), key * k_row)
-        v = at(pointer(zero, table[V, 0] + batch * table[V, 1] + kv * table[V, 2]), key * v_row)
-        o = at(pointer(zero, table[O, 0] + batch * table[O, 1] + h * table[O, 2]), query * o_row)
-        lse = at(pointer(zero, table[LSE, 0] + batch * table[LSE, 1] + h * table[LSE, 2]), query)
+        queries = queries_of_task(call, task)
+        if queries.rows > 0:
+            attend(product, call, own, queries)
 
-        sums = pointer(zero, scratch + slot * scratch_stride + o_room) if o_room else o
-        finite_v = pointer(slot, finite + 8 * (b * (num_heads // group) + kv))
 
-        lanes = (q_rows + vector - 1) // vector * vector
-        pack(q, q_row, q_rows, head_dim, qt, lanes, numbers[Q_FACTOR])
-        start_max, start_sum = zero - math.inf, zero
-        if features[SINKS]:
-            sink = pointer(zero, features[SINKS_AT] + h * features[SINKS_HEAD])[0]
-            if sink != -math.inf:  # a key of its own, that carries no value
-                start_max, start_sum = sink * LOG2E, zero + 1
-        for lane in range(lanes):
-            at(row_max, lane)[0] = start_max
-            at(row_sum, lane)[0] = start_sum
-        if features[ALIBI]:
-            put_alibi(positions, slopes, q_start, lanes, diagonal, b, h, zero, features)
-        k_first = first_key(q_start, seqlen_k, diagonal, features)
-        k_end = end_key(q_start + q_rows - 1, seqlen_k, diagonal, features)
-        if k_first < k_end and (
-            hidden_from(q_start, q_rows, k_first, k_end - k_first, seqlen_k, diagonal, features)
-            < k_end - k_first
-        ):
-            put_limits(firsts, ends, q_start, q_rows, lanes, seqlen_k, diagonal, features)
-        begun = False
-        block, last_block = key_blocks(b, h, q_start, features, slot)
-        while block < last_block:
-            k_start, span_end = key_span(block, k_first, k_end, features, slot)
-            while k_start < span_end:
-                k_rows = min(block_k, span_end - k_start)
-                mask = mask_address(b, h, block, q_start, k_start, features, slot)
-                seen = mask_on_tile(mask, q_rows, k_rows, zero, byte, features)
-                if seen == HIDDEN:
-                    k_start += k_rows
-                    continue
-                v_tile = at(v, k_start * v_row)
+@step
+def queries_of_task(call, task):
+    """The tile of queries that is a task: they are numbered sequence by sequence, head by head."""
+    b = sequence_of(call, task, call.sizes.num_heads)
+    sequence = sequence_at(call, b)
+    inner = task - sequence.tiles_before * call.sizes.num_heads
+    tiles = tiles_of(call, sequence)
+    return queries_of(call, b, inner // tiles, inner % tiles)
 
-                # Pass 1: scores, in units of log2, and what the features make of them.
-                hidden = hidden_from(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features)
-                tile_scores(
-                    s,
-                    at(k, k_start * k_row),
-                    k_row,
-                    qt,
-                    lanes,
-                    q_rows,
-                    k_rows,
-                    head_dim,
-                    k_start,
-                    tables,
-                    pointer(zero, 0),
-                    mask,
-                    seen,
-                    hidden,
-                    told,
-                )
 
-                # Pass 2: probabilities under the maximum so far; what o holds comes to the same maximum.
-                grew = online_softmax(s, lanes, k_rows, lanes, row_max, row_sum, rescale)
-                if grew and begun:
-                    scale_rows(sums, sum_row, q_rows, head_dim_v, rescale)
-                if features[DROPOUT]:
-                    drop(s, k_rows, lanes, k_start, q_start, h, b, features[SEED], features[THRESHOLD])
+@step
+def attend(product, call, own, queries):
+    """o and lse of a tile of queries, from all the keys that it sees."""
+    rows = rows_of(call, own, queries)
+    begin(product, call, own, queries, rows.q)
+    tiles = 0
+    block, last_block = key_blocks(queries, call.features)
+    while block < last_block:
+        start, end = key_span(block, queries, call.features)
+        while start < end:
+            keys = keys_at(call, queries, block, start, end)
+            start += keys.rows
+            if keys.shown != HIDDEN:
+                add_keys(product, call, own, queries, keys, rows, tiles > 0)
+                tiles += 1
+        block += 1
+    if tiles == 0:
+        clear_rows(rows.sums, queries.rows, call.sizes.head_dim_v, call.zero)
+    finish(call, own, queries, rows)
 
-                # Pass 3: o += p @ v.
-                if (hidden < k_rows or seen == PARTLY) and not all_finite_once(
-                    finite_v, v, v_row, seqlen_k, head_dim_v
-                ):
-                    if not begun:
-                        clear_rows(sums, sum_row, q_rows, head_dim_v, zero)
-                    tile = (q_start, k_start, seqlen_k, diagonal, mask)
-                    add_seen_to_rows(
-                        s,
-                        lanes,
-                        tile,
-                        v_tile,
-                        v_row,
-                        sums,
-                        sum_row,
-                        q_rows,
-                        head_dim_v,
-                        k_rows,
-                        zero,
-                        byte,
-                        features,
-                    )
-                else:
-                    multiply(s, 1, lanes, v_tile, v_row, sums, sum_row, q_rows, head_dim_v, k_rows, begun)
-                begun = True
-                k_start += k_rows
-            block += 1
+
+@step
+def rows_of(call, own, queries):
+    sequence, h = queries.sequence, queries.h
+    kv, query = h // call.sizes.group, sequence.first_query + queries.start
+    o = rows_at(call.o, sequence.batch, h, query)
+    return _Rows(
+        rows_at(call.q, sequence.batch, h, query),
+        o,
+        rows_at(call.lse, sequence.batch, h, query),
+        Matrix(own.o, call.sizes.head_dim_v) if call.gathers.sums else numbers_of(o, call.zero),
+        rows_at(call.k, sequence.batch, kv, sequence.first_key),
+        rows_at(call.v, sequence.batch, kv, sequence.first_key),
+        at(call.work.finite, queries.b * call.sizes.num_kv_heads + kv),
+    )
+
+
+@step
+def begin(product, call, own, queries, q):
+    """Pack q, and put what each query begins with: its maximum and sum, and what features need of it."""
+    features = call.features
+    product.pack(q, queries.rows, call.sizes.head_dim, own.qt, queries.lanes, features.q_factor)
+    row_max, row_sum = start_of_row(features, queries.h)
+    for lane in range(queries.lanes):
+        at(own.row_max, lane)[0] = row_max
+        at(own.row_sum, lane)[0] = row_sum
+    if features.alibi:
+        put_alibi(own, queries, features)
+    if has_limits(queries, features):
+        put_limits(own, queries, features)
+
+
+@step
+def add_keys(product, call, own, queries, keys, rows, begun):
+    """Bring row_max, row_sum and o up to date with one more tile of keys."""
+    s, lanes, features, columns = own.s, queries.lanes, call.features, call.sizes.head_dim_v
+
+    # Pass 1: scores, in units of log2, and what the features make of them.
+    nowhere = pointer(call.zero, 0)
+    tile_scores(product, call, own, s, queries, keys, rows_from(rows.k, keys.start), nowhere)
+
+    # Pass 2: probabilities under the maximum so far; o comes to the same maximum.
+    grew = online_softmax(s, lanes, keys.rows, lanes, own.row_max, own.row_sum, own.rescale)
+    if grew and begun:
+        scale_rows(rows.sums.at, rows.sums.row, queries.rows, columns, own.rescale)
+    if features.dropout:
+        drop(s, keys.rows, lanes, draws_of(queries, keys, features))
+
+    # Pass 3: o += p @ v.
+    v = rows_from(rows.v, keys.start)
+    if hides_some(keys) and not all_finite_once(rows.v_note, rows.v, queries.sequence.seqlen_k, columns):
         if not begun:
-            clear_rows(sums, sum_row, q_rows, head_dim_v, zero)
+            clear_rows(rows.sums, queries.rows, columns, call.zero)
+        add_visible_to_queries(s, queries, keys, v, rows.sums, columns, features)
+    else:
+        product.add_to_queries(s, lanes, v, rows.sums, queries.rows, columns, keys.rows, begun)
 
-        for r in range(q_rows):
-            total = at(row_sum, r)[0]
-            # A row that sees no key has sum 0: o = 0, lse = -inf.
-            at(rescale, r)[0] = numbers[KEEP_FACTOR] / total if total != 0 else zero
-            at(lse, r)[0] = at(row_max, r)[0] * LN2 + math.log(total)
-        if o_room:
-            for r in range(q_rows):
-                put_multiple(at(o, r * o_row), at(sums, r * sum_row), head_dim_v, at(rescale, r)[0])
-        else:
-            scale_rows(o, o_row, q_rows, head_dim_v, rescale)
+
+@step
+def finish(call, own, queries, rows):
+    """o divided by the sum of its row, and lse. A row that sees no key has sum 0: o = 0, lse = -inf."""
+    columns, sums = call.sizes.head_dim_v, rows.sums
+    for r in range(queries.rows):
+        total = at(own.row_sum, r)[0]
+        at(own.rescale, r)[0] = call.features.keep_factor / total if total != 0 else call.zero
+        at(rows.lse.at, r * rows.lse.row)[0] = at(own.row_max, r)[0] * LN2 + math.log(total)
+    if call.gathers.sums:
+        for r in range(queries.rows):
+            o = at(rows.o.at, r * rows.o.row)
+            put_multiple(o, at(sums.at, r * sums.row), columns, at(own.rescale, r)[0])
+    else:
+        scale_rows(sums.at, sums.row, queries.rows, columns, own.rescale)

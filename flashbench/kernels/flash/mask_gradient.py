@@ -7,197 +7,153 @@ depend on the number of threads, and no seqlen_q x seqlen_k array but the gradie
 
 from __future__ import annotations
 
+import functools
+from typing import Any, NamedTuple
+
 from flashbench.codegen.atomics import take_ticket
 from flashbench.codegen.compiled import compiled
-from flashbench.codegen.isa import ISA
 from flashbench.codegen.pointers import at, pointer
-from flashbench.kernels.call.features import (
-    ALIBI,
-    BATCH_INDEX,
-    DIAGONAL,
-    FIRST_KEY,
-    FIRST_QUERY,
-    HIDDEN,
-    Q_FACTOR,
-    SEQLEN_K,
-    SEQLEN_Q,
-    end_key,
-    first_key,
-    mask_address,
-    mask_on_tile,
-)
-from flashbench.kernels.call.visibility import hidden_from, put_limits
+from flashbench.codegen.steps import step
+from flashbench.codegen.structs import view
+from flashbench.kernels.call.arrays import own_scratch, rows_at, rows_from, sequence_at
+from flashbench.kernels.call.masks import HIDDEN
+from flashbench.kernels.call.structs import Array, Features, Numbers, Sizes, Work
+from flashbench.kernels.call.tiles import keys_at, queries_at, whole_vectors
+from flashbench.kernels.call.visibility import put_limits
+from flashbench.kernels.flash.scratch import MASK_GRADIENT
 from flashbench.kernels.flash.tile_steps import put_alibi, put_rows, tile_gradients, tile_scores
-from flashbench.kernels.tile.edit import pack
-
-VECTOR_BYTES = ISA.vector_bytes
-
-# Rows of the table of arrays, as in the backward pass, and the mask's gradient.
-Q, K, V, O, LSE, DO, DMASK = range(7)
+from flashbench.kernels.products import Product
 
 
-@compiled
-def flash_mask_gradient(
-    zero,  # of the arrays' dtype: tells it to the compiler
-    byte,
-    itemsize,
-    table,
-    sequences,
-    features,
-    numbers,
-    tickets,
-    scratch,
-    scratch_stride,
-    slot,
-    shape,  # the mask's own: 1 where it is broadcast
-    num_heads,
-    group,
-    head_dim,
-    head_dim_v,
-    block_q,
-    block_k,
-):
-    """Work on pieces of the mask until none is left; its gradient is contiguous, and zero at first.
+class MaskShape(NamedTuple):
+    """The mask's own: 1 where it is broadcast."""
 
-    A thread's scratch, in elements, is the backward pass's with one more tile (block_k, lanes), where the
-    gradients of a piece are added up, at its end.
-    """
-    vector = VECTOR_BYTES // itemsize
-    most_lanes = (block_q + vector - 1) // vector * vector
-    ticket = pointer(slot, tickets)
-    qt = pointer(zero, scratch + slot * scratch_stride)
-    dot = at(qt, head_dim * most_lanes)
-    p = at(dot, head_dim_v * most_lanes)
-    ds = at(p, block_k * most_lanes)
-    lse2 = at(ds, block_k * most_lanes)
-    delta = at(lse2, most_lanes)
-    firsts = at(delta, most_lanes)
-    ends = at(firsts, most_lanes)
-    positions = at(ends, most_lanes)
-    slopes = at(positions, most_lanes)
-    tables = (firsts, ends, positions, slopes)
-    told = (zero, byte, features, numbers)
-    total = at(slopes, most_lanes)
-    q_row, k_row, v_row, o_row, do_row = table[Q, 3], table[K, 3], table[V, 3], table[O, 3], table[DO, 3]
-    mask_batch, mask_heads, mask_q, mask_k = shape
-    # Pieces along an axis of the mask: tiles, or the whole of it where it is broadcast.
-    q_pieces = (mask_q + block_q - 1) // block_q
-    k_pieces = (mask_k + block_k - 1) // block_k
+    batch: int
+    heads: int
+    queries: int
+    keys: int
+
+
+class MaskGradientCall(NamedTuple):
+    """dmask: contiguous, zero at first. Work's tickets: one for pieces."""
+
+    q: Array
+    k: Array
+    v: Array
+    o: Array
+    do: Array
+    lse: Numbers
+    dmask: Numbers
+    shape: MaskShape
+    scratch: MASK_GRADIENT.cells  # type: ignore[name-defined]
+    sizes: Sizes
+    work: Work
+    features: Features
+
+
+class _Piece(NamedTuple):
+    """The entries of the mask that a task owns: a tile along an axis, or all of it where it is broadcast."""
+
+    b: Any
+    h: Any
+    first_query: Any
+    first_key: Any
+
+
+@functools.cache
+def flash_mask_gradient(product: Product) -> Any:
+    """The kernel by one product: kernel(0 of storage, 0 of accumulator, address of the call, slot)."""
+
+    def flash_mask_gradient(storage, number, address, slot):
+        work_on_pieces(product, view(MaskGradientCall, storage, number, address), slot)
+
+    return compiled(flash_mask_gradient, variant=product.name)
+
+
+@step
+def work_on_pieces(product, call, slot):
+    """Work on pieces of the mask until none is left."""
+    own = own_scratch(call, slot)
+    shape, block_q, block_k = call.shape, call.sizes.block_q, call.sizes.block_k
+    q_pieces = (shape.queries + block_q - 1) // block_q
+    k_pieces = (shape.keys + block_k - 1) // block_k
     while True:
-        task = take_ticket(ticket)
-        if task >= mask_batch * mask_heads * q_pieces * k_pieces:
+        task = take_ticket(call.work.tickets)
+        if task >= shape.batch * shape.heads * q_pieces * k_pieces:
             return
         k_piece, rest = task % k_pieces, task // k_pieces
         q_piece, rest = rest % q_pieces, rest // q_pieces
-        mask_h, mask_b = rest % mask_heads, rest // mask_heads
-        for place in range(block_k * most_lanes):
-            at(total, place)[0] = zero
-        batches = (mask_b, mask_b + 1) if mask_batch > 1 else (0, len(sequences))
-        heads = (mask_h, mask_h + 1) if mask_heads > 1 else (0, num_heads)
-        for b in range(*batches):
-            seqlen_q, seqlen_k = sequences[b, SEQLEN_Q], sequences[b, SEQLEN_K]
-            diagonal = sequences[b, DIAGONAL]
-            batch, query = sequences[b, BATCH_INDEX], sequences[b, FIRST_QUERY]
-            key = sequences[b, FIRST_KEY]
-            q_from, q_to = 0, seqlen_q
-            if mask_q > 1:
-                q_from, q_to = q_piece * block_q, min(seqlen_q, (q_piece + 1) * block_q)
-            for h in range(*heads):
-                kv = h // group
-                q_head = pointer(zero, table[Q, 0] + batch * table[Q, 1] + h * table[Q, 2])
-                k_head = pointer(zero, table[K, 0] + batch * table[K, 1] + kv * table[K, 2])
-                v_head = pointer(zero, table[V, 0] + batch * table[V, 1] + kv * table[V, 2])
-                o_head = pointer(zero, table[O, 0] + batch * table[O, 1] + h * table[O, 2])
-                lse_head = pointer(zero, table[LSE, 0] + batch * table[LSE, 1] + h * table[LSE, 2])
-                do_head = pointer(zero, table[DO, 0] + batch * table[DO, 1] + h * table[DO, 2])
-                for q_start in range(q_from, q_to, block_q):
-                    q_rows = min(block_q, q_to - q_start)
-                    lanes = (q_rows + vector - 1) // vector * vector
-                    k_from = first_key(q_start, seqlen_k, diagonal, features)
-                    k_to = end_key(q_start + q_rows - 1, seqlen_k, diagonal, features)
-                    if mask_k > 1:
-                        k_from, k_to = max(k_from, k_piece * block_k), min(k_to, (k_piece + 1) * block_k)
-                    if k_from >= k_to:
-                        continue
-                    row = query + q_start
-                    pack(at(q_head, row * q_row), q_row, q_rows, head_dim, qt, lanes, numbers[Q_FACTOR])
-                    put_rows(
-                        at(do_head, row * do_row),
-                        do_row,
-                        at(o_head, row * o_row),
-                        o_row,
-                        at(lse_head, row * table[LSE, 3]),
-                        table[LSE, 3],
-                        q_rows,
-                        lanes,
-                        head_dim_v,
-                        zero + 1,
-                        dot,
-                        lse2,
-                        delta,
-                        zero,
-                    )
-                    if features[ALIBI]:
-                        put_alibi(positions, slopes, q_start, lanes, diagonal, b, h, zero, features)
-                    put_limits(firsts, ends, q_start, q_rows, lanes, seqlen_k, diagonal, features)
-                    # A tile begins where its piece does, so that its first key is the total's first.
-                    first_tile = k_from // block_k * block_k
-                    for k_start in range(first_tile, k_to, block_k):
-                        k_rows = min(block_k, k_to - k_start)
-                        mask = mask_address(b, h, 0, q_start, k_start, features, slot)
-                        seen = mask_on_tile(mask, q_rows, k_rows, zero, byte, features)
-                        if seen == HIDDEN:
-                            continue
-                        hidden = hidden_from(q_start, q_rows, k_start, k_rows, seqlen_k, diagonal, features)
-                        tile_scores(
-                            p,
-                            at(k_head, (key + k_start) * k_row),
-                            k_row,
-                            qt,
-                            lanes,
-                            q_rows,
-                            k_rows,
-                            head_dim,
-                            k_start,
-                            tables,
-                            pointer(zero, 0),
-                            mask,
-                            seen,
-                            hidden,
-                            told,
-                        )
-                        tile_gradients(
-                            p,
-                            ds,
-                            at(v_head, (key + k_start) * v_row),
-                            v_row,
-                            dot,
-                            lanes,
-                            q_rows,
-                            k_rows,
-                            head_dim_v,
-                            lse2,
-                            delta,
-                            q_start,
-                            k_start,
-                            tables,
-                            b,
-                            h,
-                            mask,
-                            seen,
-                            hidden,
-                            told,
-                        )
-                        # Padded lanes of ds are zero: their probability is.
-                        for j in range(k_rows):
-                            for lane in range(lanes):
-                                at(total, j * most_lanes + lane)[0] += at(ds, j * lanes + lane)[0]
+        piece = _Piece(rest // shape.heads, rest % shape.heads, q_piece * block_q, k_piece * block_k)
+        for place in range(block_k * whole_vectors(call, block_q)):
+            at(own.total, place)[0] = call.zero
+        add_all(product, call, own, piece)
+        put_total(call, own, piece)
 
-        dmask = pointer(zero, table[DMASK, 0] + mask_b * table[DMASK, 1] + mask_h * table[DMASK, 2])
-        dmask_row = table[DMASK, 3]
-        for j in range(block_k):
-            key_place = k_piece * block_k + j if mask_k > 1 else 0
-            for lane in range(most_lanes):
-                row_place = q_piece * block_q + lane if mask_q > 1 else 0
-                if key_place < mask_k and row_place < mask_q and (mask_q == 1 or lane < block_q):
-                    at(dmask, row_place * dmask_row + key_place)[0] += at(total, j * most_lanes + lane)[0]
+
+@step
+def add_all(product, call, own, piece):
+    """Add to the piece's total what all tiles of scores that share its entries give."""
+    shape, block_q = call.shape, call.sizes.block_q
+    batches = (piece.b, piece.b + 1) if shape.batch > 1 else (0, call.work.sequence_count)
+    heads = (piece.h, piece.h + 1) if shape.heads > 1 else (0, call.sizes.num_heads)
+    for b in range(*batches):
+        first, end = 0, sequence_at(call, b).seqlen_q
+        if shape.queries > 1:
+            first, end = piece.first_query, min(end, piece.first_query + block_q)
+        for h in range(*heads):
+            for start in range(first, end, block_q):
+                add_queries(
+                    product, call, own, queries_at(call, b, h, start, min(block_q, end - start)), piece
+                )
+
+
+@step
+def add_queries(product, call, own, queries, piece):
+    """Add what one tile of queries gives."""
+    block_k = call.sizes.block_k
+    first, end = queries.first_key, queries.end_key
+    if call.shape.keys > 1:
+        first, end = max(first, piece.first_key), min(end, piece.first_key + block_k)
+    if first >= end:
+        return
+    sequence, h = queries.sequence, queries.h
+    batch, kv, query = sequence.batch, h // call.sizes.group, sequence.first_query + queries.start
+    q, do = rows_at(call.q, batch, h, query), rows_at(call.do, batch, h, query)
+    o, lse = rows_at(call.o, batch, h, query), rows_at(call.lse, batch, h, query)
+    k, v = rows_at(call.k, batch, kv, sequence.first_key), rows_at(call.v, batch, kv, sequence.first_key)
+    product.pack(q, queries.rows, call.sizes.head_dim, own.qt, queries.lanes, call.features.q_factor)
+    put_rows(product, call, own, queries, do, o, lse, call.zero + 1)
+    if call.features.alibi:
+        put_alibi(own, queries, call.features)
+    put_limits(own, queries, call.features)
+    # A tile begins where its piece does, so that its first key is the total's first.
+    for start in range(first // block_k * block_k, end, block_k):
+        keys = keys_at(call, queries, 0, start, end)
+        if keys.shown != HIDDEN:
+            nowhere = pointer(call.zero, 0)
+            tile_scores(product, call, own, own.p, queries, keys, rows_from(k, start), nowhere)
+            tile_gradients(product, call, own, queries, keys, rows_from(v, start))
+            add_tile(call, own, queries, keys)
+
+
+@step
+def add_tile(call, own, queries, keys):
+    """total += ds. Padded lanes of ds are zero: their probability is."""
+    row = whole_vectors(call, call.sizes.block_q)
+    for j in range(keys.rows):
+        for lane in range(queries.lanes):
+            at(own.total, j * row + lane)[0] += at(own.ds, j * queries.lanes + lane)[0]
+
+
+@step
+def put_total(call, own, piece):
+    """Put the piece's total into dmask, added up along the axes that the mask is broadcast along."""
+    shape, block_q, block_k = call.shape, call.sizes.block_q, call.sizes.block_k
+    row = whole_vectors(call, block_q)
+    dmask = rows_at(call.dmask, piece.b, piece.h, 0)
+    for j in range(block_k):
+        key = piece.first_key + j if shape.keys > 1 else 0
+        for lane in range(row):
+            query = piece.first_query + lane if shape.queries > 1 else 0
+            if key < shape.keys and query < shape.queries and (shape.queries == 1 or lane < block_q):
+                at(dmask.at, query * dmask.row + key)[0] += at(own.total, j * row + lane)[0]

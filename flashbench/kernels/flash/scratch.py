@@ -1,24 +1,34 @@
-"""The scratch of one thread of the flash kernels."""
+"""The scratch of one thread of each flash kernel: what it keeps, under which name, and how much of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from flashbench.codegen.isa import ISA
-from flashbench.kernels.maths.dots import QUERIES
-
-# Numbers that a thread keeps for each lane of its tile, in this order.
-FORWARD_NUMBERS = 3  # row_max, row_sum, rescale
-
-
-BACKWARD_NUMBERS = 2  # lse2, delta
-
+from flashbench.codegen.scratch import Layout, Part
+from flashbench.codegen.structs import Storage
 
 MOST_PARTS = 64  # of decoding, merged at once
 
 
-LIMIT_NUMBERS = 2  # firsts, ends: where causality or a window hides something
+class ScratchSizes(NamedTuple):
+    """What the sizes of parts depend on."""
 
-
-ALIBI_NUMBERS = 2  # positions, slopes
+    lanes: int  # of a tile, whole vectors
+    block_q: int
+    block_k: int
+    head_dim: int
+    head_dim_v: int
+    storage_bytes: int
+    number_bytes: int
+    limited: bool = False  # causality or a window gives queries a first or an end key of their own
+    alibi: bool = False
+    softcap: bool = False
+    # Whether rows of these lie so far apart that a tile of them is better kept here while it is at work.
+    gathers_q: int = 0
+    gathers_do: int = 0
+    gathers_sums: int = 0  # of o in the forward pass, of dq in the backward pass
 
 
 def padded_lanes(block_q: int, itemsize: int) -> int:
@@ -27,38 +37,58 @@ def padded_lanes(block_q: int, itemsize: int) -> int:
     return -(-block_q // vector) * vector
 
 
-def feature_numbers(*, limited: bool, alibi: bool) -> int:
-    """Numbers a lane that optional features need: up to the last one used, as their places are fixed."""
-    return LIMIT_NUMBERS + ALIBI_NUMBERS if alibi else LIMIT_NUMBERS if limited else 0
+def _lanes(name: str, rows: Callable[[ScratchSizes], int] = lambda n: 1) -> Part:
+    """A part of so many rows, one number a lane each."""
+    return Part(name, lambda n: rows(n) * n.lanes)
 
 
-def forward_elements(block_q: int, block_k: int, head_dim: int, itemsize: int, numbers: int = 0) -> int:
-    """Scratch of one thread of the forward pass: qt, s, three numbers and `numbers` more a lane."""
-    return (head_dim + block_k + FORWARD_NUMBERS + numbers) * padded_lanes(block_q, itemsize)
+def _keys(name: str) -> Part:
+    """A tile [key, query lane]."""
+    return _lanes(name, lambda n: n.block_k)
 
 
-def backward_elements(
-    block_q: int,
-    block_k: int,
-    head_dim: int,
-    head_dim_v: int,
-    itemsize: int,
-    numbers: int = 0,
-    *,
-    softcap: bool = False,
-) -> int:
-    """Scratch of one thread of the backward pass: qt, dot, p, ds, lse2, delta and `numbers` more a lane.
+_LANE_FEATURES = (
+    _lanes("firsts", lambda n: n.limited),  # the first and the end key of each query
+    _lanes("ends", lambda n: n.limited),
+    _lanes("positions", lambda n: n.alibi),  # where each query stands among the keys, and its slope
+    _lanes("slopes", lambda n: n.alibi),
+)
+_ROW_STATE = (_lanes("row_max"), _lanes("row_sum"), _lanes("rescale"))
+STATE_ROWS = len(_ROW_STATE)  # numbers that the forward pass keeps for each lane, whatever the features
 
-    With softcap also the tile of its derivatives, behind all that features may need.
-    """
-    if softcap:
-        numbers = LIMIT_NUMBERS + ALIBI_NUMBERS + block_k
-    rows = head_dim + head_dim_v + 2 * block_k + BACKWARD_NUMBERS + numbers
-    return rows * padded_lanes(block_q, itemsize)
+FORWARD = Layout(
+    "ForwardScratch",
+    _lanes("qt", lambda n: n.head_dim),
+    _keys("s"),
+    *_ROW_STATE,
+    *_LANE_FEATURES,
+    Part("o", lambda n: n.gathers_sums * n.block_q * n.head_dim_v),
+)
 
+_GRADIENTS = (
+    _lanes("qt", lambda n: n.head_dim),
+    _lanes("dot", lambda n: n.head_dim_v),
+    _keys("p"),
+    _keys("ds"),
+    _lanes("lse2"),
+    _lanes("delta"),
+    *_LANE_FEATURES,
+)
+BACKWARD = Layout(
+    "BackwardScratch",
+    *_GRADIENTS,
+    _lanes("cap_slopes", lambda n: n.softcap * n.block_k),
+    Part("q", lambda n: n.gathers_q * n.block_q * n.head_dim, Storage),
+    Part("do", lambda n: n.gathers_do * n.block_q * n.head_dim_v, Storage),
+    Part("dq", lambda n: n.gathers_sums * n.block_q * n.head_dim),
+)
+MASK_GRADIENT = Layout("MaskGradientScratch", *_GRADIENTS, _keys("total"))
 
-def decode_elements(rows: int, block_k: int, head_dim: int, itemsize: int) -> int:
-    """Scratch of one thread of decoding: qt, s, row_max, row_sum, rescale, and what features need."""
-    numbers = FORWARD_NUMBERS + LIMIT_NUMBERS + ALIBI_NUMBERS
-    lanes = padded_lanes(-(-rows // QUERIES) * QUERIES, itemsize)
-    return (2 * head_dim + block_k + numbers) * lanes + MOST_PARTS
+DECODE = Layout(
+    "DecodeScratch",
+    Part("q", lambda n: max(n.head_dim * n.lanes, MOST_PARTS)),  # later the weights of a head's parts
+    _lanes("qt", lambda n: n.head_dim),
+    _keys("s"),
+    *_ROW_STATE,
+    *_LANE_FEATURES,
+)

@@ -147,22 +147,21 @@ def _products(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 def dot_products(
     typingctx: Any,
     k: Any,
-    k_row: Any,
     keys: Any,
     q: Any,
-    q_row: Any,
     queries: Any,
     s: Any,
     lanes: Any,
     columns: Any,
     v: Any,
-    v_row: Any,
     room: Any,
 ) -> Any:
     """s[key, query] = the dot product of k[key] and q[query]; `queries` is a multiple of QUERIES.
+
+    k, q, v: a `Matrix` each.
 
     Memory is asked meanwhile for the values v of these keys, and for k some rows ahead, up to row `room`: a
     core's own prefetcher keeps fewer lines under way, and none across pages.
     """
     n = types.intp
-    return types.void(k, n, n, k, n, n, k, n, n, k, n, n), body_by_element(_products)
+    return types.void(k, n, q, n, s, n, n, v, n), body_by_element(_products)

@@ -9,10 +9,16 @@ maximum is subtracted, so x <= 0 and it cannot overflow.
 
 from __future__ import annotations
 
+import math
+
 from llvmlite import ir
 
 from flashbench.codegen.ir import call, constant, fma, integer_like, size_of
 from flashbench.codegen.isa import AVX512, ISA
+
+# Logarithms are in units of log2 inside the kernels, natural outside.
+LOG2E = math.log2(math.e)
+LN2 = math.log(2.0)
 
 # 2**f = 1 + f * q(f), lowest power first; q from Chebyshev nodes (mpmath.chebyfit at 40 digits).
 # Largest relative error on [-1/2, 1/2]: 5.1e-9 (unit roundoff 6.0e-8) and 2.0e-17 (1.1e-16).

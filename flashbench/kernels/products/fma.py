@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from flashbench.codegen.intrinsics import spread
 from flashbench.codegen.ir import (
     BOOL,
     FLOATS,
@@ -30,6 +31,9 @@ from flashbench.codegen.ir import (
     store,
 )
 from flashbench.codegen.isa import ISA
+from flashbench.codegen.steps import step
+from flashbench.kernels.products import Matrix, Product
+from flashbench.kernels.products.pack import pack
 
 
 def _tile(
@@ -131,9 +135,7 @@ def multiply(
     a_row: Any,
     a_col: Any,
     b: Any,
-    b_row: Any,
     c: Any,
-    c_row: Any,
     rows: Any,
     columns: Any,
     depth: Any,
@@ -141,15 +143,41 @@ def multiply(
 ) -> Any:
     """C[rows, columns] = or += A[rows, depth] @ B[depth, columns]; strides in elements.
 
-    a, b and c are pointers; B's and C's rows are contiguous.
+    a: a pointer, with any strides; b, c: a `Matrix` each, whose rows are contiguous.
     """
     n = types.intp
-    signature = types.void(a, n, n, b, n, c, n, n, n, n, types.boolean)
+    signature = types.void(a, n, n, b, c, n, n, n, types.boolean)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        *rest, accumulate = args
+        *rest, accumulate = spread(builder, args)
         flag = builder.icmp_unsigned("!=", accumulate, ir.Constant(accumulate.type, 0))
         builder.call(_product(builder, FLOATS[signature.args[0].dtype]), [*rest, flag])
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+# Each step calls `multiply` itself: LLVM makes machine code for each caller, and knows its strides.
+
+
+@step
+def _pack(x, rows, columns, packed, lanes, factor):
+    pack(x.at, x.row, rows, columns, packed, lanes, factor)
+
+
+@step
+def _scores(s, keys, packed, lanes, rows, depth):
+    multiply(keys.at, keys.row, 1, Matrix(packed, lanes), Matrix(s, lanes), rows, lanes, depth, False)
+
+
+@step
+def _add_to_queries(p, lanes, x, sums, queries, columns, keys, add):
+    multiply(p, 1, lanes, x, sums, queries, columns, keys, add)
+
+
+@step
+def _add_to_keys(p, lanes, x, sums, keys, columns, queries, add):
+    multiply(p, lanes, 1, x, sums, keys, columns, queries, add)
+
+
+FMA = Product("fma", _pack, _scores, _add_to_queries, _add_to_keys)

@@ -6,7 +6,7 @@ The pair of query i and key j of head h of sequence b is kept where word j % 4 o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -33,6 +33,16 @@ _WORDS = 4
 _GROUPS = 8  # counters at a time: a word takes 64 bits while it is made
 _CHUNK = _WORDS * _GROUPS
 _WORD = ir.IntType(32)
+
+
+class RowDraws(NamedTuple):
+    """Where a row's random words are: its query, head and sequence, under a seed."""
+
+    query: Any
+    head: Any
+    sequence: Any
+    seed: Any
+    threshold: Any
 
 
 def _words(b: ir.IRBuilder, group: ir.Value, place: list[ir.Value], seed: ir.Value) -> ir.Value:
@@ -94,17 +104,13 @@ def drop_row(
     first: Any,
     end: Any,
     factor: Any,
-    query: Any,
-    head: Any,
-    sequence: Any,
-    seed: Any,
-    threshold: Any,
+    draws: Any,
 ) -> Any:
     """dropped[first:end] becomes factor * p where kept, else 0 * p, so that NaN stays NaN; 0 in the rest of
-    [:columns]. It may be p.
+    [:columns]. It may be p. draws: `RowDraws`.
     """
     n = types.intp
-    return types.void(p, p, n, n, n, p.dtype, n, n, n, n, n), body_by_element(_drop_row)
+    return types.void(p, p, n, n, n, p.dtype, draws), body_by_element(_drop_row)
 
 
 def _drop_gradient_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:

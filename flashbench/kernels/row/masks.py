@@ -7,162 +7,150 @@ And the exact way through a product whose other side holds a NaN or inf: over vi
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from flashbench.codegen.pointers import at, pointer
-from flashbench.kernels.call.features import (
-    BLOCK_MASK,
-    BOOL_MASK,
-    COLUMNS_AT,
-    DIAGONAL,
-    FLOAT_MASK,
-    MASK,
-    MASK_AT,
-    MASK_BATCH,
-    MASK_BLOCK_K,
-    MASK_BLOCK_Q,
-    MASK_HEAD,
-    MASK_KEY,
-    MASK_ROW,
-    PARTS_AT,
-    SEQLEN_K,
-    SEQLEN_Q,
-    STARTS_AT,
-    STARTS_BATCH,
-    STARTS_HEAD,
-    end_key,
-    first_key,
-)
+from flashbench.codegen.steps import step
+from flashbench.kernels.call.masks import BLOCK_MASK, BOOL_MASK, FLOAT_MASK
+from flashbench.kernels.call.visibility import end_key, first_key
 from flashbench.kernels.row.features import add_mask_row, clear_lowest_row, hide_row
 
+_BYTE = np.uint8(0)  # the type of a bool mask's entries
 
-@njit(nogil=True)
-def visible_range(features, query, seqlen_k, diagonal):
+
+class Row(NamedTuple):
+    """A row of scores: a query of a head of a sequence; or a column, whose key is as far along."""
+
+    sequence: Any
+    b: Any  # the sequence's number
+    h: Any
+    i: Any
+
+
+@step
+def visible_range(row, features):
     """(first, end) of the keys that window and lengths let a query see; first = end where none."""
-    first = first_key(query, seqlen_k, diagonal, features)
-    return first, max(first, end_key(query, seqlen_k, diagonal, features))
+    first = first_key(row.i, row.sequence, features)
+    return first, max(first, end_key(row.i, row.sequence, features))
 
 
-@njit(nogil=True)
-def _entry(like, features, b, h, i, j):
+@step
+def _entry(like, row, j, features):
     """Pointer to a dense mask's entry of a pair."""
-    head = pointer(like, features[MASK_AT] + b * features[MASK_BATCH] + h * features[MASK_HEAD])
-    return at(head, i * features[MASK_ROW] + j * features[MASK_KEY])
+    head = pointer(like, features.mask_at + row.b * features.mask_batch + row.h * features.mask_head)
+    return at(head, row.i * features.mask_row + j * features.mask_key)
 
 
-@njit(nogil=True)
-def _blocks_of_row(features, b, h, i):
-    """(first, end) of the places of the visible blocks in the row of blocks of query i."""
-    address = features[STARTS_AT] + b * features[STARTS_BATCH] + h * features[STARTS_HEAD]
-    starts = at(pointer(np.int64(0), address), i // features[MASK_BLOCK_Q])
+@step
+def _blocks_of_row(row, features):
+    """(first, end) of the places of the visible blocks in the row's row of blocks."""
+    address = features.starts + row.b * features.starts_batch + row.h * features.starts_head
+    starts = at(pointer(0, address), row.i // features.mask_block_q)
     return starts[0], starts[1]
 
 
-@njit(nogil=True)
+@step
 def _block_start(features, place):
     """The first key of a visible block."""
-    return pointer(np.int64(0), features[COLUMNS_AT])[place] * features[MASK_BLOCK_K]
+    return features.columns[place] * features.mask_block_k
 
 
-@njit(nogil=True)
+@step
 def _is_whole(features, place):
-    return pointer(np.int64(0), features[PARTS_AT])[place] < 0
+    return features.parts[place] < 0
 
 
-@njit(nogil=True)
+@step
 def _block_entry(features, place, i, key):
     """Pointer to the entry of a pair in a block that is visible in part; key counted in the block."""
-    part = pointer(np.int64(0), features[PARTS_AT])[place]
-    row = part * features[MASK_BLOCK_Q] + i % features[MASK_BLOCK_Q]
-    return at(pointer(np.uint8(0), features[MASK_AT]), row * features[MASK_BLOCK_K] + key)
+    part = features.parts[place]
+    row = part * features.mask_block_q + i % features.mask_block_q
+    return at(pointer(_BYTE, features.mask_at), row * features.mask_block_k + key)
 
 
-@njit(nogil=True)
-def _hide_blocks(row, features, b, h, i, first, end, value):
-    places = _blocks_of_row(features, b, h, i)
+@step
+def _hide_blocks(x, row, features, first, end, value):
+    places = _blocks_of_row(row, features)
     done = first
     for place in range(places[0], places[1]):
         k_start = _block_start(features, place)
-        left, right = max(first, k_start), min(end, k_start + features[MASK_BLOCK_K])
+        left, right = max(first, k_start), min(end, k_start + features.mask_block_k)
         if right <= left:
             continue
         for j in range(done, left):
-            at(row, j)[0] = value
+            at(x, j)[0] = value
         if not _is_whole(features, place):
-            hide_row(at(row, left), _block_entry(features, place, i, left - k_start), 1, right - left, value)
+            entries = _block_entry(features, place, row.i, left - k_start)
+            hide_row(at(x, left), entries, 1, right - left, value)
         done = right
     for j in range(done, end):
-        at(row, j)[0] = value
+        at(x, j)[0] = value
 
 
-@njit(nogil=True)
-def mask_scores(s, zero, features, b, h, i, first, end):
+@step
+def mask_scores(s, row, features, first, end):
     """What a mask, if any, does to the scores s[first:end] of a row: added, or -inf where it hides."""
-    kind = features[MASK]
+    kind = features.mask
     if kind == BOOL_MASK:
-        entries = _entry(np.uint8(0), features, b, h, i, first)
-        hide_row(at(s, first), entries, features[MASK_KEY], end - first, -math.inf)
+        entries = _entry(_BYTE, row, first, features)
+        hide_row(at(s, first), entries, features.mask_key, end - first, -math.inf)
     elif kind == FLOAT_MASK:
-        entries = _entry(zero, features, b, h, i, first)
-        add_mask_row(at(s, first), entries, features[MASK_KEY], end - first)
+        entries = _entry(features.zero, row, first, features)
+        add_mask_row(at(s, first), entries, features.mask_key, end - first)
     elif kind == BLOCK_MASK:
-        _hide_blocks(s, features, b, h, i, first, end, -math.inf)
+        _hide_blocks(s, row, features, first, end, -math.inf)
 
 
-@njit(nogil=True)
-def clear_masked(x, zero, features, b, h, i, first, end):
+@step
+def clear_masked(x, row, features, first, end):
     """Zeros in x[first:end] where a mask hides the pair, whatever was there."""
-    kind = features[MASK]
+    kind = features.mask
     if kind == BOOL_MASK:
-        entries = _entry(np.uint8(0), features, b, h, i, first)
-        hide_row(at(x, first), entries, features[MASK_KEY], end - first, 0.0)
+        entries = _entry(_BYTE, row, first, features)
+        hide_row(at(x, first), entries, features.mask_key, end - first, 0.0)
     elif kind == FLOAT_MASK:
-        entries = _entry(zero, features, b, h, i, first)
-        clear_lowest_row(at(x, first), entries, features[MASK_KEY], end - first)
+        entries = _entry(features.zero, row, first, features)
+        clear_lowest_row(at(x, first), entries, features.mask_key, end - first)
     elif kind == BLOCK_MASK:
-        _hide_blocks(x, features, b, h, i, first, end, 0.0)
+        _hide_blocks(x, row, features, first, end, 0.0)
 
 
-@njit(nogil=True)
-def mask_lets_see(zero, features, b, h, i, j):
-    """Whether the mask, if any, lets query i see key j: for the few pairs that are looked at one by one."""
-    kind = features[MASK]
+@step
+def mask_lets_see(row, j, features):
+    """Whether the mask, if any, lets the row's query see key j: for the few pairs looked at one by one."""
+    kind = features.mask
     if kind == BOOL_MASK:
-        return _entry(np.uint8(0), features, b, h, i, j)[0] != 0
+        return _entry(_BYTE, row, j, features)[0] != 0
     if kind == FLOAT_MASK:
-        return _entry(zero, features, b, h, i, j)[0] != -math.inf
+        return _entry(features.zero, row, j, features)[0] != -math.inf
     if kind == BLOCK_MASK:
-        key = j % features[MASK_BLOCK_K]
-        places = _blocks_of_row(features, b, h, i)
+        key = j % features.mask_block_k
+        places = _blocks_of_row(row, features)
         for place in range(places[0], places[1]):
             if _block_start(features, place) == j - key:
-                return _is_whole(features, place) or _block_entry(features, place, i, key)[0] != 0
+                return _is_whole(features, place) or _block_entry(features, place, row.i, key)[0] != 0
         return False
     return True
 
 
-@njit(nogil=True)
-def add_visible_keys(p, x, x_row, c, columns, zero, features, place):
-    """c += sum of p[j] * x[j] over the keys j that a query sees: a row of o or dq.
-
-    place: (its sequence's number, head, query, the sequence's row of the table).
-    """
-    b, h, i, sequence = place
-    first, end = visible_range(features, i, sequence[SEQLEN_K], sequence[DIAGONAL])
+@step
+def add_visible_keys(p, x, sums, columns, row, features):
+    """sums += sum of p[j] * x[j] over the keys j that the row's query sees: a row of o or dq."""
+    first, end = visible_range(row, features)
     for j in range(first, end):
-        if mask_lets_see(zero, features, b, h, i, j):
+        if mask_lets_see(row, j, features):
             for column in range(columns):
-                at(c, column)[0] += at(p, j)[0] * at(x, j * x_row + column)[0]
+                at(sums, column)[0] += at(p, j)[0] * at(x.at, j * x.row + column)[0]
 
 
-@njit(nogil=True)
-def add_visible_queries(p, p_row, x, x_row, c, columns, zero, features, place):
-    """c += sum of p[i] * x[i] over the queries i that see a key: a row of dk or dv."""
-    b, h, j, sequence = place
-    for i in range(sequence[SEQLEN_Q]):
-        first, end = visible_range(features, i, sequence[SEQLEN_K], sequence[DIAGONAL])
-        if first <= j < end and mask_lets_see(zero, features, b, h, i, j):
+@step
+def add_visible_queries(p, p_row, x, sums, columns, key, features):
+    """sums += sum of p[i] * x[i] over the queries i that see a key, the `i` of `key`: a row of dk or dv."""
+    for i in range(key.sequence.seqlen_q):
+        row = Row(key.sequence, key.b, key.h, i)
+        first, end = visible_range(row, features)
+        if first <= key.i < end and mask_lets_see(row, key.i, features):
             for column in range(columns):
-                at(c, column)[0] += at(p, i * p_row)[0] * at(x, i * x_row + column)[0]
+                at(sums, column)[0] += at(p, i * p_row)[0] * at(x.at, i * x.row + column)[0]

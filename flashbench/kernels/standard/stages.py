@@ -5,320 +5,257 @@ the same exponential and the same threads. Each stage runs over the whole proble
 begins, as it does where a framework calls one operation after another; a hidden score is computed and then
 masked, as it is there.
 
-s and p: a slab of (seqlen_q, columns) for each sequence and head, columns being its keys with their padding.
 What a product needs transposed is packed into an output that is not written until later, so that the scores
 are all the workspace there is.
 """
 
 from __future__ import annotations
 
-from numba import njit
+from typing import Any, NamedTuple
 
 from flashbench.codegen.atomics import take_ticket
 from flashbench.codegen.compiled import compiled
 from flashbench.codegen.pointers import at, pointer
-from flashbench.kernels.call.features import DIAGONAL, SEQLEN_K, SEQLEN_Q
+from flashbench.codegen.steps import step
+from flashbench.codegen.structs import view
+from flashbench.kernels.call.arrays import rows_from
 from flashbench.kernels.call.visibility import all_finite_once, clear_rows
+from flashbench.kernels.products import Matrix
 from flashbench.kernels.products.fma import multiply
+from flashbench.kernels.products.pack import pack
 from flashbench.kernels.row.features import softcap_gradient_row
-from flashbench.kernels.row.masks import add_visible_keys, add_visible_queries, visible_range
-from flashbench.kernels.standard.rows import (
-    COLUMNS,
-    DK,
-    DMASK,
-    DO,
-    DP,
-    DQ,
-    DROPPED,
-    DV,
-    LSE,
-    TANH,
-    K,
-    O,
-    P,
-    Q,
-    V,
-    gradient_of_row,
-    keys,
-    mask_gradient,
-    queries,
-    sequence_row,
-    slab,
-    softmax_of_row,
-)
-from flashbench.kernels.tile.edit import pack
+from flashbench.kernels.row.masks import Row, add_visible_keys, add_visible_queries, visible_range
+from flashbench.kernels.standard.call import StandardCall, key_rows, query_rows, slab, slab_sequence_at
+from flashbench.kernels.standard.rows import gradient_of_row, softmax_of_row
 
 KEY_TILE = 128  # keys whose packed columns stay in the second-level cache
 ROW_TILE = 64
 DEPTH = 256  # rows of a product's right side that stay in the second-level cache
 
+# In the order in which they run, by number of their ticket.
 SCORES, SOFTMAX, OUTPUT = range(3)
-P_GRADIENT, SCORE_GRADIENT, KEY_GRADIENTS, QUERY_GRADIENT = range(4)
+P_GRADIENT, SCORE_GRADIENT, MASK_GRADIENT, KEY_GRADIENTS, QUERY_GRADIENT = range(5)
+STAGES = 5
 
 
-@njit(nogil=True)
-def product(a, a_row, a_col, x, x_row, c, c_row, rows, columns, depth, accumulate):
+class _Tile(NamedTuple):
+    """Some rows of one head's scores, or some of its columns: keys."""
+
+    sequence: Any
+    b: Any
+    h: Any
+    start: Any
+    rows: Any
+
+
+@step
+def product(a, a_row, a_col, x, sums, rows, columns, depth, accumulate):
     """multiply() in slices of the depth, so that a slice of x serves all rows from the cache.
 
     The one caller of multiply(): every function that calls it has machine code of its own for it.
     """
     start = 0
     while True:
-        multiply(
-            at(a, start * a_col),
-            a_row,
-            a_col,
-            at(x, start * x_row),
-            x_row,
-            c,
-            c_row,
-            rows,
-            columns,
-            min(DEPTH, depth - start),
-            accumulate or start > 0,
-        )
+        part = rows_from(x, start)
+        count, more = min(DEPTH, depth - start), accumulate or start > 0
+        left = at(a, start * a_col)
+        multiply(left, a_row, a_col, part, sums, rows, columns, count, more)
         start += DEPTH
         if start >= depth:
             return
 
 
+@step
+def tile_of(call, task, tile, heads, by_key):
+    """The tile that is a task, tasks being numbered by sequence, head and tile; it may have no rows."""
+    tiles = (call.stages.longest + tile - 1) // tile
+    start, b, h = task % tiles * tile, task // tiles // heads, task // tiles % heads
+    sequence = slab_sequence_at(call, b)
+    rows = min(tile, (sequence.columns if by_key else sequence.seqlen_q) - start)
+    return _Tile(sequence, b, h, start, rows)
+
+
+@step
+def tasks_of(call, tile, heads):
+    return call.work.sequence_count * heads * ((call.stages.longest + tile - 1) // tile)
+
+
 @compiled
-def standard_forward(
-    zero,
-    stage,
-    table,
-    sequences,
-    features_at,
-    numbers_at,
-    hides,  # whether any pair is hidden, by whatever
-    finite,  # address of a number for each v, zero at first, to note whether it is finite
-    tickets,
-    scratch,  # address of room for packed keys, of scratch_stride bytes a thread; 0: there is room in o
-    scratch_stride,
-    slot,
-    longest,  # the most rows of q, or of padded k, of a sequence: the larger
-    num_heads,
-    group,
-    head_dim,
-    head_dim_v,
-    factor,  # of q k^T, so that it is in units of log2, or natural ones, or the softcap's
-    softcap,  # 0: none
-    natural,
-):
+def standard_forward(storage, number, address, slot, stage):
     """One stage of o = softmax(q @ k.T) @ v, until its tickets are out."""
-    ticket, features, numbers = pointer(slot, tickets), pointer(slot, features_at), pointer(zero, numbers_at)
-    tile = KEY_TILE if stage == SCORES else ROW_TILE
-    tiles = (longest + tile - 1) // tile
+    call = view(StandardCall, storage, number, address)
+    tile, heads = KEY_TILE if stage == SCORES else ROW_TILE, call.sizes.num_heads
     while True:
-        task = take_ticket(ticket)
-        if task >= len(sequences) * num_heads * tiles:
+        task = take_ticket(at(call.work.tickets, stage))
+        if task >= tasks_of(call, tile, heads):
             return
-        start = task % tiles * tile
-        b = task // tiles // num_heads
-        h = task // tiles % num_heads
-        sequence = sequence_row(sequences, b)
-        seqlen_q, columns = sequence[SEQLEN_Q], sequence[COLUMNS]
-        rows = min(tile, (columns if stage == SCORES else seqlen_q) - start)
-        if rows <= 0 or seqlen_q == 0:
+        work = tile_of(call, task, tile, heads, stage == SCORES)
+        if work.rows <= 0 or work.sequence.seqlen_q == 0:
             continue
-        s = slab(zero, table, P, sequence, h)
         if stage == SCORES:
-            q, q_row = queries(zero, table, Q, sequence, h), table[Q, 3]
-            k = at(keys(zero, table, K, sequence, h // group), start * table[K, 3])
-            kt = at(queries(zero, table, O, sequence, h), start * head_dim)
-            if scratch != 0:
-                kt = pointer(zero, scratch + slot * scratch_stride)
-            pack(k, table[K, 3], rows, head_dim, kt, rows, factor)
-            product(q, q_row, 1, kt, rows, at(s, start), columns, seqlen_q, rows, head_dim, False)
+            put_scores(call, work, slot)
         elif stage == SOFTMAX:
-            tanh, dropped = slab(zero, table, TANH, sequence, h), slab(zero, table, DROPPED, sequence, h)
-            lse = queries(zero, table, LSE, sequence, h)
-            for i in range(start, start + rows):
-                softmax_of_row(
-                    zero,
-                    at(s, i * columns),
-                    at(tanh, i * columns),
-                    at(dropped, i * columns),
-                    at(lse, i),
-                    (b, h, i, sequence),
-                    features,
-                    numbers,
-                    softcap,
-                    natural,
-                )
+            put_softmax(call, work)
         else:
-            p = at(slab(zero, table, DROPPED, sequence, h), start * columns)
-            v, v_row, o_row = keys(zero, table, V, sequence, h // group), table[V, 3], table[O, 3]
-            o = at(queries(zero, table, O, sequence, h), start * o_row)
-            flag = pointer(slot, finite + 8 * (b * (num_heads // group) + h // group))
-            if not hides or all_finite_once(flag, v, v_row, columns, head_dim_v):
-                product(p, columns, 1, v, v_row, o, o_row, rows, head_dim_v, columns, False)
-                continue
-            clear_rows(o, o_row, rows, head_dim_v, zero)
-            for r in range(rows):
-                place = b, h, start + r, sequence
-                add_visible_keys(
-                    at(p, r * columns), v, v_row, at(o, r * o_row), head_dim_v, zero, features, place
-                )
+            put_output(call, work)
+
+
+@step
+def put_scores(call, work, slot):
+    """Some columns of s = q @ k.T."""
+    sequence, h, head_dim = work.sequence, work.h, call.sizes.head_dim
+    q = query_rows(call.q, sequence, h, 0)
+    k = key_rows(call.k, sequence, h // call.sizes.group, work.start)
+    kt = at(query_rows(call.o, sequence, h, 0).at, work.start * head_dim)
+    if call.stages.packed != 0:
+        kt = pointer(call.zero, call.stages.packed + slot * call.stages.packed_stride)
+    pack(k.at, k.row, work.rows, head_dim, kt, work.rows, call.stages.factor)
+    s = Matrix(at(slab(call.scores.p, sequence, h), work.start), sequence.columns)
+    product(q.at, q.row, 1, Matrix(kt, work.rows), s, sequence.seqlen_q, work.rows, head_dim, False)
+
+
+@step
+def put_softmax(call, work):
+    """p and lse of some rows."""
+    sequence, h = work.sequence, work.h
+    s, tanh = slab(call.scores.p, sequence, h), slab(call.scores.tanh, sequence, h)
+    dropped, lse = slab(call.scores.dropped, sequence, h), query_rows(call.lse, sequence, h, 0)
+    for i in range(work.start, work.start + work.rows):
+        place = i * sequence.columns
+        row = Row(sequence, work.b, h, i)
+        softmax_of_row(call, row, at(s, place), at(tanh, place), at(dropped, place), at(lse.at, i))
+
+
+@step
+def put_output(call, work):
+    """Some rows of o = p @ v."""
+    sequence, h, columns = work.sequence, work.h, work.sequence.columns
+    kv, head_dim_v = h // call.sizes.group, call.sizes.head_dim_v
+    p = at(slab(call.scores.dropped, sequence, h), work.start * columns)
+    v, o = key_rows(call.v, sequence, kv, 0), query_rows(call.o, sequence, h, work.start)
+    note = at(call.work.finite, work.b * call.sizes.num_kv_heads + kv)
+    if not call.stages.hides or all_finite_once(note, v, columns, head_dim_v):
+        product(p, columns, 1, v, o, work.rows, head_dim_v, columns, False)
+        return
+    add_rows_of_keys(call, work, p, v, o, head_dim_v)
+
+
+@step
+def add_rows_of_keys(call, work, p, x, sums, columns):
+    """sums = p @ x, row by row over the keys that each query sees."""
+    clear_rows(sums, work.rows, columns, call.zero)
+    for r in range(work.rows):
+        row = Row(work.sequence, work.b, work.h, work.start + r)
+        p_row, target = at(p, r * work.sequence.columns), at(sums.at, r * sums.row)
+        add_visible_keys(p_row, x, target, columns, row, call.features)
 
 
 @compiled
-def standard_backward(
-    zero,
-    stage,
-    table,
-    sequences,
-    features_at,
-    numbers_at,
-    hides,
-    finite,  # the same for each q, then each do, then each k
-    tickets,
-    slot,
-    longest,
-    num_heads,
-    num_kv_heads,
-    head_dim,
-    head_dim_v,
-    scale,
-    softcap,
-    sink_shares,  # address of float64 room for what each task of SCORE_GRADIENT adds to a sink's gradient
-    mask_step,  # of dmask along the keys, 0 or 1; -1: it is not asked for
-):
+def standard_backward(storage, number, address, slot, stage):
     """One stage of dq, dk and dv from the kept P, until its tickets are out."""
-    ticket, features, numbers = pointer(slot, tickets), pointer(slot, features_at), pointer(zero, numbers_at)
-    group = num_heads // num_kv_heads
+    call = view(StandardCall, storage, number, address)
     by_key = stage in (P_GRADIENT, KEY_GRADIENTS)
     tile = KEY_TILE if stage == P_GRADIENT else ROW_TILE
-    tiles = (longest + tile - 1) // tile
-    heads = num_kv_heads if by_key else num_heads
+    heads = call.sizes.num_kv_heads if by_key else call.sizes.num_heads
     while True:
-        task = take_ticket(ticket)
-        if task >= len(sequences) * heads * tiles:
+        task = take_ticket(at(call.work.tickets, stage))
+        if task >= tasks_of(call, tile, heads):
             return
-        start = task % tiles * tile
-        b = task // tiles // heads
-        h = task // tiles % heads
-        sequence = sequence_row(sequences, b)
-        seqlen_q, seqlen_k, columns = sequence[SEQLEN_Q], sequence[SEQLEN_K], sequence[COLUMNS]
-        rows = min(tile, (columns if by_key else seqlen_q) - start)
-        if rows <= 0:
+        work = tile_of(call, task, tile, heads, by_key)
+        if work.rows <= 0:
             continue
         if stage == P_GRADIENT:
-            # Forward: o = p @ v, so dp = do @ v.T. v.T is packed where dv will be.
-            v, v_row = keys(zero, table, V, sequence, h), table[V, 3]
-            vt = at(keys(zero, table, DV, sequence, h), start * table[DV, 3])
-            pack(at(v, start * v_row), v_row, rows, head_dim_v, vt, rows, zero + 1)
-            for head in range(h * group, (h + 1) * group):
-                do, do_row = queries(zero, table, DO, sequence, head), table[DO, 3]
-                dp = at(slab(zero, table, DP, sequence, head), start)
-                product(do, do_row, 1, vt, rows, dp, columns, seqlen_q, rows, head_dim_v, False)
+            put_p_gradient(call, work)
         elif stage == SCORE_GRADIENT:
-            share, now = 0.0, scale if mask_step < 0 else zero + 1
-            dp, p = slab(zero, table, DP, sequence, h), slab(zero, table, P, sequence, h)
-            tanh, dropped = slab(zero, table, TANH, sequence, h), slab(zero, table, DROPPED, sequence, h)
-            lse = queries(zero, table, LSE, sequence, h)
-            for i in range(start, start + rows):
-                share += gradient_of_row(
-                    zero,
-                    at(dp, i * columns),
-                    at(p, i * columns),
-                    at(dropped, i * columns),
-                    at(lse, i),
-                    (b, h, i, sequence),
-                    features,
-                    numbers,
-                    now,
-                )
-                if softcap != 0 and mask_step < 0:
-                    first, end = visible_range(features, i, seqlen_k, sequence[DIAGONAL])
-                    place = i * columns + first
-                    softcap_gradient_row(at(dp, place), at(tanh, place), end - first)
-            at(pointer(0.0, sink_shares), task)[0] = share
+            put_score_gradient(call, work, task)
         elif stage == KEY_GRADIENTS:
-            # Forward: o = p @ v, so dv = p.T @ do; s = q @ k.T, so dk = ds.T @ q.
-            dk_row, dv_row, do_row, q_row = table[DK, 3], table[DV, 3], table[DO, 3], table[Q, 3]
-            dk = at(keys(zero, table, DK, sequence, h), start * dk_row)
-            dv = at(keys(zero, table, DV, sequence, h), start * dv_row)
-            for head in range(h * group, (h + 1) * group):
-                more = head > h * group
-                p = at(slab(zero, table, DROPPED, sequence, head), start)
-                ds = at(slab(zero, table, DP, sequence, head), start)
-                do, q = queries(zero, table, DO, sequence, head), queries(zero, table, Q, sequence, head)
-                of_q = pointer(slot, finite + 8 * (b * num_heads + head))
-                of_do = at(of_q, len(sequences) * num_heads)
-                if not hides or (
-                    all_finite_once(of_q, q, q_row, seqlen_q, head_dim)
-                    and all_finite_once(of_do, do, do_row, seqlen_q, head_dim_v)
-                ):
-                    product(p, 1, columns, do, do_row, dv, dv_row, rows, head_dim_v, seqlen_q, more)
-                    product(ds, 1, columns, q, q_row, dk, dk_row, rows, head_dim, seqlen_q, more)
-                    continue
-                if not more:
-                    clear_rows(dv, dv_row, rows, head_dim_v, zero)
-                    clear_rows(dk, dk_row, rows, head_dim, zero)
-                for j in range(rows):
-                    place = b, head, start + j, sequence
-                    add_visible_queries(
-                        at(p, j), columns, do, do_row, at(dv, j * dv_row), head_dim_v, zero, features, place
-                    )
-                    add_visible_queries(
-                        at(ds, j), columns, q, q_row, at(dk, j * dk_row), head_dim, zero, features, place
-                    )
+            put_key_gradients(call, work)
         else:
-            # Forward: s = q @ k.T, so dq = ds @ k.
-            k, k_row, dq_row = keys(zero, table, K, sequence, h // group), table[K, 3], table[DQ, 3]
-            ds = at(slab(zero, table, DP, sequence, h), start * columns)
-            dq = at(queries(zero, table, DQ, sequence, h), start * dq_row)
-            number = 2 * len(sequences) * num_heads + b * num_kv_heads + h // group
-            if not hides or all_finite_once(pointer(slot, finite + 8 * number), k, k_row, columns, head_dim):
-                product(ds, columns, 1, k, k_row, dq, dq_row, rows, head_dim, columns, False)
-                continue
-            clear_rows(dq, dq_row, rows, head_dim, zero)
-            for r in range(rows):
-                place = b, h, start + r, sequence
-                add_visible_keys(
-                    at(ds, r * columns), k, k_row, at(dq, r * dq_row), head_dim, zero, features, place
-                )
+            put_query_gradient(call, work)
 
 
-@compiled
-def standard_mask_gradient(
-    zero,
-    table,
-    sequences,
-    features_at,
-    tickets,
-    slot,
-    num_heads,
-    seqlen_q,
-    seqlen_k,
-    scale,
-    softcap,
-    mask_step,
-):
-    """dmask from ds, between standard_backward's SCORE_GRADIENT and the products with ds.
+@step
+def put_p_gradient(call, work):
+    """Some columns of dp. Forward: o = p @ v, so dp = do @ v.T; v.T is packed where dv will be."""
+    sequence, h, group, columns = work.sequence, work.h, call.sizes.group, work.sequence.columns
+    head_dim_v = call.sizes.head_dim_v
+    v, vt = key_rows(call.v, sequence, h, work.start), key_rows(call.dv, sequence, h, work.start).at
+    pack(v.at, v.row, work.rows, head_dim_v, vt, work.rows, call.zero + 1)
+    for head in range(h * group, (h + 1) * group):
+        do = query_rows(call.do, sequence, head, 0)
+        dp = Matrix(at(slab(call.scores.dp, sequence, head), work.start), columns)
+        packed = Matrix(vt, work.rows)
+        product(do.at, do.row, 1, packed, dp, sequence.seqlen_q, work.rows, head_dim_v, False)
 
-    A task is a piece of dmask with all that was broadcast to it, so that it is added up in one order by one
-    thread: along the queries in tiles, or else along the keys.
-    """
-    ticket, features = pointer(slot, tickets), pointer(slot, features_at)
-    batches = len(sequences) if table[DMASK, 1] else 1
-    heads = num_heads if table[DMASK, 2] else 1
-    by_query, by_key = table[DMASK, 3] != 0, mask_step != 0
-    tiles = 1
-    if by_query:
-        tiles = (seqlen_q + ROW_TILE - 1) // ROW_TILE
-    elif by_key:
-        tiles = (seqlen_k + KEY_TILE - 1) // KEY_TILE
-    while True:
-        task = take_ticket(ticket)
-        if task >= batches * heads * tiles:
-            return
-        tile = task % tiles
-        b, h = task // tiles // heads, task // tiles % heads
-        sequence_part = (b, b + 1) if table[DMASK, 1] else (0, len(sequences))
-        head_part = (h, h + 1) if table[DMASK, 2] else (0, num_heads)
-        query_part = (tile * ROW_TILE, (tile + 1) * ROW_TILE) if by_query else (0, seqlen_q)
-        key_part = (0, seqlen_k) if by_query or not by_key else (tile * KEY_TILE, (tile + 1) * KEY_TILE)
-        part = sequence_part + head_part + query_part + key_part
-        mask_gradient(zero, table, sequences, features, mask_step, part, softcap, scale)
+
+@step
+def put_score_gradient(call, work, task):
+    """Some rows of ds, and what they add to the gradient of a sink."""
+    sequence, h = work.sequence, work.h
+    keeps_units = call.stages.mask_step >= 0  # ds is first added to dmask, then scaled
+    scale = call.zero + 1 if keeps_units else call.features.scale + 0.0
+    dp, p = slab(call.scores.dp, sequence, h), slab(call.scores.p, sequence, h)
+    tanh, dropped = slab(call.scores.tanh, sequence, h), slab(call.scores.dropped, sequence, h)
+    lse = query_rows(call.lse, sequence, h, 0)
+    share = 0.0
+    for i in range(work.start, work.start + work.rows):
+        place, row = i * sequence.columns, Row(sequence, work.b, h, i)
+        share += gradient_of_row(
+            call, row, at(dp, place), at(p, place), at(dropped, place), at(lse.at, i), scale
+        )
+        if call.features.softcap and not keeps_units:
+            first, end = visible_range(row, call.features)
+            softcap_gradient_row(at(dp, place + first), at(tanh, place + first), end - first)
+    at(pointer(0.0, call.stages.sink_shares), task)[0] = share
+
+
+@step
+def put_key_gradients(call, work):
+    """Some rows of dk and dv. Forward: o = p @ v, so dv = p.T @ do; s = q @ k.T, so dk = ds.T @ q."""
+    sequence, h, group, columns = work.sequence, work.h, call.sizes.group, work.sequence.columns
+    head_dim, head_dim_v = call.sizes.head_dim, call.sizes.head_dim_v
+    dk, dv = key_rows(call.dk, sequence, h, work.start), key_rows(call.dv, sequence, h, work.start)
+    for head in range(h * group, (h + 1) * group):
+        more = head > h * group
+        p = at(slab(call.scores.dropped, sequence, head), work.start)
+        ds = at(slab(call.scores.dp, sequence, head), work.start)
+        do, q = query_rows(call.do, sequence, head, 0), query_rows(call.q, sequence, head, 0)
+        if queries_are_finite(call, work, head, q, do):
+            product(p, 1, columns, do, dv, work.rows, head_dim_v, sequence.seqlen_q, more)
+            product(ds, 1, columns, q, dk, work.rows, head_dim, sequence.seqlen_q, more)
+            continue
+        if not more:
+            clear_rows(dv, work.rows, head_dim_v, call.zero)
+            clear_rows(dk, work.rows, head_dim, call.zero)
+        for j in range(work.rows):
+            key = Row(sequence, work.b, head, work.start + j)
+            dv_row, dk_row = at(dv.at, j * dv.row), at(dk.at, j * dk.row)
+            add_visible_queries(at(p, j), columns, do, dv_row, head_dim_v, key, call.features)
+            add_visible_queries(at(ds, j), columns, q, dk_row, head_dim, key, call.features)
+
+
+@step
+def queries_are_finite(call, work, head, q, do):
+    """Whether a product with a head's q and do is exact: nothing is hidden, or neither holds NaN or inf."""
+    if not call.stages.hides:
+        return True
+    of_q = at(call.work.finite, work.b * call.sizes.num_heads + head)
+    of_do = at(of_q, call.work.sequence_count * call.sizes.num_heads)
+    seqlen_q = work.sequence.seqlen_q
+    return all_finite_once(of_q, q, seqlen_q, call.sizes.head_dim) and all_finite_once(
+        of_do, do, seqlen_q, call.sizes.head_dim_v
+    )
+
+
+@step
+def put_query_gradient(call, work):
+    """Some rows of dq. Forward: s = q @ k.T, so dq = ds @ k."""
+    sequence, h, columns = work.sequence, work.h, work.sequence.columns
+    kv, head_dim = h // call.sizes.group, call.sizes.head_dim
+    k, dq = key_rows(call.k, sequence, kv, 0), query_rows(call.dq, sequence, h, work.start)
+    ds = at(slab(call.scores.dp, sequence, h), work.start * columns)
+    of_k = 2 * call.work.sequence_count * call.sizes.num_heads + work.b * call.sizes.num_kv_heads + kv
+    if not call.stages.hides or all_finite_once(at(call.work.finite, of_k), k, columns, head_dim):
+        product(ds, columns, 1, k, dq, work.rows, head_dim, columns, False)
+        return
+    add_rows_of_keys(call, work, ds, k, dq, head_dim)

@@ -7,7 +7,7 @@ The pair of query i and key j of head h of sequence b is kept where word j % 4 o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -30,6 +30,19 @@ from flashbench.codegen.ir import (
 from flashbench.kernels.maths.philox import philox
 
 _WORDS = 4
+
+
+class Draws(NamedTuple):
+    """Where a tile's random words are: its first pair, its head and sequence, under a seed."""
+
+    first_key: Any
+    first_query: Any
+    head: Any
+    sequence: Any
+    seed: Any
+    threshold: Any
+
+
 _WORD = ir.IntType(32)
 
 
@@ -102,16 +115,11 @@ def drop(
     p: Any,
     keys: Any,
     lanes: Any,
-    first_key: Any,
-    first_query: Any,
-    head: Any,
-    sequence: Any,
-    seed: Any,
-    threshold: Any,
+    draws: Any,
 ) -> Any:
-    """p becomes 0 where it is not kept."""
+    """p becomes 0 where it is not kept; draws: `Draws`."""
     n = types.intp
-    return types.void(p, *[n] * 8), body_by_element(_drop)
+    return types.void(p, n, n, draws), body_by_element(_drop)
 
 
 def _drop_gradients(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
@@ -145,16 +153,11 @@ def drop_gradients(
     factor: Any,
     keys: Any,
     lanes: Any,
-    first_key: Any,
-    first_query: Any,
-    head: Any,
-    sequence: Any,
-    seed: Any,
-    threshold: Any,
+    draws: Any,
 ) -> Any:
     """dp becomes ds = p * (factor * dp - delta), and p becomes factor * p.
 
     The factor is 0 where a pair is not kept, so that NaN stays NaN.
     """
     n = types.intp
-    return types.void(dp, dp, dp, dp.dtype, *[n] * 8), body_by_element(_drop_gradients)
+    return types.void(dp, dp, dp, dp.dtype, n, n, draws), body_by_element(_drop_gradients)

@@ -1,4 +1,4 @@
-"""What is done to a tile besides products and softmax: pack, scale, fill, look for NaN and inf."""
+"""Small passes over rows: scale, copy, fill, look for NaN and inf, dot products row by row."""
 
 from __future__ import annotations
 
@@ -24,91 +24,6 @@ from flashbench.codegen.ir import (
     store,
     sum_of_lanes,
 )
-
-
-def transpose(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
-    """A square of vectors transposed in registers: off-diagonal blocks of 1, 2, 4 ... lanes change places."""
-    count = len(rows)
-    half = 1
-    while half < count:
-        indices = ir.VectorType(ir.IntType(32), count)
-        low = ir.Constant(indices, [i if not i & half else count + i - half for i in range(count)])
-        high = ir.Constant(indices, [i + half if not i & half else count + i for i in range(count)])
-        swapped = list(rows)
-        for i in range(count):
-            if not i & half:
-                swapped[i] = b.shuffle_vector(rows[i], rows[i | half], low)
-                swapped[i | half] = b.shuffle_vector(rows[i], rows[i | half], high)
-        rows = swapped
-        half *= 2
-    return rows
-
-
-def _pack(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
-    pointer = element.as_pointer()
-    vector = full_vector(element)
-    lanes = vector.count
-
-    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        source, source_row, rows, columns, packed, packed_row, factor = args
-        zero = constant(vector, 0.0)
-        factors = splat(b, factor, lanes)
-
-        # Pass 1: zeros in the last, partly filled vector of lanes, where there is room for it.
-        whole = b.mul(b.sdiv(rows, const(lanes)), const(lanes))
-        room = b.icmp_signed("<=", b.add(whole, const(lanes)), packed_row)
-        partly = b.and_(b.icmp_signed("<", whole, rows), room)
-        with b.if_then(partly), loop(b, columns, carry=[]) as (column, _, _):
-            store(b, zero, packed, b.add(b.mul(column, packed_row), whole))
-
-        # Pass 2: squares, in registers.
-        with (
-            loop(b, rows, step=lanes, carry=[]) as (row, _, _),
-            loop(b, columns, step=lanes, carry=[]) as (column, _, _),
-        ):
-            square = [
-                load(b, source, b.add(b.mul(b.add(row, const(i)), source_row), column), vector)
-                for i in range(lanes)
-            ]
-            for i, value in enumerate(transpose(b, square)):
-                offset = b.add(b.mul(b.add(column, const(i)), packed_row), row)
-                store(b, b.fmul(value, factors), packed, offset)
-
-        # Pass 3: what no square covers, one by one.
-        columns_done = b.mul(b.sdiv(columns, const(lanes)), const(lanes))
-        with loop(b, rows, carry=[]) as (row, _, _):
-            first = b.select(b.icmp_signed("<", row, whole), columns_done, const(0))
-            with loop(b, columns, start=first, carry=[]) as (column, _, _):
-                value = b.load(b.gep(source, [b.add(b.mul(row, source_row), column)]))
-                target = b.gep(packed, [b.add(b.mul(column, packed_row), row)])
-                b.store(b.fmul(value, factor), target)
-
-    signature = [pointer, INT, INT, INT, pointer, INT, element]
-    return function(builder, f"fb.pack.{overload(vector)}", signature, body)
-
-
-@intrinsic
-def pack(
-    typingctx: Any,
-    source: Any,
-    source_row: Any,
-    rows: Any,
-    columns: Any,
-    packed: Any,
-    packed_row: Any,
-    factor: Any,
-) -> Any:
-    """packed[column, row] = factor * source[row, column].
-
-    Where packed_row leaves room for it, lanes up to a whole vector become zero.
-    """
-    n = types.intp
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.call(_pack(builder, FLOATS[signature.args[0].dtype]), args)
-        return context.get_dummy_value()
-
-    return types.void(source, n, n, n, source, n, source.dtype), codegen
 
 
 def _scale(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:

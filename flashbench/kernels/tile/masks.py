@@ -7,7 +7,7 @@ transposed in registers, square by square. A stride of 0 means that it is broadc
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -30,7 +30,7 @@ from flashbench.codegen.ir import (
     splat,
     store,
 )
-from flashbench.kernels.tile.edit import transpose
+from flashbench.kernels.products.pack import transpose
 
 _BYTE = ir.IntType(8)
 _CHUNK = 32  # bytes of a mask looked at together
@@ -42,13 +42,25 @@ _LEAST_ENTRY = {4: -2.3e38, 8: -1.2e308}
 Combine = Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]
 
 
+class _Masked(NamedTuple):
+    """A tile and its mask."""
+
+    tile: ir.Value
+    keys: ir.Value
+    lanes: ir.Value  # the tile's row length
+    queries: ir.Value
+    mask: ir.Value
+    by_query: ir.Value  # strides, in entries
+    by_key: ir.Value
+
+
 def _over_tile(
     b: ir.IRBuilder, element: ir.Type, entry: ir.Type, args: tuple[ir.Value, ...], combine: Combine
 ) -> None:
     """tile[j, i] = combine(tile[j, i], mask[i, j]) for all keys j and queries i, each once.
 
-    But where entries are bytes, some keys may be met twice: combine then has to be idempotent. args: tile,
-    keys, lanes (the tile's row length), queries, mask, its stride by query and by key.
+    But where entries are bytes, some keys may be met twice: combine then has to be idempotent. args: those of
+    `_Masked`.
     """
     tile, keys, lanes, queries, mask, by_query, by_key = args
     vector = full_vector(element)
@@ -61,7 +73,8 @@ def _over_tile(
     here = b.block
     with b.if_then(b.and_(neighbours, b.not_(same_for_all))):
         squares = _byte_squares if entry == _BYTE else _float_squares
-        done = squares(b, vector, tile, keys, lanes, whole_queries, mask, by_query, combine)
+        whole = _Masked(tile, keys, lanes, whole_queries, mask, by_query, by_key)
+        done = squares(b, vector, whole, combine)
         there = b.block
     transposed = b.phi(INT)
     transposed.add_incoming(const(0), here)
@@ -85,12 +98,7 @@ def _over_tile(
 def _float_squares(
     b: ir.IRBuilder,
     vector: ir.VectorType,
-    tile: ir.Value,
-    keys: ir.Value,
-    lanes: ir.Value,
-    queries: ir.Value,
-    mask: ir.Value,
-    by_query: ir.Value,
+    masked: _Masked,
     combine: Combine,
 ) -> ir.Value:
     """As many keys as fit into squares of a vector's side, then of half of it; returns how many those are."""
@@ -100,29 +108,24 @@ def _float_squares(
             continue
         square = ir.VectorType(vector.element, side)
         with (
-            loop(b, queries, step=side, carry=[]) as (query, _, _),
-            loop(b, keys, start=done, step=side, carry=[]) as (key, _, _),
+            loop(b, masked.queries, step=side, carry=[]) as (query, _, _),
+            loop(b, masked.keys, start=done, step=side, carry=[]) as (key, _, _),
         ):
             rows = [
-                load(b, mask, b.add(b.mul(b.add(query, const(i)), by_query), key), square)
+                load(b, masked.mask, b.add(b.mul(b.add(query, const(i)), masked.by_query), key), square)
                 for i in range(side)
             ]
             for j, value in enumerate(transpose(b, rows)):
-                place = b.add(b.mul(b.add(key, const(j)), lanes), query)
-                store(b, combine(b, load(b, tile, place, square), value), tile, place)
-        done = b.add(done, b.mul(b.sdiv(b.sub(keys, done), const(side)), const(side)))
+                place = b.add(b.mul(b.add(key, const(j)), masked.lanes), query)
+                store(b, combine(b, load(b, masked.tile, place, square), value), masked.tile, place)
+        done = b.add(done, b.mul(b.sdiv(b.sub(masked.keys, done), const(side)), const(side)))
     return done
 
 
 def _byte_squares(
     b: ir.IRBuilder,
     vector: ir.VectorType,
-    tile: ir.Value,
-    keys: ir.Value,
-    lanes: ir.Value,
-    queries: ir.Value,
-    mask: ir.Value,
-    by_query: ir.Value,
+    masked: _Masked,
     combine: Combine,
 ) -> ir.Value:
     """All keys in chunks of as many bytes as a register has, or of 16; returns how many: all, or none.
@@ -130,26 +133,21 @@ def _byte_squares(
     The last chunk ends with the last key, and may overlap the one before.
     """
     full = vector.count * size_of(vector.element)
-    many = b.icmp_signed(">=", keys, const(full))
-    enough = b.icmp_signed(">=", keys, const(_UNPACKED))
+    many = b.icmp_signed(">=", masked.keys, const(full))
+    enough = b.icmp_signed(">=", masked.keys, const(_UNPACKED))
     with b.if_else(many) as (wide, narrow):
         with wide:
-            _byte_chunks(b, vector, full, tile, keys, lanes, queries, mask, by_query, combine)
+            _byte_chunks(b, vector, full, masked, combine)
         with narrow, b.if_then(enough):
-            _byte_chunks(b, vector, _UNPACKED, tile, keys, lanes, queries, mask, by_query, combine)
-    return b.select(enough, keys, const(0))
+            _byte_chunks(b, vector, _UNPACKED, masked, combine)
+    return b.select(enough, masked.keys, const(0))
 
 
 def _byte_chunks(
     b: ir.IRBuilder,
     vector: ir.VectorType,
     size: int,
-    tile: ir.Value,
-    keys: ir.Value,
-    lanes: ir.Value,
-    queries: ir.Value,
-    mask: ir.Value,
-    by_query: ir.Value,
+    masked: _Masked,
     combine: Combine,
 ) -> None:
     """Bytes are interleaved within blocks of 16, as x86's unpack instructions do: byte 16 l + side c + i of
@@ -158,14 +156,14 @@ def _byte_chunks(
     side = vector.count
     chunk = ir.VectorType(_BYTE, size)
     bits = ir.IntType(size)
-    last = b.sub(keys, const(size))
+    last = b.sub(masked.keys, const(size))
     with (
-        loop(b, queries, step=side, carry=[]) as (query, _, _),
-        loop(b, b.add(keys, const(size - 1)), step=size, carry=[]) as (ahead, _, _),
+        loop(b, masked.queries, step=side, carry=[]) as (query, _, _),
+        loop(b, b.add(masked.keys, const(size - 1)), step=size, carry=[]) as (ahead, _, _),
     ):
         key = b.select(b.icmp_signed("<", ahead, last), ahead, last)
         registers = [
-            load_entries(b, mask, b.add(b.mul(b.add(query, const(i)), by_query), key), chunk)
+            load_entries(b, masked.mask, b.add(b.mul(b.add(query, const(i)), masked.by_query), key), chunk)
             for i in range(side)
         ]
         for j, register in enumerate(_interleaved(b, registers)):
@@ -176,8 +174,8 @@ def _byte_chunks(
                 column = _UNPACKED * block + _UNPACKED // side * j + within // side
                 few = b.trunc(b.lshr(flags, ir.Constant(bits, place)), ir.IntType(side))
                 entry = b.bitcast(few, ir.VectorType(BOOL, side))
-                at = b.add(b.mul(b.add(key, const(column)), lanes), query)
-                store(b, combine(b, load(b, tile, at, vector), entry), tile, at)
+                at = b.add(b.mul(b.add(key, const(column)), masked.lanes), query)
+                store(b, combine(b, load(b, masked.tile, at, vector), entry), masked.tile, at)
 
 
 def _interleaved(b: ir.IRBuilder, registers: list[ir.Value]) -> list[ir.Value]:

@@ -1,4 +1,4 @@
-"""Charts: one module each, from records to a Matplotlib Figure, without pyplot and without global state."""
+"""Charts, one module each: from records to a Matplotlib Figure, without pyplot and global state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flashbench.errors import ConfigError, FlashbenchError
 
 
 def require_plot_extra() -> None:
-    """Raise FlashbenchError, with what to install, unless the libraries of the extra `plot` are there."""
+    """Raise FlashbenchError, with an install command, unless the extra `plot` is installed."""
     for package in ("matplotlib", "jinja2"):
         if find_spec(package) is None:
             raise FlashbenchError(
@@ -20,9 +20,9 @@ def require_plot_extra() -> None:
 
 
 def chart_kind(option: str, path: str) -> Literal["svg", "png"]:
-    """The format that a file's name asks for.
+    """The format of a file, from its name.
 
-    Raises ConfigError, which begins with `option`, for any other.
+    Raises ConfigError, whose message begins with `option`, for any other format.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".svg":

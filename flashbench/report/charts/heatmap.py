@@ -1,4 +1,4 @@
-"""Heatmap: how much slower than the fastest each block size is, lengths down and sizes across."""
+"""Heatmap: each block size's time over the fastest, lengths down and sizes across."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from matplotlib.patches import Rectangle
 
 from flashbench.analysis.blocks import AUTO, BlockRow, block_labels, block_rows, blocks_word
 from flashbench.analysis.problem_words import length_word
-from flashbench.analysis.ratios import time_ratio
+from flashbench.analysis.words import STATUS_WORDS
 from flashbench.report.charts.series import Series
-from flashbench.report.charts.style import FONT_SIZE, HEAT, INK, MUTED, PANEL_INCHES, PAPER, house_style
-from flashbench.report.layout import STATUS_WORDS
-from flashbench.report.sweep import HEAT_LIMITS
-from flashbench.report.units import format_change
+from flashbench.report.charts.style import FONT_SIZE, PANEL_INCHES, house_style
+from flashbench.report.colours import HEAT, INK, MUTED, PAPER
+from flashbench.report.heat import heat_of
 from flashbench.results.record import Measurement
 
 CELL_INCHES = (0.62, 0.42)
@@ -21,7 +20,7 @@ CELL_INCHES = (0.62, 0.42)
 
 @house_style()
 def heatmap_chart(series: Series) -> Figure:
-    """Every block size of one engine; the fastest of a length is framed and called best."""
+    """Every block size of one engine. The fastest of a length has a frame and is called best."""
     rows = block_rows(series.sweep)
     labels = block_labels(series.sweep)
     width = max(PANEL_INCHES[0], 0.7 + CELL_INCHES[0] * len(labels))
@@ -34,22 +33,13 @@ def heatmap_chart(series: Series) -> Figure:
     return figure
 
 
-def heat_level(ratio: float) -> int:
-    """Which of the colours says how far from the fastest."""
-    return next(level for level, limit in enumerate(HEAT_LIMITS) if ratio <= limit)
-
-
 def cell_words(row: BlockRow, label: str) -> str:
-    """`best`, `+12%`, or `~+1.5%` where this run cannot tell it from the fastest; a status; or nothing."""
+    """The text of the cell's heat; without a time its status, and `-` if nothing was measured."""
+    heat = heat_of(row, label)
+    if heat is not None:
+        return heat.text
     point = row.points.get(label)
-    if point is None:
-        return "-"
-    ratio = time_ratio(point, row.fastest)
-    if ratio is None:
-        return STATUS_WORDS.get(point.status, "-")
-    if point is row.fastest:
-        return "best"
-    return ("~" if row.is_tie(label) else "") + format_change(ratio)
+    return "-" if point is None else STATUS_WORDS.get(point.status, "-")
 
 
 def _dress(axes: Axes, rows: list[BlockRow], labels: list[str]) -> None:
@@ -65,25 +55,28 @@ def _dress(axes: Axes, rows: list[BlockRow], labels: list[str]) -> None:
 
 def _draw_cell(axes: Axes, across: int, down: int, row: BlockRow, label: str) -> None:
     point = row.points.get(label)
-    ratio = time_ratio(point, row.fastest)
-    best = point is not None and point is row.fastest
+    heat = heat_of(row, label)
+    best = heat is not None and heat.best
     axes.add_patch(
         Rectangle(
             (across + 0.02, down + 0.04),
             0.96,
             0.92,
-            facecolor=PAPER.light if ratio is None else HEAT[heat_level(ratio)].light,
+            facecolor=PAPER.light if heat is None else HEAT[heat.level].light,
             edgecolor=INK.light if best else "none",
             linewidth=1.6 if best else 0,
         )
     )
     chosen = _chosen(point) if label == AUTO else ""
+    words = cell_words(row, label)
+    if heat is None:  # a status of two words or more takes two lines
+        words = words.replace(" ", "\n", 1)
     axes.text(
         across + 0.5,
         down + (0.34 if chosen else 0.5),
-        cell_words(row, label).replace(" ", "\n", 1 if ratio is None else 0),
-        color=MUTED.light if ratio is None else INK.light,
-        fontsize=FONT_SIZE - 1 if ratio is not None else FONT_SIZE - 2,
+        words,
+        color=MUTED.light if heat is None else INK.light,
+        fontsize=FONT_SIZE - 2 if heat is None else FONT_SIZE - 1,
         fontweight="bold" if best else "normal",
         horizontalalignment="center",
         verticalalignment="center",
@@ -101,7 +94,7 @@ def _draw_cell(axes: Axes, across: int, down: int, row: BlockRow, label: str) ->
 
 
 def _chosen(point: Measurement | None) -> str:
-    """The sizes that `auto` stands for here."""
+    """The sizes that `auto` chose here."""
     if point is None or point.block_q is None or point.block_k is None:
         return ""
-    return blocks_word(point.block_q, point.block_k).replace(" x ", "\N{MULTIPLICATION SIGN}")
+    return blocks_word(point.block_q, point.block_k, times="\N{MULTIPLICATION SIGN}")

@@ -5,29 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from flashbench.report.charts.lines import Limits, draw_axes, draw_lines, legend_inches, line_limits
+from flashbench.report.charts.lines import Limits, draw_axes, draw_lines, line_limits, panel_chart
 from flashbench.report.charts.series import Panel
-from flashbench.report.charts.style import house_style, new_panel
 from flashbench.report.charts.ticks import number_ticks
 from flashbench.results.record import Measurement
 
 
 def latency_limits(panels: Iterable[Panel]) -> Limits | None:
-    """Limits that hold the times of all panels and their quartiles; None when none was measured."""
+    """Limits around the times of all panels and their quartiles; None without any time."""
     panels = list(panels)
     rows = [row for panel in panels for series in panel.series for row in series.rows]
     timed = [row for row in rows if milliseconds(row) is not None]
     return line_limits(panels, milliseconds, [bound for row in timed for bound in _quartiles(row)])
-
-
-@house_style()
-def latency_chart(panel: Panel, limits: Limits) -> Figure:
-    """One panel as a figure."""
-    figure, axes = new_panel(legend_inches(panel.series))
-    draw_latency(axes, panel, limits)
-    return figure
 
 
 def draw_latency(axes: Axes, panel: Panel, limits: Limits) -> None:
@@ -35,8 +25,11 @@ def draw_latency(axes: Axes, panel: Panel, limits: Limits) -> None:
     draw_lines(axes, panel, limits, milliseconds, _quartiles)
 
 
+latency_chart = panel_chart(draw_latency)
+
+
 def milliseconds(row: Measurement) -> float | None:
-    """The median, of a right result."""
+    """The median time; None without a right result."""
     return row.time.median_ns / 1e6 if row.time and row.status == "ok" else None
 
 

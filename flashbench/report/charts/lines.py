@@ -1,4 +1,4 @@
-"""Lines over an axis, both logarithmic, each named at its end: what most charts have in common."""
+"""Lines over two logarithmic axes, each named at its end: most charts share this."""
 
 from __future__ import annotations
 
@@ -7,32 +7,48 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from flashbench.report.charts.series import AXIS_WORDS, Panel, Series, axis_value
-from flashbench.report.charts.style import FONT_SIZE, INK, PAPER, dress, log_axis
+from flashbench.report.charts.series import Panel, Series, axis_value
+from flashbench.report.charts.style import FONT_SIZE, PANEL_INCHES, dress, house_style, log_axis
 from flashbench.report.charts.ticks import Interval, padded, spread_out, value_ticks
+from flashbench.report.colours import INK, PAPER
+from flashbench.report.layout import AXES
 from flashbench.results.record import Measurement
 
 Value = Callable[[Measurement], float | None]
-# Longer names, or more of them, go below the chart: at its side they would take its width.
+# Longer names, or more of them, go below the chart. At its side they would take its width.
 LONGEST_NAME = 13
 MOST_NAMES = 6
-LONGEST_IN_TWO = 21  # of a legend in two columns
+LONGEST_IN_TWO = 21  # longest name of a legend in two columns
 LEGEND_LINE_INCHES = 0.21
-BELOW_AXIS_POINTS = 44  # ticks and the axis's own name
-NAME_GAP = 0.075  # of the axes' height: a line of text
+BELOW_AXIS_POINTS = 44  # height of the ticks and the axis's name
+NAME_GAP = 0.075  # height of a line of text, as a share of the axes' height
 
 
 class Limits(NamedTuple):
-    """The same for all panels of a chart, so that they can be compared by eye."""
+    """Limits of both axes. All panels of a chart share them, so that they can be compared by eye."""
 
     x: Interval
     y: Interval
 
 
+def panel_chart(draw: Callable[[Axes, Panel, Limits], None]) -> Callable[[Panel, Limits], Figure]:
+    """The function that makes a figure of one panel, from the function that draws the panel."""
+
+    @house_style()
+    def chart(panel: Panel, limits: Limits) -> Figure:
+        width, height = PANEL_INCHES
+        figure = Figure(figsize=(width, height + legend_inches(panel.series)), layout="constrained")
+        draw(figure.subplots(), panel, limits)
+        return figure
+
+    return chart
+
+
 def line_limits(panels: Iterable[Panel], value: Value, also: Iterable[float] = ()) -> Limits | None:
-    """Around every point that has a value, and what else is to be seen; None when there is no point."""
+    """Limits around every point with a value and around `also`; None without a point."""
     points = [
         (axis_value(row, panel.key.along), height)
         for panel in panels
@@ -48,10 +64,10 @@ def line_limits(panels: Iterable[Panel], value: Value, also: Iterable[float] = (
 def draw_axes(
     axes: Axes, panel: Panel, limits: Limits, y_word: str, y_ticks: list[tuple[float, str]]
 ) -> None:
-    """The frame that the lines come into."""
+    """The frame for the lines."""
     along = panel.key.along
     values = {axis_value(row, along) for series in panel.series for row in series.rows}
-    dress(axes, x_word=AXIS_WORDS[along], y_word=y_word)
+    dress(axes, x_word=AXES[along].words, y_word=y_word)
     log_axis(axes, "x", limits.x, value_ticks(values, limits.x))
     log_axis(axes, "y", limits.y, y_ticks)
 
@@ -63,7 +79,7 @@ def draw_lines(
     value: Value,
     bounds: Callable[[Measurement], tuple[float, float]] | None = None,
 ) -> None:
-    """A line per series, with a bar from lower to upper bound at each point."""
+    """A line for each series, with a bar from lower to upper bound at each point."""
     ends = []
     for series in panel.series:
         rows = [row for row in series.rows if value(row) is not None]
@@ -96,11 +112,11 @@ def plot_series(axes: Axes, series: Series, xs: Sequence[float], ys: Sequence[fl
 
 
 def name_series(axes: Axes, limits: Limits, ends: Sequence[tuple[Series, float]]) -> None:
-    """Each line's name at the height of its end, or all below where that takes too much room."""
+    """Each line's name at the height of its end, or all names below the chart if they are too long."""
     if _are_below([series for series, _ in ends]):
         figure = axes.get_figure(root=True)
         assert figure is not None, "axes are made by a figure"
-        # In points from the axes' corner, for their height is not known until they are laid out.
+        # In points from the axes' corner: their height is unknown until the layout is done.
         below = ScaledTranslation(0, -BELOW_AXIS_POINTS / 72, figure.dpi_scale_trans)
         axes.legend(
             loc="upper left",
@@ -129,7 +145,7 @@ def name_series(axes: Axes, limits: Limits, ends: Sequence[tuple[Series, float]]
 
 
 def legend_inches(series: Sequence[Series]) -> float:
-    """How much room the names take below a chart: none where they are beside it."""
+    """Height of the names below a chart; 0 if they are beside it."""
     if not _are_below(series):
         return 0.0
     return LEGEND_LINE_INCHES * math.ceil(len(series) / _columns(series))
@@ -144,5 +160,5 @@ def _columns(series: Sequence[Series]) -> int:
 
 
 def share_of(value: float, limits: Interval) -> float:
-    """Where in the limits a value is, from 0 to 1, on a logarithmic axis."""
+    """A value's place on a logarithmic axis, from 0 to 1."""
     return math.log(value / limits[0]) / math.log(limits[1] / limits[0])

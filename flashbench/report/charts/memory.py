@@ -1,29 +1,29 @@
-"""Memory: the peak workspace of a call over the length, beside what grows with N and with N squared."""
+"""Memory: the peak workspace of a call over the length, beside guides that grow with N and N squared."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from flashbench.report.charts.lines import (
     Limits,
     draw_axes,
     draw_lines,
-    legend_inches,
     line_limits,
+    panel_chart,
     share_of,
 )
 from flashbench.report.charts.series import Panel, axis_value
-from flashbench.report.charts.style import FONT_SIZE, MUTED, house_style, new_panel
+from flashbench.report.charts.style import FONT_SIZE
 from flashbench.report.charts.ticks import byte_ticks
+from flashbench.report.colours import MUTED
 from flashbench.results.record import Measurement
 
-# Guides begin above the first of the points, for a line that lies on one would hide it.
+# Guides begin above the first points, so that they hide none.
 ABOVE = 1.7
-HIGHEST = 0.9  # of the axes, for words above a guide
-# slope, its words, and where they stand from the line in points: each on the side away from the other
+HIGHEST = 0.9  # highest place on the axis for words above a guide
+# Slope, words, and the offset of the words from the line in points: away from the other guide.
 GUIDES = (
     (1, "\N{PROPORTIONAL TO} N", (4, -12)),
     (2, "\N{PROPORTIONAL TO} N\N{SUPERSCRIPT TWO}", (-30, 4)),
@@ -31,27 +31,22 @@ GUIDES = (
 
 
 def memory_limits(panels: Iterable[Panel]) -> Limits | None:
-    """Limits that hold the workspaces of all panels; None when none was measured."""
+    """Limits around the workspaces of all panels; None without any workspace."""
     return line_limits(panels, workspace_bytes)
-
-
-@house_style()
-def memory_chart(panel: Panel, limits: Limits) -> Figure:
-    """One panel as a figure."""
-    figure, axes = new_panel(legend_inches(panel.series))
-    draw_memory(axes, panel, limits)
-    return figure
 
 
 def draw_memory(axes: Axes, panel: Panel, limits: Limits) -> None:
     draw_axes(axes, panel, limits, "peak workspace", byte_ticks(limits.y))
-    if panel.key.along == "seqlen":  # over head sizes or keys there is no N to grow with
+    if panel.key.along == "seqlen":  # the guides grow with N, which only this axis has
         _draw_guides(axes, panel, limits)
     draw_lines(axes, panel, limits, workspace_bytes)
 
 
+memory_chart = panel_chart(draw_memory)
+
+
 def workspace_bytes(row: Measurement) -> float | None:
-    """What the call allocated; none at all counts as one byte, which a logarithmic axis can show."""
+    """Bytes that the call allocated. 0 counts as 1, which a logarithmic axis can show."""
     return None if row.memory is None else float(max(1, row.memory.workspace_peak_bytes))
 
 
@@ -65,7 +60,7 @@ def _draw_guides(axes: Axes, panel: Panel, limits: Limits) -> None:
     first = min(x for x, _ in points)
     start = ABOVE * max(y for x, y in points if x == first)
     for slope, words, offset in GUIDES:
-        # To where it leaves the chart, through the right edge or through the top.
+        # The guide ends at the right edge or at the top of the chart.
         end = min(limits.x[1], first * (limits.y[1] / start) ** (1 / slope))
         if end <= first:
             continue
@@ -81,7 +76,7 @@ def _draw_guides(axes: Axes, panel: Panel, limits: Limits) -> None:
         middle = (first * end**2) ** (1 / 3)
         height = start * (middle / first) ** slope
         if offset[1] > 0 and share_of(height, limits.y) > HIGHEST:
-            continue  # its words would stand in the chart's title
+            continue  # its words would overlap the chart's title
         axes.annotate(
             words,
             (middle, height),

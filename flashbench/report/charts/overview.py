@@ -1,4 +1,4 @@
-"""The one chart of a profile: time on the left and memory on the right, a row per kind of problem."""
+"""The chart of a profile: time on the left, memory on the right, a row for each kind of problem."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from textwrap import fill
 
 from matplotlib.figure import Figure
 
+from flashbench.analysis.group_words import problem_line
 from flashbench.report.charts.latency import draw_latency, latency_limits
 from flashbench.report.charts.lines import legend_inches
 from flashbench.report.charts.memory import draw_memory, memory_limits, workspace_bytes
 from flashbench.report.charts.series import Panel, Source, make_panels
-from flashbench.report.charts.style import FONT_SIZE, INK, PANEL_INCHES, house_style
+from flashbench.report.charts.style import FONT_SIZE, PANEL_INCHES, house_style
 from flashbench.report.charts.throughput import draw_throughput, throughput_limits
-from flashbench.report.layout import problem_line
+from flashbench.report.colours import INK
 from flashbench.results.record import Results
 
 TITLE_INCHES = 0.35
@@ -20,7 +21,7 @@ TITLE_INCHES = 0.35
 
 @house_style()
 def overview_chart(results: Results) -> Figure | None:
-    """Latency beside memory, or beside throughput where that was not measured; None: nothing was timed."""
+    """Latency beside memory, or beside throughput without memory; None if nothing was timed."""
     panels = make_panels([Source("", results)])
     times, memory, rates = latency_limits(panels), memory_limits(panels), throughput_limits(panels)
     if times is None or rates is None:

@@ -1,4 +1,4 @@
-"""Measured peaks as lines across a chart, each with its words where they cover nothing."""
+"""Measured peaks as lines across a chart, each with words that cover nothing."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from matplotlib.path import Path
 from matplotlib.transforms import Bbox
 
 from flashbench.report.charts.lines import NAME_GAP, Limits, share_of
-from flashbench.report.charts.style import FONT_SIZE, MUTED
+from flashbench.report.charts.style import FONT_SIZE
+from flashbench.report.colours import MUTED
 
 Side = Literal["left", "right"]
-PEAK_LABEL = "_peak"  # an underscore keeps a line from among the series
-# Of the axes: the width of a letter, the height of a line of words and its distance from the peak.
+PEAK_LABEL = "_peak"  # the underscore keeps the line out of the legend
+# As shares of the axes: width of a letter, height of a line of words, its distance from the peak.
 LETTER, HEIGHT, DISTANCE = 0.028, 0.065, 0.012
-# How far from their side words may go to be clear of what is drawn.
+# Distances from the side that words may take to cover nothing, the best first.
 SHIFTS = (0.01, 0.15, 0.3, 0.45)
 
 
 class Peak(NamedTuple):
-    """A measured peak, and what its name adds to the figure."""
+    """A measured peak, and a remark for its name."""
 
     gflops: float
     remark: str = ""
@@ -34,9 +35,9 @@ def draw_peak(axes: Axes, gflops: float) -> None:
 
 
 def name_peaks(axes: Axes, limits: Limits, peaks: Sequence[Peak], side: Side) -> None:
-    """Each peak's words by its line; those too close for that share a line of words.
+    """Each peak's words beside its line. Peaks that are too close share a line of words.
 
-    To be called after everything else is drawn: the words keep clear of it, and of each other.
+    Call this after everything else is drawn: the words keep clear of it.
     """
     drawn = list(_curves(axes, limits))
     taken: list[Bbox] = []
@@ -73,7 +74,7 @@ def _groups(peaks: Sequence[Peak], limits: Limits) -> list[list[Peak]]:
 
 
 def _places(words: str, lowest: float, highest: float, side: Side) -> Iterator[Bbox]:
-    """Room for the words by lines from `lowest` to `highest`, the best first: above, below, farther off."""
+    """Places for the words, the best first: above the lines, below them, then farther away."""
     width = min(1 - 2 * SHIFTS[0], LETTER * len(words))
     for away in (0.0, HEIGHT, 2 * HEIGHT, 3 * HEIGHT):
         for low in (highest + DISTANCE + away, lowest - DISTANCE - HEIGHT - away):
@@ -84,7 +85,7 @@ def _places(words: str, lowest: float, highest: float, side: Side) -> Iterator[B
 
 
 def _curves(axes: Axes, limits: Limits) -> Iterator[Path]:
-    """What is drawn, in shares of the axes."""
+    """The drawn lines, in shares of the axes."""
     for line in axes.lines:
         xs, ys = (np.asarray(values, dtype=float) for values in (line.get_xdata(), line.get_ydata()))
         across = [share_of(x, limits.x) for x in xs] if line.get_label() != PEAK_LABEL else xs

@@ -6,37 +6,37 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from flashbench.report.charts.lines import (
     Limits,
-    legend_inches,
     name_series,
+    panel_chart,
     plot_series,
 )
 from flashbench.report.charts.peaks import Peak, draw_peak, name_peaks
 from flashbench.report.charts.series import Panel
-from flashbench.report.charts.style import MUTED, dress, house_style, log_axis, new_panel
+from flashbench.report.charts.style import dress, log_axis
 from flashbench.report.charts.throughput import gflops
 from flashbench.report.charts.ticks import number_ticks, padded
+from flashbench.report.colours import MUTED
 from flashbench.results.record import Measurement
 
 
 class Roof(NamedTuple):
-    """What one machine allows in one dtype (Williams, Waterman and Patterson 2009)."""
+    """The limit of one machine in one dtype (Williams, Waterman and Patterson 2009)."""
 
     peak_gflops: float
-    bandwidth_gbps: float | None  # None: not measured, then only the ceiling is known
+    bandwidth_gbps: float | None  # None: not measured, so the roof is only a ceiling
 
     def height(self, intensity: float) -> float:
-        """The most GFLOP/s at so many operations per byte."""
+        """The most GFLOP/s at this number of operations per byte."""
         if self.bandwidth_gbps is None:
             return self.peak_gflops
         return min(self.peak_gflops, intensity * self.bandwidth_gbps)
 
 
 def roofs(panel: Panel) -> list[Roof]:
-    """The roof of each machine whose peak was measured."""
+    """The roof of each machine with a measured peak."""
     found = {
         Roof(peak, series.machine.read_bandwidth_gbps)
         for series in panel.series
@@ -46,32 +46,29 @@ def roofs(panel: Panel) -> list[Roof]:
 
 
 def intensity(row: Measurement) -> float:
-    """Operations per byte of inputs and outputs, each moved once: what an ideal cache would leave."""
+    """Operations per byte of inputs and outputs, each moved once as with an ideal cache."""
     problem, direction = row.problem, row.direction
     return problem.flops(direction) / (problem.input_bytes(direction) + problem.output_bytes(direction))
 
 
 def roofline_limits(panels: Iterable[Panel]) -> Limits | None:
-    """Limits that hold all points, the ceilings and where a ceiling meets its slope.
+    """Limits around all points, the ceilings, and the ridges where a ceiling meets its slope.
 
-    None when there is no point or no peak.
+    None without a point or without a peak.
     """
     panels = list(panels)
     every = [roof for panel in panels for roof in roofs(panel)]
     points = [point for panel in panels for series in panel.series for point in _points(series.rows)]
     if not every or not points:
         return None
-    # A little to the left of the ridge, so that the slope is seen, and to its right, where the ceiling is.
+    # Some room to the left of the ridge for the slope, and to its right for the ceiling.
     ridges = [roof.peak_gflops / roof.bandwidth_gbps for roof in every if roof.bandwidth_gbps]
     x = padded([*(x for x, _ in points), *(ridge * factor for ridge in ridges for factor in (1 / 3, 3))])
     y = padded([*(y for _, y in points), *(roof.peak_gflops for roof in every)])
     return Limits(x, y) if x and y else None
 
 
-@house_style()
-def roofline_chart(panel: Panel, limits: Limits) -> Figure:
-    """One panel as a figure."""
-    figure, axes = new_panel(legend_inches(panel.series))
+def draw_roofline(axes: Axes, panel: Panel, limits: Limits) -> None:
     dress(axes, x_word="operations per byte of inputs and outputs", y_word="GFLOP/s")
     log_axis(axes, "x", limits.x, number_ticks(limits.x))
     log_axis(axes, "y", limits.y, number_ticks(limits.y))
@@ -85,9 +82,11 @@ def roofline_chart(panel: Panel, limits: Limits) -> Figure:
             plot_series(axes, series, xs, ys)
             ends.append((series, ys[-1]))
     name_series(axes, limits, ends)
-    # At the right end: at the left a roof slopes.
+    # At the right end: the left end of a roof is its slope.
     name_peaks(axes, limits, [Peak(roof.peak_gflops, _remark(roof)) for roof in roofs(panel)], "right")
-    return figure
+
+
+roofline_chart = panel_chart(draw_roofline)
 
 
 def _points(rows: Iterable[Measurement]) -> list[tuple[float, float]]:

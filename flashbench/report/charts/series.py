@@ -1,4 +1,4 @@
-"""What charts are made of: panels, one per kind of problem, of series, one per engine, file and side."""
+"""The parts of charts: a panel for each kind of problem, in it a series for each engine, file and side."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from flashbench.analysis.blocks import block_rows
+from flashbench.analysis.groups import Along, GroupKey, group_key, table_axis
 from flashbench.report.charts.style import Look, engine_looks, file_dash
-from flashbench.report.layout import Along, GroupKey, group_key, table_axis
 from flashbench.results.record import Machine, Measurement, Results
 
-LONGEST_LABEL = 40  # signs, with a line before them, as wide as a chart
-AXIS_WORDS: dict[Along, str] = {"seqlen": "sequence length N", "keys": "keys", "head_dim": "head size"}
+LONGEST_LABEL = 40  # characters: with its line in front, as wide as a chart
 
 
 class Source(NamedTuple):
-    """A results file under the name that a page calls it by."""
+    """A results file and its name on the page."""
 
     name: str
     results: Results
 
 
 class Series(NamedTuple):
-    """One engine of one file, in a duel one of its sides: a line of a chart."""
+    """A line of a chart: one engine of one file, or one side of a duel."""
 
-    label: str
+    name: str
+    label: str  # the name, and `(best block)` if rows are the best of several block sizes
     look: Look
     machine: Machine
     rows: list[Measurement]  # along the axis
-    sweep: list[Measurement]  # every block size; empty unless there are several, of which rows are the best
+    sweep: list[Measurement]  # every block size; empty unless there are several
 
 
 class Panel(NamedTuple):
@@ -41,7 +41,7 @@ class Panel(NamedTuple):
 def make_panels(sources: Sequence[Source]) -> list[Panel]:
     """Every measurement of the sources, in the order measured.
 
-    Of an engine with several block sizes a series has the fastest at each place, and its label says so.
+    If an engine has several block sizes, its series has the fastest at each place, and its label says so.
     """
     every = [row for source in sources for row in source.results.measurements]
     along = table_axis(every)
@@ -67,18 +67,17 @@ def _series(
     sources: Sequence[Source], number: int, side: str, look: Look, rows: list[Measurement], along: Along
 ) -> Series:
     several = len({row.blocks_asked for row in rows}) > 1
-    words = [rows[0].engine]
+    engine, file = rows[0].engine, ""
     if side:
-        words.insert(0, f"{side.upper()}:")
+        engine = f"{side.upper()}: {engine}"
         look = look._replace(hollow=side == "b")
-    if several:
-        words.append("(best block)")
     if len(sources) > 1:
-        words.append(f"\N{MIDDLE DOT} {sources[number].name}")
+        file = f" \N{MIDDLE DOT} {sources[number].name}"
         look = look._replace(dash=file_dash(number), hollow=look.hollow if side else number % 2 == 1)
     best = [found.fastest for found in block_rows(rows) if found.fastest] if several else rows
     return Series(
-        label=_shortened(" ".join(words)),
+        name=_shortened(engine + file),
+        label=_shortened(f"{engine}{' (best block)' if several else ''}{file}"),
         look=look,
         machine=sources[number].results.machine,
         rows=sorted(best, key=lambda row: axis_value(row, along)),
@@ -87,17 +86,17 @@ def _series(
 
 
 def _shortened(label: str) -> str:
-    """Without its middle where it is longer than a chart is wide: the engine is in front, the file behind."""
+    """The label without its middle if it is too long: the engine is in front, the file at the end."""
     half = LONGEST_LABEL // 2
     return label if len(label) <= LONGEST_LABEL else f"{label[:half]}\N{HORIZONTAL ELLIPSIS}{label[-half:]}"
 
 
 def axis_value(row: Measurement, along: Along) -> int:
-    """Where along the axis a measurement stands; keys count where queries differ from them in number."""
+    """A measurement's place along the axis: its head size, or its number of keys."""
     return row.problem.head_dim if along == "head_dim" else row.problem.seqlen_k
 
 
 def measured_peaks(panel: Panel) -> list[float]:
-    """GFLOP/s of the machines of a panel in its dtype, where they were measured."""
+    """GFLOP/s of the machines of a panel in its dtype, if measured."""
     peaks = {series.machine.peak_gflops.get(panel.key.problem.dtype) for series in panel.series}
     return sorted(peak for peak in peaks if peak)

@@ -1,4 +1,4 @@
-"""Limits and ticks of logarithmic axes: few, round, and never one label over another."""
+"""Limits and ticks of logarithmic axes: few, round, and no label over another."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from flashbench.analysis.sizes import BYTE_UNITS
 
 Interval = tuple[float, float]
 MOST_TICKS = 6
-# Lengths may be any numbers: two labels of four figures need this share of the axis between them.
+# Two labels of four digits need this share of the axis between them.
 LEAST_GAP = 0.13
 
 
 def padded(values: Iterable[float], *, least: float = 4.0) -> Interval | None:
-    """The values with a margin on a logarithmic axis, and at least a factor of `least` in all.
+    """Limits around the values on a logarithmic axis, with a margin and at least `least` times apart.
 
     >>> padded([100.0, 100.0])
     (50.0, 200.0)
@@ -28,7 +28,7 @@ def padded(values: Iterable[float], *, least: float = 4.0) -> Interval | None:
 
 
 def number_ticks(limits: Interval) -> list[tuple[float, str]]:
-    """1, 2, 5, 10, ... or whole decades, or every so many of them.
+    """1, 2, 5, 10, ...; if these are too many, whole decades or every second, third or fourth of them.
 
     >>> [word for _, word in number_ticks((7, 300))]
     ['10', '20', '50', '100', '200']
@@ -43,7 +43,7 @@ def number_ticks(limits: Interval) -> list[tuple[float, str]]:
 
 
 def byte_ticks(limits: Interval) -> list[tuple[float, str]]:
-    """Powers of two: every one, or every so many.
+    """Powers of two; if these are too many, every second, third, ... of them.
 
     >>> [word for _, word in byte_ticks((5000, 200 * 1024**2))]
     ['32 KiB', '256 KiB', '2 MiB', '16 MiB', '128 MiB']
@@ -56,7 +56,7 @@ def byte_ticks(limits: Interval) -> list[tuple[float, str]]:
 
 
 def value_ticks(values: Iterable[int], limits: Interval) -> list[tuple[float, str]]:
-    """The measured values themselves, from the largest down, as far as their labels have room.
+    """The measured values themselves. The largest come first; a value without room for its label is left out.
 
     >>> [word for _, word in value_ticks([128, 500, 512, 1024], (100, 1300))]
     ['128', '512', '1024']
@@ -64,7 +64,7 @@ def value_ticks(values: Iterable[int], limits: Interval) -> list[tuple[float, st
     width = math.log(limits[1] / limits[0])
     chosen: list[int] = []
     for value in sorted(set(values), reverse=True):
-        # Half of either label, where they are longer than four figures.
+        # Half of each label; longer labels than four digits need more room.
         letters = 0 if not chosen else (len(str(value)) + len(str(chosen[-1]))) / 2
         gap = LEAST_GAP * max(1.0, letters / 4)
         if not chosen or math.log(chosen[-1] / value) >= gap * width:
@@ -73,13 +73,13 @@ def value_ticks(values: Iterable[int], limits: Interval) -> list[tuple[float, st
 
 
 def spread_out(places: list[float], gap: float) -> list[float]:
-    """The places in their order, moved as little as keeps `gap` between neighbours, within 0 to 1.
+    """The places, moved as little as possible to have `gap` between neighbours, within 0 to 1.
 
     >>> [round(place, 2) for place in spread_out([0.5, 0.5, 0.9], 0.1)]
     [0.45, 0.55, 0.9]
     """
     order = sorted(range(len(places)), key=places.__getitem__)
-    # Groups of labels that touch, each centred on the mean of where its members want to be.
+    # Groups of labels that touch, each centred on the mean of its members' places.
     groups: list[list[int]] = []
     for index in order:
         groups.append([index])

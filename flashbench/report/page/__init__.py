@@ -1,1 +1,1 @@
-"""The one-file page: what it says, its tables, its charts inside it, and its template."""
+"""The page: one file with words, tables and charts, and its template."""

@@ -1,4 +1,4 @@
-"""The documented figures beside the measured: the same problems, the same columns."""
+"""The documented figures beside measured ones of the same problems, in the same columns."""
 
 from __future__ import annotations
 
@@ -7,27 +7,32 @@ from collections.abc import Sequence
 from flashbench.analysis.blocks import block_rows
 from flashbench.analysis.ratios import memory_ratio
 from flashbench.report.charts.series import Source
-from flashbench.report.page.table import Cell, Table, make_table
+from flashbench.report.page.table import Heading, Table, make_table
 from flashbench.report.profile import by_problem
 from flashbench.report.units import format_bytes, format_ratio
 from flashbench.results.record import Measurement, Results
 
-_HEADINGS = (
-    "N",
-    "Batch",
-    "Standard Mem, documented",
-    "measured",
-    "Flash Mem, documented",
-    "measured",
-    "Savings, documented",
-    "measured",
-    "Time (ms), documented",
-    "measured",
+_HEADINGS = tuple(
+    map(
+        Heading,
+        (
+            "N",
+            "Batch",
+            "Standard Mem, documented",
+            "measured",
+            "Flash Mem, documented",
+            "measured",
+            "Savings, documented",
+            "measured",
+            "Time (ms), documented",
+            "measured",
+        ),
+    )
 )
 
 
 def documented_tables(documented: Results, sources: Sequence[Source]) -> list[Table]:
-    """A table per file that holds any of the documented problems; if none does, one of them alone."""
+    """A table for each file that holds any of the documented problems; if none does, one without a file."""
     tables = []
     for number, source in enumerate(sources, start=1):
         measured = _fastest(source.results.measurements)
@@ -47,7 +52,7 @@ Measured = dict[tuple[object, str], Measurement]
 
 
 def _fastest(rows: Sequence[Measurement]) -> Measured:
-    """One forward row per problem and engine, of several block sizes the fastest; none of a duel's sides."""
+    """The forward row of each problem and engine, without duels; of several block sizes the fastest."""
     found: Measured = {}
     for engine in {row.engine for row in rows}:
         own = [row for row in rows if (row.engine, row.direction, row.side) == (engine, "fwd", None)]
@@ -57,15 +62,15 @@ def _fastest(rows: Sequence[Measurement]) -> Measured:
 
 
 def _table(id_: str, documented: Results, measured: Measured, name: str, note: str = "") -> Table:
-    rows: list[list[Cell | str]] = []
+    rows = []
     for standard, flash in by_problem(documented.measurements):
         some = flash or standard
         assert some is not None, "a problem comes from a row"
         ours = [measured.get((some.problem, engine)) for engine in ("standard", "flash")]
         rows.append(
             [
-                Cell(str(some.problem.seqlen_k)),
-                Cell(str(some.problem.batch), row_heading=True),
+                str(some.problem.seqlen_k),
+                str(some.problem.batch),
                 _memory(standard),
                 _memory(ours[0]),
                 _memory(flash),

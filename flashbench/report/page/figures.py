@@ -1,4 +1,4 @@
-"""The charts of a page: a section per kind of chart, a chart per kind of problem, each with its words."""
+"""The charts of a page: a section for each kind of chart, in it a chart for each kind of problem."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from flashbench.analysis.blocks import block_labels, block_rows
+from flashbench.analysis.group_words import axis_word, problem_line
+from flashbench.analysis.groups import Along, GroupKey
 from flashbench.analysis.problem_words import length_word
 from flashbench.report.charts.heatmap import cell_words, heatmap_chart
 from flashbench.report.charts.latency import latency_chart, latency_limits, milliseconds
@@ -18,7 +20,6 @@ from flashbench.report.charts.roofline import roofline_chart, roofline_limits, r
 from flashbench.report.charts.series import Panel, Series
 from flashbench.report.charts.style import chart_bytes
 from flashbench.report.charts.throughput import gflops, throughput_chart, throughput_limits
-from flashbench.report.layout import Along, GroupKey, axis_word, problem_line
 from flashbench.report.page.inline import inline_svg
 from flashbench.report.page.table import Table
 from flashbench.report.page.words import capital, caption_words
@@ -26,7 +27,7 @@ from flashbench.report.units import format_bytes
 
 
 class Chart(NamedTuple):
-    """One drawing and what it is called; its figures are in the table of that id."""
+    """One drawing and its caption; its figures are in the table with that id."""
 
     caption: str
     table_id: str
@@ -34,7 +35,7 @@ class Chart(NamedTuple):
 
 
 class Section(NamedTuple):
-    """All charts of a kind. Without charts `words` say why there are none."""
+    """All charts of one kind. Without charts `words` say why."""
 
     id: str
     title: str
@@ -43,7 +44,7 @@ class Section(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """What the four charts over an axis differ in."""
+    """The differences between the four charts over an axis."""
 
     id: str
     title: str
@@ -148,15 +149,14 @@ def _heatmaps(
         for series in panel.series:
             if not series.sweep:
                 continue
-            label = f"{series.label.replace(' (best block)', '')}: {problem_line(panel.key)}"
             svg = inline_svg(
                 chart_bytes(heatmap_chart(series), "svg"),
                 prefix=f"blocks-{len(charts) + 1}",
-                label=f"Block sizes of {label}",
+                label=f"Block sizes of {series.name}: {problem_line(panel.key)}",
                 description=_heatmap_words(series),
             )
-            caption = f"{series.label.replace(' (best block)', '')}, {names[panel.key].lower()}"
-            charts.append(Chart(capital(caption), tables[panel.key].id, svg))
+            caption = capital(f"{series.name}, {names[panel.key].lower()}")
+            charts.append(Chart(caption, tables[panel.key].id, svg))
     if charts:
         words = (
             "Each time over the fastest of its length, which is framed; ~ this run cannot tell it from the "

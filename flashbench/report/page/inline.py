@@ -1,4 +1,4 @@
-"""A Matplotlib SVG as part of a page: the page's font and colours, and ids that are the chart's own."""
+"""A Matplotlib SVG as part of a page: with the page's font and colours, and with unique ids."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 from markupsafe import Markup
 
-from flashbench.report.charts.style import COLOURS
+from flashbench.report.colours import COLOURS
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _VARIABLES = {colour.light: f"var(--{colour.name})" for colour in COLOURS}
@@ -19,9 +19,9 @@ _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 def inline_svg(svg: bytes, *, prefix: str, label: str, description: str) -> Markup:
     """The chart as an element of the page.
 
-    Its colours become the page's variables, so that one drawing serves light and dark. Its ids, which
-    are alike in every figure, begin with `prefix`. Namespaces, metadata and the style sheet, which would
-    hold for the whole page, are left out.
+    Its colours become the page's variables, so that one drawing serves light and dark. Its ids get `prefix`,
+    because every figure has the same ones. Namespaces, metadata and the style sheet are removed: the style
+    sheet would apply to the whole page.
     """
     root = ElementTree.fromstring(svg)
     referred = _referred(root)
@@ -36,7 +36,7 @@ def inline_svg(svg: bytes, *, prefix: str, label: str, description: str) -> Mark
             if plain == "transform" and value.startswith("rotate(-0 "):
                 continue
             element.set(plain, _attribute(plain, value, prefix))
-        for part in ("text", "tail"):  # Matplotlib's indentation: a third of the bytes
+        for part in ("text", "tail"):  # Matplotlib's indentation is a third of the bytes
             if not (getattr(element, part) or "").strip():
                 setattr(element, part, None)
     box = root.get("viewBox") or ""
@@ -46,7 +46,7 @@ def inline_svg(svg: bytes, *, prefix: str, label: str, description: str) -> Mark
         "role": "img",
         "aria-label": label,
         "aria-describedby": f"{prefix}-desc",
-        # Below this its text could not be read: then the chart scrolls, not the page.
+        # If it were smaller, its text could not be read. The chart scrolls instead of the page.
         "style": f"min-width: {0.85 * width:.0f}px; max-width: {1.5 * width:.0f}px",
     }
     words = ElementTree.Element("desc", {"id": f"{prefix}-desc"})
@@ -66,7 +66,7 @@ def _strip(root: ElementTree.Element) -> None:
 
 
 def _referred(root: ElementTree.Element) -> set[str]:
-    """The ids that something points at; the others only name Matplotlib's groups."""
+    """The ids that some element refers to; the others only name Matplotlib's groups."""
     values = [value for element in root.iter() for value in element.attrib.values()]
     links = {value[1:] for value in values if value.startswith("#")}
     return links | {name for value in values for name in _REFERENCE.findall(value)}

@@ -1,66 +1,60 @@
-"""Tables of everything measured: one per kind of problem, every figure of every row."""
+"""Tables of everything measured: one for each kind of problem, with every figure of every row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flashbench.analysis.blocks import block_word
+from flashbench.analysis.group_words import axis_word, problem_line
+from flashbench.analysis.groups import GroupKey, group_key, grouped, table_axis
 from flashbench.analysis.memory_views import memory_views
+from flashbench.analysis.words import NO_REASON, STATUS_WORDS
+from flashbench.report.cells import error_cell
 from flashbench.report.charts.series import Source
-from flashbench.report.layout import (
-    AXIS_HEADERS,
-    STATUS_WORDS,
-    GroupKey,
-    axis_word,
-    block_word,
-    group_key,
-    problem_line,
-    table_axis,
-)
-from flashbench.report.page.table import Cell, Table, make_table
+from flashbench.report.layout import AXES
+from flashbench.report.page.table import Heading, Table, make_table
 from flashbench.report.page.words import capital
+from flashbench.report.tones import Cell, Tone, status_tone
 from flashbench.report.units import format_bytes, format_error, format_times
 from flashbench.results.record import Accuracy, Measurement, Memory, Time
 
 _HEADINGS = (
-    "File",
-    "Engine",
-    "Side",
-    "Block",
-    "Kernel",
-    "Threads",
-    "Median, ms",
-    "25 %",
-    "75 %",
-    "Minimum",
-    "Processes",
-    "Calls",
-    "Outliers",
-    "GFLOP/s",
-    "% of peak",
-    "GB/s",
-    "% of bandwidth",
-    "Memory, memray",
-    "Memory, resident",
-    "Memory, expected",
-    "Max error",
-    "Tolerance",
-    "Energy, J",
-    "Moved",
-    "Others' cores",
-    "Steal, %",
-    "Status",
+    Heading("File", words=True),
+    Heading("Engine", words=True),
+    Heading("Side", words=True),
+    Heading("Block", words=True),
+    Heading("Kernel", words=True),
+    Heading("Threads"),
+    Heading("Median, ms"),
+    Heading("25 %"),
+    Heading("75 %"),
+    Heading("Minimum"),
+    Heading("Processes"),
+    Heading("Calls"),
+    Heading("Outliers"),
+    Heading("GFLOP/s"),
+    Heading("% of peak"),
+    Heading("GB/s"),
+    Heading("% of bandwidth"),
+    Heading("Memory, memray"),
+    Heading("Memory, resident"),
+    Heading("Memory, expected"),
+    Heading("Max error"),
+    Heading("Tolerance"),
+    Heading("Energy, J"),
+    Heading("Moved"),
+    Heading("Others' cores"),
+    Heading("Steal, %"),
+    Heading("Status", words=True),
 )
-_WORDS = ("File", "Engine", "Side", "Block", "Kernel", "Status")
-DISAGREES = " \N{LEFT RIGHT ARROW}"  # after a figure that does not agree with the measured workspace
+DISAGREES = "\N{LEFT RIGHT ARROW}"  # after a figure that disagrees with the measured workspace
 
 
 def measured_tables(sources: Sequence[Source]) -> dict[GroupKey, Table]:
-    """A table per kind of problem, in the order measured."""
+    """A table for each kind of problem, in the order measured."""
     along = table_axis(row for source in sources for row in source.results.measurements)
-    groups: dict[GroupKey, list[tuple[str, Measurement]]] = {}
-    for source in sources:
-        for row in source.results.measurements:
-            groups.setdefault(group_key(row, along), []).append((source.name, row))
+    rows = ((source.name, row) for source in sources for row in source.results.measurements)
+    groups = grouped(rows, lambda named: group_key(named[1], along))
     return {
         key: _table(f"measured-{number}", key, rows, several=len(sources) > 1)
         for number, (key, rows) in enumerate(groups.items(), start=1)
@@ -72,7 +66,7 @@ def _table(id_: str, key: GroupKey, rows: Sequence[tuple[str, Measurement]], *, 
     cells = []
     for name, row in rows:
         words = [next(times) for _ in _times_ns(row.time)]
-        words += [""] * (4 - len(words))  # no time, or no minimum of it
+        words += [""] * (4 - len(words))  # no time, or a time without a minimum
         cells.append([axis_word(row.problem, key.along), name if several else "", *_cells(row, words)])
     notes = [
         "Median, quartiles and minimum are of all calls, in ms; outliers, beyond Tukey's outer fences, are "
@@ -82,14 +76,13 @@ def _table(id_: str, key: GroupKey, rows: Sequence[tuple[str, Measurement]], *, 
         notes.append(
             "Memory is beyond inputs and outputs: the peak as memray saw it, the growth of the process, and "
             "what the engine said before the run. "
-            f"{DISAGREES.strip()} marks one that differs from memray's by more than 5 % and 64 KiB."
+            f"{DISAGREES} marks one that differs from memray's by more than 5 % and 64 KiB."
         )
     return make_table(
         id_,
         capital(problem_line(key)),
-        [AXIS_HEADERS[key.along].replace("Seq\nLen", "N").replace("\n", " "), *_HEADINGS],
+        [Heading(AXES[key.along].heading), *_HEADINGS],
         cells,
-        words=_WORDS,
         notes=notes,
     )
 
@@ -156,24 +149,23 @@ def _memory(memory: Memory | None) -> list[Cell | str]:
 def _view(count: int | None, disagrees: bool) -> Cell:
     if count is None:
         return Cell("")
-    return Cell(format_bytes(count) + (DISAGREES if disagrees else ""), "doubtful" if disagrees else "")
+    return (
+        Cell(f"{format_bytes(count)} {DISAGREES}", Tone.DOUBTFUL) if disagrees else Cell(format_bytes(count))
+    )
 
 
 def _accuracy(accuracy: Accuracy | None) -> list[Cell | str]:
     if accuracy is None:
         return ["", ""]
-    error = accuracy.max_abs_error
-    wrong = error is None or error > accuracy.tolerance
-    return [Cell(format_error(error), "bad" if wrong else ""), format_error(accuracy.tolerance)]
+    return [error_cell(accuracy), format_error(accuracy.tolerance)]
 
 
 def _status(row: Measurement) -> Cell:
-    """Blank where all is well and nothing is to be said."""
+    """Blank if the row is ok and has no note."""
     if row.status == "ok":
         return Cell(row.note or "")
-    words = [STATUS_WORDS[row.status], row.reason or "no reason was recorded", row.note]
-    never_tried = row.status in ("unsupported", "too_large")
-    return Cell(": ".join(word for word in words if word), "doubtful" if never_tried else "bad")
+    words = [STATUS_WORDS[row.status], row.reason or NO_REASON, row.note]
+    return Cell(": ".join(filter(None, words)), status_tone(row.status))
 
 
 def _optional(value: float | None) -> str:

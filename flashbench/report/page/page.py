@@ -1,8 +1,8 @@
-"""The page: every part in its order, put into the template; one file that asks nothing of any network."""
+"""The page: all parts in order, put into the template. It is one file and loads nothing from a network."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +12,8 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from flashbench.errors import ConfigError
 from flashbench.report.charts.series import Source, make_panels
-from flashbench.report.charts.style import COLOURS
+from flashbench.report.colours import COLOURS
+from flashbench.report.layout import study_title
 from flashbench.report.page.documented import documented_tables
 from flashbench.report.page.figures import chart_sections
 from flashbench.report.page.measured import measured_tables
@@ -20,16 +21,17 @@ from flashbench.report.page.settings import machine_table, process_tables, run_t
 from flashbench.report.page.summary import ratio_tables, summary
 from flashbench.report.page.verdicts import verdict_tables
 from flashbench.report.page.words import common_words
+from flashbench.report.tones import CLASSES
 from flashbench.results.documented import documented_results
 from flashbench.results.one_line import one_line
 from flashbench.results.record import Results
 
-# Up to so many rows the tables of everything measured are open from the start.
+# With at most this many rows, the tables of everything measured are open at the start.
 OPEN_ROWS = 40
 
 
 def name_sources(paths: Sequence[str], results: Sequence[Results]) -> list[Source]:
-    """Each file under its bare name, or under its path where two bare names are alike.
+    """Each file under its bare name, or under its path if two bare names are the same.
 
     Raises ConfigError when a file is given twice.
     """
@@ -44,7 +46,7 @@ def name_sources(paths: Sequence[str], results: Sequence[Results]) -> list[Sourc
 def report_page(sources: Sequence[Source]) -> str:
     """The HTML of a report on these files.
 
-    The documented figures stand beside those of every report; a file of them takes their place.
+    Documented figures stand beside measured ones. A file with documented figures replaces the built-in ones.
     """
     own = [source for source in sources if source.results.kind != "documented"]
     given = [source.results for source in sources if source.results.kind == "documented"]
@@ -68,13 +70,14 @@ def report_page(sources: Sequence[Source]) -> str:
             open_measured=sum(len(table.rows) for table in measured.values()) <= OPEN_ROWS,
             settings=[machine_table(own), run_table(own), *process_tables(own)] if own else [],
             colours=COLOURS,
+            tone_classes=defaultdict(str, CLASSES),
         )
     )
 
 
 def _title(sources: Sequence[Source]) -> str:
-    """The studies' own titles where they have one, else the names of the files."""
-    titles = [str(source.results.config.get("title") or source.name) for source in sources]
+    """The title of each study, or the name of its file."""
+    titles = [study_title(source.results) or source.name for source in sources]
     return ", ".join(dict.fromkeys(titles)) or "The documented figures"
 
 
@@ -82,6 +85,6 @@ def _environment() -> Environment:
     def read(name: str) -> str:
         return files("flashbench.report.page").joinpath(name).read_text(encoding="utf-8")
 
-    # Whatever a file holds is text: only what `inline_svg` returns is taken for markup.
+    # Everything from a file is text. Only the result of `inline_svg` is markup.
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     return Environment(loader=FunctionLoader(read), autoescape=True, undefined=StrictUndefined, **options)

@@ -1,36 +1,38 @@
-"""Tables of where figures come from: machine, run, settings, and each engine's processes."""
+"""Tables of the machine, the run, its settings, and each engine's processes."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 
+from flashbench.analysis.words import counted, settings_word, versions_word
 from flashbench.report.charts.series import Source
-from flashbench.report.layout import counted
-from flashbench.report.page.table import Table, make_table
+from flashbench.report.layout import NOT_STATED, caches_word
+from flashbench.report.page.table import Heading, Table, make_table
 from flashbench.report.units import format_bytes
 from flashbench.results.record import Machine, Process, Results, Threadpool
 
 
 def machine_table(sources: Sequence[Source]) -> Table:
-    """Everything of `Machine`, a column per file."""
+    """Everything of `Machine`, with a column for each file."""
     return _by_file("machine", "Machine", "Property", sources, lambda results: _machine(results.machine))
 
 
 def run_table(sources: Sequence[Source]) -> Table:
-    """The run and its settings, a column per file."""
+    """The run and its settings, with a column for each file."""
     return _by_file("settings", "Run and settings", "Setting", sources, _run)
 
 
 def process_tables(sources: Sequence[Source]) -> list[Table]:
-    """What the libraries of each engine's processes were told and found: a table per file that says so."""
+    """The libraries of each engine's processes and their settings, a table for each file that has them."""
     return [
         make_table(
             f"processes-{number}",
             "Processes" + (f", {source.name}" if len(sources) > 1 else ""),
-            ("Of", "Python", "Interpreter", "flashbench", "Environment", "Thread pools", "Libraries"),
+            _headings(
+                "Of", "Python", "Interpreter", "flashbench", "Environment", "Thread pools", "Libraries"
+            ),
             [[of, *_process(process)] for of, process in source.results.processes.items()],
-            words=("Of", "Python", "Interpreter", "flashbench", "Environment", "Thread pools", "Libraries"),
         )
         for number, source in enumerate(sources, start=1)
         if source.results.processes
@@ -47,12 +49,15 @@ def _by_file(
     columns = [words_of(source.results) for source in sources]
     names = list(dict.fromkeys(name for column in columns for name in column))
     headings = [source.name for source in sources]
-    rows = [[name, *(column.get(name, "not told") for column in columns)] for name in names]
-    return make_table(id_, caption, [first, *headings], rows, words=[first, *headings])
+    rows = [[name, *(column.get(name, NOT_STATED) for column in columns)] for name in names]
+    return make_table(id_, caption, _headings(first, *headings), rows)
+
+
+def _headings(*headings: str) -> list[Heading]:
+    return [Heading(heading, words=True) for heading in headings]
 
 
 def _machine(machine: Machine) -> dict[str, str]:
-    caches = ", ".join(f"{name} {format_bytes(size)}" for name, size in machine.caches.items())
     words = {
         "Host": machine.host,
         "CPU": machine.cpu,
@@ -61,12 +66,12 @@ def _machine(machine: Machine) -> dict[str, str]:
         "Cores": machine.cores,
         "Affinity": machine.affinity and ", ".join(map(str, machine.affinity)),
         "CPU quota": machine.cpu_quota and f"{machine.cpu_quota:.3g} cores",
-        "Thread binding": ", ".join(f"{name}={value}" for name, value in machine.binding.items()),
+        "Thread binding": settings_word(machine.binding),
         "Threads a core": machine.threads_per_core,
         "Virtual": _yes(machine.virtual),
         "Memory": _size(machine.memory_bytes),
         "Swap used": _size(machine.swap_used_bytes),
-        "Caches of a core": caches,
+        "Caches of a core": caches_word(machine),
         "Governor": machine.governor,
         "Boost": _yes(machine.boost),
         "Load before the run": _number(machine.load),
@@ -104,9 +109,9 @@ def _process(process: Process) -> list[str]:
         process.python_version,
         process.python,
         process.flashbench_version,
-        ", ".join(f"{name}={value}" for name, value in process.environment.items()),
+        settings_word(process.environment),
         "; ".join(map(_threadpool, process.threadpools)),
-        _versions(process.libraries),
+        versions_word(process.libraries),
     ]
 
 
@@ -118,12 +123,8 @@ def _threadpool(pool: Threadpool) -> str:
     return ", ".join(filter(None, words))
 
 
-def _versions(libraries: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in libraries.items())
-
-
 def _settings(config: Mapping[str, object], within: str = "") -> dict[str, str]:
-    """Every setting by its name; one within another as `study.seed`."""
+    """Every setting by its name; a nested one as `study.seed`."""
     words: dict[str, str] = {}
     for name, value in config.items():
         if isinstance(value, dict):

@@ -1,37 +1,31 @@
-"""The page's first words: what was measured, where, and the headline ratios, all as measured."""
+"""The page's first words: what was measured, where, and the main ratios."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from flashbench.analysis.blocks import AUTO, block_rows
 from flashbench.analysis.decoding import is_decoding
+from flashbench.analysis.group_words import axis_word, threads_word
+from flashbench.analysis.groups import group_measurements, grouped, table_axis
 from flashbench.analysis.ratios import memory_ratio, time_ratio
+from flashbench.analysis.words import DIRECTION_WORDS, counted
 from flashbench.report.charts.series import Source
 from flashbench.report.duel import duel_counts
-from flashbench.report.layout import (
-    DIRECTION_WORDS,
-    STATUS_WORDS,
-    axis_word,
-    counted,
-    group_measurements,
-    table_axis,
-    threads_word,
-)
-from flashbench.report.page.table import Table, make_table
+from flashbench.report.layout import machine_words, statuses_line
+from flashbench.report.page.table import Heading, Table, make_table
 from flashbench.report.page.words import capital, caption_words, common_words
 from flashbench.report.units import format_change, format_ratio, format_wide_ratio
 from flashbench.results.record import Measurement, Results
 
 
 def summary(sources: Sequence[Source]) -> list[str]:
-    """A paragraph per file; each range is over all that the file holds of it."""
+    """A paragraph for each file. A range covers all measurements of the file."""
     return [" ".join(_sentences(source, len(sources))) for source in sources]
 
 
 def ratio_tables(sources: Sequence[Source]) -> list[Table]:
-    """Time and memory over the base's, a row per kind of problem, for each file with several engines."""
+    """Time and memory over the base's: a row for each kind of problem, for each file with several engines."""
     tables = []
     for number, source in enumerate(sources, start=1):
         rows = _profiled(source.results)
@@ -56,13 +50,12 @@ def ratio_tables(sources: Sequence[Source]) -> list[Table]:
                 f"ratios-{number}",
                 f"{what} {base}{_named(source, len(sources))}",
                 [
-                    "Problem",
-                    "N" if along == "seqlen" else "Head size",
-                    *(f"{other}, time" for other in others),
-                    *(f"{other}, memory" for other in others),
+                    Heading("Problem", words=True),
+                    Heading("N" if along == "seqlen" else "Head size"),
+                    *(Heading(f"{other}, time") for other in others),
+                    *(Heading(f"{other}, memory") for other in others),
                 ],
                 cells,
-                words=["Problem"],
                 notes=[
                     f"Lowest and highest of the places where both were measured. Above 1: {base} took less. "
                     + common_words(list(groups))
@@ -97,23 +90,21 @@ def _sentences(source: Source, files: int) -> Iterator[str]:
 def _where(source: Source, files: int) -> str:
     """`Measured on AMD EPYC, avx512, 2 cores, on 2026-11-23, by flashbench 0.1.0.`"""
     machine = source.results.machine
-    cores = "" if machine.cores is None else counted(machine.cores, "core")
-    place = ", ".join(filter(None, (machine.cpu, machine.isa, cores)))
     name = f"{source.name}: measured" if files > 1 else "Measured"
     day = source.results.created[:10]
     unfinished = "" if source.results.complete else " The run is not complete."
-    return f"{name} on {place}, on {day}, by flashbench {source.results.flashbench_version}.{unfinished}"
+    version = source.results.flashbench_version
+    return f"{name} on {machine_words(machine)}, on {day}, by flashbench {version}.{unfinished}"
 
 
 def _missing(rows: Sequence[Measurement]) -> Iterator[str]:
-    counts = Counter(STATUS_WORDS[row.status] for row in rows if row.status != "ok")
-    if counts:
-        listed = ", ".join(f"{count} {word}" for word, count in counts.items())
-        yield f"{counted(sum(counts.values()), 'measurement')} of these gave no right result: {listed}."
+    failed = [row for row in rows if row.status != "ok"]
+    if failed:
+        yield f"{counted(len(failed), 'measurement')} of these gave no right result: {statuses_line(failed)}."
 
 
 def _headlines(rows: Sequence[Measurement]) -> Iterator[str]:
-    """Ratios to flash where it is there, else to the first engine, and the share of the peak."""
+    """Ratios to flash, or to the first engine without flash, and the share of the peak."""
     if not rows:
         return
     base, *others = _engines(rows)
@@ -144,13 +135,13 @@ def _headlines(rows: Sequence[Measurement]) -> Iterator[str]:
 
 
 def _whole_span(shares: Iterable[float | None]) -> str:
-    """`80`, or `63 to 92`; empty where none is known."""
+    """`80`, or `63 to 92`; empty if none is known."""
     known = sorted(share for share in shares if share is not None)
     return _span(known, lambda share: f"{share:.0f}")
 
 
 def _block_words(rows: Sequence[Measurement]) -> Iterator[str]:
-    """Of a sweep: that its figures are of the best sizes, and what the engine's own choice costs beside."""
+    """For a sweep: its figures are those of the best sizes; and the cost of the engine's own choice."""
     for engine in _engines(rows):
         groups = group_measurements(row for row in rows if row.engine == engine)
         found = [at for group in groups.values() for at in block_rows(group)]
@@ -164,19 +155,19 @@ def _block_words(rows: Sequence[Measurement]) -> Iterator[str]:
 
 
 def _profiled(results: Results) -> list[Measurement]:
-    """Every row but those of other block sizes than the fastest; none of a duel, which has its own table."""
+    """All rows, of several block sizes only the fastest. No rows of a duel, which has its own table."""
     if results.duels:
         return []
     rows = []
-    for _, group in group_measurements(results.measurements, table_axis(results.measurements)).items():
-        for engine in dict.fromkeys(row.engine for row in group):
-            found = block_rows([row for row in group if row.engine == engine])
+    for group in group_measurements(results.measurements, table_axis(results.measurements)).values():
+        for of_engine in grouped(group, lambda row: row.engine).values():
+            found = block_rows(of_engine)
             rows += [at.fastest or next(iter(at.points.values())) for at in found]
     return rows
 
 
 def _engines(rows: Iterable[Measurement]) -> list[str]:
-    """In the order measured, but flash first: the others are compared with it."""
+    """Engines in the order measured, but flash first: the others are compared with it."""
     return sorted(dict.fromkeys(row.engine for row in rows), key=lambda name: name != "flash")
 
 

@@ -1,53 +1,42 @@
-"""A table of the page: its words and what they are, not how they look."""
+"""A table of the page: its cells with their tones. The template decides how they look."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-Tone = Literal["", "good", "bad", "doubtful"]
+from flashbench.report.tones import Cell
 
 
-class Cell(NamedTuple):
-    """A cell, or a heading of a row."""
+class Heading(NamedTuple):
+    """The heading of a column. Words are left-aligned, figures right-aligned."""
 
     text: str
-    tone: Tone = ""
-    row_heading: bool = False
+    words: bool = False
 
 
 class Table(NamedTuple):
-    """Every row has as many cells as there are headings."""
+    """Every row has one cell for each column; the first columns head their rows."""
 
     id: str
     caption: str
-    headings: Sequence[str]
+    headings: Sequence[Heading]
     rows: Sequence[Sequence[Cell]]
-    words: frozenset[int] = frozenset()  # columns of words, to the left; the others are figures
-    notes: Sequence[str] = ()
+    row_headings: int
+    notes: Sequence[str]
 
 
 def make_table(
     id_: str,
     caption: str,
-    headings: Sequence[str],
+    headings: Sequence[Heading],
     rows: Sequence[Sequence[Cell | str]],
     *,
-    words: Sequence[str] = (),
     row_headings: int = 1,
     notes: Sequence[str] = (),
 ) -> Table:
-    """A table whose columns of nothing but blanks are left out.
-
-    `words` names the columns of words; the first `row_headings` columns head their rows.
-    """
-    cells = [
-        [
-            (cell if isinstance(cell, Cell) else Cell(cell))._replace(row_heading=place < row_headings)
-            for place, cell in enumerate(row)
-        ]
-        for row in rows
-    ]
+    """A table without its empty columns. row_headings: columns that head their rows; they stay."""
+    cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
     kept = [
         place
         for place in range(len(headings))
@@ -58,6 +47,6 @@ def make_table(
         caption,
         [headings[place] for place in kept],
         [[row[place] for place in kept] for row in cells],
-        frozenset(index for index, place in enumerate(kept) if headings[place] in words),
+        row_headings,
         notes,
     )

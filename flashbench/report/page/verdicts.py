@@ -1,48 +1,42 @@
-"""Verdict tables: every duel of a file, B against A, with all that its verdict rests on."""
+"""Verdict tables: every duel of a file, B against A, with all figures behind its verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flashbench.analysis.blocks import block_word, with_block
+from flashbench.analysis.group_words import problem_line
+from flashbench.analysis.groups import group_key
 from flashbench.analysis.problem_words import length_word
 from flashbench.report.charts.series import Source
 from flashbench.report.duel import verdict_word
-from flashbench.report.layout import block_word, group_key, problem_line
-from flashbench.report.page.table import Cell, Table, Tone, make_table
+from flashbench.report.page.table import Heading, Table, make_table
+from flashbench.report.tones import VERDICT_TONES, Cell
 from flashbench.report.units import format_p, format_times
-from flashbench.results.record import Duel, Measurement, Results, Verdict
+from flashbench.results.record import Duel, Measurement, Results
 
-_TONES: dict[Verdict, Tone] = {
-    "improved": "good",
-    "b_faster": "",
-    "same": "",
-    "a_faster": "",
-    "regressed": "bad",
-    "failed": "bad",
-    "inconclusive": "doubtful",
-}
 _HEADINGS = (
-    "Problem",
-    "N",
-    "A",
-    "B",
-    "Verdict",
-    "B / A",
-    "Interval",
-    "p",
-    "p, Holm",
-    "Threshold",
-    "Rounds",
-    "A led",
-    "Looks",
-    "A, ms",
-    "B, ms",
-    "Reason",
+    Heading("Problem", words=True),
+    Heading("N"),
+    Heading("A", words=True),
+    Heading("B", words=True),
+    Heading("Verdict", words=True),
+    Heading("B / A"),
+    Heading("Interval"),
+    Heading("p"),
+    Heading("p, Holm"),
+    Heading("Threshold"),
+    Heading("Rounds"),
+    Heading("A led"),
+    Heading("Looks"),
+    Heading("A, ms"),
+    Heading("B, ms"),
+    Heading("Reason", words=True),
 )
 
 
 def verdict_tables(sources: Sequence[Source]) -> list[Table]:
-    """One table per file with duels."""
+    """One table for each file with duels."""
     return [
         _table(f"verdicts-{number}", source, several=len(sources) > 1)
         for number, source in enumerate(sources, start=1)
@@ -58,7 +52,6 @@ def _table(id_: str, source: Source, *, several: bool) -> Table:
         f"B against A{name}",
         _HEADINGS,
         [_cells(results, duel) for duel in results.duels],
-        words=("Problem", "A", "B", "Verdict", "Reason"),
         notes=_notes(results),
     )
 
@@ -70,7 +63,7 @@ def _cells(results: Results, duel: Duel) -> list[Cell | str]:
         length_word(b.problem),
         _side(a),
         _side(b),
-        Cell(verdict_word(results, duel), _TONES[duel.verdict]),
+        Cell(verdict_word(results, duel), VERDICT_TONES[duel.verdict]),
         "" if duel.ratio is None else f"{duel.ratio:.3f}",
         "" if duel.low is None or duel.high is None else f"{duel.low:.3f} to {duel.high:.3f}",
         "" if duel.p_value is None else format_p(duel.p_value),
@@ -85,8 +78,7 @@ def _cells(results: Results, duel: Duel) -> list[Cell | str]:
 
 
 def _side(row: Measurement) -> str:
-    block = block_word(row)
-    return f"{row.engine}, block {block}" if block else row.engine
+    return with_block(row.engine, block_word(row))
 
 
 def _medians(a: Measurement, b: Measurement) -> list[str]:

@@ -7,9 +7,9 @@ Bencher creates a measure for any other slug, without a unit, so these slugs nam
 from __future__ import annotations
 
 from flashbench.results.export.names import named
-from flashbench.results.export.text import as_json
 from flashbench.results.export.times import usable_time
 from flashbench.results.record import Measurement, Results
+from flashbench.texts import indented_json
 
 Metric = dict[str, float]  # value, and lower_value and upper_value if there is a spread
 
@@ -21,7 +21,9 @@ def takes(row: Measurement) -> bool:
 
 def render(results: Results) -> str:
     """The quartiles are the lower and upper value of the latency."""
-    return as_json({name: metrics for name, row in named(results) if (metrics := _metrics(row))})
+    return indented_json(
+        {name: metrics for name, row in named(results) if (metrics := _metrics(row))}
+    ).decode()
 
 
 def _metrics(row: Measurement) -> dict[str, Metric]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from flashbench.results.export.names import named
-from flashbench.results.export.text import as_json
 from flashbench.results.export.times import process_samples_ns, usable_time
 from flashbench.results.record import Measurement, Results, Time
+from flashbench.texts import indented_json
 
 MEMORY = "workspace_peak"  # last part of the name of a measurement's second entry
 
@@ -32,7 +32,7 @@ def render(results: Results) -> str:
         if row.status == "ok" and row.memory:
             peak = row.memory.workspace_peak_bytes
             entries.append({"name": f"{name}/{MEMORY}", "unit": "bytes", "value": peak})
-    return as_json(entries)
+    return indented_json(entries).decode()
 
 
 def _time_entry(name: str, row: Measurement, time: Time) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import statistics
 from typing import Any
 
 from flashbench.results.export.names import named
-from flashbench.results.export.text import as_json
 from flashbench.results.export.times import process_medians_ns, process_samples_ns, usable_time
 from flashbench.results.record import Machine, Measurement, Results, Time
+from flashbench.texts import indented_json
 
 # compare.py divides by cpu_time and tests it too, so the field must have a value. flashbench does not measure
 # CPU time, which would count spinning threads as work.
@@ -35,7 +35,7 @@ def render(results: Results) -> str:
             entries += _entries(name, row, time, family)
         elif takes(row):
             entries.append(_error(name, row, family))
-    return as_json({"context": _context(results), "benchmarks": entries})
+    return indented_json({"context": _context(results), "benchmarks": entries}).decode()
 
 
 def _entries(name: str, row: Measurement, time: Time, family: int) -> list[dict[str, Any]]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from flashbench.results.export.names import named
-from flashbench.results.export.text import as_json
 from flashbench.results.export.times import process_samples_ns, usable_time
 from flashbench.results.record import Machine, Measurement, Results, Time
+from flashbench.texts import indented_json
 
 FORMAT_VERSION = "1.0"
 SHORTEST_NS = 1.0  # pyperf refuses a value of 0, and a coarse clock may return 0
@@ -29,7 +29,7 @@ def render(results: Results) -> str:
         _benchmark(results, name, row, time) for name, row in named(results) if (time := usable_time(row))
     ]
     metadata = _known({"created": results.created, **_machine(results.machine)})
-    return as_json({"version": FORMAT_VERSION, "metadata": metadata, "benchmarks": benchmarks})
+    return indented_json({"version": FORMAT_VERSION, "metadata": metadata, "benchmarks": benchmarks}).decode()
 
 
 def _benchmark(results: Results, name: str, row: Measurement, time: Time) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def all_cases(suite: str = DEFAULT_SUITE) -> list[Case]:
     if suite not in SUITES:
         raise ConfigError(f"unknown suite {suite!r}; known: {', '.join(SUITES)}")
     return [
-        case._replace(name=f"{case.name}-{dtype}")
+        case._replace(name=f"{case.name}-{dtype}", name_in_any_dtype=case.name)
         for group in SUITES[suite]
         for dtype in NARROWEST_FIRST
         for case in group(dtype)
@@ -144,7 +144,7 @@ def choose_cases(words: Sequence[str], suite: str = DEFAULT_SUITE) -> list[Case]
     cases = all_cases(suite)
     chosen: set[str] = set()
     for word in words:
-        exact = {case.name for case in cases if word in (case.name, _without_dtype(case))}
+        exact = {case.name for case in cases if word in _names(case)}
         named = exact or {case.name for case in cases if word and case.name.startswith(word)}
         if not named:
             close = difflib.get_close_matches(word, [name for case in cases for name in _names(case)], n=1)
@@ -157,8 +157,4 @@ def choose_cases(words: Sequence[str], suite: str = DEFAULT_SUITE) -> list[Case]
 
 
 def _names(case: Case) -> tuple[str, str]:
-    return case.name, _without_dtype(case)
-
-
-def _without_dtype(case: Case) -> str:
-    return case.name.removesuffix(f"-{case.problem.dtype}")
+    return case.name, case.name_in_any_dtype

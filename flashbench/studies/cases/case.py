@@ -31,6 +31,7 @@ class Case(NamedTuple):
     change_extras: ChangeExtras | None = None
     backward: bool = True  # check gradients
     forward: bool = True  # check outputs; gradients need a forward in any case
+    name_in_any_dtype: str = ""  # the name without its dtype; a suite adds the dtype to its names
 
     def make_inputs(self) -> Inputs:
         """The case's inputs; every call gives the same."""
@@ -51,8 +52,8 @@ class Case(NamedTuple):
 
     @property
     def question(self) -> Case:
-        """The case without its name, group and settings. Equal questions have equal answers."""
-        return self._replace(name="", group="", settings=Settings())
+        """The case without its names, group and settings. Equal questions have equal answers."""
+        return self._replace(name="", name_in_any_dtype="", group="", settings=Settings())
 
     def in_blocks(self, block_q: int, block_k: int) -> Case:
         """The same case with tiles of this size. Windows and masks hide small tiles completely."""

@@ -7,6 +7,7 @@ import math
 import msgspec
 
 from flashbench.analysis.verdict import ALPHA
+from flashbench.analysis.words import counted
 from flashbench.errors import ConfigError
 from flashbench.measure.statistics import smallest_sign_flip_p
 from flashbench.results.record import Side
@@ -46,9 +47,8 @@ class DuelStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         least = least_rounds(problems, self.looks)
         if self.rounds is not None and self.rounds < least:
             raise ConfigError(
-                f"rounds must be at least {least} for {problems} problem{'' if problems == 1 else 's'} and "
-                f"{self.looks} look{'' if self.looks == 1 else 's'}, not {self.rounds}: fewer can never "
-                f"exclude chance"
+                f"rounds must be at least {least} for {counted(problems, 'problem')} and "
+                f"{counted(self.looks, 'look')}, not {self.rounds}: fewer can never exclude chance"
             )
 
     @property

@@ -7,9 +7,9 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import NamedTuple
 
+from flashbench.analysis.lengths import with_length
 from flashbench.engines import Outline, Settings, refusal
 from flashbench.problem import AttentionProblem, Direction
-from flashbench.studies.lengths import with_length
 
 # The search ends at this length: 2^40 rows fit in no memory.
 LONGEST_SEQLEN = 2**40

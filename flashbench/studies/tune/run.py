@@ -23,7 +23,7 @@ from flashbench.studies.tune.plan import Plan, longest_of, search_problem, seqle
 
 TIMEOUT_S = 600.0  # for one burst
 WORKER = "tune"
-MODULES = [workload.FACTORY.partition(":")[0]]
+MODULES = [workload.__name__]
 
 
 class Interrupted(KeyboardInterrupt):

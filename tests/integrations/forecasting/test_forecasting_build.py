@@ -1,4 +1,4 @@
-"""Any of the six from one call or one config, and what is refused and why."""
+"""Any of the six models from one call or one config; refusals and their reasons."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("neuralforecast")
 
-from forecasting_models import ATTENTIONS, EXACT, INPUT_SIZE, N_SERIES, SETTINGS, VARIANTS, H, windows
+from helpers.forecasting_models import ATTENTIONS, EXACT, INPUT_SIZE, N_SERIES, SETTINGS, VARIANTS, H, windows
 from neuralforecast.models import NHITS
 
 from flashbench import AttentionError, EngineError, ModelConfig, UnsupportedError

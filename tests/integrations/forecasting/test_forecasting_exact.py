@@ -1,4 +1,4 @@
-"""TFT, PatchTST and iTransformer stay the models they are: outputs and all gradients are neuralforecast's."""
+"""TFT, PatchTST and iTransformer stay the same models: outputs and all gradients equal neuralforecast's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("neuralforecast")
 
-from forecasting_models import (
+from helpers.forecasting_models import (
     ATTENTIONS,
     EXACT,
     INPUT_SIZE,
@@ -28,7 +28,7 @@ from flashbench.integrations.torch import reset_stats, stats
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> Any:
-    """PyTorch's default too: these models make tensors without saying a dtype."""
+    """Also PyTorch's default dtype, as these models make tensors without a dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(request.param)
     yield request.param

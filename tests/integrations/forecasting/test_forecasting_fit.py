@@ -1,4 +1,4 @@
-"""NeuralForecast trains these models and forecasts with them: losses and forecasts are its own."""
+"""NeuralForecast trains these models and forecasts with them: losses and forecasts stay the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("neuralforecast")
 
 import numpy as np
-from forecasting_models import EXACT, SETTINGS, VARIANTS
+from helpers.forecasting_models import EXACT, SETTINGS, VARIANTS
 from neuralforecast import NeuralForecast
 from neuralforecast.utils import AirPassengersPanel
 
@@ -23,7 +23,7 @@ STEPS = 3
 
 
 def trained(key: str, attention: str, variant: str | None = None) -> tuple[list[float], Any, str]:
-    """Losses of the training steps, the forecasts, and the column that they come in."""
+    """Losses of the training steps, the forecasts, and the forecasts' column name."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     model = build_model(
         key,
@@ -37,7 +37,7 @@ def trained(key: str, attention: str, variant: str | None = None) -> tuple[list[
         batch_size=2,
         windows_batch_size=8,
         scaler_type="standard",
-        optimizer=torch.optim.SGD,  # Adam makes whole steps of what is rounding in a gradient
+        optimizer=torch.optim.SGD,  # Adam turns a gradient's rounding error into full steps
         learning_rate=1e-2,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -47,7 +47,7 @@ def trained(key: str, attention: str, variant: str | None = None) -> tuple[list[
     )
     forecaster = NeuralForecast(models=[model], freq="ME")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pandas and Lightning, about how neuralforecast calls them
+        warnings.simplefilter("ignore")  # pandas and Lightning warn of neuralforecast's calls
         forecaster.fit(AirPassengersPanel[["unique_id", "ds", "y"]])
         forecast = forecaster.predict()
     (column,) = set(forecast.columns) - {"unique_id", "ds"}

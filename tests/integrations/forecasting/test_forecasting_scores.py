@@ -1,4 +1,4 @@
-"""PatchTST's scores, added up over layers and masked, as products of queries and keys side by side."""
+"""PatchTST's scores, summed over layers and masked, as products of concatenated queries and keys."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def layers(count: int, head_dim: int, *, lsa: bool = False, residual: bool = Tru
 
 
 def through(stack: list[Any], head_dim: int, head_dim_v: int, **masks: Any) -> list[Any]:
-    """Outputs of layers whose scores add up, and gradients by everything."""
+    """Outputs of layers with summed scores, and the gradients by all inputs."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(2, 2, 11, head_dim)] * 2 + [(2, 2, 11, head_dim_v)]
     total, prev, leaves = 0.0, None, []
@@ -84,7 +84,7 @@ def test_masks_without_residual_scores_are_pytorchs(shape: tuple[int, ...], kind
     mask = mask if kind == "bool" else torch.randn(shape).double()
     (layer,) = layers(1, 4, residual=False)
     q, k, v = torch.randn(3, 2, 2, 11, 4, dtype=torch.float64)
-    padding = torch.ones(2, 11, dtype=torch.bool)  # which the original does not look at
+    padding = torch.ones(2, 11, dtype=torch.bool)  # the original ignores it
     expected, _ = layer(q, k.transpose(2, 3), v, attn_mask=mask, key_padding_mask=padding)
     found, _ = swap(layer)(q, k.transpose(2, 3), v, attn_mask=mask, key_padding_mask=padding)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
@@ -102,7 +102,7 @@ def test_weights_are_the_originals() -> None:
 def test_pytorch_is_given_what_its_flash_kernel_takes() -> None:
     stack = layers(3, 4)
     expected = through(stack, 4, 4)
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # or an error
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # raises if flash cannot run it
         found = through([swap(layer, "torch-flash") for layer in stack], 4, 4)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)

@@ -1,4 +1,4 @@
-"""Informer, Autoformer and FEDformer with full attention: another model of the same parameters and shapes."""
+"""Informer, Autoformer, FEDformer with full attention: other models with the same parameters and shapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("neuralforecast")
 
-from forecasting_models import ATTENTIONS, INPUT_SIZE, SETTINGS, VARIANTS, H, assert_same, outputs, windows
+from helpers.forecasting_models import (
+    ATTENTIONS,
+    INPUT_SIZE,
+    SETTINGS,
+    VARIANTS,
+    H,
+    assert_same,
+    outputs,
+    windows,
+)
 from neuralforecast.models.autoformer import AutoCorrelation
 from neuralforecast.models.fedformer import FourierBlock, FourierCrossAttention
 from neuralforecast.models.informer import ProbAttention
@@ -27,7 +36,7 @@ def model_of(key: str, attention: str, variant: str | None) -> Any:
 
 
 def plain(q: Any, k: Any, v: Any, *, causal: bool = False, scale: float | None = None) -> Any:
-    """Full attention of (batch, length, heads, head_dim), as its formula says."""
+    """Full attention of (batch, length, heads, head_dim), by its formula."""
     scores = torch.einsum("blhe,bshe->bhls", q, k) * (scale or q.shape[-1] ** -0.5)
     if causal:
         scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), float("-inf"))

@@ -1,4 +1,4 @@
-"""neuralforecast for a user without a home, whom Ray does not expect."""
+"""neuralforecast for a user without a home directory, which Ray cannot handle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hugging Face's transformers with flashbench among its attentions, for each test, and counts from nought."""
+"""Registers flashbench with Hugging Face's transformers and resets its counts, for each test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _registered() -> None:
-    # Not at the top: without the packages every file here is skipped, and this one still loaded.
+    # Not at the top: this file is loaded even if the packages are missing and all tests here are skipped.
     from flashbench.integrations.huggingface import register, reset_stats
 
     register()

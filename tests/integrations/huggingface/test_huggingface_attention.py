@@ -1,4 +1,4 @@
-"""The function itself: what it takes, what it leaves to transformers, and names it can have."""
+"""The attention function itself: its arguments, what it leaves to transformers, and its allowed names."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from huggingface_masks import mask_function
-from huggingface_models import CASES, default_dtype
+from helpers.huggingface_masks import mask_function
+from helpers.huggingface_models import CASES, default_dtype
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -150,7 +150,7 @@ def test_shapes_of_masks() -> None:
     form=st.sampled_from(["bool", "added", "lazy"]),
 )
 def test_masks_of_all_kinds(queries, keys, offset, window, kind, groups, padding, form) -> None:
-    """Against PyTorch's function with the mask in full; a row that sees nothing is 0 there too."""
+    """Against PyTorch's function with the whole mask. A row that sees no key is 0 there too."""
     torch.manual_seed(queries * keys)
     q, k, v = qkv(queries, keys, 4 // groups)
     place = torch.arange(keys)
@@ -188,7 +188,7 @@ def test_other_devices_are_left_to_transformers() -> None:
 @pytest.mark.parametrize("kind", ["bool", "added", "of keys"])
 @pytest.mark.parametrize("refill", ["indexing", "numpy", "data", "detach", "set_", "from_numpy"])
 def test_a_mask_that_is_refilled_is_looked_at_again(refill: str, kind: str) -> None:
-    """Most of these move no version, and none but set_ the address."""
+    """Most of these ways do not change the tensor's version, and only set_ changes its address."""
     q, k, v = qkv()
     old = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
     new = torch.ones(1, 1, 6, 6, dtype=torch.bool).triu(-2)
@@ -335,7 +335,7 @@ def test_bfloat16_is_left_to_transformers(case: Any) -> None:
 
 @pytest.mark.parametrize("masked", ["bool", "added", "causal"])
 def test_eager_functions_are_given_what_they_add(masked: str) -> None:
-    """Gemma 2's, in a dtype that is not ours, beside our own in float32."""
+    """Gemma 2's eager function in a dtype that we do not have, compared with ours in float32."""
     with default_dtype(torch.float32):
         layer = CASES[2].model().model.layers[0].self_attn
     q, k, v = (x.float() for x in qkv(19, 19))

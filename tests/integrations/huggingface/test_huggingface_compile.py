@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from huggingface_models import CASES, LEFT, RIGHT, VOCABULARY, Case, default_dtype
+from helpers.huggingface_models import CASES, LEFT, RIGHT, VOCABULARY, Case, default_dtype
 
 from flashbench.integrations.huggingface import stats
 
@@ -64,7 +64,7 @@ def test_compiled_decoding() -> None:
 
 
 def test_prompts_of_other_lengths_with_a_static_cache() -> None:
-    """At the second length sizes become symbols."""
+    """At the second length, the compiler makes sizes symbolic."""
     torch.compiler.reset()
     with default_dtype(torch.float32):
         model = CASES[0].model()
@@ -99,7 +99,7 @@ class Traceable(torch.nn.Module):
 def test_a_trace_has_nothing_of_its_examples_padding(case: Case) -> None:
     with default_dtype(torch.float32), torch.no_grad():
         model = case.model()
-        model.config.use_cache = False  # caches are nothing that a trace can return
+        model.config.use_cache = False  # a trace cannot return a cache
         ids = case.inputs()["input_ids"]
         model.set_attn_implementation(NAME)
         module = Traceable(model, ["input_ids", "attention_mask"])

@@ -1,4 +1,4 @@
-"""Decoding with a cache of keys and values gives the tokens that eager attention gives."""
+"""Decoding with a key/value cache gives the same tokens as eager attention."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from huggingface_models import CASES, LEFT, Case, default_dtype
+from helpers.huggingface_models import CASES, LEFT, Case, default_dtype
 
 from flashbench.integrations.huggingface import reset_stats, stats
 

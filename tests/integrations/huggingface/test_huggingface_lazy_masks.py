@@ -1,4 +1,4 @@
-"""Masks that stay unwritten: the numbers of transformers' eager masks to those who look, a pattern to us."""
+"""Lazy masks: code that reads them gets the numbers of transformers' eager masks, and we get a pattern."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from huggingface_masks import mask_function
-from huggingface_models import CASES, LEFT, default_dtype
+from helpers.huggingface_masks import mask_function
+from helpers.huggingface_models import CASES, LEFT, default_dtype
 from hypothesis import given
 from hypothesis import strategies as st
 from test_huggingface_patterns import let_through
@@ -129,7 +129,7 @@ WAYS = ["numpy", "asarray", "dlpack", "data", "new data", "share_memory_", "copy
 
 @pytest.mark.parametrize("way", WAYS)
 def test_numbers_are_shared_with_those_who_go_past_operators(way: str) -> None:
-    """PyTorch has no memory for such a tensor: to look there is to read, or write, anywhere."""
+    """PyTorch has no memory for such a tensor: code that used its address would read or write anywhere."""
     mask, eager = unwritten(), eager_mask(2, 19, 19, attention_mask=LEFT.bool())
     other = eager.flip(1, 2)
     shared = {
@@ -160,7 +160,7 @@ def test_they_can_be_shown_and_copied() -> None:
 
 
 def test_without_versions() -> None:
-    """Tensors of inference_mode do not tell whether they have changed."""
+    """Tensors of inference_mode have no version that would show a change."""
     with default_dtype(torch.float64):
         model, inputs = CASES[1].model(), CASES[1].inputs()
     model.set_attn_implementation(NAME)

@@ -1,4 +1,4 @@
-"""Whole models give the logits, gradients and losses of transformers' own eager attention."""
+"""Whole models give the same logits, gradients and losses as with transformers' own eager attention."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from huggingface_models import CASES, LEFT, RIGHT, Case, Computed, compute, default_dtype
+from helpers.huggingface_models import CASES, LEFT, RIGHT, Case, Computed, compute, default_dtype
 
 from flashbench.integrations.huggingface import stats
 
@@ -20,7 +20,7 @@ each_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
 
 def apart(a: Computed, b: Computed) -> float:
-    """The largest difference of logits, and of all gradients, over the largest number among them."""
+    """The largest difference of logits, and of all gradients, each divided by the largest number."""
     assert a.gradients.keys() == b.gradients.keys()
     logits = (a.logits - b.logits).abs().max() / a.logits.abs().max()
     names = list(a.gradients)
@@ -85,7 +85,7 @@ def test_training(case: Case) -> None:
 
 @pytest.mark.parametrize("case", DECODERS, ids=lambda case: case.name)
 def test_several_documents_in_a_row(case: Case) -> None:
-    """Packed without padding: positions that begin again tell where, and documents do not see each other."""
+    """Packed without padding: positions start again at each document, and documents do not see each other."""
     with default_dtype(torch.float64):
         model = case.model()
         inputs = {**case.inputs(), "position_ids": torch.cat([torch.arange(8), torch.arange(11)])[None]}
@@ -110,7 +110,7 @@ def test_gradient_checkpointing() -> None:
 
 
 def test_causality_of_informers_decoder() -> None:
-    """Its modules say is_causal = False: only the mask keeps later values from earlier outputs."""
+    """Its modules have is_causal = False: only the mask hides later values from earlier outputs."""
     case = CASES[-1]
     with default_dtype(torch.float64), torch.no_grad():
         model, inputs = case.model(), case.inputs()
@@ -124,7 +124,7 @@ def test_causality_of_informers_decoder() -> None:
 
 
 def test_prob_sparse_attention_still_adds_the_mask_itself() -> None:
-    """Informer's other attention, not through the interface, adds the same mask to scores of its own."""
+    """Informer's other attention does not use the interface. It adds the same mask to its own scores."""
     config = transformers.InformerConfig(
         prediction_length=6, context_length=12, lags_sequence=[1, 2], num_time_features=1, d_model=16,
         encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,

@@ -1,4 +1,4 @@
-"""Models of other kinds than the table's: logits are those of eager attention, and all attention is ours."""
+"""Models that are not in the table: logits equal those of eager attention, and we compute all attention."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from huggingface_models import Case, default_dtype, float64_throughout
+from helpers.huggingface_models import Case, default_dtype, float64_throughout
 
 from flashbench.integrations.huggingface import reset_stats, stats
 
@@ -51,7 +51,7 @@ def two_stacks() -> dict[str, Any]:
 
 
 def t5() -> Any:
-    """A position bias, learned, added to its scores."""
+    """A learned position bias, added to the scores."""
     config = transformers.T5Config(
         vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0
     )
@@ -77,7 +77,7 @@ def modernbert() -> Any:
 
 
 def deepseek() -> Any:
-    """Another head size of values than of queries and keys."""
+    """head_dim_v is not head_dim."""
     config = transformers.DeepseekV3Config(
         **TEXT, num_key_value_heads=4, q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=4,
         qk_nope_head_dim=8, v_head_dim=8, first_k_dense_replace=2,
@@ -86,7 +86,7 @@ def deepseek() -> Any:
 
 
 def deepseek_sparse() -> Any:
-    """Keys that each query selects, which it says beside the mask."""
+    """Each query selects some keys, and the model passes their indices besides the mask."""
     if not hasattr(transformers, "DeepseekV32Config"):
         pytest.skip("a transformers without DeepSeek V3.2")
     config = transformers.DeepseekV32Config(

@@ -1,4 +1,4 @@
-"""Models with a dict of attention classes of their own go on with the eager one, and say so."""
+"""Models with their own dict of attention classes keep the eager class, with a warning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from huggingface_models import default_dtype
+from helpers.huggingface_models import default_dtype
 
 from flashbench.integrations.huggingface import own_classes, stats
 
@@ -72,7 +72,7 @@ def dicts_in(module: types.ModuleType) -> list[dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def _as_if_never_asked() -> Iterator[None]:
-    """Dicts are transformers', and last as long as the process."""
+    """Restore transformers' dicts, which otherwise stay changed for the whole process."""
     yield
     for module in [x for name, x in sys.modules.items() if name.startswith("transformers.models.")]:
         for value in list(vars(module).values()):
@@ -119,7 +119,7 @@ def test_the_rest_of_such_a_model_has_our_attention() -> None:
             ours = transformers.GitForCausalLM._from_config(config, attn_implementation=NAME).eval()
         ours.load_state_dict(model.state_dict())
         torch.testing.assert_close(ours(**given).logits, expected, rtol=1e-5, atol=1e-5)
-    assert stats().forwards == 2  # of its image's layers
+    assert stats().forwards == 2  # the image's layers
 
 
 def test_every_family_of_this_transformers_is_found() -> None:

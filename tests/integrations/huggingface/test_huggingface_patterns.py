@@ -1,4 +1,4 @@
-"""Masks are recognised exactly: what a pattern lets through is what the mask lets through, entry by entry."""
+"""Masks are recognised exactly: pattern and mask show the same pairs, entry by entry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from huggingface_masks import mask_function
+from helpers.huggingface_masks import mask_function
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.masking_utils import (
@@ -22,7 +22,7 @@ LOWEST = torch.finfo(torch.float32).min
 
 
 def let_through(pattern: Pattern, mask: torch.Tensor, queries: int) -> torch.Tensor:
-    """From the definitions in `flashbench.attention`'s docstring."""
+    """The pairs that a pattern shows, from the definitions in `flashbench.attention`'s docstring."""
     keys = pattern.keys
     own = torch.arange(queries)[:, None] + keys - queries
     key = torch.arange(keys)

@@ -1,4 +1,4 @@
-"""torch.compile(fullgraph=True), torch.export and what they make of dropout, masks, fallbacks and shapes."""
+"""torch.compile(fullgraph=True) and torch.export, with dropout, masks, fallbacks and shapes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers.torch_tensors import normal
+
 from flashbench.integrations.torch import (
     ATTENTIONS,
     attention,
     flashbench_attention,
-    reset_stats,
     scaled_dot_product_attention,
     stats,
 )
 from flashbench.integrations.torch.functional import torch_sdpa
 
 F = torch.nn.functional
-# PyTorch's own compiler warns of PyTorch's own code while it is imported, and of Python's that it imports.
+# PyTorch's compiler warns at its import about PyTorch's own code, and about Python's modules.
 pytestmark = [
+    pytest.mark.usefixtures("fresh_compiler"),
     pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The distutils package is deprecated:DeprecationWarning"),
 ]
@@ -31,26 +33,14 @@ BACKENDS = pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 
 @pytest.fixture(autouse=True, scope="module")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What earlier sessions compiled, of other sources, must not be found; what this one does, must."""
+    """A compiler cache for this session, without code that earlier sessions compiled from other sources."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
 
 
-@pytest.fixture(autouse=True)
-def _from_nought() -> Iterator[None]:
-    torch._dynamo.reset()
-    reset_stats()
-    yield
-    torch._dynamo.reset()
-
-
 def compiled(function: Callable[..., Any], backend: str = "aot_eager", **options: Any) -> Callable[..., Any]:
     return torch.compile(function, fullgraph=True, backend=backend, **options)
-
-
-def normal(*shape: int, seed: int = 0) -> Any:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def qkv(length: int = 5, heads: int = 2) -> list[Any]:
@@ -64,7 +54,7 @@ def assert_compiles(
     backend: str,
     **options: Any,
 ) -> None:
-    """Outputs and gradients are those of `expected`, uncompiled, and flashbench's operators ran."""
+    """Assert that outputs and gradients equal those of `expected`, uncompiled, and that our operators ran."""
     before = stats()
     o = compiled(function, backend, **options)(*leaves)
     wanted = [x for x in leaves if x.requires_grad]
@@ -102,7 +92,7 @@ def test_masks(backend: str, kind: str) -> None:
 
 @BACKENDS
 def test_heads_of_a_projection(backend: str) -> None:
-    """Views of strides that a compiler may not change, in and out."""
+    """Inputs and outputs are views whose strides a compiler must not change."""
 
     def model(function: Callable[..., Any], x: Any) -> Any:
         q, k, v = (y.view(2, 5, 2, 4).transpose(1, 2) for y in (x, x.sin(), x.cos()))
@@ -170,7 +160,7 @@ def test_dropout_differs_from_call_to_call_and_follows_the_seed(backend: str) ->
     assert not torch.equal(first, second)
     torch.manual_seed(3)
     assert torch.equal(function(*leaves), first)
-    # The backward drops what the forward dropped: v's gradient of a linear function of o says which.
+    # The backward drops what the forward dropped: the gradient of v, for a linear function of o, shows it.
     do = normal(*first.shape, seed=9)
     (dv,) = torch.autograd.grad(first, leaves[2], do)
     torch.testing.assert_close((dv * leaves[2]).sum(), (first * do).sum())
@@ -197,7 +187,7 @@ def test_a_model_that_knows_nothing_of_flashbench(backend: str, attention: str) 
 
 
 def test_code_compiled_before_is_compiled_anew() -> None:
-    """A compiled function must not go on calling what was there when it was compiled."""
+    """A compiled function must not keep calling the attention that was in place when it was compiled."""
     function = compiled(lambda q, k, v: F.scaled_dot_product_attention(q, k, v))
     leaves = [x.detach() for x in qkv()]
     function(*leaves)
@@ -276,7 +266,7 @@ def test_export(strict: bool) -> None:
 
 
 def test_export_of_dropout_and_a_model() -> None:
-    """Dropout's seed stays an operation of the graph, and does not become a constant."""
+    """Dropout's seed stays an operation in the graph, and does not become a constant."""
 
     class Model(torch.nn.Module):
         def forward(self, q: Any, k: Any, v: Any) -> Any:

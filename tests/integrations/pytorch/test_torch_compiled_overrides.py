@@ -1,4 +1,4 @@
-"""Compiled and exported in a block: types and modes recognise PyTorch's function, and exports keep ours."""
+"""Compiled or exported in a block: types and modes find PyTorch's function; exports have our operator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 from torch.overrides import TorchFunctionMode
 
-from flashbench.integrations.torch import flashbench_attention, reset_stats, stats
+from flashbench.integrations.torch import flashbench_attention, stats
 
 F = torch.nn.functional
 TORCHS = F.scaled_dot_product_attention
@@ -24,13 +24,9 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def _from_nought() -> Iterator[None]:
-    torch._dynamo.reset()
-    reset_stats()
+def _as_it_was(fresh_compiler: None) -> Iterator[None]:
     yield
     assert F.scaled_dot_product_attention is TORCHS
-    torch._dynamo.reset()
-    reset_stats()
 
 
 def qkv(keys: int = 5) -> list[Any]:
@@ -66,10 +62,10 @@ def test_types_of_ones_own_recognise_the_function(kind: Any) -> None:
         actual = torch.compile(call, backend="eager")(*qkv())
         torch._dynamo.reset()
         whole = torch.compile(call, fullgraph=True, backend="eager")
-        with pytest.raises(torch._dynamo.exc.Unsupported, match="overridden"):  # and not something wrong
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="overridden"):  # rather than a wrong result
             whole(*qkv())
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
-    assert stats() == (1, 0, {})  # what the type passed on
+    assert stats() == (1, 0, {})  # the call that the type passed on
 
 
 @pytest.mark.parametrize("keys", [5, 9])
@@ -125,7 +121,7 @@ class Model(torch.nn.Module):
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("seen", [False, True])
 def test_exports_hold_flashbenchs_operator(strict: bool, seen: bool) -> None:
-    """Export has modes of its own; a user's may stand around it."""
+    """Export has its own modes; a user's mode may be around it."""
     arguments = tuple(qkv())
     with flashbench_attention():
         if seen:

@@ -1,9 +1,9 @@
-"""Sizes of which a compiler knows only names, and errors within what it traces."""
+"""Symbolic sizes in compiled code, and errors during tracing."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,26 +11,18 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from flashbench.errors import AttentionError, EngineError, FlashbenchError, UnsupportedError
-from flashbench.integrations.torch import reset_stats, scaled_dot_product_attention, stats
+from flashbench.integrations.torch import scaled_dot_product_attention, stats
 
 TORCHS = torch.nn.functional.scaled_dot_product_attention
 pytestmark = [
+    pytest.mark.usefixtures("fresh_compiler"),
     pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The distutils package is deprecated:DeprecationWarning"),
 ]
 
 
-@pytest.fixture(autouse=True)
-def _from_nought() -> Iterator[None]:
-    torch._dynamo.reset()
-    reset_stats()
-    yield
-    torch._dynamo.reset()
-    reset_stats()
-
-
 class Biased(torch.nn.Module):
-    """With a learned bias, whose sizes stay numbers where those of inputs become names."""
+    """Attention with a learned bias. Its sizes stay numbers, while sizes of inputs become symbols."""
 
     def __init__(self, attention: Callable[..., Any], *shape: int) -> None:
         super().__init__()
@@ -66,7 +58,7 @@ def test_a_mask_of_numbers_beside_sizes_of_names(shape: Any, sizes: Any) -> None
 
 
 def test_prompts_of_many_lengths_into_one_cache() -> None:
-    """The first length is compiled as a number, those after it as a name."""
+    """The first length is compiled as a number, later lengths as a symbol."""
 
     def step(q: Any, k: Any, v: Any, places: Any) -> Any:
         visible = torch.arange(k.shape[2])[None, :] <= places[:, None]

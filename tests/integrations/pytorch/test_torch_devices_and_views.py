@@ -1,18 +1,19 @@
-"""CPU tensors whatever the default device, and views whose numbers are negated when they are read."""
+"""CPU tensors with any default device, and views that PyTorch negates at each read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers.torch_tensors import normal
+
 from flashbench.integrations.torch import (
     attention,
     flashbench_attention,
-    reset_stats,
     scaled_dot_product_attention,
     stats,
 )
@@ -22,18 +23,7 @@ TORCHS = F.scaled_dot_product_attention
 BOTH = pytest.mark.parametrize("engine", ["flash", "standard"])
 
 
-@pytest.fixture(autouse=True)
-def _from_nought() -> Iterator[None]:
-    reset_stats()
-    yield
-    reset_stats()
-
-
-def normal(*shape: int, seed: int = 0, dtype: Any = torch.float64) -> Any:
-    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-
-
-# Shapes of this module alone: what shapes decide is kept from call to call.
+# Only this module uses these shapes, as calls cache what depends on shapes.
 Q, K, V = (normal(1, 2, 13, 6, seed=seed) for seed in range(3))
 MASK = normal(13, 13, seed=3)
 CALLS: dict[str, Callable[[], Any]] = {
@@ -82,7 +72,7 @@ def negated(*shape: int, seed: int) -> Any:
 @BOTH
 @pytest.mark.parametrize("place", [0, 1, 2, 3, slice(0, 4)])
 def test_negated_views_are_read_as_the_numbers_that_they_are(engine: str, place: Any) -> None:
-    """As q, k, v, mask, or all of them, and as the gradient that the backward begins with."""
+    """As q, k, v, mask, or all of them, and as the gradient of the output."""
     leaves = [normal(2, 2, 5, 4, seed=seed).requires_grad_() for seed in range(3)]
     leaves.append(normal(5, 5, seed=3).requires_grad_())
     views = [negated(2, 2, 5, 4, seed=seed) for seed in range(3)] + [negated(5, 5, seed=3)]

@@ -1,4 +1,4 @@
-"""Dropout: its share, its expectation, its gradient, and where its chance comes from."""
+"""Dropout: its share, its expectation, its gradient, and the source of its random numbers."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_seed_means_the_same_to_every_engine(seed: int) -> None:
 
 @EVERY_ENGINE
 def test_the_gradient_is_of_what_was_kept(engine: str) -> None:
-    """dv = P'^T do, P' being what the forward multiplied v by."""
+    """dv = P'^T do, where P' is the matrix that the forward multiplied v by."""
     q, k, v = inputs()
     v = v.clone().requires_grad_()
     o = scaled_dot_product_attention(q, k, v, dropout_p=0.4, engine=engine)

@@ -1,30 +1,21 @@
-"""What flashbench does not compute is PyTorch's, which it says once and counts; errors stay PyTorch's own."""
+"""PyTorch computes calls that flashbench cannot, warned of once and counted. Errors stay PyTorch's own."""
 
 from __future__ import annotations
 
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers.torch_tensors import normal
+
 from flashbench.integrations.torch import reset_stats, scaled_dot_product_attention, stats
 from flashbench.integrations.torch.functional import torch_sdpa
-
-
-@pytest.fixture(autouse=True)
-def _from_nought() -> Iterator[None]:
-    reset_stats()
-    yield
-    reset_stats()
-
-
-def normal(*shape: int, seed: int = 0, dtype: Any = torch.float64) -> Any:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def qkv(*shape: int, dtype: Any = torch.float64) -> list[Any]:
@@ -32,7 +23,7 @@ def qkv(*shape: int, dtype: Any = torch.float64) -> list[Any]:
 
 
 class Named(torch.Tensor):
-    """A tensor of a type of its own."""
+    """A subclass of Tensor."""
 
 
 def broadcast(f: Callable[..., Any]) -> Any:
@@ -173,7 +164,7 @@ def test_what_pytorch_refuses_is_its_own_error(name: str) -> None:
         warnings.simplefilter("error")
         with pytest.raises(expected.type) as actual:
             scaled_dot_product_attention(**arguments)
-    # PyTorch also says at which place, as we call it, the argument stands.
+    # PyTorch's message also has the argument's position in our call.
     assert re.sub(r" \(position \d\)", "", str(actual.value)) == str(expected.value)
     assert stats() == (0, 0, {})
 

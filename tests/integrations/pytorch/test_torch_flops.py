@@ -1,4 +1,4 @@
-"""FlopCounterMode counts our operators as it counts PyTorch's own attention."""
+"""FlopCounterMode counts the same for our operators as for PyTorch's own attention."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_flash_is_counted_by_pytorchs_formulas() -> None:
 
 
 def test_standard_is_counted_as_pytorchs_matrix_products() -> None:
-    """Its backward has the probabilities, and does not compute them again."""
+    """The backward of standard has the probabilities, and does not compute them again."""
     assert forward_and_backward("standard") == forward_and_backward("torch-math")
 
 

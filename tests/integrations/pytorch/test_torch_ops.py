@@ -1,4 +1,4 @@
-"""The operators are what PyTorch expects of operators: opcheck, gradcheck, and attention's every option."""
+"""The operators pass PyTorch's own checks (opcheck, gradcheck), with every option of attention."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from support import assert_close
+from helpers.support import assert_close
+from helpers.torch_tensors import normal
 from torch.library import opcheck
 
 from flashbench.engines.flash.engine import FlashEngine
@@ -24,10 +25,6 @@ from flashbench.reference import attention_backward_reference, attention_referen
 from flashbench.tolerances import tolerance_for
 
 SHAPE, KEYS = (2, 4, 5, 4), (2, 2, 7, 4)
-
-
-def normal(*shape: int, seed: int = 0) -> Any:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def inputs() -> list[Any]:
@@ -64,7 +61,7 @@ def views_by_heads(tensors: list[Any]) -> list[Any]:
 
 
 def orders(named: dict[str, Any]) -> list[list[Any]]:
-    """The inputs in the order of (batch, heads, seqlen), and once, as fakes have to know, by heads last."""
+    """Inputs in the memory order (batch, heads, seqlen), and once heads last, which fakes must know too."""
     return [inputs()] if named else [inputs(), views_by_heads(inputs())]
 
 
@@ -107,7 +104,7 @@ def test_opcheck_of_a_mask_and_sinks_with_gradients() -> None:
 @EVERY_OPTION
 @EVERY_ENGINE
 def test_gradcheck(engine: str, named: dict[str, Any]) -> None:
-    """Against finite differences, by q, k, v, a float mask and sinks; through the operators and without."""
+    """By q, k, v, a float mask and sinks, against finite differences, with the operators and without."""
     named = dict(named)
     window = named.pop("window_left", None), named.pop("window_right", None)
     by = [name for name in ("mask", "sinks") if name in named and named[name].is_floating_point()]
@@ -126,7 +123,7 @@ def test_gradcheck(engine: str, named: dict[str, Any]) -> None:
 @EVERY_OPTION
 @EVERY_ENGINE
 def test_against_the_oracle(engine: str, named: dict[str, Any]) -> None:
-    """Which is NumPy in float64 and knows every feature."""
+    """The oracle is NumPy in float64, and has every feature."""
     arrays = {name: x.numpy() for name, x in named.items() if isinstance(x, torch.Tensor)}
     fields = {name: x for name, x in named.items() if not isinstance(x, torch.Tensor)}
     extras = Extras()
@@ -192,7 +189,7 @@ def test_the_backward_of_standard_finds_p_and_none_is_kept_without_gradients(
 def test_engines_see_the_tensors_own_memory(
     engine: str, through_operators: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """q, k, v, the mask and do go in, and o and gradients come out, without a copy."""
+    """No copy of q, k, v, the mask and do on the way in, nor of o and gradients on the way out."""
     seen: dict[str, Any] = {}
     kind = {"flash": FlashEngine, "standard": StandardEngine}[engine]
     forward, backward = kind.forward, kind.backward

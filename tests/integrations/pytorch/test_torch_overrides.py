@@ -1,4 +1,4 @@
-"""What recognises PyTorch's function by identity does so inside a block as outside: types, modes, tracers."""
+"""Types, modes and tracers that recognise PyTorch's function by identity do so also inside a block."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers.torch_tensors import normal
 from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 from torch.overrides import TorchFunctionMode
 
@@ -17,7 +18,6 @@ from flashbench.integrations.torch import (
     ATTENTIONS,
     flashbench_attention,
     overrides,
-    reset_stats,
     scaled_dot_product_attention,
     stats,
 )
@@ -34,15 +34,9 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    reset_stats()
     yield
     assert F.scaled_dot_product_attention is TORCHS
     assert torch.overrides._get_current_function_mode_stack() == []
-    reset_stats()
-
-
-def normal(*shape: int, seed: int = 0) -> Any:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def qkv(keys: int = 5) -> list[Any]:
@@ -71,7 +65,7 @@ def test_causal_biases_are_what_pytorch_means_by_them(attention: str, keys: int,
         torch.autograd.grad(o.sum(), leaves), torch.autograd.grad(expected.sum(), leaves), strict=True
     ):
         torch.testing.assert_close(actual, should, rtol=0, atol=1e-12)
-    # What the bias passes on is attention with a mask or causality, which is ours.
+    # The bias passes on attention with a mask or causality, and we compute that.
     assert stats() == (2 * (attention in ("flash", "standard")), attention in ("flash", "standard"), {})
 
 
@@ -97,7 +91,7 @@ def test_a_causal_bias_given_to_the_function_itself() -> None:
 
 
 class Looking(torch.Tensor):
-    """Recognises the function by where it is."""
+    """Recognises the function as torch.nn.functional's attribute."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -107,7 +101,7 @@ class Looking(torch.Tensor):
 
 
 class Remembering(torch.Tensor):
-    """Recognises the function by a reference of its own."""
+    """Recognises the function by its own reference."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -157,7 +151,7 @@ def test_jagged_tensors_are_pytorchs() -> None:
 
 
 class Seeing(TorchFunctionMode):
-    """Keeps the calls of PyTorch's function, recognised by where it is."""
+    """Records the calls of PyTorch's function, recognised as torch.nn.functional's attribute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -218,7 +212,7 @@ def test_a_mode_that_fails_leaves_nothing_behind() -> None:
 
 
 def test_a_mode_of_ours_that_an_exception_left_behind_does_nothing() -> None:
-    """As the second of two signals may, whose handlers raise."""
+    """Two signals whose handlers raise may leave it behind."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(overrides, "_remove", lambda mode: None)
         with flashbench_attention():
@@ -257,7 +251,7 @@ def test_what_others_put_in_the_place_stays_there() -> None:
 
 
 def test_a_block_that_ends_while_another_threads_call_is_overridden() -> None:
-    """And one that begins: when the call is over, what was asked for last stands there."""
+    """Another block begins too. After the call, the attention that was requested last is in place."""
     inside, go_on = threading.Event(), threading.Event()
 
     class Waiting(TorchFunctionMode):

@@ -1,4 +1,4 @@
-"""flashbench in the place of PyTorch's function: blocks, pairs, names, models, threads."""
+"""flashbench in place of PyTorch's function: blocks, enable and disable, names, models, threads."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers.torch_tensors import normal
+
 from flashbench.errors import EngineError
 from flashbench.integrations.torch import (
     ATTENTIONS,
     disable,
     enable,
     flashbench_attention,
-    reset_stats,
     scaled_dot_product_attention,
     stats,
 )
@@ -28,13 +29,8 @@ SUBSEQUENT = torch.nn.Transformer.generate_square_subsequent_mask(7, dtype=torch
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    reset_stats()
     yield
     assert F.scaled_dot_product_attention is torch_sdpa
-
-
-def normal(*shape: int, seed: int = 0) -> Any:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def test_a_block() -> None:
@@ -60,7 +56,7 @@ def test_a_block_ends_with_an_exception() -> None:
 
 
 def test_blocks_that_overlap() -> None:
-    """As two threads' may."""
+    """Blocks of two threads may overlap."""
     first, second = flashbench_attention("flash"), flashbench_attention("standard")
     first.__enter__()
     second.__enter__()
@@ -86,7 +82,7 @@ def test_pairs_of_enable_and_disable() -> None:
     assert F.scaled_dot_product_attention is ATTENTIONS["flash"]
     disable()
     assert F.scaled_dot_product_attention is torch_sdpa
-    disable()  # once more than was enabled: nothing happens
+    disable()  # one call more than enable had: nothing happens
     assert F.scaled_dot_product_attention is torch_sdpa
 
 
@@ -111,7 +107,7 @@ def test_every_attention_computes_attention(name: str) -> None:
 
 
 def trained(model: Any, x: Any, **options: Any) -> tuple[list[float], list[Any]]:
-    """Losses and parameters of three steps."""
+    """Losses and parameters of three training steps."""
     torch.manual_seed(0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
@@ -170,7 +166,7 @@ def test_training_of_pytorchs_own_layers(attention: str, make: Any, options: dic
 
 
 def test_blocks_of_many_threads_leave_nothing_behind() -> None:
-    """Within them every thread finds an attention, and after all of them PyTorch's."""
+    """Within the blocks every thread finds an attention, and after all blocks PyTorch's own."""
     leaves = [normal(1, 1, 4, 4, seed=seed) for seed in range(3)]
     expected = torch_sdpa(*leaves)
     wrong: list[BaseException] = []

@@ -1,4 +1,4 @@
-"""flashbench's scaled_dot_product_attention is PyTorch's, outputs and gradients, for whatever it accepts."""
+"""flashbench's scaled_dot_product_attention equals PyTorch's: outputs and gradients of all accepted calls."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers.torch_tensors import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashbench.integrations.torch import reset_stats, scaled_dot_product_attention, stats
+from flashbench.integrations.torch import scaled_dot_product_attention, stats
 from flashbench.integrations.torch.functional import torch_sdpa
 
 ENGINES = ("flash", "standard")
-# Of outputs and gradients of order 1; sums over up to 40 rows.
+# For outputs and gradients of order 1, with sums over up to 40 rows.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5}
 
 
 def assert_same(q: Any, k: Any, v: Any, *, engine: str = "flash", **options: Any) -> None:
-    """Outputs and all gradients are PyTorch's, and flashbench computed them."""
+    """Assert that outputs and all gradients equal PyTorch's, and that flashbench computed them."""
     mask = options.pop("attn_mask", None)
     tensors = [q, k, v] + ([mask] if mask is not None and mask.is_floating_point() else [])
     do = None
@@ -42,10 +43,6 @@ def assert_same(q: Any, k: Any, v: Any, *, engine: str = "flash", **options: Any
         assert actual.shape == expected.shape
         assert actual.dtype == expected.dtype
         torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCE[q.dtype])
-
-
-def normal(*shape: int, dtype: Any = torch.float64, seed: int = 0) -> Any:
-    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def qkv(
@@ -82,7 +79,7 @@ def test_masks_of_every_shape_that_broadcasts(engine: str, kind: str, shape: tup
     mask = normal(*shape, seed=5)
     if kind == "bool":
         mask = mask > -0.5
-        mask[..., 0] |= shape[-1] > 1  # a row that sees nothing is a test of its own
+        mask[..., 0] |= shape[-1] > 1  # another test has rows that see no key
         if shape[-1] == 1:
             mask[:] = True
     assert_same(*qkv((2, 3, 6, 4), (2, 3, 9, 4)), attn_mask=mask, engine=engine)
@@ -156,7 +153,7 @@ def test_scale(scale: float) -> None:
 
 @pytest.mark.parametrize("scale", [0.0, -0.5])
 def test_what_causality_hides_stays_hidden_whatever_the_scale(scale: float) -> None:
-    """Where PyTorch's multiplies minus infinity by it."""
+    """PyTorch's function multiplies minus infinity by the scale."""
     q, k, v = qkv((2, 2, 5, 4))
     weights = (scale * q @ k.transpose(2, 3)).exp().tril()
     expected = weights / weights.sum(-1, keepdim=True) @ v
@@ -171,7 +168,7 @@ def test_values_of_another_size(engine: str, d_v: int) -> None:
 
 
 def strided(x: Any, how: str) -> Any:
-    """The same numbers, otherwise in memory."""
+    """The same numbers in another memory layout."""
     if how == "heads last":  # as a projection's output, viewed by heads
         return x.transpose(1, 2).contiguous().transpose(1, 2)
     if how == "rows transposed":
@@ -201,7 +198,7 @@ def test_any_strides(engine: str, how: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_expanded_tensors(engine: str, axis: int) -> None:
-    """Stride 0: a batch, heads or rows that share memory, whose gradients are added up."""
+    """Stride 0: a batch, heads or rows share memory, and their gradients are summed."""
     shape = [2, 3, 5, 4]
     full = tuple(shape)
     shape[axis] = 1
@@ -216,7 +213,7 @@ def test_expanded_tensors(engine: str, axis: int) -> None:
 
 
 def test_an_expanded_gradient_of_the_output() -> None:
-    """What sum() hands back has stride 0 everywhere."""
+    """The gradient from sum() has stride 0 in every axis."""
     leaves = [x.requires_grad_() for x in qkv((2, 3, 5, 4))]
     mine = torch.autograd.grad(scaled_dot_product_attention(*leaves).sum(), leaves)
     theirs = torch.autograd.grad(torch_sdpa(*leaves).sum(), leaves)
@@ -240,7 +237,7 @@ def test_gradients_of_some_inputs_only(wanted: tuple[bool, ...]) -> None:
 
 @st.composite
 def calls(draw: st.DrawFn) -> tuple[tuple[Any, Any, Any], dict[str, Any]]:
-    """Any call that flashbench takes, of small tensors."""
+    """Any call that flashbench accepts, with small tensors."""
     before = draw(st.lists(st.integers(1, 3), max_size=2))
     kv_heads, group = draw(st.integers(1, 2)), draw(st.integers(1, 3))
     seqlen_q, seqlen_k = draw(st.integers(1, 20)), draw(st.integers(1, 20))
@@ -279,7 +276,7 @@ def test_any_call_is_pytorchs(call: tuple[tuple[Any, Any, Any], dict[str, Any]],
 
 
 def test_the_output_keeps_the_order_of_heads_in_memory() -> None:
-    """So that a model which merges its heads again copies nothing."""
+    """A model that merges its heads afterwards then copies nothing."""
     views = [x.transpose(1, 2).requires_grad_() for x in qkv((2, 7, 3, 4))]
     o = scaled_dot_product_attention(*views)
     assert o.transpose(1, 2).is_contiguous()
@@ -287,8 +284,3 @@ def test_the_output_keeps_the_order_of_heads_in_memory() -> None:
         assert gradient.transpose(1, 2).is_contiguous()
     o = scaled_dot_product_attention(*qkv((2, 3, 7, 4)))
     assert o.is_contiguous()
-
-
-@pytest.fixture(autouse=True)
-def _fresh_counts() -> None:
-    reset_stats()

@@ -1,4 +1,4 @@
-"""Calls on the threads of another's OpenMP runtime, here PyTorch's."""
+"""Calls on the threads of a foreign OpenMP runtime, here PyTorch's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flashbench.threads.openmp import OpenMPTeam
 from flashbench.threads.pool import run_on_threads
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="PyTorch has libgomp on Linux")
-SIZE = 4  # threads, wherever this runs: OpenMP has as many as are asked for
+SIZE = 4  # threads, on any machine: OpenMP starts as many as requested
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def team() -> OpenMPTeam:
 
 
 class Work:
-    """Waits until all threads are there, so that none can do without the others."""
+    """Waits until all threads are there, so that a call needs all of them."""
 
     def __init__(self, fails_in: int | None = None, error: type[BaseException] = ValueError) -> None:
         self.tickets = np.zeros(1, np.int64)

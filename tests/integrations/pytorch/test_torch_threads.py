@@ -1,4 +1,4 @@
-"""Threads: as many as PyTorch's, two OpenMP runtimes found, and what happens after a fork."""
+"""Threads: as many as PyTorch's, a warning for two OpenMP runtimes, and calls after a fork."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_cgroups import FakeGroups
+from helpers.fake_cgroups import FakeGroups
 
 torch = pytest.importorskip("torch")
 
@@ -25,7 +25,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="fork and shared libr
 
 
 def used_threads(monkeypatch: pytest.MonkeyPatch) -> int:
-    """What a call asks of its engine."""
+    """The number of threads with which a call calls its engine."""
     seen = []
     forward = FlashEngine.forward
 
@@ -54,7 +54,7 @@ def test_a_call_takes_as_many_as_pytorch_and_no_more_than_there_are_cores(
 
 
 def run(code: str, **environment: str) -> str:
-    """What the code prints in a process of its own."""
+    """The output of the code in a new process."""
     unset = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "OMP_WAIT_POLICY")
     unset += BINDING_VARIABLES
     kept = {name: value for name, value in os.environ.items() if name not in unset}
@@ -154,7 +154,7 @@ def test_what_is_printed() -> None:
 
 @LINUX
 def test_two_openmp_runtimes_are_found_and_warned_of_once(tmp_path: Path) -> None:
-    """A copy under another name is another library, as packages that bring their own have it."""
+    """A copy under another name is another library, like the copies that packages bring."""
     loaded = [runtime for runtime in threads().openmp if Path(runtime.path).is_file()]
     if not loaded:
         pytest.skip("this PyTorch has no OpenMP runtime in a file")

@@ -1,4 +1,4 @@
-"""Transforms of torch.func and batched backward passes: what PyTorch's function gives, slice by slice."""
+"""Transforms of torch.func and batched backward passes give what PyTorch's function gives for each slice."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from helpers.torch_tensors import normal
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -21,10 +22,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
 ]
 ENGINES = pytest.mark.parametrize("engine", ["flash", "standard"])
-
-
-def normal(*shape: int, seed: int) -> Any:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 Q, K, V = (normal(1, 2, 3, 4, seed=seed) for seed in range(3))
@@ -58,7 +55,7 @@ TRANSFORMS: dict[str, Callable[[Callable[..., Any]], Any]] = {
 
 
 def of_many_gradients(f: Callable[..., Any], together: Callable[..., Any]) -> Any:
-    """Rows of a Jacobian by q, k, v and a mask, from a graph that was made before."""
+    """Rows of a Jacobian by q, k, v and a mask, from a graph that already exists."""
     leaves = [x.clone().requires_grad_() for x in (Q, K, V, MASK)]
     o = f(*leaves)
     rows = torch.eye(o.numel(), dtype=o.dtype).view(-1, *o.shape)
@@ -151,7 +148,7 @@ def test_a_second_derivative_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_a_forward_mode_derivative_is_refused(requires_grad: bool) -> None:
-    """PyTorch would take the result for a constant, whose derivative is 0."""
+    """PyTorch would treat the result as a constant, with derivative 0."""
     with forward_ad.dual_level():
         q = forward_ad.make_dual(Q.clone().requires_grad_(requires_grad), torch.ones_like(Q))
         with pytest.raises(UnsupportedError, match="no forward-mode derivative"):

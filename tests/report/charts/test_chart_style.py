@@ -1,4 +1,4 @@
-"""Colours that everyone can tell apart and read, and charts that leave Matplotlib as it was."""
+"""Colours that everyone can distinguish and read, and charts that do not change Matplotlib's settings."""
 
 from __future__ import annotations
 
@@ -9,22 +9,12 @@ from itertools import combinations
 
 import matplotlib
 import pytest
-from report_files import make_profile, sources
+from helpers.report_files import make_profile, sources
 
 from flashbench.report.charts.latency import latency_chart, latency_limits
 from flashbench.report.charts.series import make_panels
-from flashbench.report.charts.style import (
-    COLOURS,
-    GRID,
-    HEAT,
-    INK,
-    MUTED,
-    PAPER,
-    SERIES,
-    Colour,
-    chart_bytes,
-    engine_looks,
-)
+from flashbench.report.charts.style import chart_bytes, engine_looks
+from flashbench.report.colours import COLOURS, GRID, HEAT, INK, MUTED, PAPER, SERIES, Colour
 
 Rgb = tuple[float, float, float]
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
@@ -68,7 +58,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def lab(colour: str, blindness: str) -> Rgb:
-    """CIE L*a*b*, D65, as an eye of that kind sees it."""
+    """CIE L*a*b*, D65, of a colour as seen with that kind of vision."""
     light = linear(colour)
     seen = [
         min(1.0, max(0.0, sum(weight * part for weight, part in zip(row, light, strict=True))))

@@ -1,16 +1,16 @@
-"""No word of a chart lies over another, and the names of peaks lie on nothing that is drawn."""
+"""No two words of a chart overlap, and the names of peaks overlap nothing that is drawn."""
 
 from __future__ import annotations
 
 import pytest
-from fake_results import make_measurement, make_results
-from feature_rows import decode_rows
+from helpers.fake_results import make_measurement, make_results
+from helpers.feature_rows import decode_rows
+from helpers.report_files import ENGINES, FULL_MACHINE, make_profile, sources
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from msgspec.structs import replace
-from report_files import ENGINES, FULL_MACHINE, make_profile, sources
 from test_charts import CHARTS
 
 from flashbench.report.charts.series import make_panels
@@ -67,7 +67,7 @@ def boxes(axes: Axes) -> list[tuple[str, Bbox]]:
 
 
 def cover(a: Bbox, b: Bbox) -> bool:
-    """By more than a pixel across and two up, which is the empty rim of letters."""
+    """Whether two boxes overlap by more than a pixel across and two up, which is the empty rim of letters."""
     return min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 2
 
 

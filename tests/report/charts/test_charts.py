@@ -1,17 +1,17 @@
-"""What is drawn is what was measured: the artists of every chart against the records."""
+"""Charts draw the measured values: the artists of every chart against the records."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
-from fake_results import make_measurement, make_results
+from helpers.fake_results import make_measurement, make_results
+from helpers.report_files import ENGINES, FULL_MACHINE, make_duel, make_profile, make_sweep, sources
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from msgspec.structs import replace
-from report_files import ENGINES, FULL_MACHINE, make_duel, make_profile, make_sweep, sources
 
 from flashbench.report.charts.heatmap import heatmap_chart
 from flashbench.report.charts.latency import latency_chart, latency_limits
@@ -19,8 +19,9 @@ from flashbench.report.charts.memory import memory_chart, memory_limits
 from flashbench.report.charts.overview import overview_chart
 from flashbench.report.charts.roofline import roofline_chart, roofline_limits
 from flashbench.report.charts.series import LONGEST_LABEL, Panel, Source, make_panels
-from flashbench.report.charts.style import HEAT, INK, chart_bytes
+from flashbench.report.charts.style import chart_bytes
 from flashbench.report.charts.throughput import throughput_chart, throughput_limits
+from flashbench.report.colours import HEAT, INK
 from flashbench.results.record import Measurement, Results
 
 CHARTS = {
@@ -41,7 +42,7 @@ def draw(name: str, *results: Results, panel: int = 0) -> Axes:
 
 
 def lines(axes: Axes) -> dict[str, Line2D]:
-    """By label; guides, peaks and roofs have a label that begins with an underscore."""
+    """The lines by label. Guides, peaks and roofs have a label that begins with an underscore."""
     return {str(line.get_label()): line for line in axes.lines}
 
 
@@ -50,7 +51,7 @@ def points(line: Line2D) -> list[tuple[float, float]]:
 
 
 def full_rows(results: Results, engine: str) -> list[Measurement]:
-    """The rows of the first panel that have a right result."""
+    """The rows of the first panel with a correct result."""
     return [
         row
         for row in results.measurements
@@ -121,7 +122,7 @@ def test_a_workspace_of_nothing_is_a_point_at_one_byte() -> None:
 def test_roofline_is_operations_per_byte_below_the_measured_roof() -> None:
     results = make_profile()
     axes = draw("roofline", results)
-    # Forward at N: 4 N^2 d operations a head; q, k, v and o of N d and lse of N numbers of 8 bytes.
+    # Forward at N, per head: 4 N^2 d operations; q, k, v, o with N d numbers each and lse with N, of 8 bytes.
     expected = [
         (4 * n * n * 64 / (8 * n * (4 * 64 + 1)), row.rates.gflops)
         for row in full_rows(results, "flash")
@@ -277,7 +278,7 @@ def test_the_heatmap_shows_each_ratio_marks_the_best_and_what_auto_chose() -> No
     assert cells[3, 0] == ["best", "64"]
     assert cells[2, 1] == ["best"]
     assert cells[0, 2] == ["too\nlarge"]
-    # By the median times themselves: 1.3 / 0.97 and the fixed part of a call.
+    # From the median times: 1.3 / 0.97, and the fixed part of a call.
     rows = {row.blocks_asked: row for row in make_sweep().measurements if row.problem.seqlen_k == 1024}
     ratio = rows[16, 16].time.median_ns / rows[64, 64].time.median_ns
     assert cells[0, 1] == [f"+{100 * (ratio - 1):.0f}%"]
@@ -309,7 +310,7 @@ def test_an_overview_without_memory_shows_throughput_and_one_without_times_is_no
 
 
 def test_a_name_of_any_length_leaves_the_chart_its_width() -> None:
-    """Matplotlib warns, and draws no axes, where a legend is wider than the figure."""
+    """Matplotlib warns, and draws no axes, if a legend is wider than the figure."""
     row = make_measurement("flash", 64)
     named = make_results([replace(row, engine="n" * 300), replace(row, engine="v" * 300 + "2")])
     (panel,) = make_panels([Source("x" * 255, named), Source("y" * 255, named)])

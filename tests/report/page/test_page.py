@@ -6,14 +6,22 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_results import make_measurement, make_results
-from html_page import Element, parse_page, table_text
+from helpers.fake_results import make_measurement, make_results
+from helpers.html_page import Element, parse_page, table_text
+from helpers.report_files import (
+    PROCESS,
+    make_duel,
+    make_empty,
+    make_features,
+    make_profile,
+    make_sweep,
+    sources,
+)
 from msgspec.structs import replace
-from report_files import PROCESS, make_duel, make_empty, make_features, make_profile, make_sweep, sources
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.errors import ConfigError
-from flashbench.report.charts.style import COLOURS
+from flashbench.report.colours import COLOURS
 from flashbench.report.page.page import name_sources, report_page
 from flashbench.results.documented import documented_results
 from flashbench.results.record import Results
@@ -38,7 +46,7 @@ def page(request: pytest.FixtureRequest) -> Element:
 
 
 def evil_results() -> Results:
-    """Markup wherever a file may hold any text."""
+    """Results with markup in every field that may hold any text."""
     rows = [
         replace(
             make_measurement("flash", seqlen, status=status, reason=EVIL),

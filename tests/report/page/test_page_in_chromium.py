@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromium import CHROMIUM, Page, chromium
-from report_files import make_duel, make_profile, make_sweep, sources
+from helpers.chromium import CHROMIUM, Page, chromium
+from helpers.report_files import make_duel, make_profile, make_sweep, sources
 
-from flashbench.report.charts.style import INK, PAPER
+from flashbench.report.colours import INK, PAPER
 from flashbench.report.page.page import report_page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -18,7 +18,7 @@ FILES = {
     "one": sources(make_profile()),
     "three": sources(make_profile(), make_sweep(), make_duel()),
 }
-# What reaches past the right edge of the screen, but for what scrolls in a box of its own.
+# Elements that reach past the right edge of the screen, except those that scroll in their own box.
 OVERHANG = """
 [...document.querySelectorAll("body *")].filter(
   (element) => !element.closest(".scroll") && element.getBoundingClientRect().right > innerWidth + 0.5
@@ -113,12 +113,12 @@ TABLE = """(() => {
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_table_on_a_phone_shows_that_there_is_more(browser: Page, file: Path, dark: bool) -> None:
-    """A shadow at the edge beyond which cells are, none where the table ends, none where all is seen."""
+    """A shadow at an edge with more cells behind it; none at the table's end, none if all is visible."""
     browser.open(file, width=360, dark=dark)
     paper = PAPER.dark if dark else PAPER.light
 
     def shadows(table: dict[str, float]) -> tuple[bool, bool]:
-        """Between the last letters and the line below them nothing stands: there the shadow is seen alone."""
+        """The shadow alone: between the last letters and the line below them there is nothing else."""
         bottom = table["top"] + table["height"] - 4
         return tuple(browser.colour(x, bottom) != paper for x in (table["left"] + 1, table["right"] - 2))
 

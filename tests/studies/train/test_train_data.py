@@ -1,4 +1,4 @@
-"""Series to train on: what comes with packages, synthetic ones, and files with and without errors."""
+"""Series to train on: from packages, synthetic, and from files with and without errors."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_csv_of_one_series_and_of_two(tmp_path: Path) -> None:
         ("ds,y\nsome day,1\n", "some day"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Could not infer format:UserWarning")  # pandas's, of what is no date
+@pytest.mark.filterwarnings("ignore:Could not infer format:UserWarning")  # from pandas: not a date
 def test_errors_of_a_csv_name_it(tmp_path: Path, content: str | None, words: str) -> None:
     path = tmp_path / "mine.csv"
     if content is not None:

@@ -1,4 +1,4 @@
-"""Ratios, Amdahl's bound, the longest context and the agreement of losses, by hand."""
+"""Ratios, Amdahl's bound, the longest context and the agreement of losses, against hand calculations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import msgspec
 import pytest
-from fake_training import make_step
+from helpers.fake_training import make_step
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +18,7 @@ def test_ratios_and_bound_of_hand_made_times() -> None:
     """Standard: 80 ms of attention in 100 ms; flash: 20 ms of it in 40 ms."""
     standard, flash = make_step("standard", 1024), make_step("flash", 1024)
     assert measured_ratio(flash, standard) == pytest.approx(2.5)
-    # f = 0.8, s = 4: 1 / (0.2 + 0.2). Nothing but attention differs, so the bound is what is measured.
+    # f = 0.8, s = 4: 1 / (0.2 + 0.2). Only attention differs, so the measured ratio equals the bound.
     assert amdahl_bound(flash, standard) == pytest.approx(2.5)
     assert amdahl_bound(standard, standard) == pytest.approx(1.0)
 
@@ -61,7 +61,7 @@ def test_the_base_is_of_the_same_model_and_length() -> None:
     st.integers(10**3, 10**5),
 )
 def test_longest_context_of_a_known_polynomial(a: int, b: int, c: int, mask: int, length: int) -> None:
-    """The budget is what `length` takes beside what a model keeps, so that is what fits."""
+    """The budget is exactly what `length` needs on top of what a model keeps, so `length` is the longest."""
 
     def peak(n: int) -> int:
         return a + b * n + c * n * n
@@ -89,7 +89,7 @@ def test_two_peaks_tell_a_longest_context_and_one_does_not() -> None:
     [(51_691_704, 117_117_784, 235_623_256), (34_353_200, 70_015_224, 139_018_488), (1e8, 2e8, 4.1e8)],
 )
 def test_a_bend_of_measured_peaks_is_not_taken_for_a_square(peaks: tuple[float, ...]) -> None:
-    """At a hundred times the length it would be most of the memory."""
+    """A square term from such a bend would be most of the memory at a hundred times the length."""
     rows = [
         make_step("flash", n, peak_bytes=int(peak)) for n, peak in zip((512, 1024, 2048), peaks, strict=True)
     ]

@@ -1,13 +1,13 @@
-"""A training run that was cut short measures only what is missing, and refuses what is not its own."""
+"""An interrupted training run measures only what is missing, and refuses results of another run."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
-import fake_steps
 import msgspec
 import pytest
+from helpers import fake_steps
 
 from flashbench.errors import ResultsError
 from flashbench.integrations.forecasting import models
@@ -34,7 +34,7 @@ def _fake_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cut_after(steps: int, study: TrainStudy = STUDY, earlier: Results | None = None) -> Results:
-    """What a run has kept that is interrupted when so many of its steps are done."""
+    """The results that a run keeps if it is interrupted after that many steps."""
 
     def interrupt(step: Progress) -> None:
         if step.done == steps:

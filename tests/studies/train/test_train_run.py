@@ -1,4 +1,4 @@
-"""Whatever happens to an arm is a row of the results, and its neighbours are measured."""
+"""An arm's failure is a row of the results, and the other arms are still measured."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fake_steps
 import pytest
+from helpers import fake_steps
 
 from flashbench.errors import EngineError
 from flashbench.integrations.forecasting import models
@@ -55,7 +55,7 @@ def test_failures_are_rows_and_the_rest_is_measured(measured, memory: bool) -> N
         assert good.time is not None
         assert good.parameters == 7
         assert good.losses == [1.0, 0.9]
-        if memory:  # an array of so many doubles
+        if memory:  # an array of that many doubles
             assert good.peak_bytes == pytest.approx(96**2 * 1024, rel=0.01)
     raising, killed = rows[fake_steps.RAISES, "flash"], rows[fake_steps.KILLED, "flash"]
     assert raising.status == "crashed"
@@ -74,7 +74,7 @@ def test_failures_are_rows_and_the_rest_is_measured(measured, memory: bool) -> N
 
 
 def test_what_would_not_fit_is_foretold_and_not_tried(measured) -> None:
-    """512 values take 256 MiB, so 1024 would take 1 GiB."""
+    """512 values need 256 MiB, so 1024 would need 1 GiB."""
     results = measured(context_lengths=[512, 1024], memory_budget_bytes=512 * 1024**2)
     for attention in ("standard", "flash"):
         assert by_place(results)[512, attention].status == "ok"
@@ -86,7 +86,7 @@ def test_what_would_not_fit_is_foretold_and_not_tried(measured) -> None:
 
 
 def test_a_model_without_softmax_attention_is_no_process(measured) -> None:
-    """Its own code is measured all the same; a variant is another model."""
+    """`original` is still measured. A variant would be another model."""
     results = measured(models=["informer"], attentions=["flash", "original"], context_lengths=[96])
     flash, original = results.training
     assert (flash.status, flash.model) == ("unsupported", "Informer")
@@ -159,7 +159,7 @@ def test_arms_are_processes_of_their_own(measured) -> None:
 
 
 def test_peaks_are_foretold_as_they_grew() -> None:
-    """By the square from one; as from the one before to the longest from several, linearly at least."""
+    """From one peak by the square. From several by the growth between the last two, but at least linearly."""
     foretold = sys.modules[run.__module__]._foretold_bytes
 
     def row(length: int, peak: int | None) -> TrainRow:
@@ -193,7 +193,7 @@ def test_steps_that_failed_are_not_still_to_come(measured) -> None:
 
 
 def test_arms_are_compared_whatever_stands_between_them(measured) -> None:
-    """`original` of a model that has a variant is another model, and not tried beside it."""
+    """If a model has a variant, its `original` is another model, and is not tried next to the variant."""
     results = measured(
         models=["informer"],
         attentions=["standard", "original", "flash"],

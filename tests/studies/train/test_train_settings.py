@@ -1,4 +1,4 @@
-"""What a training study takes and refuses, and the points that it spans."""
+"""Settings that a training study accepts and refuses, and the points that it spans."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_the_four_arms_train_alike(model: str) -> None:
 def test_a_shipped_model_trains_as_with_standard_attention() -> None:
     own, standard = (workload("patchtst", arm).check() for arm in ("original", "standard"))
     assert disagreement(own["losses"], standard["losses"]) is None
-    assert "attention_share" not in own  # no one function of it
+    assert "attention_share" not in own  # neuralforecast's own attention is not one function
 
 
 def test_the_marks_count_calls_and_see_the_largest() -> None:
@@ -113,7 +113,7 @@ def test_what_a_workload_says_of_itself() -> None:
 
 def test_a_dense_mask_is_among_the_buffers() -> None:
     facts = workload("tft").describe()
-    assert facts["buffer_bytes"] >= 4 * 32**2  # float32, of context by context
+    assert facts["buffer_bytes"] >= 4 * 32**2  # a float32 array (context, context)
 
 
 def test_no_window_and_no_softmax_attention_are_unsupported() -> None:

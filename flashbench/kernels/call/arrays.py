@@ -1,0 +1,41 @@
+"""From a call's arrays to rows: the one place where addresses are computed."""
+
+from __future__ import annotations
+
+from flashbench.codegen.pointers import at, beyond, recast
+from flashbench.codegen.steps import step
+from flashbench.codegen.structs import CELL_BYTES, based, element
+from flashbench.kernels.call.structs import Sequence
+from flashbench.kernels.products import Matrix
+
+_SEQUENCE_BYTES = CELL_BYTES * len(Sequence._fields)
+
+
+@step
+def rows_at(array, batch, head, first):
+    """The rows of one head from row `first` on."""
+    start = beyond(array.at, batch * array.batch + head * array.head)
+    return Matrix(at(start, first * array.row), array.row)
+
+
+@step
+def rows_from(matrix, first):
+    """The rows from row `first` on."""
+    return Matrix(at(matrix.at, first * matrix.row), matrix.row)
+
+
+@step
+def numbers_of(matrix, zero):
+    """Rows of the storage type, where that is the accumulator's: sums may grow in place."""
+    return Matrix(recast(zero, matrix.at), matrix.row)
+
+
+@step
+def sequence_at(call, b):
+    return element(Sequence, call, call.work.sequences + b * _SEQUENCE_BYTES)
+
+
+@step
+def own_scratch(call, slot):
+    """The parts of this thread's scratch, by name."""
+    return based(call.scratch, call.work.scratch + slot * call.work.scratch_stride)

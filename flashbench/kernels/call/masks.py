@@ -1,0 +1,79 @@
+"""Where the entries of a mask lie, and how much of a tile they show."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from flashbench.codegen.pointers import at, pointer
+from flashbench.codegen.steps import step
+from flashbench.kernels.maths.exp2 import LOG2E
+from flashbench.kernels.tile.masks import add_mask, bytes_seen, clear_minus_inf, floats_seen, hide_masked
+
+NO_MASK, BOOL_MASK, FLOAT_MASK, BLOCK_MASK = range(4)
+HIDDEN, PARTLY, ALL = range(3)  # how much of a tile a mask shows
+_BYTE = np.uint8(0)  # the type of a bool mask's entries
+
+
+@step
+def mask_address(b, h, block, q_start, k_start, features):
+    """Where the mask's entries for the tile begin; 0 where a block mask shows all of it."""
+    if features.mask == BLOCK_MASK:
+        part = features.parts[block]
+        if part < 0:
+            return 0
+        block_q, block_k = features.mask_block_q, features.mask_block_k
+        return features.mask_at + (part * block_q + q_start % block_q) * block_k + k_start % block_k
+    place = q_start * features.mask_row + k_start * features.mask_key
+    return features.mask_at + b * features.mask_batch + h * features.mask_head + place * features.mask_size
+
+
+@step
+def mask_on_tile(address, q_rows, k_rows, features):
+    """HIDDEN, PARTLY or ALL: how much of the tile the mask shows."""
+    if features.mask == NO_MASK or address == 0:
+        return ALL
+    by_query, by_key = features.mask_row, features.mask_key
+    rows = 1 if by_query == 0 else q_rows
+    state = HIDDEN
+    for row in range(rows):  # up to the first that settles it, as a mask is long to read
+        if features.mask == FLOAT_MASK:
+            shown = floats_seen(at(pointer(features.zero, address), row * by_query), k_rows, by_key)
+        else:
+            shown = bytes_seen(at(pointer(_BYTE, address), row * by_query), k_rows, by_key)
+        if shown == PARTLY or (row > 0 and shown != state):
+            return PARTLY
+        state = shown
+    return state
+
+
+@step
+def mask_shows(address, query, key, features):
+    """Whether the mask lets query `query` of the tile see its key `key`."""
+    if features.mask == NO_MASK or address == 0:
+        return True
+    place = query * features.mask_row + key * features.mask_key
+    if features.mask == FLOAT_MASK:
+        return pointer(features.zero, address)[place] != -math.inf
+    return pointer(_BYTE, address)[place] != 0
+
+
+@step
+def apply_mask(s, k_rows, lanes, q_rows, mask, features):
+    """Add the mask to a tile of scores, or hide by it."""
+    by_query, by_key = features.mask_row, features.mask_key
+    if features.mask == FLOAT_MASK:
+        add_mask(s, k_rows, lanes, q_rows, pointer(features.zero, mask), by_query, by_key, LOG2E)
+    else:
+        hide_masked(s, k_rows, lanes, q_rows, pointer(_BYTE, mask), by_query, by_key, -math.inf)
+
+
+@step
+def clear_masked(tile, k_rows, lanes, q_rows, mask, features):
+    """Zeros where the mask hides."""
+    by_query, by_key = features.mask_row, features.mask_key
+    if features.mask == FLOAT_MASK:
+        clear_minus_inf(tile, k_rows, lanes, q_rows, pointer(features.zero, mask), by_query, by_key)
+    else:
+        hide_masked(tile, k_rows, lanes, q_rows, pointer(_BYTE, mask), by_query, by_key, features.zero)

@@ -1,0 +1,103 @@
+"""How queries and keys are cut into tiles: which task is which tile, and which of its keys are at work."""
+
+from __future__ import annotations
+
+from flashbench.codegen.intrinsics import vector_lanes
+from flashbench.codegen.pointers import at, pointer
+from flashbench.codegen.steps import step
+from flashbench.kernels.call.arrays import sequence_at
+from flashbench.kernels.call.masks import BLOCK_MASK, mask_address, mask_on_tile
+from flashbench.kernels.call.structs import Keys, Queries
+from flashbench.kernels.call.visibility import end_key, first_key, hidden_from
+
+
+@step
+def sequence_of(call, task, tasks_per_tile):
+    """The number of the sequence that a task belongs to, tasks being numbered sequence by sequence."""
+    low, high = 0, call.work.sequence_count - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if sequence_at(call, middle).tiles_before * tasks_per_tile <= task:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@step
+def whole_vectors(call, rows):
+    """Lanes of so many rows, the last vector filled up."""
+    vector = vector_lanes(call.zero)
+    return (rows + vector - 1) // vector * vector
+
+
+@step
+def tiles_of(call, sequence):
+    """Tiles of queries of a sequence; none crosses from one row of a mask's blocks to the next."""
+    block_q = call.sizes.block_q
+    if call.features.mask == BLOCK_MASK:
+        mask_block = call.features.mask_block_q
+        return (sequence.seqlen_q + mask_block - 1) // mask_block * ((mask_block + block_q - 1) // block_q)
+    return (sequence.seqlen_q + block_q - 1) // block_q
+
+
+@step
+def tile_rows(call, sequence, tile):
+    """(first query, queries) of a tile; there may be none in it."""
+    block_q = call.sizes.block_q
+    if call.features.mask == BLOCK_MASK:
+        mask_block = call.features.mask_block_q
+        per_block = (mask_block + block_q - 1) // block_q
+        start = tile // per_block * mask_block + tile % per_block * block_q
+        end = min(sequence.seqlen_q, (tile // per_block + 1) * mask_block)
+        return start, max(0, min(block_q, end - start))
+    return tile * block_q, min(block_q, sequence.seqlen_q - tile * block_q)
+
+
+@step
+def queries_at(call, b, h, start, rows):
+    """The tile of `rows` queries from `start` on of head h of sequence b."""
+    sequence = sequence_at(call, b)
+    first = first_key(start, sequence, call.features)
+    end = end_key(start + rows - 1, sequence, call.features) if rows else 0
+    return Queries(sequence, b, h, start, rows, whole_vectors(call, rows), first, end)
+
+
+@step
+def queries_of(call, b, h, tile):
+    """A sequence's tile of that number. The last tile comes first: it is the longest where it is causal, so
+    that the last tasks are short and threads finish together.
+    """
+    sequence = sequence_at(call, b)
+    start, rows = tile_rows(call, sequence, tiles_of(call, sequence) - 1 - tile)
+    return queries_at(call, b, h, start, rows)
+
+
+@step
+def key_blocks(queries, features):
+    """(first, end): the places of a row of a mask's blocks in its lists; (0, 1) without a block mask."""
+    if features.mask != BLOCK_MASK:
+        return 0, 1
+    address = features.starts + queries.b * features.starts_batch + queries.h * features.starts_head
+    starts = at(pointer(0, address), queries.start // features.mask_block_q)
+    return starts[0], starts[1]
+
+
+@step
+def key_span(block, queries, features):
+    """(first, end): the keys of one of those blocks that the queries may see."""
+    if features.mask != BLOCK_MASK:
+        return queries.first_key, queries.end_key
+    start = features.columns[block] * features.mask_block_k
+    return max(queries.first_key, start), min(queries.end_key, start + features.mask_block_k)
+
+
+@step
+def keys_at(call, queries, block, start, end):
+    """The tile of keys from `start` on, at most to `end`, of one of those blocks."""
+    features = call.features
+    rows = min(call.sizes.block_k, end - start)
+    mask = mask_address(queries.b, queries.h, block, queries.start, start, features)
+    shown = mask_on_tile(mask, queries.rows, rows, features)
+    hidden = hidden_from(queries, start, rows, features)
+    return Keys(start, rows, mask, shown, hidden)

@@ -1,0 +1,105 @@
+"""Parts of one head's keys, each with o under a maximum of its own, and how they become one.
+
+Who finishes the last part merges them all, in a fixed order, so that the result does not depend on the number
+of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from flashbench.codegen.atomics import fetch_add
+from flashbench.codegen.pointers import at
+from flashbench.codegen.steps import step
+from flashbench.codegen.structs import Number
+from flashbench.kernels.call.arrays import rows_at, rows_from
+from flashbench.kernels.flash.scratch import MOST_PARTS
+from flashbench.kernels.maths.exp2 import LN2
+from flashbench.kernels.products import Matrix
+
+
+class Split(NamedTuple):
+    """How the keys are split, and the queries of heads that share them put together."""
+
+    chunk: int  # queries at once, of each head of a group
+    rows: int  # chunk times the heads of a group
+    lanes: int  # rows, up to whole vectors
+    part_keys: int
+    parts: Number  # of each task: o (rows, head_dim_v), row_max and row_sum (rows each)
+    part_numbers: int  # numbers of a part
+    storage_bytes: int  # of an element
+
+
+class Part(NamedTuple):
+    """A task: a part of the keys of one key/value head, for a chunk of queries of its group."""
+
+    queries: Any  # h: the group's first head; first_key and end_key: of the part
+    kv: Any
+    task: Any
+    number: Any  # among the parts of its head
+    splits: Any  # how many these are
+    o: Any
+
+
+@step
+def splits_of(seqlen_k, part_keys):
+    """Into how many parts the keys of a sequence are split; one even of none, which writes o = 0."""
+    return max(1, (seqlen_k + part_keys - 1) // part_keys)
+
+
+@step
+def finish_part(product, call, own, part):
+    """Put row_max and row_sum behind the part's o; merge the head's parts if this is the last of them."""
+    rows, columns = call.split.rows, call.sizes.head_dim_v
+    ends = at(part.o.at, rows * columns)
+    for r in range(rows):
+        at(ends, r)[0] = at(own.row_max, r)[0]
+        at(ends, rows + r)[0] = at(own.row_sum, r)[0]
+    first = part.task - part.number
+    if fetch_add(at(call.work.tickets, 1 + first), 1) == part.splits - 1:
+        merge_parts(product, call, own, part, at(call.split.parts, first * call.split.part_numbers))
+
+
+@step
+def merge_parts(product, call, own, part, parts):
+    """o and lse of the queries from all parts of their keys."""
+    queries, chunk = part.queries, call.split.chunk
+    rows, columns = call.split.rows, call.sizes.head_dim_v
+    sequence = queries.sequence
+    for r in range(rows):
+        g, i = r // chunk, r % chunk
+        if i < queries.rows:
+            query, h = sequence.first_query + queries.start + i, queries.h + g
+            o, lse = rows_at(call.o, sequence.batch, h, query), rows_at(call.lse, sequence.batch, h, query)
+            values = Matrix(at(parts, r * columns), call.split.part_numbers)
+            ends = at(parts, rows * columns + r)
+            merge_row(product, call, own, part.splits, values, ends, o, lse)
+
+
+@step
+def merge_row(product, call, own, splits, values, ends, o, lse):
+    """o and lse of one row from its parts, each under a maximum of its own.
+
+    values: the row's sum of p @ v, a part each; ends: the row_max of the first, and `rows` further its
+    row_sum. The packed q is done with: it is room for MOST_PARTS weights, and more parts are merged in turns.
+    """
+    stride, rows, zero, weights = call.split.part_numbers, call.split.rows, call.zero, own.q
+    most = zero - math.inf
+    for part in range(splits):
+        most = max(most, at(ends, part * stride)[0])
+    total = zero + 0.0
+    for part in range(splits):
+        part_max, part_sum = at(ends, part * stride)[0], at(ends, part * stride + rows)[0]
+        if part_max != -math.inf or part_sum != 0:  # else it sees none of its keys
+            total += 2.0 ** (part_max - most) * part_sum
+    inverse = 1 / total if total != 0 else zero + 0.0
+    for first in range(0, splits, MOST_PARTS):
+        count = min(MOST_PARTS, splits - first)
+        for i in range(count):
+            place = (first + i) * stride
+            unseen = at(ends, place)[0] == -math.inf and at(ends, place + rows)[0] == 0
+            at(weights, i)[0] = zero if unseen else 2.0 ** (at(ends, place)[0] - most) * inverse
+        part_rows = rows_from(values, first)
+        product.add_to_queries(weights, 1, part_rows, o, 1, call.sizes.head_dim_v, count, first > 0)
+    at(lse.at, 0)[0] = most * LN2 + math.log(total)
