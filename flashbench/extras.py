@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.block_mask import BlockMask
+from flashbench.dtypes import accumulator_of
 from flashbench.problem import AttentionProblem
 
 Array = NDArray[np.floating]
@@ -17,7 +18,7 @@ _VISIBLE_BLOCKS = 0.25
 
 
 class Extras(NamedTuple):
-    """Each array is None if its feature is off. Floating arrays have the problem's dtype."""
+    """Each array is None if its feature is off. Floats are in the accumulator of the problem's dtype."""
 
     mask: NDArray[Any] | BlockMask | None = None  # bool or float, (batch, num_heads, seqlen_q, seqlen_k)
     alibi_slopes: Array | None = None  # (batch, num_heads)
@@ -50,14 +51,12 @@ def make_extras(problem: AttentionProblem, seed: int = 0) -> Extras:
     block mask shows 1 of 4 blocks, plus the first block of every row. Pages are in random order.
     """
     rng = np.random.default_rng((seed, 1))
-    dtype = np.dtype(problem.dtype)
+    make = accumulator_of(problem.dtype).make
     slopes = sinks = table = None
     if problem.alibi:
-        slopes = np.broadcast_to(
-            alibi_slopes(problem.num_heads).astype(dtype), (problem.batch, problem.num_heads)
-        )
+        slopes = np.broadcast_to(make(alibi_slopes(problem.num_heads)), (problem.batch, problem.num_heads))
     if problem.sinks:
-        sinks = rng.standard_normal(problem.num_heads).astype(dtype)
+        sinks = make(rng.standard_normal(problem.num_heads))
     if problem.page_size is not None:
         table = _make_table(problem, rng)
     return Extras(_make_mask(problem, rng), slopes, sinks, table)
@@ -69,7 +68,7 @@ def _make_mask(problem: AttentionProblem, rng: np.random.Generator) -> NDArray[A
     if problem.mask == "bool":
         return np.broadcast_to(rng.random(own) < _VISIBLE_PAIRS, shape)
     if problem.mask == "float":
-        return np.broadcast_to(rng.standard_normal(own).astype(problem.dtype), shape)
+        return np.broadcast_to(accumulator_of(problem.dtype).make(rng.standard_normal(own)), shape)
     if problem.mask == "block":
         return _make_block_mask(problem, rng)
     return None

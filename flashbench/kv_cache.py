@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flashbench.arguments.arrays import DTYPES, as_array, as_whole_numbers, check_same_dtype
+from flashbench.arguments.arrays import (
+    DTYPE_NAMES,
+    KNOWN_DTYPES,
+    as_array,
+    as_whole_numbers,
+    check_same_dtype,
+)
 from flashbench.arguments.values import as_count, as_size
+from flashbench.dtypes import DEFAULT_DTYPE, Dtype
 from flashbench.engines import Array
 from flashbench.errors import AttentionError
-from flashbench.problem import MAX_HEAD_DIM, Dtype
+from flashbench.problem import MAX_HEAD_DIM
 
 WholeNumbers = NDArray[np.int64]
 
@@ -156,7 +163,7 @@ class KVCache(_Cache):
         *,
         head_dim_v: int | None = None,
         capacity: int = 128,
-        dtype: Dtype = "float64",
+        dtype: Dtype = DEFAULT_DTYPE,
     ) -> None:
         """capacity: tokens of room per sequence. One token more at least doubles it. Only that copies the
         cache. Raises AttentionError.
@@ -222,7 +229,7 @@ class PagedKVCache(_Cache):
         head_dim_v: int | None = None,
         page_size: int = 64,
         num_pages: int | None = None,
-        dtype: Dtype = "float64",
+        dtype: Dtype = DEFAULT_DTYPE,
     ) -> None:
         """page_size: tokens per page. num_pages: pages in the pool; None: one per sequence. A full pool at
         least doubles. Only that copies the cache. Raises AttentionError.
@@ -304,7 +311,7 @@ def _as_head_dim(name: str, size: int) -> int:
 
 
 def _as_dtype(dtype: Any) -> np.dtype[Any]:
-    for known in DTYPES:
-        if dtype is not None and dtype == known:  # NumPy takes None for float64
+    for known in DTYPE_NAMES:
+        if dtype is not None and dtype == known:  # NumPy takes None for its default
             return known
-    raise AttentionError(f"dtype must be float64 or float32, not {dtype!r}")
+    raise AttentionError(f"dtype must be {KNOWN_DTYPES}, not {dtype!r}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
+from flashbench.dtypes import DEFAULT_DTYPE, DTYPES, Dtype, accumulator_of
 from flashbench.errors import AttentionError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 Direction = Literal["fwd", "bwd", "fwd_bwd"]
 CausalAlignment = Literal["bottom-right", "top-left"]
-Dtype = Literal["float32", "float64"]
 MaskKind = Literal["bool", "float", "block"]
 # Options of attention beyond softmax(scale q k^T) v and the causal mask.
 Feature = Literal[
@@ -28,8 +28,9 @@ Feature = Literal[
 ]
 Window = tuple[int | None, int | None]
 
-ITEMSIZE: dict[str, int] = {"float32": 4, "float64": 8}
 MAX_HEAD_DIM = 256
+# Up to so many queries, reading k and v decides the time of a call: it is a step of decoding.
+MOST_DECODING_QUERIES = 16
 
 
 class Inputs(NamedTuple):
@@ -162,7 +163,7 @@ class AttentionProblem(
         num_kv_heads: int | None = None,
         head_dim: int = 64,
         head_dim_v: int | None = None,
-        dtype: Dtype = "float64",
+        dtype: Dtype = DEFAULT_DTYPE,
         causal: bool = False,
         causal_alignment: CausalAlignment = "bottom-right",
         softmax_scale: float | None = None,
@@ -197,7 +198,8 @@ class AttentionProblem(
 
     @property
     def itemsize(self) -> int:
-        return ITEMSIZE[self.dtype]
+        """Bytes of one stored number."""
+        return DTYPES[self.dtype].itemsize
 
     @property
     def scale(self) -> float:
@@ -365,7 +367,7 @@ class AttentionProblem(
 
     @property
     def _lse_bytes(self) -> int:
-        return self.query_rows * self.num_heads * self.itemsize
+        return self.query_rows * self.num_heads * accumulator_of(self.dtype).itemsize
 
     def input_bytes(self, direction: Direction) -> int:
         """Bytes of q, k and v, plus do, o and lse for "bwd". "fwd_bwd" adds only do: it makes o and lse."""
@@ -390,14 +392,14 @@ class AttentionProblem(
         import numpy as np
 
         rng = np.random.default_rng(seed)
-        dtype = np.dtype(self.dtype)
+        make = DTYPES[self.dtype].make
         for shape in (
             self.q_shape,
             self.k_shape,
             (*self.k_shape[:3], self.head_dim_v),
             (*self.q_shape[:3], self.head_dim_v),
         ):
-            yield rng.standard_normal(shape).astype(dtype, copy=False)
+            yield make(rng.standard_normal(shape))
 
 
 @functools.lru_cache(maxsize=64)

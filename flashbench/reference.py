@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.block_mask import BlockMask
+from flashbench.dtypes import DTYPES
 from flashbench.errors import AttentionError
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.philox import dropout_kept
@@ -81,7 +82,7 @@ def attention_reference(
     lse = np.zeros(o.shape[:3])
     with np.errstate(all="ignore"):  # NaN and infinity are valid results here
         for head in _heads(problem, extras, origin):
-            q_head, k_head, v_head = _float64(q[head.queries]), head.keys_of(k), head.keys_of(v)
+            q_head, k_head, v_head = head.queries_of(q), head.keys_of(k), head.keys_of(v)
             o[head.queries], lse[head.queries] = _forward_head(head, q_head, k_head, v_head)
     return o, lse
 
@@ -108,7 +109,7 @@ def attention_backward_reference(
     dmask = np.zeros(problem.mask_shape) if problem.mask == "float" else None
     with np.errstate(all="ignore"):
         for head in _heads(problem, extras, origin):
-            arrays = _float64(do[head.queries]), _float64(q[head.queries]), head.keys_of(k), head.keys_of(v)
+            arrays = head.queries_of(do), head.queries_of(q), head.keys_of(k), head.keys_of(v)
             dq_head, dk_head, dv_head, dsink = _backward_head(head, *arrays, dmask)
             dq[head.queries] = dq_head
             dk[head.keys] += dk_head
@@ -216,10 +217,6 @@ def worst_place(actual: Array, expected: Array) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(np.argmax(difference), difference.shape))
 
 
-def _float64(x: Array) -> Array64:
-    return np.ascontiguousarray(x, dtype=np.float64)
-
-
 class _Head(NamedTuple):
     """One query head of one sequence: its place in the arrays, and its features."""
 
@@ -233,15 +230,21 @@ class _Head(NamedTuple):
     seqlen_q: int
     seqlen_k: int
 
+    def queries_of(self, x: Array) -> Array64:
+        """Its part of q or do."""
+        return self._numbers(x[self.queries])
+
     def keys_of(self, x: Array) -> Array64:
         """This head's part of k or v: (seqlen_k, ...)."""
         if self.problem.page_size is None:
-            return _float64(x[self.keys])
+            return self._numbers(x[self.keys])
         assert self.extras.block_table is not None
         kv = self.keys[1]
-        return _float64(
-            gather_pages(x[:, kv : kv + 1], self.extras.block_table[self.number[0]], self.seqlen_k)[0]
-        )
+        pages = self.extras.block_table[self.number[0]]
+        return self._numbers(gather_pages(x[:, kv : kv + 1], pages, self.seqlen_k)[0])
+
+    def _numbers(self, stored: Array) -> Array64:
+        return np.ascontiguousarray(DTYPES[self.problem.dtype].view(stored), dtype=np.float64)
 
     @property
     def sink(self) -> float:

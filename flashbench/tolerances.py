@@ -46,16 +46,28 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+from flashbench.dtypes import DTYPES, Dtype
 from flashbench.problem import AttentionProblem, Direction
 
 # The source document of this project claims this for its float64 results.
 DOCUMENTED_TOLERANCE = 1e-10
 
-UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24}
-SMALLEST_NORMAL = {"float64": 2.0**-1022, "float32": 2.0**-126}
+UNIT_ROUNDOFF = {dtype: entry.unit_roundoff for dtype, entry in DTYPES.items()}
+SMALLEST_NORMAL = {dtype: entry.smallest_normal for dtype, entry in DTYPES.items()}
 
-_FORWARD = {"float64": 1e-12, "float32": 256 * UNIT_ROUNDOFF["float32"]}  # points 1, 2 and 4
-_GRADIENT = {"float64": 1e-12, "float32": 1024 * UNIT_ROUNDOFF["float32"]}  # points 3 and 4
+_FIXED = 1e-12  # point 4
+
+
+def _base(roundings: int) -> dict[Dtype, float]:
+    """The error of this many roundings, by dtype; the fixed number for dtypes of that class."""
+    return {
+        dtype: _FIXED if entry.tolerance == "fixed" else roundings * entry.unit_roundoff
+        for dtype, entry in DTYPES.items()
+    }
+
+
+_FORWARD = _base(256)  # points 1, 2 and 4
+_GRADIENT = _base(1024)  # points 3 and 4
 _LARGEST_LSE = 16.0  # point 5
 
 Output = Literal["o", "lse", "dq", "dk", "dv", "dsinks", "dmask"]
@@ -82,7 +94,7 @@ STANDARD_NORMAL = Sizes()
 
 
 def tolerance_for(
-    dtype: str,
+    dtype: Dtype,
     what: Output | Direction,
     *,
     heads_per_key: int = 1,

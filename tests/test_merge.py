@@ -10,10 +10,11 @@ from helpers.support import assert_close
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flashbench.dtypes import Dtype
 from flashbench.errors import AttentionError
 from flashbench.functional import AttentionOutput, attention
 from flashbench.merge import merge_attention
-from flashbench.problem import AttentionProblem, Dtype
+from flashbench.problem import AttentionProblem
 from flashbench.reference import attention_reference
 from flashbench.tolerances import UNIT_ROUNDOFF, tolerance_for
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from flashbench.problem import AttentionProblem
-
-# With at most this many queries memory limits a call: each row of k and v serves only these queries.
-MOST_QUERIES = 16
+from flashbench.problem import MOST_DECODING_QUERIES, AttentionProblem
 
 
 def reads_memory(problem: AttentionProblem) -> bool:
     """Whether bytes a second describe a forward better than operations a second."""
-    return problem.seqlen_q <= MOST_QUERIES
+    return problem.seqlen_q <= MOST_DECODING_QUERIES
 
 
 def is_decoding(problem: AttentionProblem) -> bool:
     """Whether these are the last few queries of longer sequences."""
-    return problem.seqlen_q <= MOST_QUERIES and problem.seqlen_q < problem.seqlen_k and not problem.packed
+    return (
+        problem.seqlen_q <= MOST_DECODING_QUERIES
+        and problem.seqlen_q < problem.seqlen_k
+        and not problem.packed
+    )
 
 
 def kv_bytes_read(problem: AttentionProblem) -> int:

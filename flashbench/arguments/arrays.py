@@ -7,11 +7,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from flashbench.dtypes import DTYPES, WIDEST_FIRST, Dtype, listed
 from flashbench.engines import Array
 from flashbench.errors import AttentionError
-from flashbench.problem import Dtype
 
-DTYPES: dict[np.dtype[Any], Dtype] = {np.dtype(np.float64): "float64", np.dtype(np.float32): "float32"}
+# By the dtype of arrays that callers pass.
+DTYPE_NAMES: dict[np.dtype[Any], Dtype] = {np.dtype(name): name for name in DTYPES}
+KNOWN_DTYPES = listed(WIDEST_FIRST, "or")
 _CPU = 1  # kDLCPU of DLPack
 
 
@@ -38,15 +40,15 @@ def as_whole_numbers(name: str, x: Any) -> NDArray[np.integer]:
 
 
 def check_dtype(name: str, x: Array) -> None:
-    """Raise AttentionError unless x is float64 or float32, in this machine's byte order."""
-    if x.dtype in DTYPES:
+    """Raise AttentionError unless x has a dtype of the table, in this machine's byte order."""
+    if x.dtype in DTYPE_NAMES:
         return
-    if x.dtype.newbyteorder("=") in DTYPES:
+    if x.dtype.newbyteorder("=") in DTYPE_NAMES:
         raise AttentionError(
             f"{name} must be in this machine's byte order, not {x.dtype.str!r}",
             hint=f"{name}.astype({name}.dtype.newbyteorder('='))",
         )
-    raise AttentionError(f"{name} must be float64 or float32, not {x.dtype}")
+    raise AttentionError(f"{name} must be {KNOWN_DTYPES}, not {x.dtype}")
 
 
 def check_same_dtype(name: str, x: Array, like: str, dtype: np.dtype[Any]) -> None:

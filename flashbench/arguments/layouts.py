@@ -8,10 +8,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flashbench.arguments.arrays import DTYPES, as_whole_numbers, check_dtype, check_same_dtype
+from flashbench.arguments.arrays import DTYPE_NAMES, as_whole_numbers, check_dtype, check_same_dtype
+from flashbench.dtypes import Dtype
 from flashbench.engines import Array
 from flashbench.errors import AttentionError
-from flashbench.problem import Dtype
 
 # Axes of the caller's arrays: b(atch), h(eads), s(equence), d(imension of a head), t(otal rows).
 Layout = Literal["bhsd", "bsd", "thd"]
@@ -139,7 +139,7 @@ def place_packed(q: Array, k: Array, v: Array, cu_seqlens_q: Any, cu_seqlens_k: 
 
 def check_dtypes(q: Array, k: Array, v: Array) -> Dtype:
     """The one dtype of q, k and v. Raises AttentionError."""
-    dtype = DTYPES.get(q.dtype)
+    dtype = DTYPE_NAMES.get(q.dtype)
     if dtype is None or k.dtype != q.dtype or v.dtype != q.dtype:
         check_dtype("q", q)
         check_same_dtype("k", k, "q", q.dtype)

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flashbench.dtypes import DEFAULT_DTYPE, NARROWEST_FIRST, WIDEST_FIRST, listed
+
 PROBLEM = "Problem"
 FEATURES = "Features"
 ENGINES = "Engines and blocks"
@@ -42,13 +44,17 @@ def seq_lens(default: str) -> Any:
     )
 
 
-def dtype(default: str = "float64") -> Any:
+ALL_DTYPES = ",".join(WIDEST_FIRST)
+_DTYPE_WORDS = listed(WIDEST_FIRST, "and")
+
+
+def dtype(default: str = DEFAULT_DTYPE) -> Any:
     """--dtype."""
     return typer.Option(
         "--dtype",
         metavar="D,...",
-        help=f"float64 and float32, such as float32 or float64,float32 (default {default}).",
-        autocompletion=lambda: ["float64", "float32"],
+        help=f"{_DTYPE_WORDS}, such as {NARROWEST_FIRST[0]} or {ALL_DTYPES} (default {default}).",
+        autocompletion=lambda: list(WIDEST_FIRST),
         rich_help_panel=PROBLEM,
     )
 

@@ -21,10 +21,11 @@ from flashbench.cli.values import (
     parse_wholes,
     parse_window,
 )
+from flashbench.dtypes import NARROWEST_FIRST
 from flashbench.errors import ConfigError
 from flashbench.features import OPTIONS as FEATURES
 from flashbench.features.entry import Value
-from flashbench.problem import CausalAlignment, Dtype, MaskKind
+from flashbench.problem import CausalAlignment, MaskKind
 from flashbench.report.units import parse_bytes
 from flashbench.studies.engine_list import PROBE_TIMEOUT_S, resolve_engines
 
@@ -59,8 +60,8 @@ def read_causal(option: str, text: str) -> list[bool]:
 
 
 def read_dtypes(option: str, text: str) -> list[str]:
-    """float32, float64."""
-    return parse_choices(option, text, {word: word for word in get_args(Dtype)})
+    """Names of the table of dtypes."""
+    return parse_choices(option, text, {word: word for word in NARROWEST_FIRST})
 
 
 def read_passes(option: str, text: str) -> list[str]:

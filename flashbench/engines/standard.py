@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from flashbench.codegen.scratch import ALIGNMENT, aligned
 from flashbench.codegen.structs import struct_bytes
-from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
+from flashbench.engines import Array, AttentionGradients, Forward, Settings
+from flashbench.engines.base import EngineBase
 from flashbench.engines.features import call_features
 from flashbench.engines.launch import (
     CallMemory,
@@ -70,18 +71,14 @@ class Kept(NamedTuple):
         return Scores(p, tanh, dropped, 0 if dp is None else address_of(dp))
 
 
-class StandardEngine:
+class StandardEngine(EngineBase):
     """The strongest fair baseline: the same micro-kernel and exponential, scores in memory."""
 
     name = "standard"
     summary = "scores materialised, softmax in place (Numba, the same SIMD products as flash)"
-    layout: Layout = "bhsd"
     features: frozenset[Feature] = frozenset(
         {"window", "softcap", "alibi", "sinks", "mask", "key_lengths", "varlen", "dropout"}
     )
-
-    def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
-        return None
 
     def forward(
         self,
@@ -214,11 +211,6 @@ class StandardEngine:
         dsinks = shares.sum(axis=(0, 2)).astype(q.dtype) if problem.sinks else None
         return AttentionGradients(dq, dk, dv, dsinks, dmask)
 
-    def blocks(
-        self, problem: AttentionProblem, direction: Direction, settings: Settings
-    ) -> tuple[int, int] | None:
-        return None
-
     def workspace_bytes(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
     ) -> int | None:
@@ -236,10 +228,6 @@ class StandardEngine:
             "fwd_bwd": kept + max(packed, scores + shares),
         }[direction]
         return most + struct_bytes(StandardCall)
-
-    def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
-        """None: there is one."""
-        return None
 
 
 class _Plan(NamedTuple):

@@ -1,4 +1,4 @@
-"""The worker process: answers the parent's requests about its workloads until the parent is gone."""
+"""The worker process: it answers the parent's requests about its workloads until the parent ends."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def main(parent: int) -> None:
 
 
 def answer(request: AnyRequest, workloads: dict[str, Workload]) -> Reply:
-    """Do what was asked; whatever a workload raises becomes a reply."""
+    """Handle one request. Any exception of a workload becomes a reply."""
     try:
         return Reply("ok", None, _handle(request, workloads))
     except UnsupportedError as error:
@@ -100,9 +100,9 @@ def _handle(request: AnyRequest, workloads: dict[str, Workload]) -> dict[str, An
 
 
 def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Take the protocol's pipes away from fd 0 and 1, which then read nothing and write to stderr.
+    """Move the protocol's pipes away from fd 0 and 1. Afterwards fd 0 is empty and fd 1 is stderr.
 
-    So nothing that a library prints, from C or from Python, ends up between two replies.
+    So a library that prints, from C or from Python, cannot print between two replies.
     """
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -113,11 +113,11 @@ def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _age_the_heap() -> None:
-    """Let the allocator behave as in a process that has worked for a while.
+    """Make the allocator behave as in a process that has run for a while.
 
-    glibc maps a block of more than 128 KiB anew at each malloc until one such block has been freed, and
-    gives freed memory back at once until then. A young process that allocates the same few outputs at
-    every call would be timed taking page faults, a thousand a call: up to 10 % at 512 tokens.
+    glibc maps each block of more than 128 KiB anew, and unmaps it when freed, until the first such block is
+    freed. A new process that allocates the same few outputs at every call would take a thousand page faults a
+    call: up to 10 % of the time at 512 tokens.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
@@ -126,28 +126,28 @@ def _age_the_heap() -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Ask Linux to kill this process when the parent dies, and to choose it first when memory runs out.
+    """Make Linux kill this process when the parent dies, and kill it first when memory runs out.
 
-    Elsewhere the end of standard input has to do, as it does where the parent is none of our ancestors: gone
-    already, or outside of a container.
+    Elsewhere the end of standard input ends this process. So it does if the parent is none of our ancestors,
+    because it is gone already or outside of our container.
     """
     if sys.platform != "linux":
         return
-    # Where a wrapper script has started us without exec, this follows the script.
+    # If a wrapper script started us without exec, this signal follows the script.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent and parent in (process.pid for process in psutil.Process().parents()):
         threading.Thread(target=_outlive_no_longer_than, args=(parent,), daemon=True).start()
-    with contextlib.suppress(OSError):  # a sandbox may forbid it: then chance decides who is killed
+    with contextlib.suppress(OSError):  # a sandbox may forbid it: then Linux may kill another process
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _outlive_no_longer_than(ancestor: int) -> None:
-    """End this process, and the wrapper around it, once that one has ended."""
+    """End this process, and the wrapper around it, once the ancestor has ended."""
     try:
-        select.select([os.pidfd_open(ancestor)], [], [])  # asleep: a loop would be timed with the workloads
+        select.select([os.pidfd_open(ancestor)], [], [])  # sleeps: a loop would disturb the timings
     except ProcessLookupError:
         pass
-    except (OSError, AttributeError):  # Linux before 5.3, a sandbox, or a Python built where that was missing
+    except (OSError, AttributeError):  # Linux before 5.3, a sandbox, or a Python built without pidfd_open
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.wait_procs([psutil.Process(ancestor)])
     os.killpg(0, signal.SIGKILL)

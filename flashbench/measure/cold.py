@@ -1,4 +1,4 @@
-"""Empty caches: what a call costs when nothing it needs has been touched for a while."""
+"""Evict the caches, to time a call whose data is in memory only."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 from flashbench.measure.machine import available_memory_bytes, cache_bytes
 from flashbench.system.affinity import process_cores
 
-# More than the last-level cache, whose replacement is not quite the oldest first. A guest may be told of
-# the whole cache of a big host, of which it has a small part: more than this is not worth the time.
+# Write more than the last-level cache holds, because it does not replace strictly the oldest lines first. A
+# guest may see the cache size of a big host and own a small part: above MOST_BYTES it is not worth the time.
 TIMES_CACHE = 2
 LEAST_BYTES = 64 * 1024**2
 MOST_BYTES = 512 * 1024**2
 
 
 def evict_caches() -> None:
-    """Write to more memory than the caches hold, on each core in turn, for each has caches of its own."""
+    """Write to more memory than the caches hold, on each core in turn, as each core has caches of its own."""
     buffer = _buffer()
     cores = process_cores()
     if cores is None:
         buffer += 1
         return
     for core in sorted(cores):
-        thread = threading.Thread(target=_write_on, args=(core, buffer))  # only a thread's own mask moves
+        thread = threading.Thread(target=_write_on, args=(core, buffer))  # changes its own affinity only
         thread.start()
         thread.join()
 
@@ -35,7 +35,7 @@ def evict_caches() -> None:
 def _write_on(core: int, buffer: NDArray[np.uint8]) -> None:
     try:
         os.sched_setaffinity(0, {core})
-    except OSError:  # taken from this process meanwhile: then its caches are of no interest
+    except OSError:  # the process lost this core meanwhile, so its caches do not matter
         return
     buffer += 1
 

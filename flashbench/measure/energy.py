@@ -1,4 +1,4 @@
-"""Energy by RAPL, Intel's and AMD's own counters, where Linux lets us read them: rarely without root."""
+"""Energy by RAPL, the counters of Intel and AMD, if Linux allows us to read them: rarely without root."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ POWERCAP = Path("/sys/class/powercap")
 class EnergyMeter:
     """Joules of all packages and their memory between two readings.
 
-    A counter starts again from zero every hour or so; one such turn is allowed for.
+    A counter wraps to zero every hour or so; the meter handles one wrap.
     """
 
     def __init__(self) -> None:
-        """Find the counters; none is no error."""
+        """Find the counters. It is no error to find none."""
         self._domains = [domain for domain in _domains() if read_number(domain / "energy_uj") is not None]
         self._start = self._read()
 
@@ -46,7 +46,8 @@ class EnergyMeter:
 def _domains() -> list[Path]:
     """Packages (intel-rapl:0) and the DRAM domains in them.
 
-    Cores and uncore are parts of a package, and the platform (psys) has the packages as its parts.
+    Other domains would count twice: a package includes its cores and uncore, and the platform (psys) includes
+    the packages.
     """
     packages = [path for path in sorted(POWERCAP.glob("*-rapl:*")) if _name(path).startswith("package")]
     inner = [path for package in packages for path in sorted(package.glob("*-rapl:*:*"))]

@@ -1,4 +1,4 @@
-"""Where the figures come from: CPU, caches, memory, system and libraries; None is what cannot be told."""
+"""The machine behind the figures: CPU, caches, memory, system and libraries; None: unknown."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from flashbench.system.cgroup import cpu_quota, groups
 from flashbench.system.sysfs import read_text
 
 CPU_DIRECTORY = Path("/sys/devices/system/cpu/cpu0")
-# Their versions go into the record, if they are installed.
+# The record has the versions of the installed ones.
 LIBRARIES = ("llvmlite", "memray", "numba", "numpy", "onnxruntime", "scipy", "torch", "zentorch")
-# By the version of control groups: file of the limit, file of the use, line of memory.stat for caches that
-# are given back on demand.
+# By the version of control groups: file of the limit, file of the use, and the line of memory.stat for caches
+# that the kernel frees on demand.
 GROUP_MEMORY = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     2: ("memory.max", "memory.current", "inactive_file"),
 }
-# How long to watch what else runs: the counters advance by 10 ms, 5 % of this.
+# How long to watch other processes. The counters advance by 10 ms, 5 % of this.
 OTHERS_S = 0.2
 
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """What can be known without measuring; the fields of `results.record.Machine` of the same names."""
+    """What is known without measuring; the fields of `results.record.Machine` with the same names."""
 
     host: str
     cpu: str
     microarchitecture: str | None
-    memory_bytes: int  # of the machine, or of the container if it has less
+    memory_bytes: int  # of the machine, or of the container if that is less
     affinity: list[int] | None = None
     cpu_quota: float | None = None
     binding: dict[str, str] = field(default_factory=dict)
-    threads_per_core: int | None = None  # of those that this process may use
+    threads_per_core: int | None = None  # of the cores that this process may use
     virtual: bool | None = None
     swap_used_bytes: int | None = None
     caches: dict[str, int] = field(default_factory=dict)  # bytes, one core's view
@@ -58,7 +58,7 @@ class MachineFacts:
 
 
 def describe_machine() -> MachineFacts:
-    """This machine as it is now; takes `OTHERS_S`, to see what else runs."""
+    """This machine now. It takes `OTHERS_S`, to see what else runs."""
     meter, load = CpuMeter(), psutil.getloadavg()[0]
     time.sleep(OTHERS_S)
     others, steal = meter.read().others_cores, steal_share()
@@ -86,13 +86,13 @@ def describe_machine() -> MachineFacts:
 
 
 def total_memory_bytes() -> int:
-    """Memory of the machine, or of the container if that may use less."""
+    """Memory of the machine, or the container's limit if that is less."""
     limits = [limit for limit, _ in _cgroup_memory()]
     return min([psutil.virtual_memory().total, *limits])
 
 
 def available_memory_bytes() -> int:
-    """What can be taken now without swapping and within the container's limit."""
+    """What a process can allocate now without swapping, within the container's limit."""
     left = [limit - used for limit, used in _cgroup_memory()]
     return max(0, min([psutil.virtual_memory().available, *left]))
 
@@ -101,7 +101,7 @@ def _microarchitecture() -> str | None:
     host = archspec.cpu.host()
     name: str = host.name
     if host.vendor == "generic":
-        # A hypervisor that hides one feature leaves archspec with a family; LLVM looks at the model.
+        # If a hypervisor hides one feature, archspec names a generic family. LLVM looks at the model number.
         from llvmlite.binding import get_host_cpu_name
 
         name = get_host_cpu_name()
@@ -122,12 +122,12 @@ def _caches() -> dict[str, int]:
 
 
 def cache_bytes() -> int:
-    """Size of the last-level cache, 0 where it is not told."""
+    """Size of the last-level cache; 0: unknown."""
     return max(_caches().values(), default=0)
 
 
 def installed_libraries() -> dict[str, str]:
-    """Versions of `LIBRARIES`, and of the BLAS libraries that this process has loaded."""
+    """Versions of the installed `LIBRARIES`, and of the BLAS libraries that this process has loaded."""
     versions = {}
     for name in LIBRARIES:
         try:

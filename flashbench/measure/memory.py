@@ -1,13 +1,13 @@
 """Peak memory of one call: what it allocates beyond what it returns, and how far the process grows.
 
-Two instruments, neither of which may run beside a timing:
+There are two instruments. Neither may run during a timing.
 
-- memray sees every allocation of the call in every thread, native code included, to the byte;
-- the resident size is what was touched of that, in pages. It tells something of the call alone only in a
-  process that has done nothing else: what others left behind is used again before anything grows.
+- memray counts every allocation of the call in every thread, native code included, to the byte.
+- The resident size counts the pages of those that were touched. It measures the call alone only in a process
+  that has done nothing else: a call reuses memory that earlier calls freed before the process grows.
 
-Memory that a library took at an earlier call and keeps (thread stacks, the packing buffers of a BLAS)
-is not allocated by the call and not counted by memray.
+memray does not count memory that a library allocated in an earlier call and keeps, such as thread stacks and
+a BLAS's packing buffers.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ import psutil
 
 from flashbench.system.sysfs import read_text
 
-# What Python's own allocators hand out up to this size is objects: frames, tuples, tables of names. Most
-# come from arenas that the interpreter keeps. NumPy, too, keeps blocks below 1 KiB for later arrays.
+# Up to this size, Python's allocators serve objects: frames, tuples, tables of names. Most come from arenas
+# that the interpreter keeps. NumPy also keeps blocks below 1 KiB for later arrays.
 SMALL_OBJECT_BYTES = 1024
-# Interpreter noise (code warming up, a table growing) differs between calls, buffers do not: measure up
-# to this many times and believe the smallest. A long call is measured once: there it is not worth it.
+# Interpreter noise (code warming up, a table growing) differs between calls, buffers do not. So measure up to
+# this many times and take the smallest figure. Measure a long call once: noise is small beside its buffers.
 MEASURED_CALLS = 3
 LONG_CALL_S = 0.5
 # glibc's malloc.h: options of mallopt.
@@ -60,10 +60,10 @@ class Event(NamedTuple):
 def measure_memory(
     call: Callable[[], None], output_bytes: int, forget: Callable[[], None] = lambda: None
 ) -> PeakMemory:
-    """Workspace and resident growth of `call`, which must have been called before.
+    """Workspace and resident growth of `call`, which must have run once before.
 
-    `output_bytes` is the size of what the call returns and keeps alive until the next call or `forget`.
-    Where memray does not exist (Windows), the resident growth less the outputs stands in for the workspace.
+    `output_bytes` is the size of the outputs, which stay alive until the next call or `forget`. Without
+    memray (Windows), the workspace is the resident growth minus the outputs.
     """
     with _collector_off():
         resident = _smallest(lambda: resident_growth(call, forget))
@@ -73,7 +73,7 @@ def measure_memory(
 
 
 def _smallest(measure: Callable[[], int]) -> int:
-    """The smallest of up to `MEASURED_CALLS` figures; one is enough of a long call, or if two agree."""
+    """The smallest of up to `MEASURED_CALLS` figures. It stops after one long call, or once two agree."""
     figures: list[int] = []
     while len(figures) < MEASURED_CALLS:
         start = time.monotonic()
@@ -86,8 +86,8 @@ def _smallest(measure: Callable[[], int]) -> int:
 def workspace_peak(events: Iterable[Event], output_bytes: int) -> int:
     """Most bytes in use at any moment, not counting outputs.
 
-    Outputs are what is still there at the end, up to `output_bytes`; more than that is a leak, and
-    counted. An output that is made only after the peak does not lower the peak.
+    Outputs are the blocks that survive the call, up to `output_bytes`; more is a leak, and counts. An output
+    allocated after the peak does not lower the peak.
 
     >>> scores, o = Event(1, 800, False), Event(2, 100, False)
     >>> workspace_peak([scores, Event(1, 0, True), o], output_bytes=100)
@@ -122,7 +122,7 @@ def track(call: Callable[[], None]) -> list[Event]:
     releases = {AllocatorType.FREE, AllocatorType.PYMALLOC_FREE, AllocatorType.MUNMAP}
     with tempfile.TemporaryDirectory(prefix="flashbench-") as directory:
         path = Path(directory, "memray.bin")
-        # Python's own allocators are traced so that memray shows objects instead of arenas.
+        # Trace Python's allocators, so that memray shows objects instead of arenas.
         tracker = Tracker(destination=FileDestination(path), trace_python_allocators=True)
         with tracker:
             call()
@@ -138,16 +138,16 @@ def track(call: Callable[[], None]) -> list[Event]:
 def resident_growth(call: Callable[[], None], forget: Callable[[], None] = lambda: None) -> int:
     """How far the process's resident memory rises above its level before the call, outputs included.
 
-    Outputs of an earlier call are forgotten first: where this call found their memory it would not grow.
-    Linux tells the exact peak; elsewhere it is sampled, and the peak of a very short call is missed.
+    It first drops the outputs of an earlier call: a call that reused their memory would not grow. Linux knows
+    the exact peak. Elsewhere the peak is sampled, which misses the peak of a very short call.
     """
     _return_free_memory(call, forget)
     before = _resident()
     if _reset_peak_resident():
         call()
-        # Linux counts pages by core and adds up now and then (from 6.2 on): its peak may be low by some
-        # 128 KiB a thread. What is there after the call is counted page by page, and malloc has kept all
-        # blocks but the huge ones, of which that is a small part.
+        # Since 6.2 Linux counts pages per core and adds them up now and then, so its peak may be low by some
+        # 128 KiB a thread. The size after the call is counted page by page, and malloc has kept all blocks
+        # except huge ones, beside which 128 KiB are little.
         return max(0, max(_peak_resident(), _resident()) - before)
     with _sampled(_resident) as samples:
         call()
@@ -155,7 +155,7 @@ def resident_growth(call: Callable[[], None], forget: Callable[[], None] = lambd
 
 
 def _resident() -> int:
-    """Bytes in memory: exact where Linux walks its page tables for it, otherwise by its counters."""
+    """Resident bytes: exact where Linux walks its page tables, otherwise from counters."""
     for line in (read_text(Path("/proc/self/smaps_rollup")) or "").splitlines():
         if line.startswith("Rss:"):
             return int(line.split()[1]) * 1024
@@ -179,7 +179,7 @@ def _peak_resident() -> int:
 
 @contextlib.contextmanager
 def _sampled(read: Callable[[], int]) -> Iterator[list[int]]:
-    """What `read` returned, again and again in another thread, while the body ran."""
+    """Results of `read`, called repeatedly in another thread while the body runs."""
     samples = [read()]
     finished = threading.Event()
 
@@ -199,7 +199,7 @@ def _sampled(read: Callable[[], int]) -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def _collector_off() -> Iterator[None]:
-    """The garbage collector has run and does not run in the body."""
+    """Collect garbage now, and not during the body."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -211,10 +211,10 @@ def _collector_off() -> Iterator[None]:
 
 
 def _return_free_memory(call: Callable[[], None], forget: Callable[[], None]) -> None:
-    """Make malloc give back what it keeps from earlier calls, and from then on keep everything.
+    """Make malloc return the memory that it keeps from earlier calls, and keep all memory from then on.
 
-    Only glibc can, and the end of a thread's own heap it gives back only when something is freed there:
-    hence another call.
+    Only glibc can do this. It returns the end of a thread's own heap only when that thread frees something,
+    so this makes one more call.
     """
     libc: Any = ctypes.CDLL(None) if os.name == "posix" else None
     if libc is None or not hasattr(libc, "malloc_trim"):

@@ -1,4 +1,4 @@
-"""Workers by name, of which one is awake at a time."""
+"""Workers by name. One is awake at a time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from flashbench.system.numba_settings import check_numba_settings
 
 
 class WorkerPool:
-    """Starts a worker when it is first needed, and a fresh one after a failure; use as a context manager."""
+    """Starts a worker when it is first needed, and a new one after a failure; use it as a context manager."""
 
     def __init__(
         self, threads: int, *, timeout_s: float, pythons: Mapping[str, str | None] | None = None
     ) -> None:
         """Every worker uses `threads` threads and has `timeout_s` for each request.
 
-        `pythons` names the interpreter of those workers that live in another environment. Raises ConfigError
-        under settings of Numba that would keep every worker from its kernels.
+        `pythons` maps a worker's name to its interpreter, for workers in another environment. Raises
+        ConfigError for settings of Numba under which no worker could load its kernels.
         """
         check_numba_settings()
         self._threads = threads
@@ -38,9 +38,9 @@ class WorkerPool:
             worker.close()
 
     def renew(self, modules: Mapping[str, Sequence[str]]) -> None:
-        """Fresh workers of these names, each with its modules imported, and all at rest.
+        """Replace the workers of these names by new ones with their modules imported, all at rest.
 
-        They start at the same time, since most of a start is waiting for files and for one core.
+        They start in parallel, because a start mostly waits for files and for one core.
         """
         for name in modules:
             if name in self._workers:
@@ -51,7 +51,7 @@ class WorkerPool:
 
     @contextlib.contextmanager
     def turn(self, name: str) -> Iterator[Worker]:
-        """The worker of that name, sent to rest at the end of the body, so that it disturbs no other."""
+        """The worker of that name. It rests after the body, so that it disturbs no other worker."""
         worker = self._workers.get(name)
         if worker is None or not worker.alive:
             if worker is not None:
@@ -65,7 +65,7 @@ class WorkerPool:
 
     @contextlib.contextmanager
     def fresh(self) -> Iterator[Worker]:
-        """A worker for one thing alone."""
+        """A new worker for the body alone."""
         with self._start(None) as worker:
             yield worker
 
@@ -75,7 +75,7 @@ class WorkerPool:
 
 
 def _wake_up(worker: Worker, modules: Sequence[str]) -> None:
-    # Whatever keeps it from starting will be told when it is asked for its first point.
+    # The worker's first request reports why it did not start.
     with contextlib.suppress(WorkerFailure):
         worker.hello(modules)
     if worker.alive:

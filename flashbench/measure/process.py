@@ -1,4 +1,4 @@
-"""What a worker process runs with: interpreter, thread settings, and the thread pools that came of them."""
+"""What a worker process runs with: interpreter, thread settings, and the resulting thread pools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import threadpoolctl
 from flashbench.measure.machine import installed_libraries
 from flashbench.system.affinity import BINDING_VARIABLES
 
-# Each library reads its own; set before anything is imported.
+# Each library reads its own variable. The parent sets them before the child imports anything.
 THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
     "OMP_NUM_THREADS",
@@ -21,7 +21,7 @@ THREAD_VARIABLES = (
     "MKL_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-# Not set by us, but they decide how a pool waits and where its threads run: a reader must know.
+# We do not set these. The record has them, because they decide how a pool waits and where its threads run.
 WAITING_VARIABLES = (
     *BINDING_VARIABLES,
     "OMP_WAIT_POLICY",
@@ -34,7 +34,7 @@ WAITING_VARIABLES = (
 
 
 def describe_process() -> dict[str, Any]:
-    """The fields of `results.record.Process`, of the process that this runs in."""
+    """The fields of `results.record.Process`, for this process."""
     return {
         "python": sys.executable,
         "python_version": platform.python_version(),

@@ -1,4 +1,4 @@
-"""What the parent asks of a worker and what it answers: one JSON line each way."""
+"""Requests of the parent and replies of a worker: one JSON line each."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-# Both ends must speak the same: the other end may be another environment's flashbench.
+# Both ends must speak the same version: the other end may be another environment's flashbench.
 #   2  Hello, Facts and TimeBurst.cold
 #   1  the first, without Hello
 PROTOCOL_VERSION = 2
 
-# How a request can end; `timeout` is the parent's verdict, the others may come from the child.
+# How a request can end. Only the parent says `timeout`; the others may come from the child.
 Status = Literal["ok", "unsupported", "out_of_memory", "timeout", "crashed"]
 
 
 class Workload(Protocol):
-    """Something to measure, made in the child by a factory such as "package.module:build".
+    """Something to measure. A factory such as "package.module:build" makes it in the child.
 
-    A factory takes the JSON-able arguments of `Prepare` as keywords.
+    The factory takes the arguments of `Prepare`, which JSON can hold, as keywords.
     """
 
     def call(self) -> None:
-        """Do once what is measured; what it returns to a user must stay alive until the next call."""
+        """Do once what is measured. The outputs must stay alive until the next call."""
 
     def forget(self) -> None:
-        """Drop what the last call returned, as its user would."""
+        """Drop the outputs of the last call, as a user would."""
 
     def check(self) -> dict[str, Any]:
         """How exact the last call was."""
 
     def describe(self) -> dict[str, Any]:
-        """Facts for the record; `output_bytes` is what a call returns to its user (default 0)."""
+        """Facts for the record; `output_bytes` is the size of a call's outputs (default 0)."""
 
 
 class Request(msgspec.Struct, tag=True, frozen=True):
-    """Base of the requests; `slot` names one of the workloads that live in a worker."""
+    """Base of the requests; `slot` names one of the worker's workloads."""
 
     slot: str
 
 
 class Hello(Request, frozen=True):
-    """Import modules, so that they are there when it is this process's turn.
+    """Import modules, so that they are loaded before this process's turn.
 
     Answers {"protocol": ..., "pid": ...}.
     """
@@ -56,7 +56,7 @@ class Facts(Request, frozen=True):
 
 
 class Prepare(Request, frozen=True):
-    """Build a workload and call it once, so that it is compiled. Answers `describe()`."""
+    """Build a workload and call it once, which compiles it. Answers `describe()`."""
 
     factory: str
     arguments: dict[str, Any]
@@ -80,7 +80,7 @@ class Check(Request, frozen=True):
 
 
 class Release(Request, frozen=True):
-    """Forget a workload and give its memory back."""
+    """Drop a workload and free its memory."""
 
 
 AnyRequest = Hello | Facts | Prepare | TimeBurst | MeasureMemory | Check | Release
@@ -95,7 +95,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 def build_workload(factory: str, arguments: Mapping[str, Any]) -> Workload:
-    """The workload that `factory`, a dotted path "package.module:function", makes of the arguments."""
+    """Call `factory`, a path "package.module:function", with the arguments."""
     module, _, attribute = factory.partition(":")
     workload: Workload = getattr(importlib.import_module(module), attribute)(**arguments)
     return workload

@@ -1,7 +1,7 @@
-"""From samples to statements: medians, intervals by bootstrap, exact tests. The computing is SciPy's.
+"""From samples to statements: medians, bootstrap intervals, exact tests. SciPy computes them.
 
-What counts as one observation is the median of one process. Calls within a process share its memory
-layout, its cores and its clock, and are correlated: an interval over them would be far too narrow.
+One observation is the median of one process. Calls within a process share its memory layout, its cores and
+its clock, so they are correlated: an interval over calls would be far too narrow.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
-# The bounds of an interval wobble a little with the resamples, though with the seed fixed the same samples
-# always give the same bounds.
+# The bounds of an interval vary a little with the resamples. The seed is fixed, so the same samples always
+# give the same bounds.
 RESAMPLES = 9_999
-BATCH = 1_000  # resamples at a time: all of them at once would take 100 MB
+BATCH = 1_000  # resamples at a time: all at once would take 100 MB
 SEED = 0
 OUTER_FENCE = 3.0  # Tukey 1977: beyond 3 interquartile ranges from the quartiles a sample is "far out"
 
 
 class Spread(NamedTuple):
-    """Median, quartiles and minimum of samples, and how many of them are outliers."""
+    """Median, quartiles and minimum of samples, and the number of outliers."""
 
     median: float
     low: float  # 25th percentile
     high: float  # 75th percentile
     minimum: float
-    outliers: int  # beyond Tukey's outer fences; counted, never dropped
+    outliers: int  # beyond Tukey's outer fences: counted, not dropped
 
 
 class Interval(NamedTuple):
-    """A ratio and the bounds that hold it with some confidence."""
+    """A ratio and its confidence interval."""
 
     ratio: float
     low: float
@@ -42,7 +42,7 @@ class Interval(NamedTuple):
 
 
 def spread(samples: Sequence[float]) -> Spread:
-    """Of all samples; percentiles are interpolated.
+    """The spread of all samples; percentiles are interpolated.
 
     >>> spread([1, 2, 3, 10])
     Spread(median=2.5, low=1.75, high=4.75, minimum=1.0, outliers=0)
@@ -54,23 +54,23 @@ def spread(samples: Sequence[float]) -> Spread:
 
 
 def process_medians(samples: Sequence[Sequence[float]]) -> list[float]:
-    """One number per process."""
+    """The median of each process that has samples."""
     return [statistics.median(process) for process in samples if process]
 
 
 def paired_ratio(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """exp of the pseudo-median of paired log ratios, with a percentile bootstrap over the pairs.
 
-    The pseudo-median (Hodges and Lehmann 1963) is the median of the means of all pairs of values: a few
-    wild rounds cannot move it, as they cannot move a median, and for ordinary noise it needs two thirds
-    of the rounds that a median needs. It belongs to the signed-rank test as the mean does to the t-test.
-    With seven values the interval is somewhat narrow: it misses the truth in 4 to 6 % of cases where 1.7 %
-    were meant, which is why a verdict needs the exact test as well.
+    The pseudo-median (Hodges and Lehmann 1963) is the median of the means of all pairs of values. A few wild
+    rounds cannot move it, as they cannot move a median, and for ordinary noise it needs two thirds of the
+    rounds that a median needs. It belongs to the signed-rank test as the mean belongs to the t-test. With
+    seven values the interval is too narrow: it misses the truth in 4 to 6 % of cases instead of 1.7 %. So a
+    verdict needs the exact test too.
     """
-    from scipy.stats import bootstrap  # here, so that measuring alone costs no SciPy
+    from scipy.stats import bootstrap  # here, so that a measurement does not load SciPy
 
     middle = math.exp(float(pseudo_median(np.asarray(log_ratios))))
-    if len(set(log_ratios)) == 1:  # SciPy has no interval for values without spread, and needs two
+    if len(set(log_ratios)) == 1:  # SciPy needs two values or more, and some spread
         return Interval(middle, middle, middle)
     found = bootstrap(
         (np.asarray(log_ratios),),
@@ -85,7 +85,7 @@ def paired_ratio(log_ratios: Sequence[float], confidence: float = CONFIDENCE) ->
 
 
 def pseudo_median(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
-    """The median of the means of all pairs, each value with itself included.
+    """The median of the means of all pairs, including each value with itself.
 
     >>> float(pseudo_median(np.array([1.0, 2.0, 30.0])))
     8.75
@@ -98,7 +98,7 @@ def pseudo_median(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.flo
 def unpaired_ratio(
     base: Sequence[float], new: Sequence[float], confidence: float = CONFIDENCE
 ) -> Interval | None:
-    """Median of `new` over median of `base`, each resampled on its own; None with fewer than two a side."""
+    """Median of `new` over median of `base`, resampled separately; None with fewer than two a side."""
     from scipy.stats import bootstrap
 
     if min(len(base), len(new)) < 2:
@@ -122,29 +122,28 @@ def unpaired_ratio(
 
 
 def sign_flip_p(log_ratios: Sequence[float]) -> float:
-    """Two-sided p-value of "no difference", under which each pair's sign is a coin's: exact.
+    """Exact two-sided p-value of "no difference", under which each pair's sign is a coin flip.
 
-    All 2^n sign patterns are counted, on ranks (Wilcoxon 1945, the signed-rank test), so that a single
-    wild pair weighs no more than its place; n pairs cannot give less than 2 / 2^n. Pairs without a
-    difference say nothing and are left out; equal differences, which clocks hardly give, make it
-    approximate.
+    It counts all 2^n sign patterns, on ranks (Wilcoxon 1945, the signed-rank test), so a single wild pair
+    weighs no more than its rank. With n pairs p is at least 2 / 2^n. Pairs without a difference are left out.
+    Equal differences, which are rare with clocks, make p approximate.
     """
     from scipy.stats import wilcoxon
 
-    told = [ratio for ratio in log_ratios if ratio]
-    if len(told) < 2:
+    unequal = [ratio for ratio in log_ratios if ratio]
+    if len(unequal) < 2:
         return 1.0
-    ties = len({abs(ratio) for ratio in told}) < len(told)
-    return float(wilcoxon(told, method="auto" if ties else "exact").pvalue)
+    ties = len({abs(ratio) for ratio in unequal}) < len(unequal)
+    return float(wilcoxon(unequal, method="auto" if ties else "exact").pvalue)
 
 
 def smallest_sign_flip_p(pairs: int) -> float:
-    """The p-value when all pairs point the same way."""
+    """The p-value if all pairs point the same way."""
     return min(1.0, 2.0 ** (1 - pairs))
 
 
 def mann_whitney_p(base: Sequence[float], new: Sequence[float]) -> float:
-    """Two-sided p-value of "one side is as likely to be larger as the other"; exact without ties."""
+    """Two-sided p-value of "either side is equally likely to be larger"; exact without ties."""
     from scipy.stats import mannwhitneyu
 
     ties = len({*base, *new}) < len(base) + len(new)
@@ -152,7 +151,7 @@ def mann_whitney_p(base: Sequence[float], new: Sequence[float]) -> float:
 
 
 def smallest_mann_whitney_p(base: int, new: int) -> float:
-    """The p-value when every value of one side is above every one of the other.
+    """The p-value if every value of one side is above every value of the other.
 
     >>> round(smallest_mann_whitney_p(4, 4), 4)
     0.0286
@@ -161,8 +160,10 @@ def smallest_mann_whitney_p(base: int, new: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number (Holm 1979, "A simple sequentially rejective multiple test
-    procedure"): those not above alpha hold together with a chance of error of at most alpha.
+    """p-values adjusted for their number.
+
+    All findings with an adjusted p-value up to alpha hold together, with a chance of error of at most alpha.
+    Holm 1979, "A simple sequentially rejective multiple test procedure".
 
     >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]

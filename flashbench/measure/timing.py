@@ -1,4 +1,4 @@
-"""Bursts of timed calls in a child, and the order in which contestants take turns in the parent."""
+"""Bursts of timed calls in a child, and the order of turns in the parent."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import NamedTuple
 from flashbench.measure.cpu import CpuMeter, CpuUse
 from flashbench.measure.energy import EnergyMeter
 
-# Beside a call this long the first one's cold caches and sleeping threads do not show: it counts.
+# In a call this long, cold caches and sleeping threads do not show: the first call counts too.
 LONG_CALL_NS = 500_000_000
-# A call this long is not repeated within a burst; the rounds repeat it.
+# A burst makes such a long call once; the rounds repeat it.
 VERY_LONG_CALL_NS = 5_000_000_000
 
 
 class Burst(NamedTuple):
-    """Timed calls, and what went on meanwhile."""
+    """Timed calls, and what else happened meanwhile."""
 
     samples_ns: list[int]
-    cpu: CpuUse  # while they were made, the discarded call included
-    joules_per_call: float | None  # None: no counter, or something else ran between the calls
+    cpu: CpuUse  # during all calls, the discarded one included
+    joules_per_call: float | None  # None: no counter, or other work ran between the calls
 
 
 def burst(
@@ -34,10 +34,9 @@ def burst(
 ) -> Burst:
     """Nanoseconds of single calls, one after the other, with the garbage collector off.
 
-    The first call is discarded: it wakes the threads and fills the caches. Short calls are repeated
-    until about `at_least_ns` have passed, but not more than `at_most` times; never fewer than
-    `repeats`, except that a call of more than 5 s is made just once. `between` runs, untimed, before
-    each call.
+    The first call is discarded: it wakes the threads and fills the caches. A burst has at least `repeats`
+    calls. Short calls are repeated until about `at_least_ns` have passed, at most `at_most` times. A call of
+    more than 5 s is made just once. `between` runs before each call and is not timed.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -60,7 +59,7 @@ def _samples(
     between: Callable[[], None] | None,
     energy: EnergyMeter,
 ) -> list[int]:
-    """The counted calls; `first` is the time of one made before."""
+    """The counted calls; `first` is the time of the first call, made before."""
     if first >= VERY_LONG_CALL_NS:
         return [first]
     samples = [first] if first >= LONG_CALL_NS else []
@@ -82,7 +81,7 @@ def _timed(call: Callable[[], None], between: Callable[[], None] | None) -> int:
 
 
 def turn_order(contestants: int, number: int) -> list[int]:
-    """Everyone once, each round led by another, so that none always follows the same neighbour.
+    """Everyone once, each round led by the next contestant.
 
     >>> [turn_order(3, number) for number in range(2)]
     [[0, 1, 2], [1, 2, 0]]

@@ -1,4 +1,4 @@
-"""The cores that this process may use, what holds their clocks, and whether they are a guest's."""
+"""The cores that this process may use, what sets their clocks, and whether they are virtual."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ CPUS = Path("/sys/devices/system/cpu")
 CPUINFO = Path("/proc/cpuinfo")
 HYPERVISOR = Path("/sys/hypervisor/type")
 DMI = Path("/sys/class/dmi/id")
-# Beginnings of what firmware made by hypervisors calls its maker or its product; after systemd's
-# detect-virt, which also knows that Amazon's firmware is the same on whole machines, named *.metal.
+# How the firmware of hypervisors begins its vendor or product name, after systemd's detect-virt. Amazon's
+# firmware is the same on bare-metal machines, whose product is named *.metal.
 GUEST_NAMES = (
     "Alibaba Cloud ECS",
     "Amazon EC2",
@@ -40,30 +40,30 @@ GUEST_NAMES = (
 
 
 def affinity() -> list[int] | None:
-    """Numbers of the cores that this process may run on; None where the system has no such thing."""
+    """Numbers of the cores that this process may run on; None: the system has no affinity."""
     cores = process_cores()
     return None if cores is None else sorted(cores)
 
 
 def threads_per_core() -> int | None:
-    """How many of the logical cores that this process may use share a physical one, at most."""
+    """At most how many of the process's logical cores share a physical core; None: unknown."""
     allowed = affinity()
     if allowed is None:
         logical, physical = psutil.cpu_count(), psutil.cpu_count(logical=False)
         return logical // physical if logical and physical else None
     siblings = [read_list(CPUS / f"cpu{core}" / "topology" / "thread_siblings_list") for core in allowed]
-    # A core is known by the first of its threads.
+    # The first thread of a physical core identifies the core.
     return max(Counter(each[0] for each in siblings).values()) if all(siblings) and siblings else None
 
 
 def governor() -> str | None:
-    """What sets the clocks of the cores that this process may use, more than one where they differ."""
+    """The frequency governor of the process's cores, or several if the cores differ; None: unknown."""
     found = {read_text(CPUS / f"cpu{core}" / "cpufreq" / "scaling_governor") for core in affinity() or []}
     return ", ".join(sorted(name for name in found if name)) or None
 
 
 def boost() -> bool | None:
-    """Whether clocks may rise above the nominal one; None where the driver does not tell."""
+    """Whether clocks may rise above the nominal clock; None: the driver does not say."""
     no_turbo = read_number(CPUS / "intel_pstate" / "no_turbo")
     if no_turbo is not None:
         return no_turbo == 0
@@ -72,7 +72,7 @@ def boost() -> bool | None:
 
 
 def virtual() -> bool | None:
-    """Whether this is a guest of a hypervisor; None where it cannot be told."""
+    """Whether this machine is a guest of a hypervisor; None: unknown."""
     if sys.platform == "darwin":
         answer = sysctl("kern.hv_vmm_present")
         return None if answer is None else answer == "1"
@@ -80,7 +80,7 @@ def virtual() -> bool | None:
         return True
     for line in (read_text(CPUINFO) or "").splitlines():
         name, _, value = line.partition(":")
-        if name.strip() == "flags":  # x86, where every hypervisor sets a bit that no processor does
+        if name.strip() == "flags":  # x86: hypervisors set a bit that processors never set
             return "hypervisor" in value.split()
     vendor, product = read_text(DMI / "sys_vendor"), read_text(DMI / "product_name")
     if product is not None and product.endswith(".metal"):
@@ -89,6 +89,6 @@ def virtual() -> bool | None:
 
 
 def sysctl(key: str) -> str | None:
-    """What macOS says of itself; None for a key that it does not know."""
+    """A value of macOS's sysctl; None: an unknown key."""
     answer = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, check=False)
     return answer.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""A worker: a child process for workloads that may crash, hang or eat all memory, seen by its parent."""
+"""The parent's side of a worker, a child process for workloads that may crash, hang or use up all memory."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ from flashbench.system.affinity import on_process_cores
 from flashbench.system.cgroup import ThrottleMeter
 from flashbench.texts import to_json
 
-# The child imports from where the parent does, installed or not; another interpreter from where its own
-# environment does. None imports from the directory that we happen to stand in, where a json.py may lie: the
-# empty path, which `python -c` puts first, goes before anything is imported (`-P` came with Python 3.11).
+# The child imports from the parent's paths, whether flashbench is installed or not. Another interpreter
+# imports from its own environment. Neither imports from the current directory, which may hold a json.py: this
+# code removes the empty path, which `python -c` puts first, before any import (`-P` needs Python 3.11).
 BOOTSTRAP = (
     "import sys; sys.path[:] = [path for path in sys.path if path]; "
     "import json; sys.path[:] = json.loads(sys.argv[1]) or sys.path; "
     "from flashbench.measure.child import main; main(int(sys.argv[2]))"
 )
-# How long a thread pool may spin after its last call; LLVM's OpenMP does so for 200 ms.
+# How long a thread pool may spin after its last call; LLVM's OpenMP spins for 200 ms.
 SPIN_S = 0.25
-DEATH_S = 2.0  # from the end of a child's answers to its own
+DEATH_S = 2.0  # how long a child may take to end after it closes its pipe
 LAST_WORDS_BYTES = 4096
-REPLY = b'{"status":'  # how a reply begins; what else a wrapper script prints is for people
-SHELL_SIGNALS = 128  # a shell whose command a signal has killed exits with this and the signal's number
-MOST_SIGNALS = 64  # above that, 255 for one, it is an exit code of its own
+REPLY = b'{"status":'  # how a reply begins; other lines come from a wrapper script
+SHELL_SIGNALS = 128  # a shell exits with this plus the signal's number if a signal killed its command
+MOST_SIGNALS = 64  # larger codes, such as 255, are ordinary exit codes
 ACTIVITY: dict[type[Request], str] = {
     Hello: "while it started",
     Facts: "while it described itself",
@@ -70,7 +70,7 @@ ACTIVITY: dict[type[Request], str] = {
 
 
 class WorkerFailure(Exception):  # noqa: N818 - not the parent's error: a finding about the workload
-    """A request that did not end well. The worker is dead afterwards, unless `status` is "unsupported"."""
+    """A request failed. The worker is dead afterwards, unless `status` is "unsupported"."""
 
     def __init__(self, status: Status, reason: str) -> None:
         super().__init__(reason)
@@ -81,21 +81,20 @@ class WorkerFailure(Exception):  # noqa: N818 - not the parent's error: a findin
 class Worker:
     """A child process with its own thread settings; use it as a context manager.
 
-    Requests raise WorkerFailure. A failure never takes the parent down, and the death of the parent
-    takes the child with it.
+    Requests raise WorkerFailure. A failure never ends the parent. The death of the parent ends the child.
     """
 
-    @on_process_cores()  # not on the one that this thread may be bound to
+    @on_process_cores()  # not only on the core that this thread may be bound to
     def __init__(self, threads: int, *, timeout_s: float, python: str | None = None) -> None:
-        """Start the child; every library in it is told to use `threads` threads.
+        """Start the child. Its environment sets every library to `threads` threads.
 
         `python` is another environment's interpreter, whose own flashbench then serves. Raises OSError
         when it cannot be started. It may be a script that starts the interpreter in a process of its own.
         """
         self.timeout_s = timeout_s
         self._stopped = False
-        self._owes_answer = False  # as it goes on doing once an exception has got the parent out of its wait
-        # Whether the process we start is the interpreter itself: of another environment's its pid tells.
+        self._owes_answer = False  # stays True if an exception ends the parent's wait
+        # Whether the process we start is the interpreter itself. Another interpreter says so by its pid.
         self._direct = python is None
         self._out_of_memory_kills = _out_of_memory_kills()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
@@ -132,13 +131,13 @@ class Worker:
         self.close()
 
     def __del__(self) -> None:
-        # Its owner got out before `close`: by the second of two signals whose handlers raise.
+        # The owner left before `close`, by the second of two signals whose handlers raise.
         if hasattr(self, "_process") and self._process.returncode is None:
             self.close()
 
     @property
     def alive(self) -> bool:
-        """Whether requests can still be made: the next answer of a child that owes one would be the old."""
+        """Whether requests can still be made. A child that owes an answer would give the old one."""
         return not self._owes_answer and self._process.poll() is None
 
     @property
@@ -147,7 +146,7 @@ class Worker:
         return self._process.pid
 
     def hello(self, modules: Sequence[str] = ()) -> None:
-        """Have the child import modules, and make sure that it speaks this protocol."""
+        """Make the child import modules, and check that it speaks this protocol."""
         answer = self._ask(Hello("", list(modules)))
         self._direct = answer.get("pid", self.pid) == self.pid
         protocol = answer.get("protocol")
@@ -158,7 +157,7 @@ class Worker:
             )
 
     def facts(self) -> dict[str, Any]:
-        """What the child runs with: see `flashbench.measure.process`."""
+        """The child's interpreter, settings and pools: see `flashbench.measure.process`."""
         return self._ask(Facts(""))
 
     def prepare(
@@ -173,8 +172,8 @@ class Worker:
     def time(
         self, slot: str, repeats: int, *, at_least_ns: int = 0, at_most: int = 50, cold: bool = False
     ) -> Burst:
-        """Single calls in one burst: see `flashbench.measure.timing.burst`; `cold` with empty caches."""
-        meter = ThrottleMeter()  # here: the child's groups are ours, and its flashbench may be an older one
+        """Single calls in one burst: see `flashbench.measure.timing.burst`. `cold`: with empty caches."""
+        meter = ThrottleMeter()  # here: the child is in our groups, and its flashbench may be an older one
         answer = self._ask(TimeBurst(slot, repeats, at_least_ns, at_most, cold))
         cpu = CpuUse(*answer["cpu"])._replace(throttled_periods=meter.read())
         return Burst(answer["samples_ns"], cpu, answer["joules_per_call"])
@@ -188,28 +187,28 @@ class Worker:
         return self._ask(Check(slot))
 
     def release(self, slot: str) -> None:
-        """Forget a workload, so that its memory is free for others."""
+        """Make the child drop a workload and free its memory."""
         self._ask(Release(slot))
 
     def rest(self) -> None:
-        """Keep the child off the cores until its next request, whatever its thread pools spin on.
+        """Keep the child off the cores until its next request, even if its thread pools spin.
 
-        Linux stops the process; elsewhere, and behind a wrapper script, a stopped child could outlive a
-        parent that is killed, so the pools are given the time they spin.
+        Linux stops the process. Elsewhere, and behind a wrapper script, a stopped child could outlive a
+        killed parent, so this waits until the pools stop spinning.
         """
         if sys.platform == "linux" and self._direct:
-            self._stopped = True  # first: what has been resumed in vain does no harm
+            self._stopped = True  # first, since a needless SIGCONT does no harm
             self._signal(signal.SIGSTOP)
         else:
             sleep(SPIN_S)
 
     def kill(self) -> None:
-        """End the child and what it started at once; what a signal handler raises comes out after that."""
+        """End the child and what it started, at once; raise a signal handler's exception only afterwards."""
         interrupt: BaseException | None = None
         while self._process.returncode is None:
             try:
                 self._send_kill()
-                self._close_requests()  # whatever lives on without our leave has no more to do
+                self._close_requests()  # a process that survives sees the end of its input
                 self._process.wait()
             except BaseException as error:
                 interrupt = error
@@ -222,12 +221,12 @@ class Worker:
             return
         wrapped = [] if self._direct else self._descendants()
         self._signal(signal.SIGKILL)
-        for process in wrapped:  # also those that timeout(1) or setsid(1) have put into another group
+        for process in wrapped:  # includes those that timeout(1) or setsid(1) moved to another group
             with contextlib.suppress(psutil.Error):  # gone, or another user's: the end of its input ends it
                 process.kill()
 
     def close(self) -> None:
-        """End the child, which has nothing to save."""
+        """End the child. It has nothing to save."""
         try:
             self.kill()
         finally:
@@ -238,7 +237,7 @@ class Worker:
         try:
             self._requests.close()
         except OSError as error:
-            # What is left of a request that a dead child did not read; EINVAL is how Windows says so.
+            # A dead child did not read the rest of a request. Windows says EINVAL.
             if error.errno not in (errno.EPIPE, errno.EINVAL):
                 raise
 
@@ -249,7 +248,7 @@ class Worker:
         try:
             self._requests.write(to_json(request) + b"\n")
             self._requests.flush()
-        except TimeoutError:  # of a signal handler, for a deadline
+        except TimeoutError:  # a signal handler's, for a deadline
             self.kill()
             raise
         except OSError:  # it died since its last reply
@@ -260,7 +259,7 @@ class Worker:
             self.kill()
             reason = f"no answer after {timeout_s:g} s {ACTIVITY[type(request)]}"
             raise WorkerFailure("timeout", reason) from None
-        except BaseException:  # Ctrl-C: what runs now has no one to answer to
+        except BaseException:  # Ctrl-C: nobody will read the answer to this request
             self.kill()
             raise
         if line is None:
@@ -270,13 +269,13 @@ class Worker:
         if reply.status == "ok":
             return reply.data
         if reply.status != "unsupported":
-            self.kill()  # what an error leaves behind must not be measured
+            self.kill()  # an error may leave a state that must not be measured
         raise WorkerFailure(reply.status, reply.reason or reply.status)
 
     def _death(self, request: AnyRequest) -> WorkerFailure:
         try:
             code = self._process.wait(DEATH_S)
-        except subprocess.TimeoutExpired:  # it closed its pipe, but lives
+        except subprocess.TimeoutExpired:  # it closed its pipe but still runs
             self.kill()
             code = self._process.returncode
         of_a_shell = SHELL_SIGNALS < code <= SHELL_SIGNALS + MOST_SIGNALS
@@ -310,7 +309,7 @@ class Worker:
     def _signal(self, number: int) -> None:
         """Signal the child and what it started; nothing if it is gone already."""
         if self._process.poll() is None:
-            # Only just gone, or, as macOS has it, gone and not yet waited for.
+            # It ended just now; on macOS also: it ended, and nobody has waited for it yet.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
 
@@ -323,17 +322,17 @@ def _signal_name(number: int) -> str:
 
 
 def _read_lines(pipe: BinaryIO, lines: queue.SimpleQueue[bytes | None]) -> None:
-    """Pass the child's replies on, then None: a thread, for a pipe cannot be waited for with a timeout."""
+    """Queue the child's replies, then None. A thread runs this, since a pipe's readline has no timeout."""
     with pipe:
         for line in pipe:
-            begin = line.find(REPLY)  # behind what a wrapper script printed without an end of the line
+            begin = line.find(REPLY)  # after text that a wrapper script printed without a newline
             if begin >= 0:
                 lines.put(line[begin:])
     lines.put(None)
 
 
 def _out_of_memory_kills() -> int:
-    """How many processes Linux has killed for want of memory, containers included; 0 where unknown."""
+    """How many processes Linux has killed for lack of memory, containers included; 0 if unknown."""
     try:
         counters = Path("/proc/vmstat").read_text()
     except OSError:

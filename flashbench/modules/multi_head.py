@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flashbench.arguments import Call, as_array, as_count, as_flag, as_size, find_engine, prepare
+from flashbench.dtypes import DEFAULT_DTYPE, Dtype
 from flashbench.engines import Array, Forward, Settings
 from flashbench.errors import AttentionError
 from flashbench.modules.flash_attention import check_dropout
-from flashbench.problem import MAX_HEAD_DIM, AttentionProblem, Direction, Dtype
+from flashbench.problem import MAX_HEAD_DIM, AttentionProblem, Direction
 
 
 class AttentionMode(Enum):
@@ -200,7 +201,7 @@ class MultiHeadAttention:
         return MultiHeadGradients(dq, dk, dv, weights)
 
     def memory_usage(
-        self, batch: int, seqlen: int, *, dtype: Dtype = "float64", direction: Direction = "fwd"
+        self, batch: int, seqlen: int, *, dtype: Dtype = DEFAULT_DTYPE, direction: Direction = "fwd"
     ) -> MemoryUsage:
         """Bytes that attention would need in each mode, without projections. Nothing runs.
 

@@ -9,18 +9,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from flashbench.dtypes import DTYPES
 from flashbench.features import FEATURES
 from flashbench.problem import Direction, Feature
 from flashbench.report.grid import Grid
 from flashbench.report.tones import NOTHING, Cell, Line, Tone
 from flashbench.studies.engine_list import EngineFacts, State, why_not
-from flashbench.studies.engine_probe import DTYPES, LSE, ability, backward_of
+from flashbench.studies.engine_probe import LSE, ability, backward_of
 from flashbench.texts import indented_json
 
 _HEADERS = ("Engine", "Library", "Forward", "Backward", "GQA", "Causal", "d_v", "lse")
 _FEATURE_WORDS = {
-    "fwd_float32": "f32",
-    "fwd_float64": "f64",
+    **{ability("fwd", dtype): entry.short for dtype, entry in DTYPES.items()},
     "gqa": "GQA",
     "causal": "causal",
     "bottom_right": "bottom-right",
@@ -32,7 +32,8 @@ _OPTIONAL_HEADERS = {name: FEATURES[name].header for name in get_args(Feature)}
 _MASKS = {"bool_mask": "bool", "float_mask": "float", "block_mask": "block"}
 _TONES: Mapping[State, Tone] = {"ready": Tone.PLAIN, "not installed": Tone.QUIET, "broken": Tone.BAD}
 _LEGEND = (
-    "f32, f64: dtypes; GQA: fewer key heads than query heads; Causal: any alignment, top-left only, or equal "
+    f"{', '.join(entry.short for entry in DTYPES.values())}: dtypes; GQA: fewer key heads than query heads; "
+    "Causal: any alignment, top-left only, or equal "
     "lengths only; d_v: another head_dim for v; lse: the logarithm of each row's softmax denominator; "
     "fwd: forward alone; all: bool, float and block masks."
 )
@@ -105,7 +106,7 @@ def _masks(facts: EngineFacts) -> str | Cell:
 
 
 def _dtypes(facts: EngineFacts, direction: Direction) -> str | Cell:
-    words = [dtype.replace("float", "f") for dtype in DTYPES if facts.can(ability(direction, dtype))]
+    words = [entry.short for dtype, entry in DTYPES.items() if facts.can(ability(direction, dtype))]
     return " ".join(words) or _yes(False)
 
 

@@ -1,4 +1,4 @@
-"""Names of files that stand beside another: legal wherever that one's name is, however long it is."""
+"""Names for files beside another file: never longer than the file system allows."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import hashlib
 import os
 from pathlib import Path
 
-LONGEST = 255  # bytes of a name, where the system does not say
+LONGEST = 255  # bytes of a name, if the system does not say
 
 
 def beside(path: Path, word: str) -> Path:
     """`run.partial.json` for `run.json` and "partial"; the same name each time.
 
-    Where that is longer than the file system allows, its stem is cut, and a hash of the whole name tells it
-    from others.
+    A name that is too long gets a shorter stem, and a hash of the whole name that keeps it unique.
     """
     name = f"{path.stem}.{word}{path.suffix}"
     longest = _longest_name(path.parent)
     if len(os.fsencode(name)) <= longest:
         return path.with_name(name)
     ending = f"~{digest(path)}.{word}"
-    # A suffix as long as that is no suffix.
+    # Drop a suffix that alone would fill the name.
     ending += path.suffix if len(os.fsencode(ending + path.suffix)) < longest // 2 else ""
     stem = path.stem
     while len(os.fsencode(stem + ending)) > longest:
@@ -29,7 +28,7 @@ def beside(path: Path, word: str) -> Path:
 
 
 def digest(path: Path) -> str:
-    """Twelve hexadecimal digits of the file's name, its directory apart."""
+    """Twelve hexadecimal digits of the file's name, without its directory."""
     return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
 
 

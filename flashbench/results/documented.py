@@ -1,4 +1,4 @@
-"""The figures that the project's source document printed, as a results file that is always at hand."""
+"""The figures of the project's source document, as a results file that the package ships."""
 
 from __future__ import annotations
 

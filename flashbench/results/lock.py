@@ -1,4 +1,4 @@
-"""One run at a time writes a results file: a lock beside it, which ends with its process, killed or not."""
+"""One run at a time writes a results file: a lock file beside it, which ends with its process."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from typing import Any
 
 from flashbench.errors import ResultsError
 
-# What a file system without locks says, such as some mounted over a network.
+# Errors of a file system without locks, such as some network mounts.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 _POLL_S = 0.02
 
 
 class FileLock:
-    """The exclusive right of this process to write the file at `path`, from when it is made until `release`.
+    """The exclusive right of this process to write the file at `path`, until `release`.
 
-    The system holds it by an open file, `.flashbench-<16 hex digits>.lock` in the same directory: whatever
-    ends the process ends the lock, and a lock file that a killed one leaves behind locks nothing.
+    The operating system holds the lock on an open file, `.flashbench-<16 hex digits>.lock` in the same
+    directory. So the end of the process ends the lock, even by a kill, and a leftover file locks nothing.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Raises ResultsError when another run has it, or no lock can be made in that directory.
+        """Raises ResultsError when another run has the lock, or when the directory cannot hold a lock file.
 
-        Where the file system has no locks, a warning says so, and nothing is locked.
+        On a file system without locks it warns, and locks nothing.
         """
         self._lock = lock_path(path)
         self._descriptor: int | None = None
@@ -52,19 +52,19 @@ class FileLock:
                 ) from error
             if _is_at(descriptor, self._lock):
                 self._descriptor = descriptor
-            else:  # its owner removed it between our opening and our locking it: another may have a new one
+            else:  # its owner removed the file after we opened it: another run may have a new file by now
                 os.close(descriptor)
 
     def release(self) -> None:
-        """Let others write. The lock file goes while it is still locked, or it could be another's by then."""
+        """Let others write. Remove the lock file while it is locked: later it could be another run's."""
         if self._descriptor is None:
             return
         descriptor, self._descriptor = self._descriptor, None
         if sys.platform != "win32":
             self._lock.unlink(missing_ok=True)
         os.close(descriptor)
-        if sys.platform == "win32":  # which removes no open file
-            with contextlib.suppress(OSError):  # another run has opened it: it is that run's now
+        if sys.platform == "win32":  # Windows cannot remove an open file
+            with contextlib.suppress(OSError):  # another run has opened it by now, and keeps it
                 self._lock.unlink(missing_ok=True)
 
     def _open(self, path: str | os.PathLike[str]) -> int:
@@ -76,9 +76,9 @@ class FileLock:
 
 @contextlib.contextmanager
 def exclusively(path: str | os.PathLike[str], *, wait_s: float = 10.0) -> Iterator[None]:
-    """Hold the lock for the body, after whoever holds it: for a file that is read and at once written anew.
+    """Wait for the lock and hold it for the body: for a file that the body reads and rewrites.
 
-    Raises ResultsError when it is not free after `wait_s` seconds.
+    Raises ResultsError if the lock is not free after `wait_s` seconds.
     """
     end = time.monotonic() + wait_s
     while True:
@@ -96,9 +96,9 @@ def exclusively(path: str | os.PathLike[str], *, wait_s: float = 10.0) -> Iterat
 
 
 def lock_path(path: str | os.PathLike[str]) -> Path:
-    """Where the lock of a file is; of its growing sibling NAME.partial.json it is the same.
+    """The path of a file's lock. NAME.json and its growing sibling NAME.partial.json share one lock.
 
-    By a digest of the name, as the name may be as long as a name can be.
+    The lock's name is a digest, because the file's own name may already have the longest legal length.
     """
     target = Path(path).resolve()
     stem = target.stem.removesuffix(".partial")
@@ -115,7 +115,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _lock(descriptor: int) -> None:
-    """Raises OSError when another has it, at once."""
+    """Raises OSError at once when another process has the lock."""
     if sys.platform == "win32":
         import msvcrt
 

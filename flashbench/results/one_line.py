@@ -1,4 +1,4 @@
-"""Texts of others, such as a plug-in's name or a reason in a file, as one line of plain text."""
+"""Foreign text, such as a plug-in's name or a reason in a file, as one line of plain text."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 from flashbench.texts import readable
 
-# GitHub's runner takes this for the beginning of a command anywhere in a line of a log.
+# GitHub's runner reads a command after this, anywhere in a line of a log.
 _COMMAND = "##["
 
 
 def one_line(text: str) -> str:
-    r"""The text on one line: line breaks and tabs are spaces, what cannot be seen is shown as an escape.
+    r"""The text on one line: line breaks and tabs become spaces, invisible characters become escapes.
 
-    So no text begins a line of its own, moves a terminal's cursor, turns the order of what follows, or is
-    a character that XML and UTF-8 have no place for; a byte of a name that is no UTF-8 is `\xe9`. Text of one
-    line stays as it is.
+    So a text cannot begin a new line, move a terminal's cursor, or reverse the text after it, and it holds no
+    character that XML or UTF-8 forbids. A byte that is not UTF-8 becomes `\xe9`. Plain text of one line is
+    returned unchanged.
 
     >>> one_line("slow\r\n::error::no"), one_line("\x1b[2J red"), one_line("a\u202eb")
     ('slow ::error::no', '\\x1b[2J red', 'a\\u202eb')
@@ -26,7 +26,7 @@ def one_line(text: str) -> str:
 
 
 def plain_texts(value: Any) -> Any:
-    """The same value, every text in its lists and dicts on one line, keys too."""
+    """The same value, with every text in it on one line, also in lists, dicts and keys of dicts."""
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, dict):

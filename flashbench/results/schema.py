@@ -11,7 +11,7 @@ from flashbench.results.record import SCHEMA_VERSION, Results
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of what `results.store` writes; docs/results.schema.json is this, as a file."""
+    """JSON Schema (2020-12) of what `results.store` writes; docs/results.schema.json holds it."""
     schema = msgspec.json.schema(Results)
     schema["$defs"]["Results"]["properties"]["schema_version"]["const"] = SCHEMA_VERSION
     return {
@@ -22,7 +22,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def json_schema_text() -> str:
-    """`json_schema` as docs/results.schema.json holds it."""
+    """`json_schema` as the text of docs/results.schema.json."""
     return json.dumps(json_schema(), indent=2) + "\n"
 
 

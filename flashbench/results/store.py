@@ -1,4 +1,4 @@
-"""Results files: written whole or not at all, read with their types checked."""
+"""Results files: write them whole or not at all, and check their types when reading."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flashbench.texts import indented_json
 
 
 class _Header(msgspec.Struct):
-    """What every version of the file has: read first, so that a newer file is told from a broken one."""
+    """The field that every version of the file has. Read first, it tells a newer file from a broken one."""
 
     schema_version: int
 
@@ -29,7 +29,7 @@ def encode(results: Results) -> bytes:
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise ResultsError now if `save` could not write there: before a long run, not after it."""
+    """Raise ResultsError if `save` could not write there: call this before a long run."""
     target = Path(path)
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -44,8 +44,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise ResultsError(
             f"cannot write {target}: there is no directory {parent}", hint=f"mkdir -p {parent}"
         )
-    # A file is replaced, which its directory has to allow, and so does the file: who has made it read-only
-    # means to keep it. Into a pipe or a device is written.
+    # A file is replaced, so its directory must be writable. The file must be too: a read-only file is one to
+    # keep. A pipe or a device is written to.
     asked = [target] if target.exists() else []
     asked += [parent] if not asked or target.is_file() else []
     for each in asked:
@@ -56,26 +56,26 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 def save(results: Results, path: str | os.PathLike[str]) -> None:
     """Write the file in one step: at every moment `path` is the old file or the whole new one.
 
-    Raises ResultsError when it cannot be written; an existing file is then as it was.
+    Raises ResultsError when it cannot be written. An existing file then stays unchanged.
     """
     write_whole(path, encode(results))
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes, *, durable: bool = True) -> None:
-    """`save` for any bytes. Without `durable` it survives the death of this process, but not a power cut."""
+    """`save` for any bytes. Without `durable` the file survives this process, but not a power cut."""
     check_writable(path)
     try:
-        # Through a symbolic link, so that the link stays and its target is replaced.
+        # Follow a symbolic link: replace its target, and keep the link.
         _write(Path(path).resolve(), content, durable)
     except OSError as error:
         raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _write(target: Path, content: bytes, durable: bool) -> None:
-    if target.exists() and not target.is_file():  # a pipe or a device: there is nothing to lose
+    if target.exists() and not target.is_file():  # a pipe or a device has no old content to keep
         target.write_bytes(content)
         return
-    # In the same directory, for os.replace is one step only within a file system.
+    # In the same directory: os.replace is atomic only within one file system.
     part = target.with_name(f".flashbench-{digest(target)}-{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as file:
@@ -94,14 +94,14 @@ def _write(target: Path, content: bytes, durable: bool) -> None:
 
 
 def remove_parts(path: str | os.PathLike[str]) -> None:
-    """Remove what writers of this file left beside it when they were killed."""
+    """Remove the parts of this file that killed writers left beside it."""
     target = Path(path).resolve()
     for part in target.parent.glob(f".flashbench-{digest(target)}-*.part"):
         part.unlink(missing_ok=True)
 
 
 def _sync_directory(directory: Path) -> None:
-    """Make the new name last through a power cut, where the system can (not on Windows)."""
+    """Make the new name survive a power cut, where the system can (not on Windows)."""
     with contextlib.suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -113,14 +113,14 @@ def _sync_directory(directory: Path) -> None:
 def load(path: str | os.PathLike[str]) -> Results:
     """Read a results file of this schema version or an older one.
 
-    Raises ResultsError, in one line: not found, unreadable, truncated, not JSON, not a results file,
-    of another schema version, or with a wrong field, which is named like `$.measurements[3].time`.
+    Raises ResultsError, in one line: not found, unreadable, truncated, not JSON, not a results file, of
+    another schema version, or with a wrong field, which it names like `$.measurements[3].time`.
     """
     return decode(_read(path), name=str(path))
 
 
 def load_measurements(path: str | os.PathLike[str]) -> Results:
-    """`load` for what works on measurements. Raises ResultsError too where the file holds training steps."""
+    """`load` a file of measurements. Also raises ResultsError if the file holds training steps."""
     results = load(path)
     if results.kind == "train":
         raise ResultsError(
@@ -131,7 +131,7 @@ def load_measurements(path: str | os.PathLike[str]) -> Results:
 
 
 def load_training(path: str | os.PathLike[str]) -> Results:
-    """`load` for training steps. Raises ResultsError too where the file holds something else."""
+    """`load` a file of training steps. Also raises ResultsError if the file holds anything else."""
     results = load(path)
     if results.kind != "train":
         raise ResultsError(f'{path} is of kind "{results.kind}", and holds no training steps')
@@ -139,11 +139,11 @@ def load_training(path: str | os.PathLike[str]) -> Results:
 
 
 def decode(content: bytes, *, name: str) -> Results:
-    """`load` for bytes; errors begin with `name`."""
+    """`load` from bytes; error messages begin with `name`."""
     if not content.strip():
         raise ResultsError(f"{name} is empty, not a results file")
     try:
-        content.decode("utf-8")  # all of it: msgspec checks only the strings that it reads
+        content.decode("utf-8")  # check all of it: msgspec checks only the strings that it reads
         header = msgspec.json.decode(content, type=_Header)
     except (msgspec.ValidationError, RecursionError) as error:
         raise ResultsError(
@@ -167,7 +167,7 @@ def decode(content: bytes, *, name: str) -> Results:
         if version == SCHEMA_VERSION:
             return msgspec.json.decode(content, type=Results)
         return msgspec.convert(upgrade(msgspec.json.decode(content), SCHEMA_VERSION), type=Results)
-    except (AttributeError, KeyError, TypeError) as error:  # an upgrade met what version 1 never held
+    except (AttributeError, KeyError, TypeError) as error:  # an upgrade met data that version 1 never had
         raise ResultsError(f"{name} is not a results file of schema_version {version}: {error!r}") from error
     except msgspec.ValidationError as error:
         raise ResultsError(f"{name} has a wrong field: {mid_sentence(str(error))}") from error

@@ -1,8 +1,8 @@
-"""A results file that grows with its run: at every moment it is a whole results file of what is known.
+"""A results file that grows with its run: at every moment it is a complete results file of what is known.
 
-It is written anew at each step, in one move, so that a kill at any moment costs only what was in flight.
-A finished file of an earlier run is not given up for an unfinished one: then the growing file stands
-beside it, as NAME.partial.json, until it is complete. One run at a time has the file: `results.lock`.
+Each step rewrites it atomically, so a kill loses only the step at hand. A finished file of an earlier run is
+kept until this run is complete: meanwhile the growing file stands beside it, as NAME.partial.json. One run at
+a time has the file: see `results.lock`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from flashbench.texts import to_json
 
 
 class GrowingFile:
-    """The file at `path`, and what a run that was cut short left there."""
+    """The file at `path`, and the unfinished results of an earlier run there."""
 
     def __init__(self, path: str, *, resume: bool = False) -> None:
-        """Raises ResultsError when nothing can be written there, when another run writes there, when an
-        unfinished run would be overwritten without `resume`, and when there is nothing to resume that can be
-        read.
+        """Raises ResultsError when the file cannot be written, when another run writes it, when it would
+        overwrite an unfinished run without `resume`, and when the results to resume cannot be read.
         """
         check_writable(path)
         self.path = Path(path)
-        # Before it is looked at: what an earlier run left must not change after that.
+        # Lock before looking: what an earlier run left must not change afterwards.
         self._lock = FileLock(path) if self.can_grow else None
         try:
             self._look(resume)
@@ -36,8 +35,8 @@ class GrowingFile:
             raise
 
     def _look(self, resume: bool) -> None:
-        """What is there: something to go on from, to leave alone, or to replace at the end."""
-        self.earlier: Results | None = None  # to go on from
+        """Find out what is there: results to resume, to keep for now, or to replace at the end."""
+        self.earlier: Results | None = None  # to resume
         partial = beside(self.path, "partial")
         unfinished = {
             each: results for each in (partial, self.path) if (results := _unfinished(each)) is not None
@@ -66,7 +65,7 @@ class GrowingFile:
             self._lock.release()
 
     def _finished_words(self) -> str:
-        """What this run's results will take the place of, for a line that says so."""
+        """The file that this run's results will replace, in words for the user."""
         try:
             earlier = load(self.path)
         except ResultsError:
@@ -75,17 +74,17 @@ class GrowingFile:
 
     @property
     def can_grow(self) -> bool:
-        """Whether it is a file; a pipe or a device takes the results once, at the end."""
+        """Whether it is a file. A pipe or a device gets the results once, at the end."""
         return not self.path.exists() or self.path.is_file()
 
     def write(self, results: Results) -> Path:
-        """Keep what is known so far; returns where."""
+        """Write what is known so far; returns the path."""
         if self.can_grow:
             write_whole(self._growing, to_json(results), durable=False)
         return self._growing
 
     def finish(self, results: Results) -> None:
-        """Keep all of it, for reading by people too, and `close`; unfinished results stay resumable."""
+        """Write the final results, indented for people, and `close`. Unfinished results stay resumable."""
         try:
             save(results, self.path if results.complete else self._growing)
             if results.complete and self._growing != self.path:
@@ -95,7 +94,7 @@ class GrowingFile:
 
 
 def _unfinished(path: Path) -> Results | None:
-    """The results there if they are of an unfinished run that can go on; None for anything else."""
+    """The results at `path` if they are of an unfinished run; None for anything else."""
     if not path.is_file():
         return None
     try:

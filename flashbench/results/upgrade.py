@@ -1,4 +1,4 @@
-"""Older results files as the records of today: one step a version, from the oldest up."""
+"""Convert older results files to today's records: one step for each version."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def _from_1(document: dict[str, Any]) -> None:
-    """Version 1 listed the bursts of a single process: of processes there was one.
+    """To version 2. Version 1 listed the bursts of its only process; version 2 has a list for each process.
 
-    Its growth of a process began from a level that still held the outputs of an earlier call.
+    Version 1 measured a process's growth from a level that still held an earlier call's outputs.
     """
     for row in document.get("measurements", ()):
         memory = row.get("memory")
@@ -22,12 +22,12 @@ def _from_1(document: dict[str, Any]) -> None:
             time["minimum_ns"] = min(samples, default=None)
 
 
-# version -> what makes the next one of it, in place
+# version -> the function that converts a document to the next version, in place
 STEPS: dict[int, Callable[[dict[str, Any]], None]] = {1: _from_1}
 
 
 def upgrade(document: dict[str, Any], newest: int) -> dict[str, Any]:
-    """The document as version `newest` writes it. The caller has checked that it can be."""
+    """The document as version `newest` writes it. The caller has checked that STEPS has every step."""
     for version in range(document["schema_version"], newest):
         STEPS[version](document)
     return document | {"schema_version": newest}

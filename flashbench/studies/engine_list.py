@@ -34,7 +34,7 @@ class EngineFacts(Record, frozen=True):
     version: str | None = None
     summary: str = ""
     layout: str = ""  # the memory order that it reads without copying
-    # By what it may lack (see `engine_probe.SHAPES` and `OPTIONAL`), or `fwd_float32` and the like:
+    # By what it may lack: a name of `engine_probe.SHAPES` or `OPTIONAL`, or an `engine_probe.ability`:
     lacks: dict[str, str] = msgspec.field(default_factory=dict)  # why it cannot
     notes: dict[str, str] = msgspec.field(default_factory=dict)  # the fallback that it used
 

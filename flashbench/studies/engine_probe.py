@@ -8,15 +8,15 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from flashbench.dtypes import DTYPES, Dtype
 from flashbench.engines import ENGINES, Engine, Forward, Settings, get_engine, plugins, refusal
 from flashbench.errors import EngineError
 from flashbench.extras import make_extras
 from flashbench.features import FEATURES
-from flashbench.problem import AttentionProblem, Direction, Dtype, Feature
+from flashbench.problem import AttentionProblem, Direction, Feature
 from flashbench.studies.untouched import changed
 
 FACTORY = "flashbench.studies.engine_probe:build"
-DTYPES: tuple[Dtype, ...] = ("float32", "float64")
 DIRECTIONS: tuple[Direction, ...] = ("fwd", "bwd")
 # What an engine may lack, and a small problem that needs it. Only a call shows whether there is an lse.
 SHAPES: dict[str, Mapping[str, Any]] = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from statistics import median
 
+from flashbench.dtypes import Dtype
 from flashbench.measure.pool import WorkerPool
 from flashbench.measure.worker import WorkerFailure
-from flashbench.problem import Dtype
 from flashbench.studies import peak
 from flashbench.studies.bandwidth import measure_bandwidth
 

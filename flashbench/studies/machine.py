@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from importlib.metadata import version
 
 import psutil
 from msgspec.structs import replace
 
 from flashbench.analysis.advice import advice
+from flashbench.dtypes import WIDEST_FIRST
 from flashbench.errors import EngineError
 from flashbench.measure.energy import EnergyMeter
 from flashbench.measure.machine import describe_machine
 from flashbench.measure.pool import WorkerPool
-from flashbench.problem import Dtype
-from flashbench.results.record import SCHEMA_VERSION, Machine, Results
+from flashbench.results.record import Machine, Results
 from flashbench.studies.bandwidth import BURSTS
 from flashbench.studies.limits import Limits
 from flashbench.studies.nothing import NothingToMeasureError
-from flashbench.studies.runner import make_machine
+from flashbench.studies.run_record import RunRecord, make_machine
 from flashbench.studies.session import Progress
 from flashbench.system.cores import available_cores
 
-DTYPES: tuple[Dtype, ...] = ("float64", "float32")
 # Bursts of multiply-adds of each dtype, the dtypes taking turns.
 PEAK_BURSTS = 5
 # To look around, then the bursts, the bandwidth and the noise floor.
-STEPS = 1 + PEAK_BURSTS * len(DTYPES) + 2
+STEPS = 1 + PEAK_BURSTS * len(WIDEST_FIRST) + 2
 TIMEOUT_S = 120.0
 
 
@@ -46,8 +43,8 @@ def inspect_machine(
     """
     from flashbench.codegen.isa import host_isa  # here: loads Numba, which --help must not
 
-    created = datetime.now().astimezone().isoformat(timespec="seconds")
     used = threads or available_cores()
+    record = RunRecord("machine", command, {"threads": used, "quick": quick})
     on_progress(Progress(0, STEPS, "what else runs"))
     # Before anything is measured, whose own load is not of interest.
     machine = make_machine(describe_machine(), {}, used)
@@ -66,17 +63,7 @@ def inspect_machine(
         except (EngineError, NothingToMeasureError) as error:
             lines.append(str(error))
     on_progress(Progress(STEPS, STEPS, "done"))
-    return Results(
-        schema_version=SCHEMA_VERSION,
-        kind="machine",
-        created=created,
-        flashbench_version=version("flashbench"),
-        command=list(command),
-        config={"threads": used, "quick": quick},
-        machine=machine,
-        measurements=[],
-        warnings=lines,
-    )
+    return record.results(machine, warnings=lines)
 
 
 def measured_nothing(results: Results) -> bool:
@@ -90,7 +77,7 @@ def _with_limits(
 ) -> tuple[Machine, list[str]]:
     """The machine with its peaks and its bandwidth, and a line for each that could not be measured."""
     failures: list[str] = []
-    bursts = [(number, dtype) for number in range(1, PEAK_BURSTS + 1) for dtype in DTYPES]
+    bursts = [(number, dtype) for number in range(1, PEAK_BURSTS + 1) for dtype in WIDEST_FIRST]
     with WorkerPool(threads, timeout_s=TIMEOUT_S) as pool:
         limits = Limits(pool, threads)
         for done, (number, dtype) in enumerate(bursts, start=1):
@@ -101,7 +88,7 @@ def _with_limits(
     if limits.read_bandwidth_gbps is None:
         failures.append("read bandwidth could not be measured")
     peaks = limits.peak_gflops()
-    failures += [f"FMA peak of {dtype} could not be measured" for dtype in DTYPES if dtype not in peaks]
+    failures += [f"FMA peak of {dtype} could not be measured" for dtype in WIDEST_FIRST if dtype not in peaks]
     measured = replace(
         machine, peak_gflops=peaks, peak_threads=threads, read_bandwidth_gbps=limits.read_bandwidth_gbps
     )

@@ -7,7 +7,7 @@ from statistics import median
 from time import perf_counter_ns
 from typing import Any
 
-from flashbench.problem import Dtype
+from flashbench.dtypes import Dtype
 
 FACTORY = "flashbench.studies.peak:build"
 # A call is long enough to hide the start of its threads, and short enough that one in a burst is not

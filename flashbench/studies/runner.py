@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from importlib.metadata import version
 
 import msgspec
 
 from flashbench.analysis.advice import run_warnings
 from flashbench.analysis.movement import movement_warnings
-from flashbench.measure.machine import MachineFacts, describe_machine
-from flashbench.results.record import SCHEMA_VERSION, Machine, Results
-from flashbench.studies.noise_floor import machine_floor
+from flashbench.measure.machine import describe_machine
+from flashbench.results.record import Results
 from flashbench.studies.nothing import is_empty
 from flashbench.studies.resume import restore
+from flashbench.studies.run_record import RunRecord, make_machine
 from flashbench.studies.session import Progress, Session
 from flashbench.studies.study import Study
 from flashbench.system.cores import available_cores
@@ -52,9 +49,8 @@ def run(
     machine, and Interrupted on Ctrl-C.
     """
     threads = study.threads or available_cores()
-    created = datetime.now().astimezone().isoformat(timespec="seconds")
+    record = RunRecord(study.kind, command, {**msgspec.to_builtins(study), "threads": threads})
     facts = describe_machine()  # before the run, whose own load is not of interest
-    config = {**msgspec.to_builtins(study), "threads": threads}
 
     def step() -> None:
         if on_results is not None:
@@ -62,7 +58,7 @@ def run(
 
     session = Session(study, threads, on_progress, step)
     if earlier is not None:
-        restore(session.rows, earlier, config, facts.cpu)
+        restore(session.rows, earlier, record.config, facts.cpu)
 
     def results() -> Results:
         machine = make_machine(
@@ -77,14 +73,8 @@ def run(
             for row in session.rows
             if row.tried
         ]
-        return Results(
-            schema_version=SCHEMA_VERSION,
-            kind=study.kind,
-            created=created,
-            flashbench_version=version("flashbench"),
-            command=list(command),
-            config=config,
-            machine=machine,
+        return record.results(
+            machine,
             measurements=[row for row in measurements if row.time or row.status != "ok"],
             processes={**(earlier.processes if earlier else {}), **session.processes},
             warnings=[*run_warnings(machine), *movement_warnings(measurements)],
@@ -101,25 +91,3 @@ def run(
 def failed(results: Results) -> bool:
     """Whether a point was tried and failed, which what is unsupported or too large was not, or none timed."""
     return is_empty(results) or any(row.status in FAILURES for row in results.measurements)
-
-
-def make_machine(
-    facts: MachineFacts,
-    peak_gflops: dict[str, float],
-    threads: int,
-    *,
-    read_bandwidth_gbps: float | None = None,
-) -> Machine:
-    """The record of this machine, with what was measured of it, its noise floor by an earlier duel."""
-    from flashbench.codegen.isa import ISA  # loads Numba, which a run of other engines has no need of
-
-    floor = machine_floor(facts.cpu, threads)
-    return Machine(
-        **dataclasses.asdict(facts),
-        isa=ISA.name,
-        cores=available_cores(),
-        peak_gflops=peak_gflops,
-        peak_threads=threads if peak_gflops else None,
-        read_bandwidth_gbps=read_bandwidth_gbps,
-        noise_floor=None if floor is None else floor.floor,
-    )

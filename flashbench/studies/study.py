@@ -7,11 +7,11 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from flashbench.analysis.decoding import MOST_QUERIES
+from flashbench.dtypes import DEFAULT_DTYPE, Dtype
 from flashbench.engines import Settings
 from flashbench.errors import ConfigError
 from flashbench.features import OPTIONS
-from flashbench.problem import AttentionProblem, CausalAlignment, Direction, Dtype, MaskKind
+from flashbench.problem import MOST_DECODING_QUERIES, AttentionProblem, CausalAlignment, Direction, MaskKind
 from flashbench.studies.lengths import Length, are_shares, check_lengths, rows_of_lengths
 from flashbench.studies.windows import NO_WINDOW, WindowSetting, window_of
 
@@ -47,7 +47,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     heads: list[int] = msgspec.field(default_factory=lambda: [1])
     kv_heads: int | None = None  # None: as many as heads
     head_dims: list[int] = msgspec.field(default_factory=lambda: [64])
-    dtypes: list[Dtype] = msgspec.field(default_factory=lambda: ["float64"])
+    dtypes: list[Dtype] = msgspec.field(default_factory=lambda: [DEFAULT_DTYPE])
     causal: list[bool] = msgspec.field(default_factory=lambda: [False])
     causal_alignment: CausalAlignment = "bottom-right"
     windows: list[WindowSetting] = msgspec.field(default_factory=lambda: [NO_WINDOW])
@@ -136,8 +136,10 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 )
 
     def _check_decode(self) -> None:
-        if not 1 <= self.queries <= MOST_QUERIES:
-            raise ConfigError(f"queries of a step must be from 1 to {MOST_QUERIES}, not {self.queries}")
+        if not 1 <= self.queries <= MOST_DECODING_QUERIES:
+            raise ConfigError(
+                f"queries of a step must be from 1 to {MOST_DECODING_QUERIES}, not {self.queries}"
+            )
         for name in ("seq_len_k", "varlen"):
             if getattr(self, name) is not None:
                 raise ConfigError(f"decode reads as many keys as seq_lens says: it takes no {name}")

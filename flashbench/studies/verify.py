@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from flashbench.dtypes import entry_of_output
 from flashbench.engines import Array, Engine, Forward, get_engine, refusal
 from flashbench.errors import UnsupportedError
 from flashbench.problem import AttentionProblem, Direction, Feature
@@ -233,9 +234,10 @@ def _compare(
     problem, expected = case.problem, question.answers[name]
     if not isinstance(actual, np.ndarray):
         return f"{name} is of type {type(actual).__name__}, not an array"
-    if actual.shape != expected.shape or actual.dtype != problem.dtype:
-        return f"{name} is {actual.dtype} {actual.shape}, not {problem.dtype} {expected.shape}"
-    actual, expected = _folded(case, name, actual), _folded(case, name, expected)
+    entry = entry_of_output(problem.dtype, name)
+    if actual.shape != expected.shape or actual.dtype != entry.storage:
+        return f"{name} is {actual.dtype} {actual.shape}, not {entry.storage} {expected.shape}"
+    actual, expected = _folded(case, name, entry.view(actual)), _folded(case, name, expected)
     error = largest_error(actual, expected)
     tolerance = problem_tolerance(problem, name, sizes=case.sizes, largest_lse=question.largest_lse)
     deviation = Deviation(error=error if math.isfinite(error) else None, tolerance=tolerance)

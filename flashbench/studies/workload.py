@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from flashbench.dtypes import entry_of_output
 from flashbench.engines import Array, Engine, Forward, Layout, Settings, get_engine, refusal
 from flashbench.errors import UnsupportedError
 from flashbench.extras import Extras, make_extras
@@ -182,6 +183,7 @@ class AttentionWorkload:
             dsinks[part.queries[1]] += expected.pop("dsinks", 0.0)
             for name in expected.keys() & errors.keys():
                 actual = self._outputs[name][part.keys if name in ("dk", "dv") else part.queries]
+                actual = entry_of_output(self._problem.dtype, name).view(actual)
                 errors[name] = max(errors[name], largest_error(actual, expected[name]))
         if "dsinks" in errors:
             heads = self._heads_of_every_sequence(groups)

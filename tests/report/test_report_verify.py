@@ -9,7 +9,8 @@ import pytest
 from helpers.rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
-from flashbench.problem import AttentionProblem, Dtype, Feature
+from flashbench.dtypes import Dtype
+from flashbench.problem import AttentionProblem, Feature
 from flashbench.report.verify import FAILURES_SHOWN, verify_json, verify_lines, verify_report
 from flashbench.studies.verify import CaseResult, Deviation, Verdict, Verification
 

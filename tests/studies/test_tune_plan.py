@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashbench.codegen.isa import ISA
+from flashbench.dtypes import DTYPES
 from flashbench.engines import Settings
 from flashbench.engines.flash.block_sizes import Blocks
 from flashbench.engines.flash.engine import FlashEngine
 from flashbench.engines.flash.plan import built_in_blocks
 from flashbench.engines.flash.tuned import Key
 from flashbench.errors import AttentionError, ConfigError
-from flashbench.problem import ITEMSIZE, AttentionProblem
+from flashbench.problem import AttentionProblem
 from flashbench.studies.tune.candidates import allowed_bytes, candidates
 from flashbench.studies.tune.plan import (
     Plan,
@@ -135,7 +136,7 @@ def test_candidates_are_the_rule_first_and_then_whole_vectors(key: Key, threads:
     assert found[0] == built_in_blocks(search_problem(key, threads), key.direction)
     assert len(found) == len(set(found))
     for block_q, block_k in found[1:]:
-        assert block_q % ISA.lanes(ITEMSIZE[key.dtype]) == 0
+        assert block_q % ISA.lanes(DTYPES[key.dtype].itemsize) == 0
         assert block_q <= seqlen_from(key)
         assert 8 <= block_k <= min(1024, seqlen_from(key))
 

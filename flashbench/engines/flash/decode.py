@@ -30,9 +30,8 @@ from flashbench.kernels.flash.merge import Split
 from flashbench.kernels.flash.scratch import DECODE, ScratchSizes, padded_lanes
 from flashbench.kernels.maths.dots import QUERIES
 from flashbench.kernels.products.fma import FMA
-from flashbench.problem import AttentionProblem
+from flashbench.problem import MOST_DECODING_QUERIES, AttentionProblem
 
-MOST_QUERIES = 16  # of one chunk
 _MOST_ROWS = 64  # queries of a chunk, over the heads that share keys: four vectors of float32 on AVX-512
 _BLOCK_K = 64
 _LEAST_KEYS = 256  # of a part: what it costs to begin and to merge one is then little
@@ -56,14 +55,14 @@ def decodes(problem: AttentionProblem, settings: Settings) -> bool:
     """
     if problem.page_size is not None:
         return True
-    few = problem.seqlen_q <= MOST_QUERIES and problem.mask != "block" and problem.dropout == 0
+    few = problem.seqlen_q <= MOST_DECODING_QUERIES and problem.mask != "block" and problem.dropout == 0
     return few and settings.use_simd and settings.block_q is None
 
 
 def decode_plan(problem: AttentionProblem, settings: Settings) -> DecodePlan:
     """The sizes for a problem that `decodes`."""
     group = problem.num_heads // problem.num_kv_heads
-    chunk = min(MOST_QUERIES, problem.seqlen_q, max(1, _MOST_ROWS // group))
+    chunk = min(MOST_DECODING_QUERIES, problem.seqlen_q, max(1, _MOST_ROWS // group))
     lengths = problem.length_counts.items()
     heads = problem.num_kv_heads * sum(count * -(-seqlen_q // chunk) for (seqlen_q, _), count in lengths)
     part_keys = max(_LEAST_KEYS, -(-problem.seqlen_k * heads // _PARTS))

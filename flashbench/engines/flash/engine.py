@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
+from flashbench.engines import Array, AttentionGradients, Forward, Settings
+from flashbench.engines.base import EngineBase
 from flashbench.engines.features import call_features, sinks_gradient
 from flashbench.engines.flash.decode import decode, decode_bytes, decode_plan, decodes
 from flashbench.engines.flash.plan import (
@@ -41,12 +42,11 @@ from flashbench.kernels.products.fma import FMA
 from flashbench.problem import AttentionProblem, Direction, Feature
 
 
-class FlashEngine:
+class FlashEngine(EngineBase):
     """Numba kernels whose workspace does not grow with seqlen squared."""
 
     name = "flash"
     summary = "tiled, online softmax, backward by recomputation (Numba, SIMD)"
-    layout: Layout = "bhsd"
     features: frozenset[Feature] = frozenset(
         ("window", "softcap", "alibi", "sinks", "mask", "key_lengths", "varlen", "dropout", "block_table")
     )
@@ -188,10 +188,6 @@ class FlashEngine:
         if direction != "fwd":
             needs.append(call_bytes(problem, "bwd", settings))
         return max(needs)
-
-    def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
-        """None: there is one."""
-        return None
 
 
 def _mask_gradient(

@@ -21,8 +21,9 @@ from numba.core import config
 
 from flashbench.codegen.compiled import KERNEL_SOURCES, cache_directory, chosen_directory
 from flashbench.codegen.isa import ISA
+from flashbench.dtypes import Dtype
 from flashbench.engines.flash.block_sizes import Blocks
-from flashbench.problem import AttentionProblem, Dtype
+from flashbench.problem import AttentionProblem
 from flashbench.system.cores import available_cores
 
 # Version history

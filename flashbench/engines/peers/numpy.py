@@ -5,8 +5,8 @@
     p /= p.sum(axis=-1)
     o = p @ v
 
-The products are BLAS's. What a mask hides is multiplied by a weight of zero, so a NaN or an infinity
-in a hidden key or value does reach the rows that do not see it: that is what these lines do.
+BLAS computes the products. Hidden keys and values are multiplied by a weight of zero, so a NaN or an
+infinity there reaches the rows that do not see it: these lines do just that.
 """
 
 from __future__ import annotations
@@ -18,22 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
+from flashbench.engines.base import EngineBase
+from flashbench.engines.protocol import Array, AttentionGradients, Forward, Settings
 from flashbench.extras import NO_EXTRAS, Extras
-from flashbench.problem import AttentionProblem, Direction, Feature
+from flashbench.problem import AttentionProblem, Direction
 
 
-class NumpyEngine:
-    """The baseline of whoever has NumPy and nothing else."""
+class NumpyEngine(EngineBase):
+    """The baseline of a user who has NumPy alone."""
 
     name = "numpy"
     summary = "textbook attention in four lines of NumPy (BLAS), scores materialised"
-    layout: Layout = "bhsd"
-    features: frozenset[Feature] = frozenset()
-
-    def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
-        """None: everything runs here."""
-        return None
 
     def forward(
         self,
@@ -65,7 +60,7 @@ class NumpyEngine:
         extras: Extras = NO_EXTRAS,
         mask_gradient: bool = False,
     ) -> AttentionGradients:
-        """Gradients through p, from `forward.saved` or computed again."""
+        """Gradients through p: from `forward.saved`, or recomputed."""
         with _threads(settings.num_threads), np.errstate(all="ignore"):
             p = _softmax(problem, q, k)[0] if forward.saved is None else forward.saved
             do = _split(problem, do)
@@ -78,39 +73,29 @@ class NumpyEngine:
             dk = _add_heads(ds.swapaxes(3, 4) @ _split(problem, q))
         return AttentionGradients(dq, dk, dv)
 
-    def blocks(
-        self, problem: AttentionProblem, direction: Direction, settings: Settings
-    ) -> tuple[int, int] | None:
-        """None: nothing is tiled."""
-        return None
-
     def workspace_bytes(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
     ) -> int | None:
-        """The scores, twice behind a mask; the backward's own are ds, beside the p that its forward kept.
+        """Forward: the scores, twice with a mask. Backward: ds, beside the p that the forward kept.
 
-        What BLAS allocates for itself is not counted: OpenBLAS on several threads takes 512 KiB.
+        BLAS's own buffers are not counted: OpenBLAS on several threads takes 512 KiB.
         """
         rows = problem.batch * problem.num_heads * problem.seqlen_q * problem.itemsize
         scores = rows * problem.seqlen_k
-        # NumPy buffers the operand that it broadcasts along the rows of the scores.
+        # NumPy copies the operand that it broadcasts along the rows of the scores into a buffer.
         broadcast = min(scores, np.getbufsize() * problem.itemsize)
         softmax = scores + 2 * rows + max(rows, broadcast)  # row_max, row_sum and its logarithm
-        if problem.causal:  # the mask, and the scores before and behind it
+        if problem.causal:  # the mask, and the scores before and after it
             softmax = max(softmax, 2 * scores + problem.seqlen_q * problem.seqlen_k)
-        heads = 0  # dk of every query head, before those of one key head are added up
+        heads = 0  # dk of every query head, before query heads that share a key head are summed
         if problem.num_heads != problem.num_kv_heads:
             heads = problem.batch * problem.num_heads * problem.seqlen_k * problem.head_dim * problem.itemsize
         gradients = scores + max(rows + broadcast, heads)
         return {"fwd": softmax, "bwd": gradients, "fwd_bwd": max(softmax, scores + gradients)}[direction]
 
-    def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
-        """None: there is one."""
-        return None
-
 
 def _softmax(problem: AttentionProblem, q: Array, k: Array) -> tuple[Array, Array]:
-    """p: (batch, num_kv_heads, group, seqlen_q, seqlen_k), and the log of its denominators."""
+    """p: (batch, num_kv_heads, group, seqlen_q, seqlen_k), and lse, the log of its denominators."""
     scores: Array = _split(problem, q) @ k[:, :, None].swapaxes(3, 4)
     scores *= problem.scale
     if problem.causal:
@@ -139,22 +124,22 @@ def _split(problem: AttentionProblem, x: Array) -> Array:
 
 
 def _join(x: Array) -> Array:
-    """`_split` undone; x is contiguous, so this is a view."""
+    """The inverse of `_split`. x is contiguous, so this is a view."""
     return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
 
 
 def _add_heads(x: Array) -> Array:
-    """Gradients of one key head from all the query heads that share it."""
+    """Sum the gradients of the query heads that share a key head."""
     return x[:, :, 0] if x.shape[2] == 1 else x.sum(axis=2)
 
 
 @cache
 def _controller() -> ThreadpoolController:
-    return ThreadpoolController()  # looks at every loaded library: once is enough
+    return ThreadpoolController()  # cached: it searches every loaded library
 
 
 def _threads(num_threads: int | None) -> contextlib.AbstractContextManager[object]:
-    """BLAS's threads, its own choice unless told."""
+    """Limit BLAS to this many threads; None: BLAS chooses."""
     if num_threads is None:
         return contextlib.nullcontext()
     limiter: contextlib.AbstractContextManager[object] = _controller().limit(

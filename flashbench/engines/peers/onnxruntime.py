@@ -1,4 +1,4 @@
-"""ONNX Runtime's CPU attention: a model of one node, fed from and into the caller's own memory."""
+"""ONNX Runtime's CPU attention: a model of one node that reads and writes our arrays in place."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
-from flashbench.engines.peers import onnxruntime_refuses
+from flashbench.engines.peers import OnnxOutline
+from flashbench.engines.protocol import Array, Forward, Ran, Settings
 from flashbench.extras import NO_EXTRAS, Extras
-from flashbench.problem import AttentionProblem, Direction, Feature
+from flashbench.problem import AttentionProblem, Direction
 from flashbench.system.cores import available_cores
 
 _MICROSOFT = "com.microsoft"
 _MULTI_HEAD, _GROUP_QUERY = "MultiHeadAttention", "GroupQueryAttention"
-# The oldest that releases with either operator read.
+# The oldest versions that every release with these operators reads.
 _OPSET, _IR_VERSION = 17, 8
-# The operators read these when a session is made. Where they change no bit, no flash kernel had run.
+# A new session reads these. If they change no bit of a result, no flash kernel ran without them either.
 _WITHOUT_FLASH = {"ORT_DISABLE_FLASH_ATTENTION": "1", "ORT_GQA_DISABLE_FLASH_ATTENTION": "1"}
 _PROBE_SEQLEN = 128
 _SESSIONS = 8
 
 
 class Node(NamedTuple):
-    """The operator that a problem needs, of any lengths and batch."""
+    """The operator that a problem needs, for any lengths and batch."""
 
     operator: str
     num_heads: int
@@ -40,24 +40,21 @@ class Node(NamedTuple):
     causal: bool
 
 
-class OnnxEngine:
+class OnnxEngine(OnnxOutline):
     """`com.microsoft.MultiHeadAttention`, or `GroupQueryAttention` where query heads share key heads.
 
-    Threads are ours to say; all else is left at ONNX Runtime's defaults, among them its arena, which keeps
-    a call's scratch for the next one: it is off where `settings.keep_scratch` is.
+    We set the threads, and leave ONNX Runtime's other defaults. Its arena keeps a call's scratch for the next
+    call; it is off without `settings.keep_scratch`.
     """
 
-    name = "onnxruntime"
     summary = "ONNX Runtime's CPU MultiHeadAttention operator, forward only"
-    layout: Layout = "bshd"
-    features: frozenset[Feature] = frozenset()
 
     def __init__(self) -> None:
         self._kernels: dict[tuple[str, bool, int, int], str] = {}
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
-        """What the operators do not take, and what they would read as another problem."""
-        return onnxruntime_refuses(problem, direction) or self._release_refuses(problem)
+        """The outline's answer, and what this release lacks."""
+        return super().unsupported(problem, direction) or self._release_refuses(problem)
 
     def _release_refuses(self, problem: AttentionProblem) -> str | None:
         if problem.num_heads == problem.num_kv_heads or _has_plain_group_query():
@@ -76,44 +73,17 @@ class OnnxEngine:
         extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
-        """o, written by ONNX Runtime; it has no lse to give."""
+        """o; the operators return no lse."""
         session = _session(
             _node_of(problem), settings.num_threads or available_cores(), settings.keep_scratch
         )
         return Forward(_run(session, problem, q, k, v), None)
 
-    def backward(
-        self,
-        problem: AttentionProblem,
-        settings: Settings,
-        do: Array,
-        q: Array,
-        k: Array,
-        v: Array,
-        forward: Forward,
-        *,
-        extras: Extras = NO_EXTRAS,
-        mask_gradient: bool = False,
-    ) -> AttentionGradients:
-        """There is none: `unsupported` says so."""
-        raise NotImplementedError(self.unsupported(problem, "bwd"))
-
-    def blocks(
-        self, problem: AttentionProblem, direction: Direction, settings: Settings
-    ) -> tuple[int, int] | None:
-        """None: its block sizes are its own affair."""
-        return None
-
-    def workspace_bytes(
-        self, problem: AttentionProblem, direction: Direction, settings: Settings
-    ) -> int | None:
-        """None: unknown without running."""
-        return None
-
     def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
-        """Flash or unfused, told by whether turning flash off changes a bit of a small problem like it.
+        """Flash or unfused. ONNX Runtime does not say which, but chooses by node and machine alone.
 
-        ONNX Runtime does not say; it chooses by the node and the machine, not by lengths or batch.
+        So the engine runs a small problem like this one with flash allowed and with flash off. The kernel was
+        flash if any bit differs.
         """
         node = _node_of(problem)
         key = (node.operator, node.causal, problem.head_dim, problem.head_dim_v)
@@ -130,7 +100,7 @@ class OnnxEngine:
 
 @lru_cache
 def _has_plain_group_query() -> bool:
-    """Whether GroupQueryAttention can leave out the mask and the cache, which is younger than itself."""
+    """Whether GroupQueryAttention runs without a mask and without a cache; early releases cannot."""
     schemas = onnxruntime.capi.onnxruntime_pybind11_state.get_all_operator_schema()
     schema = next(schema for schema in schemas if schema.name == _GROUP_QUERY)
     return "causal" in schema.attributes and schema.outputs[1].option == schema.FormalParameterOption.Optional
@@ -186,7 +156,7 @@ def _model(node: Node) -> onnx.ModelProto:
 def _run(session: Any, problem: AttentionProblem, q: Array, k: Array, v: Array) -> Array:
     """o as a 4-D view: (batch, num_heads, seqlen_q, head_dim_v), sequence before heads in memory."""
     o = np.empty((problem.batch, problem.seqlen_q, problem.num_heads, problem.head_dim_v), dtype=q.dtype)
-    # Copied only where they are not in that order yet; kept alive until the run is over.
+    # Copies only arrays in another order. `inputs` keeps the memory alive until the run is over.
     inputs = {name: np.ascontiguousarray(x.swapaxes(1, 2)) for name, x in (("q", q), ("k", k), ("v", v))}
     binding = session.io_binding()
     for name, x in inputs.items():

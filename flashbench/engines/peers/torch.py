@@ -7,41 +7,39 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
-from flashbench.engines.peers import torch_flash_refuses
+from flashbench.engines.peers import TorchFlashOutline
 from flashbench.engines.peers.torch_tensors import backward_through, forward_with_graph, set_threads, tensor
+from flashbench.engines.protocol import Array, AttentionGradients, Forward, Ran, Settings
 from flashbench.extras import NO_EXTRAS, Extras
-from flashbench.problem import AttentionProblem, Direction, Feature
+from flashbench.problem import AttentionProblem, Direction
 
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
-# What torch's chooser answers: the numbers of torch.nn.attention.SDPBackend.
+# The numbers of torch.nn.attention.SDPBackend, in which PyTorch names the kernel that it chooses.
 _MATH, _FLASH = 0, 1
 _KERNELS = {_MATH: "math", _FLASH: "flash"}
 
 
-class TorchFlashEngine:
+class TorchFlashEngine(TorchFlashOutline):
     """`torch.nn.functional.scaled_dot_product_attention` on 4-D CPU tensors.
 
-    PyTorch's own chooser is asked at each call. Where it chooses flash, the operator is called directly: it
-    gives lse, too, and its backward needs no autograd. It takes the innermost dimension for contiguous
-    without looking, so other arrays are copied; and what its mask hides weighs zero in some products, so
-    that a NaN there leaks: a hidden value's into o, a query's or do's into dk of keys that the query does
-    not see. Where PyTorch chooses another kernel, the public function runs that one.
+    Each call asks PyTorch which kernel it would choose.
+
+    - Flash: the engine calls the operator directly, which also returns lse, and whose backward needs no
+      autograd. The operator assumes that the innermost dimension is contiguous, so other arrays are copied.
+      Its mask gives hidden pairs a weight of zero in some products, so a NaN leaks: from a hidden value into
+      o, and from a query or do into dk of keys that the query does not see.
+    - Another kernel: the engine calls the public function, which runs it.
     """
 
-    name = "torch-flash"
     summary = "PyTorch's CPU flash attention, or what PyTorch falls back to"
-    layout: Layout = "bhsd"
-    features: frozenset[Feature] = frozenset()
 
     def __init__(self) -> None:
         self._chosen: dict[AttentionProblem, int] = {}
 
-    def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
-        """What PyTorch would read as another problem."""
-        return torch_flash_refuses(problem, direction, torch.__version__)
+    def _release(self) -> str:
+        return str(torch.__version__)
 
     def forward(
         self,
@@ -54,7 +52,7 @@ class TorchFlashEngine:
         extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
-        """o and lse, nothing else needing to be saved; of a fallback o alone, and autograd's graph."""
+        """Flash: o and lse, which its backward reads. A fallback: o, and autograd's graph in `saved`."""
         set_threads(settings.num_threads)
         tensors = tensor(q), tensor(k), tensor(v)
         if self._choose(problem, *tensors) == _FLASH:
@@ -75,7 +73,7 @@ class TorchFlashEngine:
         extras: Extras = NO_EXTRAS,
         mask_gradient: bool = False,
     ) -> AttentionGradients:
-        """Gradients from do, q, k, v, o and lse; of a fallback through autograd."""
+        """Flash: gradients from do, q, k, v, o and lse. A fallback: autograd's."""
         set_threads(settings.num_threads)
         if forward.saved is not None:
             return backward_through(forward.saved, do)
@@ -88,20 +86,8 @@ class TorchFlashEngine:
         dq, dk, dv = _BACKWARD(*tensors, 0.0, problem.masked, scale=problem.scale)
         return AttentionGradients(dq.numpy(), dk.numpy(), dv.numpy())
 
-    def blocks(
-        self, problem: AttentionProblem, direction: Direction, settings: Settings
-    ) -> tuple[int, int] | None:
-        """None: its block sizes are its own affair."""
-        return None
-
-    def workspace_bytes(
-        self, problem: AttentionProblem, direction: Direction, settings: Settings
-    ) -> int | None:
-        """None: unknown without running."""
-        return None
-
     def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
-        """What PyTorch's own chooser chose in the last call."""
+        """The kernel that PyTorch chose in the last call."""
         choice = self._chosen.get(problem)
         if choice is None:
             return None

@@ -1,4 +1,4 @@
-"""What the PyTorch engines share: NumPy arrays as tensors, threads, and gradients through autograd."""
+"""Helpers of the PyTorch engines: NumPy arrays as tensors, threads, and gradients through autograd."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any, NamedTuple
 
 import torch
 
-from flashbench.engines import Array, AttentionGradients, Forward
+from flashbench.engines.protocol import Array, AttentionGradients, Forward
 from flashbench.system.cores import available_cores
 
 Attend = Callable[[Any, Any, Any], Any]  # q, k and v to o
 
 
 class Graph(NamedTuple):
-    """A forward that autograd can go back through, as often as it likes."""
+    """A forward that autograd can differentiate, any number of times."""
 
     o: Any
     leaves: list[Any]  # q, k, v
 
 
 def tensor(x: Array) -> Any:
-    """The array's memory as a tensor; a copy where torch cannot read it as it lies."""
+    """A tensor that shares the array's memory; a copy where torch cannot take its strides."""
     shareable = (
         x.flags.writeable
         and x.flags.aligned
@@ -32,14 +32,14 @@ def tensor(x: Array) -> Any:
 
 
 def set_threads(num_threads: int | None) -> None:
-    """PyTorch's threads are the process's: set them each time, for an earlier call may have."""
+    """Set PyTorch's threads, at every call: the number is the process's, and another call may have set it."""
     wanted = num_threads or available_cores()
     if torch.get_num_threads() != wanted:
         torch.set_num_threads(wanted)
 
 
 def forward_with_graph(attend: Attend, q: Array, k: Array, v: Array, *, keep: bool) -> Forward:
-    """o alone; keep=True saves the graph, and with it P, for backward."""
+    """o alone; keep=True saves the graph, which holds P, for the backward."""
     leaves = [tensor(x) for x in (q, k, v)]
     if not keep:
         with torch.no_grad():
@@ -50,6 +50,6 @@ def forward_with_graph(attend: Attend, q: Array, k: Array, v: Array, *, keep: bo
 
 
 def backward_through(graph: Graph, do: Array) -> AttentionGradients:
-    """Autograd's gradients; the graph is left as it was."""
+    """Autograd's gradients; the graph stays usable."""
     gradients = torch.autograd.grad(graph.o, graph.leaves, tensor(do), retain_graph=True)
     return AttentionGradients(*(x.numpy() for x in gradients))

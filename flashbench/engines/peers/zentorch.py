@@ -1,4 +1,4 @@
-"""AMD's zentorch: the operator that its compiler puts in the place of PyTorch's CPU flash attention."""
+"""AMD's zentorch: the operator by which its compiler replaces PyTorch's CPU flash attention."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 import torch
 import zentorch  # registers its operators with torch
 
-from flashbench.engines import Array, AttentionGradients, Forward, Layout, Ran, Settings
-from flashbench.engines.peers import zentorch_refuses
+from flashbench.engines.peers import ZentorchOutline
 from flashbench.engines.peers.torch_tensors import set_threads, tensor
+from flashbench.engines.protocol import Array, Forward, Ran, Settings
 from flashbench.extras import NO_EXTRAS, Extras
-from flashbench.problem import AttentionProblem, Direction, Feature
+from flashbench.problem import AttentionProblem, Direction
 
 _PEER = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-# Long enough for another kernel to round differently somewhere.
+# Long enough for two kernels to differ in at least one rounding.
 _PROBE_SEQLEN = 512
 _NOTES = {
     "flash": "zentorch ran its own flash kernel instead of ZenDNN's",
@@ -22,29 +22,23 @@ _NOTES = {
 }
 
 
-class ZentorchEngine:
+class ZentorchEngine(ZentorchOutline):
     """`torch.ops.zentorch.zentorch_sdpa`: what `torch.compile(model, backend="zentorch")` and vLLM call.
 
-    Behind it are three kernels. ZenDNN's, the default, leaves the lse that it returns as it found it,
-    which is another call's memory, so that none is given then. zentorch's own takes its place where
-    ZENTORCH_USE_ZENDNN_SDPA=0 asks for that, and PyTorch's wherever neither has code for the dtype and the
-    CPU, as for float64. A NaN leaks through the mask as in PyTorch's.
+    It runs one of three kernels. A NaN leaks through the mask of each, as it does in PyTorch's.
+
+    - ZenDNN's, the default. It never writes the lse that it returns, so the engine drops it.
+    - zentorch's own, with ZENTORCH_USE_ZENDNN_SDPA=0.
+    - PyTorch's, where the other two have no code for the dtype on this CPU, as for float64.
     """
 
-    name = "zentorch"
     summary = "AMD's zentorch in PyTorch, forward only"
-    layout: Layout = "bhsd"
-    features: frozenset[Feature] = frozenset()
 
     def __init__(self) -> None:
         if not hasattr(torch.ops.zentorch, "zentorch_sdpa"):
             raise ImportError(f"zentorch {zentorch.__version__} has no operator zentorch_sdpa")
         self._operator = torch.ops.zentorch.zentorch_sdpa
         self._kernels: dict[tuple[str, bool, int], str] = {}
-
-    def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
-        """What the operator does not take, and what it would read as another problem."""
-        return zentorch_refuses(problem, direction)
 
     def forward(
         self,
@@ -57,41 +51,13 @@ class ZentorchEngine:
         extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
-        """o, and lse where the kernel writes one."""
+        """o, and lse if the kernel writes one."""
         set_threads(settings.num_threads)
         o, lse = self._call(problem, tensor(q), tensor(k), tensor(v))
         return Forward(o.numpy(), None if self._kernel(problem) == "ZenDNN" else lse.numpy())
 
-    def backward(
-        self,
-        problem: AttentionProblem,
-        settings: Settings,
-        do: Array,
-        q: Array,
-        k: Array,
-        v: Array,
-        forward: Forward,
-        *,
-        extras: Extras = NO_EXTRAS,
-        mask_gradient: bool = False,
-    ) -> AttentionGradients:
-        """There is none: `unsupported` says so."""
-        raise NotImplementedError(self.unsupported(problem, "bwd"))
-
-    def blocks(
-        self, problem: AttentionProblem, direction: Direction, settings: Settings
-    ) -> tuple[int, int] | None:
-        """None: its block sizes are its own affair."""
-        return None
-
-    def workspace_bytes(
-        self, problem: AttentionProblem, direction: Direction, settings: Settings
-    ) -> int | None:
-        """None: unknown without running."""
-        return None
-
     def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
-        """Told by what the operator leaves behind on a small problem like this one."""
+        """The kernel that ran a small problem like this one, observed by its results."""
         kernel = self._kernel(problem)
         return Ran(kernel, _NOTES.get(kernel))
 
@@ -107,7 +73,7 @@ class ZentorchEngine:
         return self._kernels[key]
 
     def _observed_kernel(self, problem: AttentionProblem) -> str:
-        """A kernel that writes no lse leaves in it what its memory was filled with."""
+        """ZenDNN's kernel leaves the fill value of new memory in lse; PyTorch's gives PyTorch's bits."""
         small = AttentionProblem.of(
             _PROBE_SEQLEN, head_dim=problem.head_dim, dtype=problem.dtype, causal=problem.masked
         )
@@ -122,7 +88,7 @@ class ZentorchEngine:
 
 
 class _FilledMemory:
-    """Has torch fill new memory with NaN, as its deterministic mode does."""
+    """Make torch fill new memory with NaN, as its deterministic mode does."""
 
     def __enter__(self) -> None:
         self._before = (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flashbench.arguments import Call, prepare
+from flashbench.arguments.arrays import KNOWN_DTYPES
 from flashbench.engines import Array
 from flashbench.errors import AttentionError
 from flashbench.extras import NO_EXTRAS, Extras
@@ -67,7 +68,7 @@ def array(name: str, x: Tensor) -> Array:
         if x.is_neg():
             return array(name, x.resolve_neg())
         what = f"{str(x.dtype).removeprefix('torch.')} on {x.device.type}"
-        raise AttentionError(f"{name} must be a CPU tensor of float64 or float32, not {what}") from error
+        raise AttentionError(f"{name} must be a CPU tensor of {KNOWN_DTYPES}, not {what}") from error
     return found if found.flags.aligned else found.copy()
 
 

@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from flashbench.dtypes import NARROWEST_FIRST, listed
 from flashbench.problem import MAX_HEAD_DIM
 
-DTYPES = (torch.float32, torch.float64)
+DTYPES = tuple(getattr(torch, name) for name in NARROWEST_FIRST)
+KNOWN_DTYPES = listed(NARROWEST_FIRST, "and")
 # PyTorch's function most likely raises its own error for these.
 ODD = "arguments of other kinds or shapes than flashbench knows"
 
@@ -72,7 +74,7 @@ def _kind_reason(tensors: tuple[Tensor, ...]) -> str | None:
     if key.dtype is not dtype or value.dtype is not dtype:
         return ODD
     if dtype not in DTYPES:
-        return f"dtype {str(dtype).removeprefix('torch.')}; flashbench has float32 and float64"
+        return f"dtype {str(dtype).removeprefix('torch.')}; flashbench has {KNOWN_DTYPES}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Results in the formats that other tools and CI services read: the one table that names them."""
+"""The table of formats in which other tools and CI services read results."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from flashbench.results.record import Measurement, Results
 
 
 class Format(NamedTuple):
-    """A way to write results down."""
+    """How to write results in one format."""
 
     render: Callable[[Results], str]
-    takes: Callable[[Measurement], bool]  # whether the format has a place for that measurement
-    takes_training: bool = False  # whether it has one for training steps
+    takes: Callable[[Measurement], bool]  # whether the format can hold that measurement
+    takes_training: bool = False  # whether the format can hold training steps
 
 
 # One line adds a format.

@@ -1,7 +1,7 @@
 """Bencher Metric Format: name -> measure -> value, for `bencher run --adapter json --file FILE`.
 
-https://bencher.dev/docs/reference/bencher-metric-format: `latency` is Bencher's own measure, in nanoseconds;
-it makes a measure of any other slug when it first meets it, so those have their unit in the slug.
+https://bencher.dev/docs/reference/bencher-metric-format: `latency` is Bencher's own measure, in nanoseconds.
+Bencher creates a measure for any other slug, without a unit, so these slugs name their unit.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from flashbench.results.export.times import usable_time
 from flashbench.results.record import Measurement, Results
 from flashbench.texts import indented_json
 
-Metric = dict[str, float]  # value and, where there is a spread, lower_value and upper_value
+Metric = dict[str, float]  # value, and lower_value and upper_value if there is a spread
 
 
 def takes(row: Measurement) -> bool:
-    """A right result with at least one figure."""
+    """Takes a right result with at least one figure."""
     return bool(_metrics(row))
 
 

@@ -1,7 +1,8 @@
 """The list that benchmark-action/github-action-benchmark reads as its tool `customSmallerIsBetter`.
 
-https://github.com/benchmark-action/github-action-benchmark: an entry has a name, a value and its unit, and
-maybe a range (shown after the value; only `± number` is converted with it) and extra lines for the tooltip.
+https://github.com/benchmark-action/github-action-benchmark: an entry has a name, a value and its unit. It may
+have a range, shown after the value (only `± number` is converted with the value's unit), and extra lines for
+the tooltip.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ MEMORY = "workspace_peak"  # last part of the name of a measurement's second ent
 
 
 def takes(row: Measurement) -> bool:
-    """A right result with a time or a memory peak: both are better when smaller."""
+    """Takes a right result with a time or a memory peak: for both, smaller is better."""
     return row.status == "ok" and bool(row.time or row.memory)
 
 
 def render(results: Results) -> str:
-    """One entry for the time of a measurement and one for its memory, where it has them."""
+    """One entry for each measurement's time, and one for its memory."""
     entries: list[dict[str, Any]] = []
     for name, row in named(results):
         time = usable_time(row)
@@ -35,7 +36,7 @@ def render(results: Results) -> str:
 
 
 def _time_entry(name: str, row: Measurement, time: Time) -> dict[str, Any]:
-    """Milliseconds, in which the charts read best; the range is half the distance of the quartiles."""
+    """In milliseconds, which suit the action's charts; the range is half the distance of the quartiles."""
     processes = process_samples_ns(time)
     extra = [
         f"calls: {sum(map(len, processes))}, processes: {len(processes)}",
@@ -55,7 +56,7 @@ def _time_entry(name: str, row: Measurement, time: Time) -> dict[str, Any]:
         "name": name,
         "unit": "ms",
         "value": time.median_ns / 1e6,
-        # As a float's own text: the action reads a number only from two characters on, `5.0` but not `5`.
+        # A float's text, because the action reads numbers of two characters or more: `5.0`, not `5`.
         "range": f"± {float(f'{(time.high_ns - time.low_ns) / 2e6:.4g}')}",
         "extra": "\n".join(extra),
     }

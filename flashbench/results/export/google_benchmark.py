@@ -1,7 +1,7 @@
-"""google-benchmark's JSON: what its tools/compare.py reads, process by process, for its U test.
+"""google-benchmark's JSON, for its tools/compare.py and the U test in it.
 
-https://github.com/google/benchmark: a process is a repetition and its median the time of one, for samples
-within a process are not independent, which the U test takes repetitions to be.
+https://github.com/google/benchmark: one process is one repetition, and its median is the repetition's time.
+The U test assumes independent repetitions, and samples within a process are not independent.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from flashbench.results.export.times import process_medians_ns, process_samples_
 from flashbench.results.record import Machine, Measurement, Results, Time
 from flashbench.texts import indented_json
 
-# compare.py divides by cpu_time and tests it as well, so something must be there. CPU time would count
-# the threads' spinning and sleeping alike and is not measured.
+# compare.py divides by cpu_time and tests it too, so the field must have a value. flashbench does not measure
+# CPU time, which would count spinning threads as work.
 CPU_TIME = "same as real_time: flashbench measures wall time only"
 NOMINAL_CLOCK = re.compile(r"@ ?(\d+(?:\.\d+)?) ?GHz")
 
 
 def takes(row: Measurement) -> bool:
-    """A right result with a time, or a failure, which becomes an entry with error_occurred."""
+    """Takes a right result with a time, and a failure, which becomes an entry with error_occurred."""
     return row.status != "ok" or row.time is not None
 
 
 def render(results: Results) -> str:
-    """One entry per process and, from two on, mean, median, stddev and cv over the processes."""
+    """One entry per process; with two or more also mean, median, stddev and cv over the processes."""
     entries: list[dict[str, Any]] = []
     for family, (name, row) in enumerate(named(results)):
         time = usable_time(row)
@@ -71,7 +71,7 @@ def _entries(name: str, row: Measurement, time: Time, family: int) -> list[dict[
 
 
 def _error(name: str, row: Measurement, family: int) -> dict[str, Any]:
-    """As google-benchmark writes a benchmark that called SkipWithError: times of 0."""
+    """Times of 0, as google-benchmark writes after SkipWithError."""
     return {
         **_shared(name, row, family, repetitions=1),
         "name": name,
@@ -100,12 +100,12 @@ def _times(real_ns: float) -> dict[str, Any]:
 
 
 def _counters(row: Measurement, median_ns: float) -> dict[str, float]:
-    """User counters: further numbers beside the times, as google-benchmark writes them."""
+    """google-benchmark's user counters: numbers beside the times."""
     counters: dict[str, float] = {}
     if median_ns > 0:
         counters["flops_per_second"] = row.problem.flops(row.direction) / median_ns * 1e9
         if row.rates and row.rates.gbps is not None and row.time:
-            # As google-benchmark itself calls it; of this process, as the operations above.
+            # By google-benchmark's own name; of this process, as the operations above.
             counters["bytes_per_second"] = row.rates.gbps * 1e9 * row.time.median_ns / median_ns
     if row.memory:
         counters["workspace_peak_bytes"] = float(row.memory.workspace_peak_bytes)
@@ -135,28 +135,27 @@ def _context(results: Results) -> dict[str, Any]:
         "library_version": results.flashbench_version,
         "library_build_type": "release",
         "json_schema_version": 1,
-        # From here on custom context, all of it text.
+        # Custom context: all values are text.
         "cpu_time": CPU_TIME,
         "cpu": machine.cpu,
         "isa": machine.isa,
         "os": machine.os,
         "python": machine.python,
     }
-    if (
-        machine.governor is not None
-    ):  # google-benchmark's rule, and it leaves the key out where it cannot tell
+    # google-benchmark's rule. It leaves the key out if it does not know.
+    if machine.governor is not None:
         context["cpu_scaling_enabled"] = machine.governor != "performance"
     return {key: value for key, value in context.items() if value is not None}
 
 
 def _nominal_mhz(cpu: str) -> int:
-    """From the CPU's name where that says it; 0, as google-benchmark writes it, where it does not."""
+    """The clock in the CPU's name; 0 if the name has none, as google-benchmark writes it."""
     match = NOMINAL_CLOCK.search(cpu)
     return round(float(match[1]) * 1000) if match else 0
 
 
 def _caches(machine: Machine) -> list[dict[str, Any]]:
-    """From `L1d`, `L2`, ...; who shares one is not recorded, and 0."""
+    """From `L1d`, `L2`, ...; num_sharing is not recorded, so 0."""
     found = []
     for name, size in machine.caches.items():
         match = re.fullmatch(r"L(\d)(d?)", name)

@@ -1,7 +1,7 @@
-"""pyperf's own JSON (format 1.0): what `python -m pyperf stats`, `hist` and `compare_to` read.
+"""pyperf's JSON (format 1.0), for `python -m pyperf stats`, `hist` and `compare_to`.
 
 https://pyperf.readthedocs.io/en/latest/api.html#json-format: a run is one process, its values are seconds.
-Written here, so that pyperf need not be installed where the export is made.
+We write it without pyperf, so an export does not need pyperf installed.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from flashbench.results.record import Machine, Measurement, Results, Time
 from flashbench.texts import indented_json
 
 FORMAT_VERSION = "1.0"
-SHORTEST_NS = 1.0  # pyperf refuses a value of 0, which a coarse clock may give
+SHORTEST_NS = 1.0  # pyperf refuses a value of 0, and a coarse clock may return 0
 Metadata = dict[str, int | float | str]
 
 
 def takes(row: Measurement) -> bool:
-    """A right result with a time: pyperf has no place for anything else."""
+    """Takes a right result with a time: pyperf's format holds nothing else."""
     return usable_time(row) is not None
 
 
 def render(results: Results) -> str:
-    """Every sample, in the order taken. No warmups: calls that flashbench discards are in no file."""
+    """Every sample, in the order taken. No warmups: flashbench records no discarded calls."""
     benchmarks = [
         _benchmark(results, name, row, time) for name, row in named(results) if (time := usable_time(row))
     ]
@@ -60,7 +60,7 @@ def _benchmark(results: Results, name: str, row: Measurement, time: Time) -> dic
 
 
 def _machine(machine: Machine) -> dict[str, int | float | str | None]:
-    """Under pyperf's own names where it has them."""
+    """By pyperf's own names, where pyperf has one."""
     return {
         "hostname": machine.host,
         "cpu_model_name": machine.cpu,
@@ -75,7 +75,7 @@ def _machine(machine: Machine) -> dict[str, int | float | str | None]:
 
 
 def _known(metadata: dict[str, int | float | str | None]) -> Metadata:
-    """pyperf refuses empty values and line breaks in them."""
+    """Without empty values and line breaks, which pyperf refuses."""
     words = {
         key: " ".join(value.split()) if isinstance(value, str) else value for key, value in metadata.items()
     }

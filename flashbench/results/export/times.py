@@ -1,4 +1,4 @@
-"""What the exporters read of a measurement's time."""
+"""A measurement's time, as the exporters read it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from flashbench.results.record import Measurement, Time
 
 
 def usable_time(row: Measurement) -> Time | None:
-    """Its time, unless it has none or the result was wrong: the time of a wrong answer says nothing."""
+    """The measurement's time; None if it has none, or if the result was wrong."""
     return row.time if row.status == "ok" else None
 
 
 def process_samples_ns(time: Time) -> list[list[float]]:
-    """Its samples, one list per process that has any; the median alone where no sample was kept."""
+    """The samples, one list per process with samples; the median alone if the file holds no samples."""
     samples: list[list[float]] = [list(process) for process in time.samples_ns if process]
     return samples or [[time.median_ns]]
 

@@ -10,9 +10,9 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import get_args
 
+from flashbench.dtypes import NARROWEST_FIRST, Dtype
 from flashbench.engines.flash.tuned import Pass
 from flashbench.errors import ConfigError
-from flashbench.problem import Dtype
 from flashbench.studies.cases import (
     containment,
     decode,
@@ -75,7 +75,7 @@ def all_cases(suite: str = DEFAULT_SUITE) -> list[Case]:
     return [
         case._replace(name=f"{case.name}-{dtype}", name_in_any_dtype=case.name)
         for group in SUITES[suite]
-        for dtype in get_args(Dtype)
+        for dtype in NARROWEST_FIRST
         for case in group(dtype)
     ]
 
@@ -97,7 +97,7 @@ def sample_cases(cases: Sequence[Case], count: int, seed: int = 0) -> list[Case]
 def narrow_cases(
     cases: Sequence[Case],
     *,
-    dtypes: Sequence[Dtype] = get_args(Dtype),
+    dtypes: Sequence[Dtype] = NARROWEST_FIRST,
     causal: Sequence[bool] = (False, True),
     directions: Sequence[Pass] = get_args(Pass),
     threads: int | None = None,

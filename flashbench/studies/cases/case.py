@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
+from flashbench.dtypes import DTYPES, Dtype
 from flashbench.engines import Settings
 from flashbench.extras import Extras, make_extras
 from flashbench.problem import AttentionProblem, Inputs
@@ -34,12 +35,15 @@ class Case(NamedTuple):
 
     def make_inputs(self) -> Inputs:
         """The case's inputs; every call gives the same."""
-        inputs = self.problem.make_inputs(seed=_SEED)
-        scaled = (
-            x if size == 1.0 else x * x.dtype.type(size)
-            for x, size in zip(inputs, self.sizes[:4], strict=True)
+        entry = DTYPES[self.problem.dtype]
+        numbers = map(entry.view, self.problem.make_inputs(seed=_SEED))
+        scaled = Inputs(
+            *(
+                x if size == 1.0 else x * x.dtype.type(size)
+                for x, size in zip(numbers, self.sizes[:4], strict=True)
+            )
         )
-        return Inputs(*scaled) if self.change is None else self.change(Inputs(*scaled))
+        return Inputs(*map(entry.make, scaled if self.change is None else self.change(scaled)))
 
     def make_extras(self) -> Extras:
         """The problem's mask, slopes, sinks and block table; every call gives the same."""
@@ -55,6 +59,23 @@ class Case(NamedTuple):
         """The same case with tiles of this size. Windows and masks hide small tiles completely."""
         name = f"{self.name}-blocks-{block_q}x{block_k}"
         return self._replace(name=name, settings=self.settings._replace(block_q=block_q, block_k=block_k))
+
+
+def uneven_problem(
+    dtype: Dtype, seqlen_q: int = 67, seqlen_k: int = 101, *, batch: int = 2, **fields: Any
+) -> AttentionProblem:
+    """Lengths that no block divides, query heads that share key heads, and another head_dim for v."""
+    return AttentionProblem.of(
+        seqlen_q,
+        seqlen_k=seqlen_k,
+        batch=batch,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=20,
+        head_dim_v=12,
+        dtype=dtype,
+        **fields,
+    )
 
 
 def each_masking(name: str, problem: AttentionProblem) -> Iterator[tuple[str, AttentionProblem]]:

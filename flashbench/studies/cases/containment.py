@@ -9,9 +9,10 @@ import msgspec
 import numpy as np
 
 from flashbench.block_mask import BlockMask
+from flashbench.dtypes import Dtype
 from flashbench.extras import Extras
-from flashbench.problem import AttentionProblem, Dtype, Inputs, MaskKind
-from flashbench.studies.cases.case import Case, Change, ChangeExtras
+from flashbench.problem import AttentionProblem, Inputs, MaskKind
+from flashbench.studies.cases.case import Case, Change, ChangeExtras, uneven_problem
 from flashbench.studies.cases.masks import in_mask
 from flashbench.studies.cases.values import put
 
@@ -129,17 +130,7 @@ def _in_large_and_small_blocks(case: Case) -> Iterator[Case]:
 
 
 def _problem(dtype: Dtype, *, seqlen_q: int = 37, seqlen_k: int = 53, **fields: Any) -> AttentionProblem:
-    return AttentionProblem.of(
-        seqlen_q,
-        seqlen_k=seqlen_k,
-        batch=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=20,
-        head_dim_v=12,
-        dtype=dtype,
-        **fields,
-    )
+    return uneven_problem(dtype, seqlen_q, seqlen_k, **fields)
 
 
 def _masked(kind: MaskKind, dtype: Dtype) -> AttentionProblem:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from flashbench.problem import AttentionProblem, Dtype, Inputs
+from flashbench.dtypes import Dtype
+from flashbench.problem import AttentionProblem, Inputs
 from flashbench.studies.cases.case import Case, Change
 from flashbench.studies.cases.containment import FEATURE_CONTAINMENT
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
+from flashbench.dtypes import Dtype
 from flashbench.extras import Extras
-from flashbench.problem import AttentionProblem, Dtype, Window
-from flashbench.studies.cases.case import Case, ChangeExtras, each_masking
+from flashbench.problem import AttentionProblem, Window
+from flashbench.studies.cases.case import Case, ChangeExtras, each_masking, uneven_problem
 from flashbench.tolerances import Sizes
 
 WINDOWS: tuple[Window, ...] = ((0, 0), (3, 5), (40, 0), (0, 40), (None, 7), (7, None), (50, 50), (999, 999))
@@ -104,17 +105,7 @@ def sinks(dtype: Dtype) -> Iterator[Case]:
 
 def lengths(dtype: Dtype) -> Iterator[Case]:
     """Sequences of a batch with all, some or none of their keys as padding."""
-    problem = AttentionProblem.of(
-        67,
-        seqlen_k=101,
-        batch=len(KEY_LENGTHS),
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=20,
-        head_dim_v=12,
-        dtype=dtype,
-        key_lengths=KEY_LENGTHS,
-    )
+    problem = uneven_problem(dtype, batch=len(KEY_LENGTHS), key_lengths=KEY_LENGTHS)
     for name, masked in each_masking("key-lengths-some", problem):
         yield Case(name, "key lengths", masked)
         yield Case(name, "key lengths", masked).in_blocks(16, 32)
@@ -132,17 +123,8 @@ def packed(dtype: Dtype) -> Iterator[Case]:
         "-ones": ((1,) * 40, (1,) * 40),
     }
     for word, (query_lengths, key_lengths) in several.items():
-        problem = AttentionProblem.of(
-            67,
-            seqlen_k=101,
-            batch=len(query_lengths),
-            num_heads=4,
-            num_kv_heads=2,
-            head_dim=20,
-            head_dim_v=12,
-            dtype=dtype,
-            query_lengths=query_lengths,
-            key_lengths=key_lengths,
+        problem = uneven_problem(
+            dtype, batch=len(query_lengths), query_lengths=query_lengths, key_lengths=key_lengths
         )
         for name, masked in each_masking(f"packed{word}", problem):
             yield Case(name, "packed", masked)
@@ -152,18 +134,7 @@ def packed(dtype: Dtype) -> Iterator[Case]:
 def dropout(dtype: Dtype) -> Iterator[Case]:
     """Few, half and most of the pairs dropped, with seeds of 32 and of 64 bits."""
     for rate, seed in DROPOUTS:
-        problem = AttentionProblem.of(
-            67,
-            seqlen_k=101,
-            batch=2,
-            num_heads=4,
-            num_kv_heads=2,
-            head_dim=20,
-            head_dim_v=12,
-            dtype=dtype,
-            dropout=rate,
-            dropout_seed=seed,
-        )
+        problem = uneven_problem(dtype, dropout=rate, dropout_seed=seed)
         for name, masked in each_masking(f"dropout-{rate:g}", problem):
             yield Case(name, "dropout", masked)
             yield Case(name, "dropout", masked).in_blocks(17, 5)

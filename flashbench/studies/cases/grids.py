@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from flashbench.problem import AttentionProblem, Dtype, Inputs, Window
+from flashbench.dtypes import Dtype
+from flashbench.problem import AttentionProblem, Inputs, Window
 from flashbench.studies.cases.case import Case
 from flashbench.tolerances import Sizes
 

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.block_mask import BlockMask, Predicate
+from flashbench.dtypes import Dtype
 from flashbench.extras import Extras
-from flashbench.problem import AttentionProblem, Dtype, MaskKind
-from flashbench.studies.cases.case import Case, ChangeExtras
+from flashbench.problem import AttentionProblem, MaskKind
+from flashbench.studies.cases.case import Case, ChangeExtras, uneven_problem
 
 AXES = ("k", "q", "qk", "hqk", "bk", "bhqk")
 BLOCK_AXES = ("qk", "hqk", "bqk", "bhqk")
@@ -21,21 +22,7 @@ _SHARE = 0.5
 
 
 def _problem(kind: MaskKind, axes: str, dtype: Dtype, block: tuple[int, int] = (16, 16)) -> AttentionProblem:
-    """A problem whose lengths no block divides, with shared key heads, and head_dim_v unlike head_dim."""
-    return AttentionProblem.of(
-        67,
-        seqlen_k=101,
-        batch=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=20,
-        head_dim_v=12,
-        dtype=dtype,
-        mask=kind,
-        mask_axes=axes,
-        mask_block_q=block[0],
-        mask_block_k=block[1],
-    )
+    return uneven_problem(dtype, mask=kind, mask_axes=axes, mask_block_q=block[0], mask_block_k=block[1])
 
 
 def bool_masks(dtype: Dtype) -> Iterator[Case]:

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flashbench.problem import AttentionProblem, Dtype
-from flashbench.studies.cases.case import Case
+from flashbench.dtypes import Dtype
+from flashbench.studies.cases.case import Case, uneven_problem
 from flashbench.studies.cases.masks import sparse_blocks
 
 PAIRS = "pairs of features"
@@ -50,17 +50,7 @@ def everything(dtype: Dtype) -> Iterator[Case]:
 
 def _together(name: str, group: str, chosen: tuple[str, ...], dtype: Dtype) -> Iterator[Case]:
     fields = {field: value for feature in chosen for field, value in FEATURES[feature].items()}
-    problem = AttentionProblem.of(
-        _SEQLEN_Q,
-        seqlen_k=_SEQLEN_K,
-        batch=len(_KEY_LENGTHS),
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=20,
-        head_dim_v=12,
-        dtype=dtype,
-        **fields,
-    )
+    problem = uneven_problem(dtype, _SEQLEN_Q, _SEQLEN_K, batch=len(_KEY_LENGTHS), **fields)
     change = sparse_blocks(problem) if problem.mask == "block" else None
     case = Case(name, group, problem, change_extras=change)
     yield case

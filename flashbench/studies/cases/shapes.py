@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from flashbench.dtypes import Dtype
 from flashbench.engines import Array, Settings
-from flashbench.problem import AttentionProblem, Dtype, Inputs
+from flashbench.problem import AttentionProblem, Inputs
 from flashbench.studies.cases.case import Case, each_masking
 
 LENGTHS = (1, 2, 5, 17, 64, 113, 128, 203, 256, 1023, 1024)

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from flashbench.problem import AttentionProblem, Dtype, Inputs, MaskKind
-from flashbench.studies.cases.case import Case, Change
+from flashbench.dtypes import Dtype
+from flashbench.problem import AttentionProblem, Inputs, MaskKind
+from flashbench.studies.cases.case import Case, Change, uneven_problem
 from flashbench.studies.cases.values import put
 
 GROUP = "keys without weight"
@@ -88,19 +89,7 @@ def _each_way(case: Case) -> Iterator[Case]:
 
 
 def _problem(dtype: Dtype, *, seqlen_q: int = 37, seqlen_k: int = 53, **fields: Any) -> AttentionProblem:
-    return AttentionProblem.of(
-        seqlen_q,
-        seqlen_k=seqlen_k,
-        batch=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=20,
-        head_dim_v=12,
-        dtype=dtype,
-        mask_block_q=16,
-        mask_block_k=16,
-        **fields,
-    )
+    return uneven_problem(dtype, seqlen_q, seqlen_k, mask_block_q=16, mask_block_k=16, **fields)
 
 
 def _without_weight(name: str, rows: slice) -> Change:

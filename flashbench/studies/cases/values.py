@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from flashbench.dtypes import DTYPES, Dtype
 from flashbench.engines import Settings
-from flashbench.problem import AttentionProblem, Dtype, Inputs
+from flashbench.problem import AttentionProblem, Inputs
 from flashbench.studies.cases.case import Case, Change, each_masking
 from flashbench.tolerances import Sizes
 
-# In each dtype, a product of two inputs of this size stays finite, and huge times tiny stays exact.
-HUGE: dict[Dtype, float] = {"float32": 1e30, "float64": 1e150}
-# The product of two of these is a logit of 2^100 or 2^900.
-HALF_A_HUGE_LOGIT: dict[Dtype, float] = {"float32": 2.0**50, "float64": 2.0**450}
+# By accumulator. A product of two inputs of this size stays finite, and huge times tiny stays exact.
+_HUGE: dict[Dtype, float] = {"float32": 1e30, "float64": 1e150}
+# By accumulator. The product of two of these is a logit of 2^100 or 2^900.
+_HALF_A_HUGE_LOGIT: dict[Dtype, float] = {"float32": 2.0**50, "float64": 2.0**450}
 CONTAINMENT = "NaN and infinity"
 
 
@@ -29,7 +30,8 @@ def scales(dtype: Dtype) -> Iterator[Case]:
 
 def magnitudes(dtype: Dtype) -> Iterator[Case]:
     """Inputs far from standard normal, one at a time and together."""
-    huge, tiny = HUGE[dtype], 1 / HUGE[dtype]
+    huge = _HUGE[DTYPES[dtype].accumulator]
+    tiny = 1 / huge
     sizes = {
         "logits-x30": Sizes(q=30.0),
         "inputs-x100": Sizes(100.0, 100.0, 100.0, 100.0),
@@ -50,7 +52,7 @@ def magnitudes(dtype: Dtype) -> Iterator[Case]:
 
 def steep_logits(dtype: Dtype) -> Iterator[Case]:
     """Logits in a special order: one key far above all, each key above or below the one before, all equal."""
-    half = HALF_A_HUGE_LOGIT[dtype]
+    half = _HALF_A_HUGE_LOGIT[DTYPES[dtype].accumulator]
     problem = AttentionProblem.of(60, dtype=dtype, softmax_scale=1.0)
     exact = Sizes(q=half, k=half, scale=8.0, exact_logits=True)
     yield Case("one-hot", "steep logits", problem, sizes=exact, change=lambda x: _one_hot(x, half))

@@ -9,8 +9,6 @@ valid for any look that decides. With several problems, Holm's procedure adjusts
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -20,12 +18,13 @@ from flashbench.analysis.movement import movement_warnings
 from flashbench.analysis.verdict import verdicts_exit_code
 from flashbench.errors import EngineError
 from flashbench.measure.machine import describe_machine
-from flashbench.results.record import SCHEMA_VERSION, Results
+from flashbench.results.record import Results
 from flashbench.studies.duel.arena import Arena
 from flashbench.studies.duel.settings import SIDES, Contestant, DuelStudy
 from flashbench.studies.noise_floor import DEFAULT_SEQLEN, NoiseFloor, check_floor, keep_floor, known_floor
 from flashbench.studies.resume import check_same_study
-from flashbench.studies.runner import Interrupted, make_machine
+from flashbench.studies.run_record import RunRecord, make_machine
+from flashbench.studies.runner import Interrupted
 from flashbench.studies.session import Progress
 from flashbench.studies.study import Study
 from flashbench.system.cores import available_cores
@@ -56,26 +55,19 @@ def fight(
     facts = describe_machine()
     if not to_the_end:  # such a duel measures the floor
         _check_thresholds(duel, facts.cpu, threads)
-    created = datetime.now().astimezone().isoformat(timespec="seconds")
+    record = RunRecord("duel", command, {**msgspec.to_builtins(duel), "threads": threads})
     machine = make_machine(facts, {}, threads)
-    config = {**msgspec.to_builtins(duel), "threads": threads}
     arena = Arena(duel, threads, on_progress, lambda: on_results(results(complete=False)))
     if earlier is not None:
-        _check_same_duel(earlier, config, facts.cpu)
+        _check_same_duel(earlier, record.config, facts.cpu)
         arena.restore(earlier)
 
     def results(*, complete: bool) -> Results:
         matches = [match for match in arena.matches if match.orders or not match.both_ok]
         p_holm = dict(zip(arena.matches, arena.p_holm(), strict=True))
         measurements = [match.rows[side].measurement(None) for match in matches for side in SIDES]
-        return Results(
-            schema_version=SCHEMA_VERSION,
-            kind="duel",
-            created=created,
-            flashbench_version=version("flashbench"),
-            command=list(command),
-            config=config,
-            machine=machine,
+        return record.results(
+            machine,
             measurements=measurements,
             processes=arena.processes,
             duels=[match.record(2 * place, p_holm[match]) for place, match in enumerate(matches)],

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from importlib.metadata import version
 
 import msgspec
 
@@ -17,11 +15,12 @@ from flashbench.measure.machine import available_memory_bytes, describe_machine
 from flashbench.measure.pool import WorkerPool
 from flashbench.measure.timing import turn_order
 from flashbench.measure.worker import Worker
-from flashbench.results.record import SCHEMA_VERSION, Process, Results
+from flashbench.results.record import Process, Results
 from flashbench.studies.forecast import Forecast, Step
 from flashbench.studies.nothing import is_empty, nothing_to_measure
 from flashbench.studies.resume import check_same_study
-from flashbench.studies.runner import FAILURES, Interrupted, make_machine
+from flashbench.studies.run_record import RunRecord, make_machine
+from flashbench.studies.runner import FAILURES, Interrupted
 from flashbench.studies.session import MEMORY, TIMING, Progress
 from flashbench.studies.train import workload
 from flashbench.studies.train.agreement import disagreement
@@ -52,26 +51,18 @@ def run(
     Interrupted on Ctrl-C, with the results so far.
     """
     threads = study.threads or available_cores()
-    created = datetime.now().astimezone().isoformat(timespec="seconds")
+    record = RunRecord("train", command, {**msgspec.to_builtins(study), "threads": threads})
     facts = describe_machine()
-    config = {**msgspec.to_builtins(study), "threads": threads}
     session = _Session(study, threads, on_progress, lambda: on_results(results(complete=False)))
     if earlier is not None:
         known = msgspec.to_builtins(TrainStudy()) | earlier.config
-        check_same_study(earlier, config, facts.cpu, kind="train", known_config=known)
+        check_same_study(earlier, record.config, facts.cpu, kind="train", known_config=known)
         session.restore(earlier)
 
     def results(*, complete: bool) -> Results:
         machine = make_machine(facts, {}, threads)
-        return Results(
-            schema_version=SCHEMA_VERSION,
-            kind="train",
-            created=created,
-            flashbench_version=version("flashbench"),
-            command=list(command),
-            config=config,
-            machine=machine,
-            measurements=[],
+        return record.results(
+            machine,
             training=[row.record() for row in session.rows if row.tried],
             processes={**(earlier.processes if earlier else {}), **session.processes},
             warnings=[

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flashbench.codegen.isa import ISA
+from flashbench.dtypes import accumulator_of
 from flashbench.engines import Settings
 from flashbench.engines.flash.block_sizes import Blocks
 from flashbench.engines.flash.engine import FlashEngine
 from flashbench.engines.flash.plan import built_in_blocks
 from flashbench.engines.flash.tuned import Key
-from flashbench.problem import ITEMSIZE, AttentionProblem
+from flashbench.problem import AttentionProblem
 from flashbench.studies.tune.plan import LEAST_MANY_HEADS, longest_of, problem_of, search_problem, seqlen_from
 
 BLOCK_Q = (8, 16, 24, 32, 48, 64, 96, 128)
@@ -23,7 +24,7 @@ _ENGINE = FlashEngine()
 
 def candidates(key: Key, threads: int) -> list[Blocks]:
     """The built-in choice first, then every size that keeps to `allowed_bytes` in the whole band."""
-    vector = ISA.lanes(ITEMSIZE[key.dtype])
+    vector = ISA.lanes(accumulator_of(key.dtype).itemsize)
     limits = list(_limits(key, threads))
     found = [built_in_blocks(search_problem(key, threads), key.direction)]
     for block_q in BLOCK_Q:

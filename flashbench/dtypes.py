@@ -1,0 +1,92 @@
+"""The table of dtypes: one entry for each dtype that attention is computed in.
+
+Storage and accumulator are two types. q, k, v, o, do, dq, dk and dv are in storage. Scores, p, row_max,
+row_sum, lse and all sums (dsinks, dmask) are accumulators. Where NumPy has no such numbers, storage is their
+bit patterns: an entry for bfloat16 has storage uint16, accumulator float32, and a `make` and `view` that
+convert. To add a dtype, add its name to `Dtype` and its entry to `DTYPES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Dtype = Literal["float32", "float64"]
+DEFAULT_DTYPE: Dtype = "float64"
+# "fixed": a round number promised by the project. "roundings": so many unit roundoffs. See `tolerances`.
+ToleranceClass = Literal["fixed", "roundings"]
+
+_ACCUMULATED = frozenset(("lse", "dsinks", "dmask"))
+
+
+@dataclass(frozen=True)
+class DtypeEntry:
+    """One dtype: how arrays store it, what kernels compute it in, and how much it rounds."""
+
+    storage: str  # NumPy's dtype of arrays that store it
+    accumulator: Dtype
+    itemsize: int  # bytes of one stored number
+    unit_roundoff: float
+    smallest_normal: float
+    tolerance: ToleranceClass
+    short: str  # in narrow tables
+    make: Callable[[NDArray[np.floating]], NDArray[Any]]  # round numbers into storage
+    view: Callable[[NDArray[Any]], NDArray[np.floating]]  # stored numbers, for NumPy to compute with
+
+
+def _as_it_is(stored: NDArray[Any]) -> NDArray[np.floating]:
+    return stored
+
+
+# Narrowest first.
+DTYPES: Mapping[Dtype, DtypeEntry] = {
+    "float32": DtypeEntry(
+        storage="float32",
+        accumulator="float32",
+        itemsize=4,
+        unit_roundoff=2.0**-24,
+        smallest_normal=2.0**-126,
+        tolerance="roundings",
+        short="f32",
+        make=lambda numbers: numbers.astype("float32", copy=False),
+        view=_as_it_is,
+    ),
+    "float64": DtypeEntry(
+        storage="float64",
+        accumulator="float64",
+        itemsize=8,
+        unit_roundoff=2.0**-53,
+        smallest_normal=2.0**-1022,
+        tolerance="fixed",
+        short="f64",
+        make=lambda numbers: numbers.astype("float64", copy=False),
+        view=_as_it_is,
+    ),
+}
+NARROWEST_FIRST: tuple[Dtype, ...] = tuple(DTYPES)
+WIDEST_FIRST: tuple[Dtype, ...] = NARROWEST_FIRST[::-1]
+
+
+def accumulator_of(dtype: Dtype) -> DtypeEntry:
+    """The entry of the dtype's accumulator."""
+    return DTYPES[DTYPES[dtype].accumulator]
+
+
+def entry_of_output(dtype: Dtype, output: str) -> DtypeEntry:
+    """The entry of an output of a problem in this dtype: its own, or for lse and sums its accumulator's."""
+    return accumulator_of(dtype) if output in _ACCUMULATED else DTYPES[dtype]
+
+
+def listed(dtypes: Iterable[Dtype], joint: str) -> str:
+    """The names in a sentence.
+
+    >>> listed(WIDEST_FIRST, "or")
+    'float64 or float32'
+    """
+    *most, last = dtypes
+    return f"{', '.join(most)} {joint} {last}" if most else last
