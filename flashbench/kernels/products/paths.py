@@ -1,6 +1,6 @@
 """The table of paths: by which instructions the products of a dtype are computed.
 
-To add a path: a file here with its `Product`, and its line in `PATHS`, before the paths that it is better than.
+To add a path: a file here with its `Product`, and its line in `PATHS`, before those that it is better than.
 """
 
 from __future__ import annotations
