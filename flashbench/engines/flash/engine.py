@@ -81,8 +81,8 @@ class FlashEngine(EngineBase):
         threads, blocks = plan_of(problem, "fwd", settings)
         q, k, v = readable(q), readable(k), readable(v)
         readers = readers_of(problem)
-        near_k, near_v = gathered_room(k, readers), gathered_room(v, readers)
-        moves = moves_table((k, near_k), (v, near_v))
+        gathered_k, gathered_v = gathered_room(k, readers), gathered_room(v, readers)
+        moves = moves_table((k, gathered_k), (v, gathered_v))
         gathers = Gathers(0, 0, tile_is_scattered(o, blocks.block_q))
         scratch, stride = scratch_of(FORWARD, problem, blocks, gathers)
         sequences = sequence_table(problem, tiles_of(problem, blocks))
@@ -91,8 +91,8 @@ class FlashEngine(EngineBase):
         memory = CallMemory(threads, stride, counters, sequences, moves)
         call = ForwardCall(
             place(q),
-            place(near_k),
-            place(near_v),
+            place(gathered_k),
+            place(gathered_v),
             place(o),
             place_numbers(lse[..., np.newaxis]),
             scratch,
@@ -130,9 +130,9 @@ class FlashEngine(EngineBase):
         do, q, k, v, o = readable(do), readable(q), readable(k), readable(v), readable(o)
         lse = readable(lse[..., np.newaxis])  # a copy, too, has to live as long as its address is used
         readers = readers_of(problem)
-        near_k, near_v = gathered_room(k, readers), gathered_room(v, readers)
-        near_dk, near_dv = gathered_room(dk, readers), gathered_room(dv, readers)
-        moves = moves_table((k, near_k), (v, near_v))
+        gathered_k, gathered_v = gathered_room(k, readers), gathered_room(v, readers)
+        gathered_dk, gathered_dv = gathered_room(dk, readers), gathered_room(dv, readers)
+        moves = moves_table((k, gathered_k), (v, gathered_v))
         gathers = Gathers(*(int(tile_is_scattered(x, blocks.block_q)) for x in (q, do, dq)))
         scratch, stride = scratch_of(BACKWARD, problem, blocks, gathers)
         sequences = sequence_table(problem, tiles_of(problem, blocks))
@@ -140,13 +140,13 @@ class FlashEngine(EngineBase):
         memory = CallMemory(threads, stride, counters_of(problem, "bwd", blocks), sequences, moves)
         call = BackwardCall(
             place(q),
-            place(near_k),
-            place(near_v),
+            place(gathered_k),
+            place(gathered_v),
             place(o),
             place(do),
             place(dq),
-            place_numbers(near_dk),
-            place_numbers(near_dv),
+            place_numbers(gathered_dk),
+            place_numbers(gathered_dv),
             place(dk),
             place(dv),
             place_numbers(lse),
@@ -160,7 +160,7 @@ class FlashEngine(EngineBase):
         del memory, arrays
         dmask = None
         if mask_gradient and problem.mask == "float":
-            dmask = _mask_gradient(problem, settings, extras, do, q, near_k, near_v, o, lse)
+            dmask = _mask_gradient(problem, settings, extras, do, q, gathered_k, gathered_v, o, lse)
         return AttentionGradients(dq, dk, dv, dsinks, dmask)
 
     def blocks(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from flashbench.codegen.scratch import ALIGNMENT, Layout
+from flashbench.codegen.scratch import ALIGNMENT, ScratchLayout
 from flashbench.codegen.structs import struct_bytes
 from flashbench.dtypes import accumulator_of
 from flashbench.engines import Settings
@@ -79,7 +79,7 @@ _NO_GATHERS = Gathers(0, 0, 0)
 
 
 def scratch_of(
-    layout: Layout, problem: AttentionProblem, blocks: Blocks, gathers: Gathers = _NO_GATHERS
+    layout: ScratchLayout, problem: AttentionProblem, blocks: Blocks, gathers: Gathers = _NO_GATHERS
 ) -> tuple[Any, int]:
     """(the layout's cells, bytes from one thread's scratch to the next)."""
     number_bytes = accumulator_of(problem.dtype).itemsize
