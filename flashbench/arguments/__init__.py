@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from flashbench.arguments.arrays import as_array, check_same_dtype
 from flashbench.arguments.features import read_features
 from flashbench.arguments.layouts import (
-    Layout,
+    ArgumentLayout,
     check_dtypes,
     inward,
     outward,
@@ -47,7 +47,7 @@ class Call(NamedTuple):
     q: Array
     k: Array
     v: Array
-    layout: Layout
+    layout: ArgumentLayout
     extras: Extras = NO_EXTRAS
     mask_shape: tuple[int, ...] | None = None  # of the caller's mask, and so of dmask
 

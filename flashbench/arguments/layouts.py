@@ -14,7 +14,7 @@ from flashbench.engines import Array
 from flashbench.errors import AttentionError
 
 # Axes of the caller's arrays: b(atch), h(eads), s(equence), d(imension of a head), t(otal rows).
-Layout = Literal["bhsd", "bsd", "thd"]
+ArgumentLayout = Literal["bhsd", "bsd", "thd"]
 _FOUR_D = "(batch, num_heads, seqlen, head_dim)"
 _THREE_D = "(batch, seqlen, head_dim)"
 
@@ -22,7 +22,7 @@ _THREE_D = "(batch, seqlen, head_dim)"
 class Placed(NamedTuple):
     """q, k and v as 4-D views, and the place of each sequence in them."""
 
-    layout: Layout
+    layout: ArgumentLayout
     q: Array
     k: Array
     v: Array
@@ -35,7 +35,7 @@ class Placed(NamedTuple):
     block_table: NDArray[np.int64] | None = None
 
 
-def inward(layout: Layout, x: Array) -> Array:
+def inward(layout: ArgumentLayout, x: Array) -> Array:
     """The caller's array as a 4-D view for the engine (3-D for lse, which has no head_dim axis)."""
     if layout == "bhsd":
         return x
@@ -44,7 +44,7 @@ def inward(layout: Layout, x: Array) -> Array:
     return np.expand_dims(np.swapaxes(x, 0, 1) if x.ndim == 3 else x, 0)
 
 
-def outward(layout: Layout, x: Array) -> Array:
+def outward(layout: ArgumentLayout, x: Array) -> Array:
     """The engine's array in the caller's layout: the inverse of `inward`."""
     if layout == "bhsd":
         return x
@@ -61,7 +61,7 @@ def place_batch(q: Array, k: Array, v: Array, key_lengths: Any) -> Placed:
             f"k must have q's batch and head_dim, but has shape {k.shape} where q has {q.shape}"
         )
     _check_values(k, v, "batch, num_kv_heads and seqlen_k")
-    layout: Layout = "bhsd"
+    layout: ArgumentLayout = "bhsd"
     if q.ndim == 3:
         layout = "bsd"
         q, k, v = q[:, None], k[:, None], v[:, None]
@@ -81,7 +81,7 @@ def place_paged(q: Array, k: Array, v: Array, key_lengths: Any, block_table: Any
     if k.shape[-1] != q.shape[-1]:
         raise AttentionError(f"k must have q's head_dim, but has shape {k.shape} where q has {q.shape}")
     _check_values(k, v, "pages, num_kv_heads and page_size")
-    layout: Layout = "bhsd"
+    layout: ArgumentLayout = "bhsd"
     if q.ndim == 3:
         layout = "bsd"
         q, k, v = q[:, None], k[:, None], v[:, None]

@@ -55,7 +55,7 @@ def _host_features() -> set[str]:
     return {name for name, present in llvm.get_host_cpu_features().items() if present}
 
 
-def _features() -> set[str]:
+def cpu_features() -> set[str]:
     """Features of the CPU that Numba compiles for: NUMBA_CPU_FEATURES, NUMBA_CPU_NAME's, or this CPU's."""
     if config.CPU_FEATURES:
         return {flag[1:] for flag in config.CPU_FEATURES.split(",") if flag.startswith("+")}
@@ -101,7 +101,7 @@ def _check_target() -> None:
         setting = "NUMBA_CPU_NAME" if "processor" in complaint else "NUMBA_CPU_FEATURES"
         known = complaint.partition(" (")[0]
         raise ConfigError(f"{setting}: {known}", hint=f"unset {setting} to compile for this CPU")
-    lacking = _NEEDED.get(_isa_of(_features()).name, set()) - _host_features()
+    lacking = _NEEDED.get(_isa_of(cpu_features()).name, set()) - _host_features()
     if lacking:
         raise ConfigError(
             f"NUMBA_CPU_NAME={name or ''} NUMBA_CPU_FEATURES={features or ''} ask for "
@@ -130,7 +130,7 @@ def _complaint(name: str, features: str) -> str:
 
 
 _check_target()
-ISA = _isa_of(_features())
+ISA = _isa_of(cpu_features())
 # Zen 4 takes two cycles for a multiply-add of 64 bytes. That is enough time to load one number per
 # multiply-add, as tiles of one vector do. Other CPUs can start two multiply-adds per cycle, but also only two
 # loads, so that such a tile waits for its loads.

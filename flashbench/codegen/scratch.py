@@ -24,7 +24,7 @@ class Part(NamedTuple):
     kind: Any = Number  # of its elements: Number or Storage
 
 
-class Layout:
+class ScratchLayout:
     """The parts of a thread's scratch, one after the other, each from a cache line on.
 
     `cells` is the struct that kernels read: a field a part, bytes from the scratch's start. A kernel makes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from array import array
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from flashbench.codegen.scratch import ALIGNMENT
 from flashbench.codegen.structs import CELL_BYTES, pack_struct
+from flashbench.dtypes import DTYPES, Dtype, accumulator_of
 from flashbench.engines import Array, Settings
 from flashbench.kernels.call import structs
 from flashbench.kernels.call.structs import MoveSizes, Numbers, Sequence, Sizes, Work
@@ -176,24 +178,32 @@ class CallMemory:
         )
 
 
+@functools.cache
+def _types(dtype: Dtype) -> tuple[Any, Any]:
+    """0 of storage and 0 of the accumulator, which tell a kernel its types."""
+    storage, number = (np.dtype(entry.storage) for entry in (DTYPES[dtype], accumulator_of(dtype)))
+    return storage.type(0), number.type(0)
+
+
 class Launch:
     """A call, a struct of kernels/ with `work` among its fields, on so many threads.
 
     All that the call has addresses of must live until its last `run` returns.
     """
 
-    def __init__(self, call: Any, dtype: np.dtype[Any], threads: int) -> None:
+    def __init__(self, call: Any, problem: AttentionProblem, threads: int) -> None:
         self._table = array("q", pack_struct(call))
-        self._zero = dtype.type(0)  # of storage and accumulator: their types
+        self._types = _types(problem.dtype)
         self._threads = threads
         self._tickets = call.work.tickets
 
     def run(self, kernel: Any, *options: Any, ticket: int = 0) -> None:
         """Run a kernel of the call. ticket: the counter that tells late threads that no task is left."""
-        zero, address = self._zero, self._table.buffer_info()[0]
+        storage, number = self._types
+        address = self._table.buffer_info()[0]
 
         def work(slot: int) -> None:
-            kernel(zero, zero, address, slot, *options)
+            kernel(storage, number, address, slot, *options)
 
         run_on_threads(work, self._threads, self._tickets + CELL_BYTES * ticket)
 

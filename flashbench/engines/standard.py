@@ -132,7 +132,7 @@ class StandardEngine(EngineBase):
             work,
             features,
         )
-        launch = Launch(call, q.dtype, threads)
+        launch = Launch(call, problem, threads)
         for stage in (SCORES, SOFTMAX, OUTPUT):
             launch.run(standard_forward, stage, ticket=stage)
         del memory, arrays  # they had to live until here: the kernels know only addresses
@@ -197,7 +197,7 @@ class StandardEngine(EngineBase):
             memory.work(),
             features,
         )
-        launch = Launch(call, q.dtype, threads)
+        launch = Launch(call, problem, threads)
         for stage in (P_GRADIENT, SCORE_GRADIENT):
             launch.run(standard_backward, stage, ticket=stage)
         if dmask is not None:

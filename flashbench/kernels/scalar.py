@@ -147,7 +147,7 @@ def scalar_backward(given, gradients, sequences, features):
             kv = h // group
             for i in range(seqlen_q):
                 query = first_query + i
-                delta, seen = 0.0, 0
+                delta, visible = 0.0, 0
                 row_lse = lse[batch, h, query]
                 # Logits all so far below 0 that lse does not tell 1 from 0, or all of -inf: nothing to go by.
                 tells_nothing = row_lse < 0 and lse.dtype.type(row_lse - 1.0) == row_lse
@@ -157,7 +157,7 @@ def scalar_backward(given, gradients, sequences, features):
                     if not sees(b, h, i, j, diagonal, features):
                         continue
                     key = first_key + j
-                    seen += 1
+                    visible += 1
                     q_row, k_row = q[batch, h, query], k[batch, kv, key]
                     score, capped = logit(q_row, k_row, b, h, i, j, diagonal, features)
                     p = 0.0 if tells_nothing else math.exp(score - row_lse)
@@ -177,5 +177,5 @@ def scalar_backward(given, gradients, sequences, features):
                         dq[batch, h, query, c] += ds * k[batch, kv, key, c]
                         dk[batch, kv, key, c] += ds * q[batch, h, query, c]
                 # A sink is a key whose value is 0: p * (0 - delta).
-                if seen and features.sinks[h] != -math.inf:
+                if visible and features.sinks[h] != -math.inf:
                     dsinks[h] -= math.exp(features.sinks[h] - row_lse) * delta

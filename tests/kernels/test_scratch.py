@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from flashbench.codegen.scratch import ALIGNMENT, Layout, Part, aligned
+from flashbench.codegen.scratch import ALIGNMENT, Part, ScratchLayout, aligned
 from flashbench.codegen.structs import Storage
 from flashbench.engines import Settings, get_engine, launch
 from flashbench.extras import make_extras
@@ -16,7 +16,7 @@ PATTERN = 0xA5
 
 
 def test_parts_follow_each_other_from_cache_lines_on():
-    layout = Layout(
+    layout = ScratchLayout(
         "Sample",
         Part("a", lambda n: n.block_q),
         Part("off", lambda n: n.alibi * n.block_q),

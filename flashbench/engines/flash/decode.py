@@ -8,6 +8,7 @@ import numpy as np
 
 from flashbench.codegen.scratch import ALIGNMENT
 from flashbench.codegen.structs import struct_bytes
+from flashbench.dtypes import accumulator_of
 from flashbench.engines import Array, Forward, Settings
 from flashbench.engines.features import call_features
 from flashbench.engines.launch import (
@@ -29,7 +30,7 @@ from flashbench.kernels.flash.decode import DecodeCall, flash_decode
 from flashbench.kernels.flash.merge import Split
 from flashbench.kernels.flash.scratch import DECODE, ScratchSizes, padded_lanes
 from flashbench.kernels.maths.dots import QUERIES
-from flashbench.kernels.products.fma import FMA
+from flashbench.kernels.products.paths import path_of
 from flashbench.problem import MOST_DECODING_QUERIES, AttentionProblem
 
 _MOST_ROWS = 64  # queries of a chunk, over the heads that share keys: four vectors of float32 on AVX-512
@@ -91,7 +92,7 @@ def _scratch(problem: AttentionProblem, plan: DecodePlan) -> tuple[Any, int]:
         problem.head_dim,
         problem.head_dim_v,
         problem.itemsize,
-        problem.itemsize,
+        accumulator_of(problem.dtype).itemsize,
         limited=True,  # a part has limits of its own, and a chunk of queries too
         alibi=problem.alibi,
     )
@@ -99,7 +100,7 @@ def _scratch(problem: AttentionProblem, plan: DecodePlan) -> tuple[Any, int]:
 
 
 def _lanes(problem: AttentionProblem, plan: DecodePlan) -> int:
-    return padded_lanes(-(-plan.rows // QUERIES) * QUERIES, problem.itemsize)
+    return padded_lanes(-(-plan.rows // QUERIES) * QUERIES, accumulator_of(problem.dtype).itemsize)
 
 
 def _part_numbers(problem: AttentionProblem, plan: DecodePlan) -> int:
@@ -117,7 +118,9 @@ def decode_bytes(problem: AttentionProblem, settings: Settings) -> int:
     _, stride = _scratch(problem, plan)
     scratch = _threads(problem, settings, plan) * stride + ALIGNMENT
     shared = struct_bytes(DecodeCall) + problem.batch * struct_bytes(Sequence) + _counters(plan).bytes
-    return scratch + shared + plan.tasks * _part_numbers(problem, plan) * problem.itemsize
+    return (
+        scratch + shared + plan.tasks * _part_numbers(problem, plan) * accumulator_of(problem.dtype).itemsize
+    )
 
 
 def decode(
@@ -125,14 +128,15 @@ def decode(
 ) -> Forward:
     """o and lse of a problem that `decodes`."""
     o = result_like(q, problem.head_dim_v)
-    lse = np.empty(problem.q_shape[:3], dtype=q.dtype)
+    number = accumulator_of(problem.dtype)
+    lse = np.empty(problem.q_shape[:3], number.storage)
     plan = decode_plan(problem, settings)
     threads = _threads(problem, settings, plan)
     q, k, v = readable(q), readable(k), readable(v)
     sequences = sequence_table(problem, lambda *lengths: _tasks(lengths, plan.chunk, plan.part_keys))
     features, arrays = call_features(problem, extras)
     numbers = _part_numbers(problem, plan)
-    parts = np.empty(plan.tasks * numbers, dtype=q.dtype)
+    parts = np.empty(plan.tasks * numbers, number.storage)
     scratch, stride = _scratch(problem, plan)
     memory = CallMemory(threads, stride, _counters(plan), sequences)
     lanes = _lanes(problem, plan)
@@ -148,6 +152,6 @@ def decode(
         memory.work(plan.tasks),
         features,
     )
-    Launch(call, q.dtype, threads).run(flash_decode(FMA))
+    Launch(call, problem, threads).run(flash_decode(path_of(problem.dtype).product))
     del memory, arrays, parts  # they had to live until here: the kernel knows only addresses
     return Forward(o, lse)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from flashbench.dtypes import accumulator_of
 from flashbench.engines import Array, AttentionGradients, Forward, Settings
 from flashbench.engines.base import EngineBase
 from flashbench.engines.features import call_features, sinks_gradient
@@ -38,7 +39,7 @@ from flashbench.kernels.flash.backward import BackwardCall, flash_backward
 from flashbench.kernels.flash.forward import ForwardCall, flash_forward
 from flashbench.kernels.flash.mask_gradient import MaskGradientCall, MaskShape, flash_mask_gradient
 from flashbench.kernels.flash.scratch import BACKWARD, FORWARD, MASK_GRADIENT
-from flashbench.kernels.products.fma import FMA
+from flashbench.kernels.products.paths import path_of
 from flashbench.problem import AttentionProblem, Direction, Feature
 
 
@@ -76,12 +77,12 @@ class FlashEngine(EngineBase):
         if decodes(problem, settings):
             return decode(problem, settings, q, k, v, extras)
         o = result_like(q, problem.head_dim_v)
-        lse = np.empty(problem.q_shape[:3], dtype=q.dtype)
+        lse = np.empty(problem.q_shape[:3], accumulator_of(problem.dtype).storage)
         threads, blocks = plan_of(problem, "fwd", settings)
         q, k, v = readable(q), readable(k), readable(v)
         readers = readers_of(problem)
-        near_k, near_v = gathered_room(k, readers), gathered_room(v, readers)
-        moves = moves_table((k, near_k), (v, near_v))
+        gathered_k, gathered_v = gathered_room(k, readers), gathered_room(v, readers)
+        moves = moves_table((k, gathered_k), (v, gathered_v))
         gathers = Gathers(0, 0, tile_is_scattered(o, blocks.block_q))
         scratch, stride = scratch_of(FORWARD, problem, blocks, gathers)
         sequences = sequence_table(problem, tiles_of(problem, blocks))
@@ -90,8 +91,8 @@ class FlashEngine(EngineBase):
         memory = CallMemory(threads, stride, counters, sequences, moves)
         call = ForwardCall(
             place(q),
-            place(near_k),
-            place(near_v),
+            place(gathered_k),
+            place(gathered_v),
             place(o),
             place_numbers(lse[..., np.newaxis]),
             scratch,
@@ -100,7 +101,7 @@ class FlashEngine(EngineBase):
             memory.work(problem.num_heads * all_tiles(problem, blocks)),
             features,
         )
-        Launch(call, q.dtype, threads).run(flash_forward(FMA))
+        Launch(call, problem, threads).run(flash_forward(path_of(problem.dtype).product))
         del memory, arrays  # they had to live until here: the kernel knows only addresses
         return Forward(o, lse)
 
@@ -129,9 +130,9 @@ class FlashEngine(EngineBase):
         do, q, k, v, o = readable(do), readable(q), readable(k), readable(v), readable(o)
         lse = readable(lse[..., np.newaxis])  # a copy, too, has to live as long as its address is used
         readers = readers_of(problem)
-        near_k, near_v = gathered_room(k, readers), gathered_room(v, readers)
-        near_dk, near_dv = gathered_room(dk, readers), gathered_room(dv, readers)
-        moves = moves_table((k, near_k), (v, near_v))
+        gathered_k, gathered_v = gathered_room(k, readers), gathered_room(v, readers)
+        gathered_dk, gathered_dv = gathered_room(dk, readers), gathered_room(dv, readers)
+        moves = moves_table((k, gathered_k), (v, gathered_v))
         gathers = Gathers(*(int(tile_is_scattered(x, blocks.block_q)) for x in (q, do, dq)))
         scratch, stride = scratch_of(BACKWARD, problem, blocks, gathers)
         sequences = sequence_table(problem, tiles_of(problem, blocks))
@@ -139,13 +140,13 @@ class FlashEngine(EngineBase):
         memory = CallMemory(threads, stride, counters_of(problem, "bwd", blocks), sequences, moves)
         call = BackwardCall(
             place(q),
-            place(near_k),
-            place(near_v),
+            place(gathered_k),
+            place(gathered_v),
             place(o),
             place(do),
             place(dq),
-            place_numbers(near_dk),
-            place_numbers(near_dv),
+            place_numbers(gathered_dk),
+            place_numbers(gathered_dv),
             place(dk),
             place(dv),
             place_numbers(lse),
@@ -155,11 +156,11 @@ class FlashEngine(EngineBase):
             memory.work(),
             features,
         )
-        Launch(call, q.dtype, threads).run(flash_backward(FMA))
+        Launch(call, problem, threads).run(flash_backward(path_of(problem.dtype).product))
         del memory, arrays
         dmask = None
         if mask_gradient and problem.mask == "float":
-            dmask = _mask_gradient(problem, settings, extras, do, q, near_k, near_v, o, lse)
+            dmask = _mask_gradient(problem, settings, extras, do, q, gathered_k, gathered_v, o, lse)
         return AttentionGradients(dq, dk, dv, dsinks, dmask)
 
     def blocks(
@@ -203,7 +204,7 @@ def _mask_gradient(
 ) -> Array:
     """dmask in the mask's own shape; the arrays are such that a kernel can read them."""
     threads, blocks = plan_of(problem, "bwd", settings)
-    dmask = np.zeros(problem.mask_shape, dtype=q.dtype)
+    dmask = np.zeros(problem.mask_shape, accumulator_of(problem.dtype).storage)
     scratch, stride = scratch_of(MASK_GRADIENT, problem, blocks)
     features, arrays = call_features(problem, extras)
     sequences = sequence_table(problem, tiles_of(problem, blocks))
@@ -222,6 +223,6 @@ def _mask_gradient(
         memory.work(),
         features,
     )
-    Launch(call, q.dtype, threads).run(flash_mask_gradient(FMA))
+    Launch(call, problem, threads).run(flash_mask_gradient(path_of(problem.dtype).product))
     del memory, arrays
     return dmask

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from flashbench.codegen.scratch import ALIGNMENT, Layout
+from flashbench.codegen.scratch import ALIGNMENT, ScratchLayout
 from flashbench.codegen.structs import struct_bytes
+from flashbench.dtypes import accumulator_of
 from flashbench.engines import Settings
 from flashbench.engines.features import limited
 from flashbench.engines.flash.block_sizes import Blocks, backward_blocks, forward_blocks, within_window
@@ -78,16 +79,17 @@ _NO_GATHERS = Gathers(0, 0, 0)
 
 
 def scratch_of(
-    layout: Layout, problem: AttentionProblem, blocks: Blocks, gathers: Gathers = _NO_GATHERS
+    layout: ScratchLayout, problem: AttentionProblem, blocks: Blocks, gathers: Gathers = _NO_GATHERS
 ) -> tuple[Any, int]:
     """(the layout's cells, bytes from one thread's scratch to the next)."""
+    number_bytes = accumulator_of(problem.dtype).itemsize
     sizes = ScratchSizes(
-        padded_lanes(blocks.block_q, problem.itemsize),
+        padded_lanes(blocks.block_q, number_bytes),
         *blocks,
         problem.head_dim,
         problem.head_dim_v,
         problem.itemsize,
-        problem.itemsize,
+        number_bytes,
         limited(problem),
         problem.alibi,
         problem.softcap is not None,

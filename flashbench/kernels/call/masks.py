@@ -9,7 +9,7 @@ import numpy as np
 from flashbench.codegen.pointers import at, pointer
 from flashbench.codegen.steps import step
 from flashbench.kernels.maths.exp2 import LOG2E
-from flashbench.kernels.tile.masks import add_mask, bytes_seen, clear_minus_inf, floats_seen, hide_masked
+from flashbench.kernels.tile.masks import add_mask, bytes_shown, clear_minus_inf, floats_shown, hide_masked
 
 NO_MASK, BOOL_MASK, FLOAT_MASK, BLOCK_MASK = range(4)
 HIDDEN, PARTLY, ALL = range(3)  # how much of a tile a mask shows
@@ -39,9 +39,9 @@ def mask_on_tile(address, q_rows, k_rows, features):
     state = HIDDEN
     for row in range(rows):  # up to the first that settles it, as a mask is long to read
         if features.mask == FLOAT_MASK:
-            shown = floats_seen(at(pointer(features.zero, address), row * by_query), k_rows, by_key)
+            shown = floats_shown(at(pointer(features.zero, address), row * by_query), k_rows, by_key)
         else:
-            shown = bytes_seen(at(pointer(_BYTE, address), row * by_query), k_rows, by_key)
+            shown = bytes_shown(at(pointer(_BYTE, address), row * by_query), k_rows, by_key)
         if shown == PARTLY or (row > 0 and shown != state):
             return PARTLY
         state = shown

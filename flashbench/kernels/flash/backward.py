@@ -158,11 +158,11 @@ def begin(product, call, own, queries, task):
     q, do = rows_at(call.q, batch, h, query), rows_at(call.do, batch, h, query)
     o, lse = rows_at(call.o, batch, h, query), rows_at(call.lse, batch, h, query)
     dq = rows_at(call.dq, batch, h, query)
-    near_q = tile_copy(q, own.q, call.gathers.q, queries.rows, head_dim, call.zero + 1)
-    near_do = tile_copy(do, own.do, call.gathers.do, queries.rows, head_dim_v, call.zero + 1)
+    own_q = tile_copy(q, own.q, call.gathers.q, queries.rows, head_dim, call.zero + 1)
+    own_do = tile_copy(do, own.do, call.gathers.do, queries.rows, head_dim_v, call.zero + 1)
     # softmax_scale goes into the packed tiles: scores come out in units of log2, ds ready for dq and dk.
-    product.pack(near_q, queries.rows, head_dim, own.qt, queries.lanes, call.features.q_factor)
-    put_rows(product, call, own, queries, near_do, o, lse, call.features.scale)
+    product.pack(own_q, queries.rows, head_dim, own.qt, queries.lanes, call.features.q_factor)
+    put_rows(product, call, own, queries, own_do, o, lse, call.features.scale)
     if call.features.alibi:
         put_alibi(own, queries, call.features)
     limited = has_limits(queries, call.features)
@@ -175,8 +175,8 @@ def begin(product, call, own, queries, task):
         for r in range(queries.rows):  # a NaN makes one even of what is hidden: exp2(-inf - NaN)
             finite = finite and not math.isnan(at(own.lse2, r)[0])
     return _Rows(
-        near_q,
-        near_do,
+        own_q,
+        own_do,
         Matrix(own.dq, head_dim) if call.gathers.sums else numbers_of(dq, call.zero),
         rows_at(call.k, batch, kv, key),
         rows_at(call.v, batch, kv, key),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from flashbench.codegen.isa import ISA
-from flashbench.codegen.scratch import Layout, Part
+from flashbench.codegen.scratch import Part, ScratchLayout
 from flashbench.codegen.structs import Storage
 
 MOST_PARTS = 64  # of decoding, merged at once
@@ -56,7 +56,7 @@ _LANE_FEATURES = (
 _ROW_STATE = (_lanes("row_max"), _lanes("row_sum"), _lanes("rescale"))
 STATE_ROWS = len(_ROW_STATE)  # numbers that the forward pass keeps for each lane, whatever the features
 
-FORWARD = Layout(
+FORWARD = ScratchLayout(
     "ForwardScratch",
     _lanes("qt", lambda n: n.head_dim),
     _keys("s"),
@@ -74,7 +74,7 @@ _GRADIENTS = (
     _lanes("delta"),
     *_LANE_FEATURES,
 )
-BACKWARD = Layout(
+BACKWARD = ScratchLayout(
     "BackwardScratch",
     *_GRADIENTS,
     _lanes("cap_slopes", lambda n: n.softcap * n.block_k),
@@ -82,9 +82,9 @@ BACKWARD = Layout(
     Part("do", lambda n: n.gathers_do * n.block_q * n.head_dim_v, Storage),
     Part("dq", lambda n: n.gathers_sums * n.block_q * n.head_dim),
 )
-MASK_GRADIENT = Layout("MaskGradientScratch", *_GRADIENTS, _keys("total"))
+MASK_GRADIENT = ScratchLayout("MaskGradientScratch", *_GRADIENTS, _keys("total"))
 
-DECODE = Layout(
+DECODE = ScratchLayout(
     "DecodeScratch",
     Part("q", lambda n: max(n.head_dim * n.lanes, MOST_PARTS)),  # later the weights of a head's parts
     _lanes("qt", lambda n: n.head_dim),

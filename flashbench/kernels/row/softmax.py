@@ -63,10 +63,10 @@ def _softmax_row(builder: ir.IRBuilder, element: ir.Type, *, natural: bool = Fal
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         row, columns, first, end, sink, row_max_at = args
-        s, seen = b.gep(row, [first]), b.sub(end, first)
-        # Pass 1: the maximum of what is seen. NaN never compares greater, so it is left to the sum.
+        s, visible = b.gep(row, [first]), b.sub(end, first)
+        # Pass 1: the maximum of the visible scores. NaN never compares greater, so it is left to the sum.
         best: ir.Value = sink
-        for vector, start, last in pieces(b, element, seen):
+        for vector, start, last in pieces(b, element, visible):
             so_far = splat(b, best, vector.count)
             with loop(b, last, start=start, step=vector.count, carry=[so_far]) as (column, before, after):
                 x = load(b, s, column, vector)
@@ -80,7 +80,7 @@ def _softmax_row(builder: ir.IRBuilder, element: ir.Type, *, natural: bool = Fal
         total: ir.Value = ir.Constant(element, 0.0)
         if natural:
             total = sum_of_lanes(b, exponential(b, splat(b, b.fsub(sink, shift), 1)))
-        for vector, start, last in pieces(b, element, seen):
+        for vector, start, last in pieces(b, element, visible):
             shifts = splat(b, shift, vector.count)
             zero = constant(vector, 0.0)
             with loop(b, last, start=start, step=vector.count, carry=[zero]) as (column, before, after):
@@ -89,10 +89,10 @@ def _softmax_row(builder: ir.IRBuilder, element: ir.Type, *, natural: bool = Fal
                 after.append(b.fadd(before[0], p))
             total = b.fadd(total, sum_of_lanes(b, after[0]))
 
-        # Pass 3: divide by the sum; what is not seen has probability 0, and so has all where nothing is.
+        # Pass 3: divide by the sum. Hidden scores get probability 0, and so do all where none is visible.
         inverse = b.fdiv(ir.Constant(element, 1.0), total)
         inverse = b.select(b.fcmp_ordered("==", total, ir.Constant(element, 0.0)), total, inverse)
-        for vector, start, last in pieces(b, element, seen):
+        for vector, start, last in pieces(b, element, visible):
             factors = splat(b, inverse, vector.count)
             with loop(b, last, start=start, step=vector.count, carry=[]) as (column, _, _):
                 store(b, b.fmul(load(b, s, column, vector), factors), s, column)

@@ -167,8 +167,8 @@ def _byte_chunks(
             for i in range(side)
         ]
         for j, register in enumerate(_interleaved(b, registers)):
-            seen = b.icmp_unsigned("!=", register, ir.Constant(chunk, None))
-            flags = b.bitcast(seen, bits)
+            shown = b.icmp_unsigned("!=", register, ir.Constant(chunk, None))
+            flags = b.bitcast(shown, bits)
             for place in range(0, size, side):
                 block, within = divmod(place, _UNPACKED)
                 column = _UNPACKED * block + _UNPACKED // side * j + within // side
@@ -279,10 +279,10 @@ def _hide(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         value = args[7]
 
         def combine(b: ir.IRBuilder, score: ir.Value, entry: ir.Value) -> ir.Value:
-            seen = entry
+            shown = entry
             if entry.type not in (BOOL, ir.VectorType(BOOL, full_vector(element).count)):
-                seen = b.icmp_unsigned("!=", entry, ir.Constant(entry.type, None))
-            return b.select(seen, score, _spread(b, value, score.type))
+                shown = b.icmp_unsigned("!=", entry, ir.Constant(entry.type, None))
+            return b.select(shown, score, _spread(b, value, score.type))
 
         _over_tile(b, element, _BYTE, args[:7], combine)
 
@@ -307,7 +307,7 @@ def hide_masked(
     return types.void(tile, n, n, n, mask, n, n, tile.dtype), body_by_element(_hide)
 
 
-def _bytes_seen(builder: ir.IRBuilder) -> ir.Function:
+def _bytes_shown(builder: ir.IRBuilder) -> ir.Function:
     chunk = ir.VectorType(_BYTE, _CHUNK)
     wide = ir.IntType(8 * _CHUNK)
 
@@ -334,21 +334,21 @@ def _bytes_seen(builder: ir.IRBuilder) -> ir.Function:
         )
         b.ret(b.add(b.zext(some, INT), b.zext(b.and_(some, every), INT)))
 
-    return function(builder, "fb.bytes_seen", [_BYTE.as_pointer(), INT, INT], body, result=INT)
+    return function(builder, "fb.bytes_shown", [_BYTE.as_pointer(), INT, INT], body, result=INT)
 
 
 @intrinsic
-def bytes_seen(typingctx: Any, row: Any, keys: Any, by_key: Any) -> Any:
+def bytes_shown(typingctx: Any, row: Any, keys: Any, by_key: Any) -> Any:
     """Of one query's entries in a bool mask: 0 none is True, 1 some are, 2 all are."""
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.call(_bytes_seen(builder), args)
+        return builder.call(_bytes_shown(builder), args)
 
     return n(row, n, n), codegen
 
 
-def _floats_seen(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+def _floats_shown(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
     vector = full_vector(element)
     bits = ir.IntType(vector.count)
 
@@ -359,25 +359,25 @@ def _floats_seen(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         whole = b.select(neighbours, b.mul(b.sdiv(keys, size), size), const(0))
         none = ir.Constant(ir.VectorType(BOOL, vector.count), None)
         with loop(b, whole, step=vector.count, carry=[none]) as (key, before, vectors):
-            seen = b.fcmp_unordered("!=", load(b, row, key, vector), constant(vector, float("-inf")))
-            vectors.append(b.or_(before[0], seen))
+            shown = b.fcmp_unordered("!=", load(b, row, key, vector), constant(vector, float("-inf")))
+            vectors.append(b.or_(before[0], shown))
         with loop(b, keys, start=whole, carry=[ir.Constant(BOOL, 0)]) as (key, before, singles):
             entry = b.load(b.gep(row, [b.mul(key, by_key)]))
-            seen = b.fcmp_unordered("!=", entry, ir.Constant(element, float("-inf")))
-            singles.append(b.or_(before[0], seen))
+            shown = b.fcmp_unordered("!=", entry, ir.Constant(element, float("-inf")))
+            singles.append(b.or_(before[0], shown))
         some = b.icmp_unsigned("!=", b.bitcast(vectors[0], bits), ir.Constant(bits, 0))
         b.ret(b.zext(b.or_(some, singles[0]), INT))
 
-    name = f"fb.floats_seen.{overload(vector)}"
+    name = f"fb.floats_shown.{overload(vector)}"
     return function(builder, name, [element.as_pointer(), INT, INT], body, result=INT)
 
 
 @intrinsic
-def floats_seen(typingctx: Any, row: Any, keys: Any, by_key: Any) -> Any:
+def floats_shown(typingctx: Any, row: Any, keys: Any, by_key: Any) -> Any:
     """Of one query's entries in an additive mask: 0 all are -inf, else 1."""
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.call(_floats_seen(builder, FLOATS[signature.args[0].dtype]), args)
+        return builder.call(_floats_shown(builder, FLOATS[signature.args[0].dtype]), args)
 
     return n(row, n, n), codegen

@@ -145,9 +145,9 @@ def _hide(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
                 if ints.element.width < 64:
                     number = b.trunc(number, ints.element)
                 key = splat(b, number, vector.count)
-                seen = b.and_(b.icmp_signed(">=", key, first), b.icmp_signed("<", key, end))
+                visible = b.and_(b.icmp_signed(">=", key, first), b.icmp_signed("<", key, end))
                 place = b.add(b.mul(row, lanes), lane)
-                store(b, b.select(seen, load(b, tile, place, vector), values), tile, place)
+                store(b, b.select(visible, load(b, tile, place, vector), values), tile, place)
 
     signature = [pointer, INT, INT, INT, pointer, pointer, element]
     return function(builder, f"fb.limits.{overload(vector)}", signature, body)

@@ -1,0 +1,33 @@
+"""The table of paths: the best that the target CPU has, for every dtype."""
+
+import pytest
+
+from flashbench.codegen.isa import cpu_features
+from flashbench.dtypes import DTYPES
+from flashbench.kernels.products import paths
+from flashbench.kernels.products.paths import PATHS, Path, path_of
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_has_a_path_that_this_cpu_can_run(dtype):
+    path = path_of(dtype)
+    assert dtype in path.dtypes
+    assert path.needs <= cpu_features()
+
+
+def test_names_of_products_are_those_of_their_paths():
+    # Cached machine code is told apart by them.
+    assert [path.product.name for path in PATHS.values()] == list(PATHS)
+
+
+def test_a_path_whose_instructions_are_missing_is_passed_over(monkeypatch):
+    fma = PATHS["fma"]
+    better = Path(fma.product, ("float32",), frozenset({"no_such_instruction"}), "fma_burst")
+    monkeypatch.setattr(paths, "PATHS", {"better": better, "fma": fma})
+    path_of.cache_clear()
+    assert path_of("float32") is fma
+    monkeypatch.setattr(paths, "cpu_features", lambda: {"no_such_instruction"})
+    path_of.cache_clear()
+    assert path_of("float32") is better
+    assert path_of("float64") is fma
+    path_of.cache_clear()
