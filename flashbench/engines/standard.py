@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flashbench.codegen.scratch import ALIGNMENT, aligned
 from flashbench.codegen.structs import struct_bytes
+from flashbench.dtypes import accumulator_of
 from flashbench.engines import Array, AttentionGradients, Forward, Settings
 from flashbench.engines.base import EngineBase
 from flashbench.engines.features import call_features
@@ -92,7 +93,7 @@ class StandardEngine(EngineBase):
         keep: bool = False,
     ) -> Forward:
         shape = problem.q_shape[:3]
-        o, lse = result_like(q, problem.head_dim_v), np.empty(shape, dtype=q.dtype)
+        o, lse = result_like(q, problem.head_dim_v), np.empty(shape, accumulator_of(problem.dtype).storage)
         plan, sequences = _plan(problem), _sequences(problem)
         scores, longest, hides = plan[:3]
         stride = plan.stride if o.flags.c_contiguous else plan.packed

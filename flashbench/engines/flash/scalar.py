@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.block_mask import BlockMask
+from flashbench.dtypes import accumulator_of
 from flashbench.engines import Array, AttentionGradients, Forward
 from flashbench.engines.launch import COLUMN, broadcast_gradient, no_tasks, sequence_table
 from flashbench.extras import Extras
@@ -61,7 +62,7 @@ def _mask_shape(problem: AttentionProblem) -> tuple[int, int, int, int]:
 
 def _features(problem: AttentionProblem, extras: Extras) -> ScalarFeatures:
     """For one call. Arrays of features that are off are broadcast from one entry."""
-    shape, dtype = _mask_shape(problem), np.dtype(problem.dtype)
+    shape, dtype = _mask_shape(problem), np.dtype(accumulator_of(problem.dtype).storage)
     left, right = problem.window
     mask = extras.mask.dense() if isinstance(extras.mask, BlockMask) else extras.mask
     visible, bias = np.True_, dtype.type(0)

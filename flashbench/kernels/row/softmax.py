@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,9 +25,7 @@ from flashbench.codegen.ir import (
     store,
     sum_of_lanes,
 )
-from flashbench.kernels.maths.exp2 import exp2
-
-_LOG2E = math.log2(math.e)
+from flashbench.kernels.maths.exp2 import LOG2E, exp2
 
 
 def pieces(
@@ -59,7 +56,7 @@ def _softmax_row(builder: ir.IRBuilder, element: ir.Type, *, natural: bool = Fal
 
     def exponential(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
         # To base e the difference is scaled, not the scores: a mask's lowest float must stay finite.
-        return exp2(b, b.fmul(x, constant(x.type, _LOG2E)) if natural else x)
+        return exp2(b, b.fmul(x, constant(x.type, LOG2E)) if natural else x)
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         row, columns, first, end, sink, row_max_at = args
