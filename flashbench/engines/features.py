@@ -38,11 +38,6 @@ def call_features(problem: AttentionProblem, extras: Extras) -> tuple[Features, 
         assert extras.sinks is not None
         arrays.append(extras.sinks)
         features = features._replace(sink_logits=address_of(extras.sinks), sinks_head=extras.sinks.strides[0])
-    if problem.page_size is not None:
-        assert extras.block_table is not None
-        pages = np.ascontiguousarray(extras.block_table, np.int64)
-        arrays.append(pages)
-        features = features._replace(pages=address_of(pages), pages_batch=pages.strides[0])
     if isinstance(extras.mask, BlockMask):
         arrays.append(extras.mask)
         features = _with_block_mask(features, problem, extras.mask)
@@ -74,7 +69,6 @@ def _switches(problem: AttentionProblem) -> Features:
         dropout=int(problem.dropout > 0),
         seed=int(np.uint64(problem.dropout_seed).astype(np.int64)),  # the same 64 bits, signed
         threshold=min(round(problem.dropout * 2**32), 2**32 - 1),
-        page_size=problem.page_size or 0,
     )
 
 
@@ -91,8 +85,8 @@ def _with_block_mask(features: Features, problem: AttentionProblem, mask: BlockM
         mask_key=1,
         mask_size=1,
         starts=address_of(mask.row_starts),
-        starts_batch=batch if batches > 1 else 0,
-        starts_head=heads if num_heads > 1 else 0,
+        mask_batch=batch if batches > 1 else 0,
+        mask_head=heads if num_heads > 1 else 0,
         columns=address_of(mask.columns),
         parts=address_of(mask.parts),
         mask_block_q=mask.block_q,

@@ -121,7 +121,7 @@ def test_the_bits_are_those_of_neighbours(
         q, k, v, do = map(by_rows, (q, k, v, do))
         o, lse = attention(q, k, v, return_lse=True, **options)
         found = o, lse, *attention_backward(do, q, k, v, o, lse, **options)
-    none, sums, every = Gathers(0, 0, 0), Gathers(0, 0, 1), Gathers(1, 1, 1)
+    none, sums, every = Gathers(), Gathers(sums=1), Gathers(1, 1, 1)
     assert gathered == [(none, 0), (none, 0), (sums, 2), (every, 2)]
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -67,7 +67,9 @@ PROBLEMS = {
         129, window=(40, 3), softcap=3.0, alibi=True, sinks=True, dropout=0.2, head_dim=72, head_dim_v=40
     ),
     "alibi alone": AttentionProblem.of(100, alibi=True),
-    "mask": AttentionProblem.of(90, mask="float", num_heads=2, causal=True),
+    "mask": AttentionProblem.of(90, mask="float", num_heads=2),
+    "mask, causal": AttentionProblem.of(90, mask="float", num_heads=2, causal=True),
+    "mask, alibi and softcap": AttentionProblem.of(90, mask="float", alibi=True, softcap=2.0),
     "decode": AttentionProblem.of(2, seqlen_k=700, num_heads=8, num_kv_heads=2, causal=True),
     "decode, one row": AttentionProblem.of(1, seqlen_k=300, alibi=True, softcap=2.0),
 }

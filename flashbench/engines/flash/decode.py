@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flashbench.codegen.scratch import ALIGNMENT
 from flashbench.codegen.structs import struct_bytes
@@ -25,7 +26,7 @@ from flashbench.engines.launch import (
     threads_for,
 )
 from flashbench.extras import Extras
-from flashbench.kernels.call.structs import Sequence
+from flashbench.kernels.call.structs import Pages, Sequence
 from flashbench.kernels.flash.decode import DecodeCall, flash_decode
 from flashbench.kernels.flash.merge import Split
 from flashbench.kernels.flash.scratch import DECODE, ScratchSizes, padded_lanes
@@ -33,6 +34,7 @@ from flashbench.kernels.maths.dots import QUERIES
 from flashbench.kernels.products.paths import path_of
 from flashbench.problem import MOST_DECODING_QUERIES, AttentionProblem
 
+_NO_PAGES = np.zeros((0, 0), np.int64)
 _MOST_ROWS = 64  # queries of a chunk, over the heads that share keys: four vectors of float32 on AVX-512
 _BLOCK_K = 64
 _LEAST_KEYS = 256  # of a part: what it costs to begin and to merge one is then little
@@ -135,6 +137,8 @@ def decode(
     q, k, v = readable(q), readable(k), readable(v)
     sequences = sequence_table(problem, lambda *lengths: _tasks(lengths, plan.chunk, plan.part_keys))
     features, arrays = call_features(problem, extras)
+    block_table = _block_table(problem, extras)
+    pages = Pages(problem.page_size or 0, address_of(block_table), block_table.strides[0])
     numbers = _part_numbers(problem, plan)
     parts = np.empty(plan.tasks * numbers, number.storage)
     scratch, stride = _scratch(problem, plan)
@@ -148,10 +152,18 @@ def decode(
         place_numbers(lse[..., np.newaxis]),
         scratch,
         Split(plan.chunk, plan.rows, lanes, plan.part_keys, address_of(parts), numbers, problem.itemsize),
+        pages,
         sizes_of(problem, plan.chunk, plan.block_k),
         memory.work(plan.tasks),
         features,
     )
     Launch(call, problem, threads).run(flash_decode(path_of(problem.dtype).product))
-    del memory, arrays, parts  # they had to live until here: the kernel knows only addresses
+    del memory, arrays, parts, block_table  # they had to live until here: the kernel knows only addresses
     return Forward(o, lse)
+
+
+def _block_table(problem: AttentionProblem, extras: Extras) -> NDArray[np.int64]:
+    if problem.page_size is None:
+        return _NO_PAGES
+    assert extras.block_table is not None
+    return np.ascontiguousarray(extras.block_table, np.int64)

@@ -34,7 +34,7 @@ from flashbench.engines.launch import (
     tile_is_scattered,
 )
 from flashbench.extras import NO_EXTRAS, Extras
-from flashbench.kernels.call.structs import Gathers
+from flashbench.kernels.call.structs import ForwardGathers, Gathers
 from flashbench.kernels.flash.backward import BackwardCall, flash_backward
 from flashbench.kernels.flash.forward import ForwardCall, flash_forward
 from flashbench.kernels.flash.mask_gradient import MaskGradientCall, MaskShape, flash_mask_gradient
@@ -83,7 +83,7 @@ class FlashEngine(EngineBase):
         readers = readers_of(problem)
         gathered_k, gathered_v = gathered_room(k, readers), gathered_room(v, readers)
         moves = moves_table((k, gathered_k), (v, gathered_v))
-        gathers = Gathers(0, 0, tile_is_scattered(o, blocks.block_q))
+        gathers = Gathers(int(tile_is_scattered(o, blocks.block_q)))
         scratch, stride = scratch_of(FORWARD, problem, blocks, gathers)
         sequences = sequence_table(problem, tiles_of(problem, blocks))
         features, arrays = call_features(problem, extras)
@@ -96,7 +96,7 @@ class FlashEngine(EngineBase):
             place(o),
             place_numbers(lse[..., np.newaxis]),
             scratch,
-            gathers,
+            ForwardGathers(gathers.sums),
             sizes_of(problem, *blocks),
             memory.work(problem.num_heads * all_tiles(problem, blocks)),
             features,
@@ -133,7 +133,7 @@ class FlashEngine(EngineBase):
         gathered_k, gathered_v = gathered_room(k, readers), gathered_room(v, readers)
         gathered_dk, gathered_dv = gathered_room(dk, readers), gathered_room(dv, readers)
         moves = moves_table((k, gathered_k), (v, gathered_v))
-        gathers = Gathers(*(int(tile_is_scattered(x, blocks.block_q)) for x in (q, do, dq)))
+        gathers = Gathers(*(int(tile_is_scattered(x, blocks.block_q)) for x in (dq, q, do)))
         scratch, stride = scratch_of(BACKWARD, problem, blocks, gathers)
         sequences = sequence_table(problem, tiles_of(problem, blocks))
         features, arrays = call_features(problem, extras)

@@ -75,7 +75,7 @@ def all_tiles(problem: AttentionProblem, blocks: Blocks) -> int:
     return sum(count * int(tiles(*lengths)) for lengths, count in problem.length_counts.items())
 
 
-_NO_GATHERS = Gathers(0, 0, 0)
+_NO_GATHERS = Gathers()
 
 
 def scratch_of(

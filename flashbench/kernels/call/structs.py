@@ -54,12 +54,18 @@ class Work(NamedTuple):
     scratch_stride: int  # bytes to the next thread's
 
 
-class Gathers(NamedTuple):
+class ForwardGathers(NamedTuple):
     """1: a task works on a copy of its tile of these rows, in its scratch; 0: on the rows as they lie."""
 
-    q: int
-    do: int
-    sums: int  # o in the forward pass, dq in the backward pass
+    sums: int  # o
+
+
+class Gathers(NamedTuple):
+    """The same of the backward pass."""
+
+    sums: int = 0  # dq
+    q: int = 0
+    do: int = 0
 
 
 class Sequence(NamedTuple):
@@ -113,23 +119,26 @@ class Features(NamedTuple):
     sink_logits: Number
     sinks_head: int
     mask_at: int
-    mask_batch: int
+    mask_batch: int  # of the entries; of a block mask, of `starts`
     mask_head: int
     mask_row: int
     mask_key: int
     mask_size: int  # bytes of an entry
     starts: int  # of a block mask: where each row of blocks begins in the lists below
-    starts_batch: int
-    starts_head: int
     columns: Word
     parts: Word
     mask_block_q: int
     mask_block_k: int
     seed: int
     threshold: int
-    page_size: int  # of paged keys; 0: they are not
-    pages: int
-    pages_batch: int
+
+
+class Pages(NamedTuple):
+    """The block table of paged keys."""
+
+    size: int  # keys of a page; 0: keys are not in pages
+    table: int  # address of page numbers
+    batch: int  # bytes from one sequence's to the next
 
 
 class Queries(NamedTuple):

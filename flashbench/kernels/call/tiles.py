@@ -78,7 +78,7 @@ def key_blocks(queries, features):
     """(first, end): the places of a row of a mask's blocks in its lists; (0, 1) without a block mask."""
     if features.mask != BLOCK_MASK:
         return 0, 1
-    address = features.starts + queries.b * features.starts_batch + queries.h * features.starts_head
+    address = features.starts + queries.b * features.mask_batch + queries.h * features.mask_head
     starts = at(pointer(0, address), queries.start // features.mask_block_q)
     return starts[0], starts[1]
 

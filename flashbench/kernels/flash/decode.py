@@ -19,7 +19,7 @@ from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
 from flashbench.kernels.call.arrays import own_scratch, rows_at, rows_from, sequence_at
 from flashbench.kernels.call.masks import ALL, NO_MASK, PARTLY, apply_mask, mask_address
-from flashbench.kernels.call.structs import Array, Features, Keys, Numbers, Queries, Sizes, Work
+from flashbench.kernels.call.structs import Array, Features, Keys, Numbers, Pages, Queries, Sizes, Work
 from flashbench.kernels.call.tiles import sequence_of
 from flashbench.kernels.call.visibility import (
     add_visible_to_queries,
@@ -55,6 +55,7 @@ class DecodeCall(NamedTuple):
     lse: Numbers
     scratch: DECODE.cells  # type: ignore[name-defined]
     split: Split
+    pages: Pages
     sizes: Sizes
     work: Work
     features: Features
@@ -165,12 +166,12 @@ def attend_part(product, call, own, part):
 @step
 def rows_together(call, array, part, key, keys):
     """(rows from key `key` on, how many of the next `keys` lie one after the other)."""
-    sequence, features = part.queries.sequence, call.features
+    sequence, pages = part.queries.sequence, call.pages
     batch, row = sequence.batch, sequence.first_key + key
-    if features.page_size != 0:
-        pages = pointer(0, features.pages + part.queries.b * features.pages_batch)
-        batch, row = pages[key // features.page_size], key % features.page_size
-        keys = min(keys, features.page_size - row)
+    if pages.size != 0:
+        table = pointer(0, pages.table + part.queries.b * pages.batch)
+        batch, row = table[key // pages.size], key % pages.size
+        keys = min(keys, pages.size - row)
     return rows_at(array, batch, part.kv, row), keys
 
 

@@ -19,7 +19,7 @@ from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
 from flashbench.kernels.call.arrays import numbers_of, own_scratch, rows_at, rows_from, sequence_at
 from flashbench.kernels.call.masks import HIDDEN
-from flashbench.kernels.call.structs import Array, Features, Gathers, Numbers, Sizes, Work
+from flashbench.kernels.call.structs import Array, Features, ForwardGathers, Numbers, Sizes, Work
 from flashbench.kernels.call.tiles import key_blocks, key_span, keys_at, queries_of, sequence_of, tiles_of
 from flashbench.kernels.call.visibility import (
     add_visible_to_queries,
@@ -48,7 +48,7 @@ class ForwardCall(NamedTuple):
     o: Array
     lse: Numbers
     scratch: FORWARD.cells  # type: ignore[name-defined]
-    gathers: Gathers
+    gathers: ForwardGathers
     sizes: Sizes
     work: Work
     features: Features

@@ -26,9 +26,9 @@ class ScratchSizes(NamedTuple):
     alibi: bool = False
     softcap: bool = False
     # Whether rows of these lie so far apart that a tile of them is better kept here while it is at work.
+    gathers_sums: int = 0  # of o in the forward pass, of dq in the backward pass
     gathers_q: int = 0
     gathers_do: int = 0
-    gathers_sums: int = 0  # of o in the forward pass, of dq in the backward pass
 
 
 def padded_lanes(block_q: int, itemsize: int) -> int:

@@ -46,7 +46,7 @@ def _entry(like, row, j, features):
 @step
 def _blocks_of_row(row, features):
     """(first, end) of the places of the visible blocks in the row's row of blocks."""
-    address = features.starts + row.b * features.starts_batch + row.h * features.starts_head
+    address = features.starts + row.b * features.mask_batch + row.h * features.mask_head
     starts = at(pointer(0, address), row.i // features.mask_block_q)
     return starts[0], starts[1]
 
