@@ -91,9 +91,8 @@ _warned: set[str] = set()
 class _KernelCache(_Cache):
     """One file per function, signature and target, named by its key."""
 
-    def __init__(self, function: Callable[..., Any], variant: str = "") -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._variant = variant
         self._enabled = True
         floor = "threads" if function.__module__.startswith("flashbench.threads.") else "kernels"
         self._sources = hashlib.sha256(repr((hash_of_sources(floor), _VERSIONS)).encode()).hexdigest()
@@ -115,7 +114,7 @@ class _KernelCache(_Cache):
     def _path(self, signature: Any, codegen: Any) -> Path:
         name = f"{self._function.__module__}.{self._function.__qualname__}"
         key = hashlib.sha256(
-            repr((self._sources, name, self._variant, str(signature), codegen.magic_tuple())).encode()
+            repr((self._sources, name, str(signature), codegen.magic_tuple())).encode()
         ).hexdigest()
         return Path(self.cache_path) / f"{self._function.__name__}-{key[:32]}.bin"
 
@@ -185,8 +184,10 @@ def compiled(function: Callable[..., Any], *, variant: str = "") -> Any:
     variant: distinguishes functions with the same name that enclose different values.
     error_model="numpy": a division by zero gives inf or NaN, as kernels cannot raise.
     """
+    if variant:  # in the names of symbols too, so that one process can load several
+        function.__qualname__ = f"{function.__qualname__}.{variant}"
     dispatcher = njit(nogil=True, error_model="numpy")(function)
-    dispatcher._cache = _KernelCache(function, variant)  # cache=True does the same, with Numba's own cache
+    dispatcher._cache = _KernelCache(function)  # cache=True does the same, with Numba's own cache
     return dispatcher
 
 

@@ -17,7 +17,7 @@ from numba.core.compiler_machinery import LoweringPass, register_pass
 from numba.core.funcdesc import PythonFunctionDescriptor
 from numba.core.lowering import Lower
 from numba.core.registry import CPUDispatcher
-from numba.core.typed_passes import NativeLowering
+from numba.core.typed_passes import NativeLowering, fallback_context
 
 
 class _Library(JITCodeLibrary):
@@ -53,7 +53,8 @@ class _StepLowering(LoweringPass):
             noalias=flags.noalias,
             abi_tags=[flags.get_mangle_string()],
         )
-        with context.push_code_library(library):
+        message = f"Function {state.func_id.func_name} failed at nopython mode lowering"
+        with fallback_context(state, message), context.push_code_library(library):
             lower = Lower(context, library, descriptor, state.func_ir, metadata=state.metadata)
             lower.lower()
         library.finalize()

@@ -88,6 +88,11 @@ class View(types.Type):
         self.cls, self.storage, self.number = cls, storage, number
         super().__init__(name=f"View({cls.__module__}.{cls.__qualname__}, {storage}, {number})")
 
+    @property
+    def key(self) -> Any:
+        """What views are equal by: two structs may have one name."""
+        return self.cls, self.storage, self.number
+
     def cell_type(self, kind: Any) -> Any:
         """What reading a cell of this kind gives."""
         if _is_struct(kind):

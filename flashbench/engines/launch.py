@@ -25,7 +25,7 @@ from flashbench.threads.pool import run_on_threads
 # between, at 256, it depends on whether the copies' memory is new to the process.
 _WORTH_GATHERING = 512
 # Of a batch: for so few the calls to NumPy would take longer than a loop.
-_FEW_SEQUENCES = 8
+FEW_SEQUENCES = 8
 
 # Under this many floating-point operations a thread costs more to wake, some 100 us, than it saves; of few
 # queries under fewer, which wait for memory.
@@ -104,14 +104,14 @@ def tile_is_scattered(x: Array, rows: int) -> bool:
     return row_bytes > x.shape[3] * x.itemsize and scattered(row_bytes, min(rows, x.shape[2]))
 
 
-def moves_table(*moves: tuple[Array, Array]) -> NDArray[np.int64]:
-    """A `Move` for each array that is gathered elsewhere, a row each."""
+def moves_table(*moves: tuple[Array, Array]) -> NDArray[np.int64] | None:
+    """A `Move` for each array that is gathered elsewhere, a row each; None: there are none."""
     rows = [
         (*place(source), *place(target), *MoveSizes(*source.shape))
         for source, target in moves
         if source is not target
     ]
-    return np.array(rows, dtype=np.int64)
+    return np.array(rows, dtype=np.int64) if rows else None
 
 
 def place(x: Array) -> structs.Array:
@@ -122,7 +122,14 @@ def place(x: Array) -> structs.Array:
 
 def place_numbers(x: Array) -> Numbers:
     """The same of an array of the accumulator type."""
-    return Numbers(*place(x))
+    batch, head, row = x.strides[:3]
+    return Numbers(address_of(x), batch, head, row // x.itemsize)
+
+
+def place_rows(x: Array) -> Numbers:
+    """The same of lse, (batch, heads, rows): one number a row."""
+    batch, head, row = x.strides
+    return Numbers(address_of(x), batch, head, row // x.itemsize)
 
 
 def sizes_of(problem: AttentionProblem, block_q: int, block_k: int) -> Sizes:
@@ -142,6 +149,17 @@ class Counters(NamedTuple):
         return CELL_BYTES * sum(self)
 
 
+class Rows(NamedTuple):
+    """A table of structs, a row each, and its address: NumPy takes half a microsecond to tell that."""
+
+    table: NDArray[np.int64]
+    address: int
+
+    @classmethod
+    def of(cls, table: NDArray[np.int64]) -> Rows:
+        return cls(table, address_of(table))
+
+
 class CallMemory:
     """What a call works in, to be kept alive until it is over: a scratch a thread, counters, tables."""
 
@@ -150,7 +168,7 @@ class CallMemory:
         threads: int,
         stride: int,  # bytes of a thread's scratch
         counters: Counters,
-        sequences: NDArray[np.int64],
+        sequences: Rows,
         moves: NDArray[np.int64] | None = None,
     ) -> None:
         self._counters = counters
@@ -166,8 +184,8 @@ class CallMemory:
         finite = tickets + CELL_BYTES * self._counters.tickets
         return Work(
             tasks,
-            address_of(self._sequences),
-            len(self._sequences),
+            self._sequences.address,
+            len(self._sequences.table),
             0 if moves is None else address_of(moves),
             0 if moves is None else len(moves),
             tickets,
@@ -216,7 +234,7 @@ def no_tasks(seqlen_q: Any, seqlen_k: Any) -> Any:
 def sequence_table(problem: AttentionProblem, tasks: Tasks) -> NDArray[np.int64]:
     """A `Sequence` each, a row each."""
     table = np.empty((problem.batch, len(COLUMN)), dtype=np.int64)
-    if problem.batch <= _FEW_SEQUENCES:
+    if problem.batch <= FEW_SEQUENCES:
         before = 0
         for row, sequence in zip(table, problem.sequences(), strict=True):
             lengths = sequence.seqlen_q, sequence.seqlen_k

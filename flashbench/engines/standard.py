@@ -18,11 +18,13 @@ from flashbench.engines.launch import (
     CallMemory,
     Counters,
     Launch,
+    Rows,
     address_of,
     broadcast_gradient,
     no_tasks,
     place,
     place_numbers,
+    place_rows,
     readable,
     result_like,
     sequence_table,
@@ -106,7 +108,7 @@ class StandardEngine(EngineBase):
         q, k, v = readable(q), readable(k), readable(v)
         features, arrays = call_features(problem, extras)
         counters = Counters(tickets=STAGES, finite=problem.batch * problem.num_kv_heads)
-        memory = CallMemory(threads, stride, counters, sequences)
+        memory = CallMemory(threads, stride, counters, Rows.of(sequences))
         work = memory.work()
         natural = bool(problem.softcap or problem.alibi or problem.sinks or problem.mask == "float")
         call = StandardCall(
@@ -114,7 +116,7 @@ class StandardEngine(EngineBase):
             place(k),
             place(v),
             place(o),
-            place_numbers(lse[..., np.newaxis]),
+            place_rows(lse),
             kept.scores(),
             *(_NOWHERE,) * 4,
             _NO_NUMBERS,
@@ -169,14 +171,14 @@ class StandardEngine(EngineBase):
         assert lse is not None  # ours gives it, and callers who bring their own must bring it
         features, arrays = call_features(problem, extras)
         finite = problem.batch * (2 * problem.num_heads + problem.num_kv_heads)
-        memory = CallMemory(threads, 0, Counters(tickets=STAGES, finite=finite), sequences)
+        memory = CallMemory(threads, 0, Counters(tickets=STAGES, finite=finite), Rows.of(sequences))
         shares = np.zeros((len(sequences), problem.num_heads, -(-longest // ROW_TILE)))
         call = StandardCall(
             place(q),
             place(k),
             place(v),
             _NOWHERE,  # P says all of o
-            place_numbers(lse[..., np.newaxis]),
+            place_rows(lse),
             kept.scores(dp),
             place(do),
             place(dq),

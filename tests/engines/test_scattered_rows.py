@@ -80,19 +80,19 @@ def gathered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Gathers, int]]:
     """Gather all views. Each entry: which tiles a call copied to scratch, and how many arrays it gathered."""
     calls: list[tuple[Gathers, int]] = []
     moved: list[int] = []
-    scratch_of, moves_table = plan.scratch_of, launch.moves_table
+    tiling_of, moves_table = plan.tiling_of, launch.moves_table
 
     def spy_moves(*arrays):
         moves = moves_table(*arrays)
-        moved.append(len(moves))
+        moved.append(0 if moves is None else len(moves))
         return moves
 
-    def spy_scratch(layout, problem, blocks, gathers):
+    def spy_tiling(layout, problem, blocks, gathers):
         calls.append((gathers, moved[-1]))
-        return scratch_of(layout, problem, blocks, gathers)
+        return tiling_of(layout, problem, blocks, gathers)
 
     monkeypatch.setattr("flashbench.engines.flash.engine.moves_table", spy_moves)
-    monkeypatch.setattr("flashbench.engines.flash.engine.scratch_of", spy_scratch)
+    monkeypatch.setattr("flashbench.engines.flash.engine.tiling_of", spy_tiling)
     monkeypatch.setattr(launch, "scattered", lambda row_bytes, rows: True)
     monkeypatch.setattr(launch, "_WORTH_GATHERING", 0)
     return calls

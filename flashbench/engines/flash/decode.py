@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +14,14 @@ from flashbench.dtypes import accumulator_of
 from flashbench.engines import Array, Forward, Settings
 from flashbench.engines.features import call_features
 from flashbench.engines.launch import (
+    FEW_SEQUENCES,
     CallMemory,
     Counters,
     Launch,
+    Rows,
     address_of,
     place,
-    place_numbers,
+    place_rows,
     readable,
     result_like,
     sequence_table,
@@ -26,7 +29,7 @@ from flashbench.engines.launch import (
     threads_for,
 )
 from flashbench.extras import Extras
-from flashbench.kernels.call.structs import Pages, Sequence
+from flashbench.kernels.call.structs import Pages, Sequence, Sizes
 from flashbench.kernels.flash.decode import DecodeCall, flash_decode
 from flashbench.kernels.flash.merge import Split
 from flashbench.kernels.flash.scratch import DECODE, ScratchSizes, padded_lanes
@@ -34,7 +37,6 @@ from flashbench.kernels.maths.dots import QUERIES
 from flashbench.kernels.products.paths import path_of
 from flashbench.problem import MOST_DECODING_QUERIES, AttentionProblem
 
-_NO_PAGES = np.zeros((0, 0), np.int64)
 _MOST_ROWS = 64  # queries of a chunk, over the heads that share keys: four vectors of float32 on AVX-512
 _BLOCK_K = 64
 _LEAST_KEYS = 256  # of a part: what it costs to begin and to merge one is then little
@@ -64,6 +66,11 @@ def decodes(problem: AttentionProblem, settings: Settings) -> bool:
 
 def decode_plan(problem: AttentionProblem, settings: Settings) -> DecodePlan:
     """The sizes for a problem that `decodes`."""
+    return _plan(problem, settings.block_k)
+
+
+@functools.lru_cache(maxsize=1024)  # asked at every call
+def _plan(problem: AttentionProblem, block_k: int | None) -> DecodePlan:
     group = problem.num_heads // problem.num_kv_heads
     chunk = min(MOST_DECODING_QUERIES, problem.seqlen_q, max(1, _MOST_ROWS // group))
     lengths = problem.length_counts.items()
@@ -71,7 +78,7 @@ def decode_plan(problem: AttentionProblem, settings: Settings) -> DecodePlan:
     part_keys = max(_LEAST_KEYS, -(-problem.seqlen_k * heads // _PARTS))
     part_keys = -(-part_keys // _BLOCK_K) * _BLOCK_K
     tasks = problem.num_kv_heads * sum(count * _tasks(sizes, chunk, part_keys) for sizes, count in lengths)
-    block_k = min(settings.block_k or _BLOCK_K, problem.seqlen_k)
+    block_k = min(block_k or _BLOCK_K, problem.seqlen_k)
     return DecodePlan(chunk, group * chunk, part_keys, block_k, tasks)
 
 
@@ -85,44 +92,55 @@ def _threads(problem: AttentionProblem, settings: Settings, plan: DecodePlan) ->
     return min(threads_for(problem, "fwd", settings, reading=True), max(1, plan.tasks))
 
 
-def _scratch(problem: AttentionProblem, plan: DecodePlan) -> tuple[Any, int]:
-    """(the scratch's cells, bytes from one thread's to the next)."""
-    sizes = ScratchSizes(
-        _lanes(problem, plan),
-        plan.chunk,
-        plan.block_k,
-        problem.head_dim,
-        problem.head_dim_v,
-        problem.itemsize,
-        accumulator_of(problem.dtype).itemsize,
-        limited=True,  # a part has limits of its own, and a chunk of queries too
-        alibi=problem.alibi,
+class _Tiling(NamedTuple):
+    """What a call passes of its sizes, which the plan alone decides."""
+
+    sizes: Sizes
+    split: Split
+    scratch: Any  # where the layout's parts lie
+    stride: int  # bytes from one thread's scratch to the next
+    counters: Counters
+    part_bytes: int  # of all parts' o, row_max and row_sum
+    sequences: Rows
+
+
+def _tiling(problem: AttentionProblem, plan: DecodePlan) -> _Tiling:
+    number_bytes = accumulator_of(problem.dtype).itemsize
+    lanes = padded_lanes(-(-plan.rows // QUERIES) * QUERIES, number_bytes)
+    part_numbers = plan.rows * (problem.head_dim_v + 2)
+    scratch, stride = DECODE.place(
+        ScratchSizes(
+            lanes,
+            plan.chunk,
+            plan.block_k,
+            problem.head_dim,
+            problem.head_dim_v,
+            problem.itemsize,
+            number_bytes,
+            alibi=problem.alibi,
+        )
     )
-    return DECODE.place(sizes)
+    return _Tiling(
+        sizes_of(problem, plan.chunk, plan.block_k),
+        Split(plan.chunk, plan.rows, lanes, plan.part_keys, 0, part_numbers, problem.itemsize),
+        scratch,
+        stride,
+        Counters(tickets=1 + plan.tasks),
+        plan.tasks * part_numbers * number_bytes,
+        Rows.of(sequence_table(problem, lambda *lengths: _tasks(lengths, plan.chunk, plan.part_keys))),
+    )
 
 
-def _lanes(problem: AttentionProblem, plan: DecodePlan) -> int:
-    return padded_lanes(-(-plan.rows // QUERIES) * QUERIES, accumulator_of(problem.dtype).itemsize)
-
-
-def _part_numbers(problem: AttentionProblem, plan: DecodePlan) -> int:
-    """o, row_max and row_sum of a part."""
-    return plan.rows * (problem.head_dim_v + 2)
-
-
-def _counters(plan: DecodePlan) -> Counters:
-    return Counters(tickets=1 + plan.tasks)
+_kept_tiling = functools.lru_cache(maxsize=256)(_tiling)  # asked at every call
 
 
 def decode_bytes(problem: AttentionProblem, settings: Settings) -> int:
     """Workspace of a call, exact for arrays that `readable` need not copy."""
     plan = decode_plan(problem, settings)
-    _, stride = _scratch(problem, plan)
-    scratch = _threads(problem, settings, plan) * stride + ALIGNMENT
-    shared = struct_bytes(DecodeCall) + problem.batch * struct_bytes(Sequence) + _counters(plan).bytes
-    return (
-        scratch + shared + plan.tasks * _part_numbers(problem, plan) * accumulator_of(problem.dtype).itemsize
-    )
+    tiling = _tiling(problem, plan)
+    scratch = _threads(problem, settings, plan) * tiling.stride + ALIGNMENT
+    shared = struct_bytes(DecodeCall) + problem.batch * struct_bytes(Sequence) + tiling.counters.bytes
+    return scratch + shared + tiling.part_bytes
 
 
 def decode(
@@ -130,30 +148,25 @@ def decode(
 ) -> Forward:
     """o and lse of a problem that `decodes`."""
     o = result_like(q, problem.head_dim_v)
-    number = accumulator_of(problem.dtype)
-    lse = np.empty(problem.q_shape[:3], number.storage)
+    lse = np.empty(problem.q_shape[:3], accumulator_of(problem.dtype).storage)
     plan = decode_plan(problem, settings)
+    tiling = (_kept_tiling if problem.batch <= FEW_SEQUENCES else _tiling)(problem, plan)
     threads = _threads(problem, settings, plan)
     q, k, v = readable(q), readable(k), readable(v)
-    sequences = sequence_table(problem, lambda *lengths: _tasks(lengths, plan.chunk, plan.part_keys))
     features, arrays = call_features(problem, extras)
-    block_table = _block_table(problem, extras)
-    pages = Pages(problem.page_size or 0, address_of(block_table), block_table.strides[0])
-    numbers = _part_numbers(problem, plan)
-    parts = np.empty(plan.tasks * numbers, number.storage)
-    scratch, stride = _scratch(problem, plan)
-    memory = CallMemory(threads, stride, _counters(plan), sequences)
-    lanes = _lanes(problem, plan)
+    pages, block_table = _pages(problem, extras)
+    parts = np.empty(tiling.part_bytes, np.uint8)
+    memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences)
     call = DecodeCall(
         place(q),
         place(k),
         place(v),
         place(o),
-        place_numbers(lse[..., np.newaxis]),
-        scratch,
-        Split(plan.chunk, plan.rows, lanes, plan.part_keys, address_of(parts), numbers, problem.itemsize),
+        place_rows(lse),
+        tiling.scratch,
+        tiling.split._replace(parts=address_of(parts)),
         pages,
-        sizes_of(problem, plan.chunk, plan.block_k),
+        tiling.sizes,
         memory.work(plan.tasks),
         features,
     )
@@ -162,8 +175,13 @@ def decode(
     return Forward(o, lse)
 
 
-def _block_table(problem: AttentionProblem, extras: Extras) -> NDArray[np.int64]:
+_NO_PAGES = Pages(0, 0, 0)
+
+
+def _pages(problem: AttentionProblem, extras: Extras) -> tuple[Pages, NDArray[np.int64] | None]:
+    """Where the block table lies, and the table, which has to live as long."""
     if problem.page_size is None:
-        return _NO_PAGES
+        return _NO_PAGES, None
     assert extras.block_table is not None
-    return np.ascontiguousarray(extras.block_table, np.int64)
+    table = np.ascontiguousarray(extras.block_table, np.int64)
+    return Pages(problem.page_size, address_of(table), table.strides[0]), table

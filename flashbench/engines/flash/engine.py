@@ -10,27 +10,22 @@ from flashbench.engines.base import EngineBase
 from flashbench.engines.features import call_features, sinks_gradient
 from flashbench.engines.flash.decode import decode, decode_bytes, decode_plan, decodes
 from flashbench.engines.flash.plan import (
-    all_tiles,
     call_bytes,
-    counters_of,
     plan_of,
     readers_of,
-    scratch_of,
-    tiles_of,
+    tiling_of,
 )
 from flashbench.engines.flash.scalar import backward_by_loops, forward_by_loops, workspace_of_loops
 from flashbench.engines.launch import (
     CallMemory,
-    Counters,
     Launch,
     gathered_room,
     moves_table,
     place,
     place_numbers,
+    place_rows,
     readable,
     result_like,
-    sequence_table,
-    sizes_of,
     tile_is_scattered,
 )
 from flashbench.extras import NO_EXTRAS, Extras
@@ -84,21 +79,19 @@ class FlashEngine(EngineBase):
         gathered_k, gathered_v = gathered_room(k, readers), gathered_room(v, readers)
         moves = moves_table((k, gathered_k), (v, gathered_v))
         gathers = Gathers(int(tile_is_scattered(o, blocks.block_q)))
-        scratch, stride = scratch_of(FORWARD, problem, blocks, gathers)
-        sequences = sequence_table(problem, tiles_of(problem, blocks))
+        tiling = tiling_of(FORWARD, problem, blocks, gathers)
         features, arrays = call_features(problem, extras)
-        counters = counters_of(problem, "fwd", blocks)
-        memory = CallMemory(threads, stride, counters, sequences, moves)
+        memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences, moves)
         call = ForwardCall(
             place(q),
             place(gathered_k),
             place(gathered_v),
             place(o),
-            place_numbers(lse[..., np.newaxis]),
-            scratch,
+            place_rows(lse),
+            tiling.scratch,
             ForwardGathers(gathers.sums),
-            sizes_of(problem, *blocks),
-            memory.work(problem.num_heads * all_tiles(problem, blocks)),
+            tiling.sizes,
+            memory.work(tiling.tasks),
             features,
         )
         Launch(call, problem, threads).run(flash_forward(path_of(problem.dtype).product))
@@ -134,10 +127,9 @@ class FlashEngine(EngineBase):
         gathered_dk, gathered_dv = gathered_room(dk, readers), gathered_room(dv, readers)
         moves = moves_table((k, gathered_k), (v, gathered_v))
         gathers = Gathers(*(int(tile_is_scattered(x, blocks.block_q)) for x in (dq, q, do)))
-        scratch, stride = scratch_of(BACKWARD, problem, blocks, gathers)
-        sequences = sequence_table(problem, tiles_of(problem, blocks))
+        tiling = tiling_of(BACKWARD, problem, blocks, gathers)
         features, arrays = call_features(problem, extras)
-        memory = CallMemory(threads, stride, counters_of(problem, "bwd", blocks), sequences, moves)
+        memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences, moves)
         call = BackwardCall(
             place(q),
             place(gathered_k),
@@ -150,9 +142,9 @@ class FlashEngine(EngineBase):
             place(dk),
             place(dv),
             place_numbers(lse),
-            scratch,
+            tiling.scratch,
             gathers,
-            sizes_of(problem, *blocks),
+            tiling.sizes,
             memory.work(),
             features,
         )
@@ -205,10 +197,9 @@ def _mask_gradient(
     """dmask in the mask's own shape; the arrays are such that a kernel can read them."""
     threads, blocks = plan_of(problem, "bwd", settings)
     dmask = np.zeros(problem.mask_shape, accumulator_of(problem.dtype).storage)
-    scratch, stride = scratch_of(MASK_GRADIENT, problem, blocks)
+    tiling = tiling_of(MASK_GRADIENT, problem, blocks)
     features, arrays = call_features(problem, extras)
-    sequences = sequence_table(problem, tiles_of(problem, blocks))
-    memory = CallMemory(threads, stride, Counters(tickets=1), sequences)
+    memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences)
     call = MaskGradientCall(
         place(q),
         place(k),
@@ -218,8 +209,8 @@ def _mask_gradient(
         place_numbers(lse),
         place_numbers(dmask),
         MaskShape(*problem.mask_shape),
-        scratch,
-        sizes_of(problem, *blocks),
+        tiling.scratch,
+        tiling.sizes,
         memory.work(),
         features,
     )

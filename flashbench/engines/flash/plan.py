@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 from flashbench.codegen.scratch import ALIGNMENT, ScratchLayout
 from flashbench.codegen.structs import struct_bytes
@@ -12,12 +12,20 @@ from flashbench.engines import Settings
 from flashbench.engines.features import limited
 from flashbench.engines.flash.block_sizes import Blocks, backward_blocks, forward_blocks, within_window
 from flashbench.engines.flash.tuned import Pass, tuned_blocks
-from flashbench.engines.launch import Counters, Tasks, threads_for
-from flashbench.kernels.call.structs import Gathers, Sequence
+from flashbench.engines.launch import (
+    FEW_SEQUENCES,
+    Counters,
+    Rows,
+    Tasks,
+    sequence_table,
+    sizes_of,
+    threads_for,
+)
+from flashbench.kernels.call.structs import Gathers, Sequence, Sizes
 from flashbench.kernels.flash.backward import BackwardCall
 from flashbench.kernels.flash.forward import ForwardCall
 from flashbench.kernels.flash.gather import TICKETS
-from flashbench.kernels.flash.scratch import BACKWARD, FORWARD, ScratchSizes, padded_lanes
+from flashbench.kernels.flash.scratch import BACKWARD, FORWARD, MASK_GRADIENT, ScratchSizes, padded_lanes
 from flashbench.problem import AttentionProblem
 
 
@@ -78,6 +86,36 @@ def all_tiles(problem: AttentionProblem, blocks: Blocks) -> int:
 _NO_GATHERS = Gathers()
 
 
+class Tiling(NamedTuple):
+    """What a call passes of its sizes, which the problem and its blocks alone decide."""
+
+    sizes: Sizes
+    scratch: Any  # where the layout's parts lie
+    stride: int  # bytes from one thread's scratch to the next
+    counters: Counters
+    tasks: int
+    sequences: Rows
+
+
+def tiling_of(
+    layout: ScratchLayout, problem: AttentionProblem, blocks: Blocks, gathers: Gathers = _NO_GATHERS
+) -> Tiling:
+    if problem.batch <= FEW_SEQUENCES:
+        return _kept_tiling(layout, problem, blocks, gathers)
+    return _tiling(layout, problem, blocks, gathers)
+
+
+def _tiling(layout: ScratchLayout, problem: AttentionProblem, blocks: Blocks, gathers: Gathers) -> Tiling:
+    cells, stride = scratch_of(layout, problem, blocks, gathers)
+    tasks = problem.num_heads * all_tiles(problem, blocks)
+    sequences = Rows.of(sequence_table(problem, tiles_of(problem, blocks)))
+    counters = counters_of(layout, problem, blocks)
+    return Tiling(sizes_of(problem, *blocks), cells, stride, counters, tasks, sequences)
+
+
+_kept_tiling = functools.lru_cache(maxsize=256)(_tiling)  # asked at every call
+
+
 def scratch_of(
     layout: ScratchLayout, problem: AttentionProblem, blocks: Blocks, gathers: Gathers = _NO_GATHERS
 ) -> tuple[Any, int]:
@@ -98,10 +136,12 @@ def scratch_of(
     return layout.place(sizes)
 
 
-def counters_of(problem: AttentionProblem, direction: Pass, blocks: Blocks) -> Counters:
+def counters_of(layout: ScratchLayout, problem: AttentionProblem, blocks: Blocks) -> Counters:
     """What the threads of a call count."""
     chains = chains_of(problem)
-    if direction == "fwd":
+    if layout is MASK_GRADIENT:
+        return Counters(tickets=1)
+    if layout is FORWARD:
         return Counters(tickets=TICKETS + 1, finite=chains)
     tasks = problem.num_heads * all_tiles(problem, blocks)
     return Counters(tickets=TICKETS + 1 + chains, finite=chains, progress=tasks)
@@ -113,7 +153,7 @@ def call_bytes(problem: AttentionProblem, direction: Pass, settings: Settings) -
     layout, call = (FORWARD, ForwardCall) if direction == "fwd" else (BACKWARD, BackwardCall)
     _, stride = scratch_of(layout, problem, blocks)
     shared = struct_bytes(call) + problem.batch * struct_bytes(Sequence)
-    return threads * stride + ALIGNMENT + shared + counters_of(problem, direction, blocks).bytes
+    return threads * stride + ALIGNMENT + shared + counters_of(layout, problem, blocks).bytes
 
 
 def chains_of(problem: AttentionProblem) -> int:

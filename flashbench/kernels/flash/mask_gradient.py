@@ -19,7 +19,7 @@ from flashbench.kernels.call.arrays import own_scratch, rows_at, rows_from, sequ
 from flashbench.kernels.call.masks import HIDDEN
 from flashbench.kernels.call.structs import Array, Features, Numbers, Sizes, Work
 from flashbench.kernels.call.tiles import keys_at, queries_at, whole_vectors
-from flashbench.kernels.call.visibility import has_limits, put_limits
+from flashbench.kernels.call.visibility import put_limits
 from flashbench.kernels.flash.scratch import MASK_GRADIENT
 from flashbench.kernels.flash.tile_steps import put_alibi, put_rows, tile_gradients, tile_scores
 from flashbench.kernels.products import Product
@@ -125,8 +125,7 @@ def add_queries(product, call, own, queries, piece):
     put_rows(product, call, own, queries, do, o, lse, call.zero + 1)
     if call.features.alibi:
         put_alibi(own, queries, call.features)
-    if has_limits(queries, call.features):
-        put_limits(own, queries, call.features)
+    put_limits(own, queries, call.features)
     # A tile begins where its piece does, so that its first key is the total's first.
     for start in range(first // block_k * block_k, end, block_k):
         keys = keys_at(call, queries, 0, start, end)

@@ -47,12 +47,11 @@ def _keys(name: str) -> Part:
     return _lanes(name, lambda n: n.block_k)
 
 
-_LANE_FEATURES = (
-    _lanes("firsts", lambda n: n.limited),  # the first and the end key of each query
-    _lanes("ends", lambda n: n.limited),
-    _lanes("positions", lambda n: n.alibi),  # where each query stands among the keys, and its slope
-    _lanes("slopes", lambda n: n.alibi),
-)
+# The first and the end key of each query: where a query has its own, or where tiles begin before the first.
+_LIMITS = (_lanes("firsts"), _lanes("ends"))
+_LIMITS_IF_ANY = (_lanes("firsts", lambda n: n.limited), _lanes("ends", lambda n: n.limited))
+# Where each query stands among the keys, and its slope.
+_ALIBI = (_lanes("positions", lambda n: n.alibi), _lanes("slopes", lambda n: n.alibi))
 _ROW_STATE = (_lanes("row_max"), _lanes("row_sum"), _lanes("rescale"))
 STATE_ROWS = len(_ROW_STATE)  # numbers that the forward pass keeps for each lane, whatever the features
 
@@ -61,7 +60,8 @@ FORWARD = ScratchLayout(
     _lanes("qt", lambda n: n.head_dim),
     _keys("s"),
     *_ROW_STATE,
-    *_LANE_FEATURES,
+    *_LIMITS_IF_ANY,
+    *_ALIBI,
     Part("o", lambda n: n.gathers_sums * n.block_q * n.head_dim_v),
 )
 
@@ -72,17 +72,18 @@ _GRADIENTS = (
     _keys("ds"),
     _lanes("lse2"),
     _lanes("delta"),
-    *_LANE_FEATURES,
+    *_ALIBI,
 )
 BACKWARD = ScratchLayout(
     "BackwardScratch",
     *_GRADIENTS,
+    *_LIMITS_IF_ANY,
     _lanes("cap_slopes", lambda n: n.softcap * n.block_k),
     Part("q", lambda n: n.gathers_q * n.block_q * n.head_dim, Storage),
     Part("do", lambda n: n.gathers_do * n.block_q * n.head_dim_v, Storage),
     Part("dq", lambda n: n.gathers_sums * n.block_q * n.head_dim),
 )
-MASK_GRADIENT = ScratchLayout("MaskGradientScratch", *_GRADIENTS, _keys("total"))
+MASK_GRADIENT = ScratchLayout("MaskGradientScratch", *_GRADIENTS, *_LIMITS, _keys("total"))
 
 DECODE = ScratchLayout(
     "DecodeScratch",
@@ -90,5 +91,6 @@ DECODE = ScratchLayout(
     _lanes("qt", lambda n: n.head_dim),
     _keys("s"),
     *_ROW_STATE,
-    *_LANE_FEATURES,
+    *_LIMITS,
+    *_ALIBI,
 )
