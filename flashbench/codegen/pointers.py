@@ -36,7 +36,7 @@ def at(typingctx: Any, base: Any, offset: Any) -> Any:
 
 
 @intrinsic
-def beyond(typingctx: Any, base: Any, offset: Any) -> Any:
+def at_bytes(typingctx: Any, base: Any, offset: Any) -> Any:
     """base + offset, in bytes."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:

@@ -127,17 +127,33 @@ def scalar_forward(q, k, v, o, lse, sequences, features):
                 lse[batch, h, query] = row_max + math.log(row_sum)
 
 
+class BackwardInputs(NamedTuple):
+    do: Any
+    q: Any
+    k: Any
+    v: Any
+    o: Any
+    lse: Any
+
+
+class Gradients(NamedTuple):
+    dq: Any
+    dk: Any
+    dv: Any
+    dsinks: Any
+    dmask: Any
+
+
 @compiled
-def scalar_backward(given, gradients, sequences, features):
+def scalar_backward(inputs, gradients, sequences, features):
     """dq, dk, dv, dsinks and dmask of sum(do * o), with p recomputed from lse. All are zero at first.
 
-    given: (do, q, k, v, o, lse). gradients: (dq, dk, dv, dsinks, dmask).
 
     Not for keys in pages, which are there to be read.
 
     dmask: as large as the masks; strides of 0 add up along an axis.
     """
-    do, q, k, v, o, lse = given
+    do, q, k, v, o, lse = inputs
     dq, dk, dv, dsinks, dmask = gradients
     num_heads, head_dim, head_dim_v = q.shape[1], q.shape[3], v.shape[3]
     group = num_heads // k.shape[1]

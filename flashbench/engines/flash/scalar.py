@@ -11,7 +11,13 @@ from flashbench.engines import Array, AttentionGradients, Forward
 from flashbench.engines.launch import COLUMN, broadcast_gradient, no_tasks, sequence_table
 from flashbench.extras import Extras
 from flashbench.kernels.call.visibility import NO_LIMIT
-from flashbench.kernels.scalar import ScalarFeatures, scalar_backward, scalar_forward
+from flashbench.kernels.scalar import (
+    BackwardInputs,
+    Gradients,
+    ScalarFeatures,
+    scalar_backward,
+    scalar_forward,
+)
 from flashbench.problem import AttentionProblem
 
 
@@ -39,9 +45,9 @@ def backward_by_loops(
     dsinks = np.zeros(problem.num_heads)
     wanted = mask_gradient and problem.mask == "float"
     dmask = np.zeros(problem.mask_shape if wanted else (1, 1, 1, 1), dtype=q.dtype)
-    gradients = dq, dk, dv, dsinks, broadcast_gradient(dmask, _mask_shape(problem))
-    given = do, q, k, v, forward.o, forward.lse
-    scalar_backward(given, gradients, _sequences(problem), _features(problem, extras))
+    gradients = Gradients(dq, dk, dv, dsinks, broadcast_gradient(dmask, _mask_shape(problem)))
+    inputs = BackwardInputs(do, q, k, v, forward.o, forward.lse)
+    scalar_backward(inputs, gradients, _sequences(problem), _features(problem, extras))
     return AttentionGradients(
         dq, dk, dv, dsinks.astype(q.dtype) if problem.sinks else None, dmask if wanted else None
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flashbench.codegen.pointers import at, beyond, recast
+from flashbench.codegen.pointers import at, at_bytes, recast
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import CELL_BYTES, based, element
 from flashbench.kernels.call.structs import Sequence
@@ -14,7 +14,7 @@ _SEQUENCE_BYTES = CELL_BYTES * len(Sequence._fields)
 @step
 def rows_at(array, batch, head, first):
     """The rows of one head from row `first` on."""
-    start = beyond(array.at, batch * array.batch + head * array.head)
+    start = at_bytes(array.at, batch * array.batch + head * array.head)
     return Matrix(at(start, first * array.row), array.row)
 
 
@@ -36,6 +36,6 @@ def sequence_at(call, b):
 
 
 @step
-def own_scratch(call, slot):
+def thread_scratch(call, slot):
     """The parts of this thread's scratch, by name."""
     return based(call.scratch, call.work.scratch + slot * call.work.scratch_stride)

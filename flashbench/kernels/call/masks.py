@@ -8,6 +8,7 @@ import numpy as np
 
 from flashbench.codegen.pointers import at, pointer
 from flashbench.codegen.steps import step
+from flashbench.kernels.call.features import dense_entry
 from flashbench.kernels.maths.exp2 import LOG2E
 from flashbench.kernels.tile.masks import add_mask, bytes_shown, clear_minus_inf, floats_shown, hide_masked
 
@@ -25,8 +26,7 @@ def mask_address(b, h, block, q_start, k_start, features):
             return 0
         block_q, block_k = features.mask_block_q, features.mask_block_k
         return features.mask_at + (part * block_q + q_start % block_q) * block_k + k_start % block_k
-    place = q_start * features.mask_row + k_start * features.mask_key
-    return features.mask_at + b * features.mask_batch + h * features.mask_head + place * features.mask_size
+    return dense_entry(b, h, q_start, k_start, features)
 
 
 @step

@@ -107,7 +107,7 @@ class Features(NamedTuple):
     cap: float  # softcap * log2(e)
     keep_factor: float  # 1 / (1 - dropout)
     left: int  # keys that a query sees before its own
-    right: int  # and behind it
+    right: int  # and after it
     softcap: int  # 1: on, as of the next two
     alibi: int
     sinks: int

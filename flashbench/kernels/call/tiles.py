@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from flashbench.codegen.intrinsics import vector_lanes
-from flashbench.codegen.pointers import at, pointer
 from flashbench.codegen.steps import step
 from flashbench.kernels.call.arrays import sequence_at
+from flashbench.kernels.call.features import blocks_of_row
 from flashbench.kernels.call.masks import BLOCK_MASK, mask_address, mask_on_tile
 from flashbench.kernels.call.structs import Keys, Queries
 from flashbench.kernels.call.visibility import end_key, first_key, hidden_from
@@ -55,7 +55,7 @@ def tile_rows(call, sequence, tile):
 
 
 @step
-def queries_at(call, b, h, start, rows):
+def tile_at(call, b, h, start, rows):
     """The tile of `rows` queries from `start` on of head h of sequence b."""
     sequence = sequence_at(call, b)
     first = first_key(start, sequence, call.features)
@@ -64,13 +64,13 @@ def queries_at(call, b, h, start, rows):
 
 
 @step
-def queries_of(call, b, h, tile):
+def tile_by_number(call, b, h, tile):
     """A sequence's tile of that number. The last tile comes first: it is the longest where it is causal, so
     that the last tasks are short and threads finish together.
     """
     sequence = sequence_at(call, b)
     start, rows = tile_rows(call, sequence, tiles_of(call, sequence) - 1 - tile)
-    return queries_at(call, b, h, start, rows)
+    return tile_at(call, b, h, start, rows)
 
 
 @step
@@ -78,9 +78,7 @@ def key_blocks(queries, features):
     """(first, end): the places of a row of a mask's blocks in its lists; (0, 1) without a block mask."""
     if features.mask != BLOCK_MASK:
         return 0, 1
-    address = features.starts + queries.b * features.mask_batch + queries.h * features.mask_head
-    starts = at(pointer(0, address), queries.start // features.mask_block_q)
-    return starts[0], starts[1]
+    return blocks_of_row(queries.b, queries.h, queries.start, features)
 
 
 @step

@@ -14,7 +14,7 @@ from flashbench.kernels.call.masks import PARTLY, mask_shows
 from flashbench.kernels.tile.edit import all_finite
 from flashbench.kernels.tile.scores import put_whole
 
-NO_LIMIT = 2**40  # keys to the left or right that a window without a limit lets through
+NO_LIMIT = 2**40  # keys to the left or right of a query, where a window has no limit
 
 
 @step
@@ -45,14 +45,14 @@ def has_limits(queries, features):
 
 
 @step
-def put_limits(own, queries, features):
+def put_limits(scratch, queries, features):
     """The first and the end key of each query, for `hide_outside`; lanes without a query see all keys."""
     for r in range(queries.rows):
-        put_whole(own.firsts, r, first_key(queries.start + r, queries.sequence, features))
-        put_whole(own.ends, r, end_key(queries.start + r, queries.sequence, features))
+        put_whole(scratch.firsts, r, first_key(queries.start + r, queries.sequence, features))
+        put_whole(scratch.ends, r, end_key(queries.start + r, queries.sequence, features))
     for r in range(queries.rows, queries.lanes):
-        put_whole(own.firsts, r, 0)
-        put_whole(own.ends, r, queries.sequence.seqlen_k)
+        put_whole(scratch.firsts, r, 0)
+        put_whole(scratch.ends, r, queries.sequence.seqlen_k)
 
 
 @step
@@ -96,7 +96,7 @@ def add_visible_to_keys(p, queries, keys, x, sums, columns, features):
 
 @step
 def all_finite_once(note, x, rows, columns):
-    """Whether x is free of NaN and infinity, kept in `note`, which is 0 at first, for whoever asks next."""
+    """Whether x is free of NaN and infinity, kept in `note`, which is 0 at first, for the next who asks."""
     if note[0] == 0:
         publish(note, 1 if all_finite(x.at, x.row, rows, columns) else 2)
     return note[0] == 1

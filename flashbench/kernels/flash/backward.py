@@ -18,10 +18,10 @@ from flashbench.codegen.compiled import compiled
 from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
-from flashbench.kernels.call.arrays import numbers_of, own_scratch, rows_at, rows_from, sequence_at
+from flashbench.kernels.call.arrays import numbers_of, rows_at, rows_from, sequence_at, thread_scratch
 from flashbench.kernels.call.masks import HIDDEN, NO_MASK
 from flashbench.kernels.call.structs import Array, Features, Gathers, Numbers, Sizes, Work
-from flashbench.kernels.call.tiles import key_blocks, key_span, keys_at, queries_of, tiles_of
+from flashbench.kernels.call.tiles import key_blocks, key_span, keys_at, tile_by_number, tiles_of
 from flashbench.kernels.call.visibility import (
     add_visible_to_keys,
     add_visible_to_queries,
@@ -86,7 +86,7 @@ class _Rows(NamedTuple):
     v: Any
     dk: Any
     dv: Any
-    k_note: Any  # whether k is finite, once somebody has looked
+    k_is_finite: Any  # a note: 0 not checked yet, 1 finite, 2 not
     finite: Any  # whether the tile's q, do and lse are
 
 
@@ -104,26 +104,26 @@ def flash_backward(product: Product) -> Any:
 def work_on_chains(product, call, slot):
     """Work on tiles of queries until none is left."""
     gather(call)
-    own = own_scratch(call, slot)
+    scratch = thread_scratch(call, slot)
     tickets = at(call.work.tickets, TICKETS)
     chain, link = next_task(call, tickets, -1, slot)
     while chain >= 0:
         b, kv = chain // call.sizes.num_kv_heads, chain % call.sizes.num_kv_heads
         sequence = sequence_at(call, b)
         tiles = tiles_of(call, sequence)
-        queries = queries_of(call, b, kv * call.sizes.group + link // tiles, link % tiles)
+        queries = tile_by_number(call, b, kv * call.sizes.group + link // tiles, link % tiles)
         links = call.sizes.group * tiles
         first = sequence.tiles_before * call.sizes.num_heads + kv * links
         done = at(call.work.progress, first + link)
         task = _Task(kv, link, link + 1 == links, done, at(done, -1))
-        attend_backward(product, call, own, queries, task)
+        attend_backward(product, call, scratch, queries, task)
         chain, link = next_task(call, tickets, chain, slot)
 
 
 @step
-def attend_backward(product, call, own, queries, task):
+def attend_backward(product, call, scratch, queries, task):
     """dq of a tile of queries, and what its queries add to dk and dv."""
-    rows = begin(product, call, own, queries, task)
+    rows = begin(product, call, scratch, queries, task)
     tiles = 0
     past = 0  # keys that this task is done with, or leaves alone
     if task.link > 0 and queries.first_key > 0:  # let the next task pass before the first tile of this one
@@ -137,11 +137,11 @@ def attend_backward(product, call, own, queries, task):
             start += keys.rows
             if keys.shown == HIDDEN:
                 continue
-            put_gradients(product, call, own, queries, keys, rows)
-            add_to_dk_and_dv(product, call, own, queries, keys, rows, task, past)
+            put_gradients(product, call, scratch, queries, keys, rows)
+            add_to_dk_and_dv(product, call, scratch, queries, keys, rows, task, past)
             past = keys.start + keys.rows
             publish(task.done, past)
-            add_to_dq(product, call, own, queries, keys, rows, tiles > 0)
+            add_to_dq(product, call, scratch, queries, keys, rows, tiles > 0)
             tiles += 1
         block += 1
     if tiles == 0:
@@ -150,7 +150,7 @@ def attend_backward(product, call, own, queries, task):
 
 
 @step
-def begin(product, call, own, queries, task):
+def begin(product, call, scratch, queries, task):
     """Put what the tile's gradients need of its queries; the rows that the task works with."""
     sequence, h, kv = queries.sequence, queries.h, task.kv
     batch, query, key = sequence.batch, sequence.first_query + queries.start, sequence.first_key
@@ -158,26 +158,26 @@ def begin(product, call, own, queries, task):
     q, do = rows_at(call.q, batch, h, query), rows_at(call.do, batch, h, query)
     o, lse = rows_at(call.o, batch, h, query), rows_at(call.lse, batch, h, query)
     dq = rows_at(call.dq, batch, h, query)
-    own_q = tile_copy(q, own.q, call.gathers.q, queries.rows, head_dim, call.zero + 1)
-    own_do = tile_copy(do, own.do, call.gathers.do, queries.rows, head_dim_v, call.zero + 1)
+    tile_q = tile_copy(q, scratch.q, call.gathers.q, queries.rows, head_dim, call.zero + 1)
+    tile_do = tile_copy(do, scratch.do, call.gathers.do, queries.rows, head_dim_v, call.zero + 1)
     # softmax_scale goes into the packed tiles: scores come out in units of log2, ds ready for dq and dk.
-    product.pack(own_q, queries.rows, head_dim, own.qt, queries.lanes, call.features.q_factor)
-    put_rows(product, call, own, queries, own_do, o, lse, call.features.scale)
+    product.pack(tile_q, queries.rows, head_dim, scratch.qt, queries.lanes, call.features.q_factor)
+    put_rows(product, call, scratch, queries, tile_do, o, lse, call.features.scale)
     if call.features.alibi:
-        put_alibi(own, queries, call.features)
+        put_alibi(scratch, queries, call.features)
     limited = has_limits(queries, call.features)
     if limited:
-        put_limits(own, queries, call.features)
+        put_limits(scratch, queries, call.features)
     finite = True
     if limited or call.features.mask != NO_MASK:
         finite = all_finite(q.at, q.row, queries.rows, head_dim)
         finite = finite and all_finite(do.at, do.row, queries.rows, head_dim_v)
         for r in range(queries.rows):  # a NaN makes one even of what is hidden: exp2(-inf - NaN)
-            finite = finite and not math.isnan(at(own.lse2, r)[0])
+            finite = finite and not math.isnan(at(scratch.lse2, r)[0])
     return _Rows(
-        own_q,
-        own_do,
-        Matrix(own.dq, head_dim) if call.gathers.sums else numbers_of(dq, call.zero),
+        tile_q,
+        tile_do,
+        Matrix(scratch.dq, head_dim) if call.gathers.sums else numbers_of(dq, call.zero),
         rows_at(call.k, batch, kv, key),
         rows_at(call.v, batch, kv, key),
         rows_at(call.dk, batch, kv, key),
@@ -198,19 +198,21 @@ def tile_copy(rows, room, wanted, count, columns, one):
 
 
 @step
-def put_gradients(product, call, own, queries, keys, rows):
+def put_gradients(product, call, scratch, queries, keys, rows):
     """Pass 1 and 2: p and ds of one tile of keys.
 
     Forward: s = k @ qt, p = softmax(s), o = p @ v.
     """
-    tile_scores(product, call, own, own.p, queries, keys, rows_from(rows.k, keys.start), own.cap_slopes)
-    tile_gradients(product, call, own, queries, keys, rows_from(rows.v, keys.start))
+    tile_scores(
+        product, call, scratch, scratch.p, queries, keys, rows_from(rows.k, keys.start), scratch.cap_slopes
+    )
+    tile_gradients(product, call, scratch, queries, keys, rows_from(rows.v, keys.start))
     if call.features.softcap:
-        chain_softcap(own.ds, own.cap_slopes, keys.rows * queries.lanes)
+        chain_softcap(scratch.ds, scratch.cap_slopes, keys.rows * queries.lanes)
 
 
 @step
-def add_to_dk_and_dv(product, call, own, queries, keys, rows, task, past):
+def add_to_dk_and_dv(product, call, scratch, queries, keys, rows, task, past):
     """Pass 3: what the keys get, in the chain's order.
 
     Forward: o += p @ v, so dv += p.T @ do; s = q @ k.T, so dk += ds.T @ q.
@@ -225,12 +227,12 @@ def add_to_dk_and_dv(product, call, own, queries, keys, rows, task, past):
         if task.link == 0:
             clear_rows(dv, keys.rows, head_dim_v, call.zero)
             clear_rows(dk, keys.rows, head_dim, call.zero)
-        add_visible_to_keys(own.p, queries, keys, rows.do, dv, head_dim_v, call.features)
-        add_visible_to_keys(own.ds, queries, keys, rows.q, dk, head_dim, call.features)
+        add_visible_to_keys(scratch.p, queries, keys, rows.do, dv, head_dim_v, call.features)
+        add_visible_to_keys(scratch.ds, queries, keys, rows.q, dk, head_dim, call.features)
     else:
         add = task.link > 0
-        product.add_to_keys(own.p, lanes, rows.do, dv, keys.rows, head_dim_v, queries.rows, add)
-        product.add_to_keys(own.ds, lanes, rows.q, dk, keys.rows, head_dim, queries.rows, add)
+        product.add_to_keys(scratch.p, lanes, rows.do, dv, keys.rows, head_dim_v, queries.rows, add)
+        product.add_to_keys(scratch.ds, lanes, rows.q, dk, keys.rows, head_dim, queries.rows, add)
 
 
 @step
@@ -241,15 +243,15 @@ def clear_keys(call, rows, first, end):
 
 
 @step
-def add_to_dq(product, call, own, queries, keys, rows, begun):
+def add_to_dq(product, call, scratch, queries, keys, rows, begun):
     """Pass 4: what the queries get. Forward: s = q @ k.T, so dq += ds @ k."""
     columns, k = call.sizes.head_dim, rows_from(rows.k, keys.start)
-    if hides_some(keys) and not all_finite_once(rows.k_note, rows.k, queries.sequence.seqlen_k, columns):
+    if hides_some(keys) and not all_finite_once(rows.k_is_finite, rows.k, queries.sequence.seqlen_k, columns):
         if not begun:
             clear_rows(rows.dq, queries.rows, columns, call.zero)
-        add_visible_to_queries(own.ds, queries, keys, k, rows.dq, columns, call.features)
+        add_visible_to_queries(scratch.ds, queries, keys, k, rows.dq, columns, call.features)
     else:
-        product.add_to_queries(own.ds, queries.lanes, k, rows.dq, queries.rows, columns, keys.rows, begun)
+        product.add_to_queries(scratch.ds, queries.lanes, k, rows.dq, queries.rows, columns, keys.rows, begun)
 
 
 @step

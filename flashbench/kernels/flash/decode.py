@@ -2,8 +2,8 @@
 
 Flash-Decoding (Dao et al. 2023). A task is a part of the keys of one key/value head, for a chunk of the
 queries of all heads that share it (GQA), so that K and V are read once for all of them. Each part ends with
-o under a maximum of its own. Who finishes the last part of a head merges them all (merge.py). Keys may lie in
-pages, found by a block table.
+o under a maximum of its own. The thread that finishes a head's last part merges them (merge.py). Keys may lie
+in pages, found by a block table.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from flashbench.codegen.atomics import take_ticket
 from flashbench.codegen.compiled import compiled
-from flashbench.codegen.pointers import address_in, at, beyond, pointer, prefetch_rows
+from flashbench.codegen.pointers import address_in, at, pointer, prefetch_rows
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
-from flashbench.kernels.call.arrays import own_scratch, rows_at, rows_from, sequence_at
+from flashbench.kernels.call.arrays import rows_at, rows_from, sequence_at, thread_scratch
+from flashbench.kernels.call.features import slope_of
 from flashbench.kernels.call.masks import ALL, NO_MASK, PARTLY, apply_mask, mask_address
 from flashbench.kernels.call.structs import Array, Features, Keys, Numbers, Pages, Queries, Sizes, Work
 from flashbench.kernels.call.tiles import sequence_of
@@ -29,7 +30,7 @@ from flashbench.kernels.call.visibility import (
     hidden_from,
     hides_some,
 )
-from flashbench.kernels.flash.merge import Part, Split, finish_part, splits_of
+from flashbench.kernels.flash.merge import KeyPart, Split, finish_part, splits_of
 from flashbench.kernels.flash.scratch import DECODE
 from flashbench.kernels.flash.tile_steps import start_of_row
 from flashbench.kernels.maths.dots import QUERIES, dot_products
@@ -74,15 +75,15 @@ def flash_decode(product: Product) -> Any:
 @step
 def work_on_parts(product, call, slot):
     """Work on parts of the keys until none is left."""
-    own = own_scratch(call, slot)
+    scratch = thread_scratch(call, slot)
     while True:
         task = take_ticket(call.work.tickets)
         if task >= call.work.tasks:
             return
         part = part_of(call, task)
-        begin(product, call, own, part)
-        attend_part(product, call, own, part)
-        finish_part(product, call, own, part)
+        begin(product, call, scratch, part)
+        attend_part(product, call, scratch, part)
+        finish_part(product, call, scratch, part)
 
 
 @step
@@ -100,23 +101,23 @@ def part_of(call, task):
     end = min((number + 1) * call.split.part_keys, end_key(start + rows - 1, sequence, call.features))
     h = kv * call.sizes.group
     o = Matrix(at(call.split.parts, task * call.split.part_numbers), call.sizes.head_dim_v)
-    return Part(
+    return KeyPart(
         Queries(sequence, b, h, start, rows, call.split.lanes, first, end), kv, task, number, splits, o
     )
 
 
 @step
-def begin(product, call, own, part):
+def begin(product, call, scratch, part):
     """Put what each lane begins with. Lane g * chunk + i is query i of the group's head g."""
     for lane in range(call.split.lanes):
-        begin_lane(call, own, part, lane)
+        begin_lane(call, scratch, part, lane)
     if call.split.rows > FEW:
-        q = Matrix(own.q, call.sizes.head_dim)
-        product.pack(q, call.split.lanes, call.sizes.head_dim, own.qt, call.split.lanes, call.zero + 1)
+        q = Matrix(scratch.q, call.sizes.head_dim)
+        product.pack(q, call.split.lanes, call.sizes.head_dim, scratch.qt, call.split.lanes, call.zero + 1)
 
 
 @step
-def begin_lane(call, own, part, lane):
+def begin_lane(call, scratch, part, lane):
     features, queries, head_dim = call.features, part.queries, call.sizes.head_dim
     sequence = queries.sequence
     g, i = lane // call.split.chunk, lane % call.split.chunk
@@ -125,40 +126,41 @@ def begin_lane(call, own, part, lane):
     query = queries.start + i
     if is_query:
         q = rows_at(call.q, sequence.batch, h, sequence.first_query + query)
-        put_multiple(at(own.q, lane * head_dim), q.at, head_dim, features.q_factor)
+        put_multiple(at(scratch.q, lane * head_dim), q.at, head_dim, features.q_factor)
     else:
-        fill(at(own.q, lane * head_dim), head_dim, call.zero)
-    at(own.row_max, lane)[0], at(own.row_sum, lane)[0] = -math.inf, call.zero
+        fill(at(scratch.q, lane * head_dim), head_dim, call.zero)
+    at(scratch.row_max, lane)[0], at(scratch.row_sum, lane)[0] = -math.inf, call.zero
     if part.number == 0:
-        at(own.row_max, lane)[0], at(own.row_sum, lane)[0] = start_of_row(features, h)
-    put_whole(own.firsts, lane, first_key(query, sequence, features) if is_query else 0)
-    put_whole(own.ends, lane, end_key(query, sequence, features) if is_query else sequence.seqlen_k)
+        at(scratch.row_max, lane)[0], at(scratch.row_sum, lane)[0] = start_of_row(features, h)
+    put_whole(scratch.firsts, lane, first_key(query, sequence, features) if is_query else 0)
+    put_whole(scratch.ends, lane, end_key(query, sequence, features) if is_query else sequence.seqlen_k)
     if features.alibi:
-        where = queries.b * features.slopes_batch + h * features.slopes_head
-        at(own.positions, lane)[0] = query + sequence.diagonal
-        at(own.slopes, lane)[0] = -beyond(features.slopes, where)[0] * LOG2E
+        at(scratch.positions, lane)[0] = query + sequence.diagonal
+        at(scratch.slopes, lane)[0] = -slope_of(features, queries.b, h) * LOG2E
 
 
 @step
-def attend_part(product, call, own, part):
+def attend_part(product, call, scratch, part):
     """o of the part, under the maximum of its own keys."""
     queries, block_k = part.queries, call.sizes.block_k
     first, end = queries.first_key, queries.end_key
     if call.split.rows <= FEW:  # lanes without a row, which dot products leave alone
-        fill(own.s, min(block_k, max(0, end - first)) * queries.lanes, call.zero)
+        fill(scratch.s, min(block_k, max(0, end - first)) * queries.lanes, call.zero)
     for start in range(first, end, block_k):
         rows = min(block_k, end - start)
         shown = ALL if call.features.mask == NO_MASK else PARTLY
         keys = Keys(start, rows, 0, shown, hidden_from(queries, start, rows, call.features))
-        put_scores(product, call, own, part, keys)
-        apply_features(call, own, part, keys)
-        # Probabilities under the maximum so far; o comes to the same maximum.
+        put_scores(product, call, scratch, part, keys)
+        apply_features(call, scratch, part, keys)
+        # Probabilities under the maximum so far; o is rescaled to it.
         lanes = queries.lanes
-        grew = online_softmax(own.s, lanes, rows, lanes, own.row_max, own.row_sum, own.rescale)
+        grew = online_softmax(
+            scratch.s, lanes, rows, lanes, scratch.row_max, scratch.row_sum, scratch.rescale
+        )
         if grew and start > first:
             columns = call.sizes.head_dim_v
-            scale_rows(part.o.at, part.o.row, call.split.rows, columns, own.rescale)
-        add_values(product, call, own, part, keys, start > first)
+            scale_rows(part.o.at, part.o.row, call.split.rows, columns, scratch.rescale)
+        add_values(product, call, scratch, part, keys, start > first)
     if first >= end:
         clear_rows(part.o, call.split.rows, call.sizes.head_dim_v, call.zero)
 
@@ -176,7 +178,7 @@ def rows_together(call, array, part, key, keys):
 
 
 @step
-def put_scores(product, call, own, part, keys):
+def put_scores(product, call, scratch, part, keys):
     """Scores in units of log2, page by page; dot products fetch their values meanwhile."""
     lanes, head_dim = part.queries.lanes, call.sizes.head_dim
     done = 0
@@ -184,35 +186,35 @@ def put_scores(product, call, own, part, keys):
         key = keys.start + done
         k, room = rows_together(call, call.k, part, key, part.queries.end_key - key)
         count = min(room, keys.rows - done)
-        s = at(own.s, done * lanes)
+        s = at(scratch.s, done * lanes)
         if call.split.rows <= FEW:
             v, _ = rows_together(call, call.v, part, key, count)
-            queries = (call.split.rows + QUERIES - 1) // QUERIES * QUERIES
-            dot_products(k, count, Matrix(own.q, head_dim), queries, s, lanes, head_dim, v, room)
+            padded_rows = (call.split.rows + QUERIES - 1) // QUERIES * QUERIES
+            dot_products(k, count, Matrix(scratch.q, head_dim), padded_rows, s, lanes, head_dim, v, room)
         else:
-            product.scores(s, k, own.qt, lanes, count, head_dim)
+            product.scores(s, k, scratch.qt, lanes, count, head_dim)
         done += count
 
 
 @step
-def apply_features(call, own, part, keys):
+def apply_features(call, scratch, part, keys):
     """What the features make of the scores; -inf where they are hidden."""
-    features, queries, s = call.features, part.queries, own.s
+    features, queries, s = call.features, part.queries, scratch.s
     if features.softcap:
         cap_scores(s, keys.rows * queries.lanes, features.cap, pointer(call.zero, 0))
     if features.alibi:
-        add_alibi(s, keys.rows, queries.lanes, keys.start, own.positions, own.slopes)
+        add_alibi(s, keys.rows, queries.lanes, keys.start, scratch.positions, scratch.slopes)
     if features.mask != NO_MASK:
         for g in range(call.sizes.group):
             mask = mask_address(queries.b, queries.h + g, 0, queries.start, keys.start, features)
             lanes = at(s, g * call.split.chunk)
             apply_mask(lanes, keys.rows, queries.lanes, queries.rows, mask, features)
     if keys.hidden < keys.rows:
-        hide_outside(s, keys.rows, queries.lanes, keys.start, own.firsts, own.ends, -math.inf)
+        hide_outside(s, keys.rows, queries.lanes, keys.start, scratch.firsts, scratch.ends, -math.inf)
 
 
 @step
-def add_values(product, call, own, part, keys, begun):
+def add_values(product, call, scratch, part, keys, begun):
     """o += p @ v, piece by piece. Memory would be idle meanwhile: fetch the first keys of the next tile."""
     columns, lanes = call.sizes.head_dim_v, part.queries.lanes
     done = 0
@@ -220,7 +222,7 @@ def add_values(product, call, own, part, keys, begun):
         v, count = rows_together(call, call.v, part, keys.start + done, min(_PIECE, keys.rows - done))
         if done < _PIECE * _PIECES:
             fetch_keys(call, part, keys.start + keys.rows + done // _PIECE * _FETCHED)
-        p = at(own.s, done * lanes)
+        p = at(scratch.s, done * lanes)
         if hides_some(keys) and not all_finite(v.at, v.row, count, columns):
             if not begun:
                 clear_rows(part.o, call.split.rows, columns, call.zero)

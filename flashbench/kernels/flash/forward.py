@@ -17,10 +17,10 @@ from flashbench.codegen.compiled import compiled
 from flashbench.codegen.pointers import at, pointer
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
-from flashbench.kernels.call.arrays import numbers_of, own_scratch, rows_at, rows_from, sequence_at
+from flashbench.kernels.call.arrays import numbers_of, rows_at, rows_from, sequence_at, thread_scratch
 from flashbench.kernels.call.masks import HIDDEN
 from flashbench.kernels.call.structs import Array, Features, ForwardGathers, Numbers, Sizes, Work
-from flashbench.kernels.call.tiles import key_blocks, key_span, keys_at, queries_of, sequence_of, tiles_of
+from flashbench.kernels.call.tiles import key_blocks, key_span, keys_at, sequence_of, tile_by_number, tiles_of
 from flashbench.kernels.call.visibility import (
     add_visible_to_queries,
     all_finite_once,
@@ -63,7 +63,7 @@ class _Rows(NamedTuple):
     sums: Any  # where o grows: in place, or in scratch
     k: Any  # of all keys of its sequence, as v
     v: Any
-    v_note: Any  # whether v is finite, once somebody has looked
+    v_is_finite: Any  # a note: 0 not checked yet, 1 finite, 2 not
 
 
 @functools.cache
@@ -80,33 +80,34 @@ def flash_forward(product: Product) -> Any:
 def work_on_tiles(product, call, slot):
     """Work on tiles of queries until none is left."""
     gather(call)
-    own = own_scratch(call, slot)
+    scratch = thread_scratch(call, slot)
     ticket = at(call.work.tickets, TICKETS)
     while True:
         task = take_ticket(ticket)
         if task >= call.work.tasks:
             return
-        queries = queries_of_task(call, task)
+        queries = tile_of_task(call, task)
         if queries.rows > 0:
-            attend(product, call, own, queries)
+            attend(product, call, scratch, queries)
 
 
 @step
-def queries_of_task(call, task):
+def tile_of_task(call, task):
     """The tile of queries that is a task: they are numbered sequence by sequence, head by head."""
     b = sequence_of(call, task, call.sizes.num_heads)
     sequence = sequence_at(call, b)
     inner = task - sequence.tiles_before * call.sizes.num_heads
     tiles = tiles_of(call, sequence)
-    return queries_of(call, b, inner // tiles, inner % tiles)
+    return tile_by_number(call, b, inner // tiles, inner % tiles)
 
 
 @step
-def attend(product, call, own, queries):
+def attend(product, call, scratch, queries):
     """o and lse of a tile of queries, from all the keys that it sees."""
-    rows = rows_of(call, own, queries)
-    begin(product, call, own, queries, rows.q)
+    rows = rows_of(call, scratch, queries)
+    begin(product, call, scratch, queries, rows.q)
     tiles = 0
+    # A block mask lists blocks of keys that are visible; without one there is one block: all keys.
     block, last_block = key_blocks(queries, call.features)
     while block < last_block:
         start, end = key_span(block, queries, call.features)
@@ -114,16 +115,17 @@ def attend(product, call, own, queries):
             keys = keys_at(call, queries, block, start, end)
             start += keys.rows
             if keys.shown != HIDDEN:
-                add_keys(product, call, own, queries, keys, rows, tiles > 0)
+                add_keys(product, call, scratch, queries, keys, rows, tiles > 0)
                 tiles += 1
         block += 1
     if tiles == 0:
         clear_rows(rows.sums, queries.rows, call.sizes.head_dim_v, call.zero)
-    finish(call, own, queries, rows)
+    finish(call, scratch, queries, rows)
 
 
 @step
-def rows_of(call, own, queries):
+def rows_of(call, scratch, queries):
+    """Where the tile's rows lie, and those of its keys and values."""
     sequence, h = queries.sequence, queries.h
     kv, query = h // call.sizes.group, sequence.first_query + queries.start
     o = rows_at(call.o, sequence.batch, h, query)
@@ -131,7 +133,7 @@ def rows_of(call, own, queries):
         rows_at(call.q, sequence.batch, h, query),
         o,
         rows_at(call.lse, sequence.batch, h, query),
-        Matrix(own.o, call.sizes.head_dim_v) if call.gathers.sums else numbers_of(o, call.zero),
+        Matrix(scratch.o, call.sizes.head_dim_v) if call.gathers.sums else numbers_of(o, call.zero),
         rows_at(call.k, sequence.batch, kv, sequence.first_key),
         rows_at(call.v, sequence.batch, kv, sequence.first_key),
         at(call.work.finite, queries.b * call.sizes.num_kv_heads + kv),
@@ -139,39 +141,39 @@ def rows_of(call, own, queries):
 
 
 @step
-def begin(product, call, own, queries, q):
+def begin(product, call, scratch, queries, q):
     """Pack q, and put what each query begins with: its maximum and sum, and what features need of it."""
     features = call.features
-    product.pack(q, queries.rows, call.sizes.head_dim, own.qt, queries.lanes, features.q_factor)
+    product.pack(q, queries.rows, call.sizes.head_dim, scratch.qt, queries.lanes, features.q_factor)
     row_max, row_sum = start_of_row(features, queries.h)
     for lane in range(queries.lanes):
-        at(own.row_max, lane)[0] = row_max
-        at(own.row_sum, lane)[0] = row_sum
+        at(scratch.row_max, lane)[0] = row_max
+        at(scratch.row_sum, lane)[0] = row_sum
     if features.alibi:
-        put_alibi(own, queries, features)
+        put_alibi(scratch, queries, features)
     if has_limits(queries, features):
-        put_limits(own, queries, features)
+        put_limits(scratch, queries, features)
 
 
 @step
-def add_keys(product, call, own, queries, keys, rows, begun):
+def add_keys(product, call, scratch, queries, keys, rows, begun):
     """Bring row_max, row_sum and o up to date with one more tile of keys."""
-    s, lanes, features, columns = own.s, queries.lanes, call.features, call.sizes.head_dim_v
+    s, lanes, features, columns = scratch.s, queries.lanes, call.features, call.sizes.head_dim_v
 
     # Pass 1: scores, in units of log2, and what the features make of them.
     nowhere = pointer(call.zero, 0)
-    tile_scores(product, call, own, s, queries, keys, rows_from(rows.k, keys.start), nowhere)
+    tile_scores(product, call, scratch, s, queries, keys, rows_from(rows.k, keys.start), nowhere)
 
-    # Pass 2: probabilities under the maximum so far; o comes to the same maximum.
-    grew = online_softmax(s, lanes, keys.rows, lanes, own.row_max, own.row_sum, own.rescale)
+    # Pass 2: probabilities under the maximum so far; o is rescaled to it.
+    grew = online_softmax(s, lanes, keys.rows, lanes, scratch.row_max, scratch.row_sum, scratch.rescale)
     if grew and begun:
-        scale_rows(rows.sums.at, rows.sums.row, queries.rows, columns, own.rescale)
+        scale_rows(rows.sums.at, rows.sums.row, queries.rows, columns, scratch.rescale)
     if features.dropout:
         drop(s, keys.rows, lanes, draws_of(queries, keys, features))
 
     # Pass 3: o += p @ v.
     v = rows_from(rows.v, keys.start)
-    if hides_some(keys) and not all_finite_once(rows.v_note, rows.v, queries.sequence.seqlen_k, columns):
+    if hides_some(keys) and not all_finite_once(rows.v_is_finite, rows.v, queries.sequence.seqlen_k, columns):
         if not begun:
             clear_rows(rows.sums, queries.rows, columns, call.zero)
         add_visible_to_queries(s, queries, keys, v, rows.sums, columns, features)
@@ -180,16 +182,16 @@ def add_keys(product, call, own, queries, keys, rows, begun):
 
 
 @step
-def finish(call, own, queries, rows):
+def finish(call, scratch, queries, rows):
     """o divided by the sum of its row, and lse. A row that sees no key has sum 0: o = 0, lse = -inf."""
     columns, sums = call.sizes.head_dim_v, rows.sums
     for r in range(queries.rows):
-        total = at(own.row_sum, r)[0]
-        at(own.rescale, r)[0] = call.features.keep_factor / total if total != 0 else call.zero
-        at(rows.lse.at, r * rows.lse.row)[0] = at(own.row_max, r)[0] * LN2 + math.log(total)
+        total = at(scratch.row_sum, r)[0]
+        at(scratch.rescale, r)[0] = call.features.keep_factor / total if total != 0 else call.zero
+        at(rows.lse.at, r * rows.lse.row)[0] = at(scratch.row_max, r)[0] * LN2 + math.log(total)
     if call.gathers.sums:
         for r in range(queries.rows):
             o = at(rows.o.at, r * rows.o.row)
-            put_multiple(o, at(sums.at, r * sums.row), columns, at(own.rescale, r)[0])
+            put_multiple(o, at(sums.at, r * sums.row), columns, at(scratch.rescale, r)[0])
     else:
-        scale_rows(sums.at, sums.row, queries.rows, columns, own.rescale)
+        scale_rows(sums.at, sums.row, queries.rows, columns, scratch.rescale)

@@ -15,10 +15,10 @@ from flashbench.codegen.compiled import compiled
 from flashbench.codegen.pointers import at, pointer
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
-from flashbench.kernels.call.arrays import own_scratch, rows_at, rows_from, sequence_at
+from flashbench.kernels.call.arrays import rows_at, rows_from, sequence_at, thread_scratch
 from flashbench.kernels.call.masks import HIDDEN
 from flashbench.kernels.call.structs import Array, Features, Numbers, Sizes, Work
-from flashbench.kernels.call.tiles import keys_at, queries_at, whole_vectors
+from flashbench.kernels.call.tiles import keys_at, tile_at, whole_vectors
 from flashbench.kernels.call.visibility import put_limits
 from flashbench.kernels.flash.scratch import MASK_GRADIENT
 from flashbench.kernels.flash.tile_steps import put_alibi, put_rows, tile_gradients, tile_scores
@@ -73,7 +73,7 @@ def flash_mask_gradient(product: Product) -> Any:
 @step
 def work_on_pieces(product, call, slot):
     """Work on pieces of the mask until none is left."""
-    own = own_scratch(call, slot)
+    scratch = thread_scratch(call, slot)
     shape, block_q, block_k = call.shape, call.sizes.block_q, call.sizes.block_k
     q_pieces = (shape.queries + block_q - 1) // block_q
     k_pieces = (shape.keys + block_k - 1) // block_k
@@ -85,13 +85,13 @@ def work_on_pieces(product, call, slot):
         q_piece, rest = rest % q_pieces, rest // q_pieces
         piece = _Piece(rest // shape.heads, rest % shape.heads, q_piece * block_q, k_piece * block_k)
         for place in range(block_k * whole_vectors(call, block_q)):
-            at(own.total, place)[0] = call.zero
-        add_all(product, call, own, piece)
-        put_total(call, own, piece)
+            at(scratch.total, place)[0] = call.zero
+        add_all(product, call, scratch, piece)
+        put_total(call, scratch, piece)
 
 
 @step
-def add_all(product, call, own, piece):
+def add_all(product, call, scratch, piece):
     """Add to the piece's total what all tiles of scores that share its entries give."""
     shape, block_q = call.shape, call.sizes.block_q
     batches = (piece.b, piece.b + 1) if shape.batch > 1 else (0, call.work.sequence_count)
@@ -103,12 +103,12 @@ def add_all(product, call, own, piece):
         for h in range(*heads):
             for start in range(first, end, block_q):
                 add_queries(
-                    product, call, own, queries_at(call, b, h, start, min(block_q, end - start)), piece
+                    product, call, scratch, tile_at(call, b, h, start, min(block_q, end - start)), piece
                 )
 
 
 @step
-def add_queries(product, call, own, queries, piece):
+def add_queries(product, call, scratch, queries, piece):
     """Add what one tile of queries gives."""
     block_k = call.sizes.block_k
     first, end = queries.first_key, queries.end_key
@@ -121,32 +121,32 @@ def add_queries(product, call, own, queries, piece):
     q, do = rows_at(call.q, batch, h, query), rows_at(call.do, batch, h, query)
     o, lse = rows_at(call.o, batch, h, query), rows_at(call.lse, batch, h, query)
     k, v = rows_at(call.k, batch, kv, sequence.first_key), rows_at(call.v, batch, kv, sequence.first_key)
-    product.pack(q, queries.rows, call.sizes.head_dim, own.qt, queries.lanes, call.features.q_factor)
-    put_rows(product, call, own, queries, do, o, lse, call.zero + 1)
+    product.pack(q, queries.rows, call.sizes.head_dim, scratch.qt, queries.lanes, call.features.q_factor)
+    put_rows(product, call, scratch, queries, do, o, lse, call.zero + 1)
     if call.features.alibi:
-        put_alibi(own, queries, call.features)
-    put_limits(own, queries, call.features)
+        put_alibi(scratch, queries, call.features)
+    put_limits(scratch, queries, call.features)
     # A tile begins where its piece does, so that its first key is the total's first.
     for start in range(first // block_k * block_k, end, block_k):
         keys = keys_at(call, queries, 0, start, end)
         if keys.shown != HIDDEN:
             nowhere = pointer(call.zero, 0)
-            tile_scores(product, call, own, own.p, queries, keys, rows_from(k, start), nowhere)
-            tile_gradients(product, call, own, queries, keys, rows_from(v, start))
-            add_tile(call, own, queries, keys)
+            tile_scores(product, call, scratch, scratch.p, queries, keys, rows_from(k, start), nowhere)
+            tile_gradients(product, call, scratch, queries, keys, rows_from(v, start))
+            add_tile(call, scratch, queries, keys)
 
 
 @step
-def add_tile(call, own, queries, keys):
+def add_tile(call, scratch, queries, keys):
     """total += ds. Padded lanes of ds are zero: their probability is."""
     row = whole_vectors(call, call.sizes.block_q)
     for j in range(keys.rows):
         for lane in range(queries.lanes):
-            at(own.total, j * row + lane)[0] += at(own.ds, j * queries.lanes + lane)[0]
+            at(scratch.total, j * row + lane)[0] += at(scratch.ds, j * queries.lanes + lane)[0]
 
 
 @step
-def put_total(call, own, piece):
+def put_total(call, scratch, piece):
     """Put the piece's total into dmask, added up along the axes that the mask is broadcast along."""
     shape, block_q, block_k = call.shape, call.sizes.block_q, call.sizes.block_k
     row = whole_vectors(call, block_q)
@@ -156,4 +156,4 @@ def put_total(call, own, piece):
         for lane in range(row):
             query = piece.first_query + lane if shape.queries > 1 else 0
             if key < shape.keys and query < shape.queries and (shape.queries == 1 or lane < block_q):
-                at(dmask.at, query * dmask.row + key)[0] += at(own.total, j * row + lane)[0]
+                at(dmask.at, query * dmask.row + key)[0] += at(scratch.total, j * row + lane)[0]

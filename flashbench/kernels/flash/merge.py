@@ -1,7 +1,7 @@
 """Parts of one head's keys, each with o under a maximum of its own, and how they become one.
 
-Who finishes the last part merges them all, in a fixed order, so that the result does not depend on the number
-of threads.
+The thread that finishes the last part merges them all, in a fixed order. So the result does not depend on the
+number of threads.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Split(NamedTuple):
     storage_bytes: int  # of an element
 
 
-class Part(NamedTuple):
+class KeyPart(NamedTuple):
     """A task: a part of the keys of one key/value head, for a chunk of queries of its group."""
 
     queries: Any  # h: the group's first head; first_key and end_key: of the part
@@ -49,20 +49,20 @@ def splits_of(seqlen_k, part_keys):
 
 
 @step
-def finish_part(product, call, own, part):
+def finish_part(product, call, scratch, part):
     """Put row_max and row_sum behind the part's o; merge the head's parts if this is the last of them."""
     rows, columns = call.split.rows, call.sizes.head_dim_v
-    ends = at(part.o.at, rows * columns)
+    tails = at(part.o.at, rows * columns)
     for r in range(rows):
-        at(ends, r)[0] = at(own.row_max, r)[0]
-        at(ends, rows + r)[0] = at(own.row_sum, r)[0]
+        at(tails, r)[0] = at(scratch.row_max, r)[0]
+        at(tails, rows + r)[0] = at(scratch.row_sum, r)[0]
     first = part.task - part.number
     if fetch_add(at(call.work.tickets, 1 + first), 1) == part.splits - 1:
-        merge_parts(product, call, own, part, at(call.split.parts, first * call.split.part_numbers))
+        merge_parts(product, call, scratch, part, at(call.split.parts, first * call.split.part_numbers))
 
 
 @step
-def merge_parts(product, call, own, part, parts):
+def merge_parts(product, call, scratch, part, parts):
     """o and lse of the queries from all parts of their keys."""
     queries, chunk = part.queries, call.split.chunk
     rows, columns = call.split.rows, call.sizes.head_dim_v
@@ -73,24 +73,24 @@ def merge_parts(product, call, own, part, parts):
             query, h = sequence.first_query + queries.start + i, queries.h + g
             o, lse = rows_at(call.o, sequence.batch, h, query), rows_at(call.lse, sequence.batch, h, query)
             values = Matrix(at(parts, r * columns), call.split.part_numbers)
-            ends = at(parts, rows * columns + r)
-            merge_row(product, call, own, part.splits, values, ends, o, lse)
+            tails = at(parts, rows * columns + r)
+            merge_row(product, call, scratch, part.splits, values, tails, o, lse)
 
 
 @step
-def merge_row(product, call, own, splits, values, ends, o, lse):
+def merge_row(product, call, scratch, splits, values, tails, o, lse):
     """o and lse of one row from its parts, each under a maximum of its own.
 
-    values: the row's sum of p @ v, a part each; ends: the row_max of the first, and `rows` further its
+    values: the row's sum of p @ v, a part each; tails: the row_max of the first, and `rows` further its
     row_sum. The packed q is done with: it is room for MOST_PARTS weights, and more parts are merged in turns.
     """
-    stride, rows, zero, weights = call.split.part_numbers, call.split.rows, call.zero, own.q
+    stride, rows, zero, weights = call.split.part_numbers, call.split.rows, call.zero, scratch.q
     most = zero - math.inf
     for part in range(splits):
-        most = max(most, at(ends, part * stride)[0])
+        most = max(most, at(tails, part * stride)[0])
     total = zero + 0.0
     for part in range(splits):
-        part_max, part_sum = at(ends, part * stride)[0], at(ends, part * stride + rows)[0]
+        part_max, part_sum = at(tails, part * stride)[0], at(tails, part * stride + rows)[0]
         if part_max != -math.inf or part_sum != 0:  # else it sees none of its keys
             total += 2.0 ** (part_max - most) * part_sum
     inverse = 1 / total if total != 0 else zero + 0.0
@@ -98,8 +98,8 @@ def merge_row(product, call, own, splits, values, ends, o, lse):
         count = min(MOST_PARTS, splits - first)
         for i in range(count):
             place = (first + i) * stride
-            unseen = at(ends, place)[0] == -math.inf and at(ends, place + rows)[0] == 0
-            at(weights, i)[0] = zero if unseen else 2.0 ** (at(ends, place)[0] - most) * inverse
+            unseen = at(tails, place)[0] == -math.inf and at(tails, place + rows)[0] == 0
+            at(weights, i)[0] = zero if unseen else 2.0 ** (at(tails, place)[0] - most) * inverse
         part_rows = rows_from(values, first)
         product.add_to_queries(weights, 1, part_rows, o, 1, call.sizes.head_dim_v, count, first > 0)
     at(lse.at, 0)[0] = most * LN2 + math.log(total)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 
-from flashbench.codegen.pointers import at, beyond, prefetch_rows
+from flashbench.codegen.pointers import at, prefetch_rows
 from flashbench.codegen.steps import step
 from flashbench.kernels.call.arrays import rows_from
+from flashbench.kernels.call.features import sink_of, slope_of
 from flashbench.kernels.call.masks import PARTLY, apply_mask, clear_masked
 from flashbench.kernels.maths.exp2 import LOG2E
 from flashbench.kernels.tile.dropout import Draws, drop_gradients
@@ -24,25 +25,23 @@ _PIECE = 48  # keys: whole tiles of the products, whose heights all but one divi
 @step
 def start_of_row(features, h):
     """(row_max, row_sum) before any key: a sink is a key of its own that carries no value."""
-    if features.sinks:
-        sink = beyond(features.sink_logits, h * features.sinks_head)[0]
-        if sink != -math.inf:
-            return sink * LOG2E, features.zero + 1
-    return features.zero - math.inf, features.zero
+    sink = sink_of(features, h)
+    if sink != -math.inf:
+        return sink * LOG2E, features.zero + 1
+    return sink, features.zero
 
 
 @step
-def put_alibi(own, queries, features):
+def put_alibi(scratch, queries, features):
     """Where each query of a tile stands among the keys, and its slope in units of log2, for `add_alibi`."""
-    where = queries.b * features.slopes_batch + queries.h * features.slopes_head
-    slope = beyond(features.slopes, where)[0]
+    slope = slope_of(features, queries.b, queries.h)
     for lane in range(queries.lanes):
-        at(own.positions, lane)[0] = queries.start + lane + queries.sequence.diagonal
-        at(own.slopes, lane)[0] = -slope * LOG2E
+        at(scratch.positions, lane)[0] = queries.start + lane + queries.sequence.diagonal
+        at(scratch.slopes, lane)[0] = -slope * LOG2E
 
 
 @step
-def tile_scores(product, call, own, s, queries, keys, k, cap_slopes):
+def tile_scores(product, call, scratch, s, queries, keys, k, cap_slopes):
     """s = k @ qt in units of log2, as the features change it; -inf where it is hidden.
 
     k: the tile's rows. cap_slopes: where tanh's derivatives go, of softcap; the null pointer: nowhere.
@@ -54,24 +53,26 @@ def tile_scores(product, call, own, s, queries, keys, k, cap_slopes):
         for start in range(0, keys.rows, _PIECE):
             count = min(_PIECE, keys.rows - start)
             prefetch_rows(keys.mask + start * size, queries.rows, features.mask_row * size, count * size)
-            product.scores(at(s, start * lanes), rows_from(k, start), own.qt, lanes, count, depth)
+            product.scores(at(s, start * lanes), rows_from(k, start), scratch.qt, lanes, count, depth)
     else:
-        product.scores(s, k, own.qt, lanes, keys.rows, depth)
+        product.scores(s, k, scratch.qt, lanes, keys.rows, depth)
     if features.softcap:
         cap_scores(s, keys.rows * lanes, features.cap, cap_slopes)
     if features.alibi:
-        add_alibi(s, keys.rows, lanes, keys.start, own.positions, own.slopes)
+        add_alibi(s, keys.rows, lanes, keys.start, scratch.positions, scratch.slopes)
     if keys.shown == PARTLY:
         apply_mask(s, keys.rows, lanes, queries.rows, keys.mask, features)
-    hide_limits(own, s, queries, keys, -math.inf)
+    hide_limits(scratch, s, queries, keys, -math.inf)
 
 
 @step
-def hide_limits(own, tile, queries, keys, value):
+def hide_limits(scratch, tile, queries, keys, value):
     """`value` where causality or the window hides a pair of the tile."""
     if keys.hidden < keys.rows:
         place, first = at(tile, keys.hidden * queries.lanes), keys.start + keys.hidden
-        hide_outside(place, keys.rows - keys.hidden, queries.lanes, first, own.firsts, own.ends, value)
+        hide_outside(
+            place, keys.rows - keys.hidden, queries.lanes, first, scratch.firsts, scratch.ends, value
+        )
 
 
 @step
@@ -81,42 +82,42 @@ def draws_of(queries, keys, features):
 
 
 @step
-def put_rows(product, call, own, queries, do, o, lse, scale):
+def put_rows(product, call, scratch, queries, do, o, lse, scale):
     """What the gradients of a tile need of its queries: do packed, lse in units of log2, delta = sum(o * do).
 
     dot and delta are multiplied by `scale`, so that gradients of scores come out multiplied by it.
     """
     columns = call.sizes.head_dim_v
-    product.pack(do, queries.rows, columns, own.dot, queries.lanes, scale)
-    row_dots(o.at, o.row, do.at, do.row, queries.rows, columns, scale, own.delta)
+    product.pack(do, queries.rows, columns, scratch.dot, queries.lanes, scale)
+    row_dots(o.at, o.row, do.at, do.row, queries.rows, columns, scale, scratch.delta)
     for r in range(queries.rows):
         row_lse = at(lse.at, r * lse.row)[0]
         # +inf makes every probability 0: for a row that sees no key (lse = -inf), and for one whose logits
         # are so far below 0 that lse does not tell 1 from 0, as where its mask is the lowest float.
-        at(own.lse2, r)[0] = row_lse - 1.0
-        tells_nothing = row_lse < 0 and at(own.lse2, r)[0] == row_lse
-        at(own.lse2, r)[0] = math.inf if tells_nothing else row_lse * LOG2E
+        at(scratch.lse2, r)[0] = row_lse - 1.0
+        lse_is_useless = row_lse < 0 and at(scratch.lse2, r)[0] == row_lse
+        at(scratch.lse2, r)[0] = math.inf if lse_is_useless else row_lse * LOG2E
     for r in range(queries.rows, queries.lanes):
-        at(own.lse2, r)[0] = math.inf
-        at(own.delta, r)[0] = call.zero
+        at(scratch.lse2, r)[0] = math.inf
+        at(scratch.delta, r)[0] = call.zero
 
 
 @step
-def tile_gradients(product, call, own, queries, keys, v):
+def tile_gradients(product, call, scratch, queries, keys, v):
     """From scores in p: ds, the gradients of what softmax was applied to; and p as o was made of it.
 
     Forward: p = exp2(s - lse2), o = p @ v. So dp = do @ v.T, and ds = p * (dp - delta); 0 where it is hidden.
     v: the tile's rows.
     """
-    p, ds, lanes, features = own.p, own.ds, queries.lanes, call.features
-    probabilities(p, lanes, keys.rows, lanes, own.lse2)
-    product.scores(ds, v, own.dot, lanes, keys.rows, call.sizes.head_dim_v)
+    p, ds, lanes, features = scratch.p, scratch.ds, queries.lanes, call.features
+    probabilities(p, lanes, keys.rows, lanes, scratch.lse2)
+    product.scores(ds, v, scratch.dot, lanes, keys.rows, call.sizes.head_dim_v)
     if features.dropout:
         draws = draws_of(queries, keys, features)
-        drop_gradients(ds, p, own.delta, features.keep_factor, keys.rows, lanes, draws)
+        drop_gradients(ds, p, scratch.delta, features.keep_factor, keys.rows, lanes, draws)
     else:
-        score_gradients(ds, p, lanes, keys.rows, lanes, own.delta)
+        score_gradients(ds, p, lanes, keys.rows, lanes, scratch.delta)
     # A value that is not finite makes 0 * NaN of what is hidden.
-    hide_limits(own, ds, queries, keys, call.zero)
+    hide_limits(scratch, ds, queries, keys, call.zero)
     if keys.shown == PARTLY:
         clear_masked(ds, keys.rows, lanes, queries.rows, keys.mask, features)

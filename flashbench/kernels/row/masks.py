@@ -13,6 +13,7 @@ import numpy as np
 
 from flashbench.codegen.pointers import at, pointer
 from flashbench.codegen.steps import step
+from flashbench.kernels.call.features import blocks_of_row, dense_entry
 from flashbench.kernels.call.masks import BLOCK_MASK, BOOL_MASK, FLOAT_MASK
 from flashbench.kernels.call.visibility import end_key, first_key
 from flashbench.kernels.row.features import add_mask_row, clear_lowest_row, hide_row
@@ -37,21 +38,6 @@ def visible_range(row, features):
 
 
 @step
-def _entry(like, row, j, features):
-    """Pointer to a dense mask's entry of a pair."""
-    head = pointer(like, features.mask_at + row.b * features.mask_batch + row.h * features.mask_head)
-    return at(head, row.i * features.mask_row + j * features.mask_key)
-
-
-@step
-def _blocks_of_row(row, features):
-    """(first, end) of the places of the visible blocks in the row's row of blocks."""
-    address = features.starts + row.b * features.mask_batch + row.h * features.mask_head
-    starts = at(pointer(0, address), row.i // features.mask_block_q)
-    return starts[0], starts[1]
-
-
-@step
 def _block_start(features, place):
     """The first key of a visible block."""
     return features.columns[place] * features.mask_block_k
@@ -72,7 +58,7 @@ def _block_entry(features, place, i, key):
 
 @step
 def _hide_blocks(x, row, features, first, end, value):
-    places = _blocks_of_row(row, features)
+    places = blocks_of_row(row.b, row.h, row.i, features)
     done = first
     for place in range(places[0], places[1]):
         k_start = _block_start(features, place)
@@ -94,10 +80,10 @@ def mask_scores(s, row, features, first, end):
     """What a mask, if any, does to the scores s[first:end] of a row: added, or -inf where it hides."""
     kind = features.mask
     if kind == BOOL_MASK:
-        entries = _entry(_BYTE, row, first, features)
+        entries = pointer(_BYTE, dense_entry(row.b, row.h, row.i, first, features))
         hide_row(at(s, first), entries, features.mask_key, end - first, -math.inf)
     elif kind == FLOAT_MASK:
-        entries = _entry(features.zero, row, first, features)
+        entries = pointer(features.zero, dense_entry(row.b, row.h, row.i, first, features))
         add_mask_row(at(s, first), entries, features.mask_key, end - first)
     elif kind == BLOCK_MASK:
         _hide_blocks(s, row, features, first, end, -math.inf)
@@ -108,10 +94,10 @@ def clear_masked(x, row, features, first, end):
     """Zeros in x[first:end] where a mask hides the pair, whatever was there."""
     kind = features.mask
     if kind == BOOL_MASK:
-        entries = _entry(_BYTE, row, first, features)
+        entries = pointer(_BYTE, dense_entry(row.b, row.h, row.i, first, features))
         hide_row(at(x, first), entries, features.mask_key, end - first, 0.0)
     elif kind == FLOAT_MASK:
-        entries = _entry(features.zero, row, first, features)
+        entries = pointer(features.zero, dense_entry(row.b, row.h, row.i, first, features))
         clear_lowest_row(at(x, first), entries, features.mask_key, end - first)
     elif kind == BLOCK_MASK:
         _hide_blocks(x, row, features, first, end, 0.0)
@@ -122,12 +108,12 @@ def mask_lets_see(row, j, features):
     """Whether the mask, if any, lets the row's query see key j: for the few pairs looked at one by one."""
     kind = features.mask
     if kind == BOOL_MASK:
-        return _entry(_BYTE, row, j, features)[0] != 0
+        return pointer(_BYTE, dense_entry(row.b, row.h, row.i, j, features))[0] != 0
     if kind == FLOAT_MASK:
-        return _entry(features.zero, row, j, features)[0] != -math.inf
+        return pointer(features.zero, dense_entry(row.b, row.h, row.i, j, features))[0] != -math.inf
     if kind == BLOCK_MASK:
         key = j % features.mask_block_k
-        places = _blocks_of_row(row, features)
+        places = blocks_of_row(row.b, row.h, row.i, features)
         for place in range(places[0], places[1]):
             if _block_start(features, place) == j - key:
                 return _is_whole(features, place) or _block_entry(features, place, row.i, key)[0] != 0

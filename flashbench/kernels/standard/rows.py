@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import math
 
-from flashbench.codegen.pointers import at, beyond
+from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
+from flashbench.kernels.call.features import sink_of, slope_of
 from flashbench.kernels.call.masks import NO_MASK
 from flashbench.kernels.maths.exp2 import LN2
 from flashbench.kernels.row.dropout import RowDraws, drop_gradient_row, drop_row
 from flashbench.kernels.row.features import alibi_row, softcap_row
 from flashbench.kernels.row.masks import clear_masked, mask_scores, visible_range
 from flashbench.kernels.row.softmax import gradient_row, mean_gradient, natural_softmax_row, softmax_row
-
-
-@step
-def sink_of(features, h):
-    """The logit that joins the softmax of a head's rows; -inf is none."""
-    if not features.sinks:
-        return features.zero - math.inf
-    return beyond(features.sink_logits, h * features.sinks_head)[0] + 0.0
 
 
 @step
@@ -34,8 +27,7 @@ def softmax_of_row(call, row, s, tanh, dropped, lse):
     if features.softcap:
         softcap_row(at(s, first), at(tanh, first), visible, call.stages.softcap)
     if features.alibi:
-        where = row.b * features.slopes_batch + row.h * features.slopes_head
-        slope = beyond(features.slopes, where)[0]
+        slope = slope_of(features, row.b, row.h)
         alibi_row(at(s, first), visible, slope, row.i + row.sequence.diagonal - first)
     if features.mask != NO_MASK:
         mask_scores(s, row, features, first, end)

@@ -49,7 +49,7 @@ class _Tile(NamedTuple):
 
 
 @step
-def product(a, a_row, a_col, x, sums, rows, columns, depth, accumulate):
+def multiply_in_slices(a, a_row, a_col, x, sums, rows, columns, depth, accumulate):
     """multiply() in slices of the depth, so that a slice of x serves all rows from the cache.
 
     The one caller of multiply(): every function that calls it has machine code of its own for it.
@@ -111,7 +111,9 @@ def put_scores(call, work, slot):
         kt = pointer(call.zero, call.stages.packed + slot * call.stages.packed_stride)
     pack(k.at, k.row, work.rows, head_dim, kt, work.rows, call.stages.factor)
     s = Matrix(at(slab(call.scores.p, sequence, h), work.start), sequence.columns)
-    product(q.at, q.row, 1, Matrix(kt, work.rows), s, sequence.seqlen_q, work.rows, head_dim, False)
+    multiply_in_slices(
+        q.at, q.row, 1, Matrix(kt, work.rows), s, sequence.seqlen_q, work.rows, head_dim, False
+    )
 
 
 @step
@@ -135,7 +137,7 @@ def put_output(call, work):
     v, o = key_rows(call.v, sequence, kv, 0), query_rows(call.o, sequence, h, work.start)
     note = at(call.work.finite, work.b * call.sizes.num_kv_heads + kv)
     if not call.stages.hides or all_finite_once(note, v, columns, head_dim_v):
-        product(p, columns, 1, v, o, work.rows, head_dim_v, columns, False)
+        multiply_in_slices(p, columns, 1, v, o, work.rows, head_dim_v, columns, False)
         return
     add_rows_of_keys(call, work, p, v, o, head_dim_v)
 
@@ -185,7 +187,7 @@ def put_p_gradient(call, work):
         do = query_rows(call.do, sequence, head, 0)
         dp = Matrix(at(slab(call.scores.dp, sequence, head), work.start), columns)
         packed = Matrix(vt, work.rows)
-        product(do.at, do.row, 1, packed, dp, sequence.seqlen_q, work.rows, head_dim_v, False)
+        multiply_in_slices(do.at, do.row, 1, packed, dp, sequence.seqlen_q, work.rows, head_dim_v, False)
 
 
 @step
@@ -193,7 +195,7 @@ def put_score_gradient(call, work, task):
     """Some rows of ds, and what they add to the gradient of a sink."""
     sequence, h = work.sequence, work.h
     keeps_units = call.stages.mask_step >= 0  # ds is first added to dmask, then scaled
-    scale = call.zero + 1 if keeps_units else call.features.scale + 0.0
+    scale = call.zero + 1 if keeps_units else call.features.scale
     dp, p = slab(call.scores.dp, sequence, h), slab(call.scores.p, sequence, h)
     tanh, dropped = slab(call.scores.tanh, sequence, h), slab(call.scores.dropped, sequence, h)
     lse = query_rows(call.lse, sequence, h, 0)
@@ -221,8 +223,8 @@ def put_key_gradients(call, work):
         ds = at(slab(call.scores.dp, sequence, head), work.start)
         do, q = query_rows(call.do, sequence, head, 0), query_rows(call.q, sequence, head, 0)
         if queries_are_finite(call, work, head, q, do):
-            product(p, 1, columns, do, dv, work.rows, head_dim_v, sequence.seqlen_q, more)
-            product(ds, 1, columns, q, dk, work.rows, head_dim, sequence.seqlen_q, more)
+            multiply_in_slices(p, 1, columns, do, dv, work.rows, head_dim_v, sequence.seqlen_q, more)
+            multiply_in_slices(ds, 1, columns, q, dk, work.rows, head_dim, sequence.seqlen_q, more)
             continue
         if not more:
             clear_rows(dv, work.rows, head_dim_v, call.zero)
@@ -256,6 +258,6 @@ def put_query_gradient(call, work):
     ds = at(slab(call.scores.dp, sequence, h), work.start * columns)
     of_k = 2 * call.work.sequence_count * call.sizes.num_heads + work.b * call.sizes.num_kv_heads + kv
     if not call.stages.hides or all_finite_once(at(call.work.finite, of_k), k, columns, head_dim):
-        product(ds, columns, 1, k, dq, work.rows, head_dim, columns, False)
+        multiply_in_slices(ds, columns, 1, k, dq, work.rows, head_dim, columns, False)
         return
     add_rows_of_keys(call, work, ds, k, dq, head_dim)
