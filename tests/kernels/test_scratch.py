@@ -7,6 +7,7 @@ import pytest
 from flashbench.codegen.scratch import ALIGNMENT, Part, ScratchLayout, aligned
 from flashbench.codegen.structs import Storage
 from flashbench.engines import Settings, get_engine, launch
+from flashbench.engines.flash import decode, plan
 from flashbench.extras import make_extras
 from flashbench.kernels.flash import scratch
 from flashbench.problem import AttentionProblem
@@ -57,7 +58,12 @@ def guarded(monkeypatch):
     for layout in (scratch.FORWARD, scratch.BACKWARD, scratch.MASK_GRADIENT, scratch.DECODE):
         monkeypatch.setattr(layout, "place", place.__get__(layout))
     monkeypatch.setattr(launch, "aligned_scratch", make_scratch)
-    return checks
+    kept = plan._kept_tiling, decode._kept_tiling
+    for tilings in kept:
+        tilings.cache_clear()
+    yield checks
+    for tilings in kept:
+        tilings.cache_clear()
 
 
 PROBLEMS = {
