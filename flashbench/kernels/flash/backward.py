@@ -1,10 +1,13 @@
 """Tiled attention, backward by recomputation: no seqlen_q x seqlen_k array anywhere (Dao et al. 2022).
 
-A task is one tile of queries of one head, as in the forward pass. dq belongs to the task. The tasks of a
-key/value head form a chain that shares dk and dv. They add to them in one fixed order: a task waits, key
-block by key block, until the task before it is past that block. A thread works through a chain of its own
-while there are any. Then it joins another's, and the threads of a chain follow each other like a wave. So
-every core is busy even with a single head, and the sums do not depend on the number of threads.
+A task is one tile of queries of one head, as in the forward pass (forward.py explains the names). Only this
+task writes its rows of dq. All tasks of a key/value head add to the same dk and dv: they form a chain
+(chains.py). They add in one fixed order: before a task adds to a tile of keys, it waits until the task before
+it in the chain has passed these keys. A thread works on a chain of its own while new chains are left. Then it
+joins a chain of another thread, and the threads of a chain follow each other like a wave. So every core is
+busy even with a single head, and the sums do not depend on the number of threads.
+
+Each tile of keys takes four passes: 1. scores s; 2. p and ds; 3. dv += p^T do, dk += ds^T q; 4. dq += ds k.
 """
 
 from __future__ import annotations
@@ -39,13 +42,14 @@ from flashbench.kernels.products import Matrix, Product
 from flashbench.kernels.tile.edit import all_finite
 from flashbench.kernels.tile.scores import chain_softcap
 
-ALL_KEYS = 2**62  # published by a task that has finished, whatever it had to do
+ALL_KEYS = 2**62  # a finished task publishes this as its progress: more than any number of keys
 
 
 class BackwardCall(NamedTuple):
-    """k and v: where `gather` puts them. dk and dv: where they grow, dk_home and dv_home where they end.
+    """The arguments of one call, shared by its threads.
 
-    Work's tickets: TICKETS for `gather`, then one for chains, and one for the tasks of each.
+    k and v: the arrays after `gather`. dk and dv: the arrays in which the sums grow; dk_home and dv_home: the
+    outputs. work.tickets: TICKETS counters of `gather`, the counter of chains, then one counter per chain.
     """
 
     q: Array
@@ -67,32 +71,32 @@ class BackwardCall(NamedTuple):
 
 
 class _Task(NamedTuple):
-    """A tile of queries as a link of the chain of its key/value head."""
+    """The place of a tile of queries in the chain of its key/value head."""
 
     kv: Any
-    link: Any  # its place in the chain
-    is_last: Any
-    done: Any  # the keys that it is past, for the task after it
-    before: Any  # the same of the task before it
+    link: Any  # index in the chain
+    is_last: Any  # the last of the chain
+    done: Any  # progress counter: keys that this task has passed; the next task waits for it
+    before: Any  # progress counter of the task before
 
 
 class _Rows(NamedTuple):
-    """Rows that a task works with."""
+    """The rows of one task. q, do, dq: of its tile, in place or in scratch. k, v, dk, dv: of its sequence."""
 
-    q: Any  # of its tile, as do and dq: where they lie, or copies in scratch
+    q: Any
     do: Any
     dq: Any
-    k: Any  # of all keys of its sequence, as v, dk and dv
+    k: Any
     v: Any
     dk: Any
     dv: Any
-    k_is_finite: Any  # a note: 0 not checked yet, 1 finite, 2 not
-    finite: Any  # whether the tile's q, do and lse are
+    k_is_finite: Any  # shared flag: 0 not checked yet, 1 finite, 2 not finite
+    finite: Any  # q and do of the tile are finite, and no lse is NaN
 
 
 @functools.cache
 def flash_backward(product: Product) -> Any:
-    """The kernel by one product: kernel(0 of storage, 0 of accumulator, address of the call, slot)."""
+    """The compiled kernel for one `Product`. Arguments: see `flash_forward`; address: of a `BackwardCall`."""
 
     def flash_backward(storage, number, address, slot):
         work_on_chains(product, view(BackwardCall, storage, number, address), slot)
@@ -102,7 +106,7 @@ def flash_backward(product: Product) -> Any:
 
 @step
 def work_on_chains(product, call, slot):
-    """Work on tiles of queries until none is left."""
+    """Take tiles of queries, chain by chain, until none is left."""
     gather(call)
     scratch = thread_scratch(call, slot)
     tickets = at(call.work.tickets, TICKETS)
@@ -122,11 +126,11 @@ def work_on_chains(product, call, slot):
 
 @step
 def attend_backward(product, call, scratch, queries, task):
-    """dq of a tile of queries, and what its queries add to dk and dv."""
+    """Compute dq of a tile of queries, and add its share to dk and dv."""
     rows = begin(product, call, scratch, queries, task)
     tiles = 0
-    past = 0  # keys that this task is done with, or leaves alone
-    if task.link > 0 and queries.first_key > 0:  # let the next task pass before the first tile of this one
+    past = 0  # this task adds nothing more to keys before this one
+    if task.link > 0 and queries.first_key > 0:  # the next task need not wait for keys that this one skips
         wait_for(task.before, queries.first_key)
         publish(task.done, queries.first_key)
     block, last_block = key_blocks(queries, call.features)
@@ -151,7 +155,7 @@ def attend_backward(product, call, scratch, queries, task):
 
 @step
 def begin(product, call, scratch, queries, task):
-    """Put what the tile's gradients need of its queries; the rows that the task works with."""
+    """Pack q and do and set up per-query data in scratch. Returns the rows of the task."""
     sequence, h, kv = queries.sequence, queries.h, task.kv
     batch, query, key = sequence.batch, sequence.first_query + queries.start, sequence.first_key
     head_dim, head_dim_v = call.sizes.head_dim, call.sizes.head_dim_v
@@ -160,7 +164,7 @@ def begin(product, call, scratch, queries, task):
     dq = rows_at(call.dq, batch, h, query)
     tile_q = tile_copy(q, scratch.q, call.gathers.q, queries.rows, head_dim, call.zero + 1)
     tile_do = tile_copy(do, scratch.do, call.gathers.do, queries.rows, head_dim_v, call.zero + 1)
-    # softmax_scale goes into the packed tiles: scores come out in units of log2, ds ready for dq and dk.
+    # The packed tiles contain softmax_scale: scores come out in log2 units, and ds is ready for dq and dk.
     product.pack(tile_q, queries.rows, head_dim, scratch.qt, queries.lanes, call.features.q_factor)
     put_rows(product, call, scratch, queries, tile_do, o, lse, call.features.scale)
     if call.features.alibi:
@@ -172,7 +176,7 @@ def begin(product, call, scratch, queries, task):
     if limited or call.features.mask != NO_MASK:
         finite = all_finite(q.at, q.row, queries.rows, head_dim)
         finite = finite and all_finite(do.at, do.row, queries.rows, head_dim_v)
-        for r in range(queries.rows):  # a NaN makes one even of what is hidden: exp2(-inf - NaN)
+        for r in range(queries.rows):  # a NaN in lse spreads to hidden pairs too: exp2(-inf - NaN) is NaN
             finite = finite and not math.isnan(at(scratch.lse2, r)[0])
     return _Rows(
         tile_q,
@@ -189,7 +193,7 @@ def begin(product, call, scratch, queries, task):
 
 @step
 def tile_copy(rows, room, wanted, count, columns, one):
-    """The rows themselves, or a copy of them side by side."""
+    """The rows themselves if not `wanted`, else a contiguous copy in `room`."""
     if not wanted:
         return rows
     copy = Matrix(room, columns)
@@ -199,7 +203,7 @@ def tile_copy(rows, room, wanted, count, columns, one):
 
 @step
 def put_gradients(product, call, scratch, queries, keys, rows):
-    """Pass 1 and 2: p and ds of one tile of keys.
+    """Passes 1 and 2: p and ds of one tile of keys, in scratch.
 
     Forward: s = k @ qt, p = softmax(s), o = p @ v.
     """
@@ -213,15 +217,16 @@ def put_gradients(product, call, scratch, queries, keys, rows):
 
 @step
 def add_to_dk_and_dv(product, call, scratch, queries, keys, rows, task, past):
-    """Pass 3: what the keys get, in the chain's order.
+    """Pass 3: add to dk and dv of the keys, in the order of the chain.
 
-    Forward: o += p @ v, so dv += p.T @ do; s = q @ k.T, so dk += ds.T @ q.
+    Forward: o += p @ v, so dv += p.T @ do; s = q @ k.T, so dk += ds.T @ q. The first task of a chain writes
+    instead of adding, so that nothing needs to clear dk and dv before.
     """
     head_dim, head_dim_v, lanes = call.sizes.head_dim, call.sizes.head_dim_v, queries.lanes
     dk, dv = rows_from(rows.dk, keys.start), rows_from(rows.dv, keys.start)
     if task.link > 0:
         wait_for(task.before, keys.start + keys.rows)
-    elif past < keys.start:  # keys that no query of the first task sees
+    elif past < keys.start:  # keys that the first task skips: no product writes them
         clear_keys(call, rows, past, keys.start)
     if hides_some(keys) and not rows.finite:
         if task.link == 0:
@@ -237,14 +242,14 @@ def add_to_dk_and_dv(product, call, scratch, queries, keys, rows, task, past):
 
 @step
 def clear_keys(call, rows, first, end):
-    """Zeros in dk and dv for the keys from `first` to `end`."""
+    """Set dk and dv of keys first to end - 1 to zero."""
     clear_rows(rows_from(rows.dk, first), end - first, call.sizes.head_dim, call.zero)
     clear_rows(rows_from(rows.dv, first), end - first, call.sizes.head_dim_v, call.zero)
 
 
 @step
 def add_to_dq(product, call, scratch, queries, keys, rows, begun):
-    """Pass 4: what the queries get. Forward: s = q @ k.T, so dq += ds @ k."""
+    """Pass 4: add to dq of the queries. Forward: s = q @ k.T, so dq += ds @ k."""
     columns, k = call.sizes.head_dim, rows_from(rows.k, keys.start)
     if hides_some(keys) and not all_finite_once(rows.k_is_finite, rows.k, queries.sequence.seqlen_k, columns):
         if not begun:
@@ -256,7 +261,10 @@ def add_to_dq(product, call, scratch, queries, keys, rows, begun):
 
 @step
 def finish(call, queries, task, rows, past):
-    """Put dq where it belongs, clear what no query of the first task sees, and let the next task pass."""
+    """Copy dq from scratch, clear dk and dv of the last keys if no product wrote them, release the next task.
+
+    The last task of a chain also copies gathered dk and dv to the outputs.
+    """
     sequence, columns = queries.sequence, call.sizes.head_dim
     if call.gathers.sums:
         dq = rows_at(call.dq, sequence.batch, queries.h, sequence.first_query + queries.start)

@@ -1,4 +1,4 @@
-"""Chains of the backward pass: who does which task of which key/value head next."""
+"""The order of tasks in the backward pass. A chain: all tasks that add to dk and dv of one key/value head."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from flashbench.kernels.call.tiles import tiles_of
 
 @step
 def links_of(call, chain):
-    """How many tasks there are in a chain, which is a key/value head of a sequence."""
+    """The number of tasks of a chain. Chain number: sequence * num_kv_heads + key/value head."""
     return call.sizes.group * tiles_of(call, sequence_at(call, chain // call.sizes.num_kv_heads))
 
 
 @step
 def next_task(call, tickets, chain, slot):
-    """(chain, link) of the task to do after one of `chain` (-1 at first); a chain of -1 when none is left.
+    """(chain, link) of the thread's next task; (-1, 0) if none is left.
 
-    tickets[0] counts the chains begun, tickets[1 + chain] the tasks of each.
+    chain: the thread's last chain, -1 at first. The thread stays on its chain, then begins a new one, then
+    helps with another thread's. tickets[0] counts the chains begun, tickets[1 + chain] the tasks taken of it.
     """
     chains = call.work.sequence_count * call.sizes.num_kv_heads
     while chain < chains:

@@ -1,9 +1,9 @@
-"""Few queries against many keys, as in decoding: split over the keys, at the speed of reading K and V once.
+"""Decoding, few queries against many keys: the keys are split over tasks, and K and V are read once.
 
 Flash-Decoding (Dao et al. 2023). A task is a part of the keys of one key/value head, for a chunk of the
-queries of all heads that share it (GQA), so that K and V are read once for all of them. Each part ends with
-o under a maximum of its own. The thread that finishes a head's last part merges them (merge.py). Keys may lie
-in pages, found by a block table.
+queries of all heads that share it (GQA). So K and V are read once for all these heads. Each part has its own
+row_max, row_sum and o. The thread that finishes a head's last part merges them (merge.py). Keys may lie in
+pages, which a block table lists.
 """
 
 from __future__ import annotations
@@ -40,14 +40,18 @@ from flashbench.kernels.tile.edit import all_finite, fill, put_multiple, scale_r
 from flashbench.kernels.tile.scores import add_alibi, cap_scores, hide_outside, put_whole
 from flashbench.kernels.tile.softmax import online_softmax
 
-FEW = 8  # rows up to which dot products are faster than a product with queries for lanes
-_PIECE = 32  # keys whose values are added up before memory is asked for some more
-_FETCHED = 6  # keys of the next tile, a piece
-_PIECES = 4  # of a tile that do so
+FEW = 8  # up to this many rows, dot products are faster than a product with queries as lanes
+_PIECE = 32  # keys per piece of o += p @ v
+_FETCHED = 6  # keys of the next tile that each piece prefetches
+_PIECES = 4  # pieces of a tile that prefetch
 
 
 class DecodeCall(NamedTuple):
-    """Work's tickets: one for tasks, then a counter a task, of which the first part of each head uses one."""
+    """The arguments of one call, shared by its threads.
+
+    work.tickets: the counter of tasks, then one counter per task. Only the counter of a head's first part is
+    used: it counts the finished parts of the head.
+    """
 
     q: Array
     k: Array
@@ -64,7 +68,7 @@ class DecodeCall(NamedTuple):
 
 @functools.cache
 def flash_decode(product: Product) -> Any:
-    """The kernel by one product: kernel(0 of storage, 0 of accumulator, address of the call, slot)."""
+    """The compiled kernel for one `Product`. Arguments: see `flash_forward`; address: of a `DecodeCall`."""
 
     def flash_decode(storage, number, address, slot):
         work_on_parts(product, view(DecodeCall, storage, number, address), slot)
@@ -74,7 +78,7 @@ def flash_decode(product: Product) -> Any:
 
 @step
 def work_on_parts(product, call, slot):
-    """Work on parts of the keys until none is left."""
+    """Take parts of the keys from the shared counter until none is left."""
     scratch = thread_scratch(call, slot)
     while True:
         task = take_ticket(call.work.tickets)
@@ -88,7 +92,7 @@ def work_on_parts(product, call, slot):
 
 @step
 def part_of(call, task):
-    """The part of the keys, and the chunk of queries, that is a task."""
+    """The part of the keys and the chunk of queries of a task."""
     b = sequence_of(call, task, call.sizes.num_kv_heads)
     sequence, chunk = sequence_at(call, b), call.split.chunk
     chunks = (sequence.seqlen_q + chunk - 1) // chunk
@@ -108,7 +112,7 @@ def part_of(call, task):
 
 @step
 def begin(product, call, scratch, part):
-    """Put what each lane begins with. Lane g * chunk + i is query i of the group's head g."""
+    """Set the initial state of each lane and pack q. Lane g * chunk + i is query i of the group's head g."""
     for lane in range(call.split.lanes):
         begin_lane(call, scratch, part, lane)
     if call.split.rows > FEW:
@@ -141,10 +145,10 @@ def begin_lane(call, scratch, part, lane):
 
 @step
 def attend_part(product, call, scratch, part):
-    """o of the part, under the maximum of its own keys."""
+    """Compute the part's unnormalised o, and row_max and row_sum over its own keys."""
     queries, block_k = part.queries, call.sizes.block_k
     first, end = queries.first_key, queries.end_key
-    if call.split.rows <= FEW:  # lanes without a row, which dot products leave alone
+    if call.split.rows <= FEW:  # dot products do not write lanes without a query: clear these
         fill(scratch.s, min(block_k, max(0, end - first)) * queries.lanes, call.zero)
     for start in range(first, end, block_k):
         rows = min(block_k, end - start)
@@ -152,7 +156,7 @@ def attend_part(product, call, scratch, part):
         keys = Keys(start, rows, 0, shown, hidden_from(queries, start, rows, call.features))
         put_scores(product, call, scratch, part, keys)
         apply_features(call, scratch, part, keys)
-        # Probabilities under the maximum so far; o is rescaled to it.
+        # s becomes p = exp2(s - row_max). If row_max grows, rescale o to the new maximum.
         lanes = queries.lanes
         grew = online_softmax(
             scratch.s, lanes, rows, lanes, scratch.row_max, scratch.row_sum, scratch.rescale
@@ -167,7 +171,10 @@ def attend_part(product, call, scratch, part):
 
 @step
 def rows_together(call, array, part, key, keys):
-    """(rows from key `key` on, how many of the next `keys` lie one after the other)."""
+    """(rows of `array` from `key` on, how many of the next `keys` keys lie in the same page).
+
+    Without pages, all of them.
+    """
     sequence, pages = part.queries.sequence, call.pages
     batch, row = sequence.batch, sequence.first_key + key
     if pages.size != 0:
@@ -179,7 +186,7 @@ def rows_together(call, array, part, key, keys):
 
 @step
 def put_scores(product, call, scratch, part, keys):
-    """Scores in units of log2, page by page; dot products fetch their values meanwhile."""
+    """Scores in log2 units, page by page. The dot products also prefetch v of their keys."""
     lanes, head_dim = part.queries.lanes, call.sizes.head_dim
     done = 0
     while done < keys.rows:
@@ -198,7 +205,7 @@ def put_scores(product, call, scratch, part, keys):
 
 @step
 def apply_features(call, scratch, part, keys):
-    """What the features make of the scores; -inf where they are hidden."""
+    """Apply softcap, ALiBi and masks to the scores; -inf where a pair is hidden."""
     features, queries, s = call.features, part.queries, scratch.s
     if features.softcap:
         cap_scores(s, keys.rows * queries.lanes, features.cap, pointer(call.zero, 0))
@@ -215,7 +222,7 @@ def apply_features(call, scratch, part, keys):
 
 @step
 def add_values(product, call, scratch, part, keys, begun):
-    """o += p @ v, piece by piece. Memory would be idle meanwhile: fetch the first keys of the next tile."""
+    """o += p @ v, piece by piece. Memory would be idle here, so prefetch the first keys of the next tile."""
     columns, lanes = call.sizes.head_dim_v, part.queries.lanes
     done = 0
     while done < keys.rows:
@@ -235,7 +242,7 @@ def add_values(product, call, scratch, part, keys, begun):
 
 @step
 def fetch_keys(call, part, key):
-    """Ask for _FETCHED keys from `key` on, as far as the part has them."""
+    """Prefetch up to _FETCHED keys from `key` on, none beyond the part's end."""
     end = part.queries.end_key
     if key < end:
         k, count = rows_together(call, call.k, part, key, min(_FETCHED, end - key))
@@ -245,7 +252,7 @@ def fetch_keys(call, part, key):
 
 @step
 def add_visible_values(call, part, p, v, start, count):
-    """o += p @ v over the keys that each query sees, where the product would carry NaN to others."""
+    """o += p @ v over visible pairs only: for a v with NaN or inf, as the product would add 0 * NaN."""
     queries, chunk = part.queries, call.split.chunk
     for g in range(call.sizes.group):
         mask = mask_address(queries.b, queries.h + g, 0, queries.start, start, call.features)

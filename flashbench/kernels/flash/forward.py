@@ -1,9 +1,25 @@
 """Tiled attention with an online softmax: the forward pass of FlashAttention (Dao et al. 2022; Dao 2023).
 
-A task is one tile of queries of one head. Its scores are kept transposed, s[key, query lane], so that
-neither K nor V is packed. o itself is the accumulator, so that a thread's scratch is the packed queries and
-one tile of scores. Only rows that lie so far apart that they push each other out of the cache are copied:
-k and v before the tiles begin (gather.py), o while its tile is at work.
+Threads take tasks from a shared counter. A task is one tile of queries of one head: `attend` packs the
+queries, loops over tiles of keys, and writes o and lse. Each tile of keys takes three passes (`add_keys`):
+
+    1. s = scale q k^T as the features change it
+    2. p = exp2(s - row_max), with the online softmax
+    3. o += p v
+
+Names used in all kernels of this folder:
+
+    call      the arrays, sizes and features of the call: a struct (`ForwardCall`)
+    scratch   this thread's own memory (scratch.py): the packed queries qt, a tile of scores s, row_max, ...
+    queries   the tile of queries: its sequence b, head h, first query `start`, number of queries `rows`
+    keys      the tile of keys: first key `start`, number of keys `rows`, and what the mask hides of it
+    rows      addresses of the rows of q, k, v, o and lse that the task reads and writes
+    lanes     the number of queries in the tile, rounded up to whole vectors
+
+The tile of scores is transposed: s[key, query lane]. So a product reads rows of K and V as they are, and
+only q is packed. Sums grow in o itself, so that scratch holds no second copy of it. The exception: rows at
+long strides fall into the same cache sets and evict each other. Such rows of k and v are gathered before the
+first tile (gather.py). Such rows of o grow in scratch and are copied to o at the end.
 """
 
 from __future__ import annotations
@@ -40,7 +56,10 @@ from flashbench.kernels.tile.softmax import online_softmax
 
 
 class ForwardCall(NamedTuple):
-    """k and v: where `gather` puts them. Work's tickets: TICKETS for `gather`, then one for tasks."""
+    """The arguments of one call, shared by its threads.
+
+    k and v: the arrays after `gather`. work.tickets: TICKETS counters of `gather`, then the counter of tasks.
+    """
 
     q: Array
     k: Array
@@ -55,20 +74,24 @@ class ForwardCall(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Rows that a task works with."""
+    """The rows of one task. q, o, lse, sums: of its tile of queries. k, v: all keys of its sequence."""
 
-    q: Any  # of its tile, as o, lse and sums
+    q: Any
     o: Any
     lse: Any
-    sums: Any  # where o grows: in place, or in scratch
-    k: Any  # of all keys of its sequence, as v
+    sums: Any  # the unnormalised o: o itself, or scratch
+    k: Any
     v: Any
-    v_is_finite: Any  # a note: 0 not checked yet, 1 finite, 2 not
+    v_is_finite: Any  # shared flag: 0 not checked yet, 1 finite, 2 not finite
 
 
 @functools.cache
 def flash_forward(product: Product) -> Any:
-    """The kernel by one product: kernel(0 of storage, 0 of accumulator, address of the call, slot)."""
+    """The compiled kernel for one `Product`: kernel(storage, number, address, slot).
+
+    storage, number: a zero of the storage type and of the accumulator type. address: of the `ForwardCall`.
+    slot: the thread's index, from 0.
+    """
 
     def flash_forward(storage, number, address, slot):
         work_on_tiles(product, view(ForwardCall, storage, number, address), slot)
@@ -78,7 +101,7 @@ def flash_forward(product: Product) -> Any:
 
 @step
 def work_on_tiles(product, call, slot):
-    """Work on tiles of queries until none is left."""
+    """Take tiles of queries from the shared counter until none is left."""
     gather(call)
     scratch = thread_scratch(call, slot)
     ticket = at(call.work.tickets, TICKETS)
@@ -93,7 +116,7 @@ def work_on_tiles(product, call, slot):
 
 @step
 def tile_of_task(call, task):
-    """The tile of queries that is a task: they are numbered sequence by sequence, head by head."""
+    """The tile of queries of a task. Tasks are numbered by sequence, then head, then tile."""
     b = sequence_of(call, task, call.sizes.num_heads)
     sequence = sequence_at(call, b)
     inner = task - sequence.tiles_before * call.sizes.num_heads
@@ -103,11 +126,11 @@ def tile_of_task(call, task):
 
 @step
 def attend(product, call, scratch, queries):
-    """o and lse of a tile of queries, from all the keys that it sees."""
+    """Compute o and lse of a tile of queries over all its visible keys."""
     rows = rows_of(call, scratch, queries)
     begin(product, call, scratch, queries, rows.q)
     tiles = 0
-    # A block mask lists blocks of keys that are visible; without one there is one block: all keys.
+    # A block mask lists the visible blocks of keys. Without a block mask, all keys are one block.
     block, last_block = key_blocks(queries, call.features)
     while block < last_block:
         start, end = key_span(block, queries, call.features)
@@ -125,7 +148,7 @@ def attend(product, call, scratch, queries):
 
 @step
 def rows_of(call, scratch, queries):
-    """Where the tile's rows lie, and those of its keys and values."""
+    """The rows of q, o and lse for the tile, and of k and v for its sequence."""
     sequence, h = queries.sequence, queries.h
     kv, query = h // call.sizes.group, sequence.first_query + queries.start
     o = rows_at(call.o, sequence.batch, h, query)
@@ -142,7 +165,7 @@ def rows_of(call, scratch, queries):
 
 @step
 def begin(product, call, scratch, queries, q):
-    """Pack q, and put what each query begins with: its maximum and sum, and what features need of it."""
+    """Pack q and set the initial row_max, row_sum and feature data of each query lane."""
     features = call.features
     product.pack(q, queries.rows, call.sizes.head_dim, scratch.qt, queries.lanes, features.q_factor)
     row_max, row_sum = start_of_row(features, queries.h)
@@ -157,14 +180,14 @@ def begin(product, call, scratch, queries, q):
 
 @step
 def add_keys(product, call, scratch, queries, keys, rows, begun):
-    """Bring row_max, row_sum and o up to date with one more tile of keys."""
+    """Update row_max, row_sum and o with one tile of keys. begun: an earlier tile has already written o."""
     s, lanes, features, columns = scratch.s, queries.lanes, call.features, call.sizes.head_dim_v
 
-    # Pass 1: scores, in units of log2, and what the features make of them.
+    # Pass 1: s = scale q k^T with softcap, ALiBi and masks, times log2(e): softmax then needs exp2 only.
     nowhere = pointer(call.zero, 0)
     tile_scores(product, call, scratch, s, queries, keys, rows_from(rows.k, keys.start), nowhere)
 
-    # Pass 2: probabilities under the maximum so far; o is rescaled to it.
+    # Pass 2: s becomes p = exp2(s - row_max). If row_max grows, rescale the older sums to the new maximum.
     grew = online_softmax(s, lanes, keys.rows, lanes, scratch.row_max, scratch.row_sum, scratch.rescale)
     if grew and begun:
         scale_rows(rows.sums.at, rows.sums.row, queries.rows, columns, scratch.rescale)
@@ -183,7 +206,7 @@ def add_keys(product, call, scratch, queries, keys, rows, begun):
 
 @step
 def finish(call, scratch, queries, rows):
-    """o divided by the sum of its row, and lse. A row that sees no key has sum 0: o = 0, lse = -inf."""
+    """Divide o by row_sum and store lse. A row with no visible key has sum 0: o = 0, lse = -inf."""
     columns, sums = call.sizes.head_dim_v, rows.sums
     for r in range(queries.rows):
         total = at(scratch.row_sum, r)[0]

@@ -1,7 +1,7 @@
 """Copy scattered K/V rows into contiguous memory before tiles read them, and scatter their gradients back.
 
-Rows of one head of a (batch, seqlen, heads, head_dim) array lie so far apart that its keys and values fall
-into few sets of every cache, and each tile of queries would wait for them again.
+In a (batch, seqlen, heads, head_dim) array, rows of one head are heads * head_dim elements apart. They fall
+into few sets of every cache and evict each other, so that each tile of queries would load them again.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from flashbench.kernels.call.arrays import rows_at
 from flashbench.kernels.call.structs import Array, Move, MoveSizes
 from flashbench.kernels.tile.edit import put_multiple
 
-TICKETS = 2  # that `gather` takes from the call's: pieces taken, pieces done
-_PIECE = 64  # rows, of all heads, as they follow each other in memory
+TICKETS = 2  # counters of `gather`, the first of the call: pieces taken, pieces done
+_PIECE = 64  # rows of all heads: at the source they are contiguous
 _MOVE_BYTES = CELL_BYTES * (2 * len(Array._fields) + len(MoveSizes._fields))
 
 
 @step
 def copy_rows(source, target, rows, columns, one):
-    """target[r] = source[r]; one: 1 of their dtype."""
+    """target[r] = source[r] for `rows` rows. one: 1 in their dtype."""
     for row in range(rows):
         put_multiple(at(target.at, row * target.row), at(source.at, row * source.row), columns, one)
 
 
 @step
 def gather(call):
-    """Do the call's moves together with its other threads; returns when every move is done."""
+    """Copy the arrays of the call's moves, all threads together. Return when every copy is done."""
     taken, done = call.work.tickets, at(call.work.tickets, 1)
     pieces = 0
     for number in range(call.work.move_count):
@@ -72,7 +72,7 @@ def _copy_piece(call, piece):
 
 @step
 def _copy_row(move, b, row):
-    """Of all heads, which are neighbours at the source."""
+    """Copy one row of all heads: at the source they are contiguous."""
     for h in range(move.sizes.heads):
         source, target = rows_at(move.source, b, h, row), rows_at(move.target, b, h, row)
         put_multiple(target.at, source.at, move.sizes.columns, move.zero + 1)
@@ -80,9 +80,9 @@ def _copy_row(move, b, row):
 
 @step
 def scatter(gathered, home, sequence, head, columns):
-    """Copy a head's rows of gathered gradients to where they belong, unless they are there.
+    """Copy one head's gradients from the gathered array to the output array `home`.
 
-    gathered, home: arrays of a call.
+    No copy if both are the same array.
     """
     if address_in(gathered.at) != address_in(home.at):
         source = rows_at(gathered, sequence.batch, head, sequence.first_key)

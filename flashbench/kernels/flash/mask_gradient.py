@@ -1,8 +1,8 @@
-"""The gradient of an additive mask: of the scores it was added to, summed where it was broadcast.
+"""The gradient of an additive mask: dmask = ds, summed along the axes on which the mask is broadcast.
 
-A pass of its own, and only on request: each task owns some entries of the mask and computes anew the tiles
-of scores of all batch entries, heads, queries or keys that share them, in a fixed order. So the sums do not
-depend on the number of threads, and no seqlen_q x seqlen_k array but the gradient itself is needed.
+A separate kernel, run only on request. Each task owns a piece of the mask. It recomputes ds for all batch
+entries, heads, queries or keys that share these entries, in a fixed order. So the sums do not depend on the
+number of threads, and the only seqlen_q x seqlen_k array is the gradient itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from flashbench.kernels.products import Product
 
 
 class MaskShape(NamedTuple):
-    """The mask's own: 1 where it is broadcast."""
+    """The shape of the mask; 1 on an axis on which it is broadcast."""
 
     batch: int
     heads: int
@@ -35,7 +35,10 @@ class MaskShape(NamedTuple):
 
 
 class MaskGradientCall(NamedTuple):
-    """dmask: contiguous, zero at first. Work's tickets: one for pieces."""
+    """The arguments of one call, shared by its threads.
+
+    dmask: contiguous, initially zero. work.tickets: the counter of pieces.
+    """
 
     q: Array
     k: Array
@@ -52,7 +55,10 @@ class MaskGradientCall(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """The entries of the mask that a task owns: a tile along an axis, or all of it where it is broadcast."""
+    """The mask entries of one task: its batch entry, head, and first query and key of a tile.
+
+    On a broadcast axis the piece has the mask's only entry.
+    """
 
     b: Any
     h: Any
@@ -62,7 +68,7 @@ class _Piece(NamedTuple):
 
 @functools.cache
 def flash_mask_gradient(product: Product) -> Any:
-    """The kernel by one product: kernel(0 of storage, 0 of accumulator, address of the call, slot)."""
+    """The compiled kernel for one `Product`. Arguments: see `flash_forward`, with a `MaskGradientCall`."""
 
     def flash_mask_gradient(storage, number, address, slot):
         work_on_pieces(product, view(MaskGradientCall, storage, number, address), slot)
@@ -72,7 +78,7 @@ def flash_mask_gradient(product: Product) -> Any:
 
 @step
 def work_on_pieces(product, call, slot):
-    """Work on pieces of the mask until none is left."""
+    """Take pieces of the mask from the shared counter until none is left."""
     scratch = thread_scratch(call, slot)
     shape, block_q, block_k = call.shape, call.sizes.block_q, call.sizes.block_k
     q_pieces = (shape.queries + block_q - 1) // block_q
@@ -92,7 +98,7 @@ def work_on_pieces(product, call, slot):
 
 @step
 def add_all(product, call, scratch, piece):
-    """Add to the piece's total what all tiles of scores that share its entries give."""
+    """Add ds of all tiles that share the piece's entries to scratch.total."""
     shape, block_q = call.shape, call.sizes.block_q
     batches = (piece.b, piece.b + 1) if shape.batch > 1 else (0, call.work.sequence_count)
     heads = (piece.h, piece.h + 1) if shape.heads > 1 else (0, call.sizes.num_heads)
@@ -109,7 +115,7 @@ def add_all(product, call, scratch, piece):
 
 @step
 def add_queries(product, call, scratch, queries, piece):
-    """Add what one tile of queries gives."""
+    """Add ds of one tile of queries to scratch.total."""
     block_k = call.sizes.block_k
     first, end = queries.first_key, queries.end_key
     if call.shape.keys > 1:
@@ -126,7 +132,7 @@ def add_queries(product, call, scratch, queries, piece):
     if call.features.alibi:
         put_alibi(scratch, queries, call.features)
     put_limits(scratch, queries, call.features)
-    # A tile begins where its piece does, so that its first key is the total's first.
+    # Tiles begin at multiples of block_k, as pieces do: the tile's first key is the first key of `total`.
     for start in range(first // block_k * block_k, end, block_k):
         keys = keys_at(call, queries, 0, start, end)
         if keys.shown != HIDDEN:
@@ -138,7 +144,7 @@ def add_queries(product, call, scratch, queries, piece):
 
 @step
 def add_tile(call, scratch, queries, keys):
-    """total += ds. Padded lanes of ds are zero: their probability is."""
+    """total += ds. Padded lanes have p = 0, so they add 0."""
     row = whole_vectors(call, call.sizes.block_q)
     for j in range(keys.rows):
         for lane in range(queries.lanes):
@@ -147,7 +153,7 @@ def add_tile(call, scratch, queries, keys):
 
 @step
 def put_total(call, scratch, piece):
-    """Put the piece's total into dmask, added up along the axes that the mask is broadcast along."""
+    """Add scratch.total to the piece of dmask, summed along broadcast axes."""
     shape, block_q, block_k = call.shape, call.sizes.block_q, call.sizes.block_k
     row = whole_vectors(call, block_q)
     dmask = rows_at(call.dmask, piece.b, piece.h, 0)

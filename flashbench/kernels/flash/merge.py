@@ -1,7 +1,7 @@
-"""Parts of one head's keys, each with o under a maximum of its own, and how they become one.
+"""Merge the results of decoding: each part of a head's keys has its own o, row_max and row_sum.
 
-The thread that finishes the last part merges them all, in a fixed order. So the result does not depend on the
-number of threads.
+The thread that finishes a head's last part merges all its parts, in a fixed order. So the bits of the result
+do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from flashbench.kernels.products import Matrix
 
 
 class Split(NamedTuple):
-    """How the keys are split, and the queries of heads that share them put together."""
+    """How the keys are split into parts. A group is the query heads that share one key/value head (GQA)."""
 
-    chunk: int  # queries at once, of each head of a group
-    rows: int  # chunk times the heads of a group
-    lanes: int  # rows, up to whole vectors
-    part_keys: int
-    parts: Number  # of each task: o (rows, head_dim_v), row_max and row_sum (rows each)
-    part_numbers: int  # numbers of a part
-    storage_bytes: int  # of an element
+    chunk: int  # queries per head in one task
+    rows: int  # queries in one task: chunk * heads of a group
+    lanes: int  # rows rounded up to whole vectors
+    part_keys: int  # keys in one part
+    parts: Number  # for each task: o (rows, head_dim_v), row_max (rows), row_sum (rows)
+    part_numbers: int  # numbers per task in `parts`
+    storage_bytes: int  # of an element of k and v
 
 
 class KeyPart(NamedTuple):
-    """A task: a part of the keys of one key/value head, for a chunk of queries of its group."""
+    """One task: a part of the keys of one key/value head, for a chunk of queries of its group."""
 
-    queries: Any  # h: the group's first head; first_key and end_key: of the part
+    queries: Any  # h: the first head of the group. first_key, end_key: the limits of the part
     kv: Any
     task: Any
-    number: Any  # among the parts of its head
-    splits: Any  # how many these are
-    o: Any
+    number: Any  # index of the part, 0 <= number < splits
+    splits: Any  # number of parts
+    o: Any  # this part's rows in `Split.parts`
 
 
 @step
 def splits_of(seqlen_k, part_keys):
-    """Into how many parts the keys of a sequence are split; one even of none, which writes o = 0."""
+    """The number of parts of a sequence's keys. A sequence without keys has one part: it writes o = 0."""
     return max(1, (seqlen_k + part_keys - 1) // part_keys)
 
 
 @step
 def finish_part(product, call, scratch, part):
-    """Put row_max and row_sum behind the part's o; merge the head's parts if this is the last of them."""
+    """Store row_max and row_sum after the part's o. The last part to finish merges all parts of the head."""
     rows, columns = call.split.rows, call.sizes.head_dim_v
     tails = at(part.o.at, rows * columns)
     for r in range(rows):
@@ -63,7 +63,7 @@ def finish_part(product, call, scratch, part):
 
 @step
 def merge_parts(product, call, scratch, part, parts):
-    """o and lse of the queries from all parts of their keys."""
+    """Write o and lse of the queries from all parts of their keys."""
     queries, chunk = part.queries, call.split.chunk
     rows, columns = call.split.rows, call.sizes.head_dim_v
     sequence = queries.sequence
@@ -79,10 +79,11 @@ def merge_parts(product, call, scratch, part, parts):
 
 @step
 def merge_row(product, call, scratch, splits, values, tails, o, lse):
-    """o and lse of one row from its parts, each under a maximum of its own.
+    """Write o and lse of one row: o = sum of weight * part, with weight = 2**(part_max - max) / total.
 
-    values: the row's sum of p @ v, a part each; tails: the row_max of the first, and `rows` further its
-    row_sum. The packed q is done with: it is room for MOST_PARTS weights, and more parts are merged in turns.
+    values: the row's unnormalised o, one row per part. tails: the row_max of the first part; its row_sum lies
+    `rows` numbers further. The weights overwrite scratch.q, which is no longer needed. It has room for
+    MOST_PARTS weights, so more parts than that are merged in several turns.
     """
     stride, rows, zero, weights = call.split.part_numbers, call.split.rows, call.zero, scratch.q
     most = zero - math.inf
@@ -91,7 +92,7 @@ def merge_row(product, call, scratch, splits, values, tails, o, lse):
     total = zero + 0.0
     for part in range(splits):
         part_max, part_sum = at(tails, part * stride)[0], at(tails, part * stride + rows)[0]
-        if part_max != -math.inf or part_sum != 0:  # else it sees none of its keys
+        if part_max != -math.inf or part_sum != 0:  # else the row attends to no key of the part
             total += 2.0 ** (part_max - most) * part_sum
     inverse = 1 / total if total != 0 else zero + 0.0
     for first in range(0, splits, MOST_PARTS):

@@ -1,4 +1,7 @@
-"""The scratch of one thread of each flash kernel: what it keeps, under which name, and how much of it."""
+"""Scratch memory of one thread in each flash kernel: the parts, their names and their sizes.
+
+A thread allocates nothing: the engine gives each thread one block of this layout (codegen/scratch.py).
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,24 @@ from flashbench.codegen.isa import ISA
 from flashbench.codegen.scratch import Part, ScratchLayout
 from flashbench.codegen.structs import Storage
 
-MOST_PARTS = 64  # of decoding, merged at once
+MOST_PARTS = 64  # parts of the keys that decoding merges at once
 
 
 class ScratchSizes(NamedTuple):
-    """What the sizes of parts depend on."""
+    """The sizes of a call that set the sizes of the parts."""
 
-    lanes: int  # of a tile, whole vectors
+    lanes: int  # block_q rounded up to whole vectors
     block_q: int
     block_k: int
     head_dim: int
     head_dim_v: int
     storage_bytes: int
     number_bytes: int
-    limited: bool = False  # causality or a window gives queries a first or an end key of their own
+    limited: bool = False  # causality or a window: the first or the end key differs between queries
     alibi: bool = False
     softcap: bool = False
-    # Whether rows of these lie so far apart that a tile of them is better kept here while it is at work.
-    gathers_sums: int = 0  # of o in the forward pass, of dq in the backward pass
+    # 1: the rows lie so far apart that they evict each other, so the task works on a copy of its tile here.
+    gathers_sums: int = 0  # o in the forward pass, dq in the backward pass
     gathers_q: int = 0
     gathers_do: int = 0
 
@@ -38,7 +41,7 @@ def padded_lanes(block_q: int, itemsize: int) -> int:
 
 
 def _lanes(name: str, rows: Callable[[ScratchSizes], int] = lambda n: 1) -> Part:
-    """A part of so many rows, one number a lane each."""
+    """A part with `rows` rows of one number per lane."""
     return Part(name, lambda n: rows(n) * n.lanes)
 
 
@@ -47,13 +50,14 @@ def _keys(name: str) -> Part:
     return _lanes(name, lambda n: n.block_k)
 
 
-# The first and the end key of each query: where a query has its own, or where tiles begin before the first.
+# The first key of each query, and one past its last. Forward and backward need them only with causality or a
+# window. Decoding and the mask's gradient always do: their tiles may begin before a query's first key.
 _LIMITS = (_lanes("firsts"), _lanes("ends"))
 _LIMITS_IF_ANY = (_lanes("firsts", lambda n: n.limited), _lanes("ends", lambda n: n.limited))
-# Where each query stands among the keys, and its slope.
+# The key index at which each query stands (its diagonal), and its slope.
 _ALIBI = (_lanes("positions", lambda n: n.alibi), _lanes("slopes", lambda n: n.alibi))
 _ROW_STATE = (_lanes("row_max"), _lanes("row_sum"), _lanes("rescale"))
-STATE_ROWS = len(_ROW_STATE)  # numbers that the forward pass keeps for each lane, whatever the features
+STATE_ROWS = len(_ROW_STATE)  # numbers per lane that the forward pass keeps with any features
 
 FORWARD = ScratchLayout(
     "ForwardScratch",
@@ -87,7 +91,7 @@ MASK_GRADIENT = ScratchLayout("MaskGradientScratch", *_GRADIENTS, *_LIMITS, _key
 
 DECODE = ScratchLayout(
     "DecodeScratch",
-    Part("q", lambda n: max(n.head_dim * n.lanes, MOST_PARTS)),  # later the weights of a head's parts
+    Part("q", lambda n: max(n.head_dim * n.lanes, MOST_PARTS)),  # the merge reuses it for the parts' weights
     _lanes("qt", lambda n: n.head_dim),
     _keys("s"),
     *_ROW_STATE,

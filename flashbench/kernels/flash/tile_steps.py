@@ -1,7 +1,7 @@
-"""One tile of scores, and of their gradients: what forward, backward and the mask's gradient share.
+"""One tile of scores and of its gradients: the steps that forward, backward and mask_gradient share.
 
-The steps follow the definition: s = scale q k^T, softcap, ALiBi, mask, causality and window; p = softmax;
-dropout.
+The order is that of the definition: s = scale q k^T, softcap, ALiBi, mask, causality and window; then
+p = softmax(s); then dropout.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from flashbench.kernels.tile.edit import row_dots
 from flashbench.kernels.tile.scores import add_alibi, cap_scores, hide_outside
 from flashbench.kernels.tile.softmax import probabilities, score_gradients
 
-_PIECE = 48  # keys: whole tiles of the products, whose heights all but one divide it
+_PIECE = 48  # keys: a multiple of all register-tile heights but one, so that a piece is whole register tiles
 
 
 @step
 def start_of_row(features, h):
-    """(row_max, row_sum) before any key: a sink is a key of its own that carries no value."""
+    """(row_max, row_sum) before the first key. A sink counts as one more key, with value 0."""
     sink = sink_of(features, h)
     if sink != -math.inf:
         return sink * LOG2E, features.zero + 1
@@ -33,7 +33,7 @@ def start_of_row(features, h):
 
 @step
 def put_alibi(scratch, queries, features):
-    """Where each query of a tile stands among the keys, and its slope in units of log2, for `add_alibi`."""
+    """Write the positions and the negative slopes of the queries, in log2 units, for `add_alibi`."""
     slope = slope_of(features, queries.b, queries.h)
     for lane in range(queries.lanes):
         at(scratch.positions, lane)[0] = queries.start + lane + queries.sequence.diagonal
@@ -42,13 +42,13 @@ def put_alibi(scratch, queries, features):
 
 @step
 def tile_scores(product, call, scratch, s, queries, keys, k, cap_slopes):
-    """s = k @ qt in units of log2, as the features change it; -inf where it is hidden.
+    """s = k @ qt in log2 units, then the features; -inf where a pair is hidden.
 
-    k: the tile's rows. cap_slopes: where tanh's derivatives go, of softcap; the null pointer: nowhere.
+    k: the rows of the tile. cap_slopes: output for the derivative of softcap's tanh; null: not stored.
     """
     features, lanes, depth = call.features, queries.lanes, call.sizes.head_dim
     if keys.shown == PARTLY and features.mask_key == 1 and features.mask_row != 0:
-        # A mask of its own for every pair is long, and comes from memory: ask for it piece by piece.
+        # A full mask is as large as the scores and comes from memory: prefetch it piece by piece.
         size = features.mask_size
         for start in range(0, keys.rows, _PIECE):
             count = min(_PIECE, keys.rows - start)
@@ -67,7 +67,7 @@ def tile_scores(product, call, scratch, s, queries, keys, k, cap_slopes):
 
 @step
 def hide_limits(scratch, tile, queries, keys, value):
-    """`value` where causality or the window hides a pair of the tile."""
+    """Write `value` where causality or the window hides a pair of the tile."""
     if keys.hidden < keys.rows:
         place, first = at(tile, keys.hidden * queries.lanes), keys.start + keys.hidden
         hide_outside(
@@ -77,23 +77,24 @@ def hide_limits(scratch, tile, queries, keys, value):
 
 @step
 def draws_of(queries, keys, features):
-    """Where the random words of a tile are."""
+    """The position of a tile in the stream of random words."""
     return Draws(keys.start, queries.start, queries.h, queries.b, features.seed, features.threshold)
 
 
 @step
 def put_rows(product, call, scratch, queries, do, o, lse, scale):
-    """What the gradients of a tile need of its queries: do packed, lse in units of log2, delta = sum(o * do).
+    """Write per-query inputs of the gradients: dot = packed do, lse2 = lse in log2 units, delta = sum(o do).
 
-    dot and delta are multiplied by `scale`, so that gradients of scores come out multiplied by it.
+    dot and delta are multiplied by `scale`, so that ds comes out multiplied by it.
     """
     columns = call.sizes.head_dim_v
     product.pack(do, queries.rows, columns, scratch.dot, queries.lanes, scale)
     row_dots(o.at, o.row, do.at, do.row, queries.rows, columns, scale, scratch.delta)
     for r in range(queries.rows):
         row_lse = at(lse.at, r * lse.row)[0]
-        # +inf makes every probability 0: for a row that sees no key (lse = -inf), and for one whose logits
-        # are so far below 0 that lse does not tell 1 from 0, as where its mask is the lowest float.
+        # lse2 = +inf makes every probability 0. Two kinds of row need it: a row with no visible key
+        # (lse = -inf), and a row whose lse is so far below 0 that lse - 1 == lse, as when its mask is the
+        # lowest float. Such an lse cannot tell probability 1 from 0.
         at(scratch.lse2, r)[0] = row_lse - 1.0
         lse_is_useless = row_lse < 0 and at(scratch.lse2, r)[0] == row_lse
         at(scratch.lse2, r)[0] = math.inf if lse_is_useless else row_lse * LOG2E
@@ -104,10 +105,10 @@ def put_rows(product, call, scratch, queries, do, o, lse, scale):
 
 @step
 def tile_gradients(product, call, scratch, queries, keys, v):
-    """From scores in p: ds, the gradients of what softmax was applied to; and p as o was made of it.
+    """scratch.p holds scores s: replace them by p (after dropout), and write ds to scratch.ds.
 
-    Forward: p = exp2(s - lse2), o = p @ v. So dp = do @ v.T, and ds = p * (dp - delta); 0 where it is hidden.
-    v: the tile's rows.
+    Forward: p = exp2(s - lse2), o = p @ v. So dp = do @ v.T and ds = p * (dp - delta); 0 where a pair is
+    hidden. v: the rows of the tile.
     """
     p, ds, lanes, features = scratch.p, scratch.ds, queries.lanes, call.features
     probabilities(p, lanes, keys.rows, lanes, scratch.lse2)
@@ -117,7 +118,7 @@ def tile_gradients(product, call, scratch, queries, keys, v):
         drop_gradients(ds, p, scratch.delta, features.keep_factor, keys.rows, lanes, draws)
     else:
         score_gradients(ds, p, lanes, keys.rows, lanes, scratch.delta)
-    # A value that is not finite makes 0 * NaN of what is hidden.
+    # A hidden pair has p = 0, but with a v that is not finite its ds is 0 * NaN.
     hide_limits(scratch, ds, queries, keys, call.zero)
     if keys.shown == PARTLY:
         clear_masked(ds, keys.rows, lanes, queries.rows, keys.mask, features)
