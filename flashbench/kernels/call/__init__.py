@@ -1,1 +1,1 @@
-"""What a call passes to its kernels, by name."""
+"""The arguments of a kernel call, and how kernels read them."""

@@ -1,4 +1,4 @@
-"""From a call's arrays to rows: the one place where addresses are computed."""
+"""Addresses of rows in a call's arrays. Only this file computes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SEQUENCE_BYTES = CELL_BYTES * len(Sequence._fields)
 
 @step
 def rows_at(array, batch, head, first):
-    """The rows of one head from row `first` on."""
+    """The rows of one head from row `first` on, as a `Matrix`."""
     start = at_bytes(array.at, batch * array.batch + head * array.head)
     return Matrix(at(start, first * array.row), array.row)
 
@@ -26,7 +26,10 @@ def rows_from(matrix, first):
 
 @step
 def numbers_of(matrix, zero):
-    """Rows of the storage type, where that is the accumulator's: sums may grow in place."""
+    """The same rows as accumulators, for dtypes whose storage type is the accumulator type.
+
+    So sums can grow in place.
+    """
     return Matrix(recast(zero, matrix.at), matrix.row)
 
 

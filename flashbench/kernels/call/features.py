@@ -1,4 +1,4 @@
-"""A head's slope and sink, and where the entries of its mask lie."""
+"""The ALiBi slope and the sink of a head, and the addresses of its mask entries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def slope_of(features, b, h):
 
 @step
 def sink_of(features, h):
-    """The logit that joins the softmax of a head's rows; -inf is none."""
+    """The sink of a head: a logit that joins the softmax of all its rows. -inf: no sink."""
     if not features.sinks:
         return features.zero - math.inf
     return at_bytes(features.sink_logits, h * features.sinks_head)[0] + 0.0
@@ -24,14 +24,14 @@ def sink_of(features, h):
 
 @step
 def dense_entry(b, h, query, key, features):
-    """The address of a dense mask's entry of a pair."""
+    """The address of the dense mask's entry for one (query, key) pair."""
     place = query * features.mask_row + key * features.mask_key
     return features.mask_at + b * features.mask_batch + h * features.mask_head + place * features.mask_size
 
 
 @step
 def blocks_of_row(b, h, query, features):
-    """(first, end): the places of a query's row of blocks in a block mask's lists."""
+    """(first, end): the range of a query's blocks in the block mask's lists `columns` and `parts`."""
     address = features.starts + b * features.mask_batch + h * features.mask_head
     starts = at(pointer(0, address), query // features.mask_block_q)
     return starts[0], starts[1]

@@ -1,4 +1,4 @@
-"""Where the entries of a mask lie, and how much of a tile they show."""
+"""The mask of one tile: the address of its entries, how much of the tile is visible, and how to apply it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from flashbench.kernels.maths.exp2 import LOG2E
 from flashbench.kernels.tile.masks import add_mask, bytes_shown, clear_minus_inf, floats_shown, hide_masked
 
 NO_MASK, BOOL_MASK, FLOAT_MASK, BLOCK_MASK = range(4)
-HIDDEN, PARTLY, ALL = range(3)  # how much of a tile a mask shows
+HIDDEN, PARTLY, ALL = range(3)  # how much of a tile is visible: nothing, some of it, all
 _BYTE = np.uint8(0)  # the type of a bool mask's entries
 
 
 @step
 def mask_address(b, h, block, q_start, k_start, features):
-    """Where the mask's entries for the tile begin; 0 where a block mask shows all of it."""
+    """The address of the tile's first mask entry; 0 if a block mask shows the whole block."""
     if features.mask == BLOCK_MASK:
         part = features.parts[block]
         if part < 0:
@@ -31,13 +31,13 @@ def mask_address(b, h, block, q_start, k_start, features):
 
 @step
 def mask_on_tile(address, q_rows, k_rows, features):
-    """HIDDEN, PARTLY or ALL: how much of the tile the mask shows."""
+    """HIDDEN, PARTLY or ALL: how much of the tile the mask leaves visible."""
     if features.mask == NO_MASK or address == 0:
         return ALL
     by_query, by_key = features.mask_row, features.mask_key
     rows = 1 if by_query == 0 else q_rows
     state = HIDDEN
-    for row in range(rows):  # up to the first that settles it, as a mask is long to read
+    for row in range(rows):  # stop at the first row that decides it: reading a mask is slow
         if features.mask == FLOAT_MASK:
             shown = floats_shown(at(pointer(features.zero, address), row * by_query), k_rows, by_key)
         else:
@@ -50,7 +50,7 @@ def mask_on_tile(address, q_rows, k_rows, features):
 
 @step
 def mask_shows(address, query, key, features):
-    """Whether the mask lets query `query` of the tile see its key `key`."""
+    """Whether the mask lets the tile's query attend to the tile's key; both indices count in the tile."""
     if features.mask == NO_MASK or address == 0:
         return True
     place = query * features.mask_row + key * features.mask_key
@@ -61,7 +61,7 @@ def mask_shows(address, query, key, features):
 
 @step
 def apply_mask(s, k_rows, lanes, q_rows, mask, features):
-    """Add the mask to a tile of scores, or hide by it."""
+    """Add a float mask to a tile of scores in log2 units; write -inf where a bool mask is False."""
     by_query, by_key = features.mask_row, features.mask_key
     if features.mask == FLOAT_MASK:
         add_mask(s, k_rows, lanes, q_rows, pointer(features.zero, mask), by_query, by_key, LOG2E)
@@ -71,7 +71,7 @@ def apply_mask(s, k_rows, lanes, q_rows, mask, features):
 
 @step
 def clear_masked(tile, k_rows, lanes, q_rows, mask, features):
-    """Zeros where the mask hides."""
+    """Write 0 where the mask hides a pair."""
     by_query, by_key = features.mask_row, features.mask_key
     if features.mask == FLOAT_MASK:
         clear_minus_inf(tile, k_rows, lanes, q_rows, pointer(features.zero, mask), by_query, by_key)

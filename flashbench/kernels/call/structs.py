@@ -1,7 +1,7 @@
-"""What a call passes to its kernels, by name: arrays, sizes, features, shared counters.
+"""The arguments of a kernel call, by name: arrays, sizes, features, shared counters.
 
-A call is a struct of structs that Python writes into one table (codegen/structs.py); a kernel gets its
-address. At the end, the values that kernels make for themselves: the tiles of queries and keys at work.
+A call is a struct of structs. Python writes it into one table (codegen/structs.py) and passes the kernel its
+address. The last two structs, `Queries` and `Keys`, are made by the kernels: the current tiles.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from flashbench.codegen.structs import Number, Storage, Word
 
 
 class Array(NamedTuple):
-    """An array (batch, heads, rows, columns) of the storage type, the elements of a row side by side."""
+    """An array (batch, heads, rows, columns) of the storage type. Elements of a row are contiguous."""
 
     at: Storage
-    batch: int  # bytes from one to the next
-    head: int  # bytes
-    row: int  # elements
+    batch: int  # stride in bytes
+    head: int  # stride in bytes
+    row: int  # stride in elements
 
 
 class Numbers(NamedTuple):
-    """The same of the accumulator type: lse, sums, gradients while they grow."""
+    """An array of the accumulator type, with the same strides: lse, sums, gradients while they grow."""
 
     at: Number
     batch: int
@@ -40,28 +40,28 @@ class Sizes(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What the threads of a call share."""
+    """Shared state of the threads of a call."""
 
-    tasks: int
-    sequences: int  # address of a `Sequence` each
+    tasks: int  # number of tasks
+    sequences: int  # address of the table of `Sequence`
     sequence_count: int
-    moves: int  # address of a `Move` each: what to gather first
+    moves: int  # address of the table of `Move`: the arrays to gather first
     move_count: int
-    tickets: Word  # counters, zero at first: who does what
-    finite: Word  # a note for each key/value head of a sequence: 0 not looked yet, 1 finite, 2 not
-    progress: Word  # the backward pass: for each task, the keys it is past
-    scratch: int  # address of the first thread's
-    scratch_stride: int  # bytes to the next thread's
+    tickets: Word  # counters, initially zero: a thread takes a task by adding 1
+    finite: Word  # a flag per key/value head of each sequence: 0 not checked yet, 1 finite, 2 not finite
+    progress: Word  # the backward pass: for each task, the number of keys it has passed
+    scratch: int  # address of the first thread's scratch
+    scratch_stride: int  # bytes to the next thread's scratch
 
 
 class ForwardGathers(NamedTuple):
-    """1: a task works on a copy of its tile of these rows, in its scratch; 0: on the rows as they lie."""
+    """1: a task works on a copy of its tile of these rows, in scratch. 0: it works in place."""
 
     sums: int  # o
 
 
 class Gathers(NamedTuple):
-    """The same of the backward pass."""
+    """The same for the backward pass."""
 
     sums: int = 0  # dq
     q: int = 0
@@ -69,15 +69,15 @@ class Gathers(NamedTuple):
 
 
 class Sequence(NamedTuple):
-    """One sequence of the batch: where it lies in the arrays, and what its tasks are numbered from."""
+    """One sequence of the batch: its place in the arrays and the number of its first task."""
 
-    batch: int  # its place along the arrays' first axis
-    first_query: int
-    first_key: int
+    batch: int  # index on the arrays' first axis
+    first_query: int  # index of its first row in q
+    first_key: int  # index of its first row in k and v
     seqlen_q: int
     seqlen_k: int
-    diagonal: int  # the last key that query 0 sees, when causal
-    tiles_before: int  # tiles of one head, of all sequences before it
+    diagonal: int  # the last key that query 0 attends to, if causal
+    tiles_before: int  # tiles per head in all sequences before it
 
 
 class MoveSizes(NamedTuple):
@@ -88,7 +88,7 @@ class MoveSizes(NamedTuple):
 
 
 class Move(NamedTuple):
-    """An array whose rows are copied elsewhere before tiles read them."""
+    """An array to copy from `source` to `target` before tiles read it."""
 
     source: Array
     target: Array
@@ -96,19 +96,19 @@ class Move(NamedTuple):
 
 
 class Features(NamedTuple):
-    """The optional features: switches, numbers and arrays. Kernels look at them tile by tile, not score by
-    score, so that one machine code serves every combination and a feature that is off costs a branch.
+    """The optional features: switches, numbers and arrays.
 
-    Strides are in bytes by batch and head, in elements by row and key.
+    Kernels test a switch once per tile, not once per score. So one machine code serves every combination, and
+    a feature that is off costs one branch per tile. Strides: of batch and head in bytes, else in elements.
     """
 
-    q_factor: float  # times q when it is packed: scores come in units of log2, or of the softcap
+    q_factor: float  # multiplies q when it is packed: scores come in log2 units, or in units of the softcap
     scale: float  # softmax_scale
     cap: float  # softcap * log2(e)
     keep_factor: float  # 1 / (1 - dropout)
-    left: int  # keys that a query sees before its own
-    right: int  # and after it
-    softcap: int  # 1: on, as of the next two
+    left: int  # keys before the diagonal that a query attends to
+    right: int  # keys after the diagonal
+    softcap: int  # 1: on; so for alibi and sinks
     alibi: int
     sinks: int
     mask: int  # NO_MASK, BOOL_MASK, FLOAT_MASK or BLOCK_MASK
@@ -119,46 +119,46 @@ class Features(NamedTuple):
     sink_logits: Number
     sinks_head: int
     mask_at: int
-    mask_batch: int  # of the entries; of a block mask, of `starts`
+    mask_batch: int  # stride of the entries; with a block mask, stride of `starts`
     mask_head: int
     mask_row: int
     mask_key: int
     mask_size: int  # bytes of an entry
-    starts: int  # of a block mask: where each row of blocks begins in the lists below
-    columns: Word
-    parts: Word
+    starts: int  # block mask: address of the first index in the lists below, for each row of blocks
+    columns: Word  # block mask: block index along the keys
+    parts: Word  # block mask: index of the block's entries; negative: the whole block is visible
     mask_block_q: int
     mask_block_k: int
-    seed: int
-    threshold: int
+    seed: int  # dropout
+    threshold: int  # dropout rate in units of 2**-32
 
 
 class Pages(NamedTuple):
     """The block table of paged keys."""
 
-    size: int  # keys of a page; 0: keys are not in pages
-    table: int  # address of page numbers
-    batch: int  # bytes from one sequence's to the next
+    size: int  # keys per page; 0: no pages
+    table: int  # address of the page numbers
+    batch: int  # bytes from one sequence's row of the table to the next
 
 
 class Queries(NamedTuple):
-    """A tile of queries of one head of a sequence, and the keys that they may see."""
+    """A tile of queries of one head of a sequence, and the range of keys that any of them may attend to."""
 
     sequence: Any
-    b: Any  # the sequence's number
+    b: Any  # index of the sequence
     h: Any
-    start: Any
-    rows: Any
-    lanes: Any  # rows, up to whole vectors
+    start: Any  # first query, counted in its sequence
+    rows: Any  # number of queries
+    lanes: Any  # rows rounded up to whole vectors
     first_key: Any
-    end_key: Any
+    end_key: Any  # one past the last
 
 
 class Keys(NamedTuple):
-    """A tile of keys, as a tile of queries sees it."""
+    """A tile of keys, and how much of it is visible to the current tile of queries."""
 
-    start: Any
-    rows: Any
-    mask: Any  # address of the mask's entries for the two tiles
-    shown: Any  # how much of the tile the mask shows: HIDDEN, PARTLY or ALL
-    hidden: Any  # the first key that causality or a window hides from some query; rows: none
+    start: Any  # first key, counted in its sequence
+    rows: Any  # number of keys
+    mask: Any  # address of the first mask entry for the two tiles
+    shown: Any  # how much the mask leaves visible: HIDDEN, PARTLY or ALL
+    hidden: Any  # first key of the tile that causality or a window hides from some query; rows: none

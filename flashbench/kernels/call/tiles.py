@@ -1,4 +1,4 @@
-"""How queries and keys are cut into tiles: which task is which tile, and which of its keys are at work."""
+"""Split queries and keys into tiles: from the number of a task to its tile, and the keys of that tile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flashbench.kernels.call.visibility import end_key, first_key, hidden_from
 
 @step
 def sequence_of(call, task, tasks_per_tile):
-    """The number of the sequence that a task belongs to, tasks being numbered sequence by sequence."""
+    """The index of the sequence of a task, by binary search: tasks are numbered by sequence."""
     low, high = 0, call.work.sequence_count - 1
     while low < high:
         middle = (low + high + 1) // 2
@@ -26,14 +26,14 @@ def sequence_of(call, task, tasks_per_tile):
 
 @step
 def whole_vectors(call, rows):
-    """Lanes of so many rows, the last vector filled up."""
+    """`rows` rounded up to whole vectors."""
     vector = vector_lanes(call.zero)
     return (rows + vector - 1) // vector * vector
 
 
 @step
 def tiles_of(call, sequence):
-    """Tiles of queries of a sequence; none crosses from one row of a mask's blocks to the next."""
+    """Tiles of queries per head of a sequence. No tile crosses from one row of mask blocks to the next."""
     block_q = call.sizes.block_q
     if call.features.mask == BLOCK_MASK:
         mask_block = call.features.mask_block_q
@@ -43,7 +43,7 @@ def tiles_of(call, sequence):
 
 @step
 def tile_rows(call, sequence, tile):
-    """(first query, queries) of a tile; there may be none in it."""
+    """(first query, number of queries) of a tile. The number can be 0."""
     block_q = call.sizes.block_q
     if call.features.mask == BLOCK_MASK:
         mask_block = call.features.mask_block_q
@@ -56,7 +56,7 @@ def tile_rows(call, sequence, tile):
 
 @step
 def tile_at(call, b, h, start, rows):
-    """The tile of `rows` queries from `start` on of head h of sequence b."""
+    """The tile of queries start to start + rows - 1, of head h of sequence b."""
     sequence = sequence_at(call, b)
     first = first_key(start, sequence, call.features)
     end = end_key(start + rows - 1, sequence, call.features) if rows else 0
@@ -65,8 +65,10 @@ def tile_at(call, b, h, start, rows):
 
 @step
 def tile_by_number(call, b, h, tile):
-    """A sequence's tile of that number. The last tile comes first: it is the longest where it is causal, so
-    that the last tasks are short and threads finish together.
+    """Tile number `tile` of a sequence, counted from the end.
+
+    With causality the last queries have the most keys. They go first, so that the last tasks are short and
+    all threads finish at about the same time.
     """
     sequence = sequence_at(call, b)
     start, rows = tile_rows(call, sequence, tiles_of(call, sequence) - 1 - tile)
@@ -75,7 +77,7 @@ def tile_by_number(call, b, h, tile):
 
 @step
 def key_blocks(queries, features):
-    """(first, end): the places of a row of a mask's blocks in its lists; (0, 1) without a block mask."""
+    """(first, end): the range of the tile's blocks in the block mask's lists; (0, 1) without a block mask."""
     if features.mask != BLOCK_MASK:
         return 0, 1
     return blocks_of_row(queries.b, queries.h, queries.start, features)
@@ -83,7 +85,7 @@ def key_blocks(queries, features):
 
 @step
 def key_span(block, queries, features):
-    """(first, end): the keys of one of those blocks that the queries may see."""
+    """(first, end): the keys of one block that the queries may attend to."""
     if features.mask != BLOCK_MASK:
         return queries.first_key, queries.end_key
     start = features.columns[block] * features.mask_block_k
@@ -92,7 +94,7 @@ def key_span(block, queries, features):
 
 @step
 def keys_at(call, queries, block, start, end):
-    """The tile of keys from `start` on, at most to `end`, of one of those blocks."""
+    """The tile of up to block_k keys of one block, from `start` on and before `end`."""
     features = call.features
     rows = min(call.sizes.block_k, end - start)
     mask = mask_address(queries.b, queries.h, block, queries.start, start, features)

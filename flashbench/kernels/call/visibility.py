@@ -1,8 +1,9 @@
-"""Which scores of a tile are visible, and the exact way through a tile that is partly hidden.
+"""Which scores of a tile are visible, and exact sums over visible pairs only.
 
-What hides them: causality and window (a first and an end key for each query), sequence lengths, a mask. A
-tile that is partly hidden takes the fast way as long as its numbers are finite: a hidden score becomes -inf,
-its probability 0. Otherwise 0 * NaN would carry a NaN or infinity to rows that do not see it.
+Three things hide a pair: causality or a window (a first and an end key for each query), the sequence length,
+and a mask. A partly hidden tile uses the fast product as long as the numbers are finite: a hidden score
+becomes -inf, and its probability 0. If a row of v, k, q or do contains NaN or inf, 0 * NaN would spread it to
+rows that do not attend to it. Then `add_visible_...` add over visible pairs only.
 """
 
 from __future__ import annotations
@@ -14,24 +15,24 @@ from flashbench.kernels.call.masks import PARTLY, mask_shows
 from flashbench.kernels.tile.edit import all_finite
 from flashbench.kernels.tile.scores import put_whole
 
-NO_LIMIT = 2**40  # keys to the left or right of a query, where a window has no limit
+NO_LIMIT = 2**40  # keys left or right of the diagonal, on a side where the window has no limit
 
 
 @step
 def first_key(query, sequence, features):
-    """The first key that a query may see by the window: seqlen_k if there is none."""
+    """The first key that the window lets a query attend to; seqlen_k if there is none."""
     return max(0, min(sequence.seqlen_k, query + sequence.diagonal - features.left))
 
 
 @step
 def end_key(query, sequence, features):
-    """One past the last key that a query may see by causality and window."""
+    """One past the last key that causality and window let a query attend to."""
     return max(0, min(sequence.seqlen_k, query + sequence.diagonal + features.right + 1))
 
 
 @step
 def hidden_from(queries, k_start, k_rows, features):
-    """The first of k_rows keys that causality or the window hides from some query; k_rows: none."""
+    """Index in the tile of the first key that causality or the window hides from some query; k_rows: none."""
     if k_start < first_key(queries.start + queries.rows - 1, queries.sequence, features):
         return 0
     return max(0, min(k_rows, end_key(queries.start, queries.sequence, features) - k_start))
@@ -39,14 +40,14 @@ def hidden_from(queries, k_start, k_rows, features):
 
 @step
 def has_limits(queries, features):
-    """Whether causality or the window hides any key of the queries' range from one of them."""
+    """Whether causality or the window hides some key of the tile's range from some query."""
     keys = queries.end_key - queries.first_key
     return keys > 0 and hidden_from(queries, queries.first_key, keys, features) < keys
 
 
 @step
 def put_limits(scratch, queries, features):
-    """The first and the end key of each query, for `hide_outside`; lanes without a query see all keys."""
+    """Write the first and the end key of each query, for `hide_outside`. Padded lanes get all keys."""
     for r in range(queries.rows):
         put_whole(scratch.firsts, r, first_key(queries.start + r, queries.sequence, features))
         put_whole(scratch.ends, r, end_key(queries.start + r, queries.sequence, features))
@@ -63,7 +64,7 @@ def hides_some(keys):
 
 @step
 def sees(r, j, queries, keys, features):
-    """Whether query r of its tile sees key j of its own."""
+    """Whether query r of the tile attends to key j of the tile."""
     query, key = queries.start + r, keys.start + j
     if key < first_key(query, queries.sequence, features):
         return False
@@ -74,7 +75,7 @@ def sees(r, j, queries, keys, features):
 
 @step
 def add_visible_to_queries(p, queries, keys, x, sums, columns, features):
-    """sums[r] += p[j, r] * x[j] over the keys j that query r sees: the product, where it would leak."""
+    """sums[r] += p[j, r] * x[j] over the keys j visible to query r: o += p v, or dq += ds k."""
     for r in range(queries.rows):
         for j in range(keys.rows):
             if sees(r, j, queries, keys, features):
@@ -85,7 +86,7 @@ def add_visible_to_queries(p, queries, keys, x, sums, columns, features):
 
 @step
 def add_visible_to_keys(p, queries, keys, x, sums, columns, features):
-    """sums[j] += p[j, r] * x[r] over the queries r that see key j: the same for dk and dv."""
+    """sums[j] += p[j, r] * x[r] over the queries r that attend to key j: dv += p^T do, or dk += ds^T q."""
     for j in range(keys.rows):
         for r in range(queries.rows):
             if sees(r, j, queries, keys, features):
@@ -96,7 +97,7 @@ def add_visible_to_keys(p, queries, keys, x, sums, columns, features):
 
 @step
 def all_finite_once(note, x, rows, columns):
-    """Whether x is free of NaN and infinity, kept in `note`, which is 0 at first, for the next who asks."""
+    """Whether all of x is finite. The result is kept in the shared flag `note`, initially 0."""
     if note[0] == 0:
         publish(note, 1 if all_finite(x.at, x.row, rows, columns) else 2)
     return note[0] == 1
@@ -104,7 +105,7 @@ def all_finite_once(note, x, rows, columns):
 
 @step
 def clear_rows(matrix, rows, columns, zero):
-    """Rows of zeros."""
+    """Set rows to zero."""
     for r in range(rows):
         for column in range(columns):
             at(matrix.at, r * matrix.row + column)[0] = zero

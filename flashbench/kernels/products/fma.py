@@ -1,7 +1,8 @@
-"""The micro-kernel: one strided matrix product serves all seven products of attention.
+"""The micro-kernel: one strided matrix product computes all seven products of attention.
 
-C[rows, columns] (+)= A[rows, depth] @ B[depth, columns]: A is read as broadcast scalars with any two
-strides, B and C as rows of contiguous vectors. A tile of C stays in registers for the whole depth.
+C[rows, columns] (+)= A[rows, depth] @ B[depth, columns]. A is read as scalars that are broadcast to a vector;
+both its strides are free. B and C are read as rows of contiguous vectors. A tile of C stays in registers for
+the whole depth.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from flashbench.kernels.products.pack import pack
 def _tile(
     b: ir.IRBuilder, vector: ir.VectorType, rows: int, vectors: int, args: tuple[ir.Value, ...], row: ir.Value
 ) -> None:
-    """`rows` rows of C from `row` on, `vectors` vectors wide."""
+    """Compute a tile of C: `rows` rows from `row` on, `vectors` vectors wide."""
     a_at, a_row, a_col, b_at, b_row, c_at, c_row, _, depth, accumulate = args
     lanes = vector.count
     c_offsets = [
@@ -60,7 +61,7 @@ def _tile(
         phi.add_incoming(value, loaded_in)
         start.append(phi)
 
-    # Pass 2: one row of B and one column of A a turn.
+    # Pass 2: one row of B and one column of A per iteration.
     a_rows = [b.gep(a_at, [b.mul(b.add(row, const(i)), a_row)]) for i in range(rows)]
     with loop(b, depth, carry=start) as (step, totals, following):
         b_base = b.mul(step, b_row)
@@ -71,7 +72,7 @@ def _tile(
             for j in range(vectors):
                 following.append(fma(b, broadcast, b_vectors[j], totals[i * vectors + j]))
 
-    # Pass 3: write the tile back.
+    # Pass 3: store the tile.
     for i in range(rows):
         for j in range(vectors):
             store(b, following[i * vectors + j], c_at, c_offsets[i][j])
@@ -86,7 +87,7 @@ def _panel(builder: ir.IRBuilder, vector: ir.VectorType, vectors: int, rows_at_o
         with loop(b, rows, step=rows_at_once, carry=[]) as (row, _, _):
             _tile(b, vector, rows_at_once, vectors, args, row)
         done = b.mul(b.sdiv(rows, const(rows_at_once)), const(rows_at_once))
-        # What is left of the rows, in tiles of 8, 4, 2 and 1.
+        # The remaining rows, in tiles of 8, 4, 2 and 1.
         for tail in (8, 4, 2, 1):
             if tail < rows_at_once:
                 done = if_fits(b, done, tail, rows, partial(_tile, b, vector, tail, vectors, args, done))
@@ -113,8 +114,8 @@ def _product(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         with loop(b, columns, step=step, carry=[]) as (column, _, _):
             panel_at(column, full, widest, ISA.tile_rows[widest])
         done = b.mul(b.sdiv(columns, const(step)), const(step))
-        # At most one panel of each narrower width is left; a tail that does not fill a vector is
-        # taken in powers of two, so nothing is padded and nothing read out of bounds.
+        # The remaining columns need at most one panel of each narrower width. A tail of less than a vector is
+        # split into powers of two. So nothing is padded, and nothing is read out of bounds.
         narrower = [(full, vectors, ISA.tile_rows[vectors]) for vectors in range(widest - 1, 0, -1)]
         lanes = full.count // 2
         while lanes:
@@ -141,7 +142,7 @@ def multiply(
     depth: Any,
     accumulate: Any,
 ) -> Any:
-    """C[rows, columns] = or += A[rows, depth] @ B[depth, columns]; strides in elements.
+    """C[rows, columns] = A[rows, depth] @ B[depth, columns]; += if `accumulate`. Strides in elements.
 
     a: a pointer, with any strides; b, c: a `Matrix` each, whose rows are contiguous.
     """
@@ -157,7 +158,7 @@ def multiply(
     return signature, codegen
 
 
-# Each step calls `multiply` itself: LLVM makes machine code for each caller, and knows its strides.
+# Each step calls `multiply` directly. So LLVM compiles it for each step, and knows which strides are 1 there.
 
 
 @step

@@ -1,4 +1,4 @@
-"""Pack a tile of rows: transposed, so that a product finds a query in each lane."""
+"""Pack a tile of rows: transpose it, so that a vector holds one column of several queries, one per lane."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flashbench.codegen.ir import (
 
 
 def transpose(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
-    """A square of vectors transposed in registers: off-diagonal blocks of 1, 2, 4 ... lanes change places."""
+    """Transpose a square of vectors in registers: swap off-diagonal blocks of 1, 2, 4 ... lanes."""
     count = len(rows)
     half = 1
     while half < count:
@@ -51,14 +51,14 @@ def _pack(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         zero = constant(vector, 0.0)
         factors = splat(b, factor, lanes)
 
-        # Pass 1: zeros in the last, partly filled vector of lanes, where there is room for it.
+        # Pass 1: zeros in the last, partly filled vector of lanes, if packed_row has room for it.
         whole = b.mul(b.sdiv(rows, const(lanes)), const(lanes))
         room = b.icmp_signed("<=", b.add(whole, const(lanes)), packed_row)
         partly = b.and_(b.icmp_signed("<", whole, rows), room)
         with b.if_then(partly), loop(b, columns, carry=[]) as (column, _, _):
             store(b, zero, packed, b.add(b.mul(column, packed_row), whole))
 
-        # Pass 2: squares, in registers.
+        # Pass 2: whole squares, transposed in registers.
         with (
             loop(b, rows, step=lanes, carry=[]) as (row, _, _),
             loop(b, columns, step=lanes, carry=[]) as (column, _, _),
@@ -71,7 +71,7 @@ def _pack(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
                 offset = b.add(b.mul(b.add(column, const(i)), packed_row), row)
                 store(b, b.fmul(value, factors), packed, offset)
 
-        # Pass 3: what no square covers, one by one.
+        # Pass 3: the remaining elements, one by one.
         columns_done = b.mul(b.sdiv(columns, const(lanes)), const(lanes))
         with loop(b, rows, carry=[]) as (row, _, _):
             first = b.select(b.icmp_signed("<", row, whole), columns_done, const(0))
@@ -95,9 +95,9 @@ def pack(
     packed_row: Any,
     factor: Any,
 ) -> Any:
-    """packed[column, row] = factor * source[row, column].
+    """packed[column, row] = factor * source[row, column]. Row strides in elements.
 
-    Where packed_row leaves room for it, lanes up to a whole vector become zero.
+    If packed_row has room, lanes from `rows` up to a whole vector become zero.
     """
     n = types.intp
 

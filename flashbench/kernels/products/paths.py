@@ -1,6 +1,6 @@
-"""The table of paths: by which instructions the products of a dtype are computed.
+"""The table of paths: which instructions compute the products of a dtype.
 
-To add a path: a file here with its `Product`, and its line in `PATHS`, before those that it is better than.
+To add a path: a file here with its `Product`, and a line in `PATHS` before all slower paths.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from flashbench.kernels.products.fma import FMA
 class Path(NamedTuple):
     product: Product
     dtypes: tuple[Dtype, ...]
-    needs: frozenset[str]  # features of the CPU, by archspec's names; empty: any CPU has what it takes
-    peak: str  # the probe in kernels/probes that measures its limit
+    needs: frozenset[str]  # CPU features, by archspec's names; empty: every CPU can run it
+    peak: str  # the probe in kernels/probes that measures its peak
 
 
 # Best first.
@@ -30,5 +30,5 @@ PATHS: Mapping[str, Path] = {
 
 @functools.cache
 def path_of(dtype: Dtype) -> Path:
-    """The first path that takes the dtype and whose instructions the target CPU has."""
+    """The first path that supports the dtype and that the target CPU can run."""
     return next(path for path in PATHS.values() if dtype in path.dtypes and path.needs <= cpu_features())
