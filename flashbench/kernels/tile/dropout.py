@@ -1,7 +1,7 @@
-"""Dropout on a tile of probabilities p[key, query lane], by random bits that depend on the place alone.
+"""Dropout on a tile of probabilities p[key, query lane]. Random bits depend only on the pair and the seed.
 
-The pair of query i and key j of head h of sequence b is kept where word j % 4 of Philox 4x32-10 at counter
-(j // 4, i, h, b) under the seed is at least `threshold`, the rate in units of 2**-32.
+Philox 4x32-10 with counter (j // 4, i, h, b) and the seed as key gives four words. The pair of query i and
+key j, of head h in sequence b, is kept if word j % 4 >= `threshold`. threshold: the rate in units of 2**-32.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WORDS = 4
 
 
 class Draws(NamedTuple):
-    """Where a tile's random words are: its first pair, its head and sequence, under a seed."""
+    """The position of a tile in the stream of random words: its first pair, head, sequence and the seed."""
 
     first_key: Any
     first_query: Any
@@ -52,13 +52,13 @@ def _each_vector(
     args: tuple[ir.Value, ...],
     change: Callable[[ir.Value, ir.Value, ir.Value], None],
 ) -> None:
-    """change(place in the tile, lane, whether kept) for every vector of the tile.
+    """Call change(offset in the tile, lane, which lanes are kept) for every vector of the tile.
 
     args: keys, lanes, first key, first query, head, sequence, seed, threshold.
     """
     keys, lanes, first_key, first_query, head, sequence, seed, threshold = args
     count = vector.count
-    at_once = min(count, 8)  # a word takes 64 bits while it is made
+    at_once = min(count, 8)  # Philox computes each word in 64 bits
     last_key = b.add(first_key, keys)
     thresholds = splat(b, b.trunc(threshold, _WORD), count)
 
@@ -117,7 +117,7 @@ def drop(
     lanes: Any,
     draws: Any,
 ) -> Any:
-    """p becomes 0 where it is not kept; draws: `Draws`."""
+    """p becomes 0 for dropped pairs. draws: a `Draws`."""
     n = types.intp
     return types.void(p, n, n, draws), body_by_element(_drop)
 
@@ -157,7 +157,7 @@ def drop_gradients(
 ) -> Any:
     """dp becomes ds = p * (factor * dp - delta), and p becomes factor * p.
 
-    The factor is 0 where a pair is not kept, so that NaN stays NaN.
+    The factor is 0 for a dropped pair. It is multiplied, not selected, so that NaN stays NaN.
     """
     n = types.intp
     return types.void(dp, dp, dp, dp.dtype, n, n, draws), body_by_element(_drop_gradients)

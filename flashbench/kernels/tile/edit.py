@@ -1,4 +1,4 @@
-"""Small passes over rows: scale, copy, fill, look for NaN and inf, dot products row by row."""
+"""Small passes over rows: scale, copy, fill, check for NaN and inf, dot product of each row."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _finite(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         zero = constant(vector, 0.0)
         whole = b.mul(b.sdiv(columns, const(vector.count)), const(vector.count))
         scalar_zero = ir.Constant(element, 0.0)
-        # 0 * x is NaN for an infinite x or a NaN, and a sum that met one stays NaN.
+        # 0 * x is NaN if x is infinite or NaN, and a sum with a NaN stays NaN.
         with loop(b, rows, carry=[zero, scalar_zero]) as (row, totals, following):
             base = b.mul(row, matrix_row)
             with loop(b, columns, step=vector.count, carry=[totals[0]]) as (column, inner, wide):
@@ -155,7 +155,7 @@ def _put(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 
 @intrinsic
 def put_multiple(typingctx: Any, target: Any, source: Any, count: Any, factor: Any) -> Any:
-    """target[i] = factor * source[i], `count` numbers."""
+    """target[i] = factor * source[i] for `count` numbers."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         builder.call(_put(builder, FLOATS[signature.args[0].dtype]), args)
@@ -182,7 +182,7 @@ def _fill(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 
 @intrinsic
 def fill(typingctx: Any, target: Any, count: Any, value: Any) -> Any:
-    """target[i] = value, `count` numbers."""
+    """target[i] = value for `count` numbers."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         builder.call(_fill(builder, FLOATS[signature.args[0].dtype]), args)

@@ -1,7 +1,7 @@
-"""A mask array on a tile of scores s[key, query lane]: added, or hiding, without a copy of the mask.
+"""A dense mask on a tile of scores s[key, query lane]: add a float mask, or hide by a bool mask.
 
-A mask lies in memory query by query, a tile key by key; where a query's entries are neighbours it is
-transposed in registers, square by square. A stride of 0 means that it is broadcast.
+The mask is not copied. It lies in memory as [query, key], the tile as [key, query]. If the entries of a query
+are contiguous, squares of the mask are transposed in registers. A stride of 0 means broadcast.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from flashbench.codegen.ir import (
 from flashbench.kernels.products.pack import transpose
 
 _BYTE = ir.IntType(8)
-_CHUNK = 32  # bytes of a mask looked at together
-_UNPACKED = 16  # bytes within which x86 interleaves
-# The least entry, by size of the element, that is added as it is: times log2(e) it is near the lowest float.
+_CHUNK = 32  # bytes of a mask that `bytes_shown` checks at once
+_UNPACKED = 16  # bytes per block in which x86's unpack instructions interleave
+# Entries below this are raised to it, by size of the element. Times log2(e) it is near the lowest float.
 _LEAST_ENTRY = {4: -2.3e38, 8: -1.2e308}
 
-# combine(builder, what the tile holds, the mask's entry) -> what it shall hold; vectors or scalars alike.
+# combine(builder, old value in the tile, mask entry) -> new value; for vectors and for scalars.
 Combine = Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]
 
 
@@ -57,9 +57,9 @@ class _Masked(NamedTuple):
 def _over_tile(
     b: ir.IRBuilder, element: ir.Type, entry: ir.Type, args: tuple[ir.Value, ...], combine: Combine
 ) -> None:
-    """tile[j, i] = combine(tile[j, i], mask[i, j]) for all keys j and queries i, each once.
+    """tile[j, i] = combine(tile[j, i], mask[i, j]) for all keys j and queries i.
 
-    But where entries are bytes, some keys may be met twice: combine then has to be idempotent. args: those of
+    With byte entries some keys may be processed twice, so combine must be idempotent. args: the fields of
     `_Masked`.
     """
     tile, keys, lanes, queries, mask, by_query, by_key = args
@@ -67,7 +67,7 @@ def _over_tile(
     count = vector.count
     whole_queries = b.mul(b.sdiv(queries, const(count)), const(count))
 
-    # Pass 1: whole vectors of queries, by how the mask lies.
+    # Pass 1: whole vectors of queries. The method depends on the mask's strides.
     neighbours = b.icmp_signed("==", by_key, const(1))
     same_for_all = b.icmp_signed("==", by_query, const(0))
     here = b.block
@@ -85,7 +85,7 @@ def _over_tile(
             place = b.add(b.mul(key, lanes), query)
             store(b, combine(b, load(b, tile, place, vector), value), tile, place)
 
-    # Pass 2: one by one, what no vector covered.
+    # Pass 2: the remaining pairs, one by one.
     keys_done = b.select(same_for_all, keys, transposed)
     with loop(b, queries, carry=[]) as (query, _, _):
         first = b.select(b.icmp_signed("<", query, whole_queries), keys_done, const(0))
@@ -101,7 +101,7 @@ def _float_squares(
     masked: _Masked,
     combine: Combine,
 ) -> ir.Value:
-    """As many keys as fit into squares of a vector's side, then of half of it; returns how many those are."""
+    """Process keys in squares with a vector's side, then with half of it. Returns the number of keys done."""
     done: ir.Value = const(0)
     for side in (vector.count, vector.count // 2):
         if side == 1:
@@ -128,9 +128,10 @@ def _byte_squares(
     masked: _Masked,
     combine: Combine,
 ) -> ir.Value:
-    """All keys in chunks of as many bytes as a register has, or of 16; returns how many: all, or none.
+    """Process all keys in chunks of one register of bytes, or of 16 bytes if there are fewer keys than that.
 
-    The last chunk ends with the last key, and may overlap the one before.
+    Returns the number of keys done: all, or 0 if there are fewer than 16. The last chunk ends with the last
+    key and may overlap the chunk before.
     """
     full = vector.count * size_of(vector.element)
     many = b.icmp_signed(">=", masked.keys, const(full))
@@ -150,8 +151,10 @@ def _byte_chunks(
     masked: _Masked,
     combine: Combine,
 ) -> None:
-    """Bytes are interleaved within blocks of 16, as x86's unpack instructions do: byte 16 l + side c + i of
-    register j is then the entry of query i and key 16 l + (16 / side) j + c.
+    """Transpose chunks of `size` bytes and apply them.
+
+    Bytes are interleaved within blocks of 16, as x86's unpack instructions do. Then byte 16 l + side c + i of
+    register j is the entry of query i and key 16 l + (16 / side) j + c.
     """
     side = vector.count
     chunk = ir.VectorType(_BYTE, size)
@@ -179,7 +182,7 @@ def _byte_chunks(
 
 
 def _interleaved(b: ir.IRBuilder, registers: list[ir.Value]) -> list[ir.Value]:
-    """Byte by byte, the first with the middle one and so on, until all are one in another."""
+    """Interleave registers byte by byte: the first with the middle one, and so on, log2(registers) times."""
     count = registers[0].type.count
     indices = ir.VectorType(ir.IntType(32), count)
     halves = []
@@ -198,7 +201,7 @@ def _interleaved(b: ir.IRBuilder, registers: list[ir.Value]) -> list[ir.Value]:
 
 
 def load_entries(b: ir.IRBuilder, mask: ir.Value, offset: ir.Value, entries: ir.VectorType) -> ir.Value:
-    """Neighbouring entries of a mask, of floats or bytes."""
+    """Load contiguous entries of a mask, floats or bytes."""
     at = b.bitcast(b.gep(mask, [offset]), entries.as_pointer())
     return b.load(at, align=1 if entries.element == _BYTE else 4 if entries.element == ir.FloatType() else 8)
 
@@ -221,7 +224,7 @@ def _add(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
             lowest = _filled(entry.type, float("-inf"))
             hidden = b.fcmp_ordered("==", entry, lowest)
             factors = _spread(b, factor, entry.type)
-            # The lowest float, which some models fill masks with, hides nothing, and must stay finite.
+            # Some models fill masks with the lowest float. It is not -inf, so it must stay finite.
             least = _filled(entry.type, _LEAST_ENTRY[size_of(element)])
             entry = b.select(b.fcmp_ordered("<", entry, least), least, entry)
             return b.select(hidden, lowest, fma(b, entry, factors, score))
@@ -244,7 +247,7 @@ def add_mask(
     by_key: Any,
     factor: Any,
 ) -> Any:
-    """s[j, i] += factor * mask[i, j]; -inf where the mask is -inf, whatever s holds."""
+    """s[j, i] += factor * mask[i, j]; -inf where the mask is -inf, even if s is NaN."""
     n = types.intp
     return types.void(s, n, n, n, s, n, n, s.dtype), body_by_element(_add)
 
@@ -339,7 +342,7 @@ def _bytes_shown(builder: ir.IRBuilder) -> ir.Function:
 
 @intrinsic
 def bytes_shown(typingctx: Any, row: Any, keys: Any, by_key: Any) -> Any:
-    """Of one query's entries in a bool mask: 0 none is True, 1 some are, 2 all are."""
+    """Entries of one query in a bool mask: 0 none is True, 1 some are True, 2 all are True."""
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -374,7 +377,7 @@ def _floats_shown(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 
 @intrinsic
 def floats_shown(typingctx: Any, row: Any, keys: Any, by_key: Any) -> Any:
-    """Of one query's entries in an additive mask: 0 all are -inf, else 1."""
+    """Entries of one query in a float mask: 0 all are -inf, else 1."""
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:

@@ -1,7 +1,7 @@
-"""What optional features do to a tile of scores s[key, query lane]: softcap, ALiBi, limits of sight.
+"""Features on a tile of scores s[key, query lane]: softcap, ALiBi, causality and window.
 
-Scores are in units of log2, but for what softcap is given. Each function is one pass over a tile that lies
-in the first-level cache, and is called only where its feature is on.
+Scores are in log2 units, except the input of softcap, which is divided by the cap. Each function is one pass
+over a tile in the first-level cache. It is called only if its feature is on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _AT_ONCE = 4
 
 
 def each_row(b: ir.IRBuilder, rows: ir.Value) -> Iterator[ir.Value]:
-    """Every row of a tile, several in one turn of a loop: what is done to one is little beside the turn."""
+    """Every row of a tile, unrolled by _AT_ONCE: the work on one row is small beside the loop's overhead."""
     with loop(b, rows, step=_AT_ONCE, carry=[]) as (row, _, _):
         for i in range(_AT_ONCE):
             yield b.add(row, const(i))
@@ -65,9 +65,9 @@ def _cap(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 
 @intrinsic
 def cap_scores(typingctx: Any, s: Any, count: Any, cap: Any, slopes: Any) -> Any:
-    """s becomes cap * tanh(s), `count` numbers from s on, a multiple of the vector's lanes.
+    """s[i] = cap * tanh(s[i]) for `count` numbers, a multiple of the vector's lanes.
 
-    What tanh's derivative is there goes to `slopes`, unless that is the null pointer.
+    slopes: output for the derivative 1 - tanh(s)**2; null: not stored.
     """
     signature = types.void(s, types.intp, s.dtype, s)
     return signature, body_by_element(_cap)
@@ -91,9 +91,9 @@ def _chain(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 
 @intrinsic
 def chain_softcap(typingctx: Any, gradients: Any, slopes: Any, count: Any) -> Any:
-    """gradients *= slopes, as `cap_scores` left them; what is 0 stays so, whatever a hidden score was.
+    """gradients *= slopes for `count` numbers, a multiple of the vector's lanes. slopes: from `cap_scores`.
 
-    `count` numbers, a multiple of the vector's lanes.
+    A gradient of 0 stays 0, even if the hidden score was NaN.
     """
     return types.void(gradients, gradients, types.intp), body_by_element(_chain)
 
@@ -123,8 +123,8 @@ def add_alibi(
 ) -> Any:
     """s[j, lane] += slopes[lane] * |positions[lane] - (first_key + j)|.
 
-    slopes: minus ALiBi's, in units of log2; positions: of the queries, counted as keys are, exact in float32
-    up to 2**24.
+    slopes: the negative ALiBi slopes, in log2 units. positions: the key index of each query's diagonal, exact
+    in float32 up to 2**24.
     """
     n = types.intp
     return types.void(s, n, n, n, s, s), body_by_element(_alibi)
@@ -157,9 +157,9 @@ def _hide(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 def hide_outside(
     typingctx: Any, tile: Any, rows: Any, lanes: Any, first_key: Any, firsts: Any, ends: Any, value: Any
 ) -> Any:
-    """tile[j, lane] = value where key first_key + j is not one of firsts[lane] to ends[lane] - 1.
+    """tile[j, lane] = value unless firsts[lane] <= first_key + j < ends[lane].
 
-    firsts and ends hold whole numbers as `put_whole` puts them.
+    firsts and ends hold integers, written by `put_whole`.
     """
     n = types.intp
     return types.void(tile, n, n, n, tile, tile, tile.dtype), body_by_element(_hide)
@@ -167,7 +167,7 @@ def hide_outside(
 
 @intrinsic
 def put_whole(typingctx: Any, table: Any, place: Any, value: Any) -> Any:
-    """table[place] = value as an integer of the size of table's floats: below 2**31 in float32."""
+    """Store `value` at table[place] as an integer of the float's size; below 2**31 for float32."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> Any:
         target, index, number = args

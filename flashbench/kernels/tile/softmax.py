@@ -1,7 +1,7 @@
-"""Softmax on a tile of transposed scores s[key, query lane], in units of log2.
+"""Softmax on a tile of transposed scores s[key, query lane], in log2 units.
 
-Queries are lanes, so max and sum over keys are vertical: no horizontal reduction anywhere. The scores
-arrive scaled by softmax_scale * log2(e), which the packing of q has folded in.
+Queries are lanes, so max and sum over keys are vertical: there is no horizontal reduction. The scores already
+contain the factor softmax_scale * log2(e): q was multiplied by it when it was packed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ from flashbench.codegen.ir import (
 )
 from flashbench.kernels.maths.exp2 import exp2
 
-_GROUPS = (4, 2, 1)  # vectors of a row handled together; of narrower tiles, more rows instead
-_AT_ONCE = 4  # vectors in one turn of a loop: independent work that hides the polynomial's latency
+_GROUPS = (4, 2, 1)  # vectors of a row per iteration; a narrower tile takes more rows instead
+_AT_ONCE = 4  # vectors per iteration: independent work hides the latency of the polynomial
 
-# A maximum is left as it is until a score exceeds it by this much, in units of log2. p is then at most
-# 2**8 and no less exact, and o need not be rescaled for every little growth (the conditional rescaling
-# of FlashAttention-4).
+# row_max grows only if a score exceeds it by more than this, in log2 units. Then p is at most 2**8 and no
+# less exact, and o is not rescaled for small growth (the conditional rescaling of FlashAttention-4).
 _SLACK = 8.0
 
 
@@ -56,7 +55,7 @@ def _for_rows(
     carry: list[ir.Value],
     turn: Callable[[list[ir.Value], list[ir.Value]], list[ir.Value]],
 ) -> list[ir.Value]:
-    """values = turn(some rows, values) over all rows, at_once of them at a time; returns the last values."""
+    """values = turn(some rows, values) over all rows, at_once rows per call. Returns the final values."""
     done: ir.Value = const(0)
     for step in sorted({at_once, 1}, reverse=True):
         with loop(b, rows, start=done, step=step, carry=carry) as (row, values, following):
@@ -67,7 +66,7 @@ def _for_rows(
 
 
 def _larger(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    """x where it is greater, else y; NaN never compares greater."""
+    """x if x > y, else y. So a NaN in x gives y."""
     return b.select(b.fcmp_ordered(">", x, y), x, y)
 
 
@@ -83,7 +82,7 @@ def _online_softmax(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         b.store(ir.Constant(BOOL, 0), grew_at)
 
         def group(offsets: list[ir.Value]) -> None:
-            # Pass 1: the new maximum of each lane. NaN never compares greater, so it is left to the sum.
+            # Pass 1: the new maximum of each lane. A NaN never compares greater; it enters the sum in pass 3.
             old = [load(b, row_max, offset, vector) for offset in offsets]
             at_once = _AT_ONCE // len(offsets)
 
@@ -92,16 +91,16 @@ def _online_softmax(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
                 following = []
                 for offset, value in zip(offsets, best, strict=True):
                     xs = [load(b, s, b.add(base, offset), vector) for base in bases]
-                    while len(xs) > 1:  # pairwise, so that only the last step waits for the turn before
+                    while len(xs) > 1:  # pairwise, so that only the last step waits for the last iteration
                         xs = [_larger(b, *pair) for pair in zip(xs[::2], xs[1::2], strict=True)]
                     following.append(_larger(b, xs[0], value))
                 return following
 
             new = _for_rows(b, rows, at_once, old, take_maximum)
 
-            # Pass 2: where the maximum has grown for good, factors for what was summed under the old one.
-            # A lane that has seen no key yet keeps -inf, and 0 stands in for it below: exp2(-inf - 0) = 0,
-            # never -inf + inf.
+            # Pass 2: lanes whose maximum grew by more than _SLACK take the new one. `rescale` is the factor
+            # for sums under the old one. A lane with no visible key yet keeps row_max = -inf. It is replaced
+            # by 0 in the exponent: exp2(-inf - 0) = 0, while -inf + inf would be NaN.
             grows = [
                 b.fcmp_ordered(">", b.fsub(now, before), constant(vector, _SLACK))
                 for before, now in zip(old, new, strict=True)
@@ -122,7 +121,7 @@ def _online_softmax(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
                 shifts.append(shift)
                 totals.append(b.fmul(load(b, row_sum, offset, vector), factor))
 
-            # Pass 3: probabilities in place, and their sum.
+            # Pass 3: s becomes p, and row_sum += p.
             def exponentiate(at: list[ir.Value], sums: list[ir.Value]) -> list[ir.Value]:
                 for row in at:
                     base = b.mul(row, s_row)
@@ -194,8 +193,8 @@ def online_softmax(
 ) -> Any:
     """One online-softmax step (Milakov & Gimelshein 2018) over a tile of scores.
 
-    s becomes exp2(s - row_max), row_max (the maximum, or up to 8 below it) and row_sum are brought up to
-    date, and rescale holds exp2(old row_max - new row_max). Returns whether any lane's row_max changed.
+    s becomes exp2(s - row_max). row_max and row_sum are updated; row_max is the maximum, or up to 8 below it.
+    rescale becomes exp2(old row_max - new row_max). Returns whether row_max changed in any lane.
     """
     n = types.intp
     signature = types.boolean(s, n, n, n, s, s, s)
@@ -209,7 +208,7 @@ def online_softmax(
 
 @intrinsic
 def probabilities(typingctx: Any, s: Any, s_row: Any, rows: Any, lanes: Any, lse2: Any) -> Any:
-    """s becomes exp2(s - lse2): the recomputation of the backward pass."""
+    """s becomes p = exp2(s - lse2), recomputed in the backward pass. lse2: one number per lane."""
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -221,7 +220,7 @@ def probabilities(typingctx: Any, s: Any, s_row: Any, rows: Any, lanes: Any, lse
 
 @intrinsic
 def score_gradients(typingctx: Any, dp: Any, p: Any, s_row: Any, rows: Any, lanes: Any, delta: Any) -> Any:
-    """dp becomes ds = p * (dp - delta)."""
+    """dp becomes ds = p * (dp - delta). delta: one number per lane."""
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
