@@ -1,7 +1,7 @@
-"""Dropout on a row of probabilities that lies in memory, by random bits that depend on the place alone.
+"""Dropout on a row of probabilities in memory. Random bits depend only on the pair and the seed.
 
-The pair of query i and key j of head h of sequence b is kept where word j % 4 of Philox 4x32-10 at counter
-(j // 4, i, h, b) under the seed is at least `threshold`, the rate in units of 2**-32.
+Philox 4x32-10 with counter (j // 4, i, h, b) and the seed as key gives four words. The pair of query i and
+key j, of head h in sequence b, is kept if word j % 4 >= `threshold`. threshold: the rate in units of 2**-32.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from flashbench.kernels.maths.philox import philox
 from flashbench.kernels.row.softmax import clear, pieces
 
 _WORDS = 4
-_GROUPS = 8  # counters at a time: a word takes 64 bits while it is made
+_GROUPS = 8  # counters per vector: Philox computes each word in 64 bits
 _CHUNK = _WORDS * _GROUPS
 _WORD = ir.IntType(32)
 
 
 class RowDraws(NamedTuple):
-    """Where a row's random words are: its query, head and sequence, under a seed."""
+    """The position of a row in the stream of random words: its query, head, sequence and the seed."""
 
     query: Any
     head: Any
@@ -46,7 +46,7 @@ class RowDraws(NamedTuple):
 
 
 def _words(b: ir.IRBuilder, group: ir.Value, place: list[ir.Value], seed: ir.Value) -> ir.Value:
-    """The 32 words of the groups of four keys from `group` on, in the keys' order."""
+    """The random words of 32 keys, in order. group: the first key's index // 4."""
 
     def wide(value: ir.Value) -> ir.Value:
         return splat(b, value, _GROUPS)
@@ -80,7 +80,7 @@ def _drop_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
                 with whole:
                     weights = b.select(kept, factors, zeros)
                     store(b, b.fmul(load(b, p, column, chunk), weights), dropped, column)
-                with part:  # one by one, as what lies beyond may be another thread's
+                with part:  # one by one: memory beyond the row may belong to another thread
                     store(b, b.select(kept, factors, zeros), few, const(0))
                     left = b.select(b.icmp_signed("<", column, first), first, column)
                     right = b.select(b.icmp_signed("<", further, end), further, end)
@@ -106,8 +106,9 @@ def drop_row(
     factor: Any,
     draws: Any,
 ) -> Any:
-    """dropped[first:end] becomes factor * p where kept, else 0 * p, so that NaN stays NaN; 0 in the rest of
-    [:columns]. It may be p. draws: `RowDraws`.
+    """dropped[first:end] = factor * p for kept pairs and 0 * p for dropped ones, so that NaN stays NaN.
+
+    The rest of dropped[:columns] becomes 0. dropped may be p itself. draws: a `RowDraws`.
     """
     n = types.intp
     return types.void(p, p, n, n, n, p.dtype, draws), body_by_element(_drop_row)
@@ -131,5 +132,5 @@ def _drop_gradient_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 
 @intrinsic
 def drop_gradient_row(typingctx: Any, dp: Any, dropped: Any, count: Any, factor: Any) -> Any:
-    """dp becomes factor * dp where drop_row left something, else 0."""
+    """dp becomes factor * dp where dropped is not 0, else 0. dropped: from `drop_row`."""
     return types.void(dp, dp, types.intp, dp.dtype), body_by_element(_drop_gradient_row)

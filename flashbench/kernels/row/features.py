@@ -1,7 +1,7 @@
-"""What optional features do to a row of scores in memory: softcap, ALiBi, masks, and their gradients.
+"""Features on a row of scores in memory: softcap, ALiBi, masks, and their gradients.
 
-Each function is one pass over a row in the first-level cache, and is called only where its feature is on.
-Scores are in natural units.
+Each function is one pass over a row in the first-level cache. It is called only if its feature is on. Scores
+are in natural units, not in log2 units.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _softcap_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 
 @intrinsic
 def softcap_row(typingctx: Any, s: Any, t: Any, count: Any, cap: Any) -> Any:
-    """t becomes tanh(s) and s becomes cap * tanh(s); t may be s, where tanh is not kept."""
+    """t = tanh(s), then s = cap * t. t may be s itself if tanh is not needed later."""
     return types.void(s, s, types.intp, s.dtype), body_by_element(_softcap_row)
 
 
@@ -77,7 +77,7 @@ def _softcap_gradient_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Functio
             value = load(b, t, column, vector)
             slope = fma(b, b.fneg(value), value, constant(vector, 1.0))
             gradient = load(b, ds, column, vector)
-            # Where a mask hides a score that is NaN, the gradient is 0 and stays so.
+            # A mask may hide a score that is NaN. Its gradient is 0 and must stay 0.
             nothing = b.fcmp_ordered("==", gradient, constant(vector, 0.0))
             store(b, b.select(nothing, gradient, b.fmul(gradient, slope)), ds, column)
 
@@ -89,7 +89,7 @@ def _softcap_gradient_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Functio
 
 @intrinsic
 def softcap_gradient_row(typingctx: Any, ds: Any, t: Any, count: Any) -> Any:
-    """ds becomes ds * (1 - t^2), t being the tanh that softcap_row kept."""
+    """ds *= 1 - t**2. t: tanh from `softcap_row`."""
     return types.void(ds, ds, types.intp), body_by_element(_softcap_gradient_row)
 
 
@@ -121,7 +121,7 @@ def _alibi_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 
         def turn(vector: ir.VectorType, column: ir.Value) -> None:
             lanes = ir.Constant(vector, [float(lane) for lane in range(vector.count)])
-            # Whole numbers, which float32 holds exactly up to 2**24.
+            # Distances are integers; float32 is exact up to 2**24.
             nearest = splat(b, b.sitofp(b.sub(distance, column), element), vector.count)
             size = call(b, f"llvm.fabs.{overload(vector)}", vector, b.fsub(nearest, lanes))
             fall = splat(b, b.fneg(slope), vector.count)
@@ -147,7 +147,7 @@ def _each_entry(
     args: tuple[ir.Value, ...],
     combine: Callable[[ir.Value, ir.Value], ir.Value],
 ) -> None:
-    """x[j] = combine(x[j], mask[j * mask_step]) over a row, vectors where mask_step is 1.
+    """x[j] = combine(x[j], mask[j * mask_step]) over a row; in vectors if mask_step is 1.
 
     args: x, mask, mask_step, count.
     """
@@ -187,7 +187,7 @@ def _add_mask_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 
 @intrinsic
 def add_mask_row(typingctx: Any, s: Any, mask: Any, mask_step: Any, count: Any) -> Any:
-    """s[j] += mask[j * mask_step]; -inf where the mask is -inf, whatever s holds."""
+    """s[j] += mask[j * mask_step]; -inf where the mask is -inf, even if s is NaN."""
     n = types.intp
     return types.void(s, s, n, n), body_by_element(_add_mask_row)
 

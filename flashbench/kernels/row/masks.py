@@ -1,7 +1,7 @@
-"""Which keys a query sees, row by row: window and lengths as a range, a mask as a pass over the row.
+"""The visible keys of one query: window and lengths give a range, a mask is a pass over the row of scores.
 
-And the exact way through a product whose other side holds a NaN or inf: over visible pairs alone, since
-0 * NaN would carry it to rows that do not see it.
+`add_visible_...`: exact sums over visible pairs only. They replace a product if its other matrix contains NaN
+or inf, because 0 * NaN would spread to rows that do not attend to it.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ _BYTE = np.uint8(0)  # the type of a bool mask's entries
 
 
 class Row(NamedTuple):
-    """A row of scores: a query of a head of a sequence; or a column, whose key is as far along."""
+    """A row of scores: query i of head h in a sequence. Or a column: key i."""
 
     sequence: Any
-    b: Any  # the sequence's number
+    b: Any  # index of the sequence
     h: Any
     i: Any
 
 
 @step
 def visible_range(row, features):
-    """(first, end) of the keys that window and lengths let a query see; first = end where none."""
+    """(first, end) of the keys that window and lengths leave visible to a query; first = end if none."""
     first = first_key(row.i, row.sequence, features)
     return first, max(first, end_key(row.i, row.sequence, features))
 
 
 @step
 def _block_start(features, place):
-    """The first key of a visible block."""
+    """The first key of a block in the block mask's list."""
     return features.columns[place] * features.mask_block_k
 
 
@@ -50,7 +50,7 @@ def _is_whole(features, place):
 
 @step
 def _block_entry(features, place, i, key):
-    """Pointer to the entry of a pair in a block that is visible in part; key counted in the block."""
+    """Pointer to the entry of a pair in a partly visible block. key: counted in the block."""
     part = features.parts[place]
     row = part * features.mask_block_q + i % features.mask_block_q
     return at(pointer(_BYTE, features.mask_at), row * features.mask_block_k + key)
@@ -77,7 +77,7 @@ def _hide_blocks(x, row, features, first, end, value):
 
 @step
 def mask_scores(s, row, features, first, end):
-    """What a mask, if any, does to the scores s[first:end] of a row: added, or -inf where it hides."""
+    """Apply the mask, if any, to the scores s[first:end] of a row: add it, or write -inf where it hides."""
     kind = features.mask
     if kind == BOOL_MASK:
         entries = pointer(_BYTE, dense_entry(row.b, row.h, row.i, first, features))
@@ -91,7 +91,7 @@ def mask_scores(s, row, features, first, end):
 
 @step
 def clear_masked(x, row, features, first, end):
-    """Zeros in x[first:end] where a mask hides the pair, whatever was there."""
+    """Write 0 in x[first:end] where the mask hides the pair, even over NaN."""
     kind = features.mask
     if kind == BOOL_MASK:
         entries = pointer(_BYTE, dense_entry(row.b, row.h, row.i, first, features))
@@ -105,7 +105,7 @@ def clear_masked(x, row, features, first, end):
 
 @step
 def mask_lets_see(row, j, features):
-    """Whether the mask, if any, lets the row's query see key j: for the few pairs looked at one by one."""
+    """Whether the mask, if any, lets the row's query attend to key j. Slow: for pairs checked one by one."""
     kind = features.mask
     if kind == BOOL_MASK:
         return pointer(_BYTE, dense_entry(row.b, row.h, row.i, j, features))[0] != 0
@@ -123,7 +123,7 @@ def mask_lets_see(row, j, features):
 
 @step
 def add_visible_keys(p, x, sums, columns, row, features):
-    """sums += sum of p[j] * x[j] over the keys j that the row's query sees: a row of o or dq."""
+    """sums += sum of p[j] * x[j] over the keys j visible to the row's query: a row of o or dq."""
     first, end = visible_range(row, features)
     for j in range(first, end):
         if mask_lets_see(row, j, features):
@@ -133,7 +133,7 @@ def add_visible_keys(p, x, sums, columns, row, features):
 
 @step
 def add_visible_queries(p, p_row, x, sums, columns, key, features):
-    """sums += sum of p[i] * x[i] over the queries i that see a key, the `i` of `key`: a row of dk or dv."""
+    """sums += sum of p[i] * x[i] over the queries i that attend to key `key.i`: a row of dk or dv."""
     for i in range(key.sequence.seqlen_q):
         row = Row(key.sequence, key.b, key.h, i)
         first, end = visible_range(row, features)

@@ -1,4 +1,4 @@
-"""Softmax and its gradient on whole rows of scores that lie in memory: what the standard engine does."""
+"""Softmax and its gradient on whole rows of scores in memory, for the standard engine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from flashbench.kernels.maths.exp2 import LOG2E, exp2
 def pieces(
     b: ir.IRBuilder, element: ir.Type, columns: ir.Value
 ) -> Iterator[tuple[ir.VectorType, ir.Value, ir.Value]]:
-    """(vector type, first column, last column) of the whole vectors of a row, then of its tail."""
+    """(vector type, first column, end column) for the whole vectors of a row, then for its tail."""
     full = full_vector(element)
     whole = b.mul(b.sdiv(columns, const(full.count)), const(full.count))
     yield full, const(0), whole
@@ -55,13 +55,13 @@ def _softmax_row(builder: ir.IRBuilder, element: ir.Type, *, natural: bool = Fal
     pointer = element.as_pointer()
 
     def exponential(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-        # To base e the difference is scaled, not the scores: a mask's lowest float must stay finite.
+        # For base e, scale the difference, not the scores: the lowest float of a mask must stay finite.
         return exp2(b, b.fmul(x, constant(x.type, LOG2E)) if natural else x)
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         row, columns, first, end, sink, row_max_at = args
         s, visible = b.gep(row, [first]), b.sub(end, first)
-        # Pass 1: the maximum of the visible scores. NaN never compares greater, so it is left to the sum.
+        # Pass 1: the maximum of visible scores. A NaN never compares greater; it enters the sum in pass 2.
         best: ir.Value = sink
         for vector, start, last in pieces(b, element, visible):
             so_far = splat(b, best, vector.count)
@@ -73,7 +73,7 @@ def _softmax_row(builder: ir.IRBuilder, element: ir.Type, *, natural: bool = Fal
         nothing = b.fcmp_ordered("==", best, ir.Constant(element, float("-inf")))
         shift = b.select(nothing, ir.Constant(element, 0.0), best)
 
-        # Pass 2: exponentials in place, and their sum, which the sink joins.
+        # Pass 2: exponentials in place, and their sum, with that of the sink.
         total: ir.Value = ir.Constant(element, 0.0)
         if natural:
             total = sum_of_lanes(b, exponential(b, splat(b, b.fsub(sink, shift), 1)))
@@ -86,7 +86,7 @@ def _softmax_row(builder: ir.IRBuilder, element: ir.Type, *, natural: bool = Fal
                 after.append(b.fadd(before[0], p))
             total = b.fadd(total, sum_of_lanes(b, after[0]))
 
-        # Pass 3: divide by the sum. Hidden scores get probability 0, and so do all where none is visible.
+        # Pass 3: divide by the sum. Hidden scores get probability 0. If none is visible, all get 0.
         inverse = b.fdiv(ir.Constant(element, 1.0), total)
         inverse = b.select(b.fcmp_ordered("==", total, ir.Constant(element, 0.0)), total, inverse)
         for vector, start, last in pieces(b, element, visible):
@@ -143,9 +143,9 @@ def _gradient_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 
 @intrinsic
 def softmax_row(typingctx: Any, s: Any, columns: Any, first: Any, end: Any, row_max: Any) -> Any:
-    """s[first:end] becomes its softmax to base 2, the rest of s[:columns] zero.
+    """s[first:end] becomes its softmax to base 2; the rest of s[:columns] becomes 0.
 
-    Stores the maximum in row_max[0] and returns the sum of 2**(s - maximum).
+    Stores the maximum in row_max[0]. Returns the sum of 2**(s - maximum).
     """
     n = types.intp
 
@@ -161,7 +161,7 @@ def softmax_row(typingctx: Any, s: Any, columns: Any, first: Any, end: Any, row_
 def natural_softmax_row(
     typingctx: Any, s: Any, columns: Any, first: Any, end: Any, sink: Any, row_max: Any
 ) -> Any:
-    """The same to base e, with a sink among the logits; -inf is none."""
+    """`softmax_row` to base e, with a sink as one more logit; -inf: no sink."""
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -172,7 +172,7 @@ def natural_softmax_row(
 
 @intrinsic
 def mean_gradient(typingctx: Any, dp: Any, p: Any, count: Any) -> Any:
-    """delta, the sum of p * dp: the softmax's own share of the gradient."""
+    """delta = sum of p * dp, the term that softmax subtracts from dp."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.call(_mean_gradient(builder, FLOATS[signature.args[0].dtype]), args)
@@ -184,7 +184,7 @@ def mean_gradient(typingctx: Any, dp: Any, p: Any, count: Any) -> Any:
 def gradient_row(
     typingctx: Any, dp: Any, p: Any, columns: Any, first: Any, end: Any, delta: Any, scale: Any
 ) -> Any:
-    """dp[first:end] becomes scale * p * (dp - delta), the rest of dp[:columns] zero."""
+    """dp[first:end] becomes scale * p * (dp - delta); the rest of dp[:columns] becomes 0."""
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
