@@ -1,1 +1,1 @@
-"""Functions of numbers in vectors: exponential, tanh, random bits, dot products."""
+"""Functions on vectors: exponential, tanh, random bits, dot products."""

@@ -1,7 +1,7 @@
-"""Scores of few queries: dot products along head_dim, so that a key is read once, in vectors, for all.
+"""Scores of few queries: dot products along head_dim. Each key is read once, in vectors, for all queries.
 
-The product of matmul.py reads keys number by number and has queries for lanes; with few of these most lanes
-would be idle, and the reading of numbers, not memory, would be the limit.
+The product in products/fma.py has queries as lanes and broadcasts each number of a key. With few queries most
+lanes would be idle, and these scalar loads, not memory, would be the limit.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from flashbench.codegen.ir import (
 from flashbench.codegen.isa import ISA
 from flashbench.codegen.pointers import prefetch
 
-KEYS = 4  # of one turn
-AHEAD = 8  # keys: two turns
-# Queries of one turn: a sum for each pair stays in a register, of which there are 16 or 32.
+KEYS = 4  # keys per iteration
+AHEAD = 8  # keys to prefetch ahead: two iterations
+# Queries per iteration: the sum of each (key, query) pair stays in one of 16 or 32 registers.
 QUERIES = 4 if ISA.max_vectors >= 4 else 2
 
 
 def _sums(b: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
-    """The sum of each vector's lanes, in the vectors' order, as many to a vector as it has lanes."""
+    """The sum of each vector's lanes, in the order of the vectors, packed into vectors of the same width."""
     lanes = vectors[0].type.count
     indices = ir.VectorType(ir.IntType(32), lanes)
     half = 1
     while half < lanes:
-        # Of two vectors one: lanes with this bit belong to the second, and each takes in its neighbour.
+        # Merge two vectors into one: lanes with bit `half` come from the second; each adds its partner lane.
         low = ir.Constant(indices, [i if not i & half else lanes + i - half for i in range(lanes)])
         high = ir.Constant(indices, [i + half if not i & half else lanes + i for i in range(lanes)])
         pairs = zip(vectors[::2], vectors[1::2] or vectors, strict=True)
@@ -50,7 +50,7 @@ def _sums(b: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
 
 
 def _widened(b: ir.IRBuilder, narrow: ir.Value, vector: ir.VectorType) -> ir.Value:
-    """The vector with zeros behind."""
+    """The narrow vector, filled up with zeros."""
     count = narrow.type.count
     order = [i if i < count else count for i in range(vector.count)]
     indices = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), order)
@@ -65,9 +65,9 @@ def _turn(
     columns: ir.Value,
     fetched: list[ir.Value],
 ) -> list[ir.Value]:
-    """The dot products of each key, given by its row's address, with each query, as `_sums` has them.
+    """The dot products of each key with each query, in the layout of `_sums`. keys, queries: row addresses.
 
-    The rows `fetched` are asked for meanwhile, a line at each step.
+    Each step also prefetches one cache line of each row in `fetched`.
     """
     pairs = [(key, query) for key in keys for query in queries]
     zero = constant(vector, 0.0)
@@ -78,7 +78,7 @@ def _turn(
         q = {query: load(b, query, column, vector) for query in queries}
         totals += [fma(b, k[key], q[query], old) for (key, query), old in zip(pairs, before, strict=True)]
 
-    # What does not fill a vector, in halves of one: nothing is read beyond a key's end.
+    # The tail, in vectors of half the width, a quarter, ...: nothing is read beyond the end of a key.
     done = b.mul(b.sdiv(columns, const(vector.count)), const(vector.count))
     count = vector.count // 2
     while count:
@@ -116,7 +116,7 @@ def _products(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
             loop(b, queries, step=QUERIES, carry=[]) as (query, _, _),
         ):
             numbers = [b.add(key, const(i)) for i in range(KEYS)]
-            # Beyond the last key: the last one again.
+            # Beyond the last key, repeat the last key.
             clipped = [b.select(b.icmp_signed("<", n, last), n, last) for n in numbers]
             rows = [b.gep(k, [b.mul(n, k_row)]) for n in clipped]
             firsts = [b.gep(q, [b.mul(b.add(query, const(i)), q_row)]) for i in range(QUERIES)]
@@ -156,12 +156,12 @@ def dot_products(
     v: Any,
     room: Any,
 ) -> Any:
-    """s[key, query] = the dot product of k[key] and q[query]; `queries` is a multiple of QUERIES.
+    """s[key, query] = dot product of k[key] and q[query].
 
-    k, q, v: a `Matrix` each.
+    k, q, v: a `Matrix` each. queries: a multiple of QUERIES. columns: head_dim.
 
-    Memory is asked meanwhile for the values v of these keys, and for k some rows ahead, up to row `room`: a
-    core's own prefetcher keeps fewer lines under way, and none across pages.
+    Also prefetches v of these keys, and k AHEAD rows ahead, up to row `room` - 1: the core's own prefetcher
+    keeps fewer lines in flight, and none across pages.
     """
     n = types.intp
     return types.void(k, n, q, n, s, n, n, v, n), body_by_element(_products)

@@ -1,10 +1,10 @@
 """Vector 2**x: the one exponential of all kernels.
 
-x = n + f with n an integer and |f| <= 1/2; 2**f is a near-minimax polynomial and 2**n goes into the
-exponent. 2**-inf is exactly 0, NaN stays NaN. Results below 2**-100 in float32 and 2**-1000 in float64 are
-0: they add nothing to a sum that has a term of 2**-8 or more, and near the end of the normal range products
-with them would be denormal, which costs a CPU some hundred cycles each. Scores reach it after the row
-maximum is subtracted, so x <= 0 and it cannot overflow.
+x = n + f, with n an integer and |f| <= 1/2. 2**f is a near-minimax polynomial; 2**n is written to the
+exponent bits. 2**-inf is exactly 0, and NaN stays NaN. Results below 2**-100 in float32 and 2**-1000 in
+float64 are 0. They add nothing to a sum that has a term of 2**-8 or more. Products with them would be
+denormal, which costs a CPU about a hundred cycles each. The row maximum is subtracted from scores first, so
+x <= 0 and nothing overflows.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _FLOAT64 = (
 
 _LOWEST = {4: -100.0, 8: -1000.0}  # by size of the element
 
-# The same on [-1/16, 1/16], without the leading 1 (largest relative error 6.0e-18).
+# The same polynomial on [-1/16, 1/16], without the leading 1 (largest relative error 6.0e-18).
 _FLOAT64_EIGHTHS = (
     0.6931471805599453,
     0.24022650695910933,
@@ -68,22 +68,22 @@ def exp2(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     single = size_of(x.type.element) == 4
     coefficients, mantissa = (_FLOAT32, 23) if single else (_FLOAT64, 52)
 
-    # Adding 1.5 * 2**mantissa rounds x to an integer n, which is then in the sum's low bits.
+    # Adding 1.5 * 2**mantissa rounds x to an integer n, and n is in the low bits of the sum.
     magic = 1.5 * 2.0**mantissa
-    # The low bits of x + magic + bias hold n + bias: moved up they are the float 2**n. A product with it,
-    # not an addition of exponents, so that NaN survives whatever its payload.
+    # The low bits of x + magic + bias hold n + bias. Shifted to the exponent bits they are the float 2**n.
+    # Multiply by it instead of adding exponents, so that NaN with any payload stays NaN.
     bias = constant(x.type, magic + (127 if single else 1023))
     shifted = builder.fadd(x, bias)
     fraction = builder.fsub(x, builder.fsub(shifted, bias))
     ints = integer_like(x.type)
     power = builder.shl(builder.bitcast(shifted, ints), ir.Constant(ints, [mantissa] * ints.count))
     result = builder.fmul(_polynomial(builder, fraction, coefficients), builder.bitcast(power, x.type))
-    # Below the normal range, and for -inf, that was nonsense.
+    # Below the normal range, and for -inf, `result` is invalid.
     return builder.select(_counts(builder, x), result, constant(x.type, 0.0))
 
 
 def _counts(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """Whether 2**x is worth computing; NaN is."""
+    """Whether 2**x is not rounded to 0. True for NaN."""
     lowest = _LOWEST[size_of(x.type.element)]
     return builder.fcmp_unordered(">=", x, constant(x.type, lowest))
 
@@ -96,8 +96,10 @@ def _polynomial(builder: ir.IRBuilder, fraction: ir.Value, coefficients: tuple[f
 
 
 def _exp2_avx512(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """With VSCALEF for 2**n; in float64 n is a multiple of 1/8, and a table in one register gives
-    2**(n mod 1): three multiply-adds less. In float32 a table of sixteenths was measured to gain nothing.
+    """2**x with VSCALEF for 2**n.
+
+    In float64 n is a multiple of 1/8, and a table in one register gives 2**(n mod 1). This saves three
+    multiply-adds. In float32 a table of sixteenths gained nothing when measured.
     """
     vector = x.type
     single = size_of(vector.element) == 4
@@ -115,7 +117,7 @@ def _exp2_avx512(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 
 def _scale_by_power(builder: ir.IRBuilder, value: ir.Value, n: ir.Value, counts: ir.Value) -> ir.Value:
-    """value * 2**floor(n) where it counts, else 0, by AVX-512's VSCALEF."""
+    """value * 2**floor(n) by AVX-512's VSCALEF; 0 in lanes where `counts` is false."""
     single = size_of(value.type.element) == 4
     name = f"llvm.x86.avx512.mask.scalef.{'ps' if single else 'pd'}.512"
     mask = builder.bitcast(counts, ir.IntType(value.type.count))

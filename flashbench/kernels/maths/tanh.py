@@ -1,4 +1,4 @@
-"""Vector tanh, for softcap: a polynomial where every lane is small, exponentials where one is not."""
+"""Vector tanh, for softcap: a polynomial if all lanes are small, else exponentials for the large ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from flashbench.codegen.isa import AVX512, ISA
 from flashbench.kernels.maths.exp2 import exp2
 
 # tanh(x) = x + x^3 g(x^2), lowest power first; g from Chebyshev nodes (mpmath.chebyfit at 40 digits). Largest
-# relative error up to the limit: 1.2e-9 (unit roundoff 6.0e-8) and 1.5e-17 (1.1e-16). A cap of 50, as in
-# Gemma 2, keeps scores up to 25 and 12.5 below the limits, which is nearly all there are.
+# relative error up to the limit: 1.2e-9 (unit roundoff 6.0e-8) and 1.5e-17 (1.1e-16). With a cap of 50, as in
+# Gemma 2, scores up to 25 (float32) and 12.5 (float64) are within the limits: nearly all scores are.
 _FLOAT32_LIMIT = 0.5
 _FLOAT32 = (
     -0.33333332796631665,
@@ -34,7 +34,7 @@ _FLOAT64 = (
 
 
 def tanh(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """tanh(x) to a few units in the last place; NaN stays NaN. Ends in another block than it began in."""
+    """tanh(x) to a few units in the last place. NaN stays NaN. The builder ends in another basic block."""
     vector = x.type
     single = size_of(vector.element) == 4
     limit, coefficients = (_FLOAT32_LIMIT, _FLOAT32) if single else (_FLOAT64_LIMIT, _FLOAT64)
@@ -63,8 +63,10 @@ def tanh(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 
 def _quotient(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    """x / y for 1 <= y <= 2. On AVX-512 by Newton's steps from its estimate of 1 / y, which has 14 bits: a
-    division of a full vector keeps a port busy for as long as some 30 multiply-adds.
+    """x / y for 1 <= y <= 2.
+
+    On AVX-512, Newton steps from the 14-bit estimate of 1 / y: the division of a full vector takes a port as
+    long as about 30 multiply-adds.
     """
     vector = x.type
     single = size_of(vector.element) == 4

@@ -1,4 +1,4 @@
-"""Reading memory as fast as it can be read: every core sums an array of its own."""
+"""The memory's read bandwidth: every core sums an array of its own."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from flashbench.threads.pool import run_on_threads
 
 # Independent sums, so that the loop waits for memory and never for an addition.
 _ACCUMULATORS = 8
-# How far ahead to ask for memory. A core waits for only so many lines at a time, and its own prefetcher
-# keeps fewer of them under way: this reads 15 to 20 % faster (Sapphire Rapids).
+# Prefetch distance. A core can wait for a limited number of lines at once, and its own prefetcher keeps fewer
+# in flight. With this prefetch a read is 15 to 20 % faster (Sapphire Rapids).
 _AHEAD_BYTES = 1024
 _LINE_BYTES = 64
-# How long the first touch waits for a thread that is late. Without it memory may lie on another socket
-# than its reader, which costs speed and nothing else.
+# How long the first touch waits for a late thread. Without its thread, memory may lie on another socket than
+# its reader: the result is right, but the read is slower.
 _PATIENCE_S = 1.0
 
 
@@ -59,7 +59,7 @@ def _sum(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
             result = b.fadd(result, total)
         result = sum_of_lanes(b, result)
 
-        # Pass 2: what is left, one by one.
+        # Pass 2: the remaining numbers, one by one.
         done = b.mul(b.sdiv(count, const(step)), const(step))
         first = ir.Constant(single, [0.0])
         with loop(b, count, start=done, carry=[first]) as (index, before, after):
@@ -85,15 +85,15 @@ def _sum_of_doubles(zero, address, count):
 
 
 def sum_of(x: NDArray[np.float64]) -> float:
-    """The sum of a contiguous array of doubles, without the GIL."""
+    """The sum of a contiguous array of doubles, computed without the GIL."""
     return float(_sum_of_doubles(0.0, x.ctypes.data, x.size))
 
 
 class SharedMemory:
-    """An array of ones in as many parts as threads, each in the memory nearest to its reader."""
+    """An array of ones, one part per thread. Each part lies in the memory nearest to its reader."""
 
     def __init__(self, size_bytes: int, num_threads: int) -> None:
-        """Take the memory, rounded down to whole doubles a thread, and have each thread touch its part."""
+        """Allocate size_bytes, rounded down to whole doubles per thread. Each thread touches its own part."""
         self._parts = [np.empty(size_bytes // (8 * num_threads)) for _ in range(num_threads)]
         self._owned: dict[int, int] = {}  # thread -> its part
         arrived = threading.Barrier(num_threads)
@@ -110,11 +110,11 @@ class SharedMemory:
 
     @property
     def size_bytes(self) -> int:
-        """What one `read` reads."""
+        """Bytes that one `read` reads."""
         return sum(part.nbytes for part in self._parts)
 
     def read(self) -> float:
-        """The sum of everything, each thread reading its own part, and that of a thread which is late."""
+        """The sum of all parts. Each thread reads its own part, then parts of late threads."""
         left = set(range(len(self._parts)))
         sums: list[float] = []
         lock = threading.Lock()

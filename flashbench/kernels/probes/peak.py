@@ -14,7 +14,7 @@ from flashbench.codegen.ir import FLOATS, fma, full_vector, function, loop, spla
 from flashbench.codegen.isa import ISA
 from flashbench.threads.pool import run_on_threads
 
-# As many independent sums as the widest product tile has, which is what covers the latency.
+# As many independent sums as the largest product tile has: enough to cover the latency.
 _ACCUMULATORS = max(rows * vectors for vectors, rows in ISA.tile_rows.items())
 
 
@@ -48,10 +48,10 @@ def _fma_burst(factor, term, iterations):
 
 
 def fma_burst(dtype: str, iterations: int, num_threads: int) -> int:
-    """Keep the multiply-add units of num_threads cores busy; returns the floating-point operations done."""
+    """Keep the multiply-add units of num_threads cores busy. Returns the floating-point operations done."""
     number = np.dtype(dtype).type
-    factor, term = number(0.999), number(0.001)  # tends to 1: neither overflow nor denormals
-    taken: list[int] = []  # a pool thread that comes too late does nothing, and must not be counted
+    factor, term = number(0.999), number(0.001)  # converges to 1: neither overflow nor denormals
+    taken: list[int] = []  # a late pool thread does no work and must not be counted
 
     def work(slot: int) -> None:
         _fma_burst(factor, term, iterations)
