@@ -1,6 +1,6 @@
-"""What a call of standard attention passes to its kernels, and where its scores lie.
+"""The arguments of a standard attention call, and the places of its scores in memory.
 
-s and p: a slab of (seqlen_q, columns) for each sequence and head, columns being its keys with their padding.
+s and p: one slab of (seqlen_q, columns) per sequence and head. columns: its keys with their padding.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from flashbench.kernels.call.structs import Array, Features, Numbers, Sizes, Wor
 
 
 class Scores(NamedTuple):
-    """The slabs of all sequences. tanh and dropped are p itself where they are not kept."""
+    """The slabs of all sequences. tanh and dropped are p itself if they are not kept."""
 
     p: Number
-    tanh: Number  # of scores, for softcap's gradient
-    dropped: Number  # p after dropout: what o is made of
+    tanh: Number  # tanh of the scores, for softcap's gradient
+    dropped: Number  # p after dropout: o = dropped @ v
     dp: Number
 
 
 class Stages(NamedTuple):
-    """What the stages of a call need to know."""
+    """Parameters of the stages."""
 
-    hides: int  # whether any pair is hidden
-    longest: int  # the most rows of q, or of padded k, of a sequence: the larger
-    natural: int  # whether scores are in natural units, not in units of log2
-    factor: float  # of q k^T, so that it is in these units, or the softcap's
+    hides: int  # 1: some pair is hidden
+    longest: int  # the largest number of queries or padded keys in a sequence
+    natural: int  # 1: scores in natural units; 0: in log2 units
+    factor: float  # multiplies q k^T: gives these units, or units of the softcap
     softcap: float
-    packed: int  # address of room for packed keys, of packed_stride bytes a thread; 0: there is room in o
+    packed: int  # address of memory for packed keys, packed_stride bytes per thread; 0: pack keys into o
     packed_stride: int
-    sink_shares: int  # address of float64 room for what each task of SCORE_GRADIENT adds to a sink's gradient
-    mask_step: int  # of dmask along the keys, 0 or 1; -1: it is not asked for
+    sink_shares: int  # address of float64 numbers: one sink gradient share per task of SCORE_GRADIENT
+    mask_step: int  # stride of dmask along the keys, 0 or 1; -1: dmask is not requested
 
 
 class StandardCall(NamedTuple):
-    """A forward call leaves the gradients' arrays empty, a backward one reads no o.
+    """The arguments of one call, shared by its threads. A forward call has no gradients, a backward no o.
 
-    dv: first room for packed v, a head's rows without gaps. Work's tickets: one a stage. Work's finite: of
-    the forward pass for each v; of the backward pass for each q, then each do, then each k.
+    dv: holds packed v before it is written; rows of a head are contiguous. work.tickets: one counter per
+    stage. work.finite: flags of each v in the forward pass; of each q, each do, each k in the backward pass.
     """
 
     q: Array
@@ -62,7 +62,7 @@ class StandardCall(NamedTuple):
 
 
 class SlabSequence(NamedTuple):
-    """A `Sequence`, and where its scores lie."""
+    """A `Sequence`, and the place of its scores."""
 
     batch: int
     first_query: int
@@ -70,9 +70,9 @@ class SlabSequence(NamedTuple):
     seqlen_q: int
     seqlen_k: int
     diagonal: int
-    tiles_before: int  # 0: tasks are not numbered by it
+    tiles_before: int  # unused here: 0
     columns: int
-    slab: int  # where its first slab begins, in numbers
+    slab: int  # offset of its first slab, in numbers
 
 
 _SEQUENCE_BYTES = CELL_BYTES * len(SlabSequence._fields)
@@ -85,17 +85,17 @@ def slab_sequence_at(call, b):
 
 @step
 def query_rows(array, sequence, h, first):
-    """One head's rows of a sequence, from its query `first` on."""
+    """The rows of one head of a sequence, from query `first` on."""
     return rows_at(array, sequence.batch, h, sequence.first_query + first)
 
 
 @step
 def key_rows(array, sequence, h, first):
-    """One head's rows of a sequence, from its key `first` on."""
+    """The rows of one head of a sequence, from key `first` on."""
     return rows_at(array, sequence.batch, h, sequence.first_key + first)
 
 
 @step
 def slab(scores, sequence, h):
-    """The scores, or what is like them, of one head of a sequence."""
+    """The slab of one head of a sequence, in one array of `Scores`."""
     return at(scores, sequence.slab + h * (sequence.seqlen_q * sequence.columns))

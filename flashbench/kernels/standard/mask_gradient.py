@@ -1,7 +1,7 @@
-"""dmask from ds, between SCORE_GRADIENT and the products with ds.
+"""dmask from ds: a stage between SCORE_GRADIENT and the products with ds.
 
-A task is a piece of dmask with all that was broadcast to it, so that it is added up in one order by one
-thread: along the queries in tiles, or else along the keys.
+A task is a piece of dmask: a tile of queries, or of keys if the mask is broadcast along the queries. One
+thread adds all ds of a piece in a fixed order, so the sums do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flashbench.kernels.standard.stages import KEY_TILE, MASK_GRADIENT, ROW_TILE
 
 
 class _Piece(NamedTuple):
-    """(first, end) along each axis of what a task adds up."""
+    """The ds that one task adds up: (first, end) along each axis."""
 
     sequences: Any
     heads: Any
@@ -31,7 +31,7 @@ class _Piece(NamedTuple):
 
 @compiled
 def standard_mask_gradient(storage, number, address, slot, seqlen_q, seqlen_k):
-    """Add ds to dmask, piece by piece, until none is left; seqlen_q, seqlen_k: the longest sequence's."""
+    """Add ds to dmask, piece by piece, until none is left. seqlen_q, seqlen_k: of the longest sequence."""
     call = view(StandardCall, storage, number, address)
     batches = call.work.sequence_count if call.dmask.batch else 1
     heads = call.sizes.num_heads if call.dmask.head else 1
@@ -58,9 +58,9 @@ def standard_mask_gradient(storage, number, address, slot, seqlen_q, seqlen_k):
 
 @step
 def add_piece(call, piece):
-    """dmask gets ds of a piece, and ds becomes scale times ds by the product.
+    """Add ds of a piece to dmask. Then ds becomes the gradient of q k^T: times scale, through softcap.
 
-    Strides of 0 add up along the axes that the mask is broadcast along, in an order that the piece decides.
+    dmask has strides of 0 on broadcast axes, so that values there add up in the order of this loop.
     """
     for b in range(piece.sequences[0], piece.sequences[1]):
         sequence = slab_sequence_at(call, b)

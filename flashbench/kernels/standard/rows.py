@@ -1,4 +1,4 @@
-"""What standard attention does to a row of scores between its products: softmax and its gradient."""
+"""One row of scores in standard attention, between the products: features, softmax and its gradient."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from flashbench.kernels.row.softmax import gradient_row, mean_gradient, natural_
 
 @step
 def softmax_of_row(call, row, s, tanh, dropped, lse):
-    """A row of scores becomes P's, its lse is stored, and what features make of both is kept where asked for.
+    """Replace a row of scores s by p, and store its lse, the tanh of softcap, and p after dropout.
 
-    tanh and dropped may be s.
+    tanh and dropped may be s itself if the backward pass does not need them.
     """
     features, columns = call.features, row.sequence.columns
     first, end = visible_range(row, features)
@@ -48,13 +48,13 @@ def softmax_of_row(call, row, s, tanh, dropped, lse):
 
 @step
 def gradient_of_row(call, row, dp, p, dropped, lse, scale):
-    """A row of dp becomes scale * ds; returns what its sink gets."""
+    """Replace a row of dp by scale * ds. Returns the row's share of the sink's gradient."""
     features = call.features
     first, end = visible_range(row, features)
     visible = end - first
-    # Where p is dropped so is dp on its way back, which makes no difference to their product.
+    # dropped is 0 for a dropped pair, so dp of that pair does not change this sum.
     delta = mean_gradient(at(dp, first), at(dropped, first), visible)
-    spoiled = features.mask != NO_MASK and not math.isfinite(delta)  # by what the mask hides, perhaps
+    spoiled = features.mask != NO_MASK and not math.isfinite(delta)  # perhaps by a pair that the mask hides
     if spoiled:
         clear_masked(dp, row, features, first, end)
         delta = mean_gradient(at(dp, first), at(dropped, first), visible)

@@ -1,12 +1,11 @@
 """Standard attention: scores materialised once, softmax in place, P kept for the backward pass.
 
-The baseline that flash attention is measured against, made as fast as it can be: the same products,
-the same exponential and the same threads. Each stage runs over the whole problem before the next
-begins, as it does where a framework calls one operation after another; a hidden score is computed and then
-masked, as it is there.
+This is the baseline for flash attention, as fast as we can make it: it has the same products, exponential and
+threads. Each stage runs over the whole problem before the next begins, as in a framework that calls one
+operation after another. A hidden score is computed first and then masked, as in a framework.
 
-What a product needs transposed is packed into an output that is not written until later, so that the scores
-are all the workspace there is.
+A product needs its right side transposed. It is packed into an output array that is written only later, so
+that the scores are the only workspace.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ KEY_TILE = 128  # keys whose packed columns stay in the second-level cache
 ROW_TILE = 64
 DEPTH = 256  # rows of a product's right side that stay in the second-level cache
 
-# In the order in which they run, by number of their ticket.
+# The stages, in the order in which they run. The number is the index of the stage's ticket counter.
 SCORES, SOFTMAX, OUTPUT = range(3)
 P_GRADIENT, SCORE_GRADIENT, MASK_GRADIENT, KEY_GRADIENTS, QUERY_GRADIENT = range(5)
 STAGES = 5
 
 
 class _Tile(NamedTuple):
-    """Some rows of one head's scores, or some of its columns: keys."""
+    """A tile of rows (queries) or of columns (keys) of one head's scores."""
 
     sequence: Any
     b: Any
@@ -50,9 +49,9 @@ class _Tile(NamedTuple):
 
 @step
 def multiply_in_slices(a, a_row, a_col, x, sums, rows, columns, depth, accumulate):
-    """multiply() in slices of the depth, so that a slice of x serves all rows from the cache.
+    """multiply() in slices of the depth, so that a slice of x stays in the cache for all rows.
 
-    The one caller of multiply(): every function that calls it has machine code of its own for it.
+    Only this step calls multiply(): LLVM makes separate machine code of it for each calling step.
     """
     start = 0
     while True:
@@ -67,7 +66,7 @@ def multiply_in_slices(a, a_row, a_col, x, sums, rows, columns, depth, accumulat
 
 @step
 def tile_of(call, task, tile, heads, by_key):
-    """The tile that is a task, tasks being numbered by sequence, head and tile; it may have no rows."""
+    """The tile of a task. Tasks are numbered by sequence, then head, then tile. A tile may have no rows."""
     tiles = (call.stages.longest + tile - 1) // tile
     start, b, h = task % tiles * tile, task // tiles // heads, task // tiles % heads
     sequence = slab_sequence_at(call, b)
@@ -82,7 +81,7 @@ def tasks_of(call, tile, heads):
 
 @compiled
 def standard_forward(storage, number, address, slot, stage):
-    """One stage of o = softmax(q @ k.T) @ v, until its tickets are out."""
+    """Run one stage of o = softmax(q @ k.T) @ v until no task of it is left."""
     call = view(StandardCall, storage, number, address)
     tile, heads = KEY_TILE if stage == SCORES else ROW_TILE, call.sizes.num_heads
     while True:
@@ -102,7 +101,7 @@ def standard_forward(storage, number, address, slot, stage):
 
 @step
 def put_scores(call, work, slot):
-    """Some columns of s = q @ k.T."""
+    """Compute a tile of columns of s = q @ k.T."""
     sequence, h, head_dim = work.sequence, work.h, call.sizes.head_dim
     q = query_rows(call.q, sequence, h, 0)
     k = key_rows(call.k, sequence, h // call.sizes.group, work.start)
@@ -118,7 +117,7 @@ def put_scores(call, work, slot):
 
 @step
 def put_softmax(call, work):
-    """p and lse of some rows."""
+    """Compute p and lse of a tile of rows."""
     sequence, h = work.sequence, work.h
     s, tanh = slab(call.scores.p, sequence, h), slab(call.scores.tanh, sequence, h)
     dropped, lse = slab(call.scores.dropped, sequence, h), query_rows(call.lse, sequence, h, 0)
@@ -130,7 +129,7 @@ def put_softmax(call, work):
 
 @step
 def put_output(call, work):
-    """Some rows of o = p @ v."""
+    """Compute a tile of rows of o = p @ v."""
     sequence, h, columns = work.sequence, work.h, work.sequence.columns
     kv, head_dim_v = h // call.sizes.group, call.sizes.head_dim_v
     p = at(slab(call.scores.dropped, sequence, h), work.start * columns)
@@ -144,7 +143,7 @@ def put_output(call, work):
 
 @step
 def add_rows_of_keys(call, work, p, x, sums, columns):
-    """sums = p @ x, row by row over the keys that each query sees."""
+    """sums = p @ x over visible pairs only, row by row."""
     clear_rows(sums, work.rows, columns, call.zero)
     for r in range(work.rows):
         row = Row(work.sequence, work.b, work.h, work.start + r)
@@ -154,7 +153,7 @@ def add_rows_of_keys(call, work, p, x, sums, columns):
 
 @compiled
 def standard_backward(storage, number, address, slot, stage):
-    """One stage of dq, dk and dv from the kept P, until its tickets are out."""
+    """Run one stage of dq, dk and dv from the kept P until no task of it is left."""
     call = view(StandardCall, storage, number, address)
     by_key = stage in (P_GRADIENT, KEY_GRADIENTS)
     tile = KEY_TILE if stage == P_GRADIENT else ROW_TILE
@@ -178,7 +177,7 @@ def standard_backward(storage, number, address, slot, stage):
 
 @step
 def put_p_gradient(call, work):
-    """Some columns of dp. Forward: o = p @ v, so dp = do @ v.T; v.T is packed where dv will be."""
+    """Compute a tile of columns of dp. Forward: o = p @ v, so dp = do @ v.T. dv's memory holds packed v.T."""
     sequence, h, group, columns = work.sequence, work.h, call.sizes.group, work.sequence.columns
     head_dim_v = call.sizes.head_dim_v
     v, vt = key_rows(call.v, sequence, h, work.start), key_rows(call.dv, sequence, h, work.start).at
@@ -192,7 +191,7 @@ def put_p_gradient(call, work):
 
 @step
 def put_score_gradient(call, work, task):
-    """Some rows of ds, and what they add to the gradient of a sink."""
+    """Compute a tile of rows of ds, and its share of the sink's gradient."""
     sequence, h = work.sequence, work.h
     keeps_units = call.stages.mask_step >= 0  # ds is first added to dmask, then scaled
     scale = call.zero + 1 if keeps_units else call.features.scale
@@ -213,7 +212,10 @@ def put_score_gradient(call, work, task):
 
 @step
 def put_key_gradients(call, work):
-    """Some rows of dk and dv. Forward: o = p @ v, so dv = p.T @ do; s = q @ k.T, so dk = ds.T @ q."""
+    """Compute a tile of rows of dk and dv.
+
+    Forward: o = p @ v, so dv = p.T @ do; s = q @ k.T, so dk = ds.T @ q.
+    """
     sequence, h, group, columns = work.sequence, work.h, call.sizes.group, work.sequence.columns
     head_dim, head_dim_v = call.sizes.head_dim, call.sizes.head_dim_v
     dk, dv = key_rows(call.dk, sequence, h, work.start), key_rows(call.dv, sequence, h, work.start)
@@ -238,7 +240,7 @@ def put_key_gradients(call, work):
 
 @step
 def queries_are_finite(call, work, head, q, do):
-    """Whether a product with a head's q and do is exact: nothing is hidden, or neither holds NaN or inf."""
+    """Whether the products with a head's q and do are exact: no pair is hidden, or q and do are finite."""
     if not call.stages.hides:
         return True
     of_q = at(call.work.finite, work.b * call.sizes.num_heads + head)
@@ -251,7 +253,7 @@ def queries_are_finite(call, work, head, q, do):
 
 @step
 def put_query_gradient(call, work):
-    """Some rows of dq. Forward: s = q @ k.T, so dq = ds @ k."""
+    """Compute a tile of rows of dq. Forward: s = q @ k.T, so dq = ds @ k."""
     sequence, h, columns = work.sequence, work.h, work.sequence.columns
     kv, head_dim = h // call.sizes.group, call.sizes.head_dim
     k, dq = key_rows(call.k, sequence, kv, 0), query_rows(call.dq, sequence, h, work.start)
