@@ -1,4 +1,4 @@
-"""What a mask lets each query see: the first key, the last one and how many, in one pass over its numbers."""
+"""The visible keys of each query in a mask: the first, the last and their number, in one pass."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from flashbench.codegen.pointers import at, pointer
 
 @compiled
 def row_extents(hides, lowest, place, rows_seen, keys_seen):
-    """Write what a mask lets through; returns whether it adds other numbers, and whether it hides by others.
+    """Write the visible range of each query. Returns (adds, doubtful).
 
-    An entry hides if it is `hides` or less; -inf does in any case, and a NaN does not. Others than 0 are
-    numbers that are added. lowest: what hides beyond doubt, in the mask's dtype, as `hides` is.
-    place: the mask's address, (batch, heads, queries, keys), and its strides in elements but for the last,
-    which is 1. rows_seen: (3, batch * heads * queries) of int32, the first key seen (`keys`: none), the last
-    (-1: none) and how many. keys_seen: (batch * heads, keys) of uint8, zeros; 1 for keys that any query sees.
+    An entry hides if it is <= `hides`; -inf always hides, NaN never does. adds: some visible entry is not 0,
+    so the mask also adds numbers. doubtful: some entry hides but is not `lowest`, the value that certainly
+    means hidden. hides and lowest have the mask's dtype.
+
+    place: the mask's address, its shape (batch, heads, queries, keys), and its first three strides, in
+    elements. The stride of keys is 1. rows_seen: int32, (3, batch * heads * queries): first visible key
+    (`keys`: none), last visible key (-1: none), number of visible keys. keys_seen: uint8, (batch * heads,
+    keys), initially 0; becomes 1 for a key that is visible to any query.
     """
     address, batch, heads, queries, keys, by_batch, by_head, by_query = place
     end = np.int32(keys)
@@ -26,7 +29,7 @@ def row_extents(hides, lowest, place, rows_seen, keys_seen):
         column = keys_seen[sequence]
         for i in range(queries):
             row = at(pointer(hides, address), b * by_batch + h * by_head + i * by_query)
-            # All of 32 bits and without a branch, so that it runs in vectors.
+            # All variables have 32 bits and there is no branch, so that LLVM vectorises the loop.
             first, last, count = end, np.int32(-1), np.int32(0)
             row_adds, row_doubtful = np.int32(0), np.int32(0)
             for key in range(end):

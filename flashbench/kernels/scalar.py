@@ -1,8 +1,8 @@
 """The readable reference: flash attention as scalar loops, one query and one key at a time.
 
-What `use_simd=False` runs. Each loop nest is the textbook's; the SIMD kernels compute the same sums
-over tiles. Arrays: q, o, do (batch, num_heads, seqlen_q, ...), k, v (batch, num_kv_heads, seqlen_k, ...); the
-table of sequences says which rows are whose.
+`use_simd=False` runs it. Each loop nest is the textbook's; the SIMD kernels compute the same sums over tiles.
+Arrays: q, o, do (batch, num_heads, seqlen_q, ...); k, v (batch, num_kv_heads, seqlen_k, ...). Each row of the
+table `sequences` is one sequence: batch index, first query, first key, seqlen_q, seqlen_k, diagonal.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ _ROUNDS = 10
 
 
 class ScalarFeatures(NamedTuple):
-    """The optional features; one that is off has the value that changes nothing.
+    """The optional features. A feature that is off has a neutral value.
 
-    Masks: (batch, num_heads, seqlen_q, seqlen_k), by sequence and by places in it.
+    Masks: (batch, num_heads, seqlen_q, seqlen_k), indexed by sequence and by positions in it.
     """
 
     scale: float
-    left: int  # keys that a query sees beside its own
-    right: int
-    softcap: float  # 0: none
+    left: int  # keys before the diagonal that a query attends to
+    right: int  # keys after the diagonal
+    softcap: float  # 0: off
     slopes: Any  # (batch, num_heads)
     bias: Any  # the float mask
     mask: Any  # the bool mask
     sinks: Any  # (num_heads,); -inf: none
     keep_factor: float  # 1 / (1 - dropout)
-    threshold: int  # what a word of random bits must reach for its pair to be kept
+    threshold: int  # a pair is kept if its random word is at least this
     seed: Any  # uint64
-    page_size: int  # 0: keys do not lie in pages
+    page_size: int  # 0: no pages
     pages: Any  # the block table
 
 
 @njit(nogil=True)
 def key_place(batch, first_key, b, j, features):
-    """(batch entry or page, row): where key j of sequence b lies in k and v."""
+    """(batch entry or page, row) of key j of sequence b in k and v."""
     if features.page_size > 0:
         return features.pages[b, j // features.page_size], j % features.page_size
     return batch, first_key + j
@@ -53,7 +53,7 @@ def key_place(batch, first_key, b, j, features):
 
 @njit(nogil=True)
 def logit(q_row, k_row, b, h, i, j, diagonal, features):
-    """(s, tanh): what softmax is taken of, and what softcap made of it on the way."""
+    """(s, tanh): the input of softmax, and the tanh of softcap (0 without softcap)."""
     score, capped = 0.0, 0.0
     for c in range(len(q_row)):
         score += q_row[c] * k_row[c]
@@ -67,7 +67,7 @@ def logit(q_row, k_row, b, h, i, j, diagonal, features):
 
 @njit(nogil=True)
 def sees(b, h, i, j, diagonal, features):
-    """Whether query i of a sequence sees its key j."""
+    """Whether query i of a sequence attends to key j."""
     own = i + diagonal
     if j < own - features.left or j > own + features.right:
         return False
@@ -76,9 +76,9 @@ def sees(b, h, i, j, diagonal, features):
 
 @njit(nogil=True)
 def dropout_factor(b, h, i, j, features):
-    """0 where dropout drops a pair, else what its probability grows by.
+    """The factor of a pair's probability: 0 if dropout drops the pair, else 1 / (1 - dropout).
 
-    Random bits by Philox 4x32-10 (Salmon et al. 2011): of the counter (j // 4, i, h, b), word j % 4.
+    Random bits: word j % 4 of Philox 4x32-10 (Salmon et al. 2011) with the counter (j // 4, i, h, b).
     """
     if features.threshold == 0:
         return features.keep_factor
@@ -95,7 +95,7 @@ def dropout_factor(b, h, i, j, features):
 
 @compiled
 def scalar_forward(q, k, v, o, lse, sequences, features):
-    """o = softmax(scale * q @ k.T) @ v with the softmax computed online."""
+    """Write o = softmax(scale * q @ k.T) @ v and lse, with an online softmax."""
     num_heads, head_dim_v = q.shape[1], v.shape[3]
     group = num_heads // k.shape[1]
     for b in range(len(sequences)):
@@ -112,7 +112,7 @@ def scalar_forward(q, k, v, o, lse, sequences, features):
                         continue
                     page, key = key_place(batch, first_key, b, j, features)
                     score, _ = logit(q[batch, h, query], k[page, kv, key], b, h, i, j, diagonal, features)
-                    # A score beyond the maximum so far rescales what has been summed under it.
+                    # A new maximum rescales the sums under the old one.
                     new_max = max(row_max, score)
                     rescale = math.exp(row_max - new_max) if row_sum > 0 else 0.0
                     p = math.exp(score - new_max) if score != -math.inf else 0.0
@@ -121,7 +121,7 @@ def scalar_forward(q, k, v, o, lse, sequences, features):
                     for c in range(head_dim_v):
                         o[batch, h, query, c] = o[batch, h, query, c] * rescale + p * v[page, kv, key, c]
                     row_max = new_max
-                if row_sum != 0:  # else no key has weight, and all is 0 already
+                if row_sum != 0:  # else no key has weight, and o is already 0
                     for c in range(head_dim_v):
                         o[batch, h, query, c] /= row_sum
                 lse[batch, h, query] = row_max + math.log(row_sum)
@@ -146,12 +146,10 @@ class Gradients(NamedTuple):
 
 @compiled
 def scalar_backward(inputs, gradients, sequences, features):
-    """dq, dk, dv, dsinks and dmask of sum(do * o), with p recomputed from lse. All are zero at first.
+    """Add the gradients of sum(do * o) to dq, dk, dv, dsinks and dmask, with p recomputed from lse.
 
-
-    Not for keys in pages, which are there to be read.
-
-    dmask: as large as the masks; strides of 0 add up along an axis.
+    All gradients must be zero before. dmask: the shape of the masks; a stride of 0 sums along an axis.
+    Keys in pages are not supported.
     """
     do, q, k, v, o, lse = inputs
     dq, dk, dv, dsinks, dmask = gradients
@@ -165,7 +163,7 @@ def scalar_backward(inputs, gradients, sequences, features):
                 query = first_query + i
                 delta, visible = 0.0, 0
                 row_lse = lse[batch, h, query]
-                # Logits all so far below 0 that lse does not tell 1 from 0, or all of -inf: nothing to go by.
+                # lse = -inf, or so far below 0 that lse - 1 == lse: it cannot tell probability 1 from 0.
                 tells_nothing = row_lse < 0 and lse.dtype.type(row_lse - 1.0) == row_lse
                 for c in range(head_dim_v):
                     delta += o[batch, h, query, c] * do[batch, h, query, c]
@@ -180,11 +178,11 @@ def scalar_backward(inputs, gradients, sequences, features):
                     dp = 0.0
                     for c in range(head_dim_v):
                         dp += do[batch, h, query, c] * v[batch, kv, key, c]
-                    # Forward: o += factor * p @ v, so dv += factor * p.T @ do, and dp times that factor.
+                    # Forward: o += factor * p @ v, so dv += factor * p.T @ do, and dp is times factor too.
                     factor = dropout_factor(b, h, i, j, features)
                     for c in range(head_dim_v):
                         dv[batch, kv, key, c] += factor * p * do[batch, h, query, c]
-                    # Softmax: ds = p * (dp - delta); the mask was added to s.
+                    # Softmax: ds = p * (dp - delta). The mask was added to s, so dmask += ds.
                     ds = p * (factor * dp - delta)
                     dmask[b, h, i, j] += ds
                     # s = softcap * tanh(scale * q @ k.T / softcap), so dq += ds @ k and dk += ds.T @ q.
@@ -192,6 +190,6 @@ def scalar_backward(inputs, gradients, sequences, features):
                     for c in range(head_dim):
                         dq[batch, h, query, c] += ds * k[batch, kv, key, c]
                         dk[batch, kv, key, c] += ds * q[batch, h, query, c]
-                # A sink is a key whose value is 0: p * (0 - delta).
+                # A sink is a key with value 0, so its dp = 0 and its ds = p * (0 - delta).
                 if visible and features.sinks[h] != -math.inf:
                     dsinks[h] -= math.exp(features.sinks[h] - row_lse) * delta
