@@ -1,1 +1,1 @@
-"""Engine `flash`: its plan, its block sizes, and its calls."""
+"""Engine `flash`: block sizes, plan and calls of its kernels."""

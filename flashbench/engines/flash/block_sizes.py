@@ -1,4 +1,4 @@
-"""How large the tiles of a problem are."""
+"""The rule for block sizes: how many queries and keys a tile has."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from flashbench.codegen.isa import HALF_RATE, ISA
 from flashbench.engines.launch import FLOPS_PER_THREAD
 from flashbench.kernels.flash.scratch import STATE_ROWS, padded_lanes
 
-# In float64, and at half rate in float32 too, a thread's workspace grows with the keys, by half the
-# documented 64 bytes each (two threads share the documented figure), and stops where tiles no longer gain.
+# In float64, and at half rate also in float32, the workspace of a thread grows with the keys. It is 32 bytes
+# per key: half the documented 64, because two threads share the documented figure. It stops growing where
+# larger tiles are no longer faster.
 _BYTES_PER_KEY = 32
 _MOST_FORWARD_BYTES = 40 * 1024
-_OVERHEAD_BYTES = 384  # tickets, tables and alignment: a thread's share
-# Measured at head_dim 32 to 256. At half rate (Zen 4) wider tiles of fewer keys are slower than narrow ones
-# of many, as the products are near the peak from one vector on and what remains to be saved is the visits to
-# o and to the running maximum. Elsewhere (Intel with AVX-512; with AVX2 too) the first product wants whole
-# tiles of registers, and the scores a place in the first-level cache.
+_OVERHEAD_BYTES = 384  # tickets, tables and alignment, per thread
+# Measured at head_dim 32 to 256. At half rate (Zen 4) narrow tiles of many keys are faster than wide tiles of
+# few keys: one vector of queries is enough for products near the peak, and more keys per tile mean fewer
+# visits to o and row_max. On other CPUs (Intel with AVX-512, also with AVX2) the first product needs whole
+# register tiles, and the scores must fit the first-level cache.
 _NARROW_LANES, _NARROW_MOST_KEYS = 16, 512
 _WIDE_BYTES, _WIDE_MOST_KEYS = 256, 64  # lanes: 64 in float32, 32 in float64
 _NARROW_BACKWARD_KEY_BYTES = 256  # one vector group of keys: 64 in float32, 32 in float64
@@ -39,11 +40,11 @@ def forward_blocks(
     *,
     half_rate: bool = HALF_RATE,
 ) -> Blocks:
-    """Tiles for the forward pass: at half rate narrow in queries, with as many keys as the workspace allows,
-    elsewhere as wide as it allows.
+    """Block sizes of the forward pass.
 
-    window: keys that a query sees at most. Tiles depend on the problem alone, not on the number of threads,
-    and so do the bits of the result.
+    At half rate: few queries, and as many keys as the workspace allows. Elsewhere: as many queries as it
+    allows. window: the most keys that a query attends to. flops: of the forward pass. Block sizes depend on
+    the problem only, not on the number of threads, so the bits of the result do too.
     """
     lanes, most_keys = _NARROW_LANES, _NARROW_MOST_KEYS
     if not half_rate:
@@ -51,10 +52,10 @@ def forward_blocks(
     vector = ISA.lanes(itemsize)
     lanes = max(vector, lanes)
     share = _MOST_FORWARD_BYTES
-    if half_rate or itemsize == 8:  # what the document gives figures of
-        threads = 1 if flops < 2 * FLOPS_PER_THREAD else 2  # that share the documented figure
+    if half_rate or itemsize == 8:  # the documented workspace figures are for these cases
+        threads = 1 if flops < 2 * FLOPS_PER_THREAD else 2  # they share the documented figure
         share = min(share, 2 * _BYTES_PER_KEY * seqlen_k // threads - _OVERHEAD_BYTES)
-    # A larger head_dim makes the packed queries larger, not the scores smaller.
+    # A larger head_dim enlarges the packed queries; it must not shrink the tile of scores.
     wider = max(0, head_dim - 64)
     while True:
         limit = share + wider * lanes * itemsize
@@ -76,8 +77,9 @@ def backward_blocks(
     *,
     half_rate: bool = HALF_RATE,
 ) -> Blocks:
-    """Tiles for the backward pass: every task passes over k, v, dk and dv, so the larger these are, the
-    more queries a task should serve.
+    """Block sizes of the backward pass.
+
+    Every task passes over k, v, dk and dv. So the larger these are, the more queries a task should have.
     """
     if half_rate:
         lanes = _narrow_backward_lanes(seqlen_k, head_dim, itemsize)
@@ -98,12 +100,12 @@ def _narrow_backward_lanes(seqlen_k: int, head_dim: int, itemsize: int) -> int:
 
 
 def within_window(blocks: Blocks, seqlen_k: int, window: int | None) -> Blocks:
-    """The blocks with as many keys as divide what a tile of queries sees evenly, at most those they had."""
+    """Reduce block_k so that it divides the visible keys of a tile of queries evenly."""
     span = seqlen_k if window is None else min(seqlen_k, window + blocks.block_q - 1)
     return blocks._replace(block_k=_even_share(span, blocks.block_k))
 
 
 def _even_share(seqlen_k: int, most: int) -> int:
-    """At most `most` keys, such that the last block of keys is not much shorter than the others."""
+    """A block_k of at most `most`, such that the last block is not much shorter than the others."""
     blocks = -(-seqlen_k // most)
     return min(most, -(-seqlen_k // (8 * blocks)) * 8, seqlen_k)

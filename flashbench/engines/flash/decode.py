@@ -1,4 +1,4 @@
-"""How engine `flash` decodes: which problems go that way, in how many parts, and the call."""
+"""Decoding in engine `flash`: which problems use it, the split of the keys into parts, and the call."""
 
 from __future__ import annotations
 
@@ -37,26 +37,27 @@ from flashbench.kernels.maths.dots import QUERIES
 from flashbench.kernels.products.paths import path_of
 from flashbench.problem import MOST_DECODING_QUERIES, AttentionProblem
 
-_MOST_ROWS = 64  # queries of a chunk, over the heads that share keys: four vectors of float32 on AVX-512
+_MOST_ROWS = 64  # queries in a task, over all heads of a group: four vectors of float32 on AVX-512
 _BLOCK_K = 64
-_LEAST_KEYS = 256  # of a part: what it costs to begin and to merge one is then little
-_PARTS = 32  # of a whole call, if it has as many keys: enough to keep many cores busy to the end
+_LEAST_KEYS = 256  # keys per part, at least: the cost to begin and merge a part is then small
+_PARTS = 32  # parts of a call, if it has enough keys: many cores stay busy to the end
 
 
 class DecodePlan(NamedTuple):
-    """Sizes of a call, from the problem alone, so that the bits of the result do not depend on threads."""
+    """Sizes of a call. They depend on the problem only, so threads do not change the bits of the result."""
 
-    chunk: int  # queries at once, of each head of a group
-    rows: int  # chunk times the heads of a group
+    chunk: int  # queries per head in one task
+    rows: int  # queries in one task: chunk * heads of a group
     part_keys: int
     block_k: int
     tasks: int
 
 
 def decodes(problem: AttentionProblem, settings: Settings) -> bool:
-    """Whether the problem is one of decoding: few queries, whose time is that of reading k and v.
+    """Whether to use the decoding kernel: for few queries, where the time is that of reading k and v.
 
-    Keys in pages always are. Dropout and block masks are not, nor whoever chooses tiles of queries.
+    Problems with keys in pages always use it. Problems with dropout or a block mask never do, nor calls that
+    set block_q.
     """
     if problem.page_size is not None:
         return True
@@ -69,7 +70,7 @@ def decode_plan(problem: AttentionProblem, settings: Settings) -> DecodePlan:
     return _plan(problem, settings.block_k)
 
 
-@functools.lru_cache(maxsize=1024)  # asked at every call
+@functools.lru_cache(maxsize=1024)  # used by every call
 def _plan(problem: AttentionProblem, block_k: int | None) -> DecodePlan:
     group = problem.num_heads // problem.num_kv_heads
     chunk = min(MOST_DECODING_QUERIES, problem.seqlen_q, max(1, _MOST_ROWS // group))
@@ -83,7 +84,7 @@ def _plan(problem: AttentionProblem, block_k: int | None) -> DecodePlan:
 
 
 def _tasks(lengths: tuple[Any, Any], chunk: int, part_keys: int) -> Any:
-    """Tasks of one key/value head of a sequence, by its numbers of queries and keys, or by arrays of them."""
+    """Tasks per key/value head of a sequence. lengths: (seqlen_q, seqlen_k), integers or arrays of them."""
     seqlen_q, seqlen_k = lengths
     return -(-seqlen_q // chunk) * (-(-seqlen_k // part_keys) + (seqlen_k == 0))
 
@@ -93,14 +94,14 @@ def _threads(problem: AttentionProblem, settings: Settings, plan: DecodePlan) ->
 
 
 class _Tiling(NamedTuple):
-    """What a call passes of its sizes, which the plan alone decides."""
+    """The parts of a call's struct that depend on the problem and plan only."""
 
     sizes: Sizes
     split: Split
-    scratch: Any  # where the layout's parts lie
+    scratch: Any  # offsets of the layout's parts
     stride: int  # bytes from one thread's scratch to the next
     counters: Counters
-    part_bytes: int  # of all parts' o, row_max and row_sum
+    part_bytes: int  # bytes of o, row_max and row_sum of all parts
     sequences: Rows
 
 
@@ -131,11 +132,11 @@ def _tiling(problem: AttentionProblem, plan: DecodePlan) -> _Tiling:
     )
 
 
-_kept_tiling = functools.lru_cache(maxsize=256)(_tiling)  # asked at every call
+_kept_tiling = functools.lru_cache(maxsize=256)(_tiling)  # used by every call
 
 
 def decode_bytes(problem: AttentionProblem, settings: Settings) -> int:
-    """Workspace of a call, exact for arrays that `readable` need not copy."""
+    """Workspace of a call in bytes; exact if `readable` copies no array."""
     plan = decode_plan(problem, settings)
     tiling = _tiling(problem, plan)
     scratch = _threads(problem, settings, plan) * tiling.stride + ALIGNMENT
@@ -179,7 +180,7 @@ _NO_PAGES = Pages(0, 0, 0)
 
 
 def _pages(problem: AttentionProblem, extras: Extras) -> tuple[Pages, NDArray[np.int64] | None]:
-    """Where the block table lies, and the table, which has to live as long."""
+    """(the `Pages` struct, the block table, which must live until the call ends)."""
     if problem.page_size is None:
         return _NO_PAGES, None
     assert extras.block_table is not None

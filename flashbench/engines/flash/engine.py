@@ -114,14 +114,14 @@ class FlashEngine(EngineBase):
         if not settings.use_simd:
             return backward_by_loops(problem, do, q, k, v, forward, extras, mask_gradient=mask_gradient)
         dq = result_like(q, problem.head_dim)
-        # Keys beyond a sequence's own are nobody's task.
+        # No task writes dk and dv of padding keys, so they must be zero before.
         dk, dv = (result_like(x, x.shape[3], zeros=problem.key_lengths is not None) for x in (k, v))
         o, lse = forward.o, forward.lse
-        assert lse is not None  # ours gives it, and callers who bring their own must bring it
+        assert lse is not None  # our forward returns it; callers with their own `Forward` must set it
         dsinks = sinks_gradient(problem, extras, do, o, lse)
         threads, blocks = plan_of(problem, "bwd", settings)
         do, q, k, v, o = readable(do), readable(q), readable(k), readable(v), readable(o)
-        lse = readable(lse[..., np.newaxis])  # a copy, too, has to live as long as its address is used
+        lse = readable(lse[..., np.newaxis])  # if it is a copy, this name keeps it alive during the call
         readers = readers_of(problem)
         gathered_k, gathered_v = gathered_room(k, readers), gathered_room(v, readers)
         gathered_dk, gathered_dv = gathered_room(dk, readers), gathered_room(dv, readers)
@@ -158,7 +158,7 @@ class FlashEngine(EngineBase):
     def blocks(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
     ) -> tuple[int, int] | None:
-        """The forward pass's blocks where both directions run, as theirs may differ."""
+        """(block_q, block_k). For fwd_bwd: of the forward pass, as the two passes may differ."""
         if not settings.use_simd:
             return None
         if direction != "bwd" and decodes(problem, settings):
@@ -170,7 +170,7 @@ class FlashEngine(EngineBase):
     def workspace_bytes(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
     ) -> int | None:
-        """Exact for arrays that `readable` need not copy and whose rows are neighbours."""
+        """Bytes; exact if `readable` copies no array and the rows of a head are contiguous."""
         if not settings.use_simd:
             return workspace_of_loops(problem)
         needs = []
@@ -194,7 +194,7 @@ def _mask_gradient(
     o: Array,
     lse: Array,
 ) -> Array:
-    """dmask in the mask's own shape; the arrays are such that a kernel can read them."""
+    """dmask in the shape of the mask. The arrays must already be `readable`."""
     threads, blocks = plan_of(problem, "bwd", settings)
     dmask = np.zeros(problem.mask_shape, accumulator_of(problem.dtype).storage)
     tiling = tiling_of(MASK_GRADIENT, problem, blocks)

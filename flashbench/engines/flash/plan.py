@@ -1,4 +1,4 @@
-"""How engine `flash` tiles a problem: block sizes, tiles, threads, and the bytes that a call takes."""
+"""The plan of a call of engine `flash`: block sizes, tiles, threads, and the bytes of its workspace."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from flashbench.kernels.flash.scratch import BACKWARD, FORWARD, MASK_GRADIENT, S
 from flashbench.problem import AttentionProblem
 
 
-@functools.lru_cache(maxsize=1024)  # asked at every call
+@functools.lru_cache(maxsize=1024)  # used by every call
 def built_in_blocks(problem: AttentionProblem, direction: Pass) -> Blocks:
-    """What `flash` chooses by rule, where no table says better."""
+    """The block sizes by rule, used if the tuned table has no entry."""
     seqlen_q, seqlen_k, window = problem.seqlen_q, problem.seqlen_k, _window(problem)
     if direction == "fwd":
         flops = problem.flops("fwd")
@@ -40,7 +40,7 @@ def built_in_blocks(problem: AttentionProblem, direction: Pass) -> Blocks:
 
 
 def _window(problem: AttentionProblem) -> int | None:
-    """Keys that a query sees at most; None: no limit but the sequence."""
+    """The most keys that a query attends to; None: only the sequence limits it."""
     left, right = problem.window
     return None if left is None or right is None else left + right + 1
 
@@ -53,8 +53,9 @@ def plan_of(problem: AttentionProblem, direction: Pass, settings: Settings) -> t
 
 
 def _chosen(problem: AttentionProblem, direction: Pass, settings: Settings) -> Blocks:
-    """The caller's block sizes where given, else the tuned pair, else the rule's; never longer than the
-    sequence. A caller who gives one size gets the rule's other: the tuned one goes with its own partner.
+    """The caller's block sizes if set, else the tuned pair, else the rule's; at most the sequence length.
+
+    If the caller sets only one size, the other is the rule's: a tuned size is only good with its partner.
     """
     auto = None
     if settings.block_q is None and settings.block_k is None:
@@ -64,13 +65,13 @@ def _chosen(problem: AttentionProblem, direction: Pass, settings: Settings) -> B
     auto = auto or built_in_blocks(problem, direction)
     block_q = min(settings.block_q or auto.block_q, problem.seqlen_q)
     block_k = min(settings.block_k or auto.block_k, problem.seqlen_k)
-    if problem.mask == "block":  # a tile is part of one of its blocks
+    if problem.mask == "block":  # a tile lies inside one block of the mask
         return Blocks(min(block_q, problem.mask_block_q), min(block_k, problem.mask_block_k))
     return Blocks(block_q, block_k)
 
 
 def tiles_of(problem: AttentionProblem, blocks: Blocks) -> Tasks:
-    """Tiles of queries of one head of a sequence, as kernels count them."""
+    """tiles(seqlen_q, seqlen_k): tiles of queries per head of a sequence, as the kernels count them."""
     if problem.mask == "block":
         per_block = -(-problem.mask_block_q // blocks.block_q)
         return lambda seqlen_q, seqlen_k: -(-seqlen_q // problem.mask_block_q) * per_block
@@ -78,7 +79,7 @@ def tiles_of(problem: AttentionProblem, blocks: Blocks) -> Tasks:
 
 
 def all_tiles(problem: AttentionProblem, blocks: Blocks) -> int:
-    """Tiles of queries of one head, over all sequences."""
+    """Tiles of queries per head, over all sequences."""
     tiles = tiles_of(problem, blocks)
     return sum(count * int(tiles(*lengths)) for lengths, count in problem.length_counts.items())
 
@@ -87,10 +88,10 @@ _NO_GATHERS = Gathers()
 
 
 class Tiling(NamedTuple):
-    """What a call passes of its sizes, which the problem and its blocks alone decide."""
+    """The parts of a call's struct that depend on the problem and its block sizes only."""
 
     sizes: Sizes
-    scratch: Any  # where the layout's parts lie
+    scratch: Any  # offsets of the layout's parts
     stride: int  # bytes from one thread's scratch to the next
     counters: Counters
     tasks: int
@@ -113,13 +114,13 @@ def _tiling(layout: ScratchLayout, problem: AttentionProblem, blocks: Blocks, ga
     return Tiling(sizes_of(problem, *blocks), cells, stride, counters, tasks, sequences)
 
 
-_kept_tiling = functools.lru_cache(maxsize=256)(_tiling)  # asked at every call
+_kept_tiling = functools.lru_cache(maxsize=256)(_tiling)  # used by every call
 
 
 def scratch_of(
     layout: ScratchLayout, problem: AttentionProblem, blocks: Blocks, gathers: Gathers = _NO_GATHERS
 ) -> tuple[Any, int]:
-    """(the layout's cells, bytes from one thread's scratch to the next)."""
+    """(offsets of the layout's parts, bytes from one thread's scratch to the next)."""
     number_bytes = accumulator_of(problem.dtype).itemsize
     sizes = ScratchSizes(
         padded_lanes(blocks.block_q, number_bytes),
@@ -137,7 +138,7 @@ def scratch_of(
 
 
 def counters_of(layout: ScratchLayout, problem: AttentionProblem, blocks: Blocks) -> Counters:
-    """What the threads of a call count."""
+    """The numbers of shared counters of a call."""
     chains = chains_of(problem)
     if layout is MASK_GRADIENT:
         return Counters(tickets=1)
@@ -148,7 +149,7 @@ def counters_of(layout: ScratchLayout, problem: AttentionProblem, blocks: Blocks
 
 
 def call_bytes(problem: AttentionProblem, direction: Pass, settings: Settings) -> int:
-    """Workspace of a call, exact for arrays whose rows need no copies."""
+    """Workspace of a call in bytes; exact if no array is copied or gathered."""
     threads, blocks = plan_of(problem, direction, settings)
     layout, call = (FORWARD, ForwardCall) if direction == "fwd" else (BACKWARD, BackwardCall)
     _, stride = scratch_of(layout, problem, blocks)
@@ -157,11 +158,11 @@ def call_bytes(problem: AttentionProblem, direction: Pass, settings: Settings) -
 
 
 def chains_of(problem: AttentionProblem) -> int:
-    """Key/value heads: what the backward pass's tasks are chained by."""
+    """Chains of the backward pass: one per key/value head of each sequence."""
     return problem.batch * problem.num_kv_heads
 
 
 def readers_of(problem: AttentionProblem) -> float:
-    """How many queries a row of k is read for, on average."""
+    """How many queries read a row of k, on average."""
     pairs = problem.num_heads * problem.visible_pairs
     return pairs / max(1, problem.num_kv_heads * problem.key_rows)

@@ -1,4 +1,4 @@
-"""The scalar loops on NumPy's arrays: what the engine `flash` runs where use_simd is off."""
+"""The scalar loops on NumPy arrays. Engine `flash` runs them if use_simd is off."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flashbench.problem import AttentionProblem
 
 
 def forward_by_loops(problem: AttentionProblem, q: Array, k: Array, v: Array, extras: Extras) -> Forward:
-    """o and lse."""
+    """o (batch, num_heads, seqlen_q, head_dim_v) and lse (batch, num_heads, seqlen_q)."""
     o = np.empty((*problem.q_shape[:3], problem.head_dim_v), dtype=q.dtype)
     lse = np.empty(problem.q_shape[:3], dtype=q.dtype)
     scalar_forward(q, k, v, o, lse, _sequences(problem), _features(problem, extras))
@@ -40,7 +40,7 @@ def backward_by_loops(
     *,
     mask_gradient: bool,
 ) -> AttentionGradients:
-    """Every gradient that the problem has; dmask where it is asked for."""
+    """All gradients of the problem; dmask only if `mask_gradient`."""
     dq, dk, dv = (np.zeros(x.shape, dtype=q.dtype) for x in (q, k, v))
     dsinks = np.zeros(problem.num_heads)
     wanted = mask_gradient and problem.mask == "float"
@@ -54,7 +54,7 @@ def backward_by_loops(
 
 
 def workspace_of_loops(problem: AttentionProblem) -> int:
-    """A block mask made dense is all there is."""
+    """Bytes: only the dense copy of a block mask."""
     return int(np.prod(problem.mask_shape)) if problem.mask == "block" else 0
 
 
@@ -67,7 +67,7 @@ def _mask_shape(problem: AttentionProblem) -> tuple[int, int, int, int]:
 
 
 def _features(problem: AttentionProblem, extras: Extras) -> ScalarFeatures:
-    """For one call. Arrays of features that are off are broadcast from one entry."""
+    """The features of one call. Masks that are off are broadcast from one entry."""
     shape, dtype = _mask_shape(problem), np.dtype(accumulator_of(problem.dtype).storage)
     left, right = problem.window
     mask = extras.mask.dense() if isinstance(extras.mask, BlockMask) else extras.mask

@@ -1,6 +1,6 @@
-"""The table of tuned block sizes: one file per CPU, read once per process; `studies.tune` fills it.
+"""The table of tuned block sizes: one file per CPU. `studies.tune` writes it.
 
-A long-lived process keeps the table that it began with, so that its results keep their bits.
+A process reads it once, at its first call, and keeps it. So results keep their bits in a long-lived process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from flashbench.system.cores import available_cores
 # Version history
 #   1  2026-11: first version.
 SCHEMA_VERSION = 1
-MOST_ROWS = 1024  # of a tile, in either direction
+MOST_ROWS = 1024  # the largest block_q and block_k
 
 Pass: TypeAlias = Literal["fwd", "bwd"]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
@@ -38,28 +38,28 @@ _Ratio = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Tuned against built-in blocks on one problem, in fresh processes."""
+    """A comparison of tuned and built-in block sizes on one problem, in fresh processes."""
 
     seqlen: _Count
     heads: _Count
-    built_in: tuple[_Rows, _Rows]  # (block_q, block_k) that the rule chooses there
-    ratio: _Ratio  # tuned over built-in time, with its interval
+    built_in: tuple[_Rows, _Rows]  # (block_q, block_k) by rule
+    ratio: _Ratio  # tuned time / built-in time; low, high: its interval
     low: _Ratio
     high: _Ratio
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Block sizes for lengths from `seqlen_from` up to, but not including, twice that."""
+    """Block sizes for seqlen_from <= length < 2 * seqlen_from."""
 
     dtype: Dtype
     head_dim: _Count
     causal: bool
     direction: Pass
     seqlen_from: _Count  # a power of two
-    heads_from: _Count  # for problems of at least so many key/value heads, batch included
+    heads_from: _Count  # for problems with at least this batch * num_kv_heads
     block_q: _Rows
     block_k: _Rows
-    threads: _Count  # it was tuned on
+    threads: _Count  # the number of threads when it was tuned
     checks: list[Check]
 
     @property
@@ -71,14 +71,14 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A file of tuned block sizes."""
 
     schema_version: int
-    checksum: str  # of all the rest
+    checksum: str  # of all other fields
     cpu: str
-    kernels: str  # hash of the kernels' sources that were tuned
+    kernels: str  # hash of the sources of the tuned kernels
     entries: list[Entry]
 
 
 class Key(NamedTuple):
-    """What an entry is found by."""
+    """The key of an entry."""
 
     dtype: Dtype
     head_dim: int
@@ -88,51 +88,51 @@ class Key(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What an entry says, and from which size of problem on."""
+    """The block sizes of an entry, and the smallest problem that they are for."""
 
     blocks: Blocks
     seqlen_from: int
     heads_from: int
 
 
-# By plain tuples, which are made at every call; a Key is equal to one.
+# The keys are plain tuples: a call makes one faster than a Key, and they compare equal.
 _Choices: TypeAlias = Mapping[tuple[Dtype, int, bool, Pass, int], Choice]
 _read: _Choices | None = None
 _warned: dict[str | tuple[str, type[Warning], int], int] = {}
 
 
 class _Header(msgspec.Struct):
-    """What every version of the file has."""
+    """The field that every version of the file has."""
 
     schema_version: int
 
 
 def band_of(seqlen: int) -> int:
-    """Number of the band of lengths between powers of two: 11 for 1024 to 2047."""
+    """The number of a band of lengths between powers of two: 11 for 1024 to 2047."""
     return seqlen.bit_length()
 
 
 @cache
 def this_cpu() -> str:
-    """The CPU as far as it matters to kernels: its name, what they are compiled for, their vectors.
+    """The CPU as kernels depend on it: its name, the compiler's target, the instruction set.
 
-    The name alone is not enough: hypervisors give one name to several generations.
+    The name alone is not enough: hypervisors use one name for several generations.
     """
     name = archspec.cpu.brand_string() or platform.processor() or platform.machine()
     return f"{name}, {config.CPU_NAME or llvm.get_host_cpu_name()}, {ISA.name}"
 
 
 def table_path() -> Path:
-    """Where this CPU's table is: in $FLASHBENCH_TUNED_DIR, or in `tuned` of the cache directory.
+    """The path of this CPU's table: in $FLASHBENCH_TUNED_DIR, or in `tuned` of the cache directory.
 
-    Raises OSError where there is neither: see `cache_directory`.
+    Raises OSError if there is neither: see `cache_directory`.
     """
     directory = chosen_directory("FLASHBENCH_TUNED_DIR") or cache_directory() / "tuned"
     return directory / f"{re.sub(r'[^a-z0-9]+', '-', this_cpu().lower()).strip('-')}.json"
 
 
 def encode(entries: list[Entry]) -> bytes:
-    """This CPU's and these kernels' table as a file: indented JSON, ending in a newline."""
+    """The content of a table file for this CPU and these kernels: indented JSON, ending in a newline."""
     table = Table(
         schema_version=SCHEMA_VERSION, checksum="", cpu=this_cpu(), kernels=KERNEL_SOURCES, entries=entries
     )
@@ -141,12 +141,15 @@ def encode(entries: list[Entry]) -> bytes:
 
 
 def read_entries(path: Path) -> tuple[list[Entry], str | None]:
-    """The file's entries, and in a line why it is ignored, None if it is not or there is none."""
+    """(entries, reason): the entries of a file, or none and the reason to ignore it, in one line.
+
+    reason is None if the file is used, or does not exist. Raises TimeoutError from a signal handler.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return [], None
-    except TimeoutError:  # of a signal handler, for a deadline
+    except TimeoutError:  # from a signal handler, for a deadline
         raise
     except OSError as error:
         return [], f"{path} cannot be read ({error.strerror or error})"
@@ -169,9 +172,9 @@ def read_entries(path: Path) -> tuple[list[Entry], str | None]:
 
 
 def tuned_blocks(problem: AttentionProblem, direction: Pass) -> Blocks | None:
-    """What the table says of this problem; None: nothing.
+    """The table's block sizes for a problem; None if it has no entry.
 
-    It depends on the problem alone, not on a call's number of threads, and so do the bits of the result.
+    They depend on the problem only, not on the call's number of threads, so the bits of the result do too.
     """
     choices = _choices()
     if not choices:
@@ -183,24 +186,24 @@ def tuned_blocks(problem: AttentionProblem, direction: Pass) -> Blocks | None:
         or problem.seqlen_q < choice.seqlen_from
         or problem.batch * problem.num_kv_heads < choice.heads_from
         or problem.head_dim_v != problem.head_dim
-        or problem.features  # it was proved without
+        or problem.features  # entries are tuned without features
     ):
         return None
     return choice.blocks
 
 
 def _choices() -> _Choices:
-    """The table; reads it at the first call and warns there, in one line, when it is ignored."""
+    """The table. The first call reads it, and warns in one line if the file is ignored."""
     global _read
     if _read is None:
         try:
             path = table_path()
-        except OSError:  # a user without a home has tuned nothing
+        except OSError:  # a user without a home directory has no table
             _read = {}
             return _read
         entries, ignored = read_entries(path)
         cores = available_cores()
-        # More threads need more tiles: what was tuned on fewer may be too coarse here.
+        # More threads need more tiles: entries tuned on fewer threads may be too coarse here.
         _read = {
             entry.key: Choice(Blocks(entry.block_q, entry.block_k), entry.seqlen_from, entry.heads_from)
             for entry in entries
@@ -212,7 +215,7 @@ def _choices() -> _Choices:
 
 
 def warn_ignored(path: Path, reason: str) -> None:
-    """One line, and one only: line 0 of the file is none that Python could quote below it."""
+    """Warn in one line. With line number 0, Python prints no source line below it."""
     message = f"tuned block sizes are not used: {reason}; flashbench tune makes them anew"
     warnings.warn_explicit(message, RuntimeWarning, str(path), 0, module=__name__, registry=_warned)
 
