@@ -1,4 +1,4 @@
-"""What a call passes to its kernels of a problem's features: switches, numbers, addresses of arrays."""
+"""The `Features` struct of a call: switches, numbers and addresses of arrays, from a problem's features."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from flashbench.problem import AttentionProblem
 
 
 def limited(problem: AttentionProblem) -> bool:
-    """Whether causality or a window gives queries a first or an end key of their own."""
+    """Whether causality or a window makes the visible keys differ between queries."""
     return problem.window != (None, None)
 
 
 def call_features(problem: AttentionProblem, extras: Extras) -> tuple[Features, tuple[Any, ...]]:
-    """What a call passes of its features, and the arrays that must live as long as it runs."""
+    """(features, arrays): the `Features` struct, and its arrays, which must live until the call ends."""
     features = _switches(problem)
     arrays: list[Any] = []
     if problem.alibi:
@@ -51,9 +51,9 @@ def call_features(problem: AttentionProblem, extras: Extras) -> tuple[Features, 
 _OFF = Features(*(0 for _ in Features._fields))
 
 
-@functools.lru_cache(maxsize=1024)  # asked at every call
+@functools.lru_cache(maxsize=1024)  # used by every call
 def _switches(problem: AttentionProblem) -> Features:
-    """What needs no array."""
+    """The features that need no array."""
     left, right = problem.window
     softcap = problem.softcap
     return _OFF._replace(
@@ -74,7 +74,7 @@ def _switches(problem: AttentionProblem) -> Features:
 
 def _with_block_mask(features: Features, problem: AttentionProblem, mask: BlockMask) -> Features:
     sizes = problem.mask_block_q, problem.mask_block_k
-    if (mask.block_q, mask.block_k) != sizes:  # what tiles were planned by
+    if (mask.block_q, mask.block_k) != sizes:  # the plan of the tiles uses the problem's sizes
         raise ValueError(f"blocks of the mask are {mask.block_q} x {mask.block_k}, the problem's {sizes}")
     batch, heads, _ = mask.row_starts.strides
     batches, num_heads = mask.shape[:2]
@@ -108,7 +108,7 @@ def _with_dense_mask(features: Features, mask: NDArray[Any]) -> Features:
 
 
 def _whole_strides(mask: NDArray[Any]) -> NDArray[Any]:
-    """The mask itself where its rows' and keys' strides are whole elements, else a copy."""
+    """The mask itself if it is aligned and its strides of rows and keys are whole elements, else a copy."""
     if mask.flags.aligned and all(stride % mask.itemsize == 0 for stride in mask.strides[2:]):
         return mask
     return mask.copy()
@@ -117,16 +117,16 @@ def _whole_strides(mask: NDArray[Any]) -> NDArray[Any]:
 def sinks_gradient(
     problem: AttentionProblem, extras: Extras, do: Array, o: Array, lse: Array
 ) -> Array | None:
-    """dsinks: (num_heads,), minus the sum over rows of p_sink * delta; None without sinks.
+    """dsinks, (num_heads,): minus the sum over rows of p_sink * delta. None without sinks.
 
-    A sink is a key whose value is zero: dp = 0, so ds = p * (0 - delta).
+    A sink is a key with value 0: dp = 0, so ds = p * (0 - delta).
     """
     if not problem.sinks:
         return None
     assert extras.sinks is not None
-    with np.errstate(all="ignore"):  # NaN and infinity are answers here
+    with np.errstate(all="ignore"):  # NaN and infinity are valid results
         delta = np.einsum("bhqd,bhqd->bhq", do, o)
-        delta[~o.any(axis=-1)] = 0.0  # a row that sees no key, whatever its do holds
+        delta[~o.any(axis=-1)] = 0.0  # a row with no visible key, even if its do is NaN
         weight = np.exp(extras.sinks[:, np.newaxis] - lse)
         weight[:, np.isneginf(extras.sinks)] = 0.0  # no sink at all
         gradient: Array = -np.einsum("bhq,bhq->h", weight, delta)

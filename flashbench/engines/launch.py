@@ -1,4 +1,4 @@
-"""From NumPy arrays to the struct that a kernel reads, and the memory that a call works in."""
+"""Launch a kernel: the struct of a call made from NumPy arrays, the call's memory, and its threads."""
 
 from __future__ import annotations
 
@@ -21,42 +21,45 @@ from flashbench.problem import AttentionProblem, Direction
 from flashbench.system.cores import available_cores
 from flashbench.threads.pool import run_on_threads
 
-# Gather k and v only if each row is read by at least this many queries. Measured from 64 to 4096 tokens; in
-# between, at 256, it depends on whether the copies' memory is new to the process.
+# Gather k and v only if each row is read by at least this many queries. Measured from 64 to 4096 tokens. At
+# 256 the gain depends on whether the memory of the copies is new to the process.
 _WORTH_GATHERING = 512
-# Of a batch: for so few the calls to NumPy would take longer than a loop.
+# Up to this batch size a Python loop over the sequences is faster than calls to NumPy.
 FEW_SEQUENCES = 8
 
-# Under this many floating-point operations a thread costs more to wake, some 100 us, than it saves; of few
-# queries under fewer, which wait for memory.
+# To wake a thread costs about 100 us. With fewer floating-point operations per thread than this, that is more
+# than it saves. The second limit is for few queries: they wait for memory, so a thread pays off earlier.
 FLOPS_PER_THREAD = 20_000_000
 _READING_FLOPS_PER_THREAD = 4_000_000
 
 # L1: 4096 bytes span all sets, 8 ways each.
 _SETS_BYTES, _WAYS = 4096, 8
 
-# tasks(seqlen_q, seqlen_k) of a head of a sequence, of numbers or of arrays of them alike.
+# tasks(seqlen_q, seqlen_k): tasks per head of a sequence. Takes integers or arrays of them.
 Tasks = Callable[[Any, Any], Any]
 
-COLUMN = Sequence(*range(len(Sequence._fields)))  # of a table of sequences, by name
+COLUMN = Sequence(*range(len(Sequence._fields)))  # column indices of a table of sequences, by name
 
 
 def scattered(row_bytes: int, rows: int) -> bool:
-    """Whether so many rows push each other out of the first-level cache: rows of one head of a
-    (batch, seqlen, heads, head_dim) array fall into few of its sets.
+    """Whether `rows` rows, row_bytes apart, evict each other from the first-level cache.
+
+    Rows of one head of a (batch, seqlen, heads, head_dim) array fall into few sets of the cache.
     """
     return _SETS_BYTES // math.gcd(row_bytes, _SETS_BYTES) * _WAYS < rows
 
 
 def useful_threads(flops: int, tiles: int, num_threads: int, *, reading: bool = False) -> int:
-    """How many of the threads are worth waking; reading: for so few queries that memory decides."""
+    """How many of the threads are worth waking. reading: few queries, so that memory limits the speed."""
     least = _READING_FLOPS_PER_THREAD if reading else FLOPS_PER_THREAD
     return max(1, min(num_threads, tiles, flops // least))
 
 
 def result_like(x: Array, head_dim: int, *, zeros: bool = False) -> Array:
-    """Room for a result of x's batch, heads and rows, its memory in x's order: (b, h, s, d), or (b, s, h, d)
-    for views of such arrays, whose owners will merge the heads again and so need not copy.
+    """A new array (batch, heads, rows, head_dim) with x's batch, heads, rows and memory order.
+
+    If x is a view of a (batch, seqlen, heads, head_dim) array, so is the result. Its user will merge the
+    heads again, and then needs no copy.
     """
     batch, heads, rows, _ = x.shape
     make = np.zeros if zeros else np.empty
@@ -68,17 +71,17 @@ def result_like(x: Array, head_dim: int, *, zeros: bool = False) -> Array:
 def threads_for(
     problem: AttentionProblem, direction: Direction, settings: Settings, *, reading: bool = False
 ) -> int:
-    """How many threads a call uses: those asked for, or every core, and no more than are worth waking."""
+    """The number of threads of a call: `num_threads` or all cores, but only as many as are worth waking."""
     rows = problem.num_heads * problem.query_rows
     threads = settings.num_threads or available_cores()
     return useful_threads(problem.flops(direction), rows, threads, reading=reading)
 
 
 def readable(array: Array) -> Array:
-    """The array itself where a kernel can read it, else a copy.
+    """The array itself if a kernel can read it, else a contiguous copy.
 
-    A kernel takes any strides but one: elements of a row are neighbours, at addresses that are whole
-    multiples of their size.
+    A kernel takes any strides of batch and head. Elements of a row must be contiguous and aligned, and the
+    stride of rows a multiple of the element size.
     """
     itemsize = array.itemsize
     rows_in_one_piece = array.strides[-1] == itemsize or array.shape[-1] == 1
@@ -88,24 +91,26 @@ def readable(array: Array) -> Array:
 
 
 def gathered_room(x: Array, readers: float) -> Array:
-    """Room for x with the rows of a head side by side, where they lie scattered and that many queries read
-    each; else x itself.
+    """A new array to gather x into, each head contiguous; x itself if gathering does not pay.
+
+    It pays if the rows are scattered and enough queries read each row. readers: queries per row of x.
     """
     row_bytes, size = x.strides[2], x.shape[3] * x.itemsize
-    shared = 0 in (step for step, count in zip(x.strides, x.shape, strict=True) if count > 1)  # would grow
+    # A broadcast array (stride 0) would grow when copied.
+    shared = 0 in (step for step, count in zip(x.strides, x.shape, strict=True) if count > 1)
     if shared or readers < _WORTH_GATHERING or row_bytes <= size or not scattered(row_bytes, x.shape[2]):
         return x
     return np.empty(x.shape, x.dtype)
 
 
 def tile_is_scattered(x: Array, rows: int) -> bool:
-    """Whether a tile of so many rows of x is better copied while a task is at work on it."""
+    """Whether a task should work on a copy of its tile of `rows` rows of x."""
     row_bytes = x.strides[2]
     return row_bytes > x.shape[3] * x.itemsize and scattered(row_bytes, min(rows, x.shape[2]))
 
 
 def moves_table(*moves: tuple[Array, Array]) -> NDArray[np.int64] | None:
-    """A `Move` for each array that is gathered elsewhere, a row each; None: there are none."""
+    """The table of moves (source, target): one `Move` per row. None if every target is its source."""
     rows = [
         (*place(source), *place(target), *MoveSizes(*source.shape))
         for source, target in moves
@@ -115,19 +120,19 @@ def moves_table(*moves: tuple[Array, Array]) -> NDArray[np.int64] | None:
 
 
 def place(x: Array) -> structs.Array:
-    """Where an array lies, as a kernel reads it."""
+    """The address and strides of an array of the storage type."""
     batch, head, row = x.strides[:3]
     return structs.Array(address_of(x), batch, head, row // x.itemsize)
 
 
 def place_numbers(x: Array) -> Numbers:
-    """The same of an array of the accumulator type."""
+    """The address and strides of an array of the accumulator type."""
     batch, head, row = x.strides[:3]
     return Numbers(address_of(x), batch, head, row // x.itemsize)
 
 
 def place_rows(x: Array) -> Numbers:
-    """The same of lse, (batch, heads, rows): one number a row."""
+    """The address and strides of lse, (batch, heads, rows): one number per row."""
     batch, head, row = x.strides
     return Numbers(address_of(x), batch, head, row // x.itemsize)
 
@@ -138,7 +143,7 @@ def sizes_of(problem: AttentionProblem, block_q: int, block_k: int) -> Sizes:
 
 
 class Counters(NamedTuple):
-    """How many counters the threads of a call share, all zero at first."""
+    """Numbers of counters that the threads of a call share; see `Work`. All are initially zero."""
 
     tickets: int
     finite: int = 0
@@ -150,7 +155,7 @@ class Counters(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A table of structs, a row each, and its address: NumPy takes half a microsecond to tell that."""
+    """A table with one struct per row, and its address: NumPy takes half a microsecond to return it."""
 
     table: NDArray[np.int64]
     address: int
@@ -161,12 +166,12 @@ class Rows(NamedTuple):
 
 
 class CallMemory:
-    """What a call works in, to be kept alive until it is over: a scratch a thread, counters, tables."""
+    """The memory of a call: scratch per thread, counters, tables. It must live until the call is over."""
 
     def __init__(
         self,
         threads: int,
-        stride: int,  # bytes of a thread's scratch
+        stride: int,  # bytes of scratch per thread
         counters: Counters,
         sequences: Rows,
         moves: NDArray[np.int64] | None = None,
@@ -179,7 +184,7 @@ class CallMemory:
         self._scratch, self._scratch_address = aligned_scratch(threads * stride)
 
     def work(self, tasks: int = 0) -> Work:
-        """What the threads share, for the call's struct."""
+        """The `Work` struct of the call."""
         tickets, moves = address_of(self._cells), self._moves
         finite = tickets + CELL_BYTES * self._counters.tickets
         return Work(
@@ -198,15 +203,15 @@ class CallMemory:
 
 @functools.cache
 def _types(dtype: Dtype) -> tuple[Any, Any]:
-    """0 of storage and 0 of the accumulator, which tell a kernel its types."""
+    """A zero of the storage type and one of the accumulator type: Numba compiles a kernel for their types."""
     storage, number = (np.dtype(entry.storage) for entry in (DTYPES[dtype], accumulator_of(dtype)))
     return storage.type(0), number.type(0)
 
 
 class Launch:
-    """A call, a struct of kernels/ with `work` among its fields, on so many threads.
+    """One call on several threads. call: a struct of kernels/ with a field `work`.
 
-    All that the call has addresses of must live until its last `run` returns.
+    All arrays whose addresses are in the call must live until the last `run` returns.
     """
 
     def __init__(self, call: Any, problem: AttentionProblem, threads: int) -> None:
@@ -216,7 +221,7 @@ class Launch:
         self._tickets = call.work.tickets
 
     def run(self, kernel: Any, *options: Any, ticket: int = 0) -> None:
-        """Run a kernel of the call. ticket: the counter that tells late threads that no task is left."""
+        """Run a kernel of the call. ticket: index of its task counter in work.tickets (see the pool)."""
         storage, number = self._types
         address = self._table.buffer_info()[0]
 
@@ -227,12 +232,12 @@ class Launch:
 
 
 def no_tasks(seqlen_q: Any, seqlen_k: Any) -> Any:
-    """For a table whose reader counts no tasks."""
+    """0 tasks: for a table whose reader does not use tiles_before."""
     return 0 * seqlen_q
 
 
 def sequence_table(problem: AttentionProblem, tasks: Tasks) -> NDArray[np.int64]:
-    """A `Sequence` each, a row each."""
+    """The table of sequences of a problem: one `Sequence` per row."""
     table = np.empty((problem.batch, len(COLUMN)), dtype=np.int64)
     if problem.batch <= FEW_SEQUENCES:
         before = 0
@@ -257,13 +262,16 @@ def sequence_table(problem: AttentionProblem, tasks: Tasks) -> NDArray[np.int64]
 
 
 def broadcast_gradient(dmask: Array, shape: tuple[int, ...]) -> Array:
-    """dmask with this shape and strides of 0 where it has 1: what is added along such an axis adds up."""
+    """dmask broadcast to `shape` by strides of 0, writable: values added along such an axis sum up."""
     strides = [0 if size == 1 else step for size, step in zip(dmask.shape, dmask.strides, strict=True)]
     return np.lib.stride_tricks.as_strided(dmask, shape, strides)
 
 
 def aligned_scratch(size: int) -> tuple[NDArray[np.uint8], int]:
-    """A buffer, to be kept alive, and the address of `size` bytes in it that begin a cache line."""
+    """(buffer, address): `address` is the start of `size` bytes, aligned to a cache line, in `buffer`.
+
+    The buffer must live as long as the address is used.
+    """
     buffer = np.empty(size + ALIGNMENT, dtype=np.uint8)
     address: int = buffer.__array_interface__["data"][0]
     return buffer, address + -address % ALIGNMENT

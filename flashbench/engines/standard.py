@@ -1,4 +1,4 @@
-"""Engine `standard`: scores materialised, softmax in place, P kept for its backward."""
+"""Engine `standard`: scores materialised, softmax in place, P kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ from flashbench.problem import AttentionProblem, Direction, Feature
 
 _NOWHERE = ArrayPlace(0, 0, 0, 0)
 _NO_NUMBERS = Numbers(*_NOWHERE)
-_COLUMN = SlabSequence(*range(len(SlabSequence._fields)))  # of a table of sequences, by name
+_COLUMN = SlabSequence(*range(len(SlabSequence._fields)))  # column indices of the table, by name
 
 
 class Kept(NamedTuple):
-    """What the backward reads: P, and what features make of scores and of P, each as long as all slabs."""
+    """The arrays that the forward pass keeps for the backward pass. Each has the slabs of all sequences."""
 
     p: Array
     tanh: Array | None = None  # with softcap
-    dropped: Array | None = None  # with dropout: what o was made of
+    dropped: Array | None = None  # with dropout: o = dropped @ v
 
     def scores(self, dp: Array | None = None) -> Scores:
-        """Where these lie."""
+        """Their addresses."""
         p = address_of(self.p)
         tanh = p if self.tanh is None else address_of(self.tanh)
         dropped = p if self.dropped is None else address_of(self.dropped)
@@ -158,7 +158,7 @@ class StandardEngine(EngineBase):
             forward = self.forward(problem, settings, q, k, v, extras=extras, keep=True)
         kept: Kept = forward.saved
         dq, dk, dv = (result_like(x, x.shape[3]) for x in (q, k, v))
-        # The kernels first pack v where dv will be, a head's rows without gaps.
+        # The kernels first pack v into dv's memory, so the rows of a head must be contiguous.
         room = dv if dv.flags.c_contiguous else np.empty(dv.shape, dv.dtype)
         dp = np.empty_like(kept.p)
         dmask = None
@@ -168,7 +168,7 @@ class StandardEngine(EngineBase):
         threads = threads_for(problem, "fwd", settings)
         do, q, k, v = readable(do), readable(q), readable(k), readable(v)
         lse = forward.lse
-        assert lse is not None  # ours gives it, and callers who bring their own must bring it
+        assert lse is not None  # our forward returns it; callers with their own `Forward` must set it
         features, arrays = call_features(problem, extras)
         finite = problem.batch * (2 * problem.num_heads + problem.num_kv_heads)
         memory = CallMemory(threads, 0, Counters(tickets=STAGES, finite=finite), Rows.of(sequences))
@@ -177,7 +177,7 @@ class StandardEngine(EngineBase):
             place(q),
             place(k),
             place(v),
-            _NOWHERE,  # P says all of o
+            _NOWHERE,  # the gradients need P, not o
             place_rows(lse),
             kept.scores(dp),
             place(do),
@@ -217,8 +217,10 @@ class StandardEngine(EngineBase):
     def workspace_bytes(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
     ) -> int | None:
-        """Of arrays by heads, (batch, heads, seqlen, head_dim). The scores; the backward's own are dp beside
-        what its forward kept: P, and more with softcap and dropout.
+        """Bytes for arrays in memory order (batch, heads, seqlen, head_dim).
+
+        The forward pass needs the scores. The backward pass needs dp; its forward pass keeps P, tanh with
+        softcap, and dropped with dropout.
         """
         plan = _plan(problem)
         scores = plan.scores * problem.itemsize
@@ -234,19 +236,17 @@ class StandardEngine(EngineBase):
 
 
 class _Plan(NamedTuple):
-    """What a problem's shape decides."""
+    """Sizes that depend on the problem's shape only."""
 
-    scores: int  # how many there are
-    longest: int  # the most queries or padded keys of a sequence
-    hides: bool  # whether any score may be hidden, a padded one too
-    packed: int  # bytes of a thread's packed keys
-    stride: (
-        int  # what a thread needs for them; none where a head of each sequence's o, without gaps, has room
-    )
+    scores: int  # number of scores
+    longest: int  # the largest number of queries or padded keys in a sequence
+    hides: bool  # some pair may be hidden, also by padding
+    packed: int  # bytes of packed keys per thread
+    stride: int  # bytes to allocate for them per thread; 0 if each head of a contiguous o has room
 
 
 def _columns(problem: AttentionProblem, seqlen_k: Any) -> Any:
-    """Of a sequence's slab of scores: packed sequences have their own sizes, others are padded as keys."""
+    """Columns of a sequence's slab: its own keys if sequences are packed, else the padded keys."""
     return seqlen_k if problem.packed else 0 * seqlen_k + problem.seqlen_k
 
 
@@ -268,9 +268,9 @@ def _plan(problem: AttentionProblem) -> _Plan:
     )
 
 
-@lru_cache(maxsize=64)  # which takes longer than a small problem's attention
+@lru_cache(maxsize=64)  # making the table takes longer than attention on a small problem
 def _sequences(problem: AttentionProblem) -> NDArray[np.int64]:
-    """The table of sequences, with where their scores lie."""
+    """The table of sequences, with the places of their scores: one `SlabSequence` per row."""
     table = np.empty((problem.batch, len(_COLUMN)), dtype=np.int64)
     table[:, : _COLUMN.columns] = sequence_table(problem, no_tasks)
     table[:, _COLUMN.columns] = _columns(problem, table[:, _COLUMN.seqlen_k])
