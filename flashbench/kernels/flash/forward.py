@@ -3,18 +3,24 @@
 Threads take tasks from a shared counter. A task is one tile of queries of one head: `attend` packs the
 queries, loops over tiles of keys, and writes o and lse. Each tile of keys takes three passes (`add_keys`):
 
-    1. s = scale q k^T as the features change it
-    2. p = exp2(s - row_max), with the online softmax
+    1. s = log2(e) * (scale q k^T with softcap, ALiBi and masks)
+    2. row_max and row_sum are updated, o is rescaled if row_max grew, and s becomes p = exp2(s - row_max)
     3. o += p v
+
+After the last tile, `finish` divides o by row_sum and computes lse from row_max and row_sum.
 
 Names used in all kernels of this folder:
 
     call      the arrays, sizes and features of the call: a struct (`ForwardCall`)
     scratch   this thread's own memory (scratch.py): the packed queries qt, a tile of scores s, row_max, ...
     queries   the tile of queries: its sequence b, head h, first query `start`, number of queries `rows`
-    keys      the tile of keys: first key `start`, number of keys `rows`, and what the mask hides of it
+    keys      the tile of keys: first key `start`, number of keys `rows`, how much of the tile is visible
     rows      addresses of the rows of q, k, v, o and lse that the task reads and writes
     lanes     the number of queries in the tile, rounded up to whole vectors
+    product   the matrix products, by one kind of instruction (products/)
+
+`at(p, i)[0]` is element i from pointer p on. `call.zero` is a zero of the accumulator type. A `@step` is a
+function that only compiled code calls.
 
 The tile of scores is transposed: s[key, query lane]. So a product reads rows of K and V as they are, and
 only q is packed. Sums grow in o itself, so that scratch holds no second copy of it. The exception: rows at
@@ -183,7 +189,7 @@ def add_keys(product, call, scratch, queries, keys, rows, begun):
     """Update row_max, row_sum and o with one tile of keys. begun: an earlier tile has already written o."""
     s, lanes, features, columns = scratch.s, queries.lanes, call.features, call.sizes.head_dim_v
 
-    # Pass 1: s = scale q k^T with softcap, ALiBi and masks, times log2(e): softmax then needs exp2 only.
+    # Pass 1: scores in log2 units, so that softmax needs exp2 only.
     nowhere = pointer(call.zero, 0)
     tile_scores(product, call, scratch, s, queries, keys, rows_from(rows.k, keys.start), nowhere)
 
