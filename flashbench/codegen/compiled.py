@@ -2,8 +2,9 @@
 
 Numba's own cache checks only the file of the function. After an edit to a file that the function calls, its
 machine code is stale. It also writes next to the source, which a read-only install forbids. This cache names
-each entry by a hash of everything that it depends on: sources of its floor and of codegen, versions, target
-CPU and signature. So an entry never changes, no index can be corrupted, and processes cannot race.
+each entry by a hash of everything that it depends on: the sources of its package ("kernels" or "threads") and
+of codegen, versions, target CPU and signature. So an entry never changes, no index can be corrupted, and
+processes cannot race.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 @functools.cache
 def hash_of_sources(floor: str) -> str:
-    """SHA-256 of the sources of a floor ("kernels" or "threads") and of codegen, with their sub-packages."""
+    """SHA-256 of the sources of codegen and of one package, "kernels" or "threads", with sub-packages."""
     digest = hashlib.sha256()
     for path in sorted(path for part in ("codegen", floor) for path in (_PACKAGE / part).rglob("*.py")):
         name = path.relative_to(_PACKAGE).as_posix()

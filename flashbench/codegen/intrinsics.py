@@ -1,4 +1,4 @@
-"""Small intrinsics, and how larger ones are made from functions that write LLVM IR."""
+"""Helpers to make a Numba intrinsic from a function that writes LLVM IR, and a small intrinsic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flashbench.codegen.ir import FLOATS, const, full_vector
 
 
 def body_by_element(build: Callable[[ir.IRBuilder, ir.Type], ir.Function]) -> Callable[..., Any]:
-    """An intrinsic without a result. It calls the function that `build` makes for an element type.
+    """The codegen of an intrinsic without a result. It calls the LLVM function that `build` returns.
 
     build: called with the builder and the element type of the intrinsic's first argument.
     """
@@ -27,13 +27,13 @@ def body_by_element(build: Callable[[ir.IRBuilder, ir.Type], ir.Function]) -> Ca
 
 
 def element_of(kind: Any) -> ir.Type:
-    """What a pointer points to, or the pointer that a struct begins with."""
+    """The element type of a pointer, or of the pointer that is the first field of a struct."""
     first = kind.types[0] if isinstance(kind, types.BaseTuple) else kind
     return FLOATS[first.dtype]
 
 
 def spread(builder: ir.IRBuilder, args: Iterable[ir.Value]) -> list[ir.Value]:
-    """The values of arguments, a struct's one by one."""
+    """The arguments as a flat list: a struct becomes its fields."""
     values: list[ir.Value] = []
     for value in args:
         is_struct = isinstance(value.type, (ir.LiteralStructType, ir.ArrayType))
@@ -43,7 +43,7 @@ def spread(builder: ir.IRBuilder, args: Iterable[ir.Value]) -> list[ir.Value]:
 
 @intrinsic
 def vector_lanes(typingctx: Any, like: Any) -> Any:
-    """How many numbers of `like`'s type a vector holds, known to the compiler."""
+    """The number of elements of `like`'s type in one vector, as a compile-time constant."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return const(full_vector(FLOATS[signature.args[0]]).count)

@@ -1,4 +1,4 @@
-"""Scratch memory of a thread: one declaration of its parts, from which its size and its pointers follow."""
+"""Scratch memory of a thread. Its size and pointers are derived from one declaration of its parts."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ def aligned(size: int) -> int:
 
 
 class Part(NamedTuple):
-    """An array in scratch."""
+    """One array in scratch."""
 
     name: str
-    elements: Callable[[Any], int]  # how many, from the sizes of a call; 0: the call does not need the part
-    kind: Any = Number  # of its elements: Number or Storage
+    elements: Callable[[Any], int]  # number of elements, from the sizes of a call; 0: not needed
+    kind: Any = Number  # kind of the elements: Number or Storage
 
 
 class ScratchLayout:
-    """The parts of a thread's scratch, one after the other, each from a cache line on.
+    """The parts of a thread's scratch, one after the other. Each begins a cache line.
 
-    `cells` is the struct that kernels read: a field a part, bytes from the scratch's start. A kernel makes
-    pointers of them by `based(call.scratch, start of its own scratch)`, so that no address is written twice.
+    `cells` is the struct that kernels read. It has one field per part: its offset in bytes from the start of
+    the scratch. In a kernel, `based(call.scratch, start of this thread's scratch)` turns the offsets into
+    pointers. So one struct serves all threads.
     """
 
     def __init__(self, name: str, *parts: Part) -> None:
         self.parts = parts
         self.cells: Any = NamedTuple(name, [(part.name, part.kind) for part in parts])  # type: ignore[misc]
-        self.place = functools.lru_cache(maxsize=1024)(self._place)  # asked at every call
+        self.place = functools.lru_cache(maxsize=1024)(self._place)  # used by every call
 
     def _place(self, sizes: Any) -> tuple[Any, int]:
-        """(the cells, bytes of all parts) for sizes with `storage_bytes` and `number_bytes` among them."""
+        """(the cells, bytes of all parts). sizes: with `storage_bytes` and `number_bytes`, per element."""
         offsets, end = [], 0
         for part in self.parts:
             offsets.append(end)

@@ -1,9 +1,8 @@
-"""`step`: a part of a kernel, a function that kernels call and Python does not.
+"""`step`: a part of a kernel, a function that only compiled code calls.
 
-Numba makes a callable library of every function: it links in all that the function calls, optimises the
-whole and writes machine code. A kernel of thirty functions in six layers would be optimised six times. A step
-stops after its own LLVM IR. The kernel that calls it links the IR of all its steps and optimises them once,
-together.
+Numba compiles every function to a library of its own: it links in all callees, optimises the whole and writes
+machine code. So it would optimise a kernel of thirty functions in six layers six times. For a step, Numba
+stops after the LLVM IR. The kernel that calls the steps links their IR and optimises all of it once.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from numba.core.typed_passes import NativeLowering, fallback_context
 
 
 class _Library(JITCodeLibrary):
-    """LLVM IR to link, never to run."""
+    """LLVM IR to link. It is never run."""
 
     def _optimize_final_module(self) -> None:
-        """Left to the kernel."""
+        """Do nothing: the kernel optimises."""
 
     def _finalize_final_module(self) -> None:
         self._finalize_dynamic_globals()
@@ -33,7 +32,7 @@ class _Library(JITCodeLibrary):
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _StepLowering(LoweringPass):
-    """NativeLowering without wrappers and machine code."""
+    """Numba's NativeLowering without wrappers and machine code."""
 
     _name = "flashbench_step_lowering"
 
@@ -58,7 +57,7 @@ class _StepLowering(LoweringPass):
             lower = Lower(context, library, descriptor, state.func_ir, metadata=state.metadata)
             lower.lower()
         library.finalize()
-        key = object()  # what callers find the step by, where other functions have a callable
+        key = object()  # callers find the step by this key; other functions use their callable
         context.insert_user_function(key, descriptor, [library])
         state.library = library
         state["cr"] = _LowerResult(descriptor, lower.call_helper, cfunc=key, env=lower.env)
@@ -78,7 +77,7 @@ class _Compiler(CompilerBase):
 
 class _Step(CPUDispatcher):
     def add_overload(self, result: Any) -> None:
-        """For callers that are compiled; Python's calls look elsewhere."""
+        """Register the overload for compiled callers only: there is no machine code for Python to call."""
         self.overloads[tuple(result.signature.args)] = result
 
     def _compile_for_args(self, *args: Any, **options: Any) -> Any:

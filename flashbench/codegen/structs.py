@@ -1,17 +1,17 @@
-"""Structs with names that cross from Python to machine code as one table of 8-byte cells.
+"""Structs with named fields: Python writes them as a table of 8-byte cells, and machine code reads it.
 
-A struct is a NamedTuple whose annotations are the kinds of its cells:
+A struct is a NamedTuple. The annotation of a field is the kind of its cell:
 
-    int               a whole number
-    float             a number: a double in the table, of the call's accumulator type where it is read
-    Storage, Number   an address, read as a pointer to elements of the call's storage or accumulator type
-    Word              an address, read as a pointer to whole numbers
-    a struct          its cells, one after the other; structs nest once
+    int               an integer
+    float             a double in the table, converted to the call's accumulator type when read
+    Storage, Number   an address, read as a pointer to the call's storage or accumulator type
+    Word              an address, read as a pointer to integers
+    a struct          the cells of that struct; structs nest one level
 
-`pack_struct` writes one in Python. `view(Struct, storage, number, address)` reads it in machine code by name:
-`call.sizes.head_dim` is one load. A view is two registers wide however many cells it has, so that steps of a
-kernel hand on whole structs, and Numba compiles a kernel once per pair of types. The cells must not change
-during a call: LLVM is free to read them once.
+`pack_struct` writes a struct in Python. `view(Struct, storage, number, address)` reads it in machine code:
+`call.sizes.head_dim` is one load. A view takes two registers, with any number of cells. So the steps of a
+kernel pass whole structs, and Numba compiles a kernel once per pair of types. The cells must not change
+during a call: LLVM may read them only once.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _cells(cls: type) -> dict[str, _Cell]:
 
 @functools.cache
 def _packer(cls: Any) -> Any:
-    """pack(*cells) of a struct of structs."""
+    """pack(*cells) for a struct, or for a struct of structs."""
     kinds = [cell.kind for name, cell in _cells(cls).items()]
     flat = (
         [inner.kind for kind in kinds for inner in _cells(kind).values()] if _is_struct(kinds[0]) else kinds
@@ -69,20 +69,20 @@ def _packer(cls: Any) -> Any:
 
 
 def struct_bytes(cls: type) -> int:
-    """The size of its table."""
+    """Bytes of the struct's table."""
     cells = _cells(cls).values()
     return sum(struct_bytes(cell.kind) if _is_struct(cell.kind) else CELL_BYTES for cell in cells)
 
 
 def pack_struct(value: Any) -> bytes:
-    """The table of a struct of structs."""
+    """The table of `value`, a struct of structs."""
     cls: Any = type(value)
     packed: bytes = _packer(cls)(*itertools.chain.from_iterable(value))
     return packed
 
 
 class View(types.Type):
-    """A struct in memory, of a call with these storage and accumulator types."""
+    """The Numba type of a struct in memory, for a call with these storage and accumulator types."""
 
     def __init__(self, cls: type, storage: Any, number: Any) -> None:
         self.cls, self.storage, self.number = cls, storage, number
@@ -90,11 +90,11 @@ class View(types.Type):
 
     @property
     def key(self) -> Any:
-        """What views are equal by: two structs may have one name."""
+        """Numba compares types by this. The name is not enough: two structs may have the same name."""
         return self.cls, self.storage, self.number
 
     def cell_type(self, kind: Any) -> Any:
-        """What reading a cell of this kind gives."""
+        """The Numba type of a cell of this kind when it is read."""
         if _is_struct(kind):
             return View(kind, self.storage, self.number)
         pointers = {Storage: self.storage, Number: self.number, Word: types.intp}
@@ -105,7 +105,7 @@ class View(types.Type):
 
 @register_model(View)
 class _ViewModel(models.StructModel):
-    """Where the cells are, and what addresses in them are relative to."""
+    """cells: address of the first cell. base: added to each address in a cell; 0 if these are absolute."""
 
     def __init__(self, manager: Any, fe_type: Any) -> None:
         super().__init__(manager, fe_type, [("cells", types.intp), ("base", types.intp)])
@@ -153,7 +153,7 @@ def _make(context: Any, builder: ir.IRBuilder, view: Any, cells: ir.Value, base:
 
 @intrinsic
 def view(typingctx: Any, struct: Any, storage: Any, number: Any, address: Any) -> Any:
-    """The struct at an address; storage and number: any values of these types."""
+    """The struct at an address. storage, number: any values of the storage and the accumulator type."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return _make(context, builder, signature.return_type, args[3], const(0))
@@ -163,7 +163,7 @@ def view(typingctx: Any, struct: Any, storage: Any, number: Any, address: Any) -
 
 @intrinsic
 def element(typingctx: Any, struct: Any, like: Any, address: Any) -> Any:
-    """The struct at an address, of the same call as another view."""
+    """The struct at an address, with the types of another view `like`."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return _make(context, builder, signature.return_type, args[2], const(0))
@@ -173,7 +173,7 @@ def element(typingctx: Any, struct: Any, like: Any, address: Any) -> Any:
 
 @intrinsic
 def based(typingctx: Any, layout: Any, base: Any) -> Any:
-    """The view with its addresses relative to `base`: a thread's own scratch from the layout of all."""
+    """The same view with its addresses relative to `base`: turns a scratch layout into a thread's scratch."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         place = cgutils.create_struct_proxy(layout)(context, builder, args[0])
