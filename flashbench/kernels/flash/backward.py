@@ -91,7 +91,7 @@ class _Rows(NamedTuple):
     dk: Any
     dv: Any
     k_is_finite: Any  # shared flag: 0 not checked yet, 1 finite, 2 not finite
-    finite: Any  # q and do of the tile are finite, and no lse is NaN
+    finite: Any  # q and do of the tile are finite, and no lse is NaN; checked only if pairs may be hidden
 
 
 @functools.cache
@@ -130,7 +130,7 @@ def attend_backward(product, call, scratch, queries, task):
     rows = begin(product, call, scratch, queries, task)
     tiles = 0
     past = 0  # this task adds nothing more to keys before this one
-    if task.link > 0 and queries.first_key > 0:  # the next task need not wait for keys that this one skips
+    if task.link > 0 and queries.first_key > 0:  # let the next task pass the keys that this task skips
         wait_for(task.before, queries.first_key)
         publish(task.done, queries.first_key)
     block, last_block = key_blocks(queries, call.features)

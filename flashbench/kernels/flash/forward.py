@@ -23,9 +23,9 @@ Names used in all kernels of this folder:
 function that only compiled code calls.
 
 The tile of scores is transposed: s[key, query lane]. So a product reads rows of K and V as they are, and
-only q is packed. Sums grow in o itself, so that scratch holds no second copy of it. The exception: rows at
-long strides fall into the same cache sets and evict each other. Such rows of k and v are gathered before the
-first tile (gather.py). Such rows of o grow in scratch and are copied to o at the end.
+only q is packed. Sums grow in o itself, so that scratch needs no copy of it. But rows at long strides fall
+into the same cache sets and evict each other. Then k and v are gathered before the first tile (gather.py),
+and sums grow in scratch and are copied to o at the end.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def put_alibi(scratch, queries, features):
 
 @step
 def tile_scores(product, call, scratch, s, queries, keys, k, cap_slopes):
-    """s = k @ qt in log2 units, then the features; -inf where a pair is hidden.
+    """s = k @ qt, then the features. The result is in log2 units; -inf where a pair is hidden.
 
     k: the rows of the tile. cap_slopes: output for the derivative of softcap's tanh; null: not stored.
     """

@@ -16,7 +16,7 @@ from llvmlite import ir
 from flashbench.codegen.ir import call, constant, fma, integer_like, size_of
 from flashbench.codegen.isa import AVX512, ISA
 
-# Logarithms are in units of log2 inside the kernels, natural outside.
+# Inside the kernels logarithms are to base 2, outside they are natural.
 LOG2E = math.log2(math.e)
 LN2 = math.log(2.0)
 

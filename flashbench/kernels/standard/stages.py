@@ -4,8 +4,8 @@ This is the baseline for flash attention, as fast as we can make it: it has the 
 threads. Each stage runs over the whole problem before the next begins, as in a framework that calls one
 operation after another. A hidden score is computed first and then masked, as in a framework.
 
-A product needs its right side transposed. It is packed into an output array that is written only later, so
-that the scores are the only workspace.
+If a product needs a transposed matrix, it is packed into an output array that is written only later. So the
+scores are the only workspace.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Tile(NamedTuple):
 def multiply_in_slices(a, a_row, a_col, x, sums, rows, columns, depth, accumulate):
     """multiply() in slices of the depth, so that a slice of x stays in the cache for all rows.
 
-    Only this step calls multiply(): LLVM makes separate machine code of it for each calling step.
+    Only this step calls multiply(), because LLVM makes separate machine code of it for each step that does.
     """
     start = 0
     while True:
@@ -193,7 +193,7 @@ def put_p_gradient(call, work):
 def put_score_gradient(call, work, task):
     """Compute a tile of rows of ds, and its share of the sink's gradient."""
     sequence, h = work.sequence, work.h
-    keeps_units = call.stages.mask_step >= 0  # ds is first added to dmask, then scaled
+    keeps_units = call.stages.mask_step >= 0  # dmask needs ds unscaled; MASK_GRADIENT scales it later
     scale = call.zero + 1 if keeps_units else call.features.scale
     dp, p = slab(call.scores.dp, sequence, h), slab(call.scores.p, sequence, h)
     tanh, dropped = slab(call.scores.tanh, sequence, h), slab(call.scores.dropped, sequence, h)
