@@ -128,6 +128,6 @@ def sinks_gradient(
         delta = np.einsum("bhqd,bhqd->bhq", do, o)
         delta[~o.any(axis=-1)] = 0.0  # a row with no visible key, even if its do is NaN
         weight = np.exp(extras.sinks[:, np.newaxis] - lse)
-        weight[:, np.isneginf(extras.sinks)] = 0.0  # no sink at all
+        weight[:, np.isneginf(extras.sinks)] = 0.0  # -inf: the head has no sink
         gradient: Array = -np.einsum("bhq,bhq->h", weight, delta)
     return gradient

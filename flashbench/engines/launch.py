@@ -221,7 +221,7 @@ class Launch:
         self._tickets = call.work.tickets
 
     def run(self, kernel: Any, *options: Any, ticket: int = 0) -> None:
-        """Run a kernel of the call. ticket: index of its task counter in work.tickets (see the pool)."""
+        """Run a kernel of the call. ticket: index of its task counter in work.tickets."""
         storage, number = self._types
         address = self._table.buffer_info()[0]
 

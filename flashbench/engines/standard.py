@@ -138,7 +138,7 @@ class StandardEngine(EngineBase):
         launch = Launch(call, problem, threads)
         for stage in (SCORES, SOFTMAX, OUTPUT):
             launch.run(standard_forward, stage, ticket=stage)
-        del memory, arrays  # they had to live until here: the kernels know only addresses
+        del memory, arrays  # keep them alive until here: the kernels have only their addresses
         return Forward(o, lse, kept if keep else None)
 
     def backward(

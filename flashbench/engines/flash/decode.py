@@ -66,7 +66,7 @@ def decodes(problem: AttentionProblem, settings: Settings) -> bool:
 
 
 def decode_plan(problem: AttentionProblem, settings: Settings) -> DecodePlan:
-    """The sizes for a problem that `decodes`."""
+    """The sizes of a call. Only for problems for which `decodes` is true."""
     return _plan(problem, settings.block_k)
 
 
@@ -147,7 +147,10 @@ def decode_bytes(problem: AttentionProblem, settings: Settings) -> int:
 def decode(
     problem: AttentionProblem, settings: Settings, q: Array, k: Array, v: Array, extras: Extras
 ) -> Forward:
-    """o and lse of a problem that `decodes`."""
+    """o (batch, num_heads, seqlen_q, head_dim_v) and lse (batch, num_heads, seqlen_q).
+
+    Only for problems for which `decodes` is true.
+    """
     o = result_like(q, problem.head_dim_v)
     lse = np.empty(problem.q_shape[:3], accumulator_of(problem.dtype).storage)
     plan = decode_plan(problem, settings)
@@ -172,7 +175,7 @@ def decode(
         features,
     )
     Launch(call, problem, threads).run(flash_decode(path_of(problem.dtype).product))
-    del memory, arrays, parts, block_table  # they had to live until here: the kernel knows only addresses
+    del memory, arrays, parts, block_table  # keep them alive until here: the kernel has only their addresses
     return Forward(o, lse)
 
 

@@ -95,7 +95,7 @@ class FlashEngine(EngineBase):
             features,
         )
         Launch(call, problem, threads).run(flash_forward(path_of(problem.dtype).product))
-        del memory, arrays  # they had to live until here: the kernel knows only addresses
+        del memory, arrays  # keep them alive until here: the kernel has only their addresses
         return Forward(o, lse)
 
     def backward(
