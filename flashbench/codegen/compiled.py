@@ -82,8 +82,7 @@ def hash_of_sources(floor: str) -> str:
     return digest.hexdigest()
 
 
-# Measurements of kernels with one hash are not valid for another. An edit of the thread pool does not change
-# it.
+# Measurements of kernels with one hash are not valid for another hash. The thread pool is not part of it.
 KERNEL_SOURCES = hash_of_sources("kernels")
 _VERSIONS = (numba.__version__, llvmlite.__version__, sys.version_info[:3])
 _warned: set[str] = set()

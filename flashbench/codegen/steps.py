@@ -85,6 +85,9 @@ class _Step(CPUDispatcher):
 
 
 def step(function: Callable[..., Any]) -> Any:
-    """A part of a kernel, compiled with every kernel that calls it."""
+    """Mark a function as a part of kernels. Numba compiles it together with each kernel that calls it.
+
+    Calling it from Python raises TypeError.
+    """
     options = {"nopython": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return _Step(function, targetoptions=options, pipeline_class=_Compiler)
