@@ -30,7 +30,7 @@ def test_a_table_of_many_sequences_is_the_one_that_a_loop_makes(
     problem = AttentionProblem.of(
         20, seqlen_k=16, batch=len(LENGTHS), causal=True, causal_alignment=alignment, **lengths
     )
-    monkeypatch.setattr(launch, "_FEW_SEQUENCES", 0)
+    monkeypatch.setattr(launch, "FEW_SEQUENCES", 0)
     found = sequence_table(problem, lambda seqlen_q, seqlen_k: -(-seqlen_q // 4) + seqlen_k)
     before = 0
     for row, (index, first_query, first_key, seqlen_q, seqlen_k) in zip(
@@ -43,5 +43,5 @@ def test_a_table_of_many_sequences_is_the_one_that_a_loop_makes(
 
 
 def _by_loop(problem: AttentionProblem, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(launch, "_FEW_SEQUENCES", problem.batch)
+    monkeypatch.setattr(launch, "FEW_SEQUENCES", problem.batch)
     return sequence_table(problem, lambda seqlen_q, seqlen_k: -(-seqlen_q // 4) + seqlen_k)
