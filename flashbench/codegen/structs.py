@@ -60,12 +60,9 @@ def _cells(cls: type) -> dict[str, _Cell]:
 
 @functools.cache
 def _packer(cls: Any) -> Any:
-    """pack(*cells) for a struct, or for a struct of structs."""
-    kinds = [cell.kind for name, cell in _cells(cls).items()]
-    flat = (
-        [inner.kind for kind in kinds for inner in _cells(kind).values()] if _is_struct(kinds[0]) else kinds
-    )
-    return struct.Struct("".join("d" if kind is float else "q" for kind in flat)).pack
+    """pack(*cells) for a struct of structs."""
+    kinds = [inner.kind for cell in _cells(cls).values() for inner in _cells(cell.kind).values()]
+    return struct.Struct("".join("d" if kind is float else "q" for kind in kinds)).pack
 
 
 def struct_bytes(cls: type) -> int:
