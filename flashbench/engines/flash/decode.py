@@ -102,7 +102,6 @@ class _Tiling(NamedTuple):
     stride: int  # bytes from one thread's scratch to the next
     counters: Counters
     part_bytes: int  # bytes of o, row_max and row_sum of all parts
-    sequences: Rows
 
 
 def _tiling(problem: AttentionProblem, plan: DecodePlan) -> _Tiling:
@@ -128,11 +127,16 @@ def _tiling(problem: AttentionProblem, plan: DecodePlan) -> _Tiling:
         stride,
         Counters(tickets=1 + plan.tasks),
         plan.tasks * part_numbers * number_bytes,
-        Rows.of(sequence_table(problem, lambda *lengths: _tasks(lengths, plan.chunk, plan.part_keys))),
     )
 
 
-_kept_tiling = functools.lru_cache(maxsize=256)(_tiling)  # used by every call
+def _tables(problem: AttentionProblem, plan: DecodePlan) -> tuple[_Tiling, Rows]:
+    """The tiling, and the table of sequences."""
+    table = sequence_table(problem, lambda *lengths: _tasks(lengths, plan.chunk, plan.part_keys))
+    return _tiling(problem, plan), Rows.of(table)
+
+
+_kept_tables = functools.lru_cache(maxsize=256)(_tables)  # asked at every call
 
 
 def decode_bytes(problem: AttentionProblem, settings: Settings) -> int:
@@ -154,13 +158,14 @@ def decode(
     o = result_like(q, problem.head_dim_v)
     lse = np.empty(problem.q_shape[:3], accumulator_of(problem.dtype).storage)
     plan = decode_plan(problem, settings)
-    tiling = (_kept_tiling if problem.batch <= FEW_SEQUENCES else _tiling)(problem, plan)
+    tables = _kept_tables if problem.batch <= FEW_SEQUENCES else _tables
+    tiling, sequences = tables(problem, plan)
     threads = _threads(problem, settings, plan)
     q, k, v = readable(q), readable(k), readable(v)
     features, arrays = call_features(problem, extras)
     pages, block_table = _pages(problem, extras)
     parts = np.empty(tiling.part_bytes, np.uint8)
-    memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences)
+    memory = CallMemory(threads, tiling.stride, tiling.counters, sequences)
     call = DecodeCall(
         place(q),
         place(k),
