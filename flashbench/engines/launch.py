@@ -6,7 +6,7 @@ import functools
 import math
 from array import array
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ _SETS_BYTES, _WAYS = 4096, 8
 
 # tasks(seqlen_q, seqlen_k): tasks per head of a sequence. Takes integers or arrays of them.
 Tasks = Callable[[Any, Any], Any]
+
+Made = TypeVar("Made")
 
 COLUMN = Sequence(*range(len(Sequence._fields)))  # column indices of a table of sequences, by name
 
@@ -121,20 +123,17 @@ def moves_table(*moves: tuple[Array, Array]) -> NDArray[np.int64] | None:
 
 def place(x: Array) -> structs.Array:
     """The address and strides of an array of the storage type."""
-    batch, head, row = x.strides[:3]
-    return structs.Array(address_of(x), batch, head, row // x.itemsize)
+    return structs.Array(*_place(x))
 
 
 def place_numbers(x: Array) -> Numbers:
-    """The address and strides of an array of the accumulator type."""
+    """The address and strides of an array of the accumulator type, or of lse, (batch, heads, rows)."""
+    return Numbers(*_place(x))
+
+
+def _place(x: Array) -> tuple[int, int, int, int]:
     batch, head, row = x.strides[:3]
-    return Numbers(address_of(x), batch, head, row // x.itemsize)
-
-
-def place_rows(x: Array) -> Numbers:
-    """The address and strides of lse, (batch, heads, rows): one number per row."""
-    batch, head, row = x.strides
-    return Numbers(address_of(x), batch, head, row // x.itemsize)
+    return address_of(x), batch, head, row // x.itemsize
 
 
 def sizes_of(problem: AttentionProblem, block_q: int, block_k: int) -> Sizes:
@@ -152,6 +151,21 @@ class Counters(NamedTuple):
     @property
     def bytes(self) -> int:
         return CELL_BYTES * sum(self)
+
+
+def kept_for_small_batches(make: Callable[..., Made]) -> Callable[..., Made]:
+    """make(problem, ...) with its results kept: for a small problem they take longer to make than attention.
+
+    Those of larger batches are not kept, as their tables of sequences are long.
+    """
+    kept = functools.lru_cache(maxsize=256)(make)
+
+    @functools.wraps(make)
+    def made(problem: AttentionProblem, *args: Any) -> Made:
+        return (kept if problem.batch <= FEW_SEQUENCES else make)(problem, *args)
+
+    made.cache_clear = kept.cache_clear  # type: ignore[attr-defined]
+    return made
 
 
 class Rows(NamedTuple):
@@ -273,7 +287,7 @@ def aligned_scratch(size: int) -> tuple[NDArray[np.uint8], int]:
     The buffer must live as long as the address is used.
     """
     buffer = np.empty(size + ALIGNMENT, dtype=np.uint8)
-    address: int = buffer.__array_interface__["data"][0]
+    address = address_of(buffer)
     return buffer, address + -address % ALIGNMENT
 
 

@@ -87,9 +87,9 @@ def gathered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Gathers, int]]:
         moved.append(0 if moves is None else len(moves))
         return moves
 
-    def spy_tiling(layout, problem, blocks, gathers):
+    def spy_tiling(problem, layout, blocks, gathers):
         calls.append((gathers, moved[-1]))
-        return tiling_of(layout, problem, blocks, gathers)
+        return tiling_of(problem, layout, blocks, gathers)
 
     monkeypatch.setattr("flashbench.engines.flash.engine.moves_table", spy_moves)
     monkeypatch.setattr("flashbench.engines.flash.engine.tiling_of", spy_tiling)

@@ -4,6 +4,7 @@ import pytest
 
 from flashbench.codegen.isa import cpu_features
 from flashbench.dtypes import DTYPES
+from flashbench.kernels.probes import peak
 from flashbench.kernels.products import paths
 from flashbench.kernels.products.paths import PATHS, Path, path_of
 
@@ -13,6 +14,10 @@ def test_every_dtype_has_a_path_that_this_cpu_can_run(dtype):
     path = path_of(dtype)
     assert dtype in path.dtypes
     assert path.needs <= cpu_features()
+
+
+def test_every_path_has_a_probe_of_its_peak():
+    assert all(callable(getattr(peak, path.peak)) for path in PATHS.values())
 
 
 def test_names_of_products_are_those_of_their_paths():

@@ -58,7 +58,7 @@ def guarded(monkeypatch):
     for layout in (scratch.FORWARD, scratch.BACKWARD, scratch.MASK_GRADIENT, scratch.DECODE):
         monkeypatch.setattr(layout, "place", place.__get__(layout))
     monkeypatch.setattr(launch, "aligned_scratch", make_scratch)
-    kept = plan._kept_tiling, decode._kept_tables
+    kept = plan.tiling_of, decode._tables
     for tilings in kept:
         tilings.cache_clear()
     yield checks

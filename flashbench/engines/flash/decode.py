@@ -14,14 +14,14 @@ from flashbench.dtypes import accumulator_of
 from flashbench.engines import Array, Forward, Settings
 from flashbench.engines.features import call_features
 from flashbench.engines.launch import (
-    FEW_SEQUENCES,
     CallMemory,
     Counters,
     Launch,
     Rows,
     address_of,
+    kept_for_small_batches,
     place,
-    place_rows,
+    place_numbers,
     readable,
     result_like,
     sequence_table,
@@ -130,13 +130,11 @@ def _tiling(problem: AttentionProblem, plan: DecodePlan) -> _Tiling:
     )
 
 
+@kept_for_small_batches
 def _tables(problem: AttentionProblem, plan: DecodePlan) -> tuple[_Tiling, Rows]:
     """The tiling, and the table of sequences."""
     table = sequence_table(problem, lambda *lengths: _tasks(lengths, plan.chunk, plan.part_keys))
     return _tiling(problem, plan), Rows.of(table)
-
-
-_kept_tables = functools.lru_cache(maxsize=256)(_tables)  # asked at every call
 
 
 def decode_bytes(problem: AttentionProblem, settings: Settings) -> int:
@@ -158,8 +156,7 @@ def decode(
     o = result_like(q, problem.head_dim_v)
     lse = np.empty(problem.q_shape[:3], accumulator_of(problem.dtype).storage)
     plan = decode_plan(problem, settings)
-    tables = _kept_tables if problem.batch <= FEW_SEQUENCES else _tables
-    tiling, sequences = tables(problem, plan)
+    tiling, sequences = _tables(problem, plan)
     threads = _threads(problem, settings, plan)
     q, k, v = readable(q), readable(k), readable(v)
     features, arrays = call_features(problem, extras)
@@ -171,7 +168,7 @@ def decode(
         place(k),
         place(v),
         place(o),
-        place_rows(lse),
+        place_numbers(lse),
         tiling.scratch,
         tiling.split._replace(parts=address_of(parts)),
         pages,

@@ -23,7 +23,6 @@ from flashbench.engines.launch import (
     moves_table,
     place,
     place_numbers,
-    place_rows,
     readable,
     result_like,
     tile_is_scattered,
@@ -79,7 +78,7 @@ class FlashEngine(EngineBase):
         gathered_k, gathered_v = gathered_room(k, readers), gathered_room(v, readers)
         moves = moves_table((k, gathered_k), (v, gathered_v))
         gathers = Gathers(int(tile_is_scattered(o, blocks.block_q)))
-        tiling = tiling_of(FORWARD, problem, blocks, gathers)
+        tiling = tiling_of(problem, FORWARD, blocks, gathers)
         features, arrays = call_features(problem, extras)
         memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences, moves)
         call = ForwardCall(
@@ -87,7 +86,7 @@ class FlashEngine(EngineBase):
             place(gathered_k),
             place(gathered_v),
             place(o),
-            place_rows(lse),
+            place_numbers(lse),
             tiling.scratch,
             ForwardGathers(gathers.sums),
             tiling.sizes,
@@ -127,7 +126,7 @@ class FlashEngine(EngineBase):
         gathered_dk, gathered_dv = gathered_room(dk, readers), gathered_room(dv, readers)
         moves = moves_table((k, gathered_k), (v, gathered_v))
         gathers = Gathers(*(int(tile_is_scattered(x, blocks.block_q)) for x in (dq, q, do)))
-        tiling = tiling_of(BACKWARD, problem, blocks, gathers)
+        tiling = tiling_of(problem, BACKWARD, blocks, gathers)
         features, arrays = call_features(problem, extras)
         memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences, moves)
         call = BackwardCall(
@@ -197,7 +196,7 @@ def _mask_gradient(
     """dmask in the shape of the mask. The arrays must already be `readable`."""
     threads, blocks = plan_of(problem, "bwd", settings)
     dmask = np.zeros(problem.mask_shape, accumulator_of(problem.dtype).storage)
-    tiling = tiling_of(MASK_GRADIENT, problem, blocks)
+    tiling = tiling_of(problem, MASK_GRADIENT, blocks)
     features, arrays = call_features(problem, extras)
     memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences)
     call = MaskGradientCall(

@@ -13,10 +13,10 @@ from flashbench.engines.features import limited
 from flashbench.engines.flash.block_sizes import Blocks, backward_blocks, forward_blocks, within_window
 from flashbench.engines.flash.tuned import Pass, tuned_blocks
 from flashbench.engines.launch import (
-    FEW_SEQUENCES,
     Counters,
     Rows,
     Tasks,
+    kept_for_small_batches,
     sequence_table,
     sizes_of,
     threads_for,
@@ -98,23 +98,16 @@ class Tiling(NamedTuple):
     sequences: Rows
 
 
+@kept_for_small_batches
 def tiling_of(
-    layout: ScratchLayout, problem: AttentionProblem, blocks: Blocks, gathers: Gathers = _NO_GATHERS
+    problem: AttentionProblem, layout: ScratchLayout, blocks: Blocks, gathers: Gathers = _NO_GATHERS
 ) -> Tiling:
-    if problem.batch <= FEW_SEQUENCES:
-        return _kept_tiling(layout, problem, blocks, gathers)
-    return _tiling(layout, problem, blocks, gathers)
-
-
-def _tiling(layout: ScratchLayout, problem: AttentionProblem, blocks: Blocks, gathers: Gathers) -> Tiling:
+    """The tiling of a call whose threads' scratch has this layout."""
     cells, stride = scratch_of(layout, problem, blocks, gathers)
     tasks = problem.num_heads * all_tiles(problem, blocks)
     sequences = Rows.of(sequence_table(problem, tiles_of(problem, blocks)))
     counters = counters_of(layout, problem, blocks)
     return Tiling(sizes_of(problem, *blocks), cells, stride, counters, tasks, sequences)
-
-
-_kept_tiling = functools.lru_cache(maxsize=256)(_tiling)  # used by every call
 
 
 def scratch_of(

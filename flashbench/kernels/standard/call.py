@@ -28,13 +28,13 @@ class Stages(NamedTuple):
 
     hides: int  # 1: some pair is hidden
     longest: int  # the largest number of queries or padded keys in a sequence
-    natural: int  # 1: scores in natural units; 0: in log2 units
-    factor: float  # multiplies q k^T: gives these units, or units of the softcap
-    softcap: float
-    packed: int  # address of memory for packed keys, packed_stride bytes per thread; 0: pack keys into o
-    packed_stride: int
-    sink_shares: int  # address of float64 numbers: one sink gradient share per task of SCORE_GRADIENT
-    mask_step: int  # stride of dmask along the keys, 0 or 1; -1: dmask is not requested
+    natural: int = 0  # 1: scores in natural units; 0: in log2 units
+    factor: float = 0.0  # multiplies q k^T: gives these units, or units of the softcap
+    softcap: float = 0.0
+    packed: int = 0  # address of memory for packed keys, packed_stride bytes per thread; 0: pack keys into o
+    packed_stride: int = 0
+    sink_shares: int = 0  # address of float64 numbers: one sink gradient share per task of SCORE_GRADIENT
+    mask_step: int = -1  # stride of dmask along the keys, 0 or 1; -1: dmask is not requested
 
 
 class StandardCall(NamedTuple):
