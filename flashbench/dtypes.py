@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Dtype = Literal["float32", "float64"]
+Dtype = Literal["float16", "bfloat16", "float32", "float64"]
 DEFAULT_DTYPE: Dtype = "float64"
 # "fixed": a round number promised by the project. "roundings": so many unit roundoffs. See `tolerances`.
-ToleranceClass = Literal["fixed", "roundings"]
+# "halves": as flash-attention's tests: against the error of a plain computation in the same dtype.
+ToleranceClass = Literal["fixed", "roundings", "halves"]
 
 _ACCUMULATED = frozenset(("lse", "dsinks", "dmask"))
 
@@ -43,8 +44,44 @@ def _as_it_is(stored: NDArray[Any]) -> NDArray[np.floating]:
     return stored
 
 
+def _to_bfloat16(numbers: NDArray[np.floating]) -> NDArray[Any]:
+    """The bit patterns, rounded to nearest, ties to even. A NaN stays a NaN."""
+    single = numbers.astype("float32")
+    bits = single.view("uint32")
+    rounded = (bits + (0x7FFF + (bits >> 16 & 1)) >> 16).astype("uint16")
+    nan = single != single
+    rounded[nan] = (bits[nan] >> 16 | 0x40).astype("uint16")
+    return rounded
+
+
+def _from_bfloat16(patterns: NDArray[Any]) -> NDArray[np.floating]:
+    return (patterns.astype("uint32") << 16).view("float32")
+
+
 # Narrowest first.
 DTYPES: Mapping[Dtype, DtypeEntry] = {
+    "float16": DtypeEntry(
+        storage="float16",
+        accumulator="float32",
+        itemsize=2,
+        unit_roundoff=2.0**-11,
+        smallest_normal=2.0**-14,
+        tolerance="halves",
+        short="f16",
+        make=lambda numbers: numbers.astype("float16", copy=False),
+        view=lambda stored: stored.astype("float32"),
+    ),
+    "bfloat16": DtypeEntry(
+        storage="uint16",
+        accumulator="float32",
+        itemsize=2,
+        unit_roundoff=2.0**-8,
+        smallest_normal=2.0**-126,
+        tolerance="halves",
+        short="bf16",
+        make=_to_bfloat16,
+        view=_from_bfloat16,
+    ),
     "float32": DtypeEntry(
         storage="float32",
         accumulator="float32",
@@ -70,6 +107,11 @@ DTYPES: Mapping[Dtype, DtypeEntry] = {
 }
 NARROWEST_FIRST: tuple[Dtype, ...] = tuple(DTYPES)
 WIDEST_FIRST: tuple[Dtype, ...] = NARROWEST_FIRST[::-1]
+
+
+def is_half(dtype: Dtype) -> bool:
+    """Whether numbers are stored in another type than their sums, as 16-bit floats are."""
+    return DTYPES[dtype].itemsize == 2
 
 
 def accumulator_of(dtype: Dtype) -> DtypeEntry:

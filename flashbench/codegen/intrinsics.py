@@ -10,7 +10,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from flashbench.codegen.ir import FLOATS, const, full_vector
+from flashbench.codegen.elements import ELEMENTS
+from flashbench.codegen.ir import const, full_vector
 
 
 def body_by_element(build: Callable[[ir.IRBuilder, ir.Type], ir.Function]) -> Callable[..., Any]:
@@ -26,10 +27,21 @@ def body_by_element(build: Callable[[ir.IRBuilder, ir.Type], ir.Function]) -> Ca
     return codegen
 
 
+def body_by_elements(build: Callable[..., ir.Function], *places: int) -> Callable[..., Any]:
+    """The same for pointers to several types: build(builder, element types of the arguments `places`)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        elements = [element_of(signature.args[place]) for place in places]
+        builder.call(build(builder, *elements), spread(builder, args))
+        return context.get_dummy_value()
+
+    return codegen
+
+
 def element_of(kind: Any) -> ir.Type:
     """The element type of a pointer, or of the pointer that is the first field of a struct."""
     first = kind.types[0] if isinstance(kind, types.BaseTuple) else kind
-    return FLOATS[first.dtype]
+    return ELEMENTS[first.dtype]
 
 
 def spread(builder: ir.IRBuilder, args: Iterable[ir.Value]) -> list[ir.Value]:
@@ -46,6 +58,6 @@ def vector_lanes(typingctx: Any, like: Any) -> Any:
     """The number of elements of `like`'s type in one vector, as a compile-time constant."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return const(full_vector(FLOATS[signature.args[0]]).count)
+        return const(full_vector(ELEMENTS[signature.args[0]]).count)
 
     return types.intp(like), codegen

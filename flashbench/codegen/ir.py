@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
 
+from flashbench.codegen.elements import HalfType, narrow, widen
 from flashbench.codegen.isa import ISA
 
 INT = ir.IntType(64)
 BOOL = ir.IntType(1)
 VOID = ir.VoidType()
-FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 
 
 def size_of(element: ir.Type) -> int:
@@ -54,21 +53,60 @@ def lane_numbers(count: int) -> ir.Constant:
     return ir.Constant(ir.VectorType(INT, count), list(range(count)))
 
 
+_SHORT = ir.IntType(16)
+
+
 def load(builder: ir.IRBuilder, pointer: ir.Value, offset: ir.Value, vector: ir.VectorType) -> ir.Value:
-    """Load a vector from pointer[offset]. It need not be aligned to the vector's size."""
-    at = builder.bitcast(builder.gep(pointer, [offset]), vector.as_pointer())
-    return builder.load(at, align=size_of(vector.element))
+    """Load a vector from pointer[offset]. It need not be aligned to the vector's size.
+
+    Of 16-bit floats: their float32 numbers.
+    """
+    half, place = pointer.type.pointee, builder.gep(pointer, [offset])
+    if isinstance(half, HalfType):
+        stored = ir.VectorType(_SHORT, vector.count)
+        return widen(builder, builder.load(builder.bitcast(place, stored.as_pointer()), align=2), half)
+    return builder.load(builder.bitcast(place, vector.as_pointer()), align=size_of(vector.element))
 
 
 def store(builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value, offset: ir.Value) -> None:
-    at = builder.bitcast(builder.gep(pointer, [offset]), value.type.as_pointer())
-    builder.store(value, at, align=size_of(value.type.element))
+    """Store a vector to pointer[offset], rounded if the pointer is to 16-bit floats."""
+    half, place = pointer.type.pointee, builder.gep(pointer, [offset])
+    if isinstance(half, HalfType):
+        stored = narrow(builder, value, half)
+        builder.store(stored, builder.bitcast(place, stored.type.as_pointer()), align=2)
+    else:
+        builder.store(
+            value, builder.bitcast(place, value.type.as_pointer()), align=size_of(value.type.element)
+        )
+
+
+def load_one(builder: ir.IRBuilder, pointer: ir.Value, offset: ir.Value) -> ir.Value:
+    """The number pointer[offset]; of a 16-bit float, its float32 number."""
+    half, place = pointer.type.pointee, builder.gep(pointer, [offset])
+    if isinstance(half, HalfType):
+        return widen(builder, builder.load(builder.bitcast(place, _SHORT.as_pointer())), half)
+    return builder.load(place)
+
+
+def store_one(builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value, offset: ir.Value) -> None:
+    """pointer[offset] = value, rounded if the pointer is to 16-bit floats."""
+    half, place = pointer.type.pointee, builder.gep(pointer, [offset])
+    if isinstance(half, HalfType):
+        builder.store(narrow(builder, value, half), builder.bitcast(place, _SHORT.as_pointer()))
+    else:
+        builder.store(value, place)
 
 
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> ir.Value:
     """Call an LLVM intrinsic. `name` includes the overload, as llvmlite cannot name overloads for vectors."""
     signature = ir.FunctionType(result, [arg.type for arg in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), args)
+
+
+def signature_name(vector: ir.VectorType, *pointers: ir.Type) -> str:
+    """A suffix for the name of a function of vectors that reads and writes elements of these types."""
+    halves = [p.name if isinstance(p, HalfType) else "" for p in pointers]
+    return ".".join([overload(vector), *halves]) if any(halves) else overload(vector)
 
 
 def overload(vector: ir.Type) -> str:

@@ -135,3 +135,5 @@ ISA = _isa_of(cpu_features())
 # multiply-add, as tiles of one vector do. Other CPUs can start two multiply-adds per cycle, but also only two
 # loads, so that such a tile waits for its loads.
 HALF_RATE = ISA is AVX512 and _cpu_name() == "znver4"
+# Whether the target has instructions between float16 and float32.
+CONVERTS_FLOAT16 = ISA in (AVX512, NEON) or "f16c" in cpu_features()

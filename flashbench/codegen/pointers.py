@@ -12,7 +12,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from flashbench.codegen.ir import INT, call, const, loop
+from flashbench.codegen.elements import Half
+from flashbench.codegen.ir import INT, call, const, load_one, loop
 
 
 @intrinsic
@@ -33,6 +34,17 @@ def at(typingctx: Any, base: Any, offset: Any) -> Any:
         return builder.gep(args[0], [args[1]])
 
     return base(base, types.intp), codegen
+
+
+@intrinsic
+def number_at(typingctx: Any, base: Any, offset: Any) -> Any:
+    """base[offset]; of a 16-bit float, its float32 number."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return load_one(builder, *args)
+
+    number = types.float32 if isinstance(base.dtype, Half) else base.dtype
+    return number(base, types.intp), codegen
 
 
 @intrinsic

@@ -150,12 +150,13 @@ def _make(context: Any, builder: ir.IRBuilder, view: Any, cells: ir.Value, base:
 
 @intrinsic
 def view(typingctx: Any, struct: Any, storage: Any, number: Any, address: Any) -> Any:
-    """The struct at an address. storage, number: any values of the storage and the accumulator type."""
+    """The struct at an address. storage, number: the Numba types of storage and accumulator."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return _make(context, builder, signature.return_type, args[3], const(0))
 
-    return View(struct.instance_class, storage, number)(struct, storage, number, types.intp), codegen
+    kinds = storage.instance_type, number.instance_type
+    return View(struct.instance_class, *kinds)(struct, storage, number, types.intp), codegen
 
 
 @intrinsic

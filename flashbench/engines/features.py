@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.block_mask import BlockMask
+from flashbench.dtypes import DTYPES
 from flashbench.engines import Array
 from flashbench.engines.launch import address_of
 from flashbench.extras import Extras
@@ -124,6 +125,7 @@ def sinks_gradient(
     if not problem.sinks:
         return None
     assert extras.sinks is not None
+    do, o = (DTYPES[problem.dtype].view(x) for x in (do, o))
     with np.errstate(all="ignore"):  # NaN and infinity are valid results
         delta = np.einsum("bhqd,bhqd->bhq", do, o)
         delta[~o.any(axis=-1)] = 0.0  # a row with no visible key, even if its do is NaN

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flashbench.codegen.scratch import ALIGNMENT
 from flashbench.codegen.structs import CELL_BYTES, pack_struct
-from flashbench.dtypes import DTYPES, Dtype, accumulator_of
+from flashbench.dtypes import accumulator_of, is_half
 from flashbench.engines import Array, Settings
 from flashbench.kernels.call import structs
 from flashbench.kernels.call.structs import MoveSizes, Numbers, Sequence, Sizes, Work
@@ -105,6 +105,13 @@ def gathered_room(x: Array, readers: float) -> Array:
     return np.empty(x.shape, x.dtype)
 
 
+def sums_room(output: Array, problem: AttentionProblem, readers: float) -> Array:
+    """The array in which dk or dv grows: the output, a contiguous room for it, or one of float32."""
+    if is_half(problem.dtype):
+        return np.empty(output.shape, accumulator_of(problem.dtype).storage)
+    return gathered_room(output, readers)
+
+
 def tile_is_scattered(x: Array, rows: int) -> bool:
     """Whether a task should work on a copy of its tile of `rows` rows of x."""
     row_bytes = x.strides[2]
@@ -136,9 +143,10 @@ def _place(x: Array) -> tuple[int, int, int, int]:
     return address_of(x), batch, head, row // x.itemsize
 
 
-def sizes_of(problem: AttentionProblem, block_q: int, block_k: int) -> Sizes:
+def sizes_of(problem: AttentionProblem, block_q: int, block_k: int, lane_step: int) -> Sizes:
     heads, kv_heads = problem.num_heads, problem.num_kv_heads
-    return Sizes(heads, kv_heads, heads // kv_heads, problem.head_dim, problem.head_dim_v, block_q, block_k)
+    head_dims = problem.head_dim, problem.head_dim_v
+    return Sizes(heads, kv_heads, heads // kv_heads, *head_dims, block_q, block_k, lane_step)
 
 
 class Counters(NamedTuple):
@@ -215,32 +223,23 @@ class CallMemory:
         )
 
 
-@functools.cache
-def _types(dtype: Dtype) -> tuple[Any, Any]:
-    """A zero of the storage type and one of the accumulator type: Numba compiles a kernel for their types."""
-    storage, number = (np.dtype(entry.storage) for entry in (DTYPES[dtype], accumulator_of(dtype)))
-    return storage.type(0), number.type(0)
-
-
 class Launch:
     """One call on several threads. call: a struct of kernels/ with a field `work`.
 
     All arrays whose addresses are in the call must live until the last `run` returns.
     """
 
-    def __init__(self, call: Any, problem: AttentionProblem, threads: int) -> None:
+    def __init__(self, call: Any, threads: int) -> None:
         self._table = array("q", pack_struct(call))
-        self._types = _types(problem.dtype)
         self._threads = threads
         self._tickets = call.work.tickets
 
     def run(self, kernel: Any, *options: Any, ticket: int = 0) -> None:
         """Run a kernel of the call. ticket: index of its task counter in work.tickets."""
-        storage, number = self._types
         address = self._table.buffer_info()[0]
 
         def work(slot: int) -> None:
-            kernel(storage, number, address, slot, *options)
+            kernel(address, slot, *options)
 
         run_on_threads(work, self._threads, self._tickets + CELL_BYTES * ticket)
 

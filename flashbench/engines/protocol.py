@@ -23,6 +23,9 @@ class Settings(NamedTuple):
     use_simd: bool = True
     # The engine may keep a call's memory for the next call, as an arena does. False while memory is measured.
     keep_scratch: bool = True
+    # Which instructions compute the products: a name in kernels/products/paths.py. None: FLASHBENCH_PATH in
+    # the environment, else the fastest that this CPU can run.
+    path: str | None = None
 
 
 class Forward(NamedTuple):

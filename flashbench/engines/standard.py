@@ -128,13 +128,13 @@ class StandardEngine(EngineBase):
                 packed=work.scratch if stride else 0,
                 packed_stride=stride,
             ),
-            sizes_of(problem, 0, 0),
+            sizes_of(problem, 0, 0, 0),
             work,
             features,
         )
-        launch = Launch(call, problem, threads)
+        launch = Launch(call, threads)
         for stage in (SCORES, SOFTMAX, OUTPUT):
-            launch.run(standard_forward, stage, ticket=stage)
+            launch.run(standard_forward(problem.dtype), stage, ticket=stage)
         del memory, arrays  # keep them alive until here: the kernels have only their addresses
         return Forward(o, lse, kept if keep else None)
 
@@ -189,18 +189,18 @@ class StandardEngine(EngineBase):
                 sink_shares=address_of(shares),
                 mask_step=-1 if dmask is None else int(dmask.shape[3] > 1),
             ),
-            sizes_of(problem, 0, 0),
+            sizes_of(problem, 0, 0, 0),
             memory.work(),
             features,
         )
-        launch = Launch(call, problem, threads)
+        launch = Launch(call, threads)
         for stage in (P_GRADIENT, SCORE_GRADIENT):
-            launch.run(standard_backward, stage, ticket=stage)
+            launch.run(standard_backward(problem.dtype), stage, ticket=stage)
         if dmask is not None:
             lengths = problem.seqlen_q, problem.seqlen_k
-            launch.run(standard_mask_gradient, *lengths, ticket=MASK_GRADIENT)
+            launch.run(standard_mask_gradient(problem.dtype), *lengths, ticket=MASK_GRADIENT)
         for stage in (KEY_GRADIENTS, QUERY_GRADIENT):
-            launch.run(standard_backward, stage, ticket=stage)
+            launch.run(standard_backward(problem.dtype), stage, ticket=stage)
         del memory, arrays
         if room is not dv:
             dv[...] = room

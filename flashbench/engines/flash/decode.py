@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flashbench.codegen.scratch import ALIGNMENT
 from flashbench.codegen.structs import struct_bytes
-from flashbench.dtypes import accumulator_of
+from flashbench.dtypes import accumulator_of, is_half
 from flashbench.engines import Array, Forward, Settings
 from flashbench.engines.features import call_features
 from flashbench.engines.launch import (
@@ -108,6 +108,7 @@ def _tiling(problem: AttentionProblem, plan: DecodePlan) -> _Tiling:
     number_bytes = accumulator_of(problem.dtype).itemsize
     lanes = padded_lanes(-(-plan.rows // QUERIES) * QUERIES, number_bytes)
     part_numbers = plan.rows * (problem.head_dim_v + 2)
+    half = is_half(problem.dtype)
     scratch, stride = DECODE.place(
         ScratchSizes(
             lanes,
@@ -117,12 +118,13 @@ def _tiling(problem: AttentionProblem, plan: DecodePlan) -> _Tiling:
             problem.head_dim_v,
             problem.itemsize,
             number_bytes,
+            copies=int(half),
             alibi=problem.alibi,
         )
     )
     return _Tiling(
-        sizes_of(problem, plan.chunk, plan.block_k),
-        Split(plan.chunk, plan.rows, lanes, plan.part_keys, 0, part_numbers, problem.itemsize),
+        sizes_of(problem, plan.chunk, plan.block_k, lanes),
+        Split(plan.chunk, plan.rows, lanes, plan.part_keys, 0, part_numbers, problem.itemsize, int(half)),
         scratch,
         stride,
         Counters(tickets=1 + plan.tasks),
@@ -176,7 +178,8 @@ def decode(
         memory.work(plan.tasks),
         features,
     )
-    Launch(call, problem, threads).run(flash_decode(path_of(problem.dtype).product))
+    kernel = flash_decode(path_of(problem.dtype, settings.path).decode, problem.dtype)
+    Launch(call, threads).run(kernel)
     del memory, arrays, parts, block_table  # keep them alive until here: the kernel has only their addresses
     return Forward(o, lse)
 

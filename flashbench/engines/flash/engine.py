@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flashbench.dtypes import accumulator_of
+from flashbench.dtypes import accumulator_of, is_half
 from flashbench.engines import Array, AttentionGradients, Forward, Settings
 from flashbench.engines.base import EngineBase
 from flashbench.engines.features import call_features, sinks_gradient
@@ -25,6 +25,7 @@ from flashbench.engines.launch import (
     place_numbers,
     readable,
     result_like,
+    sums_room,
     tile_is_scattered,
 )
 from flashbench.extras import NO_EXTRAS, Extras
@@ -77,8 +78,9 @@ class FlashEngine(EngineBase):
         readers = readers_of(problem)
         gathered_k, gathered_v = gathered_room(k, readers), gathered_room(v, readers)
         moves = moves_table((k, gathered_k), (v, gathered_v))
-        gathers = Gathers(int(tile_is_scattered(o, blocks.block_q)))
-        tiling = tiling_of(problem, FORWARD, blocks, gathers)
+        path, half = path_of(problem.dtype, settings.path), is_half(problem.dtype)
+        gathers = Gathers(int(half or tile_is_scattered(o, blocks.block_q)))
+        tiling = tiling_of(problem, FORWARD, blocks, path, gathers)
         features, arrays = call_features(problem, extras)
         memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences, moves)
         call = ForwardCall(
@@ -93,7 +95,7 @@ class FlashEngine(EngineBase):
             memory.work(tiling.tasks),
             features,
         )
-        Launch(call, problem, threads).run(flash_forward(path_of(problem.dtype).product))
+        Launch(call, threads).run(flash_forward(path.product, problem.dtype))
         del memory, arrays  # keep them alive until here: the kernel has only their addresses
         return Forward(o, lse)
 
@@ -123,10 +125,12 @@ class FlashEngine(EngineBase):
         lse = readable(lse[..., np.newaxis])  # if it is a copy, this name keeps it alive during the call
         readers = readers_of(problem)
         gathered_k, gathered_v = gathered_room(k, readers), gathered_room(v, readers)
-        gathered_dk, gathered_dv = gathered_room(dk, readers), gathered_room(dv, readers)
+        gathered_dk, gathered_dv = (sums_room(x, problem, readers) for x in (dk, dv))
         moves = moves_table((k, gathered_k), (v, gathered_v))
-        gathers = Gathers(*(int(tile_is_scattered(x, blocks.block_q)) for x in (dq, q, do)))
-        tiling = tiling_of(problem, BACKWARD, blocks, gathers)
+        path, half = path_of(problem.dtype, settings.path), is_half(problem.dtype)
+        scattered = (int(tile_is_scattered(x, blocks.block_q)) for x in (dq, q, do))
+        gathers = Gathers(sums=1) if half else Gathers(*scattered)
+        tiling = tiling_of(problem, BACKWARD, blocks, path, gathers)
         features, arrays = call_features(problem, extras)
         memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences, moves)
         call = BackwardCall(
@@ -147,7 +151,7 @@ class FlashEngine(EngineBase):
             memory.work(),
             features,
         )
-        Launch(call, problem, threads).run(flash_backward(path_of(problem.dtype).product))
+        Launch(call, threads).run(flash_backward(path.product, problem.dtype))
         del memory, arrays
         dmask = None
         if mask_gradient and problem.mask == "float":
@@ -196,7 +200,8 @@ def _mask_gradient(
     """dmask in the shape of the mask. The arrays must already be `readable`."""
     threads, blocks = plan_of(problem, "bwd", settings)
     dmask = np.zeros(problem.mask_shape, accumulator_of(problem.dtype).storage)
-    tiling = tiling_of(problem, MASK_GRADIENT, blocks)
+    path = path_of(problem.dtype, settings.path)
+    tiling = tiling_of(problem, MASK_GRADIENT, blocks, path)
     features, arrays = call_features(problem, extras)
     memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences)
     call = MaskGradientCall(
@@ -213,6 +218,6 @@ def _mask_gradient(
         memory.work(),
         features,
     )
-    Launch(call, problem, threads).run(flash_mask_gradient(path_of(problem.dtype).product))
+    Launch(call, threads).run(flash_mask_gradient(path.product, problem.dtype))
     del memory, arrays
     return dmask

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+from flashbench.codegen.isa import ISA
 from flashbench.codegen.scratch import ALIGNMENT, ScratchLayout
 from flashbench.codegen.structs import struct_bytes
-from flashbench.dtypes import accumulator_of
+from flashbench.dtypes import accumulator_of, is_half
 from flashbench.engines import Settings
 from flashbench.engines.features import limited
 from flashbench.engines.flash.block_sizes import Blocks, backward_blocks, forward_blocks, within_window
@@ -25,7 +26,8 @@ from flashbench.kernels.call.structs import Gathers, Sequence, Sizes
 from flashbench.kernels.flash.backward import BackwardCall
 from flashbench.kernels.flash.forward import ForwardCall
 from flashbench.kernels.flash.gather import TICKETS
-from flashbench.kernels.flash.scratch import BACKWARD, FORWARD, MASK_GRADIENT, ScratchSizes, padded_lanes
+from flashbench.kernels.flash.scratch import BACKWARD, FORWARD, MASK_GRADIENT, ScratchSizes, padded
+from flashbench.kernels.products.paths import Path, path_of
 from flashbench.problem import AttentionProblem
 
 
@@ -100,28 +102,45 @@ class Tiling(NamedTuple):
 
 @kept_for_small_batches
 def tiling_of(
-    problem: AttentionProblem, layout: ScratchLayout, blocks: Blocks, gathers: Gathers = _NO_GATHERS
+    problem: AttentionProblem,
+    layout: ScratchLayout,
+    blocks: Blocks,
+    path: Path,
+    gathers: Gathers = _NO_GATHERS,
 ) -> Tiling:
     """The tiling of a call whose threads' scratch has this layout."""
-    cells, stride = scratch_of(layout, problem, blocks, gathers)
+    cells, stride = scratch_of(layout, problem, blocks, path, gathers)
     tasks = problem.num_heads * all_tiles(problem, blocks)
     sequences = Rows.of(sequence_table(problem, tiles_of(problem, blocks)))
     counters = counters_of(layout, problem, blocks)
-    return Tiling(sizes_of(problem, *blocks), cells, stride, counters, tasks, sequences)
+    return Tiling(
+        sizes_of(problem, *blocks, lane_step(problem, path)), cells, stride, counters, tasks, sequences
+    )
+
+
+def lane_step(problem: AttentionProblem, path: Path) -> int:
+    """Lanes of a tile are a multiple of this: whole vectors, and whole tiles of the path's product."""
+    return max(ISA.lanes(accumulator_of(problem.dtype).itemsize), path.lanes)
 
 
 def scratch_of(
-    layout: ScratchLayout, problem: AttentionProblem, blocks: Blocks, gathers: Gathers = _NO_GATHERS
+    layout: ScratchLayout,
+    problem: AttentionProblem,
+    blocks: Blocks,
+    path: Path,
+    gathers: Gathers = _NO_GATHERS,
 ) -> tuple[Any, int]:
     """(offsets of the layout's parts, bytes from one thread's scratch to the next)."""
     number_bytes = accumulator_of(problem.dtype).itemsize
     sizes = ScratchSizes(
-        padded_lanes(blocks.block_q, number_bytes),
+        padded(blocks.block_q, lane_step(problem, path)),
         *blocks,
         problem.head_dim,
         problem.head_dim_v,
         problem.itemsize,
         number_bytes,
+        int(path.copies),
+        path.step,
         limited(problem),
         problem.alibi,
         problem.softcap is not None,
@@ -145,8 +164,12 @@ def call_bytes(problem: AttentionProblem, direction: Pass, settings: Settings) -
     """Workspace of a call in bytes; exact if no array is copied or gathered."""
     threads, blocks = plan_of(problem, direction, settings)
     layout, call = (FORWARD, ForwardCall) if direction == "fwd" else (BACKWARD, BackwardCall)
-    _, stride = scratch_of(layout, problem, blocks)
+    gathers = Gathers(sums=1) if is_half(problem.dtype) else _NO_GATHERS
+    _, stride = scratch_of(layout, problem, blocks, path_of(problem.dtype, settings.path), gathers)
     shared = struct_bytes(call) + problem.batch * struct_bytes(Sequence)
+    if direction == "bwd" and is_half(problem.dtype):  # dk and dv grow in float32
+        numbers = problem.num_kv_heads * problem.key_rows * (problem.head_dim + problem.head_dim_v)
+        shared += numbers * accumulator_of(problem.dtype).itemsize
     return threads * stride + ALIGNMENT + shared + counters_of(layout, problem, blocks).bytes
 
 

@@ -6,7 +6,7 @@ from flashbench.codegen.pointers import at, at_bytes, recast
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import CELL_BYTES, based, element
 from flashbench.kernels.call.structs import Sequence
-from flashbench.kernels.products import Matrix
+from flashbench.kernels.products import Matrix, Sums
 
 _SEQUENCE_BYTES = CELL_BYTES * len(Sequence._fields)
 
@@ -25,12 +25,9 @@ def rows_from(matrix, first):
 
 
 @step
-def numbers_of(matrix, zero):
-    """The same rows as accumulators, for dtypes whose storage type is the accumulator type.
-
-    So sums can grow in place.
-    """
-    return Matrix(recast(zero, matrix.at), matrix.row)
+def sums_in_place(matrix, zero):
+    """The same rows as sums, for dtypes whose storage type is the accumulator type."""
+    return Sums(recast(zero, matrix.at), matrix.row, 1)
 
 
 @step

@@ -37,6 +37,7 @@ class Sizes(NamedTuple):
     head_dim_v: int
     block_q: int
     block_k: int
+    lane_step: int  # lanes of a tile are a multiple of this: whole vectors
 
 
 class Work(NamedTuple):

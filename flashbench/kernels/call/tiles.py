@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from flashbench.codegen.intrinsics import vector_lanes
 from flashbench.codegen.steps import step
 from flashbench.kernels.call.arrays import sequence_at
 from flashbench.kernels.call.features import blocks_of_row
@@ -27,7 +26,7 @@ def sequence_of(call, task, tasks_per_tile):
 @step
 def whole_vectors(call, rows):
     """`rows` rounded up to whole vectors."""
-    vector = vector_lanes(call.zero)
+    vector = call.sizes.lane_step
     return (rows + vector - 1) // vector * vector
 
 

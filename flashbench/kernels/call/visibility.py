@@ -9,7 +9,7 @@ rows that do not attend to it. Then `add_visible_...` add over visible pairs onl
 from __future__ import annotations
 
 from flashbench.codegen.atomics import publish
-from flashbench.codegen.pointers import at
+from flashbench.codegen.pointers import at, number_at
 from flashbench.codegen.steps import step
 from flashbench.kernels.call.masks import PARTLY, mask_shows
 from flashbench.kernels.tile.edit import all_finite
@@ -75,24 +75,31 @@ def sees(r, j, queries, keys, features):
 
 @step
 def add_visible_to_queries(p, queries, keys, x, sums, columns, features):
-    """sums[r] += p[j, r] * x[j] over the keys j visible to query r: o += p v, or dq += ds k."""
+    """sums[r] += p[j, r] * x[j] over the keys j visible to query r: o += p v, or dq += ds k.
+
+    sums: a `Sums`.
+    """
     for r in range(queries.rows):
         for j in range(keys.rows):
             if sees(r, j, queries, keys, features):
                 weight = at(p, j * queries.lanes + r)[0]
                 for column in range(columns):
-                    at(sums.at, r * sums.row + column)[0] += weight * at(x.at, j * x.row + column)[0]
+                    place = at(sums.at, r * sums.query + column * sums.column)
+                    place[0] += weight * number_at(x.at, j * x.row + column)
 
 
 @step
 def add_visible_to_keys(p, queries, keys, x, sums, columns, features):
-    """sums[j] += p[j, r] * x[r] over the queries r that attend to key j: dv += p^T do, or dk += ds^T q."""
+    """sums[j] += p[j, r] * x[r] over the queries r that attend to key j: dv += p^T do, or dk += ds^T q.
+
+    sums: a `Matrix`.
+    """
     for j in range(keys.rows):
         for r in range(queries.rows):
             if sees(r, j, queries, keys, features):
                 weight = at(p, j * queries.lanes + r)[0]
                 for column in range(columns):
-                    at(sums.at, j * sums.row + column)[0] += weight * at(x.at, r * x.row + column)[0]
+                    at(sums.at, j * sums.row + column)[0] += weight * number_at(x.at, r * x.row + column)
 
 
 @step
@@ -101,6 +108,14 @@ def all_finite_once(note, x, rows, columns):
     if note[0] == 0:
         publish(note, 1 if all_finite(x.at, x.row, rows, columns) else 2)
     return note[0] == 1
+
+
+@step
+def clear_sums(sums, queries, columns, zero):
+    """Set the sums of a tile of queries to zero."""
+    for r in range(queries):
+        for column in range(columns):
+            at(sums.at, r * sums.query + column * sums.column)[0] = zero
 
 
 @step

@@ -18,10 +18,12 @@ from typing import Any, NamedTuple
 
 from flashbench.codegen.atomics import publish, wait_for
 from flashbench.codegen.compiled import compiled
+from flashbench.codegen.elements import element_types
 from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
-from flashbench.kernels.call.arrays import numbers_of, rows_at, rows_from, sequence_at, thread_scratch
+from flashbench.dtypes import Dtype
+from flashbench.kernels.call.arrays import rows_at, rows_from, sequence_at, sums_in_place, thread_scratch
 from flashbench.kernels.call.masks import HIDDEN, NO_MASK
 from flashbench.kernels.call.structs import Array, Features, Gathers, Numbers, Sizes, Work
 from flashbench.kernels.call.tiles import key_blocks, key_span, keys_at, tile_by_number, tiles_of
@@ -30,6 +32,7 @@ from flashbench.kernels.call.visibility import (
     add_visible_to_queries,
     all_finite_once,
     clear_rows,
+    clear_sums,
     has_limits,
     hides_some,
     put_limits,
@@ -85,7 +88,9 @@ class _Rows(NamedTuple):
 
     q: Any
     do: Any
-    dq: Any
+    q_tile: Any  # the operands of `product.add_to_keys`
+    do_tile: Any
+    dq: Any  # `Sums`
     k: Any
     v: Any
     dk: Any
@@ -95,13 +100,14 @@ class _Rows(NamedTuple):
 
 
 @functools.cache
-def flash_backward(product: Product) -> Any:
-    """The compiled kernel for one `Product`. Arguments: see `flash_forward`; address: of a `BackwardCall`."""
+def flash_backward(product: Product, dtype: Dtype) -> Any:
+    """The compiled kernel. Arguments: see `flash_forward`; address: of a `BackwardCall`."""
+    storage, number = element_types(dtype)
 
-    def flash_backward(storage, number, address, slot):
+    def flash_backward(address, slot):
         work_on_chains(product, view(BackwardCall, storage, number, address), slot)
 
-    return compiled(flash_backward, variant=product.name)
+    return compiled(flash_backward, variant=f"{product.name}.{dtype}")
 
 
 @step
@@ -141,16 +147,16 @@ def attend_backward(product, call, scratch, queries, task):
             start += keys.rows
             if keys.shown == HIDDEN:
                 continue
-            put_gradients(product, call, scratch, queries, keys, rows)
+            k = put_gradients(product, call, scratch, queries, keys, rows)
             add_to_dk_and_dv(product, call, scratch, queries, keys, rows, task, past)
             past = keys.start + keys.rows
             publish(task.done, past)
-            add_to_dq(product, call, scratch, queries, keys, rows, tiles > 0)
+            add_to_dq(product, call, scratch, queries, keys, rows, k, tiles > 0)
             tiles += 1
         block += 1
     if tiles == 0:
-        clear_rows(rows.dq, queries.rows, call.sizes.head_dim, call.zero)
-    finish(call, queries, task, rows, past)
+        clear_sums(rows.dq, queries.rows, call.sizes.head_dim, call.zero)
+    finish(product, call, scratch, queries, task, rows, past)
 
 
 @step
@@ -162,11 +168,14 @@ def begin(product, call, scratch, queries, task):
     q, do = rows_at(call.q, batch, h, query), rows_at(call.do, batch, h, query)
     o, lse = rows_at(call.o, batch, h, query), rows_at(call.lse, batch, h, query)
     dq = rows_at(call.dq, batch, h, query)
+    in_scratch = product.sums(scratch.dq, queries.lanes, head_dim)
     tile_q = tile_copy(q, scratch.q, call.gathers.q, queries.rows, head_dim, call.zero + 1)
     tile_do = tile_copy(do, scratch.do, call.gathers.do, queries.rows, head_dim_v, call.zero + 1)
-    # The packed tiles contain softmax_scale: scores come out in log2 units, and ds is ready for dq and dk.
+    # The packed tiles contain softmax_scale: scores come out in log2 units, and ds is ready for dq and dk. If
+    # the product is exact they do not, and the scale multiplies dq and dk at the end.
     product.pack(tile_q, queries.rows, head_dim, scratch.qt, queries.lanes, call.features.q_factor)
-    put_rows(product, call, scratch, queries, tile_do, o, lse, call.features.scale)
+    scale = call.zero + 1 if product.exact else call.features.scale
+    put_rows(product, call, scratch, queries, tile_do, o, lse, scale)
     if call.features.alibi:
         put_alibi(scratch, queries, call.features)
     limited = has_limits(queries, call.features)
@@ -181,7 +190,9 @@ def begin(product, call, scratch, queries, task):
     return _Rows(
         tile_q,
         tile_do,
-        Matrix(scratch.dq, head_dim) if call.gathers.sums else numbers_of(dq, call.zero),
+        product.queries(tile_q, queries.rows, head_dim, scratch.q_tile),
+        product.queries(tile_do, queries.rows, head_dim_v, scratch.do_tile),
+        in_scratch if call.gathers.sums else sums_in_place(dq, call.zero),
         rows_at(call.k, batch, kv, key),
         rows_at(call.v, batch, kv, key),
         rows_at(call.dk, batch, kv, key),
@@ -203,16 +214,17 @@ def tile_copy(rows, room, wanted, count, columns, one):
 
 @step
 def put_gradients(product, call, scratch, queries, keys, rows):
-    """Passes 1 and 2: p and ds of one tile of keys, in scratch.
+    """Passes 1 and 2: p and ds of one tile of keys, in scratch. Returns the tile's operand k.
 
     Forward: s = k @ qt, p = softmax(s), o = p @ v.
     """
-    tile_scores(
-        product, call, scratch, scratch.p, queries, keys, rows_from(rows.k, keys.start), scratch.cap_slopes
-    )
-    tile_gradients(product, call, scratch, queries, keys, rows_from(rows.v, keys.start))
+    k = product.keys(rows_from(rows.k, keys.start), keys.rows, call.sizes.head_dim, scratch.k)
+    v = product.keys(rows_from(rows.v, keys.start), keys.rows, call.sizes.head_dim_v, scratch.v)
+    factor = tile_scores(product, call, scratch, scratch.p, queries, keys, k, scratch.cap_slopes)
+    tile_gradients(product, call, scratch, queries, keys, v, factor)
     if call.features.softcap:
         chain_softcap(scratch.ds, scratch.cap_slopes, keys.rows * queries.lanes)
+    return k
 
 
 @step
@@ -235,9 +247,12 @@ def add_to_dk_and_dv(product, call, scratch, queries, keys, rows, task, past):
         add_visible_to_keys(scratch.p, queries, keys, rows.do, dv, head_dim_v, call.features)
         add_visible_to_keys(scratch.ds, queries, keys, rows.q, dk, head_dim, call.features)
     else:
-        add = task.link > 0
-        product.add_to_keys(scratch.p, lanes, rows.do, dv, keys.rows, head_dim_v, queries.rows, add)
-        product.add_to_keys(scratch.ds, lanes, rows.q, dk, keys.rows, head_dim, queries.rows, add)
+        add, count = task.link > 0, keys.rows
+        p = product.key_weights(scratch.p, lanes, count, scratch.p)
+        product.add_to_keys(p, lanes, rows.do_tile, dv, count, head_dim_v, queries.rows, add)
+        # p is no longer needed: its memory takes the weights of ds, which itself is still needed for dq.
+        ds = product.key_weights(scratch.ds, lanes, count, scratch.p)
+        product.add_to_keys(ds, lanes, rows.q_tile, dk, count, head_dim, queries.rows, add)
 
 
 @step
@@ -248,32 +263,37 @@ def clear_keys(call, rows, first, end):
 
 
 @step
-def add_to_dq(product, call, scratch, queries, keys, rows, begun):
-    """Pass 4: add to dq of the queries. Forward: s = q @ k.T, so dq += ds @ k."""
+def add_to_dq(product, call, scratch, queries, keys, rows, k_tile, begun):
+    """Pass 4: add to dq of the queries. Forward: s = q @ k.T, so dq += ds @ k. k_tile: from put_gradients."""
     columns, k = call.sizes.head_dim, rows_from(rows.k, keys.start)
     if hides_some(keys) and not all_finite_once(rows.k_is_finite, rows.k, queries.sequence.seqlen_k, columns):
         if not begun:
-            clear_rows(rows.dq, queries.rows, columns, call.zero)
+            clear_sums(rows.dq, queries.rows, columns, call.zero)
         add_visible_to_queries(scratch.ds, queries, keys, k, rows.dq, columns, call.features)
     else:
-        product.add_to_queries(scratch.ds, queries.lanes, k, rows.dq, queries.rows, columns, keys.rows, begun)
+        turned = product.turned(k_tile, keys.rows, columns, scratch.turned)
+        ds = product.weights(scratch.ds, queries.lanes, keys.rows)
+        product.add_to_queries(ds, queries.lanes, turned, rows.dq, queries.rows, columns, keys.rows, begun)
 
 
 @step
-def finish(call, queries, task, rows, past):
+def finish(product, call, scratch, queries, task, rows, past):
     """Copy dq from scratch, clear dk and dv of the last keys if no product wrote them, release the next task.
 
     The last task of a chain also copies gathered dk and dv to the outputs.
     """
     sequence, columns = queries.sequence, call.sizes.head_dim
+    scale = call.features.scale if product.exact else call.zero + 1
     if call.gathers.sums:
         dq = rows_at(call.dq, sequence.batch, queries.h, sequence.first_query + queries.start)
-        copy_rows(rows.dq, dq, queries.rows, columns, call.zero + 1)
+        for r in range(queries.rows):  # delta is no longer needed: its memory takes the factors
+            at(scratch.delta, r)[0] = scale
+        product.put(dq, rows.dq, queries.rows, columns, scratch.delta)
     if task.link == 0:
         clear_keys(call, rows, past, sequence.seqlen_k)
     else:
         wait_for(task.before, ALL_KEYS)
     if task.is_last:
-        scatter(call.dk, call.dk_home, sequence, task.kv, columns)
-        scatter(call.dv, call.dv_home, sequence, task.kv, call.sizes.head_dim_v)
+        scatter(call.dk, call.dk_home, sequence, task.kv, columns, scale)
+        scatter(call.dv, call.dv_home, sequence, task.kv, call.sizes.head_dim_v, call.zero + 1)
     publish(task.done, ALL_KEYS)

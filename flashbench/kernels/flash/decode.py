@@ -14,17 +14,19 @@ from typing import Any, NamedTuple
 
 from flashbench.codegen.atomics import take_ticket
 from flashbench.codegen.compiled import compiled
+from flashbench.codegen.elements import element_types
 from flashbench.codegen.pointers import address_in, at, pointer, prefetch_rows
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
-from flashbench.kernels.call.arrays import rows_at, rows_from, sequence_at, thread_scratch
+from flashbench.dtypes import Dtype
+from flashbench.kernels.call.arrays import rows_at, sequence_at, thread_scratch
 from flashbench.kernels.call.features import slope_of
 from flashbench.kernels.call.masks import ALL, NO_MASK, PARTLY, apply_mask, mask_address
 from flashbench.kernels.call.structs import Array, Features, Keys, Numbers, Pages, Queries, Sizes, Work
 from flashbench.kernels.call.tiles import sequence_of
 from flashbench.kernels.call.visibility import (
     add_visible_to_queries,
-    clear_rows,
+    clear_sums,
     end_key,
     first_key,
     hidden_from,
@@ -35,8 +37,8 @@ from flashbench.kernels.flash.scratch import DECODE
 from flashbench.kernels.flash.tile_steps import start_of_row
 from flashbench.kernels.maths.dots import QUERIES, dot_products
 from flashbench.kernels.maths.exp2 import LOG2E
-from flashbench.kernels.products import Matrix, Product
-from flashbench.kernels.tile.edit import all_finite, fill, put_multiple, scale_rows
+from flashbench.kernels.products import Matrix, Product, Sums
+from flashbench.kernels.tile.edit import all_finite, fill, put_multiple
 from flashbench.kernels.tile.scores import add_alibi, cap_scores, hide_outside, put_whole
 from flashbench.kernels.tile.softmax import online_softmax
 
@@ -67,13 +69,17 @@ class DecodeCall(NamedTuple):
 
 
 @functools.cache
-def flash_decode(product: Product) -> Any:
-    """The compiled kernel for one `Product`. Arguments: see `flash_forward`; address: of a `DecodeCall`."""
+def flash_decode(product: Product, dtype: Dtype) -> Any:
+    """The compiled kernel. Arguments: see `flash_forward`; address: of a `DecodeCall`.
 
-    def flash_decode(storage, number, address, slot):
+    The product must read p as it is, and rows of v in place: `fma`, or `convert` for 16-bit floats.
+    """
+    storage, number = element_types(dtype)
+
+    def flash_decode(address, slot):
         work_on_parts(product, view(DecodeCall, storage, number, address), slot)
 
-    return compiled(flash_decode, variant=product.name)
+    return compiled(flash_decode, variant=f"{product.name}.{dtype}")
 
 
 @step
@@ -104,7 +110,7 @@ def part_of(call, task):
     first = max(number * call.split.part_keys, first_key(start, sequence, call.features))
     end = min((number + 1) * call.split.part_keys, end_key(start + rows - 1, sequence, call.features))
     h = kv * call.sizes.group
-    o = Matrix(at(call.split.parts, task * call.split.part_numbers), call.sizes.head_dim_v)
+    o = Sums(at(call.split.parts, task * call.split.part_numbers), call.sizes.head_dim_v, 1)
     return KeyPart(
         Queries(sequence, b, h, start, rows, call.split.lanes, first, end), kv, task, number, splits, o
     )
@@ -158,15 +164,13 @@ def attend_part(product, call, scratch, part):
         apply_features(call, scratch, part, keys)
         # s becomes p = exp2(s - row_max). If row_max grows, rescale o to the new maximum.
         lanes = queries.lanes
-        grew = online_softmax(
-            scratch.s, lanes, rows, lanes, scratch.row_max, scratch.row_sum, scratch.rescale
-        )
+        lane_state = scratch.row_max, scratch.row_sum, scratch.rescale
+        grew = online_softmax(scratch.s, lanes, rows, lanes, lane_state, None)
         if grew and start > first:
-            columns = call.sizes.head_dim_v
-            scale_rows(part.o.at, part.o.row, call.split.rows, columns, scratch.rescale)
+            product.scale(part.o, call.split.rows, call.sizes.head_dim_v, scratch.rescale)
         add_values(product, call, scratch, part, keys, start > first)
     if first >= end:
-        clear_rows(part.o, call.split.rows, call.sizes.head_dim_v, call.zero)
+        clear_sums(part.o, call.split.rows, call.sizes.head_dim_v, call.zero)
 
 
 @step
@@ -199,7 +203,8 @@ def put_scores(product, call, scratch, part, keys):
             padded_rows = (call.split.rows + QUERIES - 1) // QUERIES * QUERIES
             dot_products(k, count, Matrix(scratch.q, head_dim), padded_rows, s, lanes, head_dim, v, room)
         else:
-            product.scores(s, k, scratch.qt, lanes, count, head_dim)
+            k_tile = product.keys(k, count, head_dim, scratch.k)
+            product.scores(s, k_tile, scratch.qt, lanes, count, head_dim)
         done += count
 
 
@@ -232,10 +237,13 @@ def add_values(product, call, scratch, part, keys, begun):
         p = at(scratch.s, done * lanes)
         if hides_some(keys) and not all_finite(v.at, v.row, count, columns):
             if not begun:
-                clear_rows(part.o, call.split.rows, columns, call.zero)
+                clear_sums(part.o, call.split.rows, columns, call.zero)
             add_visible_values(call, part, p, v, keys.start + done, count)
-        else:
+        elif call.split.rows <= FEW:  # 16-bit floats are widened in registers
             product.add_to_queries(p, lanes, v, part.o, call.split.rows, columns, count, begun)
+        else:
+            v_tile = product.values(v, count, columns, scratch.v)
+            product.add_to_queries(p, lanes, v_tile, part.o, call.split.rows, columns, count, begun)
         begun = True
         done += count
 
@@ -257,5 +265,5 @@ def add_visible_values(call, part, p, v, start, count):
     for g in range(call.sizes.group):
         mask = mask_address(queries.b, queries.h + g, 0, queries.start, start, call.features)
         keys = Keys(start, count, mask, PARTLY, 0)
-        o = rows_from(part.o, g * chunk)
+        o = Sums(at(part.o.at, g * chunk * part.o.query), part.o.query, 1)
         add_visible_to_queries(at(p, g * chunk), queries, keys, v, o, call.sizes.head_dim_v, call.features)

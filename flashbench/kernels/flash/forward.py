@@ -22,10 +22,11 @@ Names used in all kernels of this folder:
 `at(p, i)[0]` is element i from pointer p on. `call.zero` is a zero of the accumulator type. A `@step` is a
 function that only compiled code calls.
 
-The tile of scores is transposed: s[key, query lane]. So a product reads rows of K and V as they are, and
-only q is packed. Sums grow in o itself, so that scratch needs no copy of it. But rows at long strides fall
-into the same cache sets and evict each other. Then k and v are gathered before the first tile (gather.py),
-and sums grow in scratch and are copied to o at the end.
+The tile of scores is transposed: s[key, query lane]. So a product of float32 reads rows of K and V as they
+are, and only q is packed; what other products pack, they say (products/). Sums grow in o itself, so that
+scratch needs no copy of it. But rows at long strides fall into the same cache sets and evict each other. Then
+k and v are gathered before the first tile (gather.py), and sums grow in scratch and are copied to o at the
+end. Sums of a dtype of 16 bits always grow in scratch: they are float32.
 """
 
 from __future__ import annotations
@@ -36,17 +37,19 @@ from typing import Any, NamedTuple
 
 from flashbench.codegen.atomics import take_ticket
 from flashbench.codegen.compiled import compiled
+from flashbench.codegen.elements import element_types
 from flashbench.codegen.pointers import at, pointer
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
-from flashbench.kernels.call.arrays import numbers_of, rows_at, rows_from, sequence_at, thread_scratch
+from flashbench.dtypes import Dtype
+from flashbench.kernels.call.arrays import rows_at, rows_from, sequence_at, sums_in_place, thread_scratch
 from flashbench.kernels.call.masks import HIDDEN
 from flashbench.kernels.call.structs import Array, Features, ForwardGathers, Numbers, Sizes, Work
 from flashbench.kernels.call.tiles import key_blocks, key_span, keys_at, sequence_of, tile_by_number, tiles_of
 from flashbench.kernels.call.visibility import (
     add_visible_to_queries,
     all_finite_once,
-    clear_rows,
+    clear_sums,
     has_limits,
     hides_some,
     put_limits,
@@ -55,9 +58,8 @@ from flashbench.kernels.flash.gather import TICKETS, gather
 from flashbench.kernels.flash.scratch import FORWARD
 from flashbench.kernels.flash.tile_steps import draws_of, put_alibi, start_of_row, tile_scores
 from flashbench.kernels.maths.exp2 import LN2
-from flashbench.kernels.products import Matrix, Product
+from flashbench.kernels.products import Product
 from flashbench.kernels.tile.dropout import drop
-from flashbench.kernels.tile.edit import put_multiple, scale_rows
 from flashbench.kernels.tile.softmax import online_softmax
 
 
@@ -92,17 +94,14 @@ class _Rows(NamedTuple):
 
 
 @functools.cache
-def flash_forward(product: Product) -> Any:
-    """The compiled kernel for one `Product`: kernel(storage, number, address, slot).
+def flash_forward(product: Product, dtype: Dtype) -> Any:
+    """The compiled kernel: kernel(address, slot). address: of the `ForwardCall`. slot: the thread's index."""
+    storage, number = element_types(dtype)
 
-    storage, number: a zero of the storage type and of the accumulator type. address: of the `ForwardCall`.
-    slot: the thread's index, from 0.
-    """
-
-    def flash_forward(storage, number, address, slot):
+    def flash_forward(address, slot):
         work_on_tiles(product, view(ForwardCall, storage, number, address), slot)
 
-    return compiled(flash_forward, variant=product.name)
+    return compiled(flash_forward, variant=f"{product.name}.{dtype}")
 
 
 @step
@@ -133,7 +132,7 @@ def tile_of_task(call, task):
 @step
 def attend(product, call, scratch, queries):
     """Compute o and lse of a tile of queries over all its visible keys."""
-    rows = rows_of(call, scratch, queries)
+    rows = rows_of(product, call, scratch, queries)
     begin(product, call, scratch, queries, rows.q)
     tiles = 0
     # A block mask lists the visible blocks of keys. Without a block mask, all keys are one block.
@@ -148,21 +147,22 @@ def attend(product, call, scratch, queries):
                 tiles += 1
         block += 1
     if tiles == 0:
-        clear_rows(rows.sums, queries.rows, call.sizes.head_dim_v, call.zero)
-    finish(call, scratch, queries, rows)
+        clear_sums(rows.sums, queries.rows, call.sizes.head_dim_v, call.zero)
+    finish(product, call, scratch, queries, rows)
 
 
 @step
-def rows_of(call, scratch, queries):
+def rows_of(product, call, scratch, queries):
     """The rows of q, o and lse for the tile, and of k and v for its sequence."""
     sequence, h = queries.sequence, queries.h
     kv, query = h // call.sizes.group, sequence.first_query + queries.start
     o = rows_at(call.o, sequence.batch, h, query)
+    in_scratch = product.sums(scratch.o, queries.lanes, call.sizes.head_dim_v)
     return _Rows(
         rows_at(call.q, sequence.batch, h, query),
         o,
         rows_at(call.lse, sequence.batch, h, query),
-        Matrix(scratch.o, call.sizes.head_dim_v) if call.gathers.sums else numbers_of(o, call.zero),
+        in_scratch if call.gathers.sums else sums_in_place(o, call.zero),
         rows_at(call.k, sequence.batch, kv, sequence.first_key),
         rows_at(call.v, sequence.batch, kv, sequence.first_key),
         at(call.work.finite, queries.b * call.sizes.num_kv_heads + kv),
@@ -191,12 +191,14 @@ def add_keys(product, call, scratch, queries, keys, rows, begun):
 
     # Pass 1: scores in log2 units, so that softmax needs exp2 only.
     nowhere = pointer(call.zero, 0)
-    tile_scores(product, call, scratch, s, queries, keys, rows_from(rows.k, keys.start), nowhere)
+    k = product.keys(rows_from(rows.k, keys.start), keys.rows, call.sizes.head_dim, scratch.k)
+    factor = tile_scores(product, call, scratch, s, queries, keys, k, nowhere)
 
     # Pass 2: s becomes p = exp2(s - row_max). If row_max grows, rescale the older sums to the new maximum.
-    grew = online_softmax(s, lanes, keys.rows, lanes, scratch.row_max, scratch.row_sum, scratch.rescale)
+    lane_state = scratch.row_max, scratch.row_sum, scratch.rescale
+    grew = online_softmax(s, lanes, keys.rows, lanes, lane_state, factor)
     if grew and begun:
-        scale_rows(rows.sums.at, rows.sums.row, queries.rows, columns, scratch.rescale)
+        product.scale(rows.sums, queries.rows, columns, scratch.rescale)
     if features.dropout:
         drop(s, keys.rows, lanes, draws_of(queries, keys, features))
 
@@ -204,14 +206,16 @@ def add_keys(product, call, scratch, queries, keys, rows, begun):
     v = rows_from(rows.v, keys.start)
     if hides_some(keys) and not all_finite_once(rows.v_is_finite, rows.v, queries.sequence.seqlen_k, columns):
         if not begun:
-            clear_rows(rows.sums, queries.rows, columns, call.zero)
+            clear_sums(rows.sums, queries.rows, columns, call.zero)
         add_visible_to_queries(s, queries, keys, v, rows.sums, columns, features)
     else:
-        product.add_to_queries(s, lanes, v, rows.sums, queries.rows, columns, keys.rows, begun)
+        v_tile = product.values(v, keys.rows, columns, scratch.v)
+        w = product.weights(s, lanes, keys.rows)
+        product.add_to_queries(w, lanes, v_tile, rows.sums, queries.rows, columns, keys.rows, begun)
 
 
 @step
-def finish(call, scratch, queries, rows):
+def finish(product, call, scratch, queries, rows):
     """Divide o by row_sum and store lse. A row with no visible key has sum 0: o = 0, lse = -inf."""
     columns, sums = call.sizes.head_dim_v, rows.sums
     for r in range(queries.rows):
@@ -219,8 +223,6 @@ def finish(call, scratch, queries, rows):
         at(scratch.rescale, r)[0] = call.features.keep_factor / total if total != 0 else call.zero
         at(rows.lse.at, r * rows.lse.row)[0] = at(scratch.row_max, r)[0] * LN2 + math.log(total)
     if call.gathers.sums:
-        for r in range(queries.rows):
-            o = at(rows.o.at, r * rows.o.row)
-            put_multiple(o, at(sums.at, r * sums.row), columns, at(scratch.rescale, r)[0])
+        product.put(rows.o, sums, queries.rows, columns, scratch.rescale)
     else:
-        scale_rows(sums.at, sums.row, queries.rows, columns, scratch.rescale)
+        product.scale(sums, queries.rows, columns, scratch.rescale)

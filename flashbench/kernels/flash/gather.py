@@ -20,10 +20,10 @@ _MOVE_BYTES = CELL_BYTES * (2 * len(Array._fields) + len(MoveSizes._fields))
 
 
 @step
-def copy_rows(source, target, rows, columns, one):
-    """target[r] = source[r] for `rows` rows. one: 1 in their dtype."""
+def copy_rows(source, target, rows, columns, factor):
+    """target[r] = factor * source[r] for `rows` rows."""
     for row in range(rows):
-        put_multiple(at(target.at, row * target.row), at(source.at, row * source.row), columns, one)
+        put_multiple(at(target.at, row * target.row), at(source.at, row * source.row), columns, factor)
 
 
 @step
@@ -79,12 +79,12 @@ def _copy_row(move, b, row):
 
 
 @step
-def scatter(gathered, home, sequence, head, columns):
-    """Copy one head's gradients from the gathered array to the output array `home`.
+def scatter(gathered, home, sequence, head, columns, factor):
+    """Copy one head's gradients, times `factor`, from the array in which they grew to the output `home`.
 
     No copy if both are the same array.
     """
     if address_in(gathered.at) != address_in(home.at):
         source = rows_at(gathered, sequence.batch, head, sequence.first_key)
         target = rows_at(home, sequence.batch, head, sequence.first_key)
-        copy_rows(source, target, sequence.seqlen_k, columns, home.zero + 1)
+        copy_rows(source, target, sequence.seqlen_k, columns, factor)

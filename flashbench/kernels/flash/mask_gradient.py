@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 from flashbench.codegen.atomics import take_ticket
 from flashbench.codegen.compiled import compiled
+from flashbench.codegen.elements import element_types
 from flashbench.codegen.pointers import at, pointer
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
+from flashbench.dtypes import Dtype
 from flashbench.kernels.call.arrays import rows_at, rows_from, sequence_at, thread_scratch
 from flashbench.kernels.call.masks import HIDDEN
 from flashbench.kernels.call.structs import Array, Features, Numbers, Sizes, Work
@@ -67,13 +69,14 @@ class _Piece(NamedTuple):
 
 
 @functools.cache
-def flash_mask_gradient(product: Product) -> Any:
-    """The compiled kernel for one `Product`. Arguments: see `flash_forward`, with a `MaskGradientCall`."""
+def flash_mask_gradient(product: Product, dtype: Dtype) -> Any:
+    """The compiled kernel. Arguments: see `flash_forward`, with a `MaskGradientCall`."""
+    storage, number = element_types(dtype)
 
-    def flash_mask_gradient(storage, number, address, slot):
+    def flash_mask_gradient(address, slot):
         work_on_pieces(product, view(MaskGradientCall, storage, number, address), slot)
 
-    return compiled(flash_mask_gradient, variant=product.name)
+    return compiled(flash_mask_gradient, variant=f"{product.name}.{dtype}")
 
 
 @step
@@ -137,8 +140,10 @@ def add_queries(product, call, scratch, queries, piece):
         keys = keys_at(call, queries, 0, start, end)
         if keys.shown != HIDDEN:
             nowhere = pointer(call.zero, 0)
-            tile_scores(product, call, scratch, scratch.p, queries, keys, rows_from(k, start), nowhere)
-            tile_gradients(product, call, scratch, queries, keys, rows_from(v, start))
+            k_tile = product.keys(rows_from(k, start), keys.rows, call.sizes.head_dim, scratch.k)
+            v_tile = product.keys(rows_from(v, start), keys.rows, call.sizes.head_dim_v, scratch.v)
+            factor = tile_scores(product, call, scratch, scratch.p, queries, keys, k_tile, nowhere)
+            tile_gradients(product, call, scratch, queries, keys, v_tile, factor)
             add_tile(call, scratch, queries, keys)
 
 

@@ -13,10 +13,11 @@ from flashbench.codegen.atomics import fetch_add
 from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import Number
-from flashbench.kernels.call.arrays import rows_at, rows_from
+from flashbench.kernels.call.arrays import rows_at, rows_from, sums_in_place
 from flashbench.kernels.flash.scratch import MOST_PARTS
 from flashbench.kernels.maths.exp2 import LN2
-from flashbench.kernels.products import Matrix
+from flashbench.kernels.products import Matrix, Sums
+from flashbench.kernels.tile.edit import put_multiple
 
 
 class Split(NamedTuple):
@@ -29,6 +30,7 @@ class Split(NamedTuple):
     parts: Number  # for each task: o (rows, head_dim_v), row_max (rows), row_sum (rows)
     part_numbers: int  # numbers per task in `parts`
     storage_bytes: int  # of an element of k and v
+    converts: int  # 1: o is stored in another type than its sums
 
 
 class KeyPart(NamedTuple):
@@ -39,7 +41,7 @@ class KeyPart(NamedTuple):
     task: Any
     number: Any  # index of the part, 0 <= number < splits
     splits: Any  # number of parts
-    o: Any  # this part's rows in `Split.parts`
+    o: Any  # this part's `Sums` in `Split.parts`
 
 
 @step
@@ -86,6 +88,8 @@ def merge_row(product, call, scratch, splits, values, tails, o, lse):
     MOST_PARTS weights, so more parts than that are merged in several turns.
     """
     stride, rows, zero, weights = call.split.part_numbers, call.split.rows, call.zero, scratch.q
+    columns = call.sizes.head_dim_v
+    sums = Sums(scratch.o, columns, 1) if call.split.converts else sums_in_place(o, zero)
     most = zero - math.inf
     for part in range(splits):
         most = max(most, at(tails, part * stride)[0])
@@ -102,5 +106,7 @@ def merge_row(product, call, scratch, splits, values, tails, o, lse):
             unseen = at(tails, place)[0] == -math.inf and at(tails, place + rows)[0] == 0
             at(weights, i)[0] = zero if unseen else 2.0 ** (at(tails, place)[0] - most) * inverse
         part_rows = rows_from(values, first)
-        product.add_to_queries(weights, 1, part_rows, o, 1, call.sizes.head_dim_v, count, first > 0)
+        product.add_to_queries(weights, 1, part_rows, sums, 1, columns, count, first > 0)
+    if call.split.converts:
+        put_multiple(o.at, sums.at, columns, zero + 1)
     at(lse.at, 0)[0] = most * LN2 + math.log(total)

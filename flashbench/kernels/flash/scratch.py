@@ -25,6 +25,8 @@ class ScratchSizes(NamedTuple):
     head_dim_v: int
     storage_bytes: int
     number_bytes: int
+    copies: int = 0  # 1: the product reads copies of rows, as those of 16-bit floats do
+    step: int = 1  # keys and columns of a tile are padded to a multiple of this
     limited: bool = False  # causality or a window: the first or the end key differs between queries
     alibi: bool = False
     softcap: bool = False
@@ -34,10 +36,23 @@ class ScratchSizes(NamedTuple):
     gathers_do: int = 0
 
 
+def padded(size: int, step: int) -> int:
+    """size rounded up to a multiple of `step`."""
+    return -(-size // step) * step
+
+
 def padded_lanes(block_q: int, itemsize: int) -> int:
     """block_q rounded up to whole vectors."""
-    vector = ISA.lanes(itemsize)
-    return -(-block_q // vector) * vector
+    return padded(block_q, ISA.lanes(itemsize))
+
+
+def _padded(size: int, n: ScratchSizes) -> int:
+    return padded(size, n.step)
+
+
+def _copy(name: str, rows: Callable[[ScratchSizes], int], columns: Callable[[ScratchSizes], int]) -> Part:
+    """A copy of a tile of rows for the product: large enough for float32."""
+    return Part(name, lambda n: n.copies * _padded(rows(n), n) * _padded(columns(n), n))
 
 
 def _lanes(name: str, rows: Callable[[ScratchSizes], int] = lambda n: 1) -> Part:
@@ -45,9 +60,14 @@ def _lanes(name: str, rows: Callable[[ScratchSizes], int] = lambda n: 1) -> Part
     return Part(name, lambda n: rows(n) * n.lanes)
 
 
+def _sums(n: ScratchSizes, columns: int) -> int:
+    """Sums of a tile of queries; a product may keep them as [column, lane]."""
+    return n.lanes * _padded(columns, n) if n.copies else n.block_q * columns
+
+
 def _keys(name: str) -> Part:
     """A tile [key, query lane]."""
-    return _lanes(name, lambda n: n.block_k)
+    return _lanes(name, lambda n: _padded(n.block_k, n))
 
 
 # The first key of each query, and one past its last. Forward and backward need them only with causality or a
@@ -59,42 +79,56 @@ _ALIBI = (_lanes("positions", lambda n: n.alibi), _lanes("slopes", lambda n: n.a
 _ROW_STATE = (_lanes("row_max"), _lanes("row_sum"), _lanes("rescale"))
 STATE_ROWS = len(_ROW_STATE)  # numbers per lane that the forward pass keeps with any features
 
+_QT = _lanes("qt", lambda n: _padded(n.head_dim, n))
+_K_TILE = _copy("k", lambda n: n.block_k, lambda n: n.head_dim)
+_V_TILE = _copy("v", lambda n: n.block_k, lambda n: n.head_dim_v)
+
 FORWARD = ScratchLayout(
     "ForwardScratch",
-    _lanes("qt", lambda n: n.head_dim),
+    _QT,
     _keys("s"),
     *_ROW_STATE,
     *_LIMITS_IF_ANY,
     *_ALIBI,
-    Part("o", lambda n: n.gathers_sums * n.block_q * n.head_dim_v),
+    _K_TILE,
+    _V_TILE,
+    Part("o", lambda n: n.gathers_sums * _sums(n, n.head_dim_v)),
 )
 
 _GRADIENTS = (
-    _lanes("qt", lambda n: n.head_dim),
-    _lanes("dot", lambda n: n.head_dim_v),
+    _QT,
+    _lanes("dot", lambda n: _padded(n.head_dim_v, n)),
     _keys("p"),
     _keys("ds"),
     _lanes("lse2"),
     _lanes("delta"),
     *_ALIBI,
+    _K_TILE,
+    _V_TILE,
 )
 BACKWARD = ScratchLayout(
     "BackwardScratch",
     *_GRADIENTS,
     *_LIMITS_IF_ANY,
     _lanes("cap_slopes", lambda n: n.softcap * n.block_k),
+    _copy("turned", lambda n: n.block_k, lambda n: n.head_dim),
+    _copy("q_tile", lambda n: n.lanes, lambda n: n.head_dim),
+    _copy("do_tile", lambda n: n.lanes, lambda n: n.head_dim_v),
     Part("q", lambda n: n.gathers_q * n.block_q * n.head_dim, Storage),
     Part("do", lambda n: n.gathers_do * n.block_q * n.head_dim_v, Storage),
-    Part("dq", lambda n: n.gathers_sums * n.block_q * n.head_dim),
+    Part("dq", lambda n: n.gathers_sums * _sums(n, n.head_dim)),
 )
 MASK_GRADIENT = ScratchLayout("MaskGradientScratch", *_GRADIENTS, *_LIMITS, _keys("total"))
 
 DECODE = ScratchLayout(
     "DecodeScratch",
     Part("q", lambda n: max(n.head_dim * n.lanes, MOST_PARTS)),  # the merge reuses it for the parts' weights
-    _lanes("qt", lambda n: n.head_dim),
+    _QT,
     _keys("s"),
     *_ROW_STATE,
     *_LIMITS,
     *_ALIBI,
+    _K_TILE,
+    _V_TILE,
+    Part("o", lambda n: n.copies * n.head_dim_v),  # a row that is being merged
 )

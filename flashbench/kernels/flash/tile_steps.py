@@ -42,9 +42,10 @@ def put_alibi(scratch, queries, features):
 
 @step
 def tile_scores(product, call, scratch, s, queries, keys, k, cap_slopes):
-    """s = k @ qt, then the features. The result is in log2 units; -inf where a pair is hidden.
+    """s = k @ qt, then the features. -inf where a pair is hidden.
 
-    k: the rows of the tile. cap_slopes: output for the derivative of softcap's tanh; null: not stored.
+    k: the tile's operand of `product.scores`. cap_slopes: output for the derivative of softcap's tanh; null:
+    not stored. Returns the factor that turns s into log2 units; None: s is in log2 units.
     """
     features, lanes, depth = call.features, queries.lanes, call.sizes.head_dim
     if keys.shown == PARTLY and features.mask_key == 1 and features.mask_row != 0:
@@ -56,6 +57,8 @@ def tile_scores(product, call, scratch, s, queries, keys, k, cap_slopes):
             product.scores(at(s, start * lanes), rows_from(k, start), scratch.qt, lanes, count, depth)
     else:
         product.scores(s, k, scratch.qt, lanes, keys.rows, depth)
+    bare = features.softcap == 0 and features.alibi == 0 and keys.shown != PARTLY and features.q_factor > 0
+    factor = product.finish_scores(s, keys.rows * lanes, features.q_factor, not bare)
     if features.softcap:
         cap_scores(s, keys.rows * lanes, features.cap, cap_slopes)
     if features.alibi:
@@ -63,6 +66,7 @@ def tile_scores(product, call, scratch, s, queries, keys, k, cap_slopes):
     if keys.shown == PARTLY:
         apply_mask(s, keys.rows, lanes, queries.rows, keys.mask, features)
     hide_limits(scratch, s, queries, keys, -math.inf)
+    return factor
 
 
 @step
@@ -85,7 +89,8 @@ def draws_of(queries, keys, features):
 def put_rows(product, call, scratch, queries, do, o, lse, scale):
     """Write per-query inputs of the gradients: dot = packed do, lse2 = lse in log2 units, delta = sum(o do).
 
-    dot and delta are multiplied by `scale`, so that ds comes out multiplied by it.
+    dot and delta are multiplied by `scale`, so that ds comes out multiplied by it. An exact product packs do
+    as it is: then scale must be 1, and whoever uses ds multiplies.
     """
     columns = call.sizes.head_dim_v
     product.pack(do, queries.rows, columns, scratch.dot, queries.lanes, scale)
@@ -104,14 +109,16 @@ def put_rows(product, call, scratch, queries, do, o, lse, scale):
 
 
 @step
-def tile_gradients(product, call, scratch, queries, keys, v):
+def tile_gradients(product, call, scratch, queries, keys, v, factor):
     """scratch.p holds scores s: replace them by p (after dropout), and write ds to scratch.ds.
 
+    factor: from `tile_scores`. v: the tile's operand of `product.scores`.
+
     Forward: p = exp2(s - lse2), o = p @ v. So dp = do @ v.T and ds = p * (dp - delta); 0 where a pair is
-    hidden. v: the rows of the tile.
+    hidden.
     """
     p, ds, lanes, features = scratch.p, scratch.ds, queries.lanes, call.features
-    probabilities(p, lanes, keys.rows, lanes, scratch.lse2)
+    probabilities(p, lanes, keys.rows, lanes, scratch.lse2, factor)
     product.scores(ds, v, scratch.dot, lanes, keys.rows, call.sizes.head_dim_v)
     if features.dropout:
         draws = draws_of(queries, keys, features)

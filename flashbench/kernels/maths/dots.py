@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from flashbench.codegen.intrinsics import body_by_element
+from flashbench.codegen.intrinsics import body_by_elements
 from flashbench.codegen.ir import (
     INT,
     const,
@@ -22,7 +22,7 @@ from flashbench.codegen.ir import (
     function,
     load,
     loop,
-    overload,
+    signature_name,
     store,
 )
 from flashbench.codegen.isa import ISA
@@ -102,8 +102,7 @@ def _turn(
     return _sums(b, totals)
 
 
-def _products(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
-    pointer = element.as_pointer()
+def _products(builder: ir.IRBuilder, stored: ir.Type, element: ir.Type) -> ir.Function:
     vector = full_vector(element)
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
@@ -139,8 +138,9 @@ def _products(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
                         scores = b.insert_element(scores, number, ir.Constant(ir.IntType(32), j))
                 store(b, scores, s, b.add(b.mul(n, lanes), query))
 
-    signature = [pointer, INT, INT, pointer, INT, INT, pointer, INT, INT, pointer, INT, INT]
-    return function(builder, f"fb.dots.{overload(vector)}", signature, body)
+    keys_at, numbers_at = stored.as_pointer(), element.as_pointer()
+    signature = [keys_at, INT, INT, numbers_at, INT, INT, numbers_at, INT, INT, keys_at, INT, INT]
+    return function(builder, f"fb.dots.{signature_name(vector, stored)}", signature, body)
 
 
 @intrinsic
@@ -158,10 +158,11 @@ def dot_products(
 ) -> Any:
     """s[key, query] = dot product of k[key] and q[query].
 
-    k, q, v: a `Matrix` each. queries: a multiple of QUERIES. columns: head_dim.
+    k, q, v: a `Matrix` each; k and v may be of 16-bit floats. queries: a multiple of QUERIES. columns:
+    head_dim.
 
     Also prefetches v of these keys, and k AHEAD rows ahead, up to row `room` - 1: the core's own prefetcher
     keeps fewer lines in flight, and none across pages.
     """
     n = types.intp
-    return types.void(k, n, q, n, s, n, n, v, n), body_by_element(_products)
+    return types.void(k, n, q, n, s, n, n, v, n), body_by_elements(_products, 0, 4)

@@ -13,8 +13,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from flashbench.codegen.compiled import compiled
+from flashbench.codegen.elements import ELEMENTS
 from flashbench.codegen.ir import (
-    FLOATS,
     INT,
     const,
     constant,
@@ -74,7 +74,7 @@ def _sum_at(typingctx: Any, x: Any, count: Any) -> Any:
     """The sum of x[:count]."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.call(_sum(builder, FLOATS[signature.args[0].dtype]), args)
+        return builder.call(_sum(builder, ELEMENTS[signature.args[0].dtype]), args)
 
     return x.dtype(x, types.intp), codegen
 

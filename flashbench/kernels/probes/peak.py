@@ -10,7 +10,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from flashbench.codegen.compiled import compiled
-from flashbench.codegen.ir import FLOATS, fma, full_vector, function, loop, splat, sum_of_lanes
+from flashbench.codegen.elements import ELEMENTS
+from flashbench.codegen.ir import fma, full_vector, function, loop, splat, sum_of_lanes
 from flashbench.codegen.isa import ISA
 from flashbench.threads.pool import run_on_threads
 
@@ -23,7 +24,7 @@ def _fma_chain(typingctx: Any, factor: Any, term: Any, iterations: Any) -> Any:
     """Repeat total = total * factor + term in _ACCUMULATORS vectors at once; returns their sum."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        element = FLOATS[signature.args[0]]
+        element = ELEMENTS[signature.args[0]]
         lanes = full_vector(element).count
 
         def body(b: ir.IRBuilder, factor: ir.Value, term: ir.Value, iterations: ir.Value) -> None:

@@ -3,6 +3,12 @@
 A kernel is compiled for one `Product` and calls its steps by name. Between the products lies the tile of
 scores, s[key, query lane], in the accumulator type. It is the same for every product, so features do not
 depend on the product. To add one: a file here with a `Product`, and its line in the table of paths.
+
+A product chooses the layout of its operands. Each is made once per tile, from rows of arrays:
+
+    s = k q^T     scores          keys(k), pack(q)          dp = v do^T    the same with v and do
+    o += p v      add_to_queries  weights(p), values(v)     dq += ds k     weights(ds), turned(keys(k))
+    dv += p^T do  add_to_keys     key_weights(p), queries(do)              dk += ds^T q
 """
 
 from __future__ import annotations
@@ -17,19 +23,59 @@ class Matrix(NamedTuple):
     row: Any
 
 
+class Sums(NamedTuple):
+    """Sums of a tile of queries, float32 or float64: o or dq while it grows. Strides in elements."""
+
+    at: Any
+    query: Any
+    column: Any
+
+
 class Product(NamedTuple):
-    """The matrix products of attention by one kind of instruction. x, keys and sums: a `Matrix` each."""
+    """The matrix products of attention by one kind of instruction.
+
+    x: a `Matrix` of rows of the storage type. room: scratch for a copy of it, if the product needs one.
+    lanes: queries of the tile, rounded up to whole vectors.
+    """
 
     name: str
-    # pack(x, rows, columns, packed, lanes, factor): packed = factor * x in the layout that `scores` reads.
-    # x: a tile of q or do.
+    # Whether `pack` leaves q as it is. Then scores and their gradients still need a factor: a product of
+    # 16-bit operands would round q a second time if `pack` multiplied it.
+    exact: bool
+
+    # Operands.
+    # pack(x, rows, columns, packed, lanes, factor): packed = factor * x, for `scores`. x: rows of q or do.
     pack: Any
-    # scores(s, keys, packed, lanes, rows, depth): s[key, lane] = dot product of keys[key, :depth] and
-    # packed[lane]. Used for s = k q^T and dp = v do^T.
+    # keys(x, rows, columns, room): the `Matrix` of rows of k or v that `scores` reads.
+    keys: Any
+    # values(x, rows, columns, room): the `Matrix` of rows of v that `add_to_queries` reads.
+    values: Any
+    # turned(keys, rows, columns, room): the same from what `keys` returned, for dq += ds k.
+    turned: Any
+    # weights(p, lanes, rows): p as `add_to_queries` reads it, made in place.
+    weights: Any
+    # queries(x, rows, columns, room): the `Matrix` of rows of do or q that `add_to_keys` reads.
+    queries: Any
+    # key_weights(p, lanes, rows, room): p as `add_to_keys` reads it, made in `room`, which may be p itself.
+    key_weights: Any
+
+    # Products.
+    # scores(s, keys, packed, lanes, rows, depth): s[key, lane] = sum of keys[key, c] packed[c, lane].
     scores: Any
-    # add_to_queries(p, lanes, x, sums, queries, columns, keys, add): sums[query] = sum over keys of
+    # finish_scores(s, count, factor, needs_units): multiplies the tile by `factor` if `needs_units`. Returns
+    # the factor that softmax must still multiply by; None if `pack` has done so.
+    finish_scores: Any
+    # add_to_queries(w, lanes, x, sums, queries, columns, keys, add): sums[query] = sum over keys of
     # p[key, query] x[key]; += if `add`. Used for o += p v and dq += ds k.
     add_to_queries: Any
-    # add_to_keys(p, lanes, x, sums, keys, columns, queries, add): sums[key] = sum over queries of
-    # p[key, query] x[query]; += if `add`. Used for dv += p^T do and dk += ds^T q.
+    # add_to_keys(w, lanes, x, sums, keys, columns, queries, add): sums[key] = sum over queries of
+    # p[key, query] x[query]; += if `add`. sums: a `Matrix`. Used for dv += p^T do and dk += ds^T q.
     add_to_keys: Any
+
+    # Sums of a tile of queries.
+    # sums(room, lanes, columns): the `Sums` in scratch.
+    sums: Any
+    # scale(sums, queries, columns, factors): sums[query] *= factors[query].
+    scale: Any
+    # put(target, sums, queries, columns, factors): target[query] = factors[query] sums[query], rounded once.
+    put: Any

@@ -14,10 +14,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from flashbench.codegen.intrinsics import spread
+from flashbench.codegen.intrinsics import element_of, spread
 from flashbench.codegen.ir import (
     BOOL,
-    FLOATS,
     INT,
     const,
     constant,
@@ -26,15 +25,18 @@ from flashbench.codegen.ir import (
     function,
     if_fits,
     load,
+    load_one,
     loop,
-    overload,
+    signature_name,
     splat,
     store,
 )
 from flashbench.codegen.isa import ISA
+from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
-from flashbench.kernels.products import Matrix, Product
+from flashbench.kernels.products import Matrix, Product, Sums
 from flashbench.kernels.products.pack import pack
+from flashbench.kernels.tile.edit import put_multiple, scale_rows
 
 
 def _tile(
@@ -68,7 +70,7 @@ def _tile(
         b_vectors = [load(b, b_at, b.add(b_base, const(j * lanes)), vector) for j in range(vectors)]
         a_base = b.mul(step, a_col)
         for i in range(rows):
-            broadcast = splat(b, b.load(b.gep(a_rows[i], [a_base])), lanes)
+            broadcast = splat(b, load_one(b, a_rows[i], a_base), lanes)
             for j in range(vectors):
                 following.append(fma(b, broadcast, b_vectors[j], totals[i * vectors + j]))
 
@@ -78,9 +80,13 @@ def _tile(
             store(b, following[i * vectors + j], c_at, c_offsets[i][j])
 
 
-def _panel(builder: ir.IRBuilder, vector: ir.VectorType, vectors: int, rows_at_once: int) -> ir.Function:
-    """The product for one panel of C, `vectors` vectors wide and any number of rows high."""
-    pointer = vector.element.as_pointer()
+def _panel(
+    builder: ir.IRBuilder, operands: list[ir.Type], vector: ir.VectorType, vectors: int, rows_at_once: int
+) -> ir.Function:
+    """The product for one panel of C, `vectors` vectors wide and any number of rows high.
+
+    operands: the element types of A and B.
+    """
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         rows = args[7]
@@ -92,19 +98,23 @@ def _panel(builder: ir.IRBuilder, vector: ir.VectorType, vectors: int, rows_at_o
             if tail < rows_at_once:
                 done = if_fits(b, done, tail, rows, partial(_tile, b, vector, tail, vectors, args, done))
 
-    signature = [pointer, INT, INT, pointer, INT, pointer, INT, INT, INT, BOOL]
-    return function(builder, f"fb.panel.{overload(vector)}x{vectors}", signature, body)
+    a, b_, c = (x.as_pointer() for x in (*operands, vector.element))
+    signature = [a, INT, INT, b_, INT, c, INT, INT, INT, BOOL]
+    name = f"fb.panel.{signature_name(vector, *operands)}x{vectors}"
+    return function(builder, name, signature, body)
 
 
-def _product(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
-    """The product for any number of columns: wide panels, then narrower, down to one element."""
-    pointer = element.as_pointer()
+def _product(builder: ir.IRBuilder, operands: list[ir.Type], element: ir.Type) -> ir.Function:
+    """The product for any number of columns: wide panels, then narrower, down to one element.
+
+    operands: the element types of A and B; element: of C.
+    """
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         a_at, a_row, a_col, b_at, b_row, c_at, c_row, rows, columns, depth, accumulate = args
 
         def panel_at(column: ir.Value, vector: ir.VectorType, vectors: int, rows_at_once: int) -> None:
-            target = _panel(b, vector, vectors, rows_at_once)
+            target = _panel(b, operands, vector, vectors, rows_at_once)
             b_panel, c_panel = b.gep(b_at, [column]), b.gep(c_at, [column])
             b.call(target, [a_at, a_row, a_col, b_panel, b_row, c_panel, c_row, rows, depth, accumulate])
 
@@ -125,8 +135,10 @@ def _product(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
             panel = partial(panel_at, done, vector, vectors, rows_at_once)
             done = if_fits(b, done, vector.count * vectors, columns, panel)
 
-    signature = [pointer, INT, INT, pointer, INT, pointer, INT, INT, INT, INT, BOOL]
-    return function(builder, f"fb.product.{overload(full_vector(element))}", signature, body)
+    a_pointer, b_pointer, c_pointer = (x.as_pointer() for x in (*operands, element))
+    signature = [a_pointer, INT, INT, b_pointer, INT, c_pointer, INT, INT, INT, INT, BOOL]
+    name = f"fb.product.{signature_name(full_vector(element), *operands)}"
+    return function(builder, name, signature, body)
 
 
 @intrinsic
@@ -144,7 +156,8 @@ def multiply(
 ) -> Any:
     """C[rows, columns] = A[rows, depth] @ B[depth, columns]; += if `accumulate`. Strides in elements.
 
-    a: a pointer, with any strides; b, c: a `Matrix` each, whose rows are contiguous.
+    a: a pointer, with any strides; b, c: a `Matrix` each, whose rows are contiguous. a and b may be 16-bit
+    floats, c may not: sums grow in it.
     """
     n = types.intp
     signature = types.void(a, n, n, b, c, n, n, n, types.boolean)
@@ -152,7 +165,9 @@ def multiply(
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         *rest, accumulate = spread(builder, args)
         flag = builder.icmp_unsigned("!=", accumulate, ir.Constant(accumulate.type, 0))
-        builder.call(_product(builder, FLOATS[signature.args[0].dtype]), [*rest, flag])
+        operands = [element_of(signature.args[place]) for place in (0, 3)]
+        product = _product(builder, operands, element_of(signature.args[4]))
+        builder.call(product, [*rest, flag])
         return context.get_dummy_value()
 
     return signature, codegen
@@ -167,13 +182,34 @@ def _pack(x, rows, columns, packed, lanes, factor):
 
 
 @step
+def _as_it_is(x, rows, columns, room):
+    """Rows of float32 and float64 are read where they lie."""
+    return x
+
+
+@step
+def _weights(p, lanes, rows):
+    return p
+
+
+@step
+def _key_weights(p, lanes, rows, room):
+    return p
+
+
+@step
 def _scores(s, keys, packed, lanes, rows, depth):
     multiply(keys.at, keys.row, 1, Matrix(packed, lanes), Matrix(s, lanes), rows, lanes, depth, False)
 
 
 @step
+def _finish_scores(s, count, factor, needs_units):
+    return None
+
+
+@step
 def _add_to_queries(p, lanes, x, sums, queries, columns, keys, add):
-    multiply(p, 1, lanes, x, sums, queries, columns, keys, add)
+    multiply(p, 1, lanes, x, Matrix(sums.at, sums.query), queries, columns, keys, add)
 
 
 @step
@@ -181,4 +217,37 @@ def _add_to_keys(p, lanes, x, sums, keys, columns, queries, add):
     multiply(p, lanes, 1, x, sums, keys, columns, queries, add)
 
 
-FMA = Product("fma", _pack, _scores, _add_to_queries, _add_to_keys)
+@step
+def row_sums(room, lanes, columns):
+    return Sums(room, columns, 1)
+
+
+@step
+def scale_row_sums(sums, queries, columns, factors):
+    scale_rows(sums.at, sums.query, queries, columns, factors)
+
+
+@step
+def put_row_sums(target, sums, queries, columns, factors):
+    for r in range(queries):
+        put_multiple(at(target.at, r * target.row), at(sums.at, r * sums.query), columns, at(factors, r)[0])
+
+
+FMA = Product(
+    name="fma",
+    exact=False,
+    pack=_pack,
+    keys=_as_it_is,
+    values=_as_it_is,
+    turned=_as_it_is,
+    weights=_weights,
+    queries=_as_it_is,
+    key_weights=_key_weights,
+    scores=_scores,
+    finish_scores=_finish_scores,
+    add_to_queries=_add_to_queries,
+    add_to_keys=_add_to_keys,
+    sums=row_sums,
+    scale=scale_row_sums,
+    put=put_row_sums,
+)

@@ -8,16 +8,17 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from flashbench.codegen.intrinsics import body_by_elements
 from flashbench.codegen.ir import (
-    FLOATS,
     INT,
     const,
     constant,
     full_vector,
     function,
     load,
+    load_one,
     loop,
-    overload,
+    signature_name,
     splat,
     store,
 )
@@ -41,8 +42,7 @@ def transpose(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
     return rows
 
 
-def _pack(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
-    pointer = element.as_pointer()
+def _pack(builder: ir.IRBuilder, stored: ir.Type, element: ir.Type) -> ir.Function:
     vector = full_vector(element)
     lanes = vector.count
 
@@ -76,12 +76,12 @@ def _pack(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         with loop(b, rows, carry=[]) as (row, _, _):
             first = b.select(b.icmp_signed("<", row, whole), columns_done, const(0))
             with loop(b, columns, start=first, carry=[]) as (column, _, _):
-                value = b.load(b.gep(source, [b.add(b.mul(row, source_row), column)]))
+                value = load_one(b, source, b.add(b.mul(row, source_row), column))
                 target = b.gep(packed, [b.add(b.mul(column, packed_row), row)])
                 b.store(b.fmul(value, factor), target)
 
-    signature = [pointer, INT, INT, INT, pointer, INT, element]
-    return function(builder, f"fb.pack.{overload(vector)}", signature, body)
+    signature = [stored.as_pointer(), INT, INT, INT, element.as_pointer(), INT, element]
+    return function(builder, f"fb.pack.{signature_name(vector, stored)}", signature, body)
 
 
 @intrinsic
@@ -100,9 +100,5 @@ def pack(
     If packed_row has room, lanes from `rows` up to a whole vector become zero.
     """
     n = types.intp
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.call(_pack(builder, FLOATS[signature.args[0].dtype]), args)
-        return context.get_dummy_value()
-
-    return types.void(source, n, n, n, source, n, source.dtype), codegen
+    signature = types.void(source, n, n, n, packed, n, packed.dtype)
+    return signature, body_by_elements(_pack, 0, 4)

@@ -6,13 +6,19 @@ To add a path: a file here with its `Product`, and a line in `PATHS` before all 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from flashbench.codegen.isa import cpu_features
 from flashbench.dtypes import Dtype
+from flashbench.errors import ConfigError
 from flashbench.kernels.products import Product
+from flashbench.kernels.products.convert import CONVERT
 from flashbench.kernels.products.fma import FMA
+
+VARIABLE = "FLASHBENCH_PATH"
+_FROM_ENVIRONMENT = os.environ.get(VARIABLE) or None
 
 
 class Path(NamedTuple):
@@ -20,15 +26,44 @@ class Path(NamedTuple):
     dtypes: tuple[Dtype, ...]
     needs: frozenset[str]  # CPU features, by archspec's names; empty: every CPU can run it
     peak: str  # the probe in kernels/probes that measures its peak
+    # Decoding reads p as it is, and rows of v in place: its time is that of memory.
+    decode: Product
+    step: int = 1  # keys and columns of a tile in scratch are padded to a multiple of this
+    lanes: int = 1  # queries too
+
+    @property
+    def copies(self) -> bool:
+        """Whether a tile of rows is copied to scratch before its products, and sums grow there."""
+        return self.product is not FMA
 
 
 # Best first.
 PATHS: Mapping[str, Path] = {
-    "fma": Path(FMA, ("float32", "float64"), frozenset(), "fma_burst"),
+    "fma": Path(FMA, ("float32", "float64"), frozenset(), "fma_burst", FMA),
+    "convert": Path(CONVERT, ("float16", "bfloat16"), frozenset(), "fma_burst", CONVERT),
 }
 
 
-@functools.cache
-def path_of(dtype: Dtype) -> Path:
-    """The first path that supports the dtype and that the target CPU can run."""
+@functools.cache  # used by every call
+def path_of(dtype: Dtype, wanted: str | None = None) -> Path:
+    """The wanted path, by name; None: the one of FLASHBENCH_PATH, else the first that the target CPU can run.
+
+    A path of FLASHBENCH_PATH that does not compute the dtype is ignored: it is meant for another dtype.
+    Raises ConfigError if no path has this name, and if this CPU, or the dtype, does not go with it.
+    """
+    name, lenient = wanted or _FROM_ENVIRONMENT, wanted is None
+    if name is not None:
+        source = VARIABLE if lenient else "path"
+        path = PATHS.get(name)
+        if path is None:
+            raise ConfigError(f"{source}: there is no path {name!r}; known: {', '.join(PATHS)}")
+        lacking = path.needs - cpu_features()
+        if dtype in path.dtypes and lacking:
+            raise ConfigError(
+                f"{source}: path {name} needs {', '.join(sorted(lacking))}, which this CPU lacks"
+            )
+        if dtype in path.dtypes:
+            return path
+        if not lenient:
+            raise ConfigError(f"{source}: path {name} computes {', '.join(path.dtypes)}, not {dtype}")
     return next(path for path in PATHS.values() if dtype in path.dtypes and path.needs <= cpu_features())

@@ -9,8 +9,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from flashbench.codegen.elements import ELEMENTS
 from flashbench.codegen.ir import (
-    FLOATS,
     INT,
     const,
     constant,
@@ -150,7 +150,7 @@ def softmax_row(typingctx: Any, s: Any, columns: Any, first: Any, end: Any, row_
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        element = FLOATS[signature.args[0].dtype]
+        element = ELEMENTS[signature.args[0].dtype]
         no_sink = ir.Constant(element, float("-inf"))
         return builder.call(_softmax_row(builder, element), [*args[:4], no_sink, args[4]])
 
@@ -165,7 +165,7 @@ def natural_softmax_row(
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.call(_natural_softmax_row(builder, FLOATS[signature.args[0].dtype]), args)
+        return builder.call(_natural_softmax_row(builder, ELEMENTS[signature.args[0].dtype]), args)
 
     return s.dtype(s, n, n, n, s.dtype, s), codegen
 
@@ -175,7 +175,7 @@ def mean_gradient(typingctx: Any, dp: Any, p: Any, count: Any) -> Any:
     """delta = sum of p * dp, the term that softmax subtracts from dp."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.call(_mean_gradient(builder, FLOATS[signature.args[0].dtype]), args)
+        return builder.call(_mean_gradient(builder, ELEMENTS[signature.args[0].dtype]), args)
 
     return dp.dtype(dp, dp, types.intp), codegen
 
@@ -188,7 +188,7 @@ def gradient_row(
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.call(_gradient_row(builder, FLOATS[signature.args[0].dtype]), args)
+        builder.call(_gradient_row(builder, ELEMENTS[signature.args[0].dtype]), args)
         return context.get_dummy_value()
 
     return types.void(dp, dp, n, n, n, dp.dtype, dp.dtype), codegen

@@ -6,13 +6,16 @@ thread adds all ds of a piece in a fixed order, so the sums do not depend on the
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 from flashbench.codegen.atomics import take_ticket
 from flashbench.codegen.compiled import compiled
+from flashbench.codegen.elements import element_types
 from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
+from flashbench.dtypes import Dtype
 from flashbench.kernels.call.arrays import rows_at
 from flashbench.kernels.row.features import scale_row, softcap_gradient_row
 from flashbench.kernels.row.masks import Row, visible_range
@@ -29,10 +32,20 @@ class _Piece(NamedTuple):
     keys: Any
 
 
-@compiled
-def standard_mask_gradient(storage, number, address, slot, seqlen_q, seqlen_k):
-    """Add ds to dmask, piece by piece, until none is left. seqlen_q, seqlen_k: of the longest sequence."""
-    call = view(StandardCall, storage, number, address)
+@functools.cache
+def standard_mask_gradient(dtype: Dtype) -> Any:
+    """The compiled kernel: kernel(address, slot, seqlen_q, seqlen_k), with the longest sequence's lengths."""
+    storage, number = element_types(dtype)
+
+    def standard_mask_gradient(address, slot, seqlen_q, seqlen_k):
+        add_pieces(view(StandardCall, storage, number, address), seqlen_q, seqlen_k)
+
+    return compiled(standard_mask_gradient, variant=dtype)
+
+
+@step
+def add_pieces(call, seqlen_q, seqlen_k):
+    """Add ds to dmask, piece by piece, until none is left."""
     batches = call.work.sequence_count if call.dmask.batch else 1
     heads = call.sizes.num_heads if call.dmask.head else 1
     by_query, by_key = call.dmask.row != 0, call.stages.mask_step != 0

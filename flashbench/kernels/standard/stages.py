@@ -10,13 +10,16 @@ scores are the only workspace.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 from flashbench.codegen.atomics import take_ticket
 from flashbench.codegen.compiled import compiled
+from flashbench.codegen.elements import element_types
 from flashbench.codegen.pointers import at, pointer
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
+from flashbench.dtypes import Dtype
 from flashbench.kernels.call.arrays import rows_from
 from flashbench.kernels.call.visibility import all_finite_once, clear_rows
 from flashbench.kernels.products import Matrix
@@ -79,10 +82,20 @@ def tasks_of(call, tile, heads):
     return call.work.sequence_count * heads * ((call.stages.longest + tile - 1) // tile)
 
 
-@compiled
-def standard_forward(storage, number, address, slot, stage):
+@functools.cache
+def standard_forward(dtype: Dtype) -> Any:
+    """The compiled kernel: kernel(address, slot, stage). address: of the `StandardCall`."""
+    storage, number = element_types(dtype)
+
+    def standard_forward(address, slot, stage):
+        run_forward_stage(view(StandardCall, storage, number, address), slot, stage)
+
+    return compiled(standard_forward, variant=dtype)
+
+
+@step
+def run_forward_stage(call, slot, stage):
     """Run one stage of o = softmax(q @ k.T) @ v until no task of it is left."""
-    call = view(StandardCall, storage, number, address)
     tile, heads = KEY_TILE if stage == SCORES else ROW_TILE, call.sizes.num_heads
     while True:
         task = take_ticket(at(call.work.tickets, stage))
@@ -151,10 +164,20 @@ def add_rows_of_keys(call, work, p, x, sums, columns):
         add_visible_keys(p_row, x, target, columns, row, call.features)
 
 
-@compiled
-def standard_backward(storage, number, address, slot, stage):
+@functools.cache
+def standard_backward(dtype: Dtype) -> Any:
+    """The compiled kernel: kernel(address, slot, stage). address: of the `StandardCall`."""
+    storage, number = element_types(dtype)
+
+    def standard_backward(address, slot, stage):
+        run_backward_stage(view(StandardCall, storage, number, address), stage)
+
+    return compiled(standard_backward, variant=dtype)
+
+
+@step
+def run_backward_stage(call, stage):
     """Run one stage of dq, dk and dv from the kept P until no task of it is left."""
-    call = view(StandardCall, storage, number, address)
     by_key = stage in (P_GRADIENT, KEY_GRADIENTS)
     tile = KEY_TILE if stage == P_GRADIENT else ROW_TILE
     heads = call.sizes.num_kv_heads if by_key else call.sizes.num_heads

@@ -8,9 +8,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from flashbench.codegen.elements import accumulator_type
+from flashbench.codegen.intrinsics import body_by_element, body_by_elements, element_of
 from flashbench.codegen.ir import (
     BOOL,
-    FLOATS,
     INT,
     const,
     constant,
@@ -18,10 +19,13 @@ from flashbench.codegen.ir import (
     full_vector,
     function,
     load,
+    load_one,
     loop,
     overload,
+    signature_name,
     splat,
     store,
+    store_one,
     sum_of_lanes,
 )
 
@@ -52,16 +56,11 @@ def _scale(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 def scale_rows(typingctx: Any, matrix: Any, matrix_row: Any, rows: Any, columns: Any, factors: Any) -> Any:
     """matrix[row, :] *= factors[row]."""
     n = types.intp
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.call(_scale(builder, FLOATS[signature.args[0].dtype]), args)
-        return context.get_dummy_value()
-
-    return types.void(matrix, n, n, n, matrix), codegen
+    return types.void(matrix, n, n, n, matrix), body_by_element(_scale)
 
 
-def _finite(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
-    pointer = element.as_pointer()
+def _finite(builder: ir.IRBuilder, stored: ir.Type) -> ir.Function:
+    element = accumulator_type(stored)
     vector = full_vector(element)
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
@@ -75,7 +74,7 @@ def _finite(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
             with loop(b, columns, step=vector.count, carry=[totals[0]]) as (column, inner, wide):
                 wide.append(fma(b, load(b, matrix, b.add(base, column), vector), zero, inner[0]))
             with loop(b, columns, start=whole, carry=[totals[1]]) as (column, inner, narrow):
-                x = b.load(b.gep(matrix, [b.add(base, column)]))
+                x = load_one(b, matrix, b.add(base, column))
                 narrow.append(b.fadd(b.fmul(x, scalar_zero), inner[0]))
             following += [wide[0], narrow[0]]
         bad = b.bitcast(b.fcmp_unordered("uno", following[0], following[0]), ir.IntType(vector.count))
@@ -83,7 +82,8 @@ def _finite(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         fine = b.icmp_unsigned("==", bad, ir.Constant(bad.type, 0))
         b.ret(b.and_(fine, b.not_(bad_tail)))
 
-    return function(builder, f"fb.finite.{overload(vector)}", [pointer, INT, INT, INT], body, result=BOOL)
+    name = f"fb.finite.{signature_name(vector, stored)}"
+    return function(builder, name, [stored.as_pointer(), INT, INT, INT], body, result=BOOL)
 
 
 @intrinsic
@@ -92,14 +92,13 @@ def all_finite(typingctx: Any, matrix: Any, matrix_row: Any, rows: Any, columns:
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        fine = builder.call(_finite(builder, FLOATS[signature.args[0].dtype]), args)
+        fine = builder.call(_finite(builder, element_of(signature.args[0])), args)
         return context.cast(builder, fine, types.boolean, types.boolean)
 
     return types.boolean(matrix, n, n, n), codegen
 
 
-def _row_dots(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
-    pointer = element.as_pointer()
+def _row_dots(builder: ir.IRBuilder, stored: ir.Type, element: ir.Type) -> ir.Function:
     vector = full_vector(element)
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
@@ -113,14 +112,13 @@ def _row_dots(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
                 wide.append(fma(b, x_vector, y_vector, before[0]))
             total = sum_of_lanes(b, wide[0])
             with loop(b, columns, start=whole, carry=[total]) as (column, before, narrow):
-                product = b.fmul(
-                    b.load(b.gep(x, [b.add(x_base, column)])), b.load(b.gep(y, [b.add(y_base, column)]))
-                )
+                product = b.fmul(load_one(b, x, b.add(x_base, column)), load_one(b, y, b.add(y_base, column)))
                 narrow.append(b.fadd(before[0], product))
             b.store(b.fmul(narrow[0], factor), b.gep(result, [row]))
 
-    signature = [pointer, INT, pointer, INT, INT, INT, element, pointer]
-    return function(builder, f"fb.row_dots.{overload(vector)}", signature, body)
+    rows_of_both = [stored.as_pointer(), INT] * 2
+    signature = [*rows_of_both, INT, INT, element, element.as_pointer()]
+    return function(builder, f"fb.row_dots.{signature_name(vector, stored)}", signature, body)
 
 
 @intrinsic
@@ -129,16 +127,12 @@ def row_dots(
 ) -> Any:
     """result[row] = factor * sum over columns of x[row, column] * y[row, column]."""
     n = types.intp
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.call(_row_dots(builder, FLOATS[signature.args[0].dtype]), args)
-        return context.get_dummy_value()
-
-    return types.void(x, n, y, n, n, n, x.dtype, x), codegen
+    signature = types.void(x, n, x, n, n, n, result.dtype, result)
+    return signature, body_by_elements(_row_dots, 0, 7)
 
 
-def _put(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
-    pointer = element.as_pointer()
+def _put(builder: ir.IRBuilder, stored: ir.Type, source_stored: ir.Type) -> ir.Function:
+    element = accumulator_type(stored)
     vector = full_vector(element)
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
@@ -148,20 +142,17 @@ def _put(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
             store(b, b.fmul(load(b, source, place, vector), factors), target, place)
         whole = b.mul(b.sdiv(count, const(vector.count)), const(vector.count))
         with loop(b, count, start=whole, carry=[]) as (place, _, _):
-            b.store(b.fmul(b.load(b.gep(source, [place])), factor), b.gep(target, [place]))
+            store_one(b, b.fmul(load_one(b, source, place), factor), target, place)
 
-    return function(builder, f"fb.put.{overload(vector)}", [pointer, pointer, INT, element], body)
+    signature = [stored.as_pointer(), source_stored.as_pointer(), INT, element]
+    return function(builder, f"fb.put.{signature_name(vector, stored, source_stored)}", signature, body)
 
 
 @intrinsic
 def put_multiple(typingctx: Any, target: Any, source: Any, count: Any, factor: Any) -> Any:
-    """target[i] = factor * source[i] for `count` numbers."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.call(_put(builder, FLOATS[signature.args[0].dtype]), args)
-        return context.get_dummy_value()
-
-    return types.void(target, target, types.intp, target.dtype), codegen
+    """target[i] = factor * source[i] for `count` numbers. factor: of the accumulator type."""
+    number = types.float64 if target.dtype == types.float64 else types.float32
+    return types.void(target, source, types.intp, number), body_by_elements(_put, 0, 1)
 
 
 def _fill(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
@@ -183,9 +174,4 @@ def _fill(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 @intrinsic
 def fill(typingctx: Any, target: Any, count: Any, value: Any) -> Any:
     """target[i] = value for `count` numbers."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.call(_fill(builder, FLOATS[signature.args[0].dtype]), args)
-        return context.get_dummy_value()
-
-    return types.void(target, types.intp, target.dtype), codegen
+    return types.void(target, types.intp, target.dtype), body_by_element(_fill)

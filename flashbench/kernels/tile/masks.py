@@ -13,10 +13,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from flashbench.codegen.elements import ELEMENTS
 from flashbench.codegen.intrinsics import body_by_element
 from flashbench.codegen.ir import (
     BOOL,
-    FLOATS,
     INT,
     const,
     constant,
@@ -381,6 +381,6 @@ def floats_shown(typingctx: Any, row: Any, keys: Any, by_key: Any) -> Any:
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.call(_floats_shown(builder, FLOATS[signature.args[0].dtype]), args)
+        return builder.call(_floats_shown(builder, ELEMENTS[signature.args[0].dtype]), args)
 
     return n(row, n, n), codegen

@@ -13,9 +13,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from flashbench.codegen.elements import ELEMENTS
 from flashbench.codegen.intrinsics import body_by_element
 from flashbench.codegen.ir import (
-    FLOATS,
     INT,
     call,
     const,
@@ -171,7 +171,7 @@ def put_whole(typingctx: Any, table: Any, place: Any, value: Any) -> Any:
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> Any:
         target, index, number = args
-        element = FLOATS[signature.args[0].dtype]
+        element = ELEMENTS[signature.args[0].dtype]
         whole = integer_like(ir.VectorType(element, 1)).element
         if whole.width < 64:
             number = builder.trunc(number, whole)

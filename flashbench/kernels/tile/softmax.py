@@ -13,17 +13,20 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from flashbench.codegen.elements import ELEMENTS
+from flashbench.codegen.intrinsics import spread
 from flashbench.codegen.ir import (
     BOOL,
-    FLOATS,
     INT,
     const,
     constant,
+    fma,
     full_vector,
     function,
     load,
     loop,
     overload,
+    splat,
     store,
 )
 from flashbench.kernels.maths.exp2 import exp2
@@ -70,20 +73,22 @@ def _larger(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     return b.select(b.fcmp_ordered(">", x, y), x, y)
 
 
-def _online_softmax(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+def _online_softmax(builder: ir.IRBuilder, element: ir.Type, *, scaled: bool) -> ir.Function:
     vector = full_vector(element)
     pointer = element.as_pointer()
     lowest = constant(vector, float("-inf"))
     zero = constant(vector, 0.0)
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        s, s_row, rows, lanes, row_max, row_sum, rescale = args
+        s, s_row, rows, lanes, row_max, row_sum, rescale, *rest = args
+        factor = splat(b, rest[0], vector.count) if scaled else None
         grew_at = b.alloca(BOOL)
         b.store(ir.Constant(BOOL, 0), grew_at)
 
         def group(offsets: list[ir.Value]) -> None:
             # Pass 1: the new maximum of each lane. A NaN never compares greater; it enters the sum in pass 3.
             old = [load(b, row_max, offset, vector) for offset in offsets]
+            start = [constant(vector, float("-inf")) for _ in old] if scaled else old
             at_once = _AT_ONCE // len(offsets)
 
             def take_maximum(at: list[ir.Value], best: list[ir.Value]) -> list[ir.Value]:
@@ -96,7 +101,9 @@ def _online_softmax(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
                     following.append(_larger(b, xs[0], value))
                 return following
 
-            new = _for_rows(b, rows, at_once, old, take_maximum)
+            new = _for_rows(b, rows, at_once, start, take_maximum)
+            if factor is not None:  # in log2 units, as row_max is
+                new = [_larger(b, b.fmul(x, factor), before) for x, before in zip(new, old, strict=True)]
 
             # Pass 2: lanes whose maximum grew by more than _SLACK take the new one. `rescale` is the factor
             # for sums under the old one. A lane with no visible key yet keeps row_max = -inf. It is replaced
@@ -116,10 +123,10 @@ def _online_softmax(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
                 reference = b.select(grow, now, before)
                 store(b, reference, row_max, offset)
                 shift = b.select(b.fcmp_ordered("==", reference, lowest), zero, reference)
-                factor = exp2(b, b.fsub(before, shift))
-                store(b, factor, rescale, offset)
+                grown = exp2(b, b.fsub(before, shift))
+                store(b, grown, rescale, offset)
                 shifts.append(shift)
-                totals.append(b.fmul(load(b, row_sum, offset, vector), factor))
+                totals.append(b.fmul(load(b, row_sum, offset, vector), grown))
 
             # Pass 3: s becomes p, and row_sum += p.
             def exponentiate(at: list[ir.Value], sums: list[ir.Value]) -> list[ir.Value]:
@@ -128,7 +135,9 @@ def _online_softmax(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
                     following = []
                     for offset, shift, value in zip(offsets, shifts, sums, strict=True):
                         place = b.add(base, offset)
-                        p = exp2(b, b.fsub(load(b, s, place, vector), shift))
+                        x = load(b, s, place, vector)
+                        moved = b.fsub(x, shift) if factor is None else fma(b, x, factor, b.fneg(shift))
+                        p = exp2(b, moved)
                         store(b, p, s, place)
                         following.append(b.fadd(value, p))
                     sums = following
@@ -140,16 +149,18 @@ def _online_softmax(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         _for_lane_groups(b, lanes, vector, group)
         b.ret(b.load(grew_at))
 
-    signature = [pointer, INT, INT, INT, pointer, pointer, pointer]
-    return function(builder, f"fb.softmax.{overload(vector)}", signature, body, result=BOOL)
+    signature = [pointer, INT, INT, INT, pointer, pointer, pointer, *[element] * scaled]
+    name = f"fb.softmax.{'scaled.' * scaled}{overload(vector)}"
+    return function(builder, name, signature, body, result=BOOL)
 
 
-def _probabilities(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
+def _probabilities(builder: ir.IRBuilder, element: ir.Type, *, scaled: bool) -> ir.Function:
     vector = full_vector(element)
     pointer = element.as_pointer()
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        s, s_row, rows, lanes, lse2 = args
+        s, s_row, rows, lanes, lse2, *rest = args
+        factor = splat(b, rest[0], vector.count) if scaled else None
 
         def group(offsets: list[ir.Value]) -> None:
             shifts = [load(b, lse2, offset, vector) for offset in offsets]
@@ -157,12 +168,14 @@ def _probabilities(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
                 base = b.mul(row, s_row)
                 for offset, shift in zip(offsets, shifts, strict=True):
                     at = b.add(base, offset)
-                    store(b, exp2(b, b.fsub(load(b, s, at, vector), shift)), s, at)
+                    x = load(b, s, at, vector)
+                    moved = b.fsub(x, shift) if factor is None else fma(b, x, factor, b.fneg(shift))
+                    store(b, exp2(b, moved), s, at)
 
         _for_lane_groups(b, lanes, vector, group)
 
-    signature = [pointer, INT, INT, INT, pointer]
-    return function(builder, f"fb.probabilities.{overload(vector)}", signature, body)
+    signature = [pointer, INT, INT, INT, pointer, *[element] * scaled]
+    return function(builder, f"fb.probabilities.{'scaled.' * scaled}{overload(vector)}", signature, body)
 
 
 def _score_gradients(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
@@ -187,35 +200,48 @@ def _score_gradients(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
     return function(builder, f"fb.gradients.{overload(vector)}", signature, body)
 
 
+def _factor_type(s: Any, factor: Any) -> Any:
+    return types.none if factor is types.none else s.dtype
+
+
 @intrinsic
 def online_softmax(
-    typingctx: Any, s: Any, s_row: Any, rows: Any, lanes: Any, row_max: Any, row_sum: Any, rescale: Any
+    typingctx: Any, s: Any, s_row: Any, rows: Any, lanes: Any, lane_state: Any, factor: Any
 ) -> Any:
     """One online-softmax step (Milakov & Gimelshein 2018) over a tile of scores.
+
+    lane_state: pointers to row_max, row_sum and rescale, one number per lane. factor: multiplies s first, to
+    give log2 units; positive; None: s is in log2 units.
 
     s becomes exp2(s - row_max). row_max and row_sum are updated; row_max is the maximum, or up to 8 below it.
     rescale becomes exp2(old row_max - new row_max). Returns whether row_max changed in any lane.
     """
     n = types.intp
-    signature = types.boolean(s, n, n, n, s, s, s)
+    signature = types.boolean(s, n, n, n, lane_state, _factor_type(s, factor))
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        grew = builder.call(_online_softmax(builder, FLOATS[signature.args[0].dtype]), args)
+        element, scaled = ELEMENTS[signature.args[0].dtype], signature.args[-1] is not types.none
+        made = _online_softmax(builder, element, scaled=scaled)
+        grew = builder.call(made, spread(builder, args if scaled else args[:-1]))
         return context.cast(builder, grew, types.boolean, types.boolean)
 
     return signature, codegen
 
 
 @intrinsic
-def probabilities(typingctx: Any, s: Any, s_row: Any, rows: Any, lanes: Any, lse2: Any) -> Any:
-    """s becomes p = exp2(s - lse2), recomputed in the backward pass. lse2: one number per lane."""
+def probabilities(typingctx: Any, s: Any, s_row: Any, rows: Any, lanes: Any, lse2: Any, factor: Any) -> Any:
+    """s becomes p = exp2(factor * s - lse2), recomputed in the backward pass. lse2: one number per lane.
+
+    factor: None if s is in log2 units.
+    """
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.call(_probabilities(builder, FLOATS[signature.args[0].dtype]), args)
+        element, scaled = ELEMENTS[signature.args[0].dtype], signature.args[-1] is not types.none
+        builder.call(_probabilities(builder, element, scaled=scaled), args if scaled else args[:-1])
         return context.get_dummy_value()
 
-    return types.void(s, n, n, n, s), codegen
+    return types.void(s, n, n, n, s, _factor_type(s, factor)), codegen
 
 
 @intrinsic
@@ -224,7 +250,7 @@ def score_gradients(typingctx: Any, dp: Any, p: Any, s_row: Any, rows: Any, lane
     n = types.intp
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.call(_score_gradients(builder, FLOATS[signature.args[0].dtype]), args)
+        builder.call(_score_gradients(builder, ELEMENTS[signature.args[0].dtype]), args)
         return context.get_dummy_value()
 
     return types.void(dp, dp, n, n, n, dp), codegen
