@@ -55,7 +55,8 @@ def _to_bfloat16(numbers: NDArray[np.floating]) -> NDArray[Any]:
 
 
 def _from_bfloat16(patterns: NDArray[Any]) -> NDArray[np.floating]:
-    return (patterns.astype("uint32") << 16).view("float32")
+    numbers: NDArray[np.floating] = (patterns.astype("uint32") << 16).view("float32")
+    return numbers
 
 
 # Narrowest first.

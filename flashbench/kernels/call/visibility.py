@@ -12,7 +12,7 @@ from flashbench.codegen.atomics import publish
 from flashbench.codegen.pointers import at, number_at
 from flashbench.codegen.steps import step
 from flashbench.kernels.call.masks import PARTLY, mask_shows
-from flashbench.kernels.tile.edit import all_finite
+from flashbench.kernels.maths.rows import all_finite
 from flashbench.kernels.tile.scores import put_whole
 
 NO_LIMIT = 2**40  # keys left or right of the diagonal, on a side where the window has no limit

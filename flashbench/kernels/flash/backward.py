@@ -41,8 +41,8 @@ from flashbench.kernels.flash.chains import next_task
 from flashbench.kernels.flash.gather import TICKETS, copy_rows, gather, scatter
 from flashbench.kernels.flash.scratch import BACKWARD
 from flashbench.kernels.flash.tile_steps import put_alibi, put_rows, tile_gradients, tile_scores
+from flashbench.kernels.maths.rows import all_finite
 from flashbench.kernels.products import Matrix, Product
-from flashbench.kernels.tile.edit import all_finite
 from flashbench.kernels.tile.scores import chain_softcap
 
 ALL_KEYS = 2**62  # a finished task publishes this as its progress: more than any number of keys

@@ -37,8 +37,8 @@ from flashbench.kernels.flash.scratch import DECODE
 from flashbench.kernels.flash.tile_steps import start_of_row
 from flashbench.kernels.maths.dots import QUERIES, dot_products
 from flashbench.kernels.maths.exp2 import LOG2E
+from flashbench.kernels.maths.rows import all_finite, fill, put_multiple
 from flashbench.kernels.products import Matrix, Product, Sums
-from flashbench.kernels.tile.edit import all_finite, fill, put_multiple
 from flashbench.kernels.tile.scores import add_alibi, cap_scores, hide_outside, put_whole
 from flashbench.kernels.tile.softmax import online_softmax
 

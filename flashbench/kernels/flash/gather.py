@@ -12,7 +12,7 @@ from flashbench.codegen.steps import step
 from flashbench.codegen.structs import CELL_BYTES, element
 from flashbench.kernels.call.arrays import rows_at
 from flashbench.kernels.call.structs import Array, Move, MoveSizes
-from flashbench.kernels.tile.edit import put_multiple
+from flashbench.kernels.maths.rows import put_multiple
 
 TICKETS = 2  # counters of `gather`, the first of the call: pieces taken, pieces done
 _PIECE = 64  # rows of all heads: at the source they are contiguous

@@ -16,8 +16,8 @@ from flashbench.codegen.structs import Number
 from flashbench.kernels.call.arrays import rows_at, rows_from, sums_in_place
 from flashbench.kernels.flash.scratch import MOST_PARTS
 from flashbench.kernels.maths.exp2 import LN2
+from flashbench.kernels.maths.rows import put_multiple
 from flashbench.kernels.products import Matrix, Sums
-from flashbench.kernels.tile.edit import put_multiple
 
 
 class Split(NamedTuple):

@@ -14,8 +14,8 @@ from flashbench.kernels.call.arrays import rows_from
 from flashbench.kernels.call.features import sink_of, slope_of
 from flashbench.kernels.call.masks import PARTLY, apply_mask, clear_masked
 from flashbench.kernels.maths.exp2 import LOG2E
+from flashbench.kernels.maths.rows import row_dots
 from flashbench.kernels.tile.dropout import Draws, drop_gradients
-from flashbench.kernels.tile.edit import row_dots
 from flashbench.kernels.tile.scores import add_alibi, cap_scores, hide_outside
 from flashbench.kernels.tile.softmax import probabilities, score_gradients
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
+from flashbench.kernels.maths.rows import put_multiple
 from flashbench.kernels.products import Matrix
 from flashbench.kernels.products.fma import FMA
-from flashbench.kernels.tile.edit import put_multiple
 
 
 @step

@@ -34,9 +34,9 @@ from flashbench.codegen.ir import (
 from flashbench.codegen.isa import ISA
 from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
+from flashbench.kernels.maths.rows import put_multiple, scale_rows
 from flashbench.kernels.products import Matrix, Product, Sums
 from flashbench.kernels.products.pack import pack
-from flashbench.kernels.tile.edit import put_multiple, scale_rows
 
 
 def _tile(
