@@ -108,6 +108,10 @@ DTYPES: Mapping[Dtype, DtypeEntry] = {
 }
 NARROWEST_FIRST: tuple[Dtype, ...] = tuple(DTYPES)
 WIDEST_FIRST: tuple[Dtype, ...] = NARROWEST_FIRST[::-1]
+# The dtypes that sums grow in, widest first: multiply-adds on vectors compute in these.
+ACCUMULATORS: tuple[Dtype, ...] = tuple(
+    dtype for dtype in WIDEST_FIRST if dtype in {entry.accumulator for entry in DTYPES.values()}
+)
 
 
 def is_half(dtype: Dtype) -> bool:
@@ -129,7 +133,7 @@ def listed(dtypes: Iterable[Dtype], joint: str) -> str:
     """The names in a sentence.
 
     >>> listed(WIDEST_FIRST, "or")
-    'float64 or float32'
+    'float64, float32, bfloat16 or float16'
     """
     *most, last = dtypes
     return f"{', '.join(most)} {joint} {last}" if most else last

@@ -53,9 +53,15 @@ BAD = {
         {"q": Unshareable()},
         "q (Unshareable) cannot be shared through DLPack: Can't export this",
     ),
-    "half": ({"q": X.astype("f2")}, "q must be float64 or float32, not float16"),
-    "whole numbers": ({"k": X.astype("i4")}, "k must be float64 or float32, not int32"),
-    "complex": ({"v": X.astype("c16")}, "v must be float64 or float32, not complex128"),
+    "half": ({"q": X.astype("f2")}, "k has dtype float64, q has float16: they must be the same"),
+    "whole numbers": (
+        {"k": X.astype("i4")},
+        "k must be float64, float32, bfloat16 or float16, not int32",
+    ),
+    "complex": (
+        {"v": X.astype("c16")},
+        "v must be float64, float32, bfloat16 or float16, not complex128",
+    ),
     "byte order": ({"q": X.astype(X.dtype.newbyteorder())}, "q must be in this machine's byte order, not '"),
     "mixed dtypes": ({"k": X.astype("f4")}, "k has dtype float32, q has float64: they must be the same"),
     "2-D": ({"q": X[0, 0]}, "or all 3-D (batch, seqlen, head_dim); q has shape (6, 8)"),
@@ -268,7 +274,10 @@ BAD_BACKWARD = {
         {"do": X.astype("f4")},
         "do has dtype float32, q has float64: they must be the same",
     ),
-    "lse of other dtype": ({"lse": X[..., 0].astype("i8")}, "lse must be float64 or float32, not int64"),
+    "lse of other dtype": (
+        {"lse": X[..., 0].astype("i8")},
+        "lse must be float64, float32, bfloat16 or float16, not int64",
+    ),
     "o as a list": ({"o": []}, "o must be a NumPy array or another with __dlpack__, not list"),
 }
 
