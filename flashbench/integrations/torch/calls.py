@@ -69,9 +69,7 @@ def array(name: str, x: Tensor) -> Array:
             return array(name, x.resolve_neg())
         known = listed(ACCUMULATORS, "or")
         what = f"{str(x.dtype).removeprefix('torch.')} on {x.device.type}"
-        raise AttentionError(
-            f"{name} must be a CPU tensor of {known}, not {what}"
-        ) from error
+        raise AttentionError(f"{name} must be a CPU tensor of {known}, not {what}") from error
     return found if found.flags.aligned else found.copy()
 
 
