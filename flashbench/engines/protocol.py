@@ -106,10 +106,10 @@ class Engine(Outline, Protocol):
     dtypes that it computes.
 
     Its inputs are 4-D NumPy arrays: aligned, in this machine's byte order, in the problem's shapes and dtype,
-    with any strides. Arrays of bfloat16 are bit patterns, uint16; lse, masks, slopes and sinks are float32
-    with float16 and bfloat16. It must not write to them. Its results have the problem's dtype and any strides, and
+    with any strides. It must not write to them. Its results have the problem's dtype and any strides, and
     must not share memory with the next call's results. It should run on `settings.num_threads` threads, or on
-    every core where that is None.
+    every core where that is None. Arrays of bfloat16 are bit patterns, uint16. With float16 and bfloat16 lse,
+    masks, slopes, sinks and their gradients are float32.
     """
 
     summary: str  # one line for `flashbench engines`
