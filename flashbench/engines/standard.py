@@ -132,7 +132,7 @@ class StandardEngine(EngineBase):
                 packs_apart=int(apart),
             ),
             rooms,
-            sizes_of(problem, 0, 0, 0),
+            sizes_of(problem, 0, 0),
             memory.work(),
             features,
         )
@@ -195,7 +195,7 @@ class StandardEngine(EngineBase):
                 mask_step=-1 if dmask is None else int(dmask.shape[3] > 1),
             ),
             rooms,
-            sizes_of(problem, 0, 0, 0),
+            sizes_of(problem, 0, 0),
             memory.work(),
             features,
         )
