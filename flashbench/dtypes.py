@@ -123,6 +123,11 @@ def is_half(dtype: Dtype) -> bool:
     return DTYPES[dtype].itemsize == 2
 
 
+def bytes_to_round(dtype: Dtype) -> int:
+    """Bytes per number that `make` takes while it works, beside its argument and its result."""
+    return 9 if dtype == "bfloat16" else 0  # the bits, the carry, whether it is NaN
+
+
 def accumulator_of(dtype: Dtype) -> DtypeEntry:
     """The entry of the dtype's accumulator."""
     return DTYPES[DTYPES[dtype].accumulator]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.block_mask import BlockMask
-from flashbench.dtypes import DTYPES, accumulator_of
+from flashbench.dtypes import DTYPES, accumulator_of, bytes_to_round, is_half
 from flashbench.engines import Array, AttentionGradients, Forward
 from flashbench.engines.launch import COLUMN, broadcast_gradient, no_tasks, sequence_table
 from flashbench.extras import Extras
@@ -21,7 +21,7 @@ from flashbench.kernels.scalar import (
     scalar_backward,
     scalar_forward,
 )
-from flashbench.problem import AttentionProblem
+from flashbench.problem import AttentionProblem, Direction
 
 
 def forward_by_loops(problem: AttentionProblem, q: Array, k: Array, v: Array, extras: Extras) -> Forward:
@@ -63,9 +63,16 @@ def backward_by_loops(
     )
 
 
-def workspace_of_loops(problem: AttentionProblem) -> int:
-    """Bytes: only the dense copy of a block mask."""
-    return int(np.prod(problem.mask_shape)) if problem.mask == "block" else 0
+def workspace_of_loops(problem: AttentionProblem, direction: Direction) -> int:
+    """Bytes: the dense copy of a block mask, and for 16-bit dtypes float32 copies of inputs and results."""
+    mask = int(np.prod(problem.mask_shape)) if problem.mask == "block" else 0
+    if not is_half(problem.dtype):
+        return mask
+    q, k, v, o = problem.numbers
+    wide, rounding = accumulator_of(problem.dtype).itemsize, bytes_to_round(problem.dtype)
+    forward = mask + wide * (q + k + v + o) + rounding * o
+    backward = mask + wide * (2 * (q + k + v) + 2 * o) + rounding * max(q, k, v)
+    return {"fwd": forward, "bwd": backward, "fwd_bwd": max(forward, backward)}[direction]
 
 
 def _sequences(problem: AttentionProblem) -> NDArray[np.int64]:

@@ -12,22 +12,17 @@ there reaches the rows that do not see it: these lines do just that. 16-bit floa
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from flashbench.dtypes import DTYPES, accumulator_of, is_half
+from flashbench.dtypes import DTYPES, accumulator_of, bytes_to_round, is_half
 from flashbench.engines.base import EngineBase
 from flashbench.engines.protocol import Array, AttentionGradients, Forward, Settings
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.problem import AttentionProblem, Direction
-
-# Bytes that NumPy needs to round a number: the bits, the carry and whether it is NaN. It casts to float16.
-_ROUNDING_BYTES = {"bfloat16": 9}
 
 
 class NumpyEngine(EngineBase):
@@ -104,21 +99,15 @@ class NumpyEngine(EngineBase):
         )
         if problem.num_heads != problem.num_kv_heads:
             heads = problem.batch * problem.num_heads * problem.seqlen_k * number_bytes
-        q, k, v, o = (math.prod(shape) for shape in _shapes(problem))
+        q, k, v, o = problem.numbers
         wide = number_bytes * is_half(problem.dtype)  # bytes of a float32 copy of a 16-bit number
-        rounding = wide + _ROUNDING_BYTES.get(problem.dtype, 0)
+        rounding = wide + bytes_to_round(problem.dtype)
         forward = wide * (q + k + v) + max(softmax, scores + rounding * o)
         of_values = max(heads * problem.head_dim_v + wide * v, rounding * v)
         of_keys = max(heads * problem.head_dim + wide * k, rounding * k)
         gradients = max(of_values, scores + max(rows + broadcast, of_keys, rounding * q))
         backward = wide * (q + k + v + 2 * o) + gradients
         return {"fwd": forward, "bwd": backward, "fwd_bwd": max(forward, scores + backward)}[direction]
-
-
-def _shapes(problem: AttentionProblem) -> Iterator[tuple[int, ...]]:
-    """The shapes of q, k, v and o."""
-    q_shape, k_shape = problem.q_shape, problem.k_shape
-    yield from (q_shape, k_shape, (*k_shape[:3], problem.head_dim_v), (*q_shape[:3], problem.head_dim_v))
 
 
 def _softmax(problem: AttentionProblem, q: Array, k: Array) -> tuple[Array, Array]:
