@@ -18,6 +18,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -40,6 +41,7 @@ from flashbench.codegen.ir import (
 from flashbench.codegen.isa import HAS_BFLOAT16
 from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
+from flashbench.kernels.maths.rows import put_multiple
 from flashbench.kernels.products import Matrix
 from flashbench.kernels.products.pack import transpose
 
@@ -71,7 +73,7 @@ def _smaller(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     return b.select(b.icmp_signed("<", x, y), x, y)
 
 
-def _load_stored(b: ir.IRBuilder, numbers: ir.Value, offset: ir.Value, kind: ir.Type) -> ir.Value:
+def load_stored(b: ir.IRBuilder, numbers: ir.Value, offset: ir.Value, kind: ir.Type) -> ir.Value:
     """Bits of `kind` from numbers[offset] on. They are aligned as 16-bit numbers are."""
     return b.load(b.bitcast(b.gep(numbers, [offset]), kind.as_pointer()), align=2)
 
@@ -113,7 +115,7 @@ def _pack_pairs(builder: ir.IRBuilder) -> ir.Function:
             has_row = b.icmp_signed("<", places, splat(b, rows, _COUNT))
             with loop(b, squares, carry=[]) as (square, _, _):
                 column = _smaller(b, b.mul(square, wide), last)
-                of_rows = [_load_stored(b, source, b.add(start, column), _words(_COUNT)) for start in starts]
+                of_rows = [load_stored(b, source, b.add(start, column), _words(_COUNT)) for start in starts]
                 first = b.sdiv(column, const(2))
                 for i, value in enumerate(transpose(b, of_rows)):
                     place = b.add(b.mul(b.add(first, const(i)), lanes), lane)
@@ -125,10 +127,10 @@ def _pack_pairs(builder: ir.IRBuilder) -> ir.Function:
         with loop(b, rows, carry=[]) as (row, _, _):
             start = b.mul(row, source_row)
             with loop(b, whole, start=done, carry=[]) as (word, _, _):
-                value = _load_stored(b, source, b.add(start, b.mul(word, const(2))), _WORD)
+                value = load_stored(b, source, b.add(start, b.mul(word, const(2))), _WORD)
                 _store_words(b, value, words, b.add(b.mul(word, lanes), row))
             with b.if_then(odd):
-                value = _load_stored(b, source, b.add(start, b.sub(columns, const(1))), _SHORT)
+                value = load_stored(b, source, b.add(start, b.sub(columns, const(1))), _SHORT)
                 _store_words(b, b.zext(value, _WORD), words, b.add(b.mul(whole, lanes), row))
 
     signature = [_HALF, INT, INT, INT, _FLOAT.as_pointer(), INT]
@@ -147,10 +149,10 @@ def _pair_rows(builder: ir.IRBuilder) -> ir.Function:
 
             def put(column: ir.Value, count: int) -> None:
                 kind = ir.VectorType(_SHORT, count)
-                first = _load_stored(b, source, b.add(low, column), kind)
+                first = load_stored(b, source, b.add(low, column), kind)
                 second = ir.Constant(kind, [0] * count)
                 if both:
-                    second = _load_stored(b, source, b.add(high, column), kind)
+                    second = load_stored(b, source, b.add(high, column), kind)
                 _store_words(b, _joined(b, first, second), words, b.add(target, column))
 
             with loop(b, columns, step=_COUNT, carry=[]) as (column, _, _):
@@ -255,7 +257,7 @@ def _pad_rows(builder: ir.IRBuilder) -> ir.Function:
             count = 2 * _COUNT
             while count:
                 with loop(b, columns, start=done, step=count, carry=[]) as (column, _, _):
-                    value = _load_stored(b, source, b.add(start, column), ir.VectorType(_SHORT, count))
+                    value = load_stored(b, source, b.add(start, column), ir.VectorType(_SHORT, count))
                     place = b.gep(target, [b.add(goal, column)])
                     b.store(value, b.bitcast(place, value.type.as_pointer()), align=2)
                 done = _whole(b, columns, count)
@@ -355,6 +357,15 @@ def key_weights(p, lanes, rows, room):
     """
     put_key_weights(p, lanes, rows, room, lanes)
     return halves(room)
+
+
+@step
+def finish_exact_scores(s, count, factor, needs_units):
+    """q was packed as it is: multiply the tile by `factor` if it needs units, else leave that to softmax."""
+    if needs_units:
+        put_multiple(s, s, count, factor)
+        return np.float32(1)
+    return factor
 
 
 @step

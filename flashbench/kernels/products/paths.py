@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from flashbench.codegen.isa import cpu_features
-from flashbench.codegen.tiles import DEPTH
 from flashbench.dtypes import Dtype
 from flashbench.errors import ConfigError
 from flashbench.kernels.products import Product
 from flashbench.kernels.products.amx import AMX, AMX_EMULATED
 from flashbench.kernels.products.convert import CONVERT
+from flashbench.kernels.products.dot_bf16 import DOT_BF16, EMULATED_DOT_BF16
 from flashbench.kernels.products.fma import FMA
+from flashbench.kernels.products.pairs import WORDS
 from flashbench.system import amx
 
 VARIABLE = "FLASHBENCH_PATH"
@@ -45,14 +46,22 @@ class Path(NamedTuple):
         return self.product is not FMA
 
 
-_AMX_NEEDS = frozenset(("amx_bf16", "amx_tile"))
-# Best first. The last one is never chosen by itself: tests name it, to run what is written for tile registers
-# on any CPU.
+_PAIRS = 2 * WORDS  # operands made of pairs are padded to this
+_AMX_NEEDS = frozenset({"amx_bf16", "amx_tile"})
+
+# Best first.
 PATHS: Mapping[str, Path] = {
     "fma": Path(FMA, ("float32", "float64"), frozenset(), "fma_burst", FMA),
-    "amx": Path(AMX, ("bfloat16",), _AMX_NEEDS, "amx_burst", CONVERT, DEPTH, amx.refusal),
+    "amx": Path(AMX, ("bfloat16",), _AMX_NEEDS, "amx_burst", CONVERT, _PAIRS, amx.refusal),
+    "dot_bf16": Path(
+        DOT_BF16, ("bfloat16",), frozenset({"avx512_bf16"}), "dot_bf16_burst", CONVERT, step=_PAIRS
+    ),
     "convert": Path(CONVERT, ("float16", "bfloat16"), frozenset(), "fma_burst", CONVERT),
-    "amx-emulated": Path(AMX_EMULATED, ("bfloat16",), frozenset(), "fma_burst", CONVERT, DEPTH),
+    # Never the first that a CPU can run.
+    "amx-emulated": Path(AMX_EMULATED, ("bfloat16",), frozenset(), "fma_burst", CONVERT, step=_PAIRS),
+    "dot_bf16-emulated": Path(
+        EMULATED_DOT_BF16, ("bfloat16",), frozenset(), "fma_burst", CONVERT, step=_PAIRS
+    ),
 }
 
 
