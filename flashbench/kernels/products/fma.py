@@ -16,6 +16,11 @@ multiply = multiplication(Instruction("fma", 1, load_one, load, fma))
 
 
 @step
+def no_state():
+    pass
+
+
+@step
 def _pack(x, rows, columns, packed, lanes, factor):
     pack(x.at, x.row, rows, columns, packed, lanes, factor)
 
@@ -75,6 +80,8 @@ def put_row_sums(target, sums, queries, columns, factors):
 FMA = Product(
     name="fma",
     exact=False,
+    begin=no_state,
+    end=no_state,
     pack=_pack,
     keys=_as_it_is,
     values=_as_it_is,

@@ -231,21 +231,20 @@ def _weights(builder: ir.IRBuilder) -> ir.Function:
 
 def _key_weights(builder: ir.IRBuilder) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        p, lanes, rows, room = args
-        target, count = b.bitcast(room, _SHORT.as_pointer()), b.mul(rows, lanes)
+        p, lanes, rows, room, width = args
+        target = b.bitcast(room, _SHORT.as_pointer())
 
         def put(value: ir.Value, place: ir.Value) -> None:
             b.store(value, b.bitcast(b.gep(target, [place]), value.type.as_pointer()), align=2)
 
         # In order: in place, a store never reaches numbers that are still to be read.
-        with loop(b, count, step=_COUNT, carry=[]) as (place, _, _):
-            put(_rounded(b, load(b, p, place, _NUMBERS)), place)
-        end = b.mul(_padded(b, rows, 2 * WORDS), lanes)
-        with loop(b, end, start=count, step=_COUNT, carry=[]) as (place, _, _):
-            put(ir.Constant(ir.VectorType(_SHORT, _COUNT), [0] * _COUNT), place)
+        with loop(b, rows, carry=[]) as (row, _, _):
+            source, start = b.mul(row, lanes), b.mul(row, width)
+            with loop(b, lanes, step=_COUNT, carry=[]) as (lane, _, _):
+                put(_rounded(b, load(b, p, b.add(source, lane), _NUMBERS)), b.add(start, lane))
 
     pointer = _FLOAT.as_pointer()
-    return function(builder, "fb.key_weights", [pointer, INT, INT, pointer], body)
+    return function(builder, "fb.key_weights", [pointer, INT, INT, pointer, INT], body)
 
 
 def _pad_rows(builder: ir.IRBuilder) -> ir.Function:
@@ -310,8 +309,9 @@ def _put_weights(typingctx: Any, p: Any, lanes: Any, rows: Any) -> Any:
 
 
 @intrinsic
-def _put_key_weights(typingctx: Any, p: Any, lanes: Any, rows: Any, room: Any) -> Any:
-    return types.void(p, types.intp, types.intp, room), _body(_key_weights)
+def put_key_weights(typingctx: Any, p: Any, lanes: Any, rows: Any, room: Any, width: Any) -> Any:
+    """room[key, lane] = p[key, lane], rounded: `width` 16-bit numbers from row to row, lanes to 2 * lanes."""
+    return types.void(p, types.intp, types.intp, room, types.intp), _body(_key_weights)
 
 
 @intrinsic
@@ -353,10 +353,9 @@ def weights(p, lanes, rows):
 def key_weights(p, lanes, rows, room):
     """p[key, lane] rounded in the same way, in rows of `lanes` 16-bit numbers. room may be p itself.
 
-    Rows from `rows` up to whole tiles (2 * WORDS) are zero. What is in lanes without a query is not: see
-    `clear_lanes`.
+    Lanes without a query are not cleared: see `clear_lanes`.
     """
-    _put_key_weights(p, lanes, rows, room)
+    put_key_weights(p, lanes, rows, room, lanes)
     return halves(room)
 
 
