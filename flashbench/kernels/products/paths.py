@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from flashbench.codegen.isa import cpu_features
+from flashbench.codegen.tiles import DEPTH
 from flashbench.dtypes import Dtype
 from flashbench.errors import ConfigError
 from flashbench.kernels.products import Product
@@ -18,7 +19,6 @@ from flashbench.kernels.products.amx import AMX, AMX_EMULATED
 from flashbench.kernels.products.convert import CONVERT
 from flashbench.kernels.products.dot_bf16 import DOT_BF16, EMULATED_DOT_BF16
 from flashbench.kernels.products.fma import FMA
-from flashbench.kernels.products.pairs import WORDS
 from flashbench.system import amx
 
 VARIABLE = "FLASHBENCH_PATH"
@@ -46,22 +46,17 @@ class Path(NamedTuple):
         return self.product is not FMA
 
 
-_PAIRS = 2 * WORDS  # operands made of pairs are padded to this
-_AMX_NEEDS = frozenset({"amx_bf16", "amx_tile"})
+_AMX = frozenset(("amx_bf16", "amx_tile"))
 
-# Best first.
+# Best first. Those after `convert` are never chosen by themselves: tests name them, to run on any CPU what is
+# written for instructions that few have.
 PATHS: Mapping[str, Path] = {
     "fma": Path(FMA, ("float32", "float64"), frozenset(), "fma_burst", FMA),
-    "amx": Path(AMX, ("bfloat16",), _AMX_NEEDS, "amx_burst", CONVERT, _PAIRS, amx.refusal),
-    "dot_bf16": Path(
-        DOT_BF16, ("bfloat16",), frozenset({"avx512_bf16"}), "dot_bf16_burst", CONVERT, step=_PAIRS
-    ),
+    "amx": Path(AMX, ("bfloat16",), _AMX, "amx_burst", CONVERT, DEPTH, amx.refusal),
+    "dot_bf16": Path(DOT_BF16, ("bfloat16",), frozenset({"avx512_bf16"}), "dot_bf16_burst", CONVERT, DEPTH),
     "convert": Path(CONVERT, ("float16", "bfloat16"), frozenset(), "fma_burst", CONVERT),
-    # Never the first that a CPU can run.
-    "amx-emulated": Path(AMX_EMULATED, ("bfloat16",), frozenset(), "fma_burst", CONVERT, step=_PAIRS),
-    "dot_bf16-emulated": Path(
-        EMULATED_DOT_BF16, ("bfloat16",), frozenset(), "fma_burst", CONVERT, step=_PAIRS
-    ),
+    "dot_bf16-emulated": Path(EMULATED_DOT_BF16, ("bfloat16",), frozenset(), "fma_burst", CONVERT, DEPTH),
+    "amx-emulated": Path(AMX_EMULATED, ("bfloat16",), frozenset(), "fma_burst", CONVERT, DEPTH),
 }
 
 
