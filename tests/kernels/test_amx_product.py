@@ -44,9 +44,7 @@ def compiled_steps(kind):
         v_tile = product.values(x, keys, columns, pointer(zero, room))
         if turned:  # from the operand of `scores`, as backward does; its copy stands behind the result
             copy = pointer(zero, room + 4 * ((keys + 31) // 32 * 32) * ((columns + 31) // 32 * 32))
-            v_tile = product.turned(
-                product.keys(x, keys, columns, copy), keys, columns, pointer(zero, room)
-            )
+            v_tile = product.turned(product.keys(x, keys, columns, copy), keys, columns, pointer(zero, room))
         total = product.sums(pointer(zero, sums), lanes, columns)
         product.add_to_queries(w, lanes, v_tile, total, queries, columns, keys, add)
         product.end()
@@ -61,9 +59,7 @@ def compiled_steps(kind):
     @njit
     def add_to_keys(zero, p, lanes, queries, x, x_row, keys, columns, room, weights, sums, sums_row, add):
         product.begin()
-        tile = product.queries(
-            Matrix(halves(pointer(zero, x)), x_row), queries, columns, pointer(zero, room)
-        )
+        tile = product.queries(Matrix(halves(pointer(zero, x)), x_row), queries, columns, pointer(zero, room))
         w = product.key_weights(pointer(zero, p), lanes, keys, pointer(zero, weights))
         total = Matrix(pointer(zero, sums), sums_row)
         product.add_to_keys(w, lanes, tile, total, keys, columns, queries, add)
