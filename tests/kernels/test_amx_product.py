@@ -1,4 +1,4 @@
-"""The steps of the product on tile registers against NumPy in float64, with guards and NaN around the tiles."""
+"""The steps of the product on tile registers against NumPy in float64, with guards and NaN around tiles."""
 
 import functools
 from types import SimpleNamespace
