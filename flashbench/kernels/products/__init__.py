@@ -43,6 +43,11 @@ class Product(NamedTuple):
     # 16-bit operands would round q a second time if `pack` multiplied it.
     exact: bool
 
+    # State of the thread, if the instructions need any: begin() before the first step of a call, end() after
+    # the last. No Python runs between them.
+    begin: Any
+    end: Any
+
     # Operands.
     # pack(x, rows, columns, packed, lanes, factor): packed = factor * x, for `scores`. x: rows of q or do.
     pack: Any
@@ -50,7 +55,8 @@ class Product(NamedTuple):
     keys: Any
     # values(x, rows, columns, room): the `Matrix` of rows of v that `add_to_queries` reads.
     values: Any
-    # turned(keys, rows, columns, room): the same from what `keys` returned, for dq += ds k.
+    # turned(keys, rows, columns, room): the same from what `keys` returned, for dq += ds k. With rows = 0,
+    # these two return the `Matrix` of an operand that is in `room` already.
     turned: Any
     # weights(p, lanes, rows): p as `add_to_queries` reads it, made in place.
     weights: Any
