@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flashbench.dtypes import DTYPES
+from flashbench.dtypes import DTYPES, is_half
 from flashbench.features import FEATURES
 from flashbench.problem import Direction, Feature
 from flashbench.report.grid import Grid
@@ -106,8 +106,10 @@ def _masks(facts: EngineFacts) -> str | Cell:
 
 
 def _dtypes(facts: EngineFacts, direction: Direction) -> str | Cell:
-    words = [entry.short for dtype, entry in DTYPES.items() if facts.can(ability(direction, dtype))]
-    return " ".join(words) or _yes(False)
+    can = [dtype for dtype in DTYPES if facts.can(ability(direction, dtype))]
+    # 16-bit dtypes on a line of their own: side by side the four would leave the table no room.
+    lines = ([DTYPES[dtype].short for dtype in can if is_half(dtype) == half] for half in (True, False))
+    return "\n".join(" ".join(words) for words in lines if words) or _yes(False)
 
 
 def _causal(facts: EngineFacts) -> str | Cell:
