@@ -12,9 +12,11 @@ from flashbench.codegen.pointers import address_in, pointer
 from flashbench.dtypes import DTYPES
 from flashbench.engines import Settings
 from flashbench.engines.flash.engine import FlashEngine
+from flashbench.extras import NO_EXTRAS, make_extras
 from flashbench.kernels.products import Matrix
 from flashbench.kernels.products.dot_bf16 import DOT_BF16, EMULATED_DOT_BF16
 from flashbench.kernels.products.pairs import halves
+from flashbench.kernels.products.paths import PATHS, path_of
 from flashbench.problem import AttentionProblem
 from flashbench.reference import attention_backward_reference, attention_reference
 
@@ -245,11 +247,11 @@ def naive(problem, do, q, k, v):
     return o, r(ds @ k), over_group(ds.swapaxes(2, 3) @ q), over_group(p.swapaxes(2, 3) @ do)
 
 
-def results(problem, settings, inputs):
+def results(problem, settings, inputs, extras=NO_EXTRAS):
     """o, lse, dq, dk, dv as float32."""
     q, k, v, do = inputs
-    forward = FLASH.forward(problem, settings, q, k, v)
-    gradients = FLASH.backward(problem, settings, do, q, k, v, forward)
+    forward = FLASH.forward(problem, settings, q, k, v, extras=extras)
+    gradients = FLASH.backward(problem, settings, do, q, k, v, forward, extras=extras)
     return BFLOAT16.view(forward.o), forward.lse, *(BFLOAT16.view(x) for x in gradients)
 
 
@@ -301,5 +303,87 @@ def test_any_shape_is_exact(
         dtype="bfloat16",
         causal=causal,
     )
-    settings = Settings(block_q=block_q, block_k=block_k, path=product.name)
+    settings = Settings(block_q, block_k, 1, path=product.name)
     assert_as_exact_as_flash_attention_asks(problem, settings, inputs_of(problem, seed, size))
+
+
+FEATURES = {
+    "causal": {"causal": True},
+    "window": {"window": (9, 12)},
+    "bool-mask": {"mask": "bool", "mask_axes": "hqk"},
+    "float-mask": {"mask": "float", "mask_axes": "hqk"},
+    "block-mask": {"mask": "block", "mask_block_q": 19, "mask_block_k": 16},
+    "key-lengths": {"key_lengths": (53, 30)},
+}
+
+
+@PRODUCTS
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["q", "k", "v", "do"])
+@pytest.mark.parametrize("feature", FEATURES)
+def test_what_is_not_finite_reaches_just_what_sees_it(product, feature, name, value):
+    """Odd numbers of queries, keys and columns: each has a neighbour in its pair that must stay zero."""
+    problem = AttentionProblem.of(
+        37, seqlen_k=53, batch=2, num_heads=2, head_dim=17, dtype="bfloat16", **FEATURES[feature]
+    )
+    extras = make_extras(problem)
+    if problem.mask in ("bool", "float"):  # keys that no query sees, queries that see no key
+        mask = extras.mask.copy()
+        for hidden in ((..., slice(20, 30)), (..., slice(30, None), slice(None))):
+            mask[hidden] = False if problem.mask == "bool" else -np.inf
+        extras = extras._replace(mask=mask)
+    for row in (5, 25, 36):
+        inputs = dict(zip(["q", "k", "v", "do"], inputs_of(problem), strict=True))
+        inputs[name][1, :, row, 3] = BFLOAT16.make(np.array([value]))
+        q, k, v, do = inputs.values()
+        expected = (
+            attention_reference(problem, q, k, v, extras)[0],
+            *attention_backward_reference(problem, do, q, k, v, extras),
+        )
+        for settings in (Settings(path=product.name), Settings(16, 16, path=product.name)):
+            o, _, *gradients = results(problem, settings, list(inputs.values()), extras)
+            for actual, right in zip([o, *gradients], expected, strict=True):
+                finite = np.isfinite(right)
+                # Where an infinity is visible, a sum may be infinite or NaN, as it is added up.
+                np.testing.assert_array_equal(np.isfinite(actual), finite)
+                np.testing.assert_allclose(actual[finite], right[finite], rtol=0.02, atol=0.05)
+
+
+@PRODUCTS
+@pytest.mark.parametrize("heads", [(1, 1), (3, 1)])
+def test_results_are_the_same_bits_for_any_number_of_threads(product, heads):
+    num_heads, num_kv_heads = heads
+    problem = AttentionProblem.of(
+        217, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=40, dtype="bfloat16", causal=True
+    )
+    inputs = inputs_of(problem)
+    expected = results(problem, Settings(16, 48, 1, path=product.name), inputs)
+    for threads in (2, 3, 5):
+        actual = results(problem, Settings(16, 48, threads, path=product.name), inputs)
+        for one, other in zip(actual, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@PRODUCTS
+@pytest.mark.parametrize("head_dim", [24, 25])
+def test_rows_at_any_stride_and_address_give_the_same_bits(product, head_dim):
+    problem = AttentionProblem.of(33, seqlen_k=45, num_heads=2, head_dim=head_dim, dtype="bfloat16")
+    inputs = inputs_of(problem)
+    expected = results(problem, Settings(path=product.name), inputs)
+    for row, start in ((head_dim + 1, 1), (head_dim + 8, 2), (2 * head_dim, 3)):
+        strided = []
+        for x in inputs:
+            memory = np.full(x.size // head_dim * row + start, NAN, np.uint16)
+            wide = memory[start:].reshape(*x.shape[:3], row)
+            wide[..., :head_dim] = x
+            strided.append(wide[..., :head_dim])
+        for one, other in zip(results(problem, Settings(path=product.name), strided), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_the_path_is_chosen_where_the_cpu_has_the_instruction():
+    # Only a faster path may come before it.
+    names = list(PATHS)
+    assert names.index("dot_bf16") < names.index("convert") < names.index("dot_bf16-emulated")
+    chosen = names.index(path_of("bfloat16").product.name)
+    assert chosen <= names.index("dot_bf16" if HAS_BFLOAT16 else "convert")
