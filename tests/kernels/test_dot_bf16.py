@@ -329,7 +329,7 @@ def test_what_is_not_finite_reaches_just_what_sees_it(product, feature, name, va
     extras = make_extras(problem)
     if problem.mask in ("bool", "float"):  # keys that no query sees, queries that see no key
         mask = extras.mask.copy()
-        for hidden in ((..., slice(20, 30)), (..., slice(30, None), slice(None))):
+        for hidden in ((..., slice(20, 30)), (..., slice(28, 33), slice(None))):
             mask[hidden] = False if problem.mask == "bool" else -np.inf
         extras = extras._replace(mask=mask)
     for row in (5, 25, 36):
