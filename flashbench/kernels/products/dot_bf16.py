@@ -16,7 +16,7 @@ from llvmlite import ir
 from flashbench.codegen.ir import call, fma
 from flashbench.codegen.steps import step
 from flashbench.kernels.products import Matrix, Product
-from flashbench.kernels.products.fma import put_row_sums, row_sums, scale_row_sums
+from flashbench.kernels.products.fma import no_state, put_row_sums, row_sums, scale_row_sums
 from flashbench.kernels.products.multiply import Instruction, multiplication
 from flashbench.kernels.products.pairs import (
     clear_lanes,
@@ -109,6 +109,8 @@ def _product(name: str, multiply: Any) -> Product:
     return Product(
         name=name,
         exact=True,
+        begin=no_state,
+        end=no_state,
         pack=_pack,
         keys=_keys,
         values=pair_rows,

@@ -17,6 +17,11 @@ multiply = multiplication(BY_FMA)
 
 
 @step
+def no_state():
+    pass
+
+
+@step
 def _pack(x, rows, columns, packed, lanes, factor):
     pack(x.at, x.row, rows, columns, packed, lanes, factor)
 
@@ -76,6 +81,8 @@ def put_row_sums(target, sums, queries, columns, factors):
 FMA = Product(
     name="fma",
     exact=False,
+    begin=no_state,
+    end=no_state,
     pack=_pack,
     keys=_as_it_is,
     values=_as_it_is,
