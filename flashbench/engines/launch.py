@@ -146,12 +146,12 @@ def operand_blocks(problem: AttentionProblem) -> tuple[int, int]:
 def moves_table(*moves: tuple[Array, Array], operand: Operand | None = None) -> NDArray[np.int64] | None:
     """The table of moves (source, target): one `Move` per row. None if there is nothing to move."""
     rows = [
-        (*place(source), *place(target), *MoveSizes(*source.shape, 0))
+        (*place(source), *place(target), *MoveSizes(*source.shape, operand=0))
         for source, target in moves
         if source is not target
     ]
     if operand is not None:  # the last one: `operand_of` of the kernels finds it there
-        sizes = MoveSizes(*operand.source.shape, 1)
+        sizes = MoveSizes(*operand.source.shape, operand=1)
         rows.append((*place(operand.source), *operand.target, *sizes))
     return np.array(rows, dtype=np.int64) if rows else None
 
