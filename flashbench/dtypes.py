@@ -48,7 +48,7 @@ def _to_bfloat16(numbers: NDArray[np.floating]) -> NDArray[Any]:
     """The bit patterns, rounded to nearest, ties to even. A NaN stays a NaN."""
     single = numbers.astype("float32")
     bits = single.view("uint32")
-    rounded = (bits + (0x7FFF + (bits >> 16 & 1)) >> 16).astype("uint16")
+    rounded: NDArray[Any] = (bits + (0x7FFF + (bits >> 16 & 1)) >> 16).astype("uint16")
     nan = single != single
     rounded[nan] = (bits[nan] >> 16 | 0x40).astype("uint16")
     return rounded

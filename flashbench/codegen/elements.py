@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import models, register_model
 
-from flashbench.codegen.isa import CONVERTS_FLOAT16
+from flashbench.codegen.isa import CONVERTS_FLOAT16, ISA
 from flashbench.dtypes import DTYPES, Dtype
 
 _I32 = ir.IntType(32)
@@ -60,6 +60,21 @@ class _HalfModel(models.PrimitiveModel):
 def element_types(dtype: Dtype) -> tuple[Any, Any]:
     """The Numba types of a dtype's storage and of its accumulator."""
     return _NAMES[dtype], _NAMES[DTYPES[dtype].accumulator]
+
+
+def lanes_at_once(storage: ir.Type) -> int:
+    """Lanes of a tile of queries are a multiple of this: one vector of numbers.
+
+    With 16-bit floats at least 16, on any CPU: a tile register of AMX, and its emulation, has 16 lanes.
+    """
+    if isinstance(storage, HalfType):
+        return max(16, ISA.lanes(4))
+    return ISA.lanes(4 if isinstance(storage, ir.FloatType) else 8)
+
+
+def lanes_of(dtype: Dtype) -> int:
+    """The same for a dtype."""
+    return lanes_at_once(ELEMENTS[_NAMES[dtype]])
 
 
 def accumulator_type(element: ir.Type) -> ir.Type:

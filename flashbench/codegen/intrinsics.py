@@ -8,10 +8,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from flashbench.codegen.elements import ELEMENTS
-from flashbench.codegen.ir import const, full_vector
 
 
 def body_by_element(build: Callable[[ir.IRBuilder, ir.Type], ir.Function]) -> Callable[..., Any]:
@@ -51,13 +49,3 @@ def spread(builder: ir.IRBuilder, args: Iterable[ir.Value]) -> list[ir.Value]:
         is_struct = isinstance(value.type, (ir.LiteralStructType, ir.ArrayType))
         values += cgutils.unpack_tuple(builder, value) if is_struct else [value]
     return values
-
-
-@intrinsic
-def vector_lanes(typingctx: Any, like: Any) -> Any:
-    """The number of elements of `like`'s type in one vector, as a compile-time constant."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return const(full_vector(ELEMENTS[signature.args[0]]).count)
-
-    return types.intp(like), codegen

@@ -29,6 +29,7 @@ from numba.core.imputils import lower_getattr_generic
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
 from numba.extending import intrinsic, register_model
 
+from flashbench.codegen.elements import ELEMENTS, lanes_at_once
 from flashbench.codegen.ir import INT, const
 
 CELL_BYTES = 8
@@ -178,3 +179,13 @@ def based(typingctx: Any, layout: Any, base: Any) -> Any:
         return _make(context, builder, layout, place.cells, args[1])
 
     return layout(layout, types.intp), codegen
+
+
+@intrinsic
+def lane_step(typingctx: Any, call: Any) -> Any:
+    """Lanes of a tile of the call are a multiple of this, a compile-time constant; see `lanes_at_once`."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return const(lanes_at_once(ELEMENTS[call.storage]))
+
+    return types.intp(call), codegen

@@ -64,7 +64,6 @@ def _switches(problem: AttentionProblem) -> Features:
         keep_factor=1.0 / (1.0 - problem.dropout),
         left=NO_LIMIT if left is None else left,
         right=NO_LIMIT if right is None else right,
-        softcap=int(softcap is not None),
         alibi=int(problem.alibi),
         sinks=int(problem.sinks),
         dropout=int(problem.dropout > 0),

@@ -143,10 +143,9 @@ def _place(x: Array) -> tuple[int, int, int, int]:
     return address_of(x), batch, head, row // x.itemsize
 
 
-def sizes_of(problem: AttentionProblem, block_q: int, block_k: int, lane_step: int) -> Sizes:
+def sizes_of(problem: AttentionProblem, block_q: int, block_k: int) -> Sizes:
     heads, kv_heads = problem.num_heads, problem.num_kv_heads
-    head_dims = problem.head_dim, problem.head_dim_v
-    return Sizes(heads, kv_heads, heads // kv_heads, *head_dims, block_q, block_k, lane_step)
+    return Sizes(heads, kv_heads, heads // kv_heads, problem.head_dim, problem.head_dim_v, block_q, block_k)
 
 
 class Counters(NamedTuple):

@@ -128,7 +128,7 @@ class StandardEngine(EngineBase):
                 packed=work.scratch if stride else 0,
                 packed_stride=stride,
             ),
-            sizes_of(problem, 0, 0, 0),
+            sizes_of(problem, 0, 0),
             work,
             features,
         )
@@ -189,7 +189,7 @@ class StandardEngine(EngineBase):
                 sink_shares=address_of(shares),
                 mask_step=-1 if dmask is None else int(dmask.shape[3] > 1),
             ),
-            sizes_of(problem, 0, 0, 0),
+            sizes_of(problem, 0, 0),
             memory.work(),
             features,
         )

@@ -12,7 +12,7 @@ from flashbench.tolerances import UNIT_ROUNDOFF
 
 @njit
 def run_probabilities(zero, scores, lanes, rows, shifts):
-    probabilities(pointer(zero, scores), lanes, rows, lanes, pointer(zero, shifts))
+    probabilities(pointer(zero, scores), lanes, rows, lanes, pointer(zero, shifts), None)
 
 
 def exp2(values, dtype):

@@ -15,26 +15,39 @@ from flashbench.kernels.products import fma, pack
 from flashbench.kernels.row import dropout as row_dropout
 from flashbench.kernels.row import features as row_features
 from flashbench.kernels.row import softmax as row_softmax
-from flashbench.kernels.tile import edit, softmax
+from flashbench.kernels.maths import dots, rows
+from flashbench.kernels.tile import softmax
+from flashbench.codegen.elements import ELEMENTS
+from flashbench.codegen import elements
 from flashbench.codegen.isa import ISA
 assert ISA.name == "neon"
+FLOAT16, BFLOAT16 = ELEMENTS[elements.FLOAT16], ELEMENTS[elements.BFLOAT16]
 TRIPLE = "aarch64-unknown-linux-gnu"
 WRITERS = [
-    fma._product, pack._pack, softmax._online_softmax, softmax._probabilities, softmax._score_gradients,
-    edit._scale, edit._finite, edit._row_dots, row_softmax._softmax_row,
+    rows._scale, rows._fill, softmax._score_gradients, row_softmax._softmax_row,
     row_softmax._natural_softmax_row, row_softmax._mean_gradient, row_softmax._gradient_row,
     row_features._softcap_row, row_features._softcap_gradient_row,
     row_features._scale_row, row_features._alibi_row, row_features._add_mask_row,
     row_features._clear_lowest_row, row_features._hide_row, row_dropout._drop_row,
     row_dropout._drop_gradient_row,
 ]
-for element in (ir.FloatType(), ir.DoubleType()):
+SINGLE, DOUBLE = ir.FloatType(), ir.DoubleType()
+for element, stored in ((SINGLE, SINGLE), (DOUBLE, DOUBLE), (SINGLE, FLOAT16), (SINGLE, BFLOAT16)):
     module = ir.Module("neon")
     module.triple = TRIPLE
     main = ir.Function(module, ir.FunctionType(ir.VoidType(), []), "main")
     builder = ir.IRBuilder(main.append_basic_block())
-    for write in WRITERS:
-        write(builder, element).linkage = "external"
+    written = [
+        fma._product(builder, [stored, element], element), fma._product(builder, [element, stored], element),
+        pack._pack(builder, stored, element), rows._finite(builder, stored),
+        rows._row_dots(builder, stored, element), rows._put(builder, stored, element),
+        rows._put(builder, element, stored), dots._products(builder, stored, element),
+    ]
+    for scaled in (False, True):
+        written.append(softmax._online_softmax(builder, element, scaled=scaled))
+        written.append(softmax._probabilities(builder, element, scaled=scaled))
+    for made in [*written, *(write(builder, element) for write in WRITERS)]:
+        made.linkage = "external"
     builder.ret_void()
     parsed = llvm.parse_assembly(str(module))
     parsed.verify()

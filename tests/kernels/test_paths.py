@@ -4,6 +4,7 @@ import pytest
 
 from flashbench.codegen.isa import cpu_features
 from flashbench.dtypes import DTYPES
+from flashbench.errors import ConfigError
 from flashbench.kernels.probes import peak
 from flashbench.kernels.products import paths
 from flashbench.kernels.products.paths import PATHS, Path, path_of
@@ -27,7 +28,7 @@ def test_names_of_products_are_those_of_their_paths():
 
 def test_a_path_whose_instructions_are_missing_is_passed_over(monkeypatch):
     fma = PATHS["fma"]
-    better = Path(fma.product, ("float32",), frozenset({"no_such_instruction"}), "fma_burst")
+    better = Path(fma.product, ("float32",), frozenset({"no_such_instruction"}), "fma_burst", fma.decode)
     monkeypatch.setattr(paths, "PATHS", {"better": better, "fma": fma})
     path_of.cache_clear()
     assert path_of("float32") is fma
@@ -35,4 +36,28 @@ def test_a_path_whose_instructions_are_missing_is_passed_over(monkeypatch):
     path_of.cache_clear()
     assert path_of("float32") is better
     assert path_of("float64") is fma
+    path_of.cache_clear()
+
+
+def test_a_path_can_be_named():
+    assert path_of("bfloat16", "convert") is PATHS["convert"]
+
+
+def test_an_unknown_path_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r"there is no path 'fast'; known: .*fma"):
+        path_of("float32", "fast")
+
+
+def test_a_path_that_does_not_compute_the_dtype_is_refused():
+    with pytest.raises(ConfigError, match="path fma computes float32, float64, not bfloat16"):
+        path_of("bfloat16", "fma")
+
+
+def test_a_path_of_another_cpu_is_refused(monkeypatch):
+    monkeypatch.setattr(
+        paths, "PATHS", {"better": PATHS["fma"]._replace(needs=frozenset({"no_such_instruction"}))}
+    )
+    path_of.cache_clear()
+    with pytest.raises(ConfigError, match="path better needs no_such_instruction, which this CPU lacks"):
+        path_of("float32", "better")
     path_of.cache_clear()

@@ -123,7 +123,7 @@ def _tiling(problem: AttentionProblem, plan: DecodePlan) -> _Tiling:
         )
     )
     return _Tiling(
-        sizes_of(problem, plan.chunk, plan.block_k, lanes),
+        sizes_of(problem, plan.chunk, plan.block_k),
         Split(plan.chunk, plan.rows, lanes, plan.part_keys, 0, part_numbers, problem.itemsize, int(half)),
         scratch,
         stride,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
-from flashbench.codegen.isa import ISA
+from flashbench.codegen.elements import lanes_of
 from flashbench.codegen.scratch import ALIGNMENT, ScratchLayout
 from flashbench.codegen.structs import struct_bytes
 from flashbench.dtypes import accumulator_of, is_half
@@ -113,14 +113,7 @@ def tiling_of(
     tasks = problem.num_heads * all_tiles(problem, blocks)
     sequences = Rows.of(sequence_table(problem, tiles_of(problem, blocks)))
     counters = counters_of(layout, problem, blocks)
-    return Tiling(
-        sizes_of(problem, *blocks, lane_step(problem, path)), cells, stride, counters, tasks, sequences
-    )
-
-
-def lane_step(problem: AttentionProblem, path: Path) -> int:
-    """Lanes of a tile are a multiple of this: whole vectors, and whole tiles of the path's product."""
-    return max(ISA.lanes(accumulator_of(problem.dtype).itemsize), path.lanes)
+    return Tiling(sizes_of(problem, *blocks), cells, stride, counters, tasks, sequences)
 
 
 def scratch_of(
@@ -133,7 +126,7 @@ def scratch_of(
     """(offsets of the layout's parts, bytes from one thread's scratch to the next)."""
     number_bytes = accumulator_of(problem.dtype).itemsize
     sizes = ScratchSizes(
-        padded(blocks.block_q, lane_step(problem, path)),
+        padded(blocks.block_q, lanes_of(problem.dtype)),
         *blocks,
         problem.head_dim,
         problem.head_dim_v,

@@ -37,7 +37,6 @@ class Sizes(NamedTuple):
     head_dim_v: int
     block_q: int
     block_k: int
-    lane_step: int  # lanes of a tile are a multiple of this: whole vectors
 
 
 class Work(NamedTuple):
@@ -105,12 +104,11 @@ class Features(NamedTuple):
 
     q_factor: float  # multiplies q when it is packed: scores come in log2 units, or in units of the softcap
     scale: float  # softmax_scale
-    cap: float  # softcap * log2(e)
+    cap: float  # softcap * log2(e); 0: off
     keep_factor: float  # 1 / (1 - dropout)
     left: int  # keys before the diagonal that a query attends to
     right: int  # keys after the diagonal
-    softcap: int  # 1: on; so for alibi and sinks
-    alibi: int
+    alibi: int  # 1: on; so for sinks
     sinks: int
     mask: int  # NO_MASK, BOOL_MASK, FLOAT_MASK or BLOCK_MASK
     dropout: int

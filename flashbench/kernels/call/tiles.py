@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flashbench.codegen.steps import step
+from flashbench.codegen.structs import lane_step
 from flashbench.kernels.call.arrays import sequence_at
 from flashbench.kernels.call.features import blocks_of_row
 from flashbench.kernels.call.masks import BLOCK_MASK, mask_address, mask_on_tile
@@ -25,9 +26,9 @@ def sequence_of(call, task, tasks_per_tile):
 
 @step
 def whole_vectors(call, rows):
-    """`rows` rounded up to whole vectors."""
-    vector = call.sizes.lane_step
-    return (rows + vector - 1) // vector * vector
+    """`rows` rounded up to whole lanes of a tile."""
+    lanes = lane_step(call)
+    return (rows + lanes - 1) // lanes * lanes
 
 
 @step

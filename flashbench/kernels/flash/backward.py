@@ -222,7 +222,7 @@ def put_gradients(product, call, scratch, queries, keys, rows):
     v = product.keys(rows_from(rows.v, keys.start), keys.rows, call.sizes.head_dim_v, scratch.v)
     factor = tile_scores(product, call, scratch, scratch.p, queries, keys, k, scratch.cap_slopes)
     tile_gradients(product, call, scratch, queries, keys, v, factor)
-    if call.features.softcap:
+    if call.features.cap != 0:
         chain_softcap(scratch.ds, scratch.cap_slopes, keys.rows * queries.lanes)
     return k
 

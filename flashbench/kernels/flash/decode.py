@@ -203,7 +203,7 @@ def put_scores(product, call, scratch, part, keys):
             padded_rows = (call.split.rows + QUERIES - 1) // QUERIES * QUERIES
             dot_products(k, count, Matrix(scratch.q, head_dim), padded_rows, s, lanes, head_dim, v, room)
         else:
-            k_tile = product.keys(k, count, head_dim, scratch.k)
+            k_tile = product.keys(k, count, head_dim, scratch.rows)
             product.scores(s, k_tile, scratch.qt, lanes, count, head_dim)
         done += count
 
@@ -212,7 +212,7 @@ def put_scores(product, call, scratch, part, keys):
 def apply_features(call, scratch, part, keys):
     """Apply softcap, ALiBi and masks to the scores; -inf where a pair is hidden."""
     features, queries, s = call.features, part.queries, scratch.s
-    if features.softcap:
+    if features.cap != 0:
         cap_scores(s, keys.rows * queries.lanes, features.cap, pointer(call.zero, 0))
     if features.alibi:
         add_alibi(s, keys.rows, queries.lanes, keys.start, scratch.positions, scratch.slopes)
@@ -242,7 +242,7 @@ def add_values(product, call, scratch, part, keys, begun):
         elif call.split.rows <= FEW:  # 16-bit floats are widened in registers
             product.add_to_queries(p, lanes, v, part.o, call.split.rows, columns, count, begun)
         else:
-            v_tile = product.values(v, count, columns, scratch.v)
+            v_tile = product.values(v, count, columns, scratch.rows)
             product.add_to_queries(p, lanes, v_tile, part.o, call.split.rows, columns, count, begun)
         begun = True
         done += count

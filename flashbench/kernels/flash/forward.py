@@ -191,7 +191,7 @@ def add_keys(product, call, scratch, queries, keys, rows, begun):
 
     # Pass 1: scores in log2 units, so that softmax needs exp2 only.
     nowhere = pointer(call.zero, 0)
-    k = product.keys(rows_from(rows.k, keys.start), keys.rows, call.sizes.head_dim, scratch.k)
+    k = product.keys(rows_from(rows.k, keys.start), keys.rows, call.sizes.head_dim, scratch.rows)
     factor = tile_scores(product, call, scratch, s, queries, keys, k, nowhere)
 
     # Pass 2: s becomes p = exp2(s - row_max). If row_max grows, rescale the older sums to the new maximum.
@@ -209,7 +209,7 @@ def add_keys(product, call, scratch, queries, keys, rows, begun):
             clear_sums(rows.sums, queries.rows, columns, call.zero)
         add_visible_to_queries(s, queries, keys, v, rows.sums, columns, features)
     else:
-        v_tile = product.values(v, keys.rows, columns, scratch.v)
+        v_tile = product.values(v, keys.rows, columns, scratch.rows)
         w = product.weights(s, lanes, keys.rows)
         product.add_to_queries(w, lanes, v_tile, rows.sums, queries.rows, columns, keys.rows, begun)
 

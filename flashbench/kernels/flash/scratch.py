@@ -80,6 +80,8 @@ _ROW_STATE = (_lanes("row_max"), _lanes("row_sum"), _lanes("rescale"))
 STATE_ROWS = len(_ROW_STATE)  # numbers per lane that the forward pass keeps with any features
 
 _QT = _lanes("qt", lambda n: _padded(n.head_dim, n))
+# A tile of k and, when it is no longer needed, of v.
+_KEYS_TILE = _copy("rows", lambda n: n.block_k, lambda n: max(n.head_dim, n.head_dim_v))
 _K_TILE = _copy("k", lambda n: n.block_k, lambda n: n.head_dim)
 _V_TILE = _copy("v", lambda n: n.block_k, lambda n: n.head_dim_v)
 
@@ -90,8 +92,7 @@ FORWARD = ScratchLayout(
     *_ROW_STATE,
     *_LIMITS_IF_ANY,
     *_ALIBI,
-    _K_TILE,
-    _V_TILE,
+    _KEYS_TILE,
     Part("o", lambda n: n.gathers_sums * _sums(n, n.head_dim_v)),
 )
 
@@ -128,7 +129,6 @@ DECODE = ScratchLayout(
     *_ROW_STATE,
     *_LIMITS,
     *_ALIBI,
-    _K_TILE,
-    _V_TILE,
+    _KEYS_TILE,
     Part("o", lambda n: n.copies * n.head_dim_v),  # a row that is being merged
 )

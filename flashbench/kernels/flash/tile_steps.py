@@ -57,9 +57,9 @@ def tile_scores(product, call, scratch, s, queries, keys, k, cap_slopes):
             product.scores(at(s, start * lanes), rows_from(k, start), scratch.qt, lanes, count, depth)
     else:
         product.scores(s, k, scratch.qt, lanes, keys.rows, depth)
-    bare = features.softcap == 0 and features.alibi == 0 and keys.shown != PARTLY and features.q_factor > 0
+    bare = features.cap == 0 and features.alibi == 0 and keys.shown != PARTLY and features.q_factor > 0
     factor = product.finish_scores(s, keys.rows * lanes, features.q_factor, not bare)
-    if features.softcap:
+    if features.cap != 0:
         cap_scores(s, keys.rows * lanes, features.cap, cap_slopes)
     if features.alibi:
         add_alibi(s, keys.rows, lanes, keys.start, scratch.positions, scratch.slopes)

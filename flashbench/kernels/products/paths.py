@@ -29,7 +29,6 @@ class Path(NamedTuple):
     # Decoding reads p as it is, and rows of v in place: its time is that of memory.
     decode: Product
     step: int = 1  # keys and columns of a tile in scratch are padded to a multiple of this
-    lanes: int = 1  # queries too
 
     @property
     def copies(self) -> bool:

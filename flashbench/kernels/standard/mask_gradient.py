@@ -100,6 +100,6 @@ def add_row(call, row, target, first, end):
         for j in range(first, end):
             at(target, j)[0] += at(ds, j)[0]
     scale_row(at(ds, first), end - first, call.features.scale)
-    if call.features.softcap:
+    if call.features.cap != 0:
         tanh = at(slab(call.scores.tanh, row.sequence, row.h), place + first)
         softcap_gradient_row(at(ds, first), tanh, end - first)

@@ -24,7 +24,7 @@ def softmax_of_row(call, row, s, tanh, dropped, lse):
     features, columns = call.features, row.sequence.columns
     first, end = visible_range(row, features)
     visible = end - first
-    if features.softcap:
+    if features.cap != 0:
         softcap_row(at(s, first), at(tanh, first), visible, call.stages.softcap)
     if features.alibi:
         slope = slope_of(features, row.b, row.h)

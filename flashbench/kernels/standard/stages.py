@@ -227,7 +227,7 @@ def put_score_gradient(call, work, task):
         share += gradient_of_row(
             call, row, at(dp, place), at(p, place), at(dropped, place), at(lse.at, i), scale
         )
-        if call.features.softcap and not keeps_units:
+        if call.features.cap != 0 and not keeps_units:
             first, end = visible_range(row, call.features)
             softcap_gradient_row(at(dp, place + first), at(tanh, place + first), end - first)
     at(pointer(0.0, call.stages.sink_shares), task)[0] = share
