@@ -13,6 +13,7 @@ from flashbench.codegen.compiled import compiled
 from flashbench.codegen.elements import ELEMENTS
 from flashbench.codegen.ir import fma, full_vector, function, loop, splat, sum_of_lanes
 from flashbench.codegen.isa import ISA
+from flashbench.dtypes import Dtype, accumulator_of
 from flashbench.threads.pool import run_on_threads
 
 # As many independent sums as the largest product tile has: enough to cover the latency.
@@ -48,9 +49,13 @@ def _fma_burst(factor, term, iterations):
     return _fma_chain(factor, term, iterations)
 
 
-def fma_burst(dtype: str, iterations: int, num_threads: int) -> int:
-    """Keep the multiply-add units of num_threads cores busy. Returns the floating-point operations done."""
-    number = np.dtype(dtype).type
+def fma_burst(dtype: Dtype, iterations: int, num_threads: int) -> int:
+    """Keep the multiply-add units of num_threads cores busy. Returns the floating-point operations done.
+
+    It multiplies and adds in the dtype's accumulator: float32 for 16-bit floats.
+    """
+    accumulator = accumulator_of(dtype)
+    number = np.dtype(accumulator.storage).type
     factor, term = number(0.999), number(0.001)  # converges to 1: neither overflow nor denormals
     taken: list[int] = []  # a late pool thread does no work and must not be counted
 
@@ -59,4 +64,4 @@ def fma_burst(dtype: str, iterations: int, num_threads: int) -> int:
         taken.append(slot)
 
     run_on_threads(work, num_threads)
-    return 2 * ISA.lanes(np.dtype(dtype).itemsize) * _ACCUMULATORS * iterations * len(taken)
+    return 2 * ISA.lanes(accumulator.itemsize) * _ACCUMULATORS * iterations * len(taken)

@@ -66,3 +66,21 @@ def path_of(dtype: Dtype, wanted: str | None = None) -> Path:
         if not lenient:
             raise ConfigError(f"{source}: path {name} computes {', '.join(path.dtypes)}, not {dtype}")
     return next(path for path in PATHS.values() if dtype in path.dtypes and path.needs <= cpu_features())
+
+
+def computes(name: str, dtype: Dtype) -> bool:
+    """Whether the path of that name has the dtype. Raises ConfigError if no path has this name."""
+    if name not in PATHS:
+        raise ConfigError(f"path: there is no path {name!r}; known: {', '.join(PATHS)}")
+    return dtype in PATHS[name].dtypes
+
+
+def obstacle(path: Path) -> str | None:
+    """Why this process cannot run the path, in a few words; None: it can."""
+    lacking = path.needs - cpu_features()
+    return f"this CPU lacks {', '.join(sorted(lacking))}" if lacking else None
+
+
+def fastest_path(dtype: Dtype) -> str:
+    """The name of the first path that can run here, whatever FLASHBENCH_PATH says."""
+    return next(name for name, path in PATHS.items() if dtype in path.dtypes and obstacle(path) is None)
