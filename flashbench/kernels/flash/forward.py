@@ -99,7 +99,9 @@ def flash_forward(product: Product, dtype: Dtype) -> Any:
     storage, number = element_types(dtype)
 
     def flash_forward(address, slot):
+        product.begin()
         work_on_tiles(product, view(ForwardCall, storage, number, address), slot)
+        product.end()
 
     return compiled(flash_forward, variant=f"{product.name}.{dtype}")
 

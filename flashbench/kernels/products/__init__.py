@@ -43,6 +43,11 @@ class Product(NamedTuple):
     # 16-bit operands would round q a second time if `pack` multiplied it.
     exact: bool
 
+    # State of the thread, if the instructions need any: begin() before the first step of a call, end() after
+    # the last. No Python runs between them.
+    begin: Any
+    end: Any
+
     # Operands.
     # pack(x, rows, columns, packed, lanes, factor): packed = factor * x, for `scores`. x: rows of q or do.
     pack: Any

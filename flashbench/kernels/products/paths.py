@@ -7,18 +7,26 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from flashbench.codegen.isa import cpu_features
+from flashbench.codegen.tiles import DEPTH
 from flashbench.dtypes import Dtype
 from flashbench.errors import ConfigError
 from flashbench.kernels.products import Product
+from flashbench.kernels.products.amx import AMX, AMX_EMULATED
 from flashbench.kernels.products.convert import CONVERT
+from flashbench.kernels.products.dot_bf16 import DOT_BF16, EMULATED_DOT_BF16
 from flashbench.kernels.products.fma import FMA
+from flashbench.system import amx
 
 VARIABLE = "FLASHBENCH_PATH"
 _FROM_ENVIRONMENT = os.environ.get(VARIABLE) or None
+
+
+def _always() -> None:
+    """No permission is needed."""
 
 
 class Path(NamedTuple):
@@ -29,6 +37,8 @@ class Path(NamedTuple):
     # Decoding reads p as it is, and rows of v in place: its time is that of memory.
     decode: Product
     step: int = 1  # keys and columns of a tile in scratch are padded to a multiple of this
+    # Why this process may not use the instructions; None: it may. Asked only of a path that would be used.
+    refusal: Callable[[], str | None] = _always
 
     @property
     def copies(self) -> bool:
@@ -36,10 +46,17 @@ class Path(NamedTuple):
         return self.product is not FMA
 
 
-# Best first.
+_AMX = frozenset(("amx_bf16", "amx_tile"))
+
+# Best first. Those after `convert` are never chosen by themselves: tests name them, to run on any CPU what is
+# written for instructions that few have.
 PATHS: Mapping[str, Path] = {
     "fma": Path(FMA, ("float32", "float64"), frozenset(), "fma_burst", FMA),
+    "amx": Path(AMX, ("bfloat16",), _AMX, "amx_burst", CONVERT, DEPTH, amx.refusal),
+    "dot_bf16": Path(DOT_BF16, ("bfloat16",), frozenset({"avx512_bf16"}), "dot_bf16_burst", CONVERT, DEPTH),
     "convert": Path(CONVERT, ("float16", "bfloat16"), frozenset(), "fma_burst", CONVERT),
+    "dot_bf16-emulated": Path(EMULATED_DOT_BF16, ("bfloat16",), frozenset(), "fma_burst", CONVERT, DEPTH),
+    "amx-emulated": Path(AMX_EMULATED, ("bfloat16",), frozenset(), "fma_burst", CONVERT, DEPTH),
 }
 
 
@@ -62,10 +79,24 @@ def path_of(dtype: Dtype, wanted: str | None = None) -> Path:
                 f"{source}: path {name} needs {', '.join(sorted(lacking))}, which this CPU lacks"
             )
         if dtype in path.dtypes:
+            refusal = path.refusal()
+            if refusal is not None:
+                raise ConfigError(f"{source}: path {name} cannot be used: {refusal}")
             return path
         if not lenient:
             raise ConfigError(f"{source}: path {name} computes {', '.join(path.dtypes)}, not {dtype}")
-    return next(path for path in PATHS.values() if dtype in path.dtypes and path.needs <= cpu_features())
+    return PATHS[fastest_path(dtype)]
+
+
+def fastest_path(dtype: Dtype) -> str:
+    """The name of the first path that can run here, whatever FLASHBENCH_PATH says."""
+    return next(name for name, path in PATHS.items() if dtype in path.dtypes and obstacle(path) is None)
+
+
+def obstacle(path: Path) -> str | None:
+    """Why this process cannot run the path, in a few words; None: it can. May ask for a permission."""
+    lacking = path.needs - cpu_features()
+    return f"this CPU lacks {', '.join(sorted(lacking))}" if lacking else path.refusal()
 
 
 def computes(name: str, dtype: Dtype) -> bool:
@@ -73,14 +104,3 @@ def computes(name: str, dtype: Dtype) -> bool:
     if name not in PATHS:
         raise ConfigError(f"path: there is no path {name!r}; known: {', '.join(PATHS)}")
     return dtype in PATHS[name].dtypes
-
-
-def obstacle(path: Path) -> str | None:
-    """Why this process cannot run the path, in a few words; None: it can."""
-    lacking = path.needs - cpu_features()
-    return f"this CPU lacks {', '.join(sorted(lacking))}" if lacking else None
-
-
-def fastest_path(dtype: Dtype) -> str:
-    """The name of the first path that can run here, whatever FLASHBENCH_PATH says."""
-    return next(name for name, path in PATHS.items() if dtype in path.dtypes and obstacle(path) is None)

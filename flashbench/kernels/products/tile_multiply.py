@@ -1,0 +1,165 @@
+"""The micro-kernel on tile registers: one product computes all products of attention in bfloat16.
+
+C[rows, columns] (+)= A[rows, depth] @ B[depth, columns], in units of tiles. Blocks of 2 x 2 tiles of C stay in
+registers for the whole depth: each tile of A and of B that is loaded then serves two dots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from flashbench.codegen.elements import HalfType
+from flashbench.codegen.intrinsics import element_of, spread
+from flashbench.codegen.ir import BOOL, INT, const, function, loop
+from flashbench.codegen.tiles import ROW_BYTES, ROW_WORDS, TILE_ROWS
+
+_BYTES = ir.IntType(8).as_pointer()
+_A, _B = (4, 5), (6, 7)  # tile registers; the four before them are of C
+
+
+class _Operand(NamedTuple):
+    """Where an operand lies, in bytes. down, right: from one tile to the next."""
+
+    at: ir.Value
+    row: ir.Value
+    down: ir.Value
+    right: ir.Value
+
+    def tile(self, b: ir.IRBuilder, row: ir.Value, column: ir.Value) -> ir.Value:
+        return b.gep(self.at, [b.add(b.mul(row, self.down), b.mul(column, self.right))])
+
+
+def _operand(b: ir.IRBuilder, at: ir.Value, row: ir.Value, right: ir.Value | None = None) -> _Operand:
+    return _Operand(at, row, b.mul(row, const(TILE_ROWS)), const(ROW_BYTES) if right is None else right)
+
+
+def _pairs(b: ir.IRBuilder, count: ir.Value) -> Iterator[tuple[ir.Value, int]]:
+    """(index, 2) of each pair of tiles, then (index, 1) of the one that is left."""
+    with loop(b, count, step=2, carry=[]) as (index, _, _):
+        yield index, 2
+    with loop(b, count, start=b.mul(b.sdiv(count, const(2)), const(2)), carry=[]) as (index, _, _):
+        yield index, 1
+
+
+def _block(
+    b: ir.IRBuilder,
+    tiles: Any,
+    operands: tuple[_Operand, ...],
+    depth: ir.Value,
+    accumulate: ir.Value,
+    place: Any,
+) -> None:
+    """One block of C. place: (row, tiles in it), (column, tiles in it)."""
+    a, b_, c = operands
+    (row, high), (column, wide) = place
+    rows, columns = (
+        [b.add(row, const(i)) for i in range(high)],
+        [b.add(column, const(j)) for j in range(wide)],
+    )
+    sums = {(i, j): i * wide + j for i in range(high) for j in range(wide)}
+    places = {(i, j): c.tile(b, rows[i], columns[j]) for i, j in sums}
+    with b.if_else(accumulate) as (add, begin):
+        with add:
+            for key, tile in sums.items():
+                tiles.load(tile, places[key], c.row)
+        with begin:
+            for tile in sums.values():
+                tiles.zero(tile)
+    with loop(b, depth, carry=[]) as (step, _, _):
+        loaded: set[int] = set()
+        # Each dot as soon as its operands are loaded.
+        for i, j in sorted(sums, key=sum):
+            if _A[i] not in loaded:
+                tiles.load(_A[i], a.tile(b, rows[i], step), a.row)
+            if _B[j] not in loaded:
+                tiles.load(_B[j], b_.tile(b, step, columns[j]), b_.row)
+            loaded |= {_A[i], _B[j]}
+            tiles.dot(sums[i, j], _A[i], _B[j])
+    for key, tile in sums.items():
+        tiles.store(tile, places[key], c.row)
+
+
+def _product(builder: ir.IRBuilder, kind: Any) -> ir.Function:
+    """kind: HardwareTiles or EmulatedTiles."""
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        a_at, a_row, a_right, b_at, b_row, c_at, c_row, rows, columns, depth, accumulate = args
+        tiles = kind(b)
+        operands = _operand(b, a_at, a_row, a_right), _operand(b, b_at, b_row), _operand(b, c_at, c_row)
+        for of_rows in _pairs(b, rows):
+            for of_columns in _pairs(b, columns):
+                _block(b, tiles, operands, depth, accumulate, (of_rows, of_columns))
+
+    signature = [_BYTES, INT, INT, _BYTES, INT, _BYTES, INT, INT, INT, INT, BOOL]
+    return function(builder, f"fb.tile_product.{kind.name}", signature, body)
+
+
+def _size_of(matrix: Any) -> int:
+    return 2 if isinstance(element_of(matrix), HalfType) else 4
+
+
+def tile_product(kind: Any) -> Any:
+    """The intrinsic `multiply` on this kind of tile registers."""
+
+    @intrinsic
+    def multiply(
+        typingctx: Any,
+        a: Any,
+        a_right: Any,
+        b: Any,
+        c: Any,
+        rows: Any,
+        columns: Any,
+        depth: Any,
+        accumulate: Any,
+    ) -> Any:
+        """C[rows, columns] = A[rows, depth] @ B[depth, columns], counted in tiles; += if `accumulate`.
+
+        a, b, c: a `Matrix` each, with strides in elements. a has rows of bfloat16, b rows of pairs, c rows of
+        float32. a_right: elements from a tile of a to the next along the depth; the tiles of a row of b and c
+        lie side by side.
+        """
+        n = types.intp
+        signature = types.void(a, n, b, c, n, n, n, types.boolean)
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            sizes = [const(_size_of(signature.args[place])) for place in (0, 2, 3)]
+            a_at, a_row, a_right, b_at, b_row, c_at, c_row, *counts, flag = spread(builder, args)
+            places = [builder.bitcast(at, _BYTES) for at in (a_at, b_at, c_at)]
+            strides = [builder.mul(row, size) for row, size in zip((a_row, b_row, c_row), sizes, strict=True)]
+            add = builder.icmp_unsigned("!=", flag, ir.Constant(flag.type, 0))
+            right = builder.mul(a_right, sizes[0])
+            values = [
+                places[0],
+                strides[0],
+                right,
+                places[1],
+                strides[1],
+                places[2],
+                strides[2],
+                *counts,
+                add,
+            ]
+            builder.call(_product(builder, kind), values)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return multiply
+
+
+@intrinsic
+def square_of(typingctx: Any, like: Any) -> Any:
+    """Memory for one tile of sums, in the stack frame of the caller: a pointer as `like` is."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        kind = args[0].type.pointee
+        return cgutils.alloca_once(builder, kind, size=const(TILE_ROWS * ROW_WORDS), name="square")
+
+    return like(like), codegen
