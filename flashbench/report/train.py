@@ -68,7 +68,7 @@ _LEGEND = (
     "fwd/bwd/opt: forward, backward and optimizer. Peak: of one step beyond the model, its inputs and "
     "gradients. Attn: attention's share of the step. x standard: how many times faster than the step with "
     "standard attention; at most: Amdahl's law, by standard's share and the time of both attentions. Loss: "
-    "after two steps from the same start, where arms must agree to a thousandth."
+    "after two steps from the same start, where arms must agree to a thousandth, by autocast to 5 %."
 )
 
 
@@ -78,6 +78,8 @@ def _title(rows: Sequence[TrainingStep]) -> str:
     if row is None:
         return rows[0].model
     words = [f"{row.parameters:,} parameters" if _alike(rows, "parameters") else "", row.data or ""]
+    if row.dtype != "float32":
+        words.append(f"{row.dtype} by autocast")
     if row.series is not None and row.series > 1:
         words.append(f"{row.series:,} series")
     words += [counted(row.windows, "window"), counted(row.threads, "thread") if row.threads else ""]

@@ -218,6 +218,7 @@ class TrainingStep(Record, frozen=True, kw_only=True):
     model: str  # as neuralforecast names it, or "Informer (full attention)" for a variant: another model
     attention: str  # flash, standard, torch-flash, torch-math; original: the model's own code
     context_length: int
+    dtype: Literal["float32", "bfloat16"] = "float32"  # bfloat16: by torch.autocast
     windows: int  # of a step
     status: Status
     reason: str | None = None  # one line, unless status is ok
