@@ -133,7 +133,7 @@ def scratch_of(
         problem.itemsize,
         number_bytes,
         int(path.copies),
-        path.step,
+        2 if path.product.exact else 1,
         limited(problem),
         problem.alibi,
         problem.softcap is not None,

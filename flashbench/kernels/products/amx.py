@@ -108,7 +108,9 @@ def _product(kind: Any, begin: Any, end: Any) -> Product:
     @step
     def scores(s, keys, packed, lanes, rows, depth):
         operand = Matrix(packed, lanes)
-        multiply(keys, DEPTH, operand, Matrix(s, lanes), tiles_in(rows), lanes // TILE_ROWS, depth_in(depth), False)
+        multiply(
+            keys, DEPTH, operand, Matrix(s, lanes), tiles_in(rows), lanes // TILE_ROWS, depth_in(depth), False
+        )
 
     @step
     def add_to_queries(w, lanes, x, sums, queries, columns, keys, add):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from flashbench.codegen.isa import cpu_features
-from flashbench.codegen.tiles import DEPTH
 from flashbench.dtypes import Dtype
 from flashbench.errors import ConfigError
 from flashbench.kernels.products import Product
@@ -36,7 +35,6 @@ class Path(NamedTuple):
     peak: str  # the probe in kernels/probes that measures its peak
     # Decoding reads p as it is, and rows of v in place: its time is that of memory.
     decode: Product
-    step: int = 1  # keys and columns of a tile in scratch are padded to a multiple of this
     # Why this process may not use the instructions; None: it may. Asked only of a path that would be used.
     refusal: Callable[[], str | None] = _always
 
@@ -52,11 +50,11 @@ _AMX = frozenset(("amx_bf16", "amx_tile"))
 # written for instructions that few have.
 PATHS: Mapping[str, Path] = {
     "fma": Path(FMA, ("float32", "float64"), frozenset(), "fma_burst", FMA),
-    "amx": Path(AMX, ("bfloat16",), _AMX, "amx_burst", CONVERT, DEPTH, amx.refusal),
-    "dot_bf16": Path(DOT_BF16, ("bfloat16",), frozenset({"avx512_bf16"}), "dot_bf16_burst", CONVERT, DEPTH),
+    "amx": Path(AMX, ("bfloat16",), _AMX, "amx_burst", CONVERT, amx.refusal),
+    "dot_bf16": Path(DOT_BF16, ("bfloat16",), frozenset({"avx512_bf16"}), "dot_bf16_burst", CONVERT),
     "convert": Path(CONVERT, ("float16", "bfloat16"), frozenset(), "fma_burst", CONVERT),
-    "dot_bf16-emulated": Path(EMULATED_DOT_BF16, ("bfloat16",), frozenset(), "fma_burst", CONVERT, DEPTH),
-    "amx-emulated": Path(AMX_EMULATED, ("bfloat16",), frozenset(), "fma_burst", CONVERT, DEPTH),
+    "dot_bf16-emulated": Path(EMULATED_DOT_BF16, ("bfloat16",), frozenset(), "fma_burst", CONVERT),
+    "amx-emulated": Path(AMX_EMULATED, ("bfloat16",), frozenset(), "fma_burst", CONVERT),
 }
 
 

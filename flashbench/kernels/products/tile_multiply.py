@@ -48,12 +48,20 @@ def _pairs(b: ir.IRBuilder, count: ir.Value) -> Iterator[tuple[ir.Value, int]]:
 
 
 def _block(
-    b: ir.IRBuilder, tiles: Any, operands: tuple[_Operand, ...], depth: ir.Value, accumulate: ir.Value, place: Any
+    b: ir.IRBuilder,
+    tiles: Any,
+    operands: tuple[_Operand, ...],
+    depth: ir.Value,
+    accumulate: ir.Value,
+    place: Any,
 ) -> None:
     """One block of C. place: (row, tiles in it), (column, tiles in it)."""
     a, b_, c = operands
     (row, high), (column, wide) = place
-    rows, columns = [b.add(row, const(i)) for i in range(high)], [b.add(column, const(j)) for j in range(wide)]
+    rows, columns = (
+        [b.add(row, const(i)) for i in range(high)],
+        [b.add(column, const(j)) for j in range(wide)],
+    )
     sums = {(i, j): i * wide + j for i in range(high) for j in range(wide)}
     places = {(i, j): c.tile(b, rows[i], columns[j]) for i, j in sums}
     with b.if_else(accumulate) as (add, begin):
@@ -101,7 +109,15 @@ def tile_product(kind: Any) -> Any:
 
     @intrinsic
     def multiply(
-        typingctx: Any, a: Any, a_right: Any, b: Any, c: Any, rows: Any, columns: Any, depth: Any, accumulate: Any
+        typingctx: Any,
+        a: Any,
+        a_right: Any,
+        b: Any,
+        c: Any,
+        rows: Any,
+        columns: Any,
+        depth: Any,
+        accumulate: Any,
     ) -> Any:
         """C[rows, columns] = A[rows, depth] @ B[depth, columns], counted in tiles; += if `accumulate`.
 
@@ -119,7 +135,17 @@ def tile_product(kind: Any) -> Any:
             strides = [builder.mul(row, size) for row, size in zip((a_row, b_row, c_row), sizes, strict=True)]
             add = builder.icmp_unsigned("!=", flag, ir.Constant(flag.type, 0))
             right = builder.mul(a_right, sizes[0])
-            values = [places[0], strides[0], right, places[1], strides[1], places[2], strides[2], *counts, add]
+            values = [
+                places[0],
+                strides[0],
+                right,
+                places[1],
+                strides[1],
+                places[2],
+                strides[2],
+                *counts,
+                add,
+            ]
             builder.call(_product(builder, kind), values)
             return context.get_dummy_value()
 

@@ -16,7 +16,6 @@ from flashbench.codegen.elements import BFLOAT16, ELEMENTS
 from flashbench.codegen.ir import (
     INT,
     const,
-    constant,
     full_vector,
     function,
     load,
@@ -33,7 +32,9 @@ _SHORTS, _FLOATS = _SHORT.as_pointer(), _FLOAT.as_pointer()
 _HALVES = ELEMENTS[BFLOAT16].as_pointer()
 _NUMBERS = full_vector(_FLOAT)
 _COUNT = _NUMBERS.count
-_SIDE = 2 * _COUNT  # rows and columns of 16-bit numbers that are transposed at once: words of two, squares of them
+_SIDE = (
+    2 * _COUNT
+)  # rows and columns of 16-bit numbers that are transposed at once: words of two, squares of them
 _ROW = ir.VectorType(_SHORT, _SIDE)
 _LANE = 8  # 16-bit numbers of 16 bytes: within these, x86 interleaves two vectors by one instruction
 
@@ -86,7 +87,9 @@ def _square(b: ir.IRBuilder, source: ir.Value, source_row: ir.Value, target: ir.
     rows = [_short_row(b, source, b.mul(source_row, const(i))) for i in range(_SIDE)]
     for columns, order in orders:
         pairs = zip(rows[::2], rows[1::2], strict=True)
-        words = [b.bitcast(b.shuffle_vector(low, high, order), ir.VectorType(_WORD, _COUNT)) for low, high in pairs]
+        words = [
+            b.bitcast(b.shuffle_vector(low, high, order), ir.VectorType(_WORD, _COUNT)) for low, high in pairs
+        ]
         for column, value in zip(columns, transpose(b, words), strict=True):
             _put_short_row(b, value, target, const(column * DEPTH))
 
@@ -169,7 +172,14 @@ def _put_turned(builder: ir.IRBuilder) -> ir.Function:
 
 @intrinsic
 def put_turned(
-    typingctx: Any, target: Any, target_row: Any, sums: Any, lanes: Any, queries: Any, columns: Any, factors: Any
+    typingctx: Any,
+    target: Any,
+    target_row: Any,
+    sums: Any,
+    lanes: Any,
+    queries: Any,
+    columns: Any,
+    factors: Any,
 ) -> Any:
     """target[query, column] = factors[query] * sums[column, query], rounded once. lanes: of a row of sums.
 
