@@ -227,7 +227,7 @@ def _remarks(base: Results, new: Results, fail_over: float) -> list[str]:
         # The peak loop runs no code of an engine: if the peak changes, the machine's speed did.
         if later is not None and peak > 0 and abs(later / peak - 1) > fail_over / 2:
             remarks.append(
-                f"the machine itself ran at another speed: peak {peak:.0f} / {later:.0f} GFLOP/s {name}"
+                f"the machine itself ran at another speed: FMA peak {peak:.0f} / {later:.0f} GFLOP/s {name}"
             )
     libraries = (base.machine.libraries, new.machine.libraries)
     for library in sorted(set(libraries[0]) & set(libraries[1])):

@@ -59,7 +59,7 @@ def machine_lines(results: Results) -> list[str]:
     if machine.peak_gflops:
         threads = f", {counted(machine.peak_threads, 'thread')}" if machine.peak_threads else ""
         peaks = ", ".join(f"{gflops:.0f} {name}" for name, gflops in machine.peak_gflops.items())
-        lines.append(f"peak (measured{threads}), GFLOP/s: {peaks}")
+        lines.append(f"FMA peak (measured{threads}), GFLOP/s: {peaks}")
     with_bandwidth = any(
         row.rates is not None and row.rates.percent_of_bandwidth is not None for row in results.measurements
     )

@@ -87,7 +87,7 @@ def _limits(machine: Machine, *, quick: bool) -> Rows:
     missing = "not measured" + (" (--quick)" if quick else "")
     bandwidth, floor = machine.read_bandwidth_gbps, machine.noise_floor
     return [
-        ("peak", f"{peaks}{on}" if peaks else missing),
+        ("FMA peak", f"{peaks}{on}" if peaks else missing),
         ("read bandwidth", missing if bandwidth is None else f"{bandwidth:.1f} GB/s{on}"),
         (
             "noise floor",

@@ -93,7 +93,9 @@ def _with_limits(
     with WorkerPool(threads, timeout_s=TIMEOUT_S) as pool:
         limits = Limits(pool, threads)
         for done, (number, path) in enumerate(bursts, start=1):
-            on_progress(Progress(done, STEPS, f"peak, {peak_name(*path)}, burst {number} of {PEAK_BURSTS}"))
+            on_progress(
+                Progress(done, STEPS, f"FMA peak, {peak_name(*path)}, burst {number} of {PEAK_BURSTS}")
+            )
             limits.time_peak(*path)
         on_progress(Progress(STEPS - 2, STEPS, "read bandwidth"))
         limits.time_bandwidth(BURSTS)
@@ -101,7 +103,7 @@ def _with_limits(
         failures.append("read bandwidth could not be measured")
     peaks = limits.peak_gflops()
     names = [peak_name(*path) for path in paths]
-    failures += [f"peak of {name} could not be measured" for name in names if name not in peaks]
+    failures += [f"FMA peak of {name} could not be measured" for name in names if name not in peaks]
     measured = replace(
         machine, peak_gflops=peaks, peak_threads=threads, read_bandwidth_gbps=limits.read_bandwidth_gbps
     )

@@ -62,7 +62,7 @@ def _machine(machine: Machine) -> dict[str, str]:
         "Host": machine.host,
         "CPU": machine.cpu,
         "Microarchitecture": machine.microarchitecture,
-        "Vectors": machine.isa,
+        "SIMD path": machine.isa,
         **{f"Path of {dtype}": path for dtype, path in machine.paths.items()},
         **{f"No path {name}": reason for name, reason in machine.paths_lacking.items()},
         "Cores": machine.cores,
@@ -81,7 +81,9 @@ def _machine(machine: Machine) -> dict[str, str]:
         "Steal": None if machine.steal_percent is None else f"{machine.steal_percent:.2f} %",
         "Noise floor": None if machine.noise_floor is None else f"{100 * machine.noise_floor:.2g} %",
         "Read bandwidth": _rate(machine.read_bandwidth_gbps, "GB/s"),
-        **{f"Peak, {name}": _rate(peak, "GFLOP/s") for name, peak in machine.peak_gflops.items()},
+        **{
+            f"Multiply-add peak, {name}": _rate(peak, "GFLOP/s") for name, peak in machine.peak_gflops.items()
+        },
         "Threads of the peak": machine.peak_threads,
         "System": machine.os,
         "Python": machine.python,

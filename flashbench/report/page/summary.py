@@ -131,7 +131,7 @@ def _headlines(rows: Sequence[Measurement]) -> Iterator[str]:
     ]
     peak = [rate.percent_of_peak for row, rate in rates if not is_decoding(row.problem)]
     if span := _whole_span(peak):
-        yield f"{base} reached {span} % of its path's peak measured in the same run."
+        yield f"{base} reached {span} % of the multiply-add peak measured in the same run."
     bandwidth = [rate.percent_of_bandwidth for row, rate in rates if is_decoding(row.problem)]
     if span := _whole_span(bandwidth):
         yield f"Decoding, {base} read k and v at {span} % of the read bandwidth measured in the same run."
