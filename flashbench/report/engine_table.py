@@ -125,7 +125,8 @@ def _ratios(rows: Sequence[Measurement]) -> list[Column]:
     if not names_engines(rows) and not _has_several_blocks(rows):
         return []
     base = {row.problem: row for row in reversed(rows) if engine_with_path(row) == first}
-    return [Column(f"Time vs\n{first}", [ratio_cell(row, base.get(row.problem)) for row in rows])]
+    word = rows[0].path_asked or first  # a path's name alone is narrower
+    return [Column(f"Time vs\n{word}", [ratio_cell(row, base.get(row.problem)) for row in rows])]
 
 
 def _operation_rates(rows: Sequence[Measurement]) -> list[Column]:
