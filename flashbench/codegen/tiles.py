@@ -113,9 +113,9 @@ def _zero(b: ir.IRBuilder, register: ir.Value) -> None:
             store(b, constant(_VECTOR, 0.0), register, offset)
 
 
-def _move(
-    b: ir.IRBuilder, source: ir.Value, source_row: ir.Value, target: ir.Value, target_row: ir.Value
-) -> None:
+def _move(b: ir.IRBuilder, *places: ir.Value) -> None:
+    """places: source, bytes from row to row of it, target, bytes from row to row of it."""
+    source, source_row, target, target_row = places
     with loop(b, const(TILE_ROWS), carry=[]) as (row, _, _):
         ends = [
             b.bitcast(b.gep(at, [b.mul(row, step)]), _FLOATS)
@@ -131,11 +131,8 @@ def _dot(b: ir.IRBuilder, c_at: ir.Value, a_at: ir.Value, b_at: ir.Value) -> Non
     vectors = ROW_WORDS // _VECTOR.count
     with loop(b, const(TILE_ROWS), carry=[]) as (row, _, _):
         base = b.mul(row, const(ROW_WORDS))
-        with loop(b, const(ROW_WORDS), carry=[constant(_VECTOR, 0.0)] * (2 * vectors)) as (
-            k,
-            sums,
-            following,
-        ):
+        zeros = [constant(_VECTOR, 0.0)] * (2 * vectors)
+        with loop(b, const(ROW_WORDS), carry=zeros) as (k, sums, following):
             factors = _pair(b, splat(b, b.load(b.gep(words, [b.add(base, k)])), _VECTOR.count))
             for place, offset in enumerate(_vectors(b, k)):
                 pair = _pair(b, b.bitcast(load(b, b_at, offset, _VECTOR), _WORDS))

@@ -17,6 +17,7 @@ from flashbench.kernels.call.visibility import (
     clear_sums,
     hides_some,
 )
+from flashbench.kernels.flash.gather import operand_of
 from flashbench.kernels.flash.scratch import room_of_v, tile_of_scores
 from flashbench.kernels.flash.tile_steps import draws_of, finish_tile
 from flashbench.kernels.products.pairs import halves
@@ -101,5 +102,6 @@ def add_keys(product, call, scratch, queries, keys, following, rows, tiles):
         add_visible_to_queries(s, queries, keys, v, rows.sums, columns, features)
         return
     w = product.weights(s, lanes, keys.rows) if plain else halves(s)
-    v_tile = product.values(v, keys.rows, columns, room_of_v(call, scratch))
+    place, unmade = operand_of(call, queries, keys, room_of_v(call, scratch))
+    v_tile = product.values(v, unmade, columns, place)
     product.add_to_queries(w, lanes, v_tile, rows.sums, queries.rows, columns, keys.rows, tiles > 0)

@@ -55,7 +55,8 @@ class Product(NamedTuple):
     keys: Any
     # values(x, rows, columns, room): the `Matrix` of rows of v that `add_to_queries` reads.
     values: Any
-    # turned(keys, rows, columns, room): the same from what `keys` returned, for dq += ds k.
+    # turned(keys, rows, columns, room): the same from what `keys` returned, for dq += ds k. With rows = 0,
+    # these two return the `Matrix` of an operand that is in `room` already.
     turned: Any
     # weights(p, lanes, rows): p as `add_to_queries` reads it, made in place.
     weights: Any

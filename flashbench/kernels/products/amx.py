@@ -14,16 +14,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
 from flashbench.codegen.tiles import DEPTH, TILE_ROWS, EmulatedTiles, HardwareTiles, tile_config, tile_release
-from flashbench.kernels.maths.rows import put_multiple
 from flashbench.kernels.products import Matrix, Product, Sums
 from flashbench.kernels.products.fma import no_state
 from flashbench.kernels.products.pairs import (
     clear_lanes,
+    finish_exact_scores,
     halves,
     pack_pairs,
     padded_rows,
@@ -79,14 +77,6 @@ def _key_weights(p, lanes, rows, room):
 
 
 @step
-def _finish_scores(s, count, factor, needs_units):
-    if needs_units:
-        put_multiple(s, s, count, factor)
-        return np.float32(1)
-    return factor
-
-
-@step
 def _sums(room, lanes, columns):
     return Sums(room, 1, lanes)
 
@@ -101,48 +91,49 @@ def _put(target, sums, queries, columns, factors):
     put_turned(target.at, target.row, sums.at, sums.column, queries, columns, factors)
 
 
+@step
+def copy_corner(target, source, height, width):
+    for row in range(height):
+        for column in range(width):
+            at(target.at, row * target.row + column)[0] = at(source.at, row * source.row + column)[0]
+
+
 def _product(kind: Any, begin: Any, end: Any) -> Product:
     """The product on this kind of tile registers."""
     multiply = tile_product(kind)
 
     @step
     def scores(s, keys, packed, lanes, rows, depth):
-        operand = Matrix(packed, lanes)
-        multiply(
-            keys, DEPTH, operand, Matrix(s, lanes), tiles_in(rows), lanes // TILE_ROWS, depth_in(depth), False
-        )
+        q, result, columns = Matrix(packed, lanes), Matrix(s, lanes), lanes // TILE_ROWS
+        multiply(keys, q, result, DEPTH, tiles_in(rows), columns, depth_in(depth), False)
 
     @step
     def add_to_queries(w, lanes, x, sums, queries, columns, keys, add):
-        right = whole(columns, DEPTH) * DEPTH
-        result = Matrix(sums.at, sums.column)
-        operand = Matrix(w, 4 * lanes)
-        multiply(x, right, operand, result, tiles_in(columns), lanes // TILE_ROWS, depth_in(keys), add)
+        p, result, right = Matrix(w, 4 * lanes), Matrix(sums.at, sums.column), whole(columns, DEPTH) * DEPTH
+        multiply(x, p, result, right, tiles_in(columns), lanes // TILE_ROWS, depth_in(keys), add)
+
+    @step
+    def add_corner(p, x, sums, height, width, depth, add):
+        """The same for a tile of sums that is not a whole one: in a square of its own."""
+        square = Matrix(square_of(sums.at), TILE_ROWS)
+        if add:
+            copy_corner(square, sums, height, width)
+        multiply(p, x, square, DEPTH, 1, 1, depth, add)
+        copy_corner(sums, square, height, width)
 
     @step
     def add_to_keys(w, lanes, x, sums, keys, columns, queries, add):
-        a, depth = Matrix(w, whole(lanes, DEPTH)), depth_in(queries)
-        clear_lanes(w, a.row, queries, keys)
+        p, depth = Matrix(w, whole(lanes, DEPTH)), depth_in(queries)
+        clear_lanes(w, p.row, queries, keys)
         whole_rows, whole_columns = keys // TILE_ROWS, columns // TILE_ROWS
-        multiply(a, DEPTH, x, sums, whole_rows, whole_columns, depth, add)
-        # Tiles that keys or columns only begin: in a square of its own, copied from and to the rows of sums.
+        multiply(p, x, sums, DEPTH, whole_rows, whole_columns, depth, add)
         for i in range(tiles_in(keys)):
-            first = whole_columns if i < whole_rows else 0
-            for j in range(first, tiles_in(columns)):
+            for j in range(whole_columns if i < whole_rows else 0, tiles_in(columns)):
                 row, column = i * TILE_ROWS, j * TILE_ROWS
                 height, width = min(TILE_ROWS, keys - row), min(TILE_ROWS, columns - column)
-                target = at(sums.at, row * sums.row + column)
-                square = square_of(sums.at)
-                if add:
-                    for r in range(height):
-                        for c in range(width):
-                            at(square, r * TILE_ROWS + c)[0] = at(target, r * sums.row + c)[0]
-                corner_a = Matrix(at(a.at, row * a.row), a.row)
-                corner_x = Matrix(at(x.at, 2 * column), x.row)
-                multiply(corner_a, DEPTH, corner_x, Matrix(square, TILE_ROWS), 1, 1, depth, add)
-                for r in range(height):
-                    for c in range(width):
-                        at(target, r * sums.row + c)[0] = at(square, r * TILE_ROWS + c)[0]
+                corner = Matrix(at(sums.at, row * sums.row + column), sums.row)
+                of_x = Matrix(at(x.at, 2 * column), x.row)
+                add_corner(Matrix(at(w, row * p.row), p.row), of_x, corner, height, width, depth, add)
 
     return Product(
         name=kind.name,
@@ -157,7 +148,7 @@ def _product(kind: Any, begin: Any, end: Any) -> Product:
         queries=pair_rows,
         key_weights=_key_weights,
         scores=scores,
-        finish_scores=_finish_scores,
+        finish_scores=finish_exact_scores,
         add_to_queries=add_to_queries,
         add_to_keys=add_to_keys,
         sums=_sums,

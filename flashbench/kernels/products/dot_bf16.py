@@ -128,9 +128,8 @@ def _product(name: str, multiply: Any) -> Product:
     )
 
 
-multiply = multiplication(Instruction("dot_bf16", 2, _load_word, _load_words, dot))
-multiply_emulated = multiplication(
-    Instruction("dot_bf16-emulated", 2, _load_word, _load_words, _emulated_dot)
-)
-DOT_BF16 = _product("dot_bf16", multiply)
-EMULATED_DOT_BF16 = _product("dot_bf16-emulated", multiply_emulated)
+BY_DOT = Instruction("dot_bf16", 2, _load_word, _load_words, dot)
+BY_EMULATED_DOT = BY_DOT._replace(name="dot_bf16-emulated", add=_emulated_dot)
+multiply, multiply_emulated = multiplication(BY_DOT), multiplication(BY_EMULATED_DOT)
+DOT_BF16 = _product(BY_DOT.name, multiply)
+EMULATED_DOT_BF16 = _product(BY_EMULATED_DOT.name, multiply_emulated)

@@ -10,7 +10,8 @@ from flashbench.kernels.products import Matrix, Product, Sums
 from flashbench.kernels.products.multiply import Instruction, multiplication
 from flashbench.kernels.products.pack import pack
 
-multiply = multiplication(Instruction("fma", 1, load_one, load, fma))
+BY_FMA = Instruction("fma", 1, load_one, load, fma)
+multiply = multiplication(BY_FMA)
 
 # Each step calls `multiply` directly. So LLVM compiles it for each step, and knows which strides are 1 there.
 

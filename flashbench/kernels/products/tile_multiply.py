@@ -1,7 +1,7 @@
 """The micro-kernel on tile registers: one product computes all products of attention in bfloat16.
 
-C[rows, columns] (+)= A[rows, depth] @ B[depth, columns], in units of tiles. Blocks of 2 x 2 tiles of C stay in
-registers for the whole depth: each tile of A and of B that is loaded then serves two dots.
+C[rows, columns] (+)= A[rows, depth] @ B[depth, columns], in units of tiles. Blocks of 2 x 2 tiles of C stay
+in registers for the whole depth: each tile of A and of B that is loaded then serves two dots.
 """
 
 from __future__ import annotations
@@ -58,10 +58,8 @@ def _block(
     """One block of C. place: (row, tiles in it), (column, tiles in it)."""
     a, b_, c = operands
     (row, high), (column, wide) = place
-    rows, columns = (
-        [b.add(row, const(i)) for i in range(high)],
-        [b.add(column, const(j)) for j in range(wide)],
-    )
+    rows = [b.add(row, const(i)) for i in range(high)]
+    columns = [b.add(column, const(j)) for j in range(wide)]
     sums = {(i, j): i * wide + j for i in range(high) for j in range(wide)}
     places = {(i, j): c.tile(b, rows[i], columns[j]) for i, j in sums}
     with b.if_else(accumulate) as (add, begin):
@@ -89,19 +87,15 @@ def _product(builder: ir.IRBuilder, kind: Any) -> ir.Function:
     """kind: HardwareTiles or EmulatedTiles."""
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        a_at, a_row, a_right, b_at, b_row, c_at, c_row, rows, columns, depth, accumulate = args
+        a_at, a_row, b_at, b_row, c_at, c_row, a_right, rows, columns, depth, accumulate = args
         tiles = kind(b)
         operands = _operand(b, a_at, a_row, a_right), _operand(b, b_at, b_row), _operand(b, c_at, c_row)
         for of_rows in _pairs(b, rows):
             for of_columns in _pairs(b, columns):
                 _block(b, tiles, operands, depth, accumulate, (of_rows, of_columns))
 
-    signature = [_BYTES, INT, INT, _BYTES, INT, _BYTES, INT, INT, INT, INT, BOOL]
+    signature = [*[_BYTES, INT] * 3, INT, INT, INT, INT, BOOL]
     return function(builder, f"fb.tile_product.{kind.name}", signature, body)
-
-
-def _size_of(matrix: Any) -> int:
-    return 2 if isinstance(element_of(matrix), HalfType) else 4
 
 
 def tile_product(kind: Any) -> Any:
@@ -111,9 +105,9 @@ def tile_product(kind: Any) -> Any:
     def multiply(
         typingctx: Any,
         a: Any,
-        a_right: Any,
         b: Any,
         c: Any,
+        a_right: Any,
         rows: Any,
         columns: Any,
         depth: Any,
@@ -126,27 +120,17 @@ def tile_product(kind: Any) -> Any:
         lie side by side.
         """
         n = types.intp
-        signature = types.void(a, n, b, c, n, n, n, types.boolean)
+        signature = types.void(a, b, c, n, n, n, n, types.boolean)
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            sizes = [const(_size_of(signature.args[place])) for place in (0, 2, 3)]
-            a_at, a_row, a_right, b_at, b_row, c_at, c_row, *counts, flag = spread(builder, args)
-            places = [builder.bitcast(at, _BYTES) for at in (a_at, b_at, c_at)]
-            strides = [builder.mul(row, size) for row, size in zip((a_row, b_row, c_row), sizes, strict=True)]
-            add = builder.icmp_unsigned("!=", flag, ir.Constant(flag.type, 0))
-            right = builder.mul(a_right, sizes[0])
-            values = [
-                places[0],
-                strides[0],
-                right,
-                places[1],
-                strides[1],
-                places[2],
-                strides[2],
-                *counts,
-                add,
-            ]
-            builder.call(_product(builder, kind), values)
+            values = []
+            for place in (0, 1, 2):
+                size = 2 if isinstance(element_of(signature.args[place]), HalfType) else 4
+                at, row = spread(builder, [args[place]])
+                values += [builder.bitcast(at, _BYTES), builder.mul(row, const(size))]
+            right = builder.mul(args[3], const(2))
+            add = builder.icmp_unsigned("!=", args[-1], ir.Constant(args[-1].type, 0))
+            builder.call(_product(builder, kind), [*values, right, *args[4:-1], add])
             return context.get_dummy_value()
 
         return signature, codegen

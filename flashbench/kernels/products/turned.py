@@ -78,7 +78,10 @@ def _corner(builder: ir.IRBuilder) -> ir.Function:
 
 
 def _square(b: ir.IRBuilder, source: ir.Value, source_row: ir.Value, target: ir.Value) -> None:
-    """target[column, row] = source[row, column] for _SIDE rows and columns. Rows of `target`: DEPTH numbers."""
+    """target[column, row] = source[row, column] for _SIDE rows and columns.
+
+    Rows of `target`: DEPTH numbers.
+    """
     orders = []
     for half in (0, 1):  # the low or the high four columns of each eight
         columns = [_LANE * group + 4 * half + i for group in range(_SIDE // _LANE) for i in range(4)]

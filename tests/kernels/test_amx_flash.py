@@ -1,0 +1,142 @@
+"""Engine flash on tile registers, emulated ones and Intel's, against the oracle in float64."""
+
+import numpy as np
+import pytest
+from helpers.amx import KINDS
+from helpers.feature_checks import feature_combinations, problem_with
+from helpers.feature_problems import random_extras
+from helpers.tiles import NAN
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flashbench.dtypes import DTYPES
+from flashbench.engines import Settings
+from flashbench.engines.flash.engine import FlashEngine
+from flashbench.extras import NO_EXTRAS, make_extras
+from flashbench.problem import AttentionProblem
+from flashbench.reference import attention_backward_reference, attention_reference
+
+FLASH = FlashEngine()
+BFLOAT16 = DTYPES["bfloat16"]
+ROUNDOFF = BFLOAT16.unit_roundoff
+
+
+def size(x):
+    """The numbers without their signs, in storage."""
+    return x & 0x7FFF
+
+
+def outputs(problem, settings, inputs, extras=NO_EXTRAS):
+    """o, lse, and the gradients."""
+    q, k, v, do = inputs
+    forward = FLASH.forward(problem, settings, q, k, v, extras=extras)
+    gradients = FLASH.backward(
+        problem, settings, do, q, k, v, forward, extras=extras, mask_gradient=problem.mask == "float"
+    )
+    return forward, gradients
+
+
+def assert_close(actual, expected, tolerance):
+    """Finite in the same places, and there within a tolerance, which may be an array."""
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(np.isfinite(actual), finite)
+    error = np.abs(actual[finite] - expected[finite])
+    assert np.all(error <= np.broadcast_to(tolerance, expected.shape)[finite]), error.max()
+
+
+def assert_exact(problem, settings, *, extras=NO_EXTRAS, inputs=None):
+    """o and dv within what the rounding of p and of the result explains, everywhere; the rest by its size."""
+    inputs = inputs or problem.make_inputs()
+    q, k, v, do = inputs
+    forward, gradients = outputs(problem, settings, inputs, extras)
+    o, lse = attention_reference(problem, q, k, v, extras)
+    expected = attention_backward_reference(problem, do, q, k, v, extras)
+    with np.errstate(invalid="ignore"):
+        of_o, _ = attention_reference(problem, q, k, size(v), extras)
+        of_dv = attention_backward_reference(problem, size(do), q, k, v, extras).dv
+        assert_close(BFLOAT16.view(forward.o), o, 2.1 * ROUNDOFF * of_o + 1e-5)
+        assert_close(BFLOAT16.view(gradients.dv), expected.dv, 2.1 * ROUNDOFF * of_dv + 1e-5)
+        assert_close(forward.lse, lse, 3e-6 * np.maximum(1, np.abs(lse)))
+    np.testing.assert_array_equal(forward.lse == -np.inf, lse == -np.inf)
+    for name in ("dq", "dk", "dsinks", "dmask"):
+        actual, wanted = getattr(gradients, name), getattr(expected, name)
+        if wanted is None:
+            continue
+        numbers = BFLOAT16.view(actual) if actual.dtype == np.uint16 else actual
+        largest = np.max(np.abs(wanted[np.isfinite(wanted)]), initial=0.0)
+        assert_close(numbers, wanted, 8 * ROUNDOFF * max(1.0, largest))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("head_dim", [1, 2, 5, 16, 17, 32, 33, 64, 80, 96, 128, 255, 256])
+def test_every_head_dim_is_exact(kind, causal, head_dim):
+    problem = AttentionProblem.of(
+        37, seqlen_k=75, num_heads=2, head_dim=head_dim, head_dim_v=257 - head_dim, dtype="bfloat16",
+        causal=causal,
+    )  # fmt: skip
+    assert_exact(problem, Settings(path=kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(
+    batch=st.integers(1, 2),
+    group=st.integers(1, 3),
+    seqlen_q=st.integers(1, 90),
+    seqlen_k=st.integers(1, 150),
+    head_dim=st.integers(1, 70),
+    causal=st.booleans(),
+    block_q=st.integers(1, 80),
+    block_k=st.integers(1, 100),
+    threads=st.integers(1, 3),
+)
+def test_any_shape_is_exact(
+    kind, batch, group, seqlen_q, seqlen_k, head_dim, causal, block_q, block_k, threads
+):
+    problem = AttentionProblem.of(
+        seqlen_q, seqlen_k=seqlen_k, batch=batch, num_heads=2 * group, num_kv_heads=2, head_dim=head_dim,
+        dtype="bfloat16", causal=causal,
+    )  # fmt: skip
+    assert_exact(problem, Settings(path=kind, block_q=block_q, block_k=block_k, num_threads=threads))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("combination", feature_combinations())
+def test_features_are_exact(kind, combination):
+    problem = problem_with(combination, dtype="bfloat16")
+    assert_exact(problem, Settings(path=kind, block_q=24, block_k=20), extras=random_extras(problem))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["q", "k", "v", "do"])
+@pytest.mark.parametrize("pattern", [NAN, 0x7F80])
+@pytest.mark.parametrize("seqlen", [45, 64])
+def test_nan_and_infinity_reach_only_rows_that_attend_to_them(kind, name, pattern, seqlen):
+    # 45 queries leave lanes without a query; 64 fill their tiles.
+    problem = AttentionProblem.of(seqlen, num_heads=2, head_dim=32, dtype="bfloat16", causal=True)
+    inputs = problem.make_inputs()
+    getattr(inputs, name)[0, :, 20, 3] = pattern
+    assert_exact(problem, Settings(path=kind, block_q=32, block_k=16), inputs=inputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_of_a_mask_is_exact(kind):
+    problem = AttentionProblem.of(
+        70, seqlen_k=50, num_heads=2, head_dim=24, dtype="bfloat16", mask="float", causal=True
+    )
+    assert_exact(problem, Settings(path=kind), extras=make_extras(problem))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_are_the_same_bits_for_any_number_of_threads(kind):
+    problem = AttentionProblem.of(300, num_heads=4, num_kv_heads=2, dtype="bfloat16", causal=True)
+    inputs = problem.make_inputs()
+    results = [
+        outputs(problem, Settings(path=kind, block_q=32, block_k=64, num_threads=threads), inputs)
+        for threads in (1, 2, 5)
+    ]
+    (first, gradients), *others = results
+    for forward, other in others:
+        np.testing.assert_array_equal(first.o, forward.o)
+        for name in ("dq", "dk", "dv"):
+            np.testing.assert_array_equal(getattr(gradients, name), getattr(other, name))
