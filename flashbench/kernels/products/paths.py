@@ -15,7 +15,9 @@ from flashbench.dtypes import Dtype
 from flashbench.errors import ConfigError
 from flashbench.kernels.products import Product
 from flashbench.kernels.products.convert import CONVERT
+from flashbench.kernels.products.dot_bf16 import DOT_BF16, EMULATED_DOT_BF16
 from flashbench.kernels.products.fma import FMA
+from flashbench.kernels.products.pairs import WORDS
 
 VARIABLE = "FLASHBENCH_PATH"
 _FROM_ENVIRONMENT = os.environ.get(VARIABLE) or None
@@ -36,10 +38,19 @@ class Path(NamedTuple):
         return self.product is not FMA
 
 
+_PAIRS = 2 * WORDS  # operands made of pairs are padded to this
+
 # Best first.
 PATHS: Mapping[str, Path] = {
     "fma": Path(FMA, ("float32", "float64"), frozenset(), "fma_burst", FMA),
+    "dot_bf16": Path(
+        DOT_BF16, ("bfloat16",), frozenset({"avx512_bf16"}), "dot_bf16_burst", CONVERT, step=_PAIRS
+    ),
     "convert": Path(CONVERT, ("float16", "bfloat16"), frozenset(), "fma_burst", CONVERT),
+    # Never the first that a CPU can run.
+    "dot_bf16-emulated": Path(
+        EMULATED_DOT_BF16, ("bfloat16",), frozenset(), "fma_burst", CONVERT, step=_PAIRS
+    ),
 }
 
 
