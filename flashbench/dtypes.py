@@ -44,19 +44,27 @@ def _as_it_is(stored: NDArray[Any]) -> NDArray[np.floating]:
     return stored
 
 
+# In place where it can be: arrays may be as large as memory allows.
 def _to_bfloat16(numbers: NDArray[np.floating]) -> NDArray[Any]:
     """The bit patterns, rounded to nearest, ties to even. A NaN stays a NaN."""
     single = numbers.astype("float32")
     bits = single.view("uint32")
-    rounded: NDArray[Any] = (bits + (0x7FFF + (bits >> 16 & 1)) >> 16).astype("uint16")
     nan = single != single
-    rounded[nan] = (bits[nan] >> 16 | 0x40).astype("uint16")
-    return rounded
+    quiet = bits[nan] | 0x400000
+    carry = bits >> 16
+    carry &= 1
+    carry += 0x7FFF
+    bits += carry
+    del carry
+    bits[nan] = quiet
+    bits >>= 16
+    return bits.astype("uint16")
 
 
 def _from_bfloat16(patterns: NDArray[Any]) -> NDArray[np.floating]:
-    numbers: NDArray[np.floating] = (patterns.astype("uint32") << 16).view("float32")
-    return numbers
+    bits = patterns.astype("uint32")
+    bits <<= 16
+    return bits.view("float32")
 
 
 # Narrowest first.
@@ -117,6 +125,11 @@ ACCUMULATORS: tuple[Dtype, ...] = tuple(
 def is_half(dtype: Dtype) -> bool:
     """Whether numbers are stored in another type than their sums, as 16-bit floats are."""
     return DTYPES[dtype].itemsize == 2
+
+
+def bytes_to_round(dtype: Dtype) -> int:
+    """Bytes per number that `make` takes while it works, beside its argument and its result."""
+    return 9 if dtype == "bfloat16" else 0  # the bits, the carry, whether it is NaN
 
 
 def accumulator_of(dtype: Dtype) -> DtypeEntry:

@@ -175,7 +175,7 @@ class FlashEngine(EngineBase):
     ) -> int | None:
         """Bytes; exact if `readable` copies no array and the rows of a head are contiguous."""
         if not settings.use_simd:
-            return workspace_of_loops(problem)
+            return workspace_of_loops(problem, direction)
         needs = []
         if direction != "bwd" and decodes(problem, settings):
             needs.append(decode_bytes(problem, settings))
