@@ -34,6 +34,7 @@ class DtypeEntry:
     itemsize: int  # bytes of one stored number
     unit_roundoff: float
     smallest_normal: float
+    largest: float  # finite
     tolerance: ToleranceClass
     short: str  # in narrow tables
     make: Callable[[NDArray[np.floating]], NDArray[Any]]  # round numbers into storage
@@ -44,19 +45,27 @@ def _as_it_is(stored: NDArray[Any]) -> NDArray[np.floating]:
     return stored
 
 
+# In place where it can be: arrays may be as large as memory allows.
 def _to_bfloat16(numbers: NDArray[np.floating]) -> NDArray[Any]:
     """The bit patterns, rounded to nearest, ties to even. A NaN stays a NaN."""
     single = numbers.astype("float32")
     bits = single.view("uint32")
-    rounded: NDArray[Any] = (bits + (0x7FFF + (bits >> 16 & 1)) >> 16).astype("uint16")
     nan = single != single
-    rounded[nan] = (bits[nan] >> 16 | 0x40).astype("uint16")
-    return rounded
+    quiet = bits[nan] | 0x400000
+    carry = bits >> 16
+    carry &= 1
+    carry += 0x7FFF
+    bits += carry
+    del carry
+    bits[nan] = quiet
+    bits >>= 16
+    return bits.astype("uint16")
 
 
 def _from_bfloat16(patterns: NDArray[Any]) -> NDArray[np.floating]:
-    numbers: NDArray[np.floating] = (patterns.astype("uint32") << 16).view("float32")
-    return numbers
+    bits = patterns.astype("uint32")
+    bits <<= 16
+    return bits.view("float32")
 
 
 # Narrowest first.
@@ -67,6 +76,7 @@ DTYPES: Mapping[Dtype, DtypeEntry] = {
         itemsize=2,
         unit_roundoff=2.0**-11,
         smallest_normal=2.0**-14,
+        largest=65504.0,
         tolerance="halves",
         short="f16",
         make=lambda numbers: numbers.astype("float16", copy=False),
@@ -78,6 +88,7 @@ DTYPES: Mapping[Dtype, DtypeEntry] = {
         itemsize=2,
         unit_roundoff=2.0**-8,
         smallest_normal=2.0**-126,
+        largest=(2 - 2.0**-7) * 2.0**127,
         tolerance="halves",
         short="bf16",
         make=_to_bfloat16,
@@ -89,6 +100,7 @@ DTYPES: Mapping[Dtype, DtypeEntry] = {
         itemsize=4,
         unit_roundoff=2.0**-24,
         smallest_normal=2.0**-126,
+        largest=(2 - 2.0**-23) * 2.0**127,
         tolerance="roundings",
         short="f32",
         make=lambda numbers: numbers.astype("float32", copy=False),
@@ -100,6 +112,7 @@ DTYPES: Mapping[Dtype, DtypeEntry] = {
         itemsize=8,
         unit_roundoff=2.0**-53,
         smallest_normal=2.0**-1022,
+        largest=(2 - 2.0**-52) * 2.0**1023,
         tolerance="fixed",
         short="f64",
         make=lambda numbers: numbers.astype("float64", copy=False),
@@ -108,11 +121,20 @@ DTYPES: Mapping[Dtype, DtypeEntry] = {
 }
 NARROWEST_FIRST: tuple[Dtype, ...] = tuple(DTYPES)
 WIDEST_FIRST: tuple[Dtype, ...] = NARROWEST_FIRST[::-1]
+# The dtypes that sums grow in, widest first: multiply-adds on vectors compute in these.
+ACCUMULATORS: tuple[Dtype, ...] = tuple(
+    dtype for dtype in WIDEST_FIRST if dtype in {entry.accumulator for entry in DTYPES.values()}
+)
 
 
 def is_half(dtype: Dtype) -> bool:
     """Whether numbers are stored in another type than their sums, as 16-bit floats are."""
     return DTYPES[dtype].itemsize == 2
+
+
+def bytes_to_round(dtype: Dtype) -> int:
+    """Bytes per number that `make` takes while it works, beside its argument and its result."""
+    return 9 if dtype == "bfloat16" else 0  # the bits, the carry, whether it is NaN
 
 
 def accumulator_of(dtype: Dtype) -> DtypeEntry:
@@ -129,7 +151,7 @@ def listed(dtypes: Iterable[Dtype], joint: str) -> str:
     """The names in a sentence.
 
     >>> listed(WIDEST_FIRST, "or")
-    'float64 or float32'
+    'float64, float32, bfloat16 or float16'
     """
     *most, last = dtypes
     return f"{', '.join(most)} {joint} {last}" if most else last

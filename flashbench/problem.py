@@ -346,6 +346,17 @@ class AttentionProblem(
         return self.batch, self.num_kv_heads, self.seqlen_k, self.head_dim
 
     @property
+    def numbers(self) -> tuple[int, int, int, int]:
+        """How many numbers q, k, v and o hold."""
+        queries, keys = self.query_rows * self.num_heads, self.key_rows * self.num_kv_heads
+        return (
+            queries * self.head_dim,
+            keys * self.head_dim,
+            keys * self.head_dim_v,
+            queries * self.head_dim_v,
+        )
+
+    @property
     def mask_shape(self) -> tuple[int, int, int, int]:
         """(batch, num_heads, seqlen_q, seqlen_k), with 1 for each broadcast axis. dmask has this shape."""
         sizes = {"b": self.batch, "h": self.num_heads, "q": self.seqlen_q, "k": self.seqlen_k}
@@ -354,16 +365,17 @@ class AttentionProblem(
 
     @property
     def _q_bytes(self) -> int:
-        return self.query_rows * self.num_heads * self.head_dim * self.itemsize
+        return self.numbers[0] * self.itemsize
 
     @property
     def kv_bytes(self) -> int:
         """Bytes of k and v, which a decoding step reads."""
-        return self.key_rows * self.num_kv_heads * (self.head_dim + self.head_dim_v) * self.itemsize
+        _, k, v, _ = self.numbers
+        return (k + v) * self.itemsize
 
     @property
     def _o_bytes(self) -> int:
-        return self.query_rows * self.num_heads * self.head_dim_v * self.itemsize
+        return self.numbers[3] * self.itemsize
 
     @property
     def _lse_bytes(self) -> int:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flashbench.dtypes import DEFAULT_DTYPE, NARROWEST_FIRST, WIDEST_FIRST, listed
+from flashbench.dtypes import ACCUMULATORS, DEFAULT_DTYPE, NARROWEST_FIRST, WIDEST_FIRST, listed
 
 PROBLEM = "Problem"
 FEATURES = "Features"
@@ -45,6 +45,7 @@ def seq_lens(default: str) -> Any:
 
 
 ALL_DTYPES = ",".join(WIDEST_FIRST)
+WIDE_DTYPES = ",".join(ACCUMULATORS)
 _DTYPE_WORDS = listed(WIDEST_FIRST, "and")
 
 

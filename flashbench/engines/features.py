@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.block_mask import BlockMask
-from flashbench.dtypes import DTYPES
+from flashbench.dtypes import DTYPES, is_half
 from flashbench.engines import Array
 from flashbench.engines.launch import address_of
 from flashbench.extras import Extras
@@ -124,11 +124,24 @@ def sinks_gradient(
     if not problem.sinks:
         return None
     assert extras.sinks is not None
-    do, o = (DTYPES[problem.dtype].view(x) for x in (do, o))
     with np.errstate(all="ignore"):  # NaN and infinity are valid results
-        delta = np.einsum("bhqd,bhqd->bhq", do, o)
-        delta[~o.any(axis=-1)] = 0.0  # a row with no visible key, even if its do is NaN
+        delta = _delta(problem, do, o)
         weight = np.exp(extras.sinks[:, np.newaxis] - lse)
         weight[:, np.isneginf(extras.sinks)] = 0.0  # -inf: the head has no sink
         gradient: Array = -np.einsum("bhq,bhq->h", weight, delta)
     return gradient
+
+
+def _delta(problem: AttentionProblem, do: Array, o: Array) -> Array:
+    """The sum of do * o along each row, (batch, num_heads, seqlen_q); 0 for a row that sees no key."""
+    if is_half(problem.dtype):  # some heads at a time: float32 copies of all would be as large as q
+        view, step = DTYPES[problem.dtype].view, problem.num_kv_heads
+        heads = [slice(first, first + step) for first in range(0, problem.num_heads, step)]
+        return np.concatenate([_row_sums(view(do[:, some]), view(o[:, some])) for some in heads], axis=1)
+    return _row_sums(do, o)
+
+
+def _row_sums(do: Array, o: Array) -> Array:
+    delta: Array = np.einsum("bhqd,bhqd->bhq", do, o)
+    delta[~o.any(axis=-1)] = 0.0  # a row with no visible key, even if its do is NaN
+    return delta

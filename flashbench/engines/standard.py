@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flashbench.codegen.scratch import ALIGNMENT, aligned
+from flashbench.codegen.scratch import ALIGNMENT
 from flashbench.codegen.structs import struct_bytes
-from flashbench.dtypes import accumulator_of
+from flashbench.dtypes import NARROWEST_FIRST, accumulator_of, is_half
 from flashbench.engines import Array, AttentionGradients, Forward, Settings
 from flashbench.engines.base import EngineBase
 from flashbench.engines.features import call_features
@@ -34,9 +34,11 @@ from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.kernels.call.structs import Array as ArrayPlace
 from flashbench.kernels.call.structs import Numbers
 from flashbench.kernels.maths.exp2 import LOG2E
+from flashbench.kernels.standard.access import ROOMS, RoomSizes
 from flashbench.kernels.standard.call import Scores, SlabSequence, Stages, StandardCall
 from flashbench.kernels.standard.mask_gradient import standard_mask_gradient
 from flashbench.kernels.standard.stages import (
+    DEPTH,
     KEY_GRADIENTS,
     KEY_TILE,
     MASK_GRADIENT,
@@ -53,6 +55,7 @@ from flashbench.kernels.standard.stages import (
 )
 from flashbench.problem import AttentionProblem, Direction, Feature
 
+Pass = Literal["fwd", "bwd"]
 _NOWHERE = ArrayPlace(0, 0, 0, 0)
 _NO_NUMBERS = Numbers(*_NOWHERE)
 _COLUMN = SlabSequence(*range(len(SlabSequence._fields)))  # column indices of the table, by name
@@ -81,6 +84,7 @@ class StandardEngine(EngineBase):
     features: frozenset[Feature] = frozenset(
         {"window", "softcap", "alibi", "sinks", "mask", "key_lengths", "varlen", "dropout"}
     )
+    dtypes = NARROWEST_FIRST
 
     def forward(
         self,
@@ -94,21 +98,22 @@ class StandardEngine(EngineBase):
         keep: bool = False,
     ) -> Forward:
         shape = problem.q_shape[:3]
-        o, lse = result_like(q, problem.head_dim_v), np.empty(shape, accumulator_of(problem.dtype).storage)
+        number = accumulator_of(problem.dtype).storage
+        o, lse = result_like(q, problem.head_dim_v), np.empty(shape, number)
         plan, sequences = _plan(problem), _sequences(problem)
         scores, longest, hides = plan[:3]
-        stride = plan.stride if o.flags.c_contiguous else plan.packed
+        apart = plan.packs_apart or not o.flags.c_contiguous
+        rooms, stride = _rooms(problem, "fwd", apart=apart)
         kept = Kept(
-            np.empty(scores, q.dtype),
-            np.empty(scores, q.dtype) if keep and problem.softcap is not None else None,
-            np.empty(scores, q.dtype) if keep and problem.dropout else None,
+            np.empty(scores, number),
+            np.empty(scores, number) if keep and problem.softcap is not None else None,
+            np.empty(scores, number) if keep and problem.dropout else None,
         )
         threads = threads_for(problem, "fwd", settings)
         q, k, v = readable(q), readable(k), readable(v)
         features, arrays = call_features(problem, extras)
         counters = Counters(tickets=STAGES, finite=problem.batch * problem.num_kv_heads)
         memory = CallMemory(threads, stride, counters, Rows.of(sequences))
-        work = memory.work()
         natural = bool(problem.softcap or problem.alibi or problem.sinks or problem.mask == "float")
         call = StandardCall(
             place(q),
@@ -125,11 +130,11 @@ class StandardEngine(EngineBase):
                 natural,
                 factor=problem.scale / (problem.softcap or 1.0) * (1.0 if natural else LOG2E),
                 softcap=problem.softcap or 0.0,
-                packed=work.scratch if stride else 0,
-                packed_stride=stride,
+                packs_apart=int(apart),
             ),
+            rooms,
             sizes_of(problem, 0, 0),
-            work,
+            memory.work(),
             features,
         )
         launch = Launch(call, threads)
@@ -155,20 +160,21 @@ class StandardEngine(EngineBase):
             forward = self.forward(problem, settings, q, k, v, extras=extras, keep=True)
         kept: Kept = forward.saved
         dq, dk, dv = (result_like(x, x.shape[3]) for x in (q, k, v))
-        # The kernels first pack v into dv's memory, so the rows of a head must be contiguous.
-        room = dv if dv.flags.c_contiguous else np.empty(dv.shape, dv.dtype)
+        # The kernels may first pack v into dv's memory, so the rows of a head must be contiguous.
+        room = dv if dv.flags.c_contiguous or is_half(problem.dtype) else np.empty(dv.shape, dv.dtype)
         dp = np.empty_like(kept.p)
         dmask = None
         if mask_gradient and problem.mask == "float":
-            dmask = np.zeros(problem.mask_shape, dtype=q.dtype)
+            dmask = np.zeros(problem.mask_shape, kept.p.dtype)
         sequences, (_, longest, hides) = _sequences(problem), _plan(problem)[:3]
+        rooms, stride = _rooms(problem, "bwd")
         threads = threads_for(problem, "fwd", settings)
         do, q, k, v = readable(do), readable(q), readable(k), readable(v)
         lse = forward.lse
         assert lse is not None  # our forward returns it; callers with their own `Forward` must set it
         features, arrays = call_features(problem, extras)
         finite = problem.batch * (2 * problem.num_heads + problem.num_kv_heads)
-        memory = CallMemory(threads, 0, Counters(tickets=STAGES, finite=finite), Rows.of(sequences))
+        memory = CallMemory(threads, stride, Counters(tickets=STAGES, finite=finite), Rows.of(sequences))
         shares = np.zeros((len(sequences), problem.num_heads, -(-longest // ROW_TILE)))
         call = StandardCall(
             place(q),
@@ -189,6 +195,7 @@ class StandardEngine(EngineBase):
                 sink_shares=address_of(shares),
                 mask_step=-1 if dmask is None else int(dmask.shape[3] > 1),
             ),
+            rooms,
             sizes_of(problem, 0, 0),
             memory.work(),
             features,
@@ -204,7 +211,7 @@ class StandardEngine(EngineBase):
         del memory, arrays
         if room is not dv:
             dv[...] = room
-        dsinks = shares.sum(axis=(0, 2)).astype(q.dtype) if problem.sinks else None
+        dsinks = shares.sum(axis=(0, 2)).astype(kept.p.dtype) if problem.sinks else None
         return AttentionGradients(dq, dk, dv, dsinks, dmask)
 
     def workspace_bytes(
@@ -213,17 +220,19 @@ class StandardEngine(EngineBase):
         """Bytes for arrays in memory order (batch, heads, seqlen, head_dim).
 
         The forward pass needs the scores. The backward pass needs dp; its forward pass keeps P, tanh with
-        softcap, and dropped with dropout.
+        softcap, and dropped with dropout. 16-bit dtypes also need a few tiles per thread.
         """
         plan = _plan(problem)
-        scores = plan.scores * problem.itemsize
+        scores = plan.scores * accumulator_of(problem.dtype).itemsize
         kept = scores * (1 + (problem.softcap is not None) + bool(problem.dropout))
-        packed = threads_for(problem, "fwd", settings) * plan.stride + ALIGNMENT
+        threads = threads_for(problem, "fwd", settings)
+        forward = threads * _rooms(problem, "fwd", apart=plan.packs_apart)[1] + ALIGNMENT
+        rooms = threads * _rooms(problem, "bwd")[1]
         shares = 8 * problem.batch * problem.num_heads * -(-plan.longest // ROW_TILE)
         most = {
-            "fwd": scores + packed,
-            "bwd": scores + shares,
-            "fwd_bwd": kept + max(packed, scores + shares),
+            "fwd": scores + forward,
+            "bwd": scores + shares + rooms,
+            "fwd_bwd": kept + max(forward, scores + shares + rooms),
         }[direction]
         return most + struct_bytes(StandardCall)
 
@@ -234,8 +243,8 @@ class _Plan(NamedTuple):
     scores: int  # number of scores
     longest: int  # the largest number of queries or padded keys in a sequence
     hides: bool  # some pair may be hidden, also by padding
-    packed: int  # bytes of packed keys per thread
-    stride: int  # bytes to allocate for them per thread; 0 if each head of a contiguous o has room
+    longest_keys: int
+    packs_apart: bool  # some head of a contiguous o has no room for its packed keys
 
 
 def _columns(problem: AttentionProblem, seqlen_k: Any) -> Any:
@@ -251,14 +260,25 @@ def _plan(problem: AttentionProblem) -> _Plan:
         longest, longest_keys = max(longest, seqlen_q), max(longest_keys, columns)
         room &= columns * problem.head_dim <= seqlen_q * problem.head_dim_v or seqlen_q == 0
     padded = problem.key_lengths is not None and not problem.packed
-    packed = aligned(min(KEY_TILE, longest_keys) * problem.head_dim * problem.itemsize)
     return _Plan(
         scores,
         max(longest, longest_keys),
         padded or problem.masked or problem.mask is not None,
-        packed,
-        0 if room else packed,
+        longest_keys,
+        not room,
     )
+
+
+def _rooms(problem: AttentionProblem, direction: Pass, *, apart: bool = False) -> tuple[Any, int]:
+    """(offsets of the parts of a thread's scratch, its bytes). apart: the forward packs keys there."""
+    plan, number_bytes = _plan(problem), accumulator_of(problem.dtype).itemsize
+    head_dim, head_dim_v = problem.head_dim, problem.head_dim_v
+    keys = min(KEY_TILE, plan.longest_keys)
+    if not is_half(problem.dtype):
+        return ROOMS.place(RoomSizes(apart * keys * head_dim, 0, 0, number_bytes))
+    packed, summed = (head_dim, head_dim_v) if direction == "fwd" else (head_dim_v, head_dim + head_dim_v)
+    operand = min(DEPTH, plan.longest) * max(head_dim, head_dim_v)
+    return ROOMS.place(RoomSizes(keys * packed, operand, min(ROW_TILE, plan.longest) * summed, number_bytes))
 
 
 @lru_cache(maxsize=64)  # making the table takes longer than attention on a small problem

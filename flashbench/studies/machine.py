@@ -8,7 +8,7 @@ import psutil
 from msgspec.structs import replace
 
 from flashbench.analysis.advice import advice
-from flashbench.dtypes import WIDEST_FIRST
+from flashbench.dtypes import ACCUMULATORS
 from flashbench.errors import EngineError
 from flashbench.measure.energy import EnergyMeter
 from flashbench.measure.machine import describe_machine
@@ -24,7 +24,7 @@ from flashbench.system.cores import available_cores
 # Bursts of multiply-adds of each dtype, the dtypes taking turns.
 PEAK_BURSTS = 5
 # To look around, then the bursts, the bandwidth and the noise floor.
-STEPS = 1 + PEAK_BURSTS * len(WIDEST_FIRST) + 2
+STEPS = 1 + PEAK_BURSTS * len(ACCUMULATORS) + 2
 TIMEOUT_S = 120.0
 
 
@@ -77,7 +77,7 @@ def _with_limits(
 ) -> tuple[Machine, list[str]]:
     """The machine with its peaks and its bandwidth, and a line for each that could not be measured."""
     failures: list[str] = []
-    bursts = [(number, dtype) for number in range(1, PEAK_BURSTS + 1) for dtype in WIDEST_FIRST]
+    bursts = [(number, dtype) for number in range(1, PEAK_BURSTS + 1) for dtype in ACCUMULATORS]
     with WorkerPool(threads, timeout_s=TIMEOUT_S) as pool:
         limits = Limits(pool, threads)
         for done, (number, dtype) in enumerate(bursts, start=1):
@@ -88,7 +88,7 @@ def _with_limits(
     if limits.read_bandwidth_gbps is None:
         failures.append("read bandwidth could not be measured")
     peaks = limits.peak_gflops()
-    failures += [f"FMA peak of {dtype} could not be measured" for dtype in WIDEST_FIRST if dtype not in peaks]
+    failures += [f"FMA peak of {dtype} could not be measured" for dtype in ACCUMULATORS if dtype not in peaks]
     measured = replace(
         machine, peak_gflops=peaks, peak_threads=threads, read_bandwidth_gbps=limits.read_bandwidth_gbps
     )

@@ -52,11 +52,11 @@ def run_pair_rows(zero, x, row, rows, columns, room):
 @given(x=tiles())
 def test_pair_rows_puts_neighbours_of_a_row_in_a_word(x):
     rows, columns = x.shape
-    whole, room = guarded(padded(rows, 32) // 2 * padded(columns, 16), np.uint32)
+    whole, room = guarded(padded(rows, 32) // 2 * padded(columns, 32), np.uint32)
     made = run_pair_rows(np.float32(0), x.ctypes.data, x.strides[0] // 2, rows, columns, room.ctypes.data)
-    assert made == (room.ctypes.data, 2 * padded(columns, 16))
-    expected = zero_padded(x, padded(rows, 32), padded(columns, 16))
-    words = room.reshape(-1, padded(columns, 16))
+    assert made == (room.ctypes.data, 2 * padded(columns, 32))
+    expected = zero_padded(x, padded(rows, 32), padded(columns, 32))
+    words = room.reshape(-1, padded(columns, 32))
     np.testing.assert_array_equal(words, pairs_of(expected[::2], expected[1::2]))
     assert_guards_are_whole(whole, room)
 

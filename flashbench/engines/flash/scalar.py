@@ -1,4 +1,7 @@
-"""The scalar loops on NumPy arrays. Engine `flash` runs them if use_simd is off."""
+"""The scalar loops on NumPy arrays. Engine `flash` runs them if use_simd is off.
+
+The loops compute on float32 copies of 16-bit arrays. Their results are rounded at the end.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.block_mask import BlockMask
-from flashbench.dtypes import accumulator_of
+from flashbench.dtypes import DTYPES, accumulator_of, bytes_to_round, is_half
 from flashbench.engines import Array, AttentionGradients, Forward
 from flashbench.engines.launch import COLUMN, broadcast_gradient, no_tasks, sequence_table
 from flashbench.extras import Extras
@@ -18,15 +21,18 @@ from flashbench.kernels.scalar import (
     scalar_backward,
     scalar_forward,
 )
-from flashbench.problem import AttentionProblem
+from flashbench.problem import AttentionProblem, Direction
 
 
 def forward_by_loops(problem: AttentionProblem, q: Array, k: Array, v: Array, extras: Extras) -> Forward:
     """o (batch, num_heads, seqlen_q, head_dim_v) and lse (batch, num_heads, seqlen_q)."""
-    o = np.empty((*problem.q_shape[:3], problem.head_dim_v), dtype=q.dtype)
-    lse = np.empty(problem.q_shape[:3], dtype=q.dtype)
+    entry, number = DTYPES[problem.dtype], accumulator_of(problem.dtype).storage
+    q, k, v = (entry.view(x) for x in (q, k, v))
+    o = np.empty((*problem.q_shape[:3], problem.head_dim_v), number)
+    lse = np.empty(problem.q_shape[:3], number)
     scalar_forward(q, k, v, o, lse, _sequences(problem), _features(problem, extras))
-    return Forward(o, lse)
+    with np.errstate(over="ignore"):  # a sum may be too large for float16
+        return Forward(entry.make(o), lse)
 
 
 def backward_by_loops(
@@ -41,21 +47,32 @@ def backward_by_loops(
     mask_gradient: bool,
 ) -> AttentionGradients:
     """All gradients of the problem; dmask only if `mask_gradient`."""
-    dq, dk, dv = (np.zeros(x.shape, dtype=q.dtype) for x in (q, k, v))
+    entry, number = DTYPES[problem.dtype], accumulator_of(problem.dtype).storage
+    do, q, k, v, o = (entry.view(x) for x in (do, q, k, v, forward.o))
+    dq, dk, dv = (np.zeros(x.shape, number) for x in (q, k, v))
     dsinks = np.zeros(problem.num_heads)
     wanted = mask_gradient and problem.mask == "float"
-    dmask = np.zeros(problem.mask_shape if wanted else (1, 1, 1, 1), dtype=q.dtype)
+    dmask = np.zeros(problem.mask_shape if wanted else (1, 1, 1, 1), number)
     gradients = Gradients(dq, dk, dv, dsinks, broadcast_gradient(dmask, _mask_shape(problem)))
-    inputs = BackwardInputs(do, q, k, v, forward.o, forward.lse)
+    inputs = BackwardInputs(do, q, k, v, o, forward.lse)
     scalar_backward(inputs, gradients, _sequences(problem), _features(problem, extras))
+    with np.errstate(over="ignore"):  # a gradient may be too large for float16
+        dq, dk, dv = (entry.make(x) for x in (dq, dk, dv))
     return AttentionGradients(
-        dq, dk, dv, dsinks.astype(q.dtype) if problem.sinks else None, dmask if wanted else None
+        dq, dk, dv, dsinks.astype(number) if problem.sinks else None, dmask if wanted else None
     )
 
 
-def workspace_of_loops(problem: AttentionProblem) -> int:
-    """Bytes: only the dense copy of a block mask."""
-    return int(np.prod(problem.mask_shape)) if problem.mask == "block" else 0
+def workspace_of_loops(problem: AttentionProblem, direction: Direction) -> int:
+    """Bytes: the dense copy of a block mask, and for 16-bit dtypes float32 copies of inputs and results."""
+    mask = int(np.prod(problem.mask_shape)) if problem.mask == "block" else 0
+    if not is_half(problem.dtype):
+        return mask
+    q, k, v, o = problem.numbers
+    wide, rounding = accumulator_of(problem.dtype).itemsize, bytes_to_round(problem.dtype)
+    forward = mask + wide * (q + k + v + o) + rounding * o
+    backward = mask + wide * (2 * (q + k + v) + 2 * o) + rounding * max(q, k, v)
+    return {"fwd": forward, "bwd": backward, "fwd_bwd": max(forward, backward)}[direction]
 
 
 def _sequences(problem: AttentionProblem) -> NDArray[np.int64]:

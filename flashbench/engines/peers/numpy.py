@@ -5,8 +5,8 @@
     p /= p.sum(axis=-1)
     o = p @ v
 
-BLAS computes the products. Hidden keys and values are multiplied by a weight of zero, so a NaN or an
-infinity there reaches the rows that do not see it: these lines do just that.
+BLAS computes the products. Hidden keys and values are multiplied by a weight of zero, so a NaN or an infinity
+there reaches the rows that do not see it: these lines do just that. 16-bit floats are computed as float32.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from flashbench.dtypes import DTYPES, NARROWEST_FIRST, accumulator_of, bytes_to_round, is_half
 from flashbench.engines.base import EngineBase
 from flashbench.engines.protocol import Array, AttentionGradients, Forward, Settings
 from flashbench.extras import NO_EXTRAS, Extras
@@ -29,6 +30,7 @@ class NumpyEngine(EngineBase):
 
     name = "numpy"
     summary = "textbook attention in four lines of NumPy (BLAS), scores materialised"
+    dtypes = NARROWEST_FIRST
 
     def forward(
         self,
@@ -42,10 +44,12 @@ class NumpyEngine(EngineBase):
         keep: bool = False,
     ) -> Forward:
         """o = softmax(scale q k^T) v; keep=True saves p for backward."""
+        entry = DTYPES[problem.dtype]
+        q, k, v = (entry.view(x) for x in (q, k, v))
         with _threads(settings.num_threads), np.errstate(all="ignore"):
             p, lse = _softmax(problem, q, k)
-            o = p @ v[:, :, None]
-        return Forward(_join(o), _join(lse), p if keep else None)
+            o = entry.make(_join(p @ v[:, :, None]))
+        return Forward(o, _join(lse), p if keep else None)
 
     def backward(
         self,
@@ -61,16 +65,18 @@ class NumpyEngine(EngineBase):
         mask_gradient: bool = False,
     ) -> AttentionGradients:
         """Gradients through p: from `forward.saved`, or recomputed."""
+        entry = DTYPES[problem.dtype]
+        do, q, k, v, o = (entry.view(x) for x in (do, q, k, v, forward.o))
         with _threads(settings.num_threads), np.errstate(all="ignore"):
             p = _softmax(problem, q, k)[0] if forward.saved is None else forward.saved
             do = _split(problem, do)
-            dv = _add_heads(p.swapaxes(3, 4) @ do)
+            dv = entry.make(_add_heads(p.swapaxes(3, 4) @ do))
             ds = do @ v[:, :, None].swapaxes(3, 4)
-            ds -= np.einsum("...d,...d->...", do, _split(problem, forward.o))[..., None]
+            ds -= np.einsum("...d,...d->...", do, _split(problem, o))[..., None]
             ds *= p
             ds *= problem.scale
-            dq = _join(ds @ k[:, :, None])
-            dk = _add_heads(ds.swapaxes(3, 4) @ _split(problem, q))
+            dq = entry.make(_join(ds @ k[:, :, None]))
+            dk = entry.make(_add_heads(ds.swapaxes(3, 4) @ _split(problem, q)))
         return AttentionGradients(dq, dk, dv)
 
     def workspace_bytes(
@@ -78,20 +84,31 @@ class NumpyEngine(EngineBase):
     ) -> int | None:
         """Forward: the scores, twice with a mask. Backward: ds, beside the p that the forward kept.
 
-        BLAS's own buffers are not counted: OpenBLAS on several threads takes 512 KiB.
+        16-bit dtypes also need float32 copies of the inputs, and of each result until it is rounded. BLAS's
+        own buffers are not counted: OpenBLAS on several threads takes 512 KiB.
         """
-        rows = problem.batch * problem.num_heads * problem.seqlen_q * problem.itemsize
+        number_bytes = accumulator_of(problem.dtype).itemsize
+        rows = problem.batch * problem.num_heads * problem.seqlen_q * number_bytes
         scores = rows * problem.seqlen_k
         # NumPy copies the operand that it broadcasts along the rows of the scores into a buffer.
-        broadcast = min(scores, np.getbufsize() * problem.itemsize)
+        broadcast = min(scores, np.getbufsize() * number_bytes)
         softmax = scores + 2 * rows + max(rows, broadcast)  # row_max, row_sum and its logarithm
         if problem.causal:  # the mask, and the scores before and after it
             softmax = max(softmax, 2 * scores + problem.seqlen_q * problem.seqlen_k)
-        heads = 0  # dk of every query head, before query heads that share a key head are summed
+        heads = (
+            0  # gradients of a key by each query head, before query heads that share a key head are summed
+        )
         if problem.num_heads != problem.num_kv_heads:
-            heads = problem.batch * problem.num_heads * problem.seqlen_k * problem.head_dim * problem.itemsize
-        gradients = scores + max(rows + broadcast, heads)
-        return {"fwd": softmax, "bwd": gradients, "fwd_bwd": max(softmax, scores + gradients)}[direction]
+            heads = problem.batch * problem.num_heads * problem.seqlen_k * number_bytes
+        q, k, v, o = problem.numbers
+        wide = number_bytes * is_half(problem.dtype)  # bytes of a float32 copy of a 16-bit number
+        rounding = wide + bytes_to_round(problem.dtype)
+        forward = wide * (q + k + v) + max(softmax, scores + rounding * o)
+        of_values = max(heads * problem.head_dim_v + wide * v, rounding * v)
+        of_keys = max(heads * problem.head_dim + wide * k, rounding * k)
+        gradients = max(of_values, scores + max(rows + broadcast, of_keys, rounding * q))
+        backward = wide * (q + k + v + 2 * o) + gradients
+        return {"fwd": forward, "bwd": backward, "fwd_bwd": max(forward, scores + backward)}[direction]
 
 
 def _softmax(problem: AttentionProblem, q: Array, k: Array) -> tuple[Array, Array]:

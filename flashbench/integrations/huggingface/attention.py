@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from flashbench.dtypes import NARROWEST_FIRST, listed
+from flashbench.dtypes import ACCUMULATORS, listed
 from flashbench.errors import UnsupportedError
 from flashbench.integrations.huggingface.given_masks import only, pattern_of, with_bias
 from flashbench.integrations.huggingface.patterns import Pattern, band_pattern, in_band
@@ -146,7 +146,7 @@ def _left_to_transformers(
             raise UnsupportedError(
                 f"{type(module).__name__} has softcap or sinks, and no eager_attention_forward to compute"
                 f" them in {str(query.dtype).removeprefix('torch.')}",
-                hint=f"use {listed(NARROWEST_FIRST, 'or')}, and one sink for each head",
+                hint=f"use {listed(ACCUMULATORS[::-1], 'or')}, and one sink for each head",
             )
         kwargs |= {"softcap": softcap, "s_aux": s_aux}
     eager = forward is not sdpa_attention_forward

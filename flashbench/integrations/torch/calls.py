@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flashbench.arguments import Call, prepare
-from flashbench.arguments.arrays import KNOWN_DTYPES
+from flashbench.dtypes import ACCUMULATORS, listed
 from flashbench.engines import Array
 from flashbench.errors import AttentionError
 from flashbench.extras import NO_EXTRAS, Extras
@@ -67,8 +67,9 @@ def array(name: str, x: Tensor) -> Array:
     except (TypeError, RuntimeError) as error:  # bfloat16, another device
         if x.is_neg():
             return array(name, x.resolve_neg())
+        known = listed(ACCUMULATORS, "or")
         what = f"{str(x.dtype).removeprefix('torch.')} on {x.device.type}"
-        raise AttentionError(f"{name} must be a CPU tensor of {KNOWN_DTYPES}, not {what}") from error
+        raise AttentionError(f"{name} must be a CPU tensor of {known}, not {what}") from error
     return found if found.flags.aligned else found.copy()
 
 

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from flashbench.dtypes import NARROWEST_FIRST, listed
+from flashbench.dtypes import ACCUMULATORS, listed
 from flashbench.problem import MAX_HEAD_DIM
 
-DTYPES = tuple(getattr(torch, name) for name in NARROWEST_FIRST)
-KNOWN_DTYPES = listed(NARROWEST_FIRST, "and")
+DTYPES = tuple(getattr(torch, name) for name in ACCUMULATORS)
+KNOWN_DTYPES = listed(ACCUMULATORS[::-1], "and")
 # PyTorch's function most likely raises its own error for these.
 ODD = "arguments of other kinds or shapes than flashbench knows"
 

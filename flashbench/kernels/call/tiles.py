@@ -95,7 +95,7 @@ def key_span(block, queries, features):
 
 
 class Cursor(NamedTuple):
-    """The place in a tile of queries' keys: block of the block mask, then keys from `start` to `end` of it."""
+    """The place among a tile of queries' keys: a block of the block mask, and its keys from `start` on."""
 
     block: Any
     last_block: Any
@@ -105,7 +105,7 @@ class Cursor(NamedTuple):
 
 @step
 def first_cursor(queries, features):
-    """The cursor before the first key. A block mask lists the visible blocks; else all keys are one block."""
+    """The cursor before the first key. A block mask lists visible blocks; else all keys are one block."""
     block, last_block = key_blocks(queries, features)
     if block >= last_block:
         return Cursor(block, last_block, 0, 0)

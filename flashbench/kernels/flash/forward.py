@@ -110,7 +110,7 @@ def flash_forward(product: Product, dtype: Dtype) -> Any:
 @step
 def work_on_tiles(product, one_tile, call, slot):
     """Take tiles of queries from the shared counter until none is left. one_tile: the step for one."""
-    gather(call)
+    gather(product, call)
     scratch = thread_scratch(call, slot)
     ticket = at(call.work.tickets, TICKETS)
     while True:

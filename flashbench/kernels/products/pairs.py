@@ -140,7 +140,7 @@ def _pack_pairs(builder: ir.IRBuilder) -> ir.Function:
 def _pair_rows(builder: ir.IRBuilder) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         source, source_row, rows, columns, room = args
-        words, width = b.bitcast(room, _WORD.as_pointer()), _padded(b, columns, WORDS)
+        words, width = b.bitcast(room, _WORD.as_pointer()), _padded(b, columns, 2 * WORDS)
 
         def put_line(pair: ir.Value, *, both: bool) -> None:
             """One row of words, from two rows, or from one and zeros."""
@@ -324,11 +324,11 @@ def _put_padded(typingctx: Any, x: Any, rows: Any, columns: Any, room: Any, widt
 def pair_rows(x, rows, columns, room):
     """The `Matrix` of words (x[2r][c], x[2r + 1][c]) in `room`.
 
-    Its rows are padded to WORDS words. There are whole tiles of them: 2 * WORDS rows of x. An odd last row is
-    paired with zeros.
+    Its rows are padded to 2 * WORDS words. There are whole tiles of them: 2 * WORDS rows of x. An odd last
+    row is paired with zeros.
     """
     _put_pair_rows(x, rows, columns, room)
-    return Matrix(halves(room), 2 * ((columns + WORDS - 1) // WORDS * WORDS))
+    return Matrix(halves(room), 2 * ((columns + 2 * WORDS - 1) // (2 * WORDS) * (2 * WORDS)))
 
 
 @step

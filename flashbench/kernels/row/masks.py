@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flashbench.codegen.pointers import at, pointer
+from flashbench.codegen.pointers import at, number_at, pointer
 from flashbench.codegen.steps import step
 from flashbench.kernels.call.features import blocks_of_row, dense_entry
 from flashbench.kernels.call.masks import BLOCK_MASK, BOOL_MASK, FLOAT_MASK
@@ -128,7 +128,7 @@ def add_visible_keys(p, x, sums, columns, row, features):
     for j in range(first, end):
         if mask_lets_see(row, j, features):
             for column in range(columns):
-                at(sums, column)[0] += at(p, j)[0] * at(x.at, j * x.row + column)[0]
+                at(sums, column)[0] += at(p, j)[0] * number_at(x.at, j * x.row + column)
 
 
 @step
@@ -139,4 +139,4 @@ def add_visible_queries(p, p_row, x, sums, columns, key, features):
         first, end = visible_range(row, features)
         if first <= key.i < end and mask_lets_see(row, key.i, features):
             for column in range(columns):
-                at(sums, column)[0] += at(p, i * p_row)[0] * at(x.at, i * x.row + column)[0]
+                at(sums, column)[0] += at(p, i * p_row)[0] * number_at(x.at, i * x.row + column)

@@ -12,6 +12,7 @@ from flashbench.codegen.steps import step
 from flashbench.codegen.structs import CELL_BYTES, Number, element
 from flashbench.kernels.call.arrays import rows_at
 from flashbench.kernels.call.structs import Array, Features, Numbers, Sizes, Work
+from flashbench.kernels.standard.access import ROOMS
 
 
 class Scores(NamedTuple):
@@ -31,8 +32,7 @@ class Stages(NamedTuple):
     natural: int = 0  # 1: scores in natural units; 0: in log2 units
     factor: float = 0.0  # multiplies q k^T: gives these units, or units of the softcap
     softcap: float = 0.0
-    packed: int = 0  # address of memory for packed keys, packed_stride bytes per thread; 0: pack keys into o
-    packed_stride: int = 0
+    packs_apart: int = 0  # 1: pack keys into scratch; 0: into o, which is written only later
     sink_shares: int = 0  # address of float64 numbers: one sink gradient share per task of SCORE_GRADIENT
     mask_step: int = -1  # stride of dmask along the keys, 0 or 1; -1: dmask is not requested
 
@@ -40,7 +40,8 @@ class Stages(NamedTuple):
 class StandardCall(NamedTuple):
     """The arguments of one call, shared by its threads. A forward call has no gradients, a backward no o.
 
-    dv: holds packed v before it is written; rows of a head are contiguous. work.tickets: one counter per
+    dv: where storage is the accumulator, it holds packed v before it is written, and its rows of a head are
+    contiguous. work.tickets: one counter per
     stage. work.finite: flags of each v in the forward pass; of each q, each do, each k in the backward pass.
     """
 
@@ -56,6 +57,7 @@ class StandardCall(NamedTuple):
     dv: Array
     dmask: Numbers
     stages: Stages
+    scratch: ROOMS.cells  # type: ignore[name-defined]
     sizes: Sizes
     work: Work
     features: Features
