@@ -74,7 +74,7 @@ def _chosen(problem: AttentionProblem, direction: Pass, settings: Settings) -> B
     """
     auto = None
     if settings.block_q is None and settings.block_k is None:
-        auto = tuned_blocks(problem, direction)
+        auto = tuned_blocks(problem, direction, path_of(problem.dtype, settings.path).product.name)
         if auto is not None:
             auto = within_window(auto, problem.seqlen_k, _window(problem))
     auto = auto or built_in_blocks(problem, direction, settings.path)

@@ -73,20 +73,30 @@ def path_of(dtype: Dtype, wanted: str | None = None) -> Path:
         path = PATHS.get(name)
         if path is None:
             raise ConfigError(f"{source}: there is no path {name!r}; known: {', '.join(PATHS)}")
-        lacking = path.needs - usable_features()
-        if dtype in path.dtypes and lacking:
-            raise ConfigError(
-                f"{source}: path {name} needs {', '.join(sorted(lacking))}, which this CPU lacks"
-            )
         if dtype in path.dtypes:
-            refusal = path.refusal()
-            if refusal is not None:
-                raise ConfigError(f"{source}: path {name} cannot be used: {refusal}")
+            why = obstacle(path)
+            if why is not None:
+                raise ConfigError(f"{source}: path {name} cannot be used: {why}")
             return path
         if not lenient:
             raise ConfigError(f"{source}: path {name} computes {', '.join(path.dtypes)}, not {dtype}")
-    for path in PATHS.values():
-        fits = dtype in path.dtypes and path.needs <= usable_features() and not path.by_name_only
-        if fits and path.refusal() is None:
-            return path
-    raise AssertionError(f"no path computes {dtype}")
+    return PATHS[fastest_path(dtype)]
+
+
+def fastest_path(dtype: Dtype) -> str:
+    """The name of the first path that can run here, whatever FLASHBENCH_PATH says."""
+    candidates = ((name, path) for name, path in PATHS.items() if dtype in path.dtypes)
+    return next(name for name, path in candidates if not path.by_name_only and obstacle(path) is None)
+
+
+def obstacle(path: Path) -> str | None:
+    """Why this process cannot run the path, in a few words; None: it can. May ask for a permission."""
+    lacking = path.needs - usable_features()
+    return f"this CPU lacks {', '.join(sorted(lacking))}" if lacking else path.refusal()
+
+
+def computes(name: str, dtype: Dtype) -> bool:
+    """Whether the path of that name has the dtype. Raises ConfigError if no path has this name."""
+    if name not in PATHS:
+        raise ConfigError(f"path: there is no path {name!r}; known: {', '.join(PATHS)}")
+    return dtype in PATHS[name].dtypes
