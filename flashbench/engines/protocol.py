@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from flashbench.dtypes import ACCUMULATORS
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.problem import AttentionProblem, Direction, Feature
 
@@ -109,10 +110,14 @@ class Outline(Protocol):
 class Engine(Outline, Protocol):
     """An attention implementation.
 
+    It is asked for float32 and float64 only, unless it has an attribute `dtypes`, a tuple of the names of all
+    dtypes that it computes.
+
     Its inputs are 4-D NumPy arrays: aligned, in this machine's byte order, in the problem's shapes and dtype,
     with any strides. It must not write to them. Its results have the problem's dtype and any strides, and
     must not share memory with the next call's results. It should run on `settings.num_threads` threads, or on
-    every core where that is None.
+    every core where that is None. Arrays of bfloat16 are bit patterns, uint16. With float16 and bfloat16 lse,
+    masks, slopes, sinks and their gradients are float32.
     """
 
     summary: str  # one line for `flashbench engines`
@@ -180,6 +185,8 @@ def path_taken(
 
 def refusal(engine: Outline, problem: AttentionProblem, direction: Direction) -> str | None:
     """Why the engine cannot run the problem, in one line, or None."""
+    if problem.dtype not in getattr(engine, "dtypes", ACCUMULATORS):
+        return f"the engine has no {problem.dtype}"
     lacking = sorted(problem.features - engine.features)
     if lacking:
         return f"the engine has no {', '.join(lacking)}"

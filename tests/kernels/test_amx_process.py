@@ -41,7 +41,7 @@ def answers(monkeypatch):
         monkeypatch.setattr(amx, "request", request)
         monkeypatch.setattr(sys, "platform", "linux")
         monkeypatch.setattr(amx.platform, "machine", lambda: "x86_64")
-        monkeypatch.setattr("flashbench.kernels.products.paths.cpu_features", lambda: PATHS["amx"].needs)
+        monkeypatch.setattr("flashbench.kernels.products.paths.usable_features", lambda: PATHS["amx"].needs)
         return requests
 
     amx.refusal.cache_clear()

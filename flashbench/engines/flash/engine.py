@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flashbench.dtypes import accumulator_of, is_half
+from flashbench.dtypes import NARROWEST_FIRST, accumulator_of, is_half
 from flashbench.engines import Array, AttentionGradients, Forward, Settings
 from flashbench.engines.base import EngineBase
 from flashbench.engines.features import call_features, sinks_gradient
@@ -47,6 +47,8 @@ class FlashEngine(EngineBase):
     features: frozenset[Feature] = frozenset(
         ("window", "softcap", "alibi", "sinks", "mask", "key_lengths", "varlen", "dropout", "block_table")
     )
+
+    dtypes = NARROWEST_FIRST
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         if problem.page_size is None:

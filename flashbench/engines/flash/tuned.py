@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 import archspec.cpu
 import llvmlite.binding as llvm
@@ -22,7 +22,7 @@ from numba.core import config
 from flashbench.codegen.compiled import KERNEL_SOURCES, cache_directory, chosen_directory
 from flashbench.codegen.isa import ISA
 from flashbench.dtypes import Dtype
-from flashbench.engines.flash.block_sizes import Blocks
+from flashbench.engines.flash.block_sizes import Blocks, Pass
 from flashbench.problem import AttentionProblem
 from flashbench.system.cores import available_cores
 
@@ -32,7 +32,6 @@ from flashbench.system.cores import available_cores
 SCHEMA_VERSION = 2
 MOST_ROWS = 1024  # the largest block_q and block_k
 
-Pass: TypeAlias = Literal["fwd", "bwd"]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 _Rows = Annotated[int, msgspec.Meta(ge=1, le=MOST_ROWS)]
 _Ratio = Annotated[float, msgspec.Meta(gt=0)]
