@@ -68,7 +68,7 @@ def test_every_dtype_has_a_path_and_every_other_path_a_reason(monkeypatch: pytes
     here = inspect(quick=True).machine
     assert {dtype: path_of(dtype).product.name for dtype in DTYPES} == here.paths
     assert here.paths["float32"] == "fma"
-    monkeypatch.setattr(paths, "cpu_features", set)
+    monkeypatch.setattr(paths, "usable_features", set)
     path_of.cache_clear()
     lesser = inspect(quick=True).machine
     path_of.cache_clear()

@@ -70,7 +70,7 @@ def test_a_path_that_cannot_compute_the_study_is_refused(
 @pytest.fixture
 def lesser_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A CPU without any feature that a path needs."""
-    monkeypatch.setattr(products, "cpu_features", set)
+    monkeypatch.setattr(products, "usable_features", set)
     path_of.cache_clear()
     yield
     path_of.cache_clear()
