@@ -69,7 +69,8 @@ def attention(
             q's dtype. With float16 and bfloat16 they may be float32, which is not copied either; in 16 bits
             they are converted in each call.
         sinks: (num_heads,), floats as of a mask: a logit that is added to the softmax's denominator and has
-            no value. Xiao et al. 2024, "Efficient Streaming Language Models with Attention Sinks", as in gpt-oss.
+            no value. Xiao et al. 2024, "Efficient Streaming Language Models with Attention Sinks", as in
+            gpt-oss.
         key_lengths: (batch,) whole numbers, 0 to seqlen_k: the number of valid keys of each sequence.
             "bottom-right" then means each sequence's own last key.
         block_table: (batch, pages) whole numbers; needs key_lengths. k is then
