@@ -243,6 +243,16 @@ BlockK = Annotated[
         rich_help_panel=ENGINES,
     ),
 ]
+Path = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--path",
+        metavar="P,...",
+        help="Instructions of flash's products, such as convert,auto (default auto: the fastest here); "
+        "`flashbench machine` lists them.",
+        rich_help_panel=ENGINES,
+    ),
+]
 Budget = Annotated[
     str | None,
     typer.Option(

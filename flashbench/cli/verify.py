@@ -54,8 +54,8 @@ def verify(
             "--suite",
             metavar="NAME",
             help="Such as torch. default: every feature, odd shapes, extreme values; two minutes on two "
-            "cores. torch: PyTorch's grid for CPUs; two minutes. flash-attention: that project's grid; hours "
-            "without --sample.",
+            "cores. torch: PyTorch's grid for CPUs; two minutes. flash-attention: that project's grid; "
+            "hours, or --sample.",
             autocompletion=_suite_words,
             show_default=False,
         ),

@@ -16,7 +16,7 @@ from flashbench.codegen.structs import CELL_BYTES, pack_struct
 from flashbench.dtypes import accumulator_of, is_half
 from flashbench.engines import Array, Settings
 from flashbench.kernels.call import structs
-from flashbench.kernels.call.structs import MoveSizes, Numbers, Sequence, Sizes, Work
+from flashbench.kernels.call.structs import Numbers, Sequence, Sizes, Work
 from flashbench.kernels.flash.scratch import WHOLE
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.system.cores import available_cores
@@ -119,6 +119,9 @@ def tile_is_scattered(x: Array, rows: int) -> bool:
     return row_bytes > x.shape[3] * x.itemsize and scattered(row_bytes, min(rows, x.shape[2]))
 
 
+_COPY, _OPERAND = 0, 1  # `MoveSizes.operand`
+
+
 class Operand(NamedTuple):
     """An array of keys as a product reads it, made by a move. It lives as long as `memory` does."""
 
@@ -144,15 +147,14 @@ def operand_blocks(problem: AttentionProblem) -> tuple[int, int]:
 
 
 def moves_table(*moves: tuple[Array, Array], operand: Operand | None = None) -> NDArray[np.int64] | None:
-    """The table of moves (source, target): one `Move` per row. None if there is nothing to move."""
+    """The table of moves (source, target): one `Move` per row, of shape, then kind. None: nothing to move."""
     rows = [
-        (*place(source), *place(target), *MoveSizes(*source.shape, 0))
+        (*place(source), *place(target), *source.shape, _COPY)
         for source, target in moves
         if source is not target
     ]
     if operand is not None:  # the last one: `operand_of` of the kernels finds it there
-        sizes = MoveSizes(*operand.source.shape, 1)
-        rows.append((*place(operand.source), *operand.target, *sizes))
+        rows.append((*place(operand.source), *operand.target, *operand.source.shape, _OPERAND))
     return np.array(rows, dtype=np.int64) if rows else None
 
 

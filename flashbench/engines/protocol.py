@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,14 @@ class Settings(NamedTuple):
     # Which instructions compute the products: a name in kernels/products/paths.py. None: FLASHBENCH_PATH in
     # the environment, else the fastest that this CPU can run.
     path: str | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Keywords that make these settings again in another process.
+
+        Without a path that is not set: the process may be of an older flashbench, which has no paths.
+        """
+        given = self._asdict()
+        return given if self.path is not None else {name: given[name] for name in given if name != "path"}
 
 
 class Forward(NamedTuple):
@@ -155,6 +163,24 @@ class Engine(Outline, Protocol):
 
         Callers ask after such a call.
         """
+
+
+@runtime_checkable
+class HasPaths(Protocol):
+    """An engine whose products can be computed by several kinds of instructions. Others need not be one."""
+
+    def isa_path(self, problem: AttentionProblem, direction: Direction, settings: Settings) -> str | None:
+        """The path of a call: a name in kernels/products/paths.py. None: the call has none.
+
+        Raises ConfigError for a path that cannot compute the problem here.
+        """
+
+
+def path_taken(
+    engine: Outline, problem: AttentionProblem, direction: Direction, settings: Settings
+) -> str | None:
+    """The path of a call; None for an engine that has no paths."""
+    return engine.isa_path(problem, direction, settings) if isinstance(engine, HasPaths) else None
 
 
 def refusal(engine: Outline, problem: AttentionProblem, direction: Direction) -> str | None:

@@ -41,7 +41,7 @@ def answers(monkeypatch):
         monkeypatch.setattr(amx, "request", request)
         monkeypatch.setattr(sys, "platform", "linux")
         monkeypatch.setattr(amx.platform, "machine", lambda: "x86_64")
-        monkeypatch.setattr("flashbench.kernels.products.paths.cpu_features", lambda: PATHS["amx"].needs)
+        monkeypatch.setattr("flashbench.kernels.products.paths.usable_features", lambda: PATHS["amx"].needs)
         return requests
 
     amx.refusal.cache_clear()
@@ -120,7 +120,8 @@ def run(script):
 
 @needs_amx
 def test_a_process_with_a_small_signal_stack_computes_without_tiles():
-    assert run(SMALL_SIGNAL_STACK) == ["dot_bf16"]
+    (name,) = run(SMALL_SIGNAL_STACK)
+    assert name != "amx"
 
 
 def outputs(settings):

@@ -164,6 +164,14 @@ class FlashEngine(EngineBase):
             dmask = _mask_gradient(problem, settings, extras, do, q, gathered_k, gathered_v, o, lse)
         return AttentionGradients(dq, dk, dv, dsinks, dmask)
 
+    def isa_path(self, problem: AttentionProblem, direction: Direction, settings: Settings) -> str | None:
+        """The path's name, or that of the product that decodes; None for the scalar loops."""
+        if not settings.use_simd:
+            return None
+        path = path_of(problem.dtype, settings.path)
+        decoding = direction == "fwd" and decodes(problem, settings)
+        return (path.decode if decoding else path.product).name
+
     def blocks(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
     ) -> tuple[int, int] | None:

@@ -11,8 +11,15 @@ from flashbench.codegen.structs import struct_bytes
 from flashbench.dtypes import accumulator_of, is_half
 from flashbench.engines import Array, Settings
 from flashbench.engines.features import limited
-from flashbench.engines.flash.block_sizes import Blocks, backward_blocks, forward_blocks, within_window
-from flashbench.engines.flash.tuned import Pass, tuned_blocks
+from flashbench.engines.flash.block_sizes import (
+    Blocks,
+    Pass,
+    backward_blocks,
+    forward_blocks,
+    half_blocks,
+    within_window,
+)
+from flashbench.engines.flash.tuned import tuned_blocks
 from flashbench.engines.launch import (
     Counters,
     Operand,
@@ -35,9 +42,12 @@ from flashbench.problem import AttentionProblem
 
 
 @functools.lru_cache(maxsize=1024)  # used by every call
-def built_in_blocks(problem: AttentionProblem, direction: Pass) -> Blocks:
+def built_in_blocks(problem: AttentionProblem, direction: Pass, path: str | None = None) -> Blocks:
     """The block sizes by rule, used if the tuned table has no entry."""
     seqlen_q, seqlen_k, window = problem.seqlen_q, problem.seqlen_k, _window(problem)
+    if is_half(problem.dtype):
+        exact = path_of(problem.dtype, path).product.exact
+        return half_blocks(direction, seqlen_q, seqlen_k, window, exact=exact)
     if direction == "fwd":
         flops = problem.flops("fwd")
         return forward_blocks(seqlen_q, seqlen_k, problem.head_dim, problem.itemsize, flops, window)
@@ -64,10 +74,10 @@ def _chosen(problem: AttentionProblem, direction: Pass, settings: Settings) -> B
     """
     auto = None
     if settings.block_q is None and settings.block_k is None:
-        auto = tuned_blocks(problem, direction)
+        auto = tuned_blocks(problem, direction, path_of(problem.dtype, settings.path).product.name)
         if auto is not None:
             auto = within_window(auto, problem.seqlen_k, _window(problem))
-    auto = auto or built_in_blocks(problem, direction)
+    auto = auto or built_in_blocks(problem, direction, settings.path)
     block_q = min(settings.block_q or auto.block_q, problem.seqlen_q)
     block_k = min(settings.block_k or auto.block_k, problem.seqlen_k)
     if problem.mask == "block":  # a tile lies inside one block of the mask

@@ -12,11 +12,13 @@ from torch import Tensor
 from torch.nn import Module
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from flashbench.dtypes import ACCUMULATORS, listed
+from flashbench.dtypes import NARROWEST_FIRST, listed
 from flashbench.errors import UnsupportedError
 from flashbench.integrations.huggingface.given_masks import only, pattern_of, with_bias
 from flashbench.integrations.huggingface.patterns import Pattern, band_pattern, in_band
 from flashbench.integrations.torch import attention
+from flashbench.integrations.torch.arrays import ACCUMULATORS
+from flashbench.integrations.torch.autocast import autocast
 from flashbench.integrations.torch.sdpa_arguments import why_not
 from flashbench.integrations.torch.statistics import fell_back
 
@@ -74,6 +76,7 @@ def attention_forward(
     if indices is not None:
         band = _band(causal, sliding_window)
         attention_mask, causal = only(indices, attention_mask, key.shape[2], band), False
+    query, key, value = autocast(query, key, value)
     reason = why_not(query, key, value, None, dropout, False, None, True)
     if sinks is not None:
         kwargs["sinks"] = sinks
@@ -100,7 +103,7 @@ def attention_forward(
         window=pattern.window,
         softcap=softcap,
         mask=mask,
-        sinks=None if s_aux is None else s_aux.reshape(-1).to(query.dtype),
+        sinks=None if s_aux is None else s_aux.reshape(-1).to(ACCUMULATORS[query.dtype]),
         dropout=dropout,
         engine=engine,
     )
@@ -146,7 +149,7 @@ def _left_to_transformers(
             raise UnsupportedError(
                 f"{type(module).__name__} has softcap or sinks, and no eager_attention_forward to compute"
                 f" them in {str(query.dtype).removeprefix('torch.')}",
-                hint=f"use {listed(ACCUMULATORS[::-1], 'or')}, and one sink for each head",
+                hint=f"use {listed(NARROWEST_FIRST, 'or')}, and one sink for each head",
             )
         kwargs |= {"softcap": softcap, "s_aux": s_aux}
     eager = forward is not sdpa_attention_forward

@@ -9,11 +9,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from flashbench.dtypes import ACCUMULATORS, listed
+from flashbench.integrations.torch.arrays import ACCUMULATORS
 from flashbench.problem import MAX_HEAD_DIM
 
-DTYPES = tuple(getattr(torch, name) for name in ACCUMULATORS)
-KNOWN_DTYPES = listed(ACCUMULATORS[::-1], "and")
 # PyTorch's function most likely raises its own error for these.
 ODD = "arguments of other kinds or shapes than flashbench knows"
 
@@ -38,7 +36,7 @@ def why_not(
         or _shape_reason(query, key, value, enable_gqa)
         or _mask_reason(query, key, attn_mask, is_causal)
         or _number_reason(dropout_p, is_causal, scale, enable_gqa)
-        or _mode_reason()
+        or _transform_reason()
     )
 
 
@@ -50,8 +48,8 @@ def in_four_dimensions(
     With three dimensions, the first is heads. With five or more, all but the last three become one batch.
     """
     mask = attn_mask
-    if mask is not None and mask.dtype is not torch.bool:
-        mask = mask.to(query.dtype)
+    if mask is not None and mask.dtype not in (torch.bool, query.dtype):
+        mask = mask.to(ACCUMULATORS[query.dtype])
     if query.dim() > 4:
         if mask is not None and mask.dim() > 3:
             mask = mask.expand(*query.shape[:-3], *mask.shape[-3:]).flatten(0, -4)
@@ -71,11 +69,8 @@ def _kind_reason(tensors: tuple[Tensor, ...]) -> str | None:
         if type(x) is not Tensor and type(x) is not Parameter and not torch.compiler.is_compiling():
             return f"tensors of type {type(x).__name__}"
     dtype = query.dtype
-    if key.dtype is not dtype or value.dtype is not dtype:
-        return ODD
-    if dtype not in DTYPES:
-        return f"dtype {str(dtype).removeprefix('torch.')}; flashbench has {KNOWN_DTYPES}"
-    return None
+    same = key.dtype is dtype and value.dtype is dtype
+    return None if same and dtype in ACCUMULATORS else ODD
 
 
 def _shape_reason(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> str | None:
@@ -120,13 +115,6 @@ def _number_reason(dropout_p: float, is_causal: bool, scale: float | None, enabl
     if not isinstance(dropout_p, (float, int)) or not 0.0 <= dropout_p <= 1.0:
         return ODD
     return "dropout_p of 1" if dropout_p == 1.0 else None
-
-
-def _mode_reason() -> str | None:
-    if torch.is_autocast_enabled("cpu"):
-        return "autocast, whose dtypes flashbench does not have"
-    reason: str | None = _transform_reason()
-    return reason
 
 
 @torch.compiler.assume_constant_result  # a compiler calls it while it traces, within the same transforms

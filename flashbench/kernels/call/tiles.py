@@ -95,7 +95,7 @@ def key_span(block, queries, features):
 
 
 class Cursor(NamedTuple):
-    """The place in a tile of queries' keys: block of the block mask, then keys from `start` to `end` of it."""
+    """The place among a tile of queries' keys: a block of the block mask, and its keys from `start` on."""
 
     block: Any
     last_block: Any

@@ -101,7 +101,7 @@ def _make_operand(product, call, move, piece):
 
 @step
 def _operand_at(call, move, b, head, key):
-    """Where the operand of a key, the first of its block, is. Each sequence begins with a block of its own."""
+    """Where the operand of a key, the first of its block, is. Each sequence begins with its own block."""
     sequence = sequence_at(call, b)
     block = sequence.first_key // WHOLE + (b - sequence.batch) + key // WHOLE
     return recast(call.zero, rows_at(move.target, sequence.batch, head, block).at)

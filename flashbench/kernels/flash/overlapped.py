@@ -20,10 +20,11 @@ from flashbench.kernels.call.visibility import (
 from flashbench.kernels.flash.gather import operand_of
 from flashbench.kernels.flash.scratch import room_of_v, tile_of_scores
 from flashbench.kernels.flash.tile_steps import draws_of, finish_tile
+from flashbench.kernels.products.exponentiate import exponentiate_rows
 from flashbench.kernels.products.pairs import halves
 from flashbench.kernels.tile.dropout import drop
+from flashbench.kernels.tile.maximum import put_maximum
 from flashbench.kernels.tile.softmax import online_softmax
-from flashbench.kernels.tile.softmax_pairs import exponentiate, put_maximum
 
 _PART = 32  # keys: two tile registers of scores
 
@@ -88,10 +89,15 @@ def add_keys(product, call, scratch, queries, keys, following, rows, tiles):
 
     next_k = keys_operand(product, call, scratch, following, rows.k)
     for first in range(0, max(keys.rows, following.rows), _PART):
-        if first < keys.rows and not plain:
-            count = min(_PART, keys.rows - first)
-            exponentiate(at(s, first * lanes), count, lanes, scratch.row_max, scratch.row_sum, factor)
-        if first < following.rows:
+        count = 0 if plain else min(_PART, keys.rows - first)
+        next_count, place = min(_PART, following.rows - first), first * lanes
+        tile = at(s, place), count, scratch.row_max, scratch.row_sum, factor
+        if count > 0 and next_count > 0:
+            of_next = at(next_s, place), next_count, rows_from(next_k, first)
+            product.weigh_and_score(tile, of_next, scratch.qt, lanes, call.sizes.head_dim)
+        elif count > 0:
+            exponentiate_rows(tile, lanes)
+        elif next_count > 0:
             put_part(product, call, scratch, queries, next_s, following, next_k, first)
 
     if features.dropout:

@@ -72,7 +72,8 @@ _POWERS_OF_EIGHTHS = [2.0 ** (i / 8) for i in range(8)]
 def exp2(builder: ir.IRBuilder, x: ir.Value, *, for_halves: bool = False) -> ir.Value:
     """2**x for a vector x <= 0, -inf and NaN included. for_halves: of float32, to 2.6e-6."""
     single = size_of(x.type.element) == 4
-    coefficients, mantissa = (_FLOAT32, 23) if single else (_FLOAT64, 52)
+    coefficients: tuple[float, ...] = _FLOAT32 if single else _FLOAT64
+    mantissa = 23 if single else 52
     if for_halves:
         coefficients = _FOR_HALVES
     if ISA is AVX512 and x.type.count * size_of(x.type.element) == 64:

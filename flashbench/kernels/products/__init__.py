@@ -71,6 +71,10 @@ class Product(NamedTuple):
     # finish_scores(s, count, factor, needs_units): multiplies the tile by `factor` if `needs_units`. Returns
     # the factor that softmax must still multiply by; None if `pack` has done so.
     finish_scores: Any
+    # weigh_and_score(tile, of_next, packed, lanes, depth): for exact products, p of some keys made from their
+    # scores (exponentiate.py), and the scores of as many keys of the next tile, at the same time. tile:
+    # (s, rows, row_max, row_sum, factor), of_next: (s, rows, keys).
+    weigh_and_score: Any
     # add_to_queries(w, lanes, x, sums, queries, columns, keys, add): sums[query] = sum over keys of
     # p[key, query] x[key]; += if `add`. Used for o += p v and dq += ds k.
     add_to_queries: Any

@@ -18,7 +18,9 @@ from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
 from flashbench.codegen.tiles import DEPTH, TILE_ROWS, EmulatedTiles, HardwareTiles, tile_config, tile_release
 from flashbench.kernels.products import Matrix, Product, Sums
+from flashbench.kernels.products.exponentiate import exponentiate_rows
 from flashbench.kernels.products.fma import no_state
+from flashbench.kernels.products.overlap import KEYS, LANES, overlapped_product
 from flashbench.kernels.products.pairs import (
     clear_lanes,
     finish_exact_scores,
@@ -100,12 +102,22 @@ def copy_corner(target, source, height, width):
 
 def _product(kind: Any, begin: Any, end: Any) -> Product:
     """The product on this kind of tile registers."""
-    multiply = tile_product(kind)
+    multiply, overlapped = tile_product(kind), overlapped_product(kind)
 
     @step
     def scores(s, keys, packed, lanes, rows, depth):
         q, result, columns = Matrix(packed, lanes), Matrix(s, lanes), lanes // TILE_ROWS
         multiply(keys, q, result, DEPTH, tiles_in(rows), columns, depth_in(depth), False)
+
+    @step
+    def weigh_and_score(tile, of_next, packed, lanes, depth):
+        s, count, row_max, row_sum, factor = tile
+        next_s, rows, keys = of_next
+        if count == KEYS and rows == KEYS and lanes % LANES == 0:
+            overlapped(s, lanes, (row_max, row_sum), factor, keys, packed, next_s, depth_in(depth))
+        else:
+            exponentiate_rows(tile, lanes)
+            scores(next_s, keys, packed, lanes, rows, depth)
 
     @step
     def add_to_queries(w, lanes, x, sums, queries, columns, keys, add):
@@ -148,6 +160,7 @@ def _product(kind: Any, begin: Any, end: Any) -> Product:
         queries=pair_rows,
         key_weights=_key_weights,
         scores=scores,
+        weigh_and_score=weigh_and_score,
         finish_scores=finish_exact_scores,
         add_to_queries=add_to_queries,
         add_to_keys=add_to_keys,

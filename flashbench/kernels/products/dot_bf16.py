@@ -16,6 +16,7 @@ from llvmlite import ir
 from flashbench.codegen.ir import call, fma
 from flashbench.codegen.steps import step
 from flashbench.kernels.products import Matrix, Product
+from flashbench.kernels.products.exponentiate import exponentiate_rows
 from flashbench.kernels.products.fma import no_state, put_row_sums, row_sums, scale_row_sums
 from flashbench.kernels.products.multiply import Instruction, multiplication
 from flashbench.kernels.products.pairs import (
@@ -96,6 +97,12 @@ def _product(name: str, multiply: Any) -> Product:
         multiply(keys.at, keys.row, 2, pairs, Matrix(s, lanes), rows, lanes, (depth + 1) // 2, False)
 
     @step
+    def weigh_and_score(tile, of_next, packed, lanes, depth):
+        exponentiate_rows(tile, lanes)
+        next_s, rows, keys = of_next
+        scores(next_s, keys, packed, lanes, rows, depth)
+
+    @step
     def add_to_queries(w, lanes, x, sums, queries, columns, keys, add):
         target = Matrix(sums.at, sums.query)
         multiply(w, 2, 4 * lanes, x, target, queries, columns, (keys + 1) // 2, add)
@@ -120,6 +127,7 @@ def _product(name: str, multiply: Any) -> Product:
         key_weights=key_weights,
         scores=scores,
         finish_scores=finish_exact_scores,
+        weigh_and_score=weigh_and_score,
         add_to_queries=add_to_queries,
         add_to_keys=add_to_keys,
         sums=row_sums,

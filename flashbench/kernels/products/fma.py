@@ -53,6 +53,11 @@ def _finish_scores(s, count, factor, needs_units):
 
 
 @step
+def nothing():
+    """A step that an inexact product does not have."""
+
+
+@step
 def _add_to_queries(p, lanes, x, sums, queries, columns, keys, add):
     multiply(p, 1, lanes, x, Matrix(sums.at, sums.query), queries, columns, keys, add)
 
@@ -92,6 +97,7 @@ FMA = Product(
     key_weights=_key_weights,
     scores=_scores,
     finish_scores=_finish_scores,
+    weigh_and_score=nothing,
     add_to_queries=_add_to_queries,
     add_to_keys=_add_to_keys,
     sums=row_sums,

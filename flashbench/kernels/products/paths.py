@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from flashbench.codegen.isa import cpu_features
+from flashbench.codegen.isa import FAST_DOTS, usable_features
 from flashbench.dtypes import Dtype
 from flashbench.errors import ConfigError
 from flashbench.kernels.products import Product
@@ -37,6 +37,7 @@ class Path(NamedTuple):
     decode: Product
     # Why this process may not use the instructions; None: it may. Asked only of a path that would be used.
     refusal: Callable[[], str | None] = _always
+    by_name_only: bool = False  # never chosen by itself
 
     @property
     def copies(self) -> bool:
@@ -44,17 +45,18 @@ class Path(NamedTuple):
         return self.product is not FMA
 
 
-_AMX = frozenset(("amx_bf16", "amx_tile"))
+_AMX, _DOTS = frozenset(("amx_bf16", "amx_tile")), frozenset(("avx512_bf16",))
 
-# Best first. Those after `convert` are never chosen by themselves: tests name them, to run on any CPU what is
-# written for instructions that few have.
+# Best first. Emulated paths let tests run, on any CPU, what is written for instructions that few have.
 PATHS: Mapping[str, Path] = {
     "fma": Path(FMA, ("float32", "float64"), frozenset(), "fma_burst", FMA),
     "amx": Path(AMX, ("bfloat16",), _AMX, "amx_burst", CONVERT, amx.refusal),
-    "dot_bf16": Path(DOT_BF16, ("bfloat16",), frozenset({"avx512_bf16"}), "dot_bf16_burst", CONVERT),
+    "dot_bf16": Path(DOT_BF16, ("bfloat16",), _DOTS, "dot_bf16_burst", CONVERT, by_name_only=not FAST_DOTS),
     "convert": Path(CONVERT, ("float16", "bfloat16"), frozenset(), "fma_burst", CONVERT),
-    "dot_bf16-emulated": Path(EMULATED_DOT_BF16, ("bfloat16",), frozenset(), "fma_burst", CONVERT),
-    "amx-emulated": Path(AMX_EMULATED, ("bfloat16",), frozenset(), "fma_burst", CONVERT),
+    "amx-emulated": Path(AMX_EMULATED, ("bfloat16",), frozenset(), "fma_burst", CONVERT, by_name_only=True),
+    "dot_bf16-emulated": Path(
+        EMULATED_DOT_BF16, ("bfloat16",), frozenset(), "fma_burst", CONVERT, by_name_only=True
+    ),
 }
 
 
@@ -71,19 +73,30 @@ def path_of(dtype: Dtype, wanted: str | None = None) -> Path:
         path = PATHS.get(name)
         if path is None:
             raise ConfigError(f"{source}: there is no path {name!r}; known: {', '.join(PATHS)}")
-        lacking = path.needs - cpu_features()
-        if dtype in path.dtypes and lacking:
-            raise ConfigError(
-                f"{source}: path {name} needs {', '.join(sorted(lacking))}, which this CPU lacks"
-            )
         if dtype in path.dtypes:
-            refusal = path.refusal()
-            if refusal is not None:
-                raise ConfigError(f"{source}: path {name} cannot be used: {refusal}")
+            why = obstacle(path)
+            if why is not None:
+                raise ConfigError(f"{source}: path {name} cannot be used: {why}")
             return path
         if not lenient:
             raise ConfigError(f"{source}: path {name} computes {', '.join(path.dtypes)}, not {dtype}")
-    for path in PATHS.values():
-        if dtype in path.dtypes and path.needs <= cpu_features() and path.refusal() is None:
-            return path
-    raise AssertionError(f"no path computes {dtype}")
+    return PATHS[fastest_path(dtype)]
+
+
+def fastest_path(dtype: Dtype) -> str:
+    """The name of the first path that can run here, whatever FLASHBENCH_PATH says."""
+    candidates = ((name, path) for name, path in PATHS.items() if dtype in path.dtypes)
+    return next(name for name, path in candidates if not path.by_name_only and obstacle(path) is None)
+
+
+def obstacle(path: Path) -> str | None:
+    """Why this process cannot run the path, in a few words; None: it can. May ask for a permission."""
+    lacking = path.needs - usable_features()
+    return f"this CPU lacks {', '.join(sorted(lacking))}" if lacking else path.refusal()
+
+
+def computes(name: str, dtype: Dtype) -> bool:
+    """Whether the path of that name has the dtype. Raises ConfigError if no path has this name."""
+    if name not in PATHS:
+        raise ConfigError(f"path: there is no path {name!r}; known: {', '.join(PATHS)}")
+    return dtype in PATHS[name].dtypes

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import get_args
 
 from flashbench.dtypes import NARROWEST_FIRST, Dtype
-from flashbench.engines.flash.tuned import Pass
+from flashbench.engines.flash.block_sizes import Pass
 from flashbench.errors import ConfigError
 from flashbench.studies.cases import (
     containment,
