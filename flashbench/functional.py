@@ -164,4 +164,4 @@ def attention_backward(
     call = prepare("bwd", q, k, v, **options)
     do = call.take("do", do, "o")
     forward = Forward(call.take("o", o, "o"), call.take("lse", lse, "lse"))
-    return call.backward(do, forward, return_dmask=return_dmask)
+    return call.give_gradients(call.backward(do, forward, return_dmask=return_dmask))

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.arguments.arrays import (
-    DTYPE_NAMES,
     KNOWN_DTYPES,
     as_array,
+    as_published,
     as_whole_numbers,
-    check_same_dtype,
+    dtype_of,
+    in_storage,
 )
+from flashbench.arguments.options import BatchOptions, Options, with_options
 from flashbench.arguments.values import as_count, as_size
-from flashbench.dtypes import DEFAULT_DTYPE, Dtype
+from flashbench.dtypes import DEFAULT_DTYPE, DTYPES, Dtype
 from flashbench.engines import Array
 from flashbench.errors import AttentionError
+from flashbench.functional import AttentionOutput, attention
 from flashbench.problem import MAX_HEAD_DIM
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 WholeNumbers = NDArray[np.int64]
 
@@ -53,10 +59,26 @@ class _Cache(ABC):
     def _allocate(self, first: int, tokens: int) -> tuple[Array, Array]:
         """k and v of these sizes, zeroed: rows that were never written must not be NaN."""
         rows = first, self._num_kv_heads, tokens
+        storage = DTYPES[self._dtype].storage
         return (
-            np.zeros((*rows, self._head_dim), self._dtype),
-            np.zeros((*rows, self._head_dim_v), self._dtype),
+            as_published(np.zeros((*rows, self._head_dim), storage), self._dtype),
+            as_published(np.zeros((*rows, self._head_dim_v), storage), self._dtype),
         )
+
+    @property
+    @abstractmethod
+    def k(self) -> Array:
+        """The keys, for `attention`."""
+
+    @property
+    @abstractmethod
+    def v(self) -> Array:
+        """The values, for `attention`."""
+
+    @property
+    @abstractmethod
+    def block_table(self) -> WholeNumbers | None:
+        """The pages of each sequence, for `attention`; None: there are no pages."""
 
     @property
     def key_lengths(self) -> WholeNumbers:
@@ -76,7 +98,8 @@ class _Cache(ABC):
         """Copy the keys and values of new tokens to the end of each sequence, or of one sequence.
 
         k: (batch, num_kv_heads, new, head_dim); v: (batch, num_kv_heads, new, head_dim_v); any number of new
-        tokens. With `sequence`: both without the batch axis. Raises AttentionError, and then changes nothing.
+        tokens. With `sequence`: both without the batch axis. They have the cache's dtype. A cache of float16
+        or bfloat16 takes float32 too, and rounds. Raises AttentionError, and then changes nothing.
         """
         sequences = np.arange(len(self._lengths))
         if sequence is not None:
@@ -93,6 +116,28 @@ class _Cache(ABC):
         self._k[first, :, third] = k.swapaxes(1, 2)
         self._v[first, :, third] = v.swapaxes(1, 2)
         self._lengths[sequences] += new
+
+    @with_options(Options)
+    def attention(
+        self, q: Any, *, return_lse: bool = False, **options: Unpack[Options]
+    ) -> Array | AttentionOutput:
+        """`flashbench.attention` of new queries (batch, num_heads, seqlen_q, head_dim) to the cached tokens.
+
+        q has the cache's dtype. A cache of float16 or bfloat16 takes float32 too: q is rounded to the cache's
+        dtype, and o is float32 again. That is for models that compute in float32 and keep their keys in half
+        the memory. Other arguments, results and errors are those of `flashbench.attention`.
+        """
+        given = as_array("q", q)
+        k, v, lengths, table = self.k, self.v, self.key_lengths, self.block_table
+        q = in_storage("q", given, "the cache", self._dtype)
+        places: BatchOptions = {**options, "key_lengths": lengths, "block_table": table}
+        # Not every engine gives an lse, so only a caller who wants it asks for it.
+        o, *lse = (
+            attention(q, k, v, return_lse=True, **places) if return_lse else (attention(q, k, v, **places),)
+        )
+        if dtype_of(given.dtype) != self._dtype:
+            o = o.astype(given.dtype)
+        return AttentionOutput(o, *lse) if return_lse else o
 
     def truncate(self, lengths: Any) -> None:
         """Forget the tokens after these lengths.
@@ -131,7 +176,7 @@ class _Cache(ABC):
     def _as_new(self, name: str, value: Any, width: int, sequence: int | None) -> Array:
         """New keys or values as (number of sequences, num_kv_heads, new, width)."""
         x = as_array(name, value)
-        check_same_dtype(name, x, "the cache", self._dtype)
+        x = in_storage(name, x, "the cache", self._dtype)
         before: tuple[int, ...] = (self._num_kv_heads,)
         if sequence is None:
             before = (len(self._lengths), *before)
@@ -166,7 +211,7 @@ class KVCache(_Cache):
         dtype: Dtype = DEFAULT_DTYPE,
     ) -> None:
         """capacity: tokens of room per sequence. One token more at least doubles it. Only that copies the
-        cache. Raises AttentionError.
+        cache. Raises AttentionError, and EngineError if "bfloat16" needs ml_dtypes, which is not installed.
         """
         super().__init__(batch, num_kv_heads, head_dim, head_dim_v, dtype)
         self._k, self._v = self._allocate(len(self._lengths), as_size("capacity", capacity))
@@ -232,7 +277,7 @@ class PagedKVCache(_Cache):
         dtype: Dtype = DEFAULT_DTYPE,
     ) -> None:
         """page_size: tokens per page. num_pages: pages in the pool; None: one per sequence. A full pool at
-        least doubles. Only that copies the cache. Raises AttentionError.
+        least doubles. Only that copies the cache. Raises as `KVCache`.
         """
         super().__init__(batch, num_kv_heads, head_dim, head_dim_v, dtype)
         pages = as_count("num_pages", num_pages) or len(self._lengths)
@@ -310,8 +355,14 @@ def _as_head_dim(name: str, size: int) -> int:
     return size
 
 
-def _as_dtype(dtype: Any) -> np.dtype[Any]:
-    for known in DTYPE_NAMES:
-        if dtype is not None and dtype == known:  # NumPy takes None for its default
-            return known
-    raise AttentionError(f"dtype must be {KNOWN_DTYPES}, not {dtype!r}")
+def _as_dtype(dtype: Any) -> Dtype:
+    """The name of a dtype: its name, NumPy's or ml_dtypes' type, or a dtype object. Raises AttentionError."""
+    if dtype == "bfloat16":  # NumPy knows it only once ml_dtypes is imported
+        return "bfloat16"
+    try:
+        found = None if dtype is None else dtype_of(np.dtype(dtype))  # NumPy takes None for its default
+    except TypeError:
+        found = None
+    if found is None:
+        raise AttentionError(f"dtype must be {KNOWN_DTYPES}, not {dtype!r}")
+    return found

@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from flashbench.arguments.arrays import as_array, check_dtype, check_same_dtype
+from flashbench.arguments.arrays import (
+    accumulator_dtype,
+    as_accumulator,
+    as_array,
+    as_published,
+    as_stored,
+    check_dtype,
+    check_same_dtype,
+)
+from flashbench.dtypes import DTYPES, Dtype
 from flashbench.engines import Array
 from flashbench.errors import AttentionError
 from flashbench.functional import AttentionOutput
@@ -18,12 +27,12 @@ def merge_attention(o_parts: Any, lse_parts: Any) -> AttentionOutput:
 
     o = sum of exp(lse_i - lse) * o_i with lse = log(sum of exp(lse_i)): Dao et al. 2023, "Flash-Decoding";
     Ye et al. 2025, "FlashInfer" (section 2.2). Exact except for rounding: sums are float64 and are rounded
-    once. The order of the parts changes at most the last bit. A result can be a part of another merge.
+    at the end. The order of the parts changes at most the last bit. A result can be a part of another merge.
 
     Args:
         o_parts: (..., seqlen, head_dim_v) each, as `attention` returned them: a list or tuple, or one
-            array with the parts as its first axis. All float64 or all float32.
-        lse_parts: (..., seqlen) each, in the same order.
+            array with the parts as its first axis. All of one dtype.
+        lse_parts: (..., seqlen) each, in the same order. Of that dtype; float32 for float16 and bfloat16.
 
     Returns:
         AttentionOutput in the shapes and dtype of one part. A row with lse = -inf in a part sees no key of
@@ -43,8 +52,7 @@ def merge_attention(o_parts: Any, lse_parts: Any) -> AttentionOutput:
     True
     """
     o_arrays, lse_arrays = _parts("o_parts", o_parts), _parts("lse_parts", lse_parts)
-    _check(o_arrays, lse_arrays)
-    dtype = o_arrays[0].dtype
+    dtype = _check(o_arrays, lse_arrays)
     with np.errstate(all="ignore"):  # NaN and infinity are valid results here
         lse = np.stack(lse_arrays).astype(np.float64, copy=False)
         row_max = lse.max(axis=0)
@@ -53,12 +61,14 @@ def merge_attention(o_parts: Any, lse_parts: Any) -> AttentionOutput:
         total = weights.sum(axis=0)
         weights /= np.where(sees_keys, total, 1.0)
         o = np.zeros(o_arrays[0].shape)
-        for part, of_rows, weight in zip(o_arrays, lse, weights, strict=True):
+        numbers = (DTYPES[dtype].view(as_stored(part, dtype)) for part in o_arrays)
+        for part, of_rows, weight in zip(numbers, lse, weights, strict=True):
             # A row that sees no key of a part adds 0, even if its o is NaN. A weight that underflowed to 0
             # still passes NaN on: 0 * NaN is NaN.
             o += np.where((of_rows == -np.inf)[..., np.newaxis], 0.0, weight[..., np.newaxis] * part)
         merged = np.where(sees_keys, row_max + np.log(total), -np.inf)
-    return AttentionOutput(o.astype(dtype, copy=False), merged.astype(dtype, copy=False))
+        rounded = as_published(DTYPES[dtype].make(o), dtype)
+    return AttentionOutput(rounded, merged.astype(accumulator_dtype(dtype), copy=False))
 
 
 def _parts(name: str, parts: Any) -> Sequence[Array]:
@@ -75,13 +85,14 @@ def _parts(name: str, parts: Any) -> Sequence[Array]:
     return arrays
 
 
-def _check(o_parts: Sequence[Array], lse_parts: Sequence[Array]) -> None:
+def _check(o_parts: Sequence[Array], lse_parts: Sequence[Array]) -> Dtype:
+    """The dtype of the parts of o. Raises AttentionError."""
     if len(o_parts) != len(lse_parts):
         raise AttentionError(
             f"o_parts and lse_parts must be of as many parts, not {len(o_parts)} and {len(lse_parts)}"
         )
     first = o_parts[0]
-    check_dtype("o_parts[0]", first)
+    dtype = check_dtype("o_parts[0]", first)
     if first.ndim < 2:
         raise AttentionError(f"o_parts[0] must have shape (..., seqlen, head_dim_v), not {first.shape}")
     for name, arrays, shape in (
@@ -89,8 +100,12 @@ def _check(o_parts: Sequence[Array], lse_parts: Sequence[Array]) -> None:
         ("lse_parts", lse_parts, first.shape[:-1]),
     ):
         for i, x in enumerate(arrays):
-            check_same_dtype(f"{name}[{i}]", x, "o_parts[0]", first.dtype)
+            if arrays is lse_parts:
+                as_accumulator(f"{name}[{i}]", x, "o_parts[0]", dtype, only=True)
+            else:
+                check_same_dtype(f"{name}[{i}]", x, "o_parts[0]", dtype)
             if x.shape != shape:
                 raise AttentionError(
                     f"{name}[{i}] must have shape {shape}, as o_parts[0] has {first.shape}, not {x.shape}"
                 )
+    return dtype

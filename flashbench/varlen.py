@@ -113,4 +113,4 @@ def attention_varlen_backward(
     call = prepare("bwd", q, k, v, cu_seqlens=(cu_seqlens_q, cu_seqlens_k), **options)
     do = call.take("do", do, "o")
     forward = Forward(call.take("o", o, "o"), call.take("lse", lse, "lse"))
-    return call.backward(do, forward, return_dmask=return_dmask)
+    return call.give_gradients(call.backward(do, forward, return_dmask=return_dmask))

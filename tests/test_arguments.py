@@ -53,9 +53,15 @@ BAD = {
         {"q": Unshareable()},
         "q (Unshareable) cannot be shared through DLPack: Can't export this",
     ),
-    "half": ({"q": X.astype("f2")}, "q must be float64 or float32, not float16"),
-    "whole numbers": ({"k": X.astype("i4")}, "k must be float64 or float32, not int32"),
-    "complex": ({"v": X.astype("c16")}, "v must be float64 or float32, not complex128"),
+    "half": ({"q": X.astype("f2")}, "k has dtype float64, q has float16: they must be the same"),
+    "whole numbers": (
+        {"k": X.astype("i4")},
+        "k must be float64, float32, bfloat16 or float16, not int32",
+    ),
+    "complex": (
+        {"v": X.astype("c16")},
+        "v must be float64, float32, bfloat16 or float16, not complex128",
+    ),
     "byte order": ({"q": X.astype(X.dtype.newbyteorder())}, "q must be in this machine's byte order, not '"),
     "mixed dtypes": ({"k": X.astype("f4")}, "k has dtype float32, q has float64: they must be the same"),
     "2-D": ({"q": X[0, 0]}, "or all 3-D (batch, seqlen, head_dim); q has shape (6, 8)"),
@@ -268,7 +274,10 @@ BAD_BACKWARD = {
         {"do": X.astype("f4")},
         "do has dtype float32, q has float64: they must be the same",
     ),
-    "lse of other dtype": ({"lse": X[..., 0].astype("i8")}, "lse must be float64 or float32, not int64"),
+    "lse of other dtype": (
+        {"lse": X[..., 0].astype("i8")},
+        "lse must be float64, float32, bfloat16 or float16, not int64",
+    ),
     "o as a list": ({"o": []}, "o must be a NumPy array or another with __dlpack__, not list"),
 }
 
@@ -490,7 +499,6 @@ def test_masks_broadcast_as_numpy_has_it_and_are_views(
     if not has_heads:
         full = (full[0], 1, *full[2:])
     target = full if has_heads else (full[0], *full[2:])
-    like = np.zeros(1)
     mask = np.random.default_rng(0).random(own)
     mask = np.asarray(mask < 0.5 if kind == "bool" else mask)
     try:
@@ -499,9 +507,9 @@ def test_masks_broadcast_as_numpy_has_it_and_are_views(
         expected = None
     if expected is None:
         with pytest.raises(AttentionError, match="does not broadcast"):
-            as_mask(mask, full, like, has_heads=has_heads)
+            as_mask(mask, full, "float64", has_heads=has_heads)
         return
-    found = as_mask(mask, full, like, has_heads=has_heads)
+    found = as_mask(mask, full, "float64", has_heads=has_heads)
     assert found.array.shape == full
     assert np.array_equal(found.array, expected if has_heads else expected[:, None])
     assert np.shares_memory(found.array, mask)

@@ -258,9 +258,12 @@ BAD_SIZES = {
     "heads": ({"num_kv_heads": 1.5}, "num_kv_heads must be a whole number or None, not 1.5"),
     "wide": ({"head_dim": 257}, "head_dim must be at most 256, not 257"),
     "wide values": ({"head_dim_v": 300}, "head_dim_v must be at most 256, not 300"),
-    "dtype": ({"dtype": "float16"}, "dtype must be float64 or float32, not 'float16'"),
-    "no dtype": ({"dtype": None}, "dtype must be float64 or float32, not None"),
-    "unknown dtype": ({"dtype": "half?"}, "dtype must be float64 or float32, not 'half?'"),
+    "dtype": ({"dtype": "int8"}, "dtype must be float64, float32, bfloat16 or float16, not 'int8'"),
+    "no dtype": ({"dtype": None}, "dtype must be float64, float32, bfloat16 or float16, not None"),
+    "unknown dtype": (
+        {"dtype": "half?"},
+        "dtype must be float64, float32, bfloat16 or float16, not 'half?'",
+    ),
 }
 
 

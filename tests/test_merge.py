@@ -176,7 +176,11 @@ BAD: dict[str, tuple[Any, Any, str]] = {
         [L],
         "o_parts[0] must be a NumPy array or another with __dlpack__, not list",
     ),
-    "whole numbers": ([X.astype(int)], [L], "o_parts[0] must be float64 or float32, not int64"),
+    "whole numbers": (
+        [X.astype(int)],
+        [L],
+        "o_parts[0] must be float64, float32, bfloat16 or float16, not int64",
+    ),
     "1-D": ([X[0, 0]], [L[0]], "o_parts[0] must have shape (..., seqlen, head_dim_v), not (4,)"),
     "other dtype": (
         [X, X],

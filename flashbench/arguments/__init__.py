@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from flashbench.arguments.arrays import as_array, check_same_dtype
+from flashbench.arguments.arrays import (
+    as_accumulator,
+    as_array,
+    as_published,
+    as_stored,
+    check_same_dtype,
+)
 from flashbench.arguments.features import read_features
 from flashbench.arguments.layouts import (
     ArgumentLayout,
@@ -39,7 +45,9 @@ _NO_DROPOUT = 0.0
 
 
 class Call(NamedTuple):
-    """A checked call. q, k and v are 4-D views; `layout` is the axis order of the caller's arrays."""
+    """A checked call. q, k and v are 4-D views as engines store them; `layout` is the axis order of the
+    caller's arrays.
+    """
 
     engine: Engine
     problem: AttentionProblem
@@ -58,7 +66,9 @@ class Call(NamedTuple):
         )
 
     def backward(self, do: Array, forward: Forward, *, return_dmask: bool = False) -> AttentionGradients:
-        """Gradients in the caller's layout. do: a result of `take`, in the engine's shape.
+        """The engine's gradients, in its own shapes; dmask in that of the caller's mask.
+
+        do: a result of `take`.
 
         Raises AttentionError if return_dmask comes without a float mask, UnsupportedError if the engine
         computes no dmask.
@@ -86,7 +96,7 @@ class Call(NamedTuple):
                 )
             assert self.mask_shape is not None  # it came with the mask
             dmask = found.dmask.reshape(self.mask_shape)
-        dq, dk, dv = map(self.give, found)
+        dq, dk, dv = found
         return AttentionGradients(dq, dk, dv, found.dsinks, dmask)
 
     def take(self, name: str, value: Any, like: str) -> Array:
@@ -94,8 +104,12 @@ class Call(NamedTuple):
 
         Raises AttentionError.
         """
-        x = as_array(name, value)
-        check_same_dtype(name, x, "q", self.q.dtype)
+        x, dtype = as_array(name, value), self.problem.dtype
+        if like == "lse":
+            x = as_accumulator(name, x, "q", dtype, only=True)
+        else:
+            check_same_dtype(name, x, "q", dtype)
+            x = as_stored(x, dtype)
         shape = self._shape_of(like)
         if x.shape != shape:
             raise AttentionError(f"{name} must have shape {shape} for these q, k and v, not {x.shape}")
@@ -108,11 +122,19 @@ class Call(NamedTuple):
                 f"engine {self.engine.name!r} gives no lse for this problem",
                 hint="leave return_lse out, or choose another engine",
             )
-        return self.give(forward.lse)
+        return outward(self.layout, forward.lse)
 
     def give(self, x: Array) -> Array:
-        """A result in the caller's layout."""
-        return outward(self.layout, x)
+        """A result of the problem's dtype in the caller's layout and dtype.
+
+        Raises EngineError if the dtype is ml_dtypes', and that is not installed.
+        """
+        return as_published(outward(self.layout, x), self.problem.dtype)
+
+    def give_gradients(self, found: AttentionGradients) -> AttentionGradients:
+        """What `backward` returned, in the caller's layout and dtype. Raises EngineError as `give`."""
+        dq, dk, dv = map(self.give, found)
+        return AttentionGradients(dq, dk, dv, found.dsinks, found.dmask)
 
     def _shape_of(self, like: str) -> tuple[int, ...]:
         p = self.problem
@@ -155,6 +177,7 @@ def prepare(
     """
     q, k, v = as_array("q", q), as_array("k", k), as_array("v", v)
     dtype = check_dtypes(q, k, v)
+    q, k, v = as_stored(q, dtype), as_stored(k, dtype), as_stored(v, dtype)
     if cu_seqlens is not None:
         placed = place_packed(q, k, v, *cu_seqlens)
     elif block_table is not None:
@@ -184,7 +207,7 @@ def prepare(
         and sinks is None
     ):
         fields, extras, mask_shape = read_features(
-            q,
+            dtype,
             (batch, num_heads, seqlen_q, seqlen_k),
             has_heads=layout != "bsd",
             window=window,

@@ -7,12 +7,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from flashbench.dtypes import DTYPES, WIDEST_FIRST, Dtype, listed
+from flashbench.arguments.bfloat16 import as_patterns, from_patterns, is_bfloat16
+from flashbench.arguments.dlpack import from_dlpack
+from flashbench.dtypes import DTYPES, WIDEST_FIRST, Dtype, accumulator_of, listed
 from flashbench.engines import Array
 from flashbench.errors import AttentionError
 
-# By the dtype of arrays that callers pass.
-DTYPE_NAMES: dict[np.dtype[Any], Dtype] = {np.dtype(name): name for name in DTYPES}
+# By the dtype of arrays that callers pass. bfloat16 has no dtype of NumPy: `dtype_of` adds it.
+_NAMES: dict[np.dtype[Any], Dtype] = {np.dtype(name): name for name in DTYPES if name != "bfloat16"}
 KNOWN_DTYPES = listed(WIDEST_FIRST, "or")
 _CPU = 1  # kDLCPU of DLPack
 
@@ -39,23 +41,91 @@ def as_whole_numbers(name: str, x: Any) -> NDArray[np.integer]:
     return found if found.size else found.astype(np.int64)
 
 
-def check_dtype(name: str, x: Array) -> None:
-    """Raise AttentionError unless x has a dtype of the table, in this machine's byte order."""
-    if x.dtype in DTYPE_NAMES:
-        return
-    if x.dtype.newbyteorder("=") in DTYPE_NAMES:
+def dtype_of(dtype: np.dtype[Any]) -> Dtype | None:
+    """The name of the dtype of a caller's array in the table; None: it is not there."""
+    found = _NAMES.get(dtype)
+    if found is None and is_bfloat16(dtype):
+        found = _NAMES[dtype] = "bfloat16"
+    return found
+
+
+def check_dtype(name: str, x: Array) -> Dtype:
+    """The dtype of x. Raises AttentionError unless the table has it, in this machine's byte order."""
+    dtype = dtype_of(x.dtype)
+    if dtype is not None:
+        return dtype
+    if x.dtype.newbyteorder("=") in _NAMES:
         raise AttentionError(
             f"{name} must be in this machine's byte order, not {x.dtype.str!r}",
             hint=f"{name}.astype({name}.dtype.newbyteorder('='))",
         )
-    raise AttentionError(f"{name} must be {KNOWN_DTYPES}, not {x.dtype}")
+    raise AttentionError(
+        f"{name} must be {KNOWN_DTYPES}, not {x.dtype}",
+        hint=f"{name}.view(ml_dtypes.bfloat16), if these are bit patterns" if x.dtype == np.uint16 else None,
+    )
 
 
-def check_same_dtype(name: str, x: Array, like: str, dtype: np.dtype[Any]) -> None:
+def check_same_dtype(name: str, x: Array, like: str, dtype: Dtype) -> None:
     """Raise AttentionError unless x has `dtype`, which is the dtype of the argument named `like`."""
-    check_dtype(name, x)
-    if x.dtype != dtype:
-        raise AttentionError(f"{name} has dtype {x.dtype}, {like} has {dtype}: they must be the same")
+    own = check_dtype(name, x)
+    if own != dtype:
+        raise _mixed(name, own, like, dtype, (dtype,))
+
+
+def as_accumulator(name: str, x: Array, like: str, dtype: Dtype, *, only: bool = False) -> Array:
+    """x in the accumulator of `dtype`, which is the dtype of the argument named `like`.
+
+    An array of 16-bit numbers is converted; its broadcast axes stay broadcast. only: refuse it.
+    Raises AttentionError.
+    """
+    own, accumulator = check_dtype(name, x), DTYPES[dtype].accumulator
+    if own == accumulator:
+        return x
+    if own != dtype or only:
+        raise _mixed(name, own, like, dtype, (accumulator,) if only else (accumulator, dtype))
+    return widened(x, own)
+
+
+def in_storage(name: str, x: Array, like: str, dtype: Dtype) -> Array:
+    """x in `dtype`, which is the dtype of the thing named `like`, as callers pass such arrays.
+
+    Numbers in its accumulator are rounded. Raises AttentionError.
+    """
+    own, accumulator = check_dtype(name, x), DTYPES[dtype].accumulator
+    if own not in (dtype, accumulator):
+        raise _mixed(name, own, like, dtype, (accumulator, dtype))
+    return as_published(as_stored(x, own) if own == dtype else DTYPES[dtype].make(x), dtype)
+
+
+def widened(x: Array, dtype: Dtype) -> Array:
+    """An array of 16-bit numbers of `dtype` as their accumulators. Its broadcast axes stay broadcast."""
+    own = x[tuple(slice(None if step else 1) for step in x.strides)]
+    return np.broadcast_to(DTYPES[dtype].view(as_stored(own, dtype)), x.shape)
+
+
+def as_stored(x: Array, dtype: Dtype) -> Array:
+    """A caller's array of `dtype` as engines store it, on the same memory."""
+    return as_patterns(x) if dtype == "bfloat16" else x
+
+
+def as_published(x: Array, dtype: Dtype) -> Array:
+    """An engine's array of `dtype` as callers want it, on the same memory.
+
+    Raises EngineError if it needs ml_dtypes, and that is not installed.
+    """
+    return from_patterns(x) if dtype == "bfloat16" else x
+
+
+def accumulator_dtype(dtype: Dtype) -> np.dtype[Any]:
+    """NumPy's dtype of sums, lse and masks of a problem in `dtype`."""
+    return np.dtype(accumulator_of(dtype).storage)
+
+
+def _mixed(name: str, own: Dtype, like: str, dtype: Dtype, wanted: tuple[Dtype, ...]) -> AttentionError:
+    rule = "they must be the same"
+    if set(wanted) != {dtype}:
+        rule = f"{name} must be {' or '.join(wanted)}"
+    return AttentionError(f"{name} has dtype {own}, {like} has {dtype}: {rule}")
 
 
 def _foreign_array(name: str, x: Any) -> np.ndarray[Any, Any]:
@@ -76,7 +146,7 @@ def _foreign_array(name: str, x: Any) -> np.ndarray[Any, Any]:
             raise AttentionError(
                 f"{name} must be in CPU memory, not on DLPack device type {int(device)}", hint=f"{name}.cpu()"
             )
-        return np.from_dlpack(x)
+        return from_dlpack(x)
     except AttentionError:
         raise
     except Exception as error:  # each library raises its own types

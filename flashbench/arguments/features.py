@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flashbench.arguments.arrays import as_array, check_same_dtype
+from flashbench.arguments.arrays import accumulator_dtype, as_accumulator, as_array, dtype_of, widened
 from flashbench.arguments.values import as_count, as_scale
 from flashbench.block_mask import BlockMask
+from flashbench.dtypes import DTYPES, Dtype
 from flashbench.engines import Array
 from flashbench.errors import AttentionError
 from flashbench.extras import Extras
@@ -59,11 +60,12 @@ def as_dropout(dropout: Any, seed: Any) -> tuple[float, int]:
     return share, seed
 
 
-def as_mask(mask: Any, full: tuple[int, int, int, int], like: Array, *, has_heads: bool) -> Mask:
-    """A mask that broadcasts to `full` (batch, num_heads, seqlen_q, seqlen_k). It is never copied.
+def as_mask(mask: Any, full: tuple[int, int, int, int], dtype: Dtype, *, has_heads: bool) -> Mask:
+    """A mask that broadcasts to `full` (batch, num_heads, seqlen_q, seqlen_k).
 
+    It is copied only if it holds 16-bit numbers, which become float32.
     has_heads: False if q has no num_heads axis; the caller's mask then has none either.
-    like: q. A float mask must have its dtype. Raises AttentionError.
+    dtype: of q. A float mask must have it, or be in its accumulator. Raises AttentionError.
     """
     names = _AXES if has_heads else (_AXES[0], *_AXES[2:])
     target = full if has_heads else (full[0], *full[2:])
@@ -71,7 +73,7 @@ def as_mask(mask: Any, full: tuple[int, int, int, int], like: Array, *, has_head
         return _as_block_mask(mask, full)
     x = as_array("mask", mask)
     if x.dtype != np.bool_:
-        _check_mask_dtype(x, like)
+        x = _as_float_mask(x, dtype)
     own = (1,) * (len(target) - x.ndim) + x.shape
     fits = len(own) == len(target) and all(n in (1, m) for n, m in zip(own, target, strict=True))
     if not fits or not x.ndim:
@@ -86,9 +88,11 @@ def as_mask(mask: Any, full: tuple[int, int, int, int], like: Array, *, has_head
     return Mask(view, kind, _axes(own), x.shape)
 
 
-def as_slopes(slopes: Any, batch: int, num_heads: int, dtype: np.dtype[Any]) -> Array:
-    """ALiBi's slopes as a (batch, num_heads) view, in q's dtype. Raises AttentionError."""
+def as_slopes(slopes: Any, batch: int, num_heads: int, dtype: Dtype) -> Array:
+    """ALiBi's slopes as a (batch, num_heads) view, in the accumulator of q's dtype. Raises AttentionError."""
     x = as_array("alibi_slopes", slopes)
+    if dtype_of(x.dtype) == "bfloat16":
+        x = widened(x, "bfloat16")
     if x.dtype.kind not in "fiu":
         raise AttentionError(f"alibi_slopes must be numbers, not {x.dtype}")
     if x.shape not in ((num_heads,), (batch, num_heads)):
@@ -97,23 +101,22 @@ def as_slopes(slopes: Any, batch: int, num_heads: int, dtype: np.dtype[Any]) -> 
             f"{(batch, num_heads)}, not {x.shape}"
         )
     with np.errstate(over="ignore"):  # isfinite finds overflow below
-        x = x.astype(dtype, copy=False)
+        x = x.astype(accumulator_dtype(dtype), copy=False)
     if not np.isfinite(x).all():
-        raise AttentionError(f"alibi_slopes must be finite in {dtype}, not {x[~np.isfinite(x)][0]}")
+        raise AttentionError(f"alibi_slopes must be finite in {x.dtype}, not {x[~np.isfinite(x)][0]}")
     return np.broadcast_to(x, (batch, num_heads))
 
 
-def as_sinks(sinks: Any, num_heads: int, like: Array) -> Array:
-    """One logit per head, (num_heads,), in q's dtype. Raises AttentionError."""
-    x = as_array("sinks", sinks)
-    check_same_dtype("sinks", x, "q", like.dtype)
+def as_sinks(sinks: Any, num_heads: int, dtype: Dtype) -> Array:
+    """One logit per head, (num_heads,), in the accumulator of q's dtype. Raises AttentionError."""
+    x = as_accumulator("sinks", as_array("sinks", sinks), "q", dtype)
     if x.shape != (num_heads,):
         raise AttentionError(f"sinks must have shape (num_heads,) = {(num_heads,)}, not {x.shape}")
     return x
 
 
 def read_features(
-    q: Array,
+    dtype: Dtype,
     full: tuple[int, int, int, int],
     *,
     has_heads: bool,
@@ -127,7 +130,7 @@ def read_features(
 ) -> tuple[dict[str, Any], Extras, tuple[int, ...] | None]:
     """(fields of the problem, arrays beside q, k and v, shape of the caller's mask).
 
-    full: (batch, num_heads, seqlen_q, seqlen_k). Raises AttentionError.
+    dtype: of q. full: (batch, num_heads, seqlen_q, seqlen_k). Raises AttentionError.
     """
     batch, num_heads, _, _ = full
     left, right = as_window(window)
@@ -142,12 +145,12 @@ def read_features(
         "dropout_seed": seed,
     }
     extras = Extras(
-        alibi_slopes=None if alibi_slopes is None else as_slopes(alibi_slopes, batch, num_heads, q.dtype),
-        sinks=None if sinks is None else as_sinks(sinks, num_heads, q),
+        alibi_slopes=None if alibi_slopes is None else as_slopes(alibi_slopes, batch, num_heads, dtype),
+        sinks=None if sinks is None else as_sinks(sinks, num_heads, dtype),
     )
     if mask is None:
         return fields, extras, None
-    given = as_mask(mask, full, q, has_heads=has_heads)
+    given = as_mask(mask, full, dtype, has_heads=has_heads)
     fields |= {"mask": given.kind, "mask_axes": given.axes}
     if isinstance(mask, BlockMask):
         fields |= {"mask_block_q": mask.block_q, "mask_block_k": mask.block_k}
@@ -164,12 +167,13 @@ def _as_block_mask(mask: BlockMask, full: tuple[int, int, int, int]) -> Mask:
     return Mask(mask, "block", _axes(mask.shape[:2]) + "qk", mask.shape)
 
 
-def _check_mask_dtype(x: Array, like: Array) -> None:
-    if x.dtype.kind == "f":
-        check_same_dtype("mask", x, "q", like.dtype)
-        return
+def _as_float_mask(x: Array, dtype: Dtype) -> Array:
+    if x.dtype.kind == "f" or dtype_of(x.dtype) is not None:
+        return as_accumulator("mask", x, "q", dtype)
+    accumulator = DTYPES[dtype].accumulator
+    floats = f"{dtype} as q is" if accumulator == dtype else f"{accumulator} or {dtype}"
     raise AttentionError(
-        f"mask must be bool (True = may attend) or {like.dtype} as q is (added to the scores), not {x.dtype}",
+        f"mask must be bool (True = may attend) or {floats} (added to the scores), not {x.dtype}",
         hint="mask.astype(bool), if it holds 1 for what may be attended to",
     )
 

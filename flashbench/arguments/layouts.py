@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flashbench.arguments.arrays import DTYPE_NAMES, as_whole_numbers, check_dtype, check_same_dtype
+from flashbench.arguments.arrays import as_whole_numbers, check_dtype, check_same_dtype, dtype_of
 from flashbench.dtypes import Dtype
 from flashbench.engines import Array
 from flashbench.errors import AttentionError
@@ -139,12 +139,11 @@ def place_packed(q: Array, k: Array, v: Array, cu_seqlens_q: Any, cu_seqlens_k: 
 
 def check_dtypes(q: Array, k: Array, v: Array) -> Dtype:
     """The one dtype of q, k and v. Raises AttentionError."""
-    dtype = DTYPE_NAMES.get(q.dtype)
+    dtype = dtype_of(q.dtype)
     if dtype is None or k.dtype != q.dtype or v.dtype != q.dtype:
-        check_dtype("q", q)
-        check_same_dtype("k", k, "q", q.dtype)
-        check_same_dtype("v", v, "q", q.dtype)
-        raise AssertionError(f"unreachable: dtypes {q.dtype}, {k.dtype}, {v.dtype}")
+        dtype = check_dtype("q", q)
+        check_same_dtype("k", k, "q", dtype)
+        check_same_dtype("v", v, "q", dtype)
     return dtype
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flashbench.dtypes import DEFAULT_DTYPE, NARROWEST_FIRST, WIDEST_FIRST, listed
+from flashbench.dtypes import ACCUMULATORS, DEFAULT_DTYPE, NARROWEST_FIRST, WIDEST_FIRST, listed
 
 PROBLEM = "Problem"
 FEATURES = "Features"
@@ -45,6 +45,7 @@ def seq_lens(default: str) -> Any:
 
 
 ALL_DTYPES = ",".join(WIDEST_FIRST)
+WIDE_DTYPES = ",".join(ACCUMULATORS)
 _DTYPE_WORDS = listed(WIDEST_FIRST, "and")
 
 
@@ -240,6 +241,16 @@ BlockK = Annotated[
         "--block-k",
         metavar="N",
         help="Key rows of a tile, such as 32, with --block-q.",
+        rich_help_panel=ENGINES,
+    ),
+]
+Path = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--path",
+        metavar="P,...",
+        help="Instructions of flash's products, such as convert,auto (default auto: the fastest here); "
+        "`flashbench machine` lists them.",
         rich_help_panel=ENGINES,
     ),
 ]

@@ -128,6 +128,17 @@ def train(
             rich_help_panel=_MODELS,
         ),
     ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype",
+            metavar="D",
+            help="float32, or bfloat16: forward and loss under torch.autocast, weights in float32 (default "
+            "float32).",
+            autocompletion=lambda: ["float32", "bfloat16"],
+            rich_help_panel=_MODELS,
+        ),
+    ] = None,
     threads: options.Threads = None,
     repeats: Annotated[str | None, options.repeats("Steps in one burst", "3")] = None,
     rounds: Annotated[

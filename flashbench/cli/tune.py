@@ -31,7 +31,7 @@ def tune(
             "256,512,1k,2k,4k: one of each band, from a power of two to the next, 256 to 8191 together"
         ),
     ] = None,
-    dtype: Annotated[list[str] | None, options.dtype(options.ALL_DTYPES)] = None,
+    dtype: Annotated[list[str] | None, options.dtype(options.WIDE_DTYPES)] = None,
     head_dim: options.HeadDim = None,
     causal: Annotated[str | None, options.causal("both")] = None,
     direction: Annotated[list[str] | None, options.direction("fwd,bwd", words=("fwd", "bwd"))] = None,

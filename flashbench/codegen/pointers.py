@@ -18,12 +18,12 @@ from flashbench.codegen.ir import INT, call, const, load_one, loop
 
 @intrinsic
 def pointer(typingctx: Any, like: Any, address: Any) -> Any:
-    """The address as a pointer to elements of the type of `like`."""
+    """The address as a pointer to elements of the type of `like`, a value or a type itself."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
 
-    return types.CPointer(like)(like, types.intp), codegen
+    return types.CPointer(getattr(like, "instance_type", like))(like, types.intp), codegen
 
 
 @intrinsic

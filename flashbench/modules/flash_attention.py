@@ -108,7 +108,7 @@ class FlashAttention:
         else:
             call, forward = self._last
         do = call.take("do", do, "o")
-        return call.backward(do, forward)
+        return call.give_gradients(call.backward(do, forward))
 
     def _prepare(self, direction: Direction, q: Any, k: Any, v: Any) -> Call:
         return prepare(

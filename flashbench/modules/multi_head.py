@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flashbench.arguments import Call, as_array, as_count, as_flag, as_size, find_engine, prepare
-from flashbench.dtypes import DEFAULT_DTYPE, Dtype
+from flashbench.arguments.arrays import as_published, as_stored, check_dtype, check_same_dtype, dtype_of
+from flashbench.dtypes import DEFAULT_DTYPE, DTYPES, Dtype
 from flashbench.engines import Array, Forward, Settings
 from flashbench.errors import AttentionError
 from flashbench.modules.flash_attention import check_dropout
@@ -173,7 +174,7 @@ class MultiHeadAttention:
             block_k=block_size,
         )
         forward = call.forward(keep=keep)
-        merged = _merge(forward.o)
+        merged = _merge(call.give(forward.o))
         self._last = _Step(inputs, call, forward, merged) if keep else None
         return self._project("o", merged)
 
@@ -186,13 +187,15 @@ class MultiHeadAttention:
             raise AttentionError("backward has no forward to go back through", hint="call forward first")
         (q, k, v), call, forward, merged = self._last
         do = as_array("do", do)
-        if do.shape != merged.shape or do.dtype != merged.dtype:
+        dtype = call.problem.dtype
+        if do.shape != merged.shape or dtype_of(do.dtype) != dtype:
             raise AttentionError(
-                f"do must be {merged.dtype} of shape {merged.shape}, as o is, not {do.dtype} of {do.shape}"
+                f"do must be {dtype} of shape {merged.shape}, as o is, not {do.dtype} of {do.shape}"
             )
         # Forward: o = merged @ w_o + b_o.
         d_merged, dw_o, db_o = self._project_backward("o", merged, do)
-        of_heads = call.backward(_split(d_merged, self.config.num_heads), forward)
+        d_heads = call.take("do", _split(d_merged, self.config.num_heads), "o")
+        of_heads = call.give_gradients(call.backward(d_heads, forward))
         # Forward: heads = split(x @ w + b).
         dq, dw_q, db_q = self._project_backward("q", q, _merge(of_heads.dq))
         dk, dw_k, db_k = self._project_backward("k", k, _merge(of_heads.dk))
@@ -231,25 +234,40 @@ class MultiHeadAttention:
         if x.ndim != 3 or x.shape[2] != width:
             raise AttentionError(f"{name} must have shape (batch, seqlen, {width}), not {x.shape}")
         for key, weight in self.weights._asdict().items():
-            if weight is not None and weight.dtype != x.dtype:
-                raise AttentionError(
-                    f"{name} has dtype {x.dtype}, {key} has {weight.dtype}: they must be the same"
-                )
+            if weight is not None:
+                check_same_dtype(name, x, key, check_dtype(key, weight))
         return x
 
     def _project(self, name: str, x: Array) -> Array:
         """x @ w + b, without the weights that are None."""
         w, b = getattr(self.weights, f"w_{name}"), getattr(self.weights, f"b_{name}")
-        x = x if w is None else x @ w
-        return x if b is None else x + b
+        if w is None and b is None:
+            return x
+        dtype = check_dtype(name, x)
+        y = _numbers(x)
+        y = y if w is None else y @ _numbers(w)
+        return _rounded(y if b is None else y + _numbers(b), dtype)
 
     def _project_backward(self, name: str, x: Array, dy: Array) -> tuple[Array, Array | None, Array | None]:
         """dx, dw and db of y = x @ w + b."""
         w, b = getattr(self.weights, f"w_{name}"), getattr(self.weights, f"b_{name}")
-        db = None if b is None else dy.sum(axis=(0, 1))
+        dtype, dy_numbers = check_dtype(name, dy), _numbers(dy)
+        db = None if b is None else _rounded(dy_numbers.sum(axis=(0, 1)), dtype)
         if w is None:
             return dy, None, db
-        return dy @ w.T, np.tensordot(x, dy, axes=((0, 1), (0, 1))), db
+        dw = np.tensordot(_numbers(x), dy_numbers, axes=((0, 1), (0, 1)))
+        return _rounded(dy_numbers @ _numbers(w).T, dtype), _rounded(dw, dtype), db
+
+
+def _numbers(x: Array) -> Array:
+    """The caller's array as its accumulators, in which projections are computed."""
+    dtype = check_dtype("x", x)
+    return DTYPES[dtype].view(as_stored(x, dtype))
+
+
+def _rounded(x: Array, dtype: Dtype) -> Array:
+    """Numbers in `dtype`, as callers pass such arrays."""
+    return as_published(DTYPES[dtype].make(x), dtype)
 
 
 def _split(x: Array, num_heads: int) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.dtypes import entry_of_output
-from flashbench.engines import Array, Engine, Forward, Layout, Settings, get_engine, refusal
+from flashbench.engines import Array, Engine, Forward, Layout, Settings, get_engine, path_taken, refusal
 from flashbench.errors import UnsupportedError
 from flashbench.extras import Extras, make_extras
 from flashbench.problem import AttentionProblem, Direction, Inputs
@@ -54,7 +54,7 @@ def arguments(point: Point, seed: int, *, keep_scratch: bool = True) -> dict[str
         "problem": msgspec.to_builtins(point.problem),
         "engine": point.engine,
         "direction": point.direction,
-        "settings": point.settings._replace(keep_scratch=keep_scratch)._asdict(),
+        "settings": point.settings._replace(keep_scratch=keep_scratch).arguments(),
         "seed": seed,
     }
 
@@ -153,11 +153,12 @@ class AttentionWorkload:
         self._outputs = {}
 
     def describe(self) -> dict[str, Any]:
-        """How many bytes the last call returned, its block sizes, and which kernel it ran."""
+        """How many bytes the last call returned, its block sizes and path, and which kernel it ran."""
         ran = self._engine.kernel(self._problem, self._direction)
         return {
             "output_bytes": sum(x.nbytes for x in self._outputs.values()),
             "blocks": self._engine.blocks(self._problem, self._direction, self._settings),
+            "path": path_taken(self._engine, self._problem, self._direction, self._settings),
             "kernel": None if ran is None else ran.kernel,
             "note": None if ran is None else ran.note,
         }

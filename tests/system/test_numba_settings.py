@@ -115,3 +115,30 @@ def test_vectors_that_this_cpu_lacks_are_refused_before_they_end_the_process(
         isa._check_target()
     monkeypatch.setattr(isa, "_host_features", lambda: {"avx2", "fma", "avx512f", "avx512dq", "avx512vl"})
     isa._check_target()
+
+
+def test_features_have_one_name_however_llvm_spells_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_llvm = "avx512bf16", "avx512fp16", "amx-bf16", "amx-tile", "sse4.1", "avx512f", "avx2", "f16c", "fma"
+    by_archspec = (
+        "avx512_bf16",
+        "avx512_fp16",
+        "amx_bf16",
+        "amx_tile",
+        "sse4_1",
+        "avx512f",
+        "avx2",
+        "f16c",
+        "fma",
+    )
+    monkeypatch.setattr(
+        isa.llvm, "get_host_cpu_features", lambda: dict.fromkeys(by_llvm, True) | {"sse4a": False}
+    )
+    monkeypatch.setattr(isa.config, "CPU_NAME", None)
+    monkeypatch.setattr(isa.config, "CPU_FEATURES", None)
+    assert isa.cpu_features() == set(by_archspec)
+    monkeypatch.setattr(isa.config, "CPU_FEATURES", ",".join(f"+{name}" for name in by_llvm) + ",-avx512vl")
+    assert isa.cpu_features() == set(by_archspec)
+    # archspec tells the features of a CPU by its name.
+    monkeypatch.setattr(isa.config, "CPU_FEATURES", None)
+    monkeypatch.setattr(isa.config, "CPU_NAME", "sapphirerapids")
+    assert {"avx512_bf16", "amx_bf16", "amx_tile", "f16c"} <= isa.cpu_features()

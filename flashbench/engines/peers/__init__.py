@@ -87,11 +87,11 @@ class OnnxOutline(PeerOutline):
         """What the operators refuse, and what they would read as another problem."""
         if direction != "fwd":
             return "ONNX Runtime's attention operators have no backward"
-        if problem.dtype != "float32":
-            return f"ONNX Runtime's CPU attention takes float32, not {problem.dtype}"
+        if problem.dtype not in ("float16", "float32"):
+            return f"ONNX Runtime's CPU attention takes float32 and float16, not {problem.dtype}"
         if np.float32(problem.scale) == 0.0:
             return "ONNX Runtime takes a softmax_scale of 0 for its default"
-        if problem.num_heads != problem.num_kv_heads:
+        if needs_group_query(problem):
             return _group_query_refuses(problem)
         if problem.masked and problem.seqlen_q != problem.seqlen_k:
             # Some releases let a query see the keys beyond seqlen_q, others shift the diagonal.
@@ -100,6 +100,11 @@ class OnnxOutline(PeerOutline):
                 f" not {problem.seqlen_q} and {problem.seqlen_k}"
             )
         return None
+
+
+def needs_group_query(problem: AttentionProblem) -> bool:
+    """Whether it takes GroupQueryAttention: MultiHeadAttention shares no heads and has no float16."""
+    return problem.num_heads != problem.num_kv_heads or problem.dtype == "float16"
 
 
 def _group_query_refuses(problem: AttentionProblem) -> str | None:

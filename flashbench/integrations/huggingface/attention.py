@@ -17,6 +17,8 @@ from flashbench.errors import UnsupportedError
 from flashbench.integrations.huggingface.given_masks import only, pattern_of, with_bias
 from flashbench.integrations.huggingface.patterns import Pattern, band_pattern, in_band
 from flashbench.integrations.torch import attention
+from flashbench.integrations.torch.arrays import ACCUMULATORS
+from flashbench.integrations.torch.autocast import autocast
 from flashbench.integrations.torch.sdpa_arguments import why_not
 from flashbench.integrations.torch.statistics import fell_back
 
@@ -74,6 +76,7 @@ def attention_forward(
     if indices is not None:
         band = _band(causal, sliding_window)
         attention_mask, causal = only(indices, attention_mask, key.shape[2], band), False
+    query, key, value = autocast(query, key, value)
     reason = why_not(query, key, value, None, dropout, False, None, True)
     if sinks is not None:
         kwargs["sinks"] = sinks
@@ -100,7 +103,7 @@ def attention_forward(
         window=pattern.window,
         softcap=softcap,
         mask=mask,
-        sinks=None if s_aux is None else s_aux.reshape(-1).to(query.dtype),
+        sinks=None if s_aux is None else s_aux.reshape(-1).to(ACCUMULATORS[query.dtype]),
         dropout=dropout,
         engine=engine,
     )

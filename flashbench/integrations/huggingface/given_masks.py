@@ -8,6 +8,7 @@ from torch import Tensor
 from flashbench.errors import AttentionError
 from flashbench.integrations.huggingface.lazy_masks import LazyMask, is_watched
 from flashbench.integrations.huggingface.patterns import Pattern, hidden_by_infinity, in_band, recognise
+from flashbench.integrations.torch.arrays import ACCUMULATORS
 
 
 def pattern_of(mask: Tensor, query: Tensor, keys: int) -> Pattern:
@@ -60,11 +61,11 @@ def with_bias(pattern: Pattern, bias: Tensor) -> Tensor:
 
 
 def _in_four_dimensions(mask: Tensor, query: Tensor, keys: int) -> Tensor:
-    """A 4-D view of the mask; in query's dtype if it is an added mask."""
+    """A 4-D view of the mask. An added mask keeps query's dtype or its accumulator, another is converted."""
     shape = _check(mask, query, keys)
     mask = mask.view(shape)
-    if mask.dtype is not torch.bool:
-        mask = mask.to(query.dtype)
+    if mask.dtype not in (torch.bool, query.dtype):
+        mask = mask.to(ACCUMULATORS[query.dtype])
     return mask.expand(-1, -1, -1, keys)
 
 

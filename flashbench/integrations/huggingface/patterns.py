@@ -14,13 +14,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flashbench.integrations.torch.calls import array
+from flashbench.dtypes import DTYPES, Dtype, accumulator_of
+from flashbench.integrations.torch.arrays import as_stored
 from flashbench.kernels.mask_extents import row_extents
 from flashbench.problem import Window
 
-# An added mask hides a key by the lowest number of a dtype, or by the sum of two of them. Half of float32's
-# lowest number, or less, leaves a key no weight, for all scores that a model has.
-HIDES = torch.finfo(torch.float32).min / 2
+# The name of each dtype of an added mask, and NumPy's type of its numbers as kernels read them.
+_DTYPES: dict[torch.dtype, tuple[Dtype, Any]] = {
+    getattr(torch, name): (name, np.dtype(accumulator_of(name).storage).type) for name in DTYPES
+}
+
+
+def hides(dtype: torch.dtype) -> float:
+    """The number that hides a key if an added mask of this dtype has it, or a lower one.
+
+    Models hide by the lowest number of their dtype, or by the sum of two of them. Half of it leaves a key no
+    weight, for all scores that a model has. float64's masks may be float32's, widened.
+    """
+    lowest: float = max(torch.finfo(dtype).min, torch.finfo(torch.float32).min)
+    return lowest / 2
 
 
 class Pattern(NamedTuple):
@@ -79,12 +91,12 @@ def recognise(mask: Tensor, queries: int) -> Pattern:
     keys = mask.shape[3]
     if mask.dtype is torch.bool or (found.adds and not found.hides_by_numbers):
         return Pattern(keys, mask=mask)
-    return Pattern(keys, mask=hidden_by_infinity(mask) if found.adds else ~(mask <= HIDES))
+    return Pattern(keys, mask=hidden_by_infinity(mask) if found.adds else ~(mask <= hides(mask.dtype)))
 
 
 def hidden_by_infinity(mask: Tensor) -> Tensor:
     """An added mask with -inf in place of every number that hides. Differentiable."""
-    return mask.masked_fill(mask <= HIDES, float("-inf"))
+    return mask.masked_fill(mask <= hides(mask.dtype), float("-inf"))
 
 
 class _Visible(NamedTuple):
@@ -102,18 +114,18 @@ def _read(mask: Tensor) -> _Visible:
     for axis in range(3):
         if mask.stride(axis) == 0:  # broadcast: one entry stands for all
             mask = mask.narrow(axis, 0, 1)
-    entries = array("attention_mask", mask if mask.stride(3) == 1 else mask.contiguous())
-    hides, lowest = HIDES, -np.inf
-    if entries.dtype == bool:
-        entries, hides, lowest = entries.view(np.uint8), 0, 0
+    entries = as_stored("attention_mask", mask if mask.stride(3) == 1 else mask.contiguous())
+    if mask.dtype is torch.bool:
+        dtype, number, limit, lowest = None, np.uint8, 0.0, 0.0
+    else:
+        dtype, number = _DTYPES[mask.dtype]
+        limit, lowest = hides(mask.dtype), -np.inf
     batch, heads, rows, keys = entries.shape
     extents = np.empty((3, batch * heads * rows), np.int32)
     visible_keys = np.zeros((batch * heads, keys), np.uint8)
     strides = [stride // entries.itemsize for stride in entries.strides[:3]]
-    number = entries.dtype.type
-    adds, by_numbers = row_extents(
-        number(hides), number(lowest), (entries.ctypes.data, *entries.shape, *strides), extents, visible_keys
-    )
+    place = entries.ctypes.data, *entries.shape, *strides
+    adds, by_numbers = row_extents(dtype)(number(limit), number(lowest), place, extents, visible_keys)
     firsts, lasts, counts = extents.reshape(3, batch, heads, rows)
     of_keys = visible_keys.view(bool).reshape(batch, heads, keys)
     bools = mask.dtype is torch.bool

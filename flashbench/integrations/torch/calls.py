@@ -1,6 +1,6 @@
 """A checked engine call on tensors. What depends only on shapes is checked once and cached.
 
-Nothing is copied: engines read the tensors' memory.
+Nothing is copied: engines read the tensors' memory. Only masks of 16-bit numbers become float32.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from flashbench.arguments import Call, prepare
-from flashbench.arguments.arrays import KNOWN_DTYPES
-from flashbench.engines import Array
-from flashbench.errors import AttentionError
 from flashbench.extras import NO_EXTRAS, Extras
+from flashbench.integrations.torch.arrays import as_argument, as_stored, widened
 from flashbench.integrations.torch.options import TENSORS, Options
 from flashbench.integrations.torch.runtime import num_threads
 from flashbench.problem import Direction
@@ -42,34 +40,19 @@ def call_of(direction: Direction, q: Tensor, k: Tensor, v: Tensor, given: Option
     extras = NO_EXTRAS
     if mask is not None:
         p = known.problem
-        extras = Extras(array("mask", mask.expand(p.batch, p.num_heads, p.seqlen_q, p.seqlen_k)))
+        full = p.batch, p.num_heads, p.seqlen_q, p.seqlen_k
+        extras = Extras(as_stored("mask", widened(mask, q.dtype).expand(full)))
     return Call(
         known.engine,
         known.problem,
         known.settings,
-        array("q", q),
-        array("k", k),
-        array("v", v),
+        as_stored("q", q),
+        as_stored("k", k),
+        as_stored("v", v),
         known.layout,
         extras,
         known.mask_shape,
     )
-
-
-def array(name: str, x: Tensor) -> Array:
-    """The tensor's memory as an array.
-
-    Two kinds of tensor are copied: those that are not aligned, and views that PyTorch negates at each read.
-    Raises AttentionError.
-    """
-    try:
-        found: Array = x.detach().numpy()
-    except (TypeError, RuntimeError) as error:  # bfloat16, another device
-        if x.is_neg():
-            return array(name, x.resolve_neg())
-        what = f"{str(x.dtype).removeprefix('torch.')} on {x.device.type}"
-        raise AttentionError(f"{name} must be a CPU tensor of {KNOWN_DTYPES}, not {what}") from error
-    return found if found.flags.aligned else found.copy()
 
 
 @functools.lru_cache(maxsize=1024)
@@ -96,12 +79,12 @@ def _prepared(direction: Direction, q: Tensor, k: Tensor, v: Tensor, given: Opti
     options: dict[str, Any] = given._asdict()
     window = options.pop("window_left"), options.pop("window_right")
     seed = options.pop("dropout_seed")
-    options = {name: array(name, x) if isinstance(x, Tensor) else x for name, x in options.items()}
+    options = {name: as_argument(name, x) if isinstance(x, Tensor) else x for name, x in options.items()}
     return prepare(
         direction,
-        array("q", q),
-        array("k", k),
-        array("v", v),
+        as_argument("q", q),
+        as_argument("k", k),
+        as_argument("v", v),
         window=window,
         dropout_seed=None if seed is None else int(seed) % 2**64,
         num_threads=threads,

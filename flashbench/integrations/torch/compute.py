@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flashbench.engines import Forward
+from flashbench.engines import Array, Forward
 from flashbench.engines.standard import Kept
-from flashbench.integrations.torch.calls import array, call_of
+from flashbench.integrations.torch.arrays import as_stored, as_tensor
+from flashbench.integrations.torch.calls import call_of
 from flashbench.integrations.torch.options import Options
 from flashbench.integrations.torch.runtime import on_torch_threads
 from flashbench.integrations.torch.statistics import counted
@@ -18,6 +19,8 @@ def compute_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """o, lse and P. P is empty unless `keep` is set and the engine can keep it.
 
+    lse and P are in the accumulator of q's dtype.
+
     q, k, v: (batch, heads, seqlen, head_dim), with contiguous rows (`laid_out`).
     """
     keep = keep and given.keeps_p
@@ -26,8 +29,9 @@ def compute_forward(
         forward = call.forward(keep=keep)
     counted("forward")
     assert forward.lse is not None  # call_of refuses engines without lse
-    p = torch.from_numpy(forward.saved.p).view(p_shape(q, k)) if keep else q.new_empty(0)
-    return torch.from_numpy(forward.o), torch.from_numpy(forward.lse), p
+    lse = torch.from_numpy(forward.lse)
+    p = torch.from_numpy(forward.saved.p).view(p_shape(q, k)) if keep else lse.new_empty(0)
+    return as_tensor(forward.o, q.dtype), lse, p
 
 
 def compute_backward(
@@ -42,16 +46,23 @@ def compute_backward(
     *,
     mask_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """dq, dk, dv, dmask and dsinks. dmask is None without mask_gradient, dsinks is None without sinks."""
-    saved = Kept(array("p", p).reshape(-1)) if p.numel() else None
-    forward = Forward(array("o", o), array("lse", lse), saved)
+    """dq, dk, dv, dmask and dsinks, each in the dtype of its input.
+
+    dmask is None without mask_gradient, dsinks is None without sinks.
+    """
+    saved = Kept(as_stored("p", p).reshape(-1)) if p.numel() else None
+    forward = Forward(as_stored("o", o), as_stored("lse", lse), saved)
     call = call_of("bwd", q, k, v, given)
     with on_torch_threads():
-        found = call.backward(array("do", do), forward, return_dmask=mask_gradient)
+        found = call.backward(as_stored("do", do), forward, return_dmask=mask_gradient)
     counted("backward")
-    dq, dk, dv = map(torch.from_numpy, found)
-    dmask, dsinks = (None if x is None else torch.from_numpy(x) for x in (found.dmask, found.dsinks))
-    return dq, dk, dv, dmask, dsinks
+    dq, dk, dv = (as_tensor(x, q.dtype) for x in found)
+    return dq, dk, dv, _gradient_of(given.mask, found.dmask), _gradient_of(given.sinks, found.dsinks)
+
+
+def _gradient_of(x: Tensor | None, gradient: Array | None) -> Tensor | None:
+    """The gradient by a mask or sinks, in their dtype."""
+    return None if x is None or gradient is None else torch.from_numpy(gradient).to(x.dtype)
 
 
 def laid_out(x: Tensor) -> Tensor:

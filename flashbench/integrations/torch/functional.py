@@ -12,6 +12,7 @@ from torch.overrides import has_torch_function_variadic
 
 from flashbench.errors import AttentionError
 from flashbench.integrations.torch import eager
+from flashbench.integrations.torch.autocast import autocast
 from flashbench.integrations.torch.compute import laid_out
 from flashbench.integrations.torch.options import Options
 from flashbench.integrations.torch.overrides import overridden, overriding, traceable
@@ -45,10 +46,10 @@ def attention(
 ) -> Tensor:
     """`flashbench.attention` on CPU tensors, differentiable by q, k, v, a float mask and sinks.
 
-    It works under `torch.compile(fullgraph=True)`.
+    It works under `torch.compile(fullgraph=True)`. Autocast applies as to PyTorch's own attention.
 
     Args:
-        q: (batch, num_heads, seqlen_q, head_dim), float64 or float32.
+        q: (batch, num_heads, seqlen_q, head_dim), float64, float32, bfloat16 or float16.
         k: (batch, num_kv_heads, seqlen_k, head_dim).
         v: (batch, num_kv_heads, seqlen_k, head_dim_v).
         dropout_seed: one whole number in a tensor. None draws one from PyTorch's generator, so that
@@ -69,6 +70,7 @@ def attention(
         )
     if dropout and dropout_seed is None:
         dropout_seed = _new_seed()
+    q, k, v, mask, alibi_slopes, sinks = autocast(q, k, v, mask, alibi_slopes, sinks)
     options = Options(
         mask, alibi_slopes, sinks, key_lengths, dropout_seed,
         engine, softmax_scale, causal, causal_alignment, *window, softcap, block_q, block_k, dropout,
@@ -100,7 +102,7 @@ def scaled_dot_product_attention(
         key: (..., seqlen_k, head_dim).
         value: (..., seqlen_k, head_dim_v).
         attn_mask: broadcastable to (..., seqlen_q, seqlen_k): bool (True = may attend), or query's dtype
-            (added to the scores).
+            or float32 (added to the scores).
         dropout_p: applies whether or not a model is training.
         is_causal: aligns top-left.
         scale: None is 1 / sqrt(head_dim).
@@ -119,6 +121,7 @@ def scaled_dot_product_attention(
             )
             named = _given(attn_mask, dropout_p, is_causal, scale, enable_gqa)
             return overridden(by, compute, query, key, value, **named)
+    query, key, value, attn_mask = autocast(query, key, value, attn_mask)
     reason = why_not(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     if reason is not None:
         o: Tensor = torch_sdpa(

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from flashbench.errors import UnsupportedError
+from flashbench.integrations.torch.arrays import ACCUMULATORS
+from flashbench.integrations.torch.autocast import autocast
 from flashbench.integrations.torch.compute import compute_backward, compute_forward, laid_out, p_shape
 from flashbench.integrations.torch.options import SCHEMA, TENSORS, Options
 
@@ -34,7 +36,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, keep: bool, *options: Any) -> tup
 @attention.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, keep: bool, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     p = p_shape(q, k) if keep and Options(*options).keeps_p else (0,)
-    return _empty_like(q, v.shape[3]), q.new_empty(q.shape[:3]), q.new_empty(p)
+    lse = q.new_empty(q.shape[:3], dtype=ACCUMULATORS[q.dtype])
+    return _empty_like(q, v.shape[3]), lse, lse.new_empty(p)
 
 
 @torch.library.custom_op(
@@ -119,6 +122,17 @@ def _no_second_derivative(ctx: Any, *_: Any) -> NoReturn:
 
 attention.register_autograd(_backward, setup_context=_remember)
 attention_backward.register_autograd(_no_second_derivative)
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+_library = torch.library.Library("flashbench", "FRAGMENT")  # its end would undo the registration
+
+
+@torch.library.impl(_library, "attention", "AutocastCPU")
+def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+        found: tuple[Tensor, Tensor, Tensor] = attention(*autocast(*arguments))
+        return found
+
+
 attention.register_vmap(_one_by_one(attention))
 attention_backward.register_vmap(_one_by_one(attention_backward))
 

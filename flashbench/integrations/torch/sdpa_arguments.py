@@ -9,11 +9,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from flashbench.dtypes import NARROWEST_FIRST, listed
+from flashbench.integrations.torch.arrays import ACCUMULATORS, KNOWN_DTYPES
 from flashbench.problem import MAX_HEAD_DIM
 
-DTYPES = tuple(getattr(torch, name) for name in NARROWEST_FIRST)
-KNOWN_DTYPES = listed(NARROWEST_FIRST, "and")
 # PyTorch's function most likely raises its own error for these.
 ODD = "arguments of other kinds or shapes than flashbench knows"
 
@@ -50,8 +48,8 @@ def in_four_dimensions(
     With three dimensions, the first is heads. With five or more, all but the last three become one batch.
     """
     mask = attn_mask
-    if mask is not None and mask.dtype is not torch.bool:
-        mask = mask.to(query.dtype)
+    if mask is not None and mask.dtype not in (torch.bool, query.dtype):
+        mask = mask.to(ACCUMULATORS[query.dtype])
     if query.dim() > 4:
         if mask is not None and mask.dim() > 3:
             mask = mask.expand(*query.shape[:-3], *mask.shape[-3:]).flatten(0, -4)
@@ -73,7 +71,7 @@ def _kind_reason(tensors: tuple[Tensor, ...]) -> str | None:
     dtype = query.dtype
     if key.dtype is not dtype or value.dtype is not dtype:
         return ODD
-    if dtype not in DTYPES:
+    if dtype not in ACCUMULATORS:
         return f"dtype {str(dtype).removeprefix('torch.')}; flashbench has {KNOWN_DTYPES}"
     return None
 
@@ -123,8 +121,6 @@ def _number_reason(dropout_p: float, is_causal: bool, scale: float | None, enabl
 
 
 def _mode_reason() -> str | None:
-    if torch.is_autocast_enabled("cpu"):
-        return "autocast, whose dtypes flashbench does not have"
     reason: str | None = _transform_reason()
     return reason
 

@@ -10,6 +10,8 @@ import msgspec
 from flashbench.errors import ConfigError
 
 DATA = Literal["sf-temps", "airpassengers", "synthetic"]
+# bfloat16: forward and loss under torch.autocast; weights, gradients and optimizer stay float32.
+TrainDtype = Literal["float32", "bfloat16"]
 ATTENTIONS = ("flash", "standard", "torch-flash", "torch-math", "original")
 Setting = int | float | bool | str | list[Any]
 
@@ -43,6 +45,7 @@ class TrainStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     patch_stride: int = 1  # PatchTST has one token per this many values
     # Arguments of the models' classes, by model: {"patchtst": {"hidden_size": 64}}.
     settings: dict[str, dict[str, Setting]] = {}
+    dtype: TrainDtype = "float32"
     threads: int | None = None  # None: every core this process may use
     repeats: int = 3  # steps in one burst
     rounds: int = 2  # fresh processes of each arm; the arms take turns

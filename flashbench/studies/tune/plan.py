@@ -6,8 +6,9 @@ from itertools import product
 
 import msgspec
 
-from flashbench.dtypes import WIDEST_FIRST, Dtype
-from flashbench.engines.flash.tuned import Key, Pass, band_of
+from flashbench.dtypes import ACCUMULATORS, Dtype
+from flashbench.engines.flash.block_sizes import Pass
+from flashbench.engines.flash.tuned import Key, band_of
 from flashbench.errors import ConfigError
 from flashbench.problem import AttentionProblem
 
@@ -23,7 +24,7 @@ SEARCH_ROWS_PER_THREAD = 384
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a run. Its keys are their product. Raises ConfigError if one breaks a rule."""
 
-    dtypes: list[Dtype] = msgspec.field(default_factory=lambda: list(WIDEST_FIRST))
+    dtypes: list[Dtype] = msgspec.field(default_factory=lambda: list(ACCUMULATORS))
     head_dims: list[int] = msgspec.field(default_factory=lambda: [64])
     causal: list[bool] = msgspec.field(default_factory=lambda: [False, True])
     directions: list[Pass] = msgspec.field(default_factory=lambda: ["fwd", "bwd"])
