@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from helpers.amx import KINDS
+from helpers.bfloat16_checks import assert_exact, outputs
 from helpers.feature_checks import feature_combinations, problem_with
 from helpers.feature_problems import random_extras
-from helpers.half_checks import assert_exact, outputs
 from helpers.tiles import NAN
 from hypothesis import given
 from hypothesis import strategies as st
