@@ -1,12 +1,14 @@
 """The micro-kernel on tile registers: one product computes all products of attention in bfloat16.
 
 C[rows, columns] (+)= A[rows, depth] @ B[depth, columns], in units of tiles. Blocks of 2 x 2 tiles of C stay
-in registers for the whole depth: each tile of A and of B that is loaded then serves two dots.
+in registers for the whole depth: each tile of A and of B that is loaded then serves two dots. A register
+waits for its store, so a block is stored late: each of its tiles just before the next block needs its
+register. So the stores of a block run beside the dots of the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -19,8 +21,10 @@ from flashbench.codegen.intrinsics import element_of, spread
 from flashbench.codegen.ir import BOOL, INT, const, function, loop
 from flashbench.codegen.tiles import ROW_BYTES, ROW_WORDS, TILE_ROWS
 
-_BYTES = ir.IntType(8).as_pointer()
+_BYTE = ir.IntType(8)
+_BYTES = _BYTE.as_pointer()
 _A, _B = (4, 5), (6, 7)  # tile registers; the four before them are of C
+_BLOCK = 2, 2  # tiles of C: height and width
 
 
 class _Operand(NamedTuple):
@@ -39,48 +43,120 @@ def _operand(b: ir.IRBuilder, at: ir.Value, row: ir.Value, right: ir.Value | Non
     return _Operand(at, row, b.mul(row, const(TILE_ROWS)), const(ROW_BYTES) if right is None else right)
 
 
-def _pairs(b: ir.IRBuilder, count: ir.Value) -> Iterator[tuple[ir.Value, int]]:
-    """(index, 2) of each pair of tiles, then (index, 1) of the one that is left."""
-    with loop(b, count, step=2, carry=[]) as (index, _, _):
-        yield index, 2
-    with loop(b, count, start=b.mul(b.sdiv(count, const(2)), const(2)), carry=[]) as (index, _, _):
-        yield index, 1
+class _Waiting(NamedTuple):
+    """A whole block whose tiles are still in registers: where they go, and bytes from row to row there."""
+
+    places: list[ir.Value]
+    row: ir.Value
+
+    def flat(self) -> list[ir.Value]:
+        return [*self.places, self.row]
 
 
-def _block(
-    b: ir.IRBuilder,
-    tiles: Any,
-    operands: tuple[_Operand, ...],
-    depth: ir.Value,
-    accumulate: ir.Value,
-    place: Any,
-) -> None:
-    """One block of C. place: (row, tiles in it), (column, tiles in it)."""
-    a, b_, c = operands
-    (row, high), (column, wide) = place
-    rows = [b.add(row, const(i)) for i in range(high)]
-    columns = [b.add(column, const(j)) for j in range(wide)]
-    sums = {(i, j): i * wide + j for i in range(high) for j in range(wide)}
-    places = {(i, j): c.tile(b, rows[i], columns[j]) for i, j in sums}
-    with b.if_else(accumulate) as (add, begin):
-        with add:
-            for key, tile in sums.items():
-                tiles.load(tile, places[key], c.row)
-        with begin:
-            for tile in sums.values():
-                tiles.zero(tile)
-    with loop(b, depth, carry=[]) as (step, _, _):
-        loaded: set[int] = set()
-        # Each dot as soon as its operands are loaded.
-        for i, j in sorted(sums, key=sum):
-            if _A[i] not in loaded:
-                tiles.load(_A[i], a.tile(b, rows[i], step), a.row)
-            if _B[j] not in loaded:
-                tiles.load(_B[j], b_.tile(b, step, columns[j]), b_.row)
-            loaded |= {_A[i], _B[j]}
-            tiles.dot(sums[i, j], _A[i], _B[j])
-    for key, tile in sums.items():
-        tiles.store(tile, places[key], c.row)
+def _waiting(values: list[ir.Value]) -> _Waiting:
+    return _Waiting(values[:-1], values[-1])
+
+
+class _Product:
+    """Writes one product."""
+
+    def __init__(
+        self, b: ir.IRBuilder, tiles: Any, operands: list[_Operand], depth: ir.Value, accumulate: ir.Value
+    ) -> None:
+        self._b, self._tiles = b, tiles
+        self._left, self._right, self._sums = operands  # A, B, C
+        self._depth, self._accumulate = depth, accumulate
+        size = TILE_ROWS * ROW_BYTES
+        nowhere = b.alloca(_BYTE, const(_BLOCK[0] * _BLOCK[1] * size))
+        places = [b.gep(nowhere, [const(i * size)]) for i in range(_BLOCK[0] * _BLOCK[1])]
+        self._nothing = _Waiting(places, const(ROW_BYTES))  # to store it does no harm
+
+    def write(self, rows: ir.Value, columns: ir.Value) -> None:
+        """All of C."""
+        b, (height, width) = self._b, _BLOCK
+        with loop(b, columns, step=width, carry=self._nothing.flat()) as (column, outer, following):
+            with loop(b, rows, step=height, carry=outer) as (row, inner, next_waiting):
+                next_waiting += self._whole_block(row, column, _waiting(inner)).flat()
+            following += next_waiting
+        self._store_all(_waiting(following))
+        last_row, last_column = (
+            b.mul(b.sdiv(size, const(unit)), const(unit)) for size, unit in ((rows, height), (columns, width))
+        )
+        with loop(b, rows, start=last_row, carry=[]) as (row, _, _):
+            with loop(b, columns, step=width, carry=[]) as (column, _, _):
+                self._block_of_rest(row, column, 1, width)
+            with loop(b, columns, start=last_column, carry=[]) as (column, _, _):
+                self._block_of_rest(row, column, 1, 1)
+        with (
+            loop(b, columns, start=last_column, carry=[]) as (column, _, _),
+            loop(b, rows, step=height, carry=[]) as (row, _, _),
+        ):
+            self._block_of_rest(row, column, height, 1)
+
+    def _places(self, row: ir.Value, column: ir.Value, height: int, width: int) -> list[ir.Value]:
+        b = self._b
+        return [
+            self._sums.tile(b, b.add(row, const(i)), b.add(column, const(j)))
+            for i in range(height)
+            for j in range(width)
+        ]
+
+    def _whole_block(self, row: ir.Value, column: ir.Value, waiting: _Waiting) -> _Waiting:
+        """Store the block that is waiting, and compute the next one."""
+
+        def store(tile: int) -> None:
+            self._tiles.store(tile, waiting.places[tile], waiting.row)
+
+        made = _Waiting(self._places(row, column, *_BLOCK), self._sums.row)
+        self._compute(row, column, _BLOCK, made.places, before=store)
+        return made
+
+    def _block_of_rest(self, row: ir.Value, column: ir.Value, height: int, width: int) -> None:
+        """Compute and store a block that is not a whole one."""
+        places = self._places(row, column, height, width)
+        self._compute(row, column, (height, width), places, before=lambda tile: None)
+        self._store_all(_Waiting(places, self._sums.row))
+
+    def _store_all(self, waiting: _Waiting) -> None:
+        for tile, place in enumerate(waiting.places):
+            self._tiles.store(tile, place, waiting.row)
+
+    def _compute(
+        self,
+        row: ir.Value,
+        column: ir.Value,
+        size: tuple[int, int],
+        places: list[ir.Value],
+        before: Callable[[int], None],
+    ) -> None:
+        """Sum a block over the whole depth. before(tile): called before a register is used."""
+        b, tiles = self._b, self._tiles
+        with b.if_else(self._accumulate) as (add, begin):
+            with add:
+                for tile in self._dots(row, column, size, const(0)):
+                    before(tile)
+                    tiles.load(tile, places[tile], self._sums.row)
+            with begin:
+                for tile in self._dots(row, column, size, const(0)):
+                    before(tile)
+                    tiles.zero(tile)
+        with loop(b, self._depth, start=const(1), carry=[]) as (step, _, _):
+            for _ in self._dots(row, column, size, step):
+                pass
+
+    def _dots(self, row: ir.Value, column: ir.Value, size: tuple[int, int], step: ir.Value) -> Iterator[int]:
+        """Add one step of the depth. Yields each tile of C, then loads its operands and adds their dot."""
+        b, left, right = self._b, self._left, self._right
+        height, width = size
+        for i in range(height):
+            for j in range(width):
+                tile = i * width + j
+                yield tile
+                if j == 0:
+                    self._tiles.load(_A[i], left.tile(b, b.add(row, const(i)), step), left.row)
+                if i == 0:
+                    self._tiles.load(_B[j], right.tile(b, step, b.add(column, const(j))), right.row)
+                self._tiles.dot(tile, _A[i], _B[j])
 
 
 def _product(builder: ir.IRBuilder, kind: Any) -> ir.Function:
@@ -88,11 +164,8 @@ def _product(builder: ir.IRBuilder, kind: Any) -> ir.Function:
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         a_at, a_row, b_at, b_row, c_at, c_row, a_right, rows, columns, depth, accumulate = args
-        tiles = kind(b)
-        operands = _operand(b, a_at, a_row, a_right), _operand(b, b_at, b_row), _operand(b, c_at, c_row)
-        for of_rows in _pairs(b, rows):
-            for of_columns in _pairs(b, columns):
-                _block(b, tiles, operands, depth, accumulate, (of_rows, of_columns))
+        operands = [_operand(b, a_at, a_row, a_right), _operand(b, b_at, b_row), _operand(b, c_at, c_row)]
+        _Product(b, kind(b), operands, depth, accumulate).write(rows, columns)
 
     signature = [*[_BYTES, INT] * 3, INT, INT, INT, INT, BOOL]
     return function(builder, f"fb.tile_product.{kind.name}", signature, body)
