@@ -68,8 +68,9 @@ def attention(
             Floats: added to the scores (-inf hides). A `BlockMask`: hidden blocks cost nothing. Floats have
             q's dtype. With float16 and bfloat16 they may be float32, which is not copied either; in 16 bits
             they are converted in each call.
-        sinks: (num_heads,), floats as of a mask: a logit that is added to the softmax's denominator and has no value.
-            Xiao et al. 2024, "Efficient Streaming Language Models with Attention Sinks", as in gpt-oss.
+        sinks: (num_heads,), floats as of a mask: a logit that is added to the softmax's denominator and has
+            no value. Xiao et al. 2024, "Efficient Streaming Language Models with Attention Sinks", as in
+            gpt-oss.
         key_lengths: (batch,) whole numbers, 0 to seqlen_k: the number of valid keys of each sequence.
             "bottom-right" then means each sequence's own last key.
         block_table: (batch, pages) whole numbers; needs key_lengths. k is then
@@ -150,8 +151,8 @@ def attention_backward(
     Returns:
         AttentionGradients, which unpacks into dq, dk and dv in the shapes and dtype of q, k and v. dk and dv
         are sums over the query heads that share a key head. Its `dsinks` is (num_heads,). Its `dmask` has the
-        mask's own shape: it is summed along broadcast axes. Both have lse's dtype, and are None if there is none. Rows that see no
-        key have zero gradients, and so have keys beyond key_lengths.
+        mask's own shape: it is summed along broadcast axes. Both have lse's dtype, and are None if there is
+        none. Rows that see no key have zero gradients, and so have keys beyond key_lengths.
 
     Raises:
         AttentionError: as `attention`.

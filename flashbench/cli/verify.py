@@ -54,8 +54,8 @@ def verify(
             "--suite",
             metavar="NAME",
             help="Such as torch. default: every feature, odd shapes, extreme values; two minutes on two "
-            "cores. torch: PyTorch's grid for CPUs; two minutes. flash-attention: that project's grid; hours, "
-            "or --sample.",
+            "cores. torch: PyTorch's grid for CPUs; two minutes. flash-attention: that project's grid; "
+            "hours, or --sample.",
             autocompletion=_suite_words,
             show_default=False,
         ),
@@ -74,7 +74,7 @@ def verify(
             "--seed", metavar="N", help="Draw another sample, such as 1 (default 0).", show_default=False
         ),
     ] = "0",
-    dtype: Annotated[list[str] | None, options.dtype(options.ALL_DTYPES)] = None,
+    dtype: Annotated[list[str] | None, options.dtype("all")] = None,
     causal: Annotated[str | None, options.causal("both")] = None,
     direction: Annotated[list[str] | None, options.direction("fwd,bwd", words=("fwd", "bwd"))] = None,
     threads: options.Threads = None,
