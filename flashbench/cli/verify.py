@@ -74,7 +74,7 @@ def verify(
             "--seed", metavar="N", help="Draw another sample, such as 1 (default 0).", show_default=False
         ),
     ] = "0",
-    dtype: Annotated[list[str] | None, options.dtype(options.ALL_DTYPES)] = None,
+    dtype: Annotated[list[str] | None, options.dtype("all")] = None,
     causal: Annotated[str | None, options.causal("both")] = None,
     direction: Annotated[list[str] | None, options.direction("fwd,bwd", words=("fwd", "bwd"))] = None,
     threads: options.Threads = None,

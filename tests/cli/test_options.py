@@ -15,6 +15,7 @@ from flashbench.cli.readers import OPTIONS, read_params
 from flashbench.cli.settings import build_duel, build_study
 from flashbench.cli.train_settings import build_train_study
 from flashbench.cli.tuning import build_plan
+from flashbench.dtypes import NARROWEST_FIRST
 from flashbench.errors import ConfigError
 from flashbench.studies.train.study import TrainStudy
 
@@ -299,8 +300,8 @@ def test_a_path_that_does_not_go_with_the_study_is_one_line(flashbench) -> None:
     ("words", "left"),
     [
         (["--dtype", "float32"], ["square-2-causal-float32", "square-2-float32"]),
-        (["--causal"], ["square-2-causal-float32", "square-2-causal-float64"]),
-        (["--no-causal"], ["square-2-float32", "square-2-float64"]),
+        (["--causal"], sorted(f"square-2-causal-{dtype}" for dtype in NARROWEST_FIRST)),
+        (["--no-causal"], sorted(f"square-2-{dtype}" for dtype in NARROWEST_FIRST)),
         (["--causal", "--dtype", "float64"], ["square-2-causal-float64"]),
     ],
 )
