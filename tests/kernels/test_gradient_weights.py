@@ -23,7 +23,7 @@ def run(zero, s, dp, lse2, delta, lanes, rows, factor, p_rows, ds_rows, width):
 
 
 def weights(s, dp, lse2, delta, factor, more):
-    """(rows of p, rows of ds, words of ds as [key, lane]), as numbers. more: to the width of rows of weights."""
+    """(rows of p, rows of ds, words of ds as [key, lane]), as numbers. more: numbers between two rows."""
     rows, lanes = s.shape
     width, zero = lanes + more, np.float32(0)
     rooms = [guarded(padded(rows, 32) * lanes, np.float32) for _ in range(2)]
