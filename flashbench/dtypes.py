@@ -34,6 +34,7 @@ class DtypeEntry:
     itemsize: int  # bytes of one stored number
     unit_roundoff: float
     smallest_normal: float
+    largest: float  # finite
     tolerance: ToleranceClass
     short: str  # in narrow tables
     make: Callable[[NDArray[np.floating]], NDArray[Any]]  # round numbers into storage
@@ -75,6 +76,7 @@ DTYPES: Mapping[Dtype, DtypeEntry] = {
         itemsize=2,
         unit_roundoff=2.0**-11,
         smallest_normal=2.0**-14,
+        largest=65504.0,
         tolerance="halves",
         short="f16",
         make=lambda numbers: numbers.astype("float16", copy=False),
@@ -86,6 +88,7 @@ DTYPES: Mapping[Dtype, DtypeEntry] = {
         itemsize=2,
         unit_roundoff=2.0**-8,
         smallest_normal=2.0**-126,
+        largest=(2 - 2.0**-7) * 2.0**127,
         tolerance="halves",
         short="bf16",
         make=_to_bfloat16,
@@ -97,6 +100,7 @@ DTYPES: Mapping[Dtype, DtypeEntry] = {
         itemsize=4,
         unit_roundoff=2.0**-24,
         smallest_normal=2.0**-126,
+        largest=(2 - 2.0**-23) * 2.0**127,
         tolerance="roundings",
         short="f32",
         make=lambda numbers: numbers.astype("float32", copy=False),
@@ -108,6 +112,7 @@ DTYPES: Mapping[Dtype, DtypeEntry] = {
         itemsize=8,
         unit_roundoff=2.0**-53,
         smallest_normal=2.0**-1022,
+        largest=(2 - 2.0**-52) * 2.0**1023,
         tolerance="fixed",
         short="f64",
         make=lambda numbers: numbers.astype("float64", copy=False),

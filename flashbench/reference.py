@@ -1,5 +1,8 @@
 """The float64 oracle: textbook attention and its gradients in NumPy, one block of query rows at a time.
 
+With `rounded_to` the same formulas are the naive computation in a narrower dtype, as eager code has it: each
+step's array is rounded to it. Errors of float16 and bfloat16 are measured against the errors of that.
+
 It shares no code with any engine. It follows the formulas of Dao et al. 2022, "FlashAttention":
 p = softmax(softmax_scale * q k^T), o = p v. Each optional feature is in one place. It is slow and simple, and
 never holds N x N scores.
@@ -7,7 +10,8 @@ never holds N x N scores.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.block_mask import BlockMask
-from flashbench.dtypes import DTYPES
+from flashbench.dtypes import DTYPES, Dtype
 from flashbench.errors import AttentionError
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.philox import dropout_kept
@@ -25,6 +29,7 @@ Array = NDArray[np.floating]
 Array64 = NDArray[np.float64]
 Visible = NDArray[np.bool_]
 Index = tuple[slice, ...]
+Rounding = Callable[[Array64], Array64]
 
 # 256 rows of 8192 scores take 16 MiB in float64: little next to the arrays of a long problem.
 ROWS_PER_BLOCK = 256
@@ -66,6 +71,7 @@ def attention_reference(
     extras: Extras = NO_EXTRAS,
     *,
     origin: tuple[int, int] = (0, 0),
+    rounded_to: Dtype | None = None,
 ) -> tuple[Array64, Array64]:
     """o: (batch, num_heads, seqlen_q, head_dim_v) and lse: (batch, num_heads, seqlen_q), both float64.
 
@@ -77,11 +83,13 @@ def attention_reference(
 
     origin: (sequence, head) in `extras` and in dropout's counters of this problem's first sequence and head,
     if the problem is a part of another (see `head_group`).
+    rounded_to: round scores, p, o and what lies between them to this dtype's precision. Its exponent has no
+    limits here: a naive computation that overflows would say nothing of errors. None: round nothing.
     """
     o = np.zeros((*problem.q_shape[:3], problem.head_dim_v))
     lse = np.zeros(o.shape[:3])
     with np.errstate(all="ignore"):  # NaN and infinity are valid results here
-        for head in _heads(problem, extras, origin):
+        for head in _heads(problem, extras, origin, rounded_to):
             q_head, k_head, v_head = head.queries_of(q), head.keys_of(k), head.keys_of(v)
             o[head.queries], lse[head.queries] = _forward_head(head, q_head, k_head, v_head)
     return o, lse
@@ -96,6 +104,7 @@ def attention_backward_reference(
     extras: Extras = NO_EXTRAS,
     *,
     origin: tuple[int, int] = (0, 0),
+    rounded_to: Dtype | None = None,
 ) -> ReferenceGradients:
     """Gradients of sum(do * o). dk and dv are sums over the query heads that share a key head.
 
@@ -108,7 +117,7 @@ def attention_backward_reference(
     dsinks = np.zeros(problem.num_heads) if problem.sinks else None
     dmask = np.zeros(problem.mask_shape) if problem.mask == "float" else None
     with np.errstate(all="ignore"):
-        for head in _heads(problem, extras, origin):
+        for head in _heads(problem, extras, origin, rounded_to):
             arrays = head.queries_of(do), head.queries_of(q), head.keys_of(k), head.keys_of(v)
             dq_head, dk_head, dv_head, dsink = _backward_head(head, *arrays, dmask)
             dq[head.queries] = dq_head
@@ -116,6 +125,9 @@ def attention_backward_reference(
             dv[head.keys] += dv_head
             if dsinks is not None:
                 dsinks[head.h] += dsink
+        rounded = _rounding(rounded_to)
+        dk, dv = rounded(dk), rounded(dv)  # several query heads added to them
+        dsinks, dmask = (None if x is None else rounded(x) for x in (dsinks, dmask))
     return ReferenceGradients(dq, dk, dv, dsinks, dmask)
 
 
@@ -229,6 +241,7 @@ class _Head(NamedTuple):
     keys: tuple[int, int, slice]  # selects its part of k, v, dk and dv
     seqlen_q: int
     seqlen_k: int
+    rounded: Rounding  # of each step of a naive computation; the oracle's does nothing
 
     def queries_of(self, x: Array) -> Array64:
         """Its part of q or do."""
@@ -299,7 +312,10 @@ class _Head(NamedTuple):
         return dropout_kept(self.problem, *self.number, np.arange(rows.start, rows.stop), keys)
 
 
-def _heads(problem: AttentionProblem, extras: Extras, origin: tuple[int, int]) -> Iterator[_Head]:
+def _heads(
+    problem: AttentionProblem, extras: Extras, origin: tuple[int, int], rounded_to: Dtype | None
+) -> Iterator[_Head]:
+    rounded = _rounding(rounded_to)
     group = problem.num_heads // problem.num_kv_heads
     for b, (index, first_query, first_key, seqlen_q, seqlen_k) in enumerate(problem.sequences()):
         for h in range(problem.num_heads):
@@ -313,7 +329,24 @@ def _heads(problem: AttentionProblem, extras: Extras, origin: tuple[int, int]) -
                 (index, h // group, slice(first_key, first_key + seqlen_k)),
                 seqlen_q,
                 seqlen_k,
+                rounded,
             )
+
+
+def _rounding(dtype: Dtype | None) -> Rounding:
+    if dtype is None:
+        return lambda x: x
+    return functools.partial(_to_precision, unit_roundoff=DTYPES[dtype].unit_roundoff)
+
+
+def _to_precision(x: Array64, *, unit_roundoff: float) -> Array64:
+    """x rounded to nearest in this precision: the high part of Veltkamp's splitting.
+
+    >>> _to_precision(np.array([1.0, 1.01, -258.9]), unit_roundoff=2.0**-8)
+    array([   1.       ,    1.0078125, -258.       ])
+    """
+    split = x * (unit_roundoff * 2.0**53 + 1.0)
+    return np.where(np.isfinite(x), split - (split - x), x)
 
 
 class _Block(NamedTuple):
@@ -353,13 +386,14 @@ class _Softmax(NamedTuple):
 
 def _softmax(head: _Head, block: _Block, q: Array64, k: Array64) -> _Softmax:
     """Softmax of one block. q and k: the block's rows and keys."""
-    s = head.problem.scale * (q @ k.T)
+    rounded = head.rounded
+    s = rounded(head.problem.scale * rounded(q @ k.T))
     slope: Array64 | float = 1.0
     if head.problem.softcap is not None:
-        s = np.tanh(s / head.problem.softcap)
-        slope = 1.0 - s**2
-        s *= head.problem.softcap
-    s = np.where(block.visible, s + block.bias, -np.inf)
+        s = rounded(np.tanh(rounded(s / head.problem.softcap)))
+        slope = rounded(1.0 - s**2)
+        s = rounded(s * head.problem.softcap)
+    s = np.where(block.visible, rounded(s + block.bias), -np.inf)
     row_max = np.maximum(s.max(axis=1, keepdims=True), head.sink)
     # If all logits are -inf, shift by 0: -inf - -inf would be NaN, and their weight must be 0.
     shift = np.where(np.isneginf(row_max), 0.0, row_max)
@@ -369,8 +403,8 @@ def _softmax(head: _Head, block: _Block, q: Array64, k: Array64) -> _Softmax:
     row_sum[row_sum == 0.0] = 1.0
     sees = block.visible.any(axis=1)
     return _Softmax(
-        p=np.where(block.visible, p / row_sum, 0.0),
-        p_sink=np.where(sees, (p_sink / row_sum)[:, 0], 0.0),
+        p=rounded(np.where(block.visible, p / row_sum, 0.0)),
+        p_sink=rounded(np.where(sees, (p_sink / row_sum)[:, 0], 0.0)),
         lse=np.where(sees, lse, head.sink),
         slope=slope,
     )
@@ -378,7 +412,9 @@ def _softmax(head: _Head, block: _Block, q: Array64, k: Array64) -> _Softmax:
 
 def _dropped(head: _Head, block: _Block, x: Array64) -> Array64:
     """Dropout of p in the forward, of dp in the backward. It multiplies by 0, so that NaN stays NaN."""
-    return x if block.kept is None else np.where(block.kept, x / (1.0 - head.problem.dropout), 0.0 * x)
+    if block.kept is None:
+        return x
+    return head.rounded(np.where(block.kept, x / (1.0 - head.problem.dropout), 0.0 * x))
 
 
 def _forward_head(head: _Head, q: Array64, k: Array64, v: Array64) -> tuple[Array64, Array64]:
@@ -388,7 +424,7 @@ def _forward_head(head: _Head, q: Array64, k: Array64, v: Array64) -> tuple[Arra
     for block in _row_blocks(head, q, k, v):
         softmax = _softmax(head, block, q[block.rows], k[block.keys])
         lse[block.rows] = softmax.lse
-        o[block.rows] = _dropped(head, block, softmax.p) @ v[block.keys]
+        o[block.rows] = head.rounded(_dropped(head, block, softmax.p) @ v[block.keys])
     return o, lse
 
 
@@ -403,22 +439,22 @@ def _backward_head(
     Dropout does to dp what it did to p.
     """
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
-    dsink = 0.0
+    dsink, rounded = 0.0, head.rounded
     for block in _row_blocks(head, q, k, v, do):
         rows, keys = block.rows, block.keys
         p, p_sink, _, slope = _softmax(head, block, q[rows], k[keys])
         p_dropped = _dropped(head, block, p)
         dv[keys] += p_dropped.T @ do[rows]
-        dp = np.where(block.visible, do[rows] @ v[keys].T, 0.0)
+        dp = rounded(np.where(block.visible, do[rows] @ v[keys].T, 0.0))
         delta = (p_dropped * dp).sum(axis=1, keepdims=True)
-        dsink -= float(p_sink @ delta[:, 0])
-        ds = np.where(block.visible, p * (_dropped(head, block, dp) - delta), 0.0)
+        dsink -= float(rounded(p_sink * delta[:, 0]).sum())
+        ds = rounded(np.where(block.visible, p * (_dropped(head, block, dp) - delta), 0.0))
         if dmask is not None:
             _add_to_mask(head, dmask, block, ds)
-        ds = np.where(block.visible, head.problem.scale * slope * ds, 0.0)
-        dq[rows] = ds @ k[keys]
+        ds = rounded(np.where(block.visible, head.problem.scale * rounded(slope * ds), 0.0))
+        dq[rows] = rounded(ds @ k[keys])
         dk[keys] += ds.T @ q[rows]
-    return dq, dk, dv, dsink
+    return dq, rounded(dk), rounded(dv), dsink
 
 
 def _add_to_mask(head: _Head, dmask: Array64, block: _Block, ds: Array64) -> None:

@@ -39,6 +39,17 @@ error analysis"). The worst case is n u, and needs every rounding to go the same
 9. Other inputs than standard normal. Errors of logits grow with the logits (point 1), o with v, dv with do,
    dq with do v k, and dk with do v q. A product below the smallest normal number may become 0, an error of
    that number times the same factor.
+10. float16 and bfloat16, as flash-attention's tests have it. The naive computation rounds scores, p and each
+   gradient to the dtype (`reference`, rounded_to). o may have twice its largest error, gradients three times,
+   and 1e-5 more, or less where point 9 makes the output small. In small problems the naive error may be small
+   by luck. These errors are allowed in any case: half of the rounding of the largest result; a sixteenth of
+   the tolerance of float32, in which sums are computed, by points 1 to 9, for about one rounding of a logit;
+   numbers below float32's smallest normal number, which AVX512-BF16 and AMX take for 0, times the other
+   factors of a product; and what the backward inherits from o. It computes
+   delta = sum(do o) from the rounded o, as flash-attention does, with an error of u sqrt(head_dim_v) |o| |do|
+   at most. p and so ds have that error, dq = scale ds k has scale k times it, and dk scale q times.
+   lse is never rounded to 16 bits. Products of two 16-bit numbers are exact in float32, and their sum is a
+   float32 sum: lse has the tolerance of float32.
 """
 
 from __future__ import annotations
@@ -46,7 +57,9 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-from flashbench.dtypes import DTYPES, Dtype
+import msgspec
+
+from flashbench.dtypes import DTYPES, Dtype, accumulator_of, is_half
 from flashbench.problem import AttentionProblem, Direction
 
 # The source document of this project claims this for its float64 results.
@@ -63,12 +76,17 @@ def _base(roundings: int) -> dict[Dtype, float]:
     return {
         dtype: _FIXED if entry.tolerance == "fixed" else roundings * entry.unit_roundoff
         for dtype, entry in DTYPES.items()
+        if entry.tolerance != "halves"
     }
 
 
 _FORWARD = _base(256)  # points 1, 2 and 4
 _GRADIENT = _base(1024)  # points 3 and 4
 _LARGEST_LSE = 16.0  # point 5
+# Point 10: naive errors, and what is added to them.
+_NAIVE_ERRORS_OF_O, _NAIVE_ERRORS_OF_GRADIENTS = 2.0, 3.0
+ADDED_TO_NAIVE = 1e-5
+_SHARE_OF_SUMS = 1 / 16
 
 Output = Literal["o", "lse", "dq", "dk", "dv", "dsinks", "dmask"]
 
@@ -93,6 +111,16 @@ class Sizes(NamedTuple):
 STANDARD_NORMAL = Sizes()
 
 
+class Naive(NamedTuple):
+    """One output of the naive computation in a 16-bit dtype, beside the oracle's (point 10).
+
+    error: largest absolute difference. largest: largest finite absolute value of the oracle's.
+    """
+
+    error: float
+    largest: float
+
+
 def tolerance_for(
     dtype: Dtype,
     what: Output | Direction,
@@ -106,7 +134,7 @@ def tolerance_for(
 
     heads_per_key: num_heads / num_kv_heads. seqlen_k: None means seqlen_q.
     A direction assumes standard normal input. "fwd" gives the tolerance of o. "bwd" and "fwd_bwd" give one
-    that dq, dk and dv all keep.
+    that dq, dk and dv all keep. Not for float16 and bfloat16, whose tolerance follows from a naive error.
 
     >>> tolerance_for("float64", "fwd"), tolerance_for("float64", "bwd", seqlen_q=8192)
     (1e-12, 1e-12)
@@ -134,15 +162,23 @@ def problem_tolerance(
     *,
     sizes: Sizes = STANDARD_NORMAL,
     largest_lse: float = 0.0,
+    naive: Naive | None = None,
 ) -> float:
     """`tolerance_for` with the sizes and features of a problem; also for dsinks and dmask.
 
     largest_lse: the largest finite |lse| of the oracle. It matters if ALiBi or an additive mask makes
-    logits large.
+    logits large. naive: for every output of float16 and bfloat16 except lse.
 
     >>> problem_tolerance(AttentionProblem.of(512, dropout=0.5), "o")
     2e-12
     """
+    if is_half(problem.dtype):
+        if what == "lse":
+            return _in_sums(problem, what, sizes, largest_lse)
+        if naive is None:
+            raise ValueError(f"the tolerance of {what} in {problem.dtype} follows from a naive error")
+        unit = naive_unit(problem, what, naive, sizes=sizes, largest_lse=largest_lse)
+        return _naive_errors(what) * unit + ADDED_TO_NAIVE * min(1.0, _size(what, sizes))
     if what in ("dsinks", "dmask"):
         tolerance = _of_sums_of_ds(problem, what, sizes)
     else:
@@ -161,6 +197,45 @@ def problem_tolerance(
         growth = _growth(what, sizes)
         tolerance *= max(growth, largest_lse / _LARGEST_LSE) / growth
     return tolerance if what == "lse" else tolerance / (1.0 - problem.dropout)  # point 7
+
+
+def naive_unit(
+    problem: AttentionProblem,
+    what: Output | Direction,
+    naive: Naive,
+    *,
+    sizes: Sizes = STANDARD_NORMAL,
+    largest_lse: float = 0.0,
+) -> float:
+    """The naive error of an output of a 16-bit dtype, or what counts as one if that is more (point 10)."""
+    entry = DTYPES[problem.dtype]
+    rounding, smallest = entry.unit_roundoff, entry.smallest_normal
+    of_result = rounding * max(min(naive.largest, entry.largest), smallest) / 2
+    of_sums = _SHARE_OF_SUMS * _in_sums(problem, what, sizes, largest_lse) / _naive_errors(what)
+    flushed = accumulator_of(problem.dtype).smallest_normal * max(1.0, *sizes[:4], abs(sizes.scale))
+    of_delta = 0.0
+    if what in ("dq", "dk"):
+        wide = math.sqrt(problem.head_dim_v / problem.head_dim)
+        factor = abs(sizes.scale) * (sizes.k if what == "dq" else sizes.q)
+        of_delta = factor * wide * rounding * max(sizes.v, smallest) * sizes.do
+    return max(naive.error, of_result, of_sums, flushed, of_delta)
+
+
+def _naive_errors(what: Output | Direction) -> float:
+    return _NAIVE_ERRORS_OF_O if what == "o" else _NAIVE_ERRORS_OF_GRADIENTS
+
+
+def _in_sums(problem: AttentionProblem, what: Output | Direction, sizes: Sizes, largest_lse: float) -> float:
+    """The tolerance of the same problem in the dtype's accumulator."""
+    wide = msgspec.structs.replace(problem, dtype=DTYPES[problem.dtype].accumulator)
+    return problem_tolerance(wide, what, sizes=sizes, largest_lse=largest_lse)
+
+
+def _size(what: Output | Direction, sizes: Sizes) -> float:
+    """The size of an output by those of the inputs (point 9)."""
+    scale = abs(sizes.scale) * sizes.do * sizes.v
+    sizes_of = {"o": sizes.v, "dq": scale * sizes.k, "dk": scale * sizes.q, "dv": sizes.do}
+    return sizes_of.get(what, sizes.do * sizes.v)
 
 
 def _growth(what: Output | Direction, sizes: Sizes) -> float:

@@ -499,7 +499,6 @@ def test_masks_broadcast_as_numpy_has_it_and_are_views(
     if not has_heads:
         full = (full[0], 1, *full[2:])
     target = full if has_heads else (full[0], *full[2:])
-    like = np.zeros(1)
     mask = np.random.default_rng(0).random(own)
     mask = np.asarray(mask < 0.5 if kind == "bool" else mask)
     try:
@@ -508,9 +507,9 @@ def test_masks_broadcast_as_numpy_has_it_and_are_views(
         expected = None
     if expected is None:
         with pytest.raises(AttentionError, match="does not broadcast"):
-            as_mask(mask, full, like, has_heads=has_heads)
+            as_mask(mask, full, "float64", has_heads=has_heads)
         return
-    found = as_mask(mask, full, like, has_heads=has_heads)
+    found = as_mask(mask, full, "float64", has_heads=has_heads)
     assert found.array.shape == full
     assert np.array_equal(found.array, expected if has_heads else expected[:, None])
     assert np.shares_memory(found.array, mask)

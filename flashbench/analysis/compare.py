@@ -37,12 +37,14 @@ class IncomparableError(ResultsError):
 
 
 class Key(NamedTuple):
-    """The identity of a measurement within a file. Blocks are those asked for: `auto` may choose others."""
+    """The identity of a measurement within a file. Blocks and path are those asked for: the engine may choose
+    others."""
 
     problem: AttentionProblem
     engine: str
     direction: Direction
     blocks: tuple[int, int] | Literal["auto"] | None
+    path: str | None
     side: Side | None
 
 
@@ -155,7 +157,7 @@ def _both_shown(base_name: str, new_name: str) -> str:
 def _by_key(results: Results, name: str) -> dict[Key, Measurement]:
     rows: dict[Key, Measurement] = {}
     for row in results.measurements:
-        key = Key(row.problem, row.engine, row.direction, row.blocks_asked, row.side)
+        key = Key(row.problem, row.engine, row.direction, row.blocks_asked, row.path_asked, row.side)
         if key in rows:
             raise ResultsError(
                 f"{name} holds {row.engine} at {row.problem.seqlen_q} twice, alike in every setting"
@@ -220,12 +222,12 @@ def _remarks(base: Results, new: Results, fail_over: float) -> list[str]:
             f"the noise floor of this machine was {100 * floor:.1f}% (duel --aa): a change of "
             f"{100 * fail_over:g}% cannot be told here, whatever the verdicts say"
         )
-    for dtype, peak in base.machine.peak_gflops.items():
-        later = new.machine.peak_gflops.get(dtype)
+    for name, peak in base.machine.peak_gflops.items():
+        later = new.machine.peak_gflops.get(name)
         # The peak loop runs no code of an engine: if the peak changes, the machine's speed did.
         if later is not None and peak > 0 and abs(later / peak - 1) > fail_over / 2:
             remarks.append(
-                f"the machine itself ran at another speed: FMA peak {peak:.0f} / {later:.0f} GFLOP/s {dtype}"
+                f"the machine itself ran at another speed: FMA peak {peak:.0f} / {later:.0f} GFLOP/s {name}"
             )
     libraries = (base.machine.libraries, new.machine.libraries)
     for library in sorted(set(libraries[0]) & set(libraries[1])):

@@ -15,6 +15,7 @@ EPILOG = (
     "  flashbench duel flash torch-flash --seq-lens 512,2k --heads 8 --dtype float32\n"
     "  flashbench duel flash --python-a .venv-main/bin/python --python-b .venv-change/bin/python\n"
     "  flashbench duel flash torch-flash --decode --seq-lens 8k\n"
+    "  flashbench duel flash --dtype bfloat16 --path-a convert --path-b amx\n"
     "  flashbench duel flash standard --save duel.json --resume\n"
     "  flashbench duel --aa\n\n"
     "Verdicts: of two engines which one is faster, or same; of two versions of one engine improved, same or "
@@ -54,6 +55,18 @@ def duel(
             "--python-b",
             metavar="PATH",
             help="Interpreter of B's environment, such as .venv/bin/python (default this one).",
+        ),
+    ] = None,
+    path_a: Annotated[
+        str | None,
+        typer.Option(
+            "--path-a", metavar="P", help="A's path, such as convert (default that of --path, else auto)."
+        ),
+    ] = None,
+    path_b: Annotated[
+        str | None,
+        typer.Option(
+            "--path-b", metavar="P", help="B's path, such as amx (default that of --path, else auto)."
         ),
     ] = None,
     aa: Annotated[

@@ -132,6 +132,7 @@ def engines(block_sizes: str = "auto") -> Group:
             "block_sizes": Annotated[list[str] | None, options.block_sizes(block_sizes)],
             "block_q": options.BlockQ,
             "block_k": options.BlockK,
+            "path": options.Path,
             "threads": options.Threads,
         }
     )

@@ -44,9 +44,8 @@ def seq_lens(default: str) -> Any:
     )
 
 
-ALL_DTYPES = ",".join(WIDEST_FIRST)
 WIDE_DTYPES = ",".join(ACCUMULATORS)
-_DTYPE_WORDS = listed(WIDEST_FIRST, "and")
+_DTYPE_WORDS, _SOME_DTYPES = listed(WIDEST_FIRST, "and"), ",".join(NARROWEST_FIRST[:2])
 
 
 def dtype(default: str = DEFAULT_DTYPE) -> Any:
@@ -54,7 +53,7 @@ def dtype(default: str = DEFAULT_DTYPE) -> Any:
     return typer.Option(
         "--dtype",
         metavar="D,...",
-        help=f"{_DTYPE_WORDS}, such as {NARROWEST_FIRST[0]} or {ALL_DTYPES} (default {default}).",
+        help=f"{_DTYPE_WORDS}, such as {DEFAULT_DTYPE} or {_SOME_DTYPES} (default {default}).",
         autocompletion=lambda: list(WIDEST_FIRST),
         rich_help_panel=PROBLEM,
     )
@@ -241,6 +240,16 @@ BlockK = Annotated[
         "--block-k",
         metavar="N",
         help="Key rows of a tile, such as 32, with --block-q.",
+        rich_help_panel=ENGINES,
+    ),
+]
+Path = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--path",
+        metavar="P,...",
+        help="Instructions of flash's products, such as convert,auto (default auto: the fastest here); "
+        "`flashbench machine` lists them.",
         rich_help_panel=ENGINES,
     ),
 ]

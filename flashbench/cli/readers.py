@@ -80,6 +80,11 @@ def read_engines(option: str, text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
+def read_paths(option: str, text: str) -> list[str]:
+    """Names that may be wrong; the table of paths, which needs Numba, checks them."""
+    return [name.strip().lower() for name in text.split(",")]
+
+
 def all_engines(names: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S) -> list[str]:
     """Replace `all` by every engine that is ready in that time, and print a line for each that is not.
 
@@ -138,6 +143,7 @@ OPTIONS: Options = {
     "block_sizes": ("block_sizes", many(parse_block_sizes)),
     "block_q": ("block_q", parse_whole),
     "block_k": ("block_k", parse_whole),
+    "path": ("paths", many(read_paths)),
     "threads": ("threads", parse_whole),
     "repeats": ("repeats", parse_whole),
     "rounds": ("rounds", parse_whole),

@@ -95,22 +95,31 @@ def build_duel(params: Mapping[str, Any]) -> DuelStudy:
     Raises EngineError for an engine that is unknown here, ConfigError for a bad option, AttentionError for an
     impossible problem.
     """
-    a = Contestant(engine=params["a"], python=params["python_a"])
-    b = Contestant(engine=params["b"] or params["a"], python=params["python_b"])
+    a = Contestant(engine=params["a"], python=params["python_a"], path=params.get("path_a"))
+    b = Contestant(engine=params["b"] or params["a"], python=params["python_b"], path=params.get("path_b"))
     for side in (a, b):
         if side.python is None:  # another environment is asked for its engines before the first round
             check_engine_name(side.engine)
-    if params["aa"] and (params["b"] or params["python_a"] or params["python_b"]):
-        raise ConfigError("--aa is A against itself, here: it takes no B and no --python-a or --python-b")
+    of_a_side = ("b", "python_a", "python_b", "path_a", "path_b")
+    if params["aa"] and any(params.get(name) for name in of_a_side):
+        raise ConfigError(
+            "--aa is A against itself, here: it takes no B, and no --python or --path of one side"
+        )
     if a == b and not params["aa"]:
         raise ConfigError(
             f"A and B are both {a.engine} of the same environment",
-            hint="name another engine, --python-a or --python-b; --aa measures the noise floor",
+            hint="name another engine, --python-b or --path-b; --aa measures the noise floor",
         )
     known = {name: params[name] for name in OPTIONS if name in params and name != "rounds"}
     study = build_study("profile", {**known, "memory": False}, defaults={"seq_lens": [DEFAULT_SEQLEN]})
     # Not checked here: the engine may exist in the other environment alone.
     study = msgspec.structs.replace(study, engines=[a.engine])
+    if len(study.paths) > 1:
+        raise ConfigError(
+            f"a duel is of one path a side, not of {', '.join(study.paths)}",
+            hint="give --path-a and --path-b",
+        )
+    _check_paths((a, b), study)
     if len(study.settings()) > 1:
         sizes = ", ".join(map(str, study.block_sizes))
         raise ConfigError(
@@ -128,6 +137,16 @@ def build_duel(params: Mapping[str, Any]) -> DuelStudy:
         looks=parse_whole("--looks", params["looks"]),
         load_timeout_s=PROBE_TIMEOUT_S if params.get("timeout") is None else study.timeout_s,
     )
+
+
+def _check_paths(sides: Sequence[Contestant], study: Study) -> None:
+    """Raise ConfigError for a side's path that cannot run here. Another environment may have other paths."""
+    for side in sides:
+        if side.path is not None and side.python is None:
+            from flashbench.kernels.products.paths import path_of  # here: loads Numba
+
+            for dtype in study.dtypes:
+                path_of(dtype, side.path)
 
 
 def load_study(path: str | Path) -> Study:

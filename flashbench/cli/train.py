@@ -128,6 +128,16 @@ def train(
             rich_help_panel=_MODELS,
         ),
     ] = None,
+    autocast: Annotated[
+        str | None,
+        typer.Option(
+            "--autocast",
+            metavar="none|bfloat16",
+            help="bfloat16: forward and loss under torch.autocast, weights in float32 (default none).",
+            autocompletion=lambda: ["none", "bfloat16"],
+            rich_help_panel=_MODELS,
+        ),
+    ] = None,
     threads: options.Threads = None,
     repeats: Annotated[str | None, options.repeats("Steps in one burst", "3")] = None,
     rounds: Annotated[

@@ -51,6 +51,11 @@ def _settings(option: str, words: list[str]) -> dict[str, dict[str, Setting]]:
     return found
 
 
+def _autocast(option: str, text: str) -> str | None:
+    known: dict[str, str | None] = {"none": None, "bfloat16": "bfloat16"}
+    return parse_choices(option, text, known, many=False)[0]
+
+
 _OPTIONS: Options = {
     "models": ("models", many(_models)),
     "attention": ("attentions", many(_attentions)),
@@ -62,6 +67,7 @@ _OPTIONS: Options = {
     "csv": ("csv", as_given),
     "series": ("series", parse_whole),
     "patch_stride": ("patch_stride", parse_whole),
+    "autocast": ("autocast", _autocast),
     **{
         name: OPTIONS[name]
         for name in ("threads", "repeats", "rounds", "seed", "memory", "memory_budget", "timeout")

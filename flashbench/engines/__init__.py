@@ -30,6 +30,7 @@ from flashbench.engines.protocol import (
     Outline,
     Ran,
     Settings,
+    path_taken,
     refusal,
 )
 from flashbench.errors import EngineError
@@ -50,6 +51,7 @@ __all__ = [
     "engine_names",
     "get_engine",
     "get_outline",
+    "path_taken",
     "plugins",
     "refusal",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from flashbench.dtypes import ACCUMULATORS, Dtype
 from flashbench.engines.protocol import Array, AttentionGradients, Forward, Layout, Ran, Settings
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.problem import AttentionProblem, Direction, Feature
 
 
 class EngineBase:
-    """Defaults of the Protocol `Engine`: no optional feature, no backward, one kernel, no blocks.
+    """Defaults of the Protocol `Engine`: no optional feature, no 16-bit dtype, no backward, one kernel, no
+    blocks.
 
     Our engines inherit these and override what differs. A plug-in may do the same, and need not.
     """
@@ -16,6 +18,7 @@ class EngineBase:
     name: str
     layout: Layout = "bhsd"
     features: frozenset[Feature] = frozenset()
+    dtypes: tuple[Dtype, ...] = ACCUMULATORS
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         """None: every problem runs whose features the engine has."""

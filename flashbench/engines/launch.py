@@ -16,7 +16,8 @@ from flashbench.codegen.structs import CELL_BYTES, pack_struct
 from flashbench.dtypes import accumulator_of, is_half
 from flashbench.engines import Array, Settings
 from flashbench.kernels.call import structs
-from flashbench.kernels.call.structs import MoveSizes, Numbers, Sequence, Sizes, Work
+from flashbench.kernels.call.structs import Numbers, Sequence, Sizes, Work
+from flashbench.kernels.flash.scratch import WHOLE
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.system.cores import available_cores
 from flashbench.threads.pool import run_on_threads
@@ -118,13 +119,42 @@ def tile_is_scattered(x: Array, rows: int) -> bool:
     return row_bytes > x.shape[3] * x.itemsize and scattered(row_bytes, min(rows, x.shape[2]))
 
 
-def moves_table(*moves: tuple[Array, Array]) -> NDArray[np.int64] | None:
-    """The table of moves (source, target): one `Move` per row. None if every target is its source."""
+_COPY, _OPERAND = 0, 1  # `MoveSizes.operand`
+
+
+class Operand(NamedTuple):
+    """An array of keys as a product reads it, made by a move. It lives as long as `memory` does."""
+
+    source: Array
+    memory: NDArray[np.uint8]
+    target: structs.Array
+
+
+def operand_of(x: Array, problem: AttentionProblem, columns: int) -> Operand:
+    """Memory for x, (batch, num_kv_heads, rows, head_dim), in blocks of keys of `columns` 16-bit numbers."""
+    block = WHOLE * columns
+    entries, head = operand_blocks(problem)
+    memory, address = aligned_scratch(entries * problem.num_kv_heads * head * block * x.itemsize)
+    head_bytes = head * block * x.itemsize
+    return Operand(x, memory, structs.Array(address, problem.num_kv_heads * head_bytes, head_bytes, block))
+
+
+def operand_blocks(problem: AttentionProblem) -> tuple[int, int]:
+    """(entries of the batch, blocks of keys of a head in one entry). Each sequence begins with a block."""
+    if problem.packed:
+        return 1, problem.key_rows // WHOLE + problem.batch + 1
+    return problem.batch, -(-problem.seqlen_k // WHOLE)
+
+
+def moves_table(*moves: tuple[Array, Array], operand: Operand | None = None) -> NDArray[np.int64] | None:
+    """The table of moves (source, target): one `Move` per row, of shape, then kind. None: nothing to move."""
     rows = [
-        (*place(source), *place(target), *MoveSizes(*source.shape))
+        (*place(source), *place(target), *source.shape, _COPY)
         for source, target in moves
         if source is not target
     ]
+    if operand is not None:  # the last one: `operand_of` of the kernels finds it there
+        rows.append((*place(operand.source), *operand.target, *operand.source.shape, _OPERAND))
     return np.array(rows, dtype=np.int64) if rows else None
 
 

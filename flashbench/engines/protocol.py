@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flashbench.dtypes import ACCUMULATORS
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.problem import AttentionProblem, Direction, Feature
 
@@ -26,6 +27,14 @@ class Settings(NamedTuple):
     # Which instructions compute the products: a name in kernels/products/paths.py. None: FLASHBENCH_PATH in
     # the environment, else the fastest that this CPU can run.
     path: str | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Keywords that make these settings again in another process.
+
+        Without a path that is not set: the process may be of an older flashbench, which has no paths.
+        """
+        given = self._asdict()
+        return given if self.path is not None else {name: given[name] for name in given if name != "path"}
 
 
 class Forward(NamedTuple):
@@ -101,10 +110,14 @@ class Outline(Protocol):
 class Engine(Outline, Protocol):
     """An attention implementation.
 
+    It is asked for float32 and float64 only, unless it has an attribute `dtypes`, a tuple of the names of all
+    dtypes that it computes.
+
     Its inputs are 4-D NumPy arrays: aligned, in this machine's byte order, in the problem's shapes and dtype,
     with any strides. It must not write to them. Its results have the problem's dtype and any strides, and
     must not share memory with the next call's results. It should run on `settings.num_threads` threads, or on
-    every core where that is None.
+    every core where that is None. Arrays of bfloat16 are bit patterns, uint16. With float16 and bfloat16 lse,
+    masks, slopes, sinks and their gradients are float32.
     """
 
     summary: str  # one line for `flashbench engines`
@@ -152,8 +165,28 @@ class Engine(Outline, Protocol):
         """
 
 
+@runtime_checkable
+class HasPaths(Protocol):
+    """An engine whose products can be computed by several kinds of instructions. Others need not be one."""
+
+    def isa_path(self, problem: AttentionProblem, direction: Direction, settings: Settings) -> str | None:
+        """The path of a call: a name in kernels/products/paths.py. None: the call has none.
+
+        Raises ConfigError for a path that cannot compute the problem here.
+        """
+
+
+def path_taken(
+    engine: Outline, problem: AttentionProblem, direction: Direction, settings: Settings
+) -> str | None:
+    """The path of a call; None for an engine that has no paths."""
+    return engine.isa_path(problem, direction, settings) if isinstance(engine, HasPaths) else None
+
+
 def refusal(engine: Outline, problem: AttentionProblem, direction: Direction) -> str | None:
     """Why the engine cannot run the problem, in one line, or None."""
+    if problem.dtype not in getattr(engine, "dtypes", ACCUMULATORS):
+        return f"the engine has no {problem.dtype}"
     lacking = sorted(problem.features - engine.features)
     if lacking:
         return f"the engine has no {', '.join(lacking)}"

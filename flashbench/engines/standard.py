@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flashbench.codegen.scratch import ALIGNMENT
 from flashbench.codegen.structs import struct_bytes
-from flashbench.dtypes import accumulator_of, is_half
+from flashbench.dtypes import NARROWEST_FIRST, accumulator_of, is_half
 from flashbench.engines import Array, AttentionGradients, Forward, Settings
 from flashbench.engines.base import EngineBase
 from flashbench.engines.features import call_features
@@ -84,6 +84,11 @@ class StandardEngine(EngineBase):
     features: frozenset[Feature] = frozenset(
         {"window", "softcap", "alibi", "sinks", "mask", "key_lengths", "varlen", "dropout"}
     )
+    dtypes = NARROWEST_FIRST
+
+    def isa_path(self, problem: AttentionProblem, direction: Direction, settings: Settings) -> str | None:
+        """Multiply-adds, of 16-bit dtypes in float32, whatever the settings say."""
+        return "convert" if is_half(problem.dtype) else "fma"
 
     def forward(
         self,

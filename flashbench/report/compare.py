@@ -12,6 +12,7 @@ from flashbench.analysis.blocks import block_label, with_block
 from flashbench.analysis.compare import Comparison, Pair
 from flashbench.analysis.group_words import problem_line
 from flashbench.analysis.groups import group_key, grouped
+from flashbench.analysis.paths import engine_with_path
 from flashbench.analysis.problem_words import length_word
 from flashbench.analysis.words import STATUS_WORDS
 from flashbench.report.cells import size_cell
@@ -66,7 +67,8 @@ def _sections(pairs: Sequence[Pair]) -> list[Section]:
 
 
 def _title(pair: Pair) -> str:
-    return ", ".join(filter(None, (pair.new.engine, problem_line(group_key(pair.new)), _blocks(pair))))
+    words = (engine_with_path(pair.new), problem_line(group_key(pair.new)), _blocks(pair), _paths(pair))
+    return ", ".join(filter(None, words))
 
 
 def _reasons(pairs: Sequence[Pair]) -> list[Line]:
@@ -84,6 +86,14 @@ def _blocks(pair: Pair) -> str:
     if words[0] == words[1]:
         return f"block {words[0]}" if words[0] else ""
     return f"block {words[0] or 'none'} against {words[1] or 'none'}"
+
+
+def _paths(pair: Pair) -> str:
+    """The paths of both sides if they differ."""
+    paths = [row.isa_path for row in (pair.base, pair.new)]
+    if None in paths or paths[0] == paths[1]:
+        return ""
+    return f"path {paths[0]} against {paths[1]}"
 
 
 def _grid(pairs: Sequence[Pair]) -> Grid:
@@ -144,4 +154,4 @@ def _listed(rows: Sequence[Measurement]) -> list[str]:
 
 
 def _row_title(row: Measurement) -> str:
-    return with_block(f"{row.engine}, {problem_line(group_key(row))}", block_label(row))
+    return with_block(f"{engine_with_path(row)}, {problem_line(group_key(row))}", block_label(row))

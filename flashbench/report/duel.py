@@ -9,6 +9,7 @@ from rich.text import Text
 
 from flashbench.analysis.group_words import problem_line
 from flashbench.analysis.groups import group_key, grouped
+from flashbench.analysis.paths import engine_with_path
 from flashbench.analysis.problem_words import length_word
 from flashbench.analysis.words import STATUS_WORDS
 from flashbench.report.escapes import escape_markdown, markdown_list
@@ -16,8 +17,9 @@ from flashbench.report.grid import Grid, Section
 from flashbench.report.layout import heading, verdict_counts
 from flashbench.report.tones import NOTHING, VERDICT_TONES, Cell, Line, Tone
 from flashbench.report.units import format_p, format_times, format_wide_ratio
-from flashbench.results.record import Duel, Results, Verdict
+from flashbench.results.record import Duel, Results, Side, Verdict
 
+SIDES: tuple[Side, Side] = ("a", "b")
 _HEADERS = ("Seq\nLen", "A\n(ms)", "B\n(ms)", "B / A", "interval", "p", "Rounds", "Verdict")
 
 
@@ -40,8 +42,15 @@ def duel_markdown(results: Results) -> str:
 
 def duel_title(results: Results) -> str:
     """`B torch-flash against A flash`, for an annotation."""
-    a, b = (results.config[side]["engine"] for side in ("a", "b"))
+    a, b = (contestant_word(results, side) for side in SIDES)
     return f"B {b} against A {a}"
+
+
+def contestant_word(results: Results, side: Side) -> str:
+    """`flash`, or `flash (amx)` if the side has a path of its own."""
+    config = results.config[side]
+    path = config.get("path")  # older files have none
+    return f"{config['engine']} ({path})" if path else str(config["engine"])
 
 
 def duel_line(results: Results, duel: Duel) -> str:
@@ -62,7 +71,7 @@ def verdict_word(results: Results, duel: Duel) -> str:
 
 def verdict_words(results: Results, duel: Duel) -> Mapping[Verdict, str]:
     """Words for the verdicts that name an engine of this duel."""
-    a, b = (results.measurements[place].engine for place in (duel.a, duel.b))
+    a, b = (engine_with_path(results.measurements[place]) for place in (duel.a, duel.b))
     return {"a_faster": f"{a} faster", "b_faster": f"{b} faster"}
 
 
@@ -102,8 +111,8 @@ def _interval(duel: Duel) -> str:
 
 def _sides(results: Results) -> list[str]:
     lines = []
-    for side in ("a", "b"):
-        words = [results.config[side]["engine"]]
+    for side in SIDES:
+        words = [contestant_word(results, side)]
         process = results.processes.get(side)
         if results.config[side]["python"] is not None and process is not None:
             words += [f"flashbench {process.flashbench_version}", process.python]

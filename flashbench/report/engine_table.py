@@ -8,6 +8,7 @@ from flashbench.analysis.blocks import block_word
 from flashbench.analysis.decoding import is_decoding
 from flashbench.analysis.group_words import place_words
 from flashbench.analysis.groups import Along, has_windows, without_window
+from flashbench.analysis.paths import engine_with_path
 from flashbench.features.words import window_word
 from flashbench.problem import AttentionProblem
 from flashbench.report.cells import (
@@ -62,13 +63,13 @@ def engine_table(rows: Sequence[Measurement], along: Along) -> Grid:
             Column("Energy\n(mJ)", [energy_cell(row) for row in rows]),
         ),
     ]
-    several = len({(row.engine, window_word(row.problem)) for row in rows}) > 1
+    several = len({(engine_with_path(row), window_word(row.problem)) for row in rows}) > 1
     return grid_of(columns, places if several else None)
 
 
 def names_engines(rows: Sequence[Measurement]) -> bool:
     """Whether the table has a column of engines. A wide table of one engine names it in the title."""
-    names = {(row.engine, row.side) for row in rows}
+    names = {(row.engine, row.path_asked, row.side) for row in rows}
     return len(names) > 1 or rows[0].side is not None or not (_are_steps(rows) or has_windows(rows))
 
 
@@ -95,32 +96,37 @@ def _place(row: Measurement) -> AttentionProblem:
     return without_window(row.problem)
 
 
+def _without_window(row: Measurement) -> tuple[object, ...]:
+    """What tells a measurement from others, except its window."""
+    return _place(row), row.engine, row.path_asked, row.blocks_asked
+
+
 def _has_several_windows(rows: Sequence[Measurement]) -> bool:
     return len({window_word(row.problem) for row in rows}) > 1
 
 
 def _has_several_blocks(rows: Sequence[Measurement]) -> bool:
-    return len({(row.problem, row.engine) for row in rows}) < len(rows)
+    return len({(row.problem, row.engine, row.path_asked) for row in rows}) < len(rows)
 
 
 def _engine_word(row: Measurement) -> str:
-    return row.engine if row.side is None else f"{row.engine} ({row.side.upper()})"
+    name = engine_with_path(row)
+    return name if row.side is None else f"{name} ({row.side.upper()})"
 
 
 def _ratios(rows: Sequence[Measurement]) -> list[Column]:
     """Times over those without a window, or over the first engine's; no column if all rows are alike."""
-    full = {
-        (_place(row), row.engine, row.blocks_asked): row for row in reversed(rows) if not has_windows([row])
-    }
+    full = {_without_window(row): row for row in reversed(rows) if not has_windows([row])}
     if full and has_windows(rows):
-        bases = [full.get((_place(row), row.engine, row.blocks_asked)) for row in rows]
+        bases = [full.get(_without_window(row)) for row in rows]
         ratios = [ratio_cell(row, base) for row, base in zip(rows, bases, strict=True)]
         return [Column(f"Time vs\n{FULL}", ratios)]
-    first = rows[0].engine
+    first = engine_with_path(rows[0])
     if not names_engines(rows) and not _has_several_blocks(rows):
         return []
-    base = {row.problem: row for row in reversed(rows) if row.engine == first}
-    return [Column(f"Time vs\n{first}", [ratio_cell(row, base.get(row.problem)) for row in rows])]
+    base = {row.problem: row for row in reversed(rows) if engine_with_path(row) == first}
+    word = rows[0].path_asked or first  # a path's name alone is narrower
+    return [Column(f"Time vs\n{word}", [ratio_cell(row, base.get(row.problem)) for row in rows])]
 
 
 def _operation_rates(rows: Sequence[Measurement]) -> list[Column]:

@@ -32,10 +32,11 @@ _OPTIONAL_HEADERS = {name: FEATURES[name].header for name in get_args(Feature)}
 _MASKS = {"bool_mask": "bool", "float_mask": "float", "block_mask": "block"}
 _TONES: Mapping[State, Tone] = {"ready": Tone.PLAIN, "not installed": Tone.QUIET, "broken": Tone.BAD}
 _LEGEND = (
-    f"{', '.join(entry.short for entry in DTYPES.values())}: dtypes; GQA: fewer key heads than query heads; "
+    f"{', '.join(entry.short for entry in DTYPES.values())}: dtypes, all: each of them; "
+    "GQA: fewer key heads than query heads; "
     "Causal: any alignment, top-left only, or equal "
     "lengths only; d_v: another head_dim for v; lse: the logarithm of each row's softmax denominator; "
-    "fwd: forward alone; all: bool, float and block masks."
+    "fwd: forward alone; all masks: bool, float and block; products: the path of each dtype."
 )
 
 
@@ -54,10 +55,17 @@ def engines_report(engines: Sequence[EngineFacts]) -> RenderableType:
     for facts in engines:
         text = facts.summary if facts.state == "ready" else why_not(facts)
         lines.add_row(Text(facts.name), Line(text, _TONES[facts.state]))
+        if facts.paths:
+            lines.add_row("", Line(f"products: {_paths(facts.paths)}"))
         for feature, note in facts.notes.items():
             word = _FEATURE_WORDS.get(feature, feature.replace("_", " "))
             lines.add_row("", Line(f"{word}: {note}"))
     return Group(grid, Text(), features, Text(), lines, Text(), Line(_LEGEND))
+
+
+def _paths(paths: Mapping[str, str]) -> str:
+    """`bf16 amx, f32 fma`."""
+    return ", ".join(f"{entry.short} {paths[dtype]}" for dtype, entry in DTYPES.items() if dtype in paths)
 
 
 def engines_json(engines: Iterable[EngineFacts]) -> str:
@@ -107,7 +115,7 @@ def _masks(facts: EngineFacts) -> str | Cell:
 
 def _dtypes(facts: EngineFacts, direction: Direction) -> str | Cell:
     words = [entry.short for dtype, entry in DTYPES.items() if facts.can(ability(direction, dtype))]
-    return " ".join(words) or _yes(False)
+    return "all" if len(words) == len(DTYPES) else " ".join(words) or _yes(False)
 
 
 def _causal(facts: EngineFacts) -> str | Cell:

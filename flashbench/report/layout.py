@@ -13,6 +13,7 @@ from rich.text import Text
 from flashbench.analysis.blocks import block_word, with_block
 from flashbench.analysis.group_words import places_word
 from flashbench.analysis.groups import Along, grouped
+from flashbench.analysis.paths import engine_with_path, paths_word
 from flashbench.analysis.words import NO_REASON, STATUS_WORDS, counted
 from flashbench.report.tones import VERDICT_TONES, Cell, Line, status_tone
 from flashbench.report.units import format_bytes
@@ -57,7 +58,7 @@ def machine_lines(results: Results) -> list[str]:
     lines = [machine_words(machine)]
     if machine.peak_gflops:
         threads = f", {counted(machine.peak_threads, 'thread')}" if machine.peak_threads else ""
-        peaks = ", ".join(f"{gflops:.0f} {dtype}" for dtype, gflops in machine.peak_gflops.items())
+        peaks = ", ".join(f"{gflops:.0f} {name}" for name, gflops in machine.peak_gflops.items())
         lines.append(f"FMA peak (measured{threads}), GFLOP/s: {peaks}")
     with_bandwidth = any(
         row.rates is not None and row.rates.percent_of_bandwidth is not None for row in results.measurements
@@ -83,11 +84,17 @@ def status_cell(measurement: Measurement) -> Cell:
     return Cell(STATUS_WORDS.get(measurement.status, ""), status_tone(measurement.status))
 
 
+def path_lines(measurements: Iterable[Measurement]) -> list[Line]:
+    """One line for the paths of 16-bit dtypes; none for others, which leave no choice."""
+    words = paths_word(measurements)
+    return [Line(f"products: {words}")] if words else []
+
+
 def reason_lines(measurements: Iterable[Measurement], along: Along = "seqlen") -> list[Line]:
     """Why rows are not ok: one line for each engine, block size, status and reason, with its places."""
     failed = grouped(
         (row for row in measurements if row.status != "ok"),
-        lambda row: (row.engine, block_word(row), row.status, row.reason or NO_REASON),
+        lambda row: (engine_with_path(row), block_word(row), row.status, row.reason or NO_REASON),
     )
     return [
         Line(f"{with_block(engine, block)} at {places_word(rows, along)}: {STATUS_WORDS[status]}: {reason}")
@@ -97,7 +104,9 @@ def reason_lines(measurements: Iterable[Measurement], along: Along = "seqlen") -
 
 def note_lines(measurements: Iterable[Measurement], along: Along = "seqlen") -> list[Line]:
     """What engines really ran: one line for each engine and note, with its places."""
-    noted = grouped((row for row in measurements if row.note is not None), lambda row: (row.engine, row.note))
+    noted = grouped(
+        (row for row in measurements if row.note is not None), lambda row: (engine_with_path(row), row.note)
+    )
     return [Line(f"{engine} at {places_word(rows, along)}: {note}") for (engine, note), rows in noted.items()]
 
 

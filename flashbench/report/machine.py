@@ -37,6 +37,7 @@ def _hardware(machine: Machine) -> Rows:
         ("CPU", machine.cpu),
         ("microarchitecture", machine.microarchitecture),
         ("ISA used", machine.isa),
+        *_paths(machine),
         ("cores", _cores(machine)),
         *_limits_of_cores(machine),
         ("threads a core", _number(machine.threads_per_core)),
@@ -46,6 +47,15 @@ def _hardware(machine: Machine) -> Rows:
         ("system", _joined(machine.os, machine.python and f"Python {machine.python}")),
         ("libraries", versions_word(machine.libraries)),
     ]
+
+
+def _paths(machine: Machine) -> Rows:
+    """The path of each dtype, and a row for each path that this CPU has not."""
+    if not machine.paths:
+        return []
+    taken = ", ".join(f"{dtype} {path}" for dtype, path in machine.paths.items())
+    lacking = [f"no {name}: {reason}" for name, reason in machine.paths_lacking.items()]
+    return [("paths", taken), *(("", line) for line in lacking)]
 
 
 def _state(machine: Machine) -> Rows:
@@ -73,7 +83,7 @@ def _state(machine: Machine) -> Rows:
 def _limits(machine: Machine, *, quick: bool) -> Rows:
     threads = machine.peak_threads
     on = "" if threads is None else f" on {counted(threads, 'thread')}"
-    peaks = ", ".join(f"{gflops:.0f} GFLOP/s {dtype}" for dtype, gflops in machine.peak_gflops.items())
+    peaks = ", ".join(f"{gflops:.0f} GFLOP/s {name}" for name, gflops in machine.peak_gflops.items())
     missing = "not measured" + (" (--quick)" if quick else "")
     bandwidth, floor = machine.read_bandwidth_gbps, machine.noise_floor
     return [

@@ -10,6 +10,7 @@ from flashbench.analysis.blocks import AUTO, block_label, block_word, with_block
 from flashbench.analysis.group_words import place_words, places_word, problem_line, threads_word
 from flashbench.analysis.groups import Along, group_measurements, grouped, table_axis
 from flashbench.analysis.memory_views import CAUSES, View, memory_views
+from flashbench.analysis.paths import engine_with_path
 from flashbench.report.cells import size_cell
 from flashbench.report.grid import Column, Grid, Section, grid_of, when
 from flashbench.report.layout import AXES, status_cell
@@ -64,16 +65,17 @@ def memory_lines(rows: Iterable[Measurement], along: Along) -> list[Line]:
 
 
 def _name(row: Measurement) -> str:
-    return row.engine if row.blocks_asked == AUTO else with_block(row.engine, block_label(row))
+    name = engine_with_path(row)
+    return name if row.blocks_asked == AUTO else with_block(name, block_label(row))
 
 
 def _table(rows: Sequence[Measurement], along: Along) -> Grid:
-    with_blocks = len({(row.problem, row.engine) for row in rows}) < len(rows)
+    with_blocks = len({(row.problem, row.engine, row.path_asked) for row in rows}) < len(rows)
     problems = [row.problem for row in rows]
     memray, resident, expected = zip(*map(_views, rows), strict=True)
     columns = [
         Column(AXES[along].header, place_words(problems, along)),
-        Column("Engine", [row.engine for row in rows], left=True),
+        Column("Engine", [engine_with_path(row) for row in rows], left=True),
         *when(with_blocks, Column("Block", [block_word(row) or NOTHING for row in rows])),
         Column("memray", memray),
         Column("Resident\n- outputs", resident),

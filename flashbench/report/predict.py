@@ -41,18 +41,22 @@ def predict_json(predictions: Predictions) -> str:
 
 
 def _table(rows: Sequence[Prediction], along: Along) -> Grid:
-    with_blocks = len({(row.problem, row.engine) for row in rows}) < len(rows)
-    several = len({row.engine for row in rows}) > 1 or with_blocks
+    with_blocks = len({(row.problem, row.engine, row.path) for row in rows}) < len(rows)
+    several = len({_engine(row) for row in rows}) > 1 or with_blocks
     problems = [row.problem for row in rows]
     columns = [
         Column(AXES[along].header, place_words(problems, along)),
-        Column("Engine", [row.engine for row in rows], left=True),
+        Column("Engine", [_engine(row) for row in rows], left=True),
         *when(with_blocks, Column("Block", [_block(row) for row in rows])),
         *_fit_columns("Forward\nneeds", [row.forward for row in rows]),
         *_fit_columns("Training\nneeds", [row.training for row in rows]),
         Column("Longest\ntrained", [_longest(row.longest_training_seqlen) for row in rows]),
     ]
     return grid_of(columns, problems if several else None)
+
+
+def _engine(row: Prediction) -> str:
+    return row.engine if row.path is None else f"{row.engine} ({row.path})"
 
 
 def _fit_columns(header: str, fits: Sequence[Fit]) -> tuple[Column, Column]:
@@ -79,7 +83,7 @@ def _cells(fit: Fit) -> tuple[Cell, Cell]:
 def _reasons(rows: Sequence[Prediction]) -> list[Line]:
     """One line for each engine and reason."""
     lines = [
-        f"{row.engine}, {name}: unsupported: {fit.reason}"
+        f"{_engine(row)}, {name}: unsupported: {fit.reason}"
         for row in rows
         for name, fit in (("forward", row.forward), ("training", row.training))
         if fit.reason is not None

@@ -11,11 +11,20 @@ from flashbench.analysis.blocks import AUTO, block_label
 from flashbench.analysis.decoding import is_decoding
 from flashbench.analysis.group_words import axis_word, problem_line, threads_word
 from flashbench.analysis.groups import Along, GroupKey, has_windows, table_axis, windows_together
+from flashbench.analysis.paths import engine_with_path
 from flashbench.analysis.ratios import memory_ratio, time_ratio
 from flashbench.report.cells import energy_cell, error_cell, peak_cell, percent_of_peak, time_cells
 from flashbench.report.engine_table import engine_table, legend_lines, names_engines
 from flashbench.report.grid import Column, Grid, Section, grid_of, when
-from flashbench.report.layout import AXES, NO_POINT, heading, note_lines, outlier_lines, reason_lines
+from flashbench.report.layout import (
+    AXES,
+    NO_POINT,
+    heading,
+    note_lines,
+    outlier_lines,
+    path_lines,
+    reason_lines,
+)
 from flashbench.report.memory import memory_cells, memory_lines
 from flashbench.report.tones import NOTHING, Cell, Tone
 from flashbench.report.units import format_ratio
@@ -43,6 +52,7 @@ def profile_sections(results: Results) -> list[Section]:
             (_documented_table if is_documented_layout(rows) else engine_table)(rows, key.along),
             [
                 *legend_lines(rows),
+                *path_lines(rows),
                 *reason_lines(rows, key.along),
                 *note_lines(rows, key.along),
                 *memory_lines(rows, key.along),
@@ -71,7 +81,7 @@ def by_problem(rows: Sequence[Measurement]) -> list[tuple[Measurement | None, Me
 def _title(key: GroupKey, rows: Sequence[Measurement]) -> str:
     words = [problem_line(key), threads_word(rows)]
     if not names_engines(rows):
-        words.insert(0, rows[0].engine)
+        words.insert(0, engine_with_path(rows[0]))
     blocks = {block_label(row) for row in rows if row.blocks_asked not in (None, AUTO)}
     if len(blocks) == 1:
         words.append(f"block {blocks.pop()}")

@@ -20,11 +20,12 @@ from flashbench.analysis.blocks import (
 )
 from flashbench.analysis.group_words import problem_line, threads_word
 from flashbench.analysis.groups import GroupKey, group_measurements, grouped
+from flashbench.analysis.paths import engine_with_path
 from flashbench.analysis.problem_words import length_word
 from flashbench.analysis.ratios import time_ratio
 from flashbench.report.grid import Grid
 from flashbench.report.heat import heat_of
-from flashbench.report.layout import NO_POINT, heading, reason_lines, status_cell
+from flashbench.report.layout import NO_POINT, heading, path_lines, reason_lines, status_cell
 from flashbench.report.tones import HEAT_TONES, NOTHING, Cell, Line, Tone
 from flashbench.report.units import format_change, format_times
 from flashbench.results.record import Measurement, Results
@@ -37,14 +38,14 @@ def sweep_report(results: Results) -> RenderableType:
     """A heatmap for each engine with blocks and kind of problem, and the sizes to choose."""
     parts: list[RenderableType] = heading(results)
     for key, rows in group_measurements(results.measurements).items():
-        by_engine = grouped(rows, lambda row: row.engine)
+        by_engine = grouped(rows, engine_with_path)
         blockless = [engine for engine in by_engine if not has_blocks(by_engine[engine])]
         for engine in by_engine:
             if engine not in blockless:
                 found = block_rows(by_engine[engine])
                 others = {other: by_engine[other] for other in blockless}
                 parts += [Text(), _title(engine, key, by_engine[engine]), _Heatmap(found, others)]
-                parts += [Line(_LEGEND), *reason_lines(by_engine[engine])]
+                parts += [Line(_LEGEND), *path_lines(by_engine[engine]), *reason_lines(by_engine[engine])]
                 parts += [Text(), _choice_table(found)]
         for engine in blockless:
             parts += reason_lines(by_engine[engine])

@@ -56,7 +56,7 @@ def _parts(results: Results) -> list[Line | Grid]:
         if any(row.time or row.peak_bytes for row in rows):
             parts.append(_table(rows))
         parts += _reasons(rows)
-    parts += [_BLANK, Line(_LEGEND), _BLANK, *_verdicts(results.training)]
+    parts += [_BLANK, _legend(results.training), _BLANK, *_verdicts(results.training)]
     budget = results.config.get("memory_budget_bytes") or results.machine.memory_bytes
     if budget is not None:
         parts += _longest(results.training, int(budget))
@@ -68,8 +68,13 @@ _LEGEND = (
     "fwd/bwd/opt: forward, backward and optimizer. Peak: of one step beyond the model, its inputs and "
     "gradients. Attn: attention's share of the step. x standard: how many times faster than the step with "
     "standard attention; at most: Amdahl's law, by standard's share and the time of both attentions. Loss: "
-    "after two steps from the same start, where arms must agree to a thousandth."
+    "after two steps from the same start, where arms must agree to"
 )
+
+
+def _legend(rows: Sequence[TrainingStep]) -> Line:
+    agreement = "a thousandth" if rows[0].dtype == "float32" else "5 %"
+    return Line(f"{_LEGEND} {agreement}.")
 
 
 def _title(rows: Sequence[TrainingStep]) -> str:
@@ -78,6 +83,8 @@ def _title(rows: Sequence[TrainingStep]) -> str:
     if row is None:
         return rows[0].model
     words = [f"{row.parameters:,} parameters" if _alike(rows, "parameters") else "", row.data or ""]
+    if row.dtype != "float32":
+        words.append(f"{row.dtype} by autocast")
     if row.series is not None and row.series > 1:
         words.append(f"{row.series:,} series")
     words += [counted(row.windows, "window"), counted(row.threads, "thread") if row.threads else ""]

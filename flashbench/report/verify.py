@@ -24,7 +24,9 @@ FORWARD: tuple[Output, ...] = ("o", "lse")
 # Failures of one engine that are listed; more of them rarely say anything new.
 FAILURES_SHOWN = 5
 
-_HEADERS = ("Forward\nerror", "Tole-\nrance", "Gradient\nerror", "Tole-\nrance", "Verdict")
+_ERROR, _TOLERANCE, _VERDICT = "error", "Tole-\nrance", "Verdict"
+# Of float16 and bfloat16: the largest ratio of an error to that of a naive computation in the dtype.
+_NAIVE = "Naive\nratio"
 # The worst first.
 _TONES: Mapping[Verdict, Tone] = {
     "wrong": Tone.BAD,
@@ -53,24 +55,52 @@ def verify_report(verification: Verification, *, verbose: bool = False) -> Rende
 
 
 def _cases(results: Sequence[CaseResult]) -> Grid:
-    grid = Grid("Case", *_HEADERS, left=(0, len(_HEADERS)), whole=True)
+    naive = _has_naive(results)
+    headers = _headers(naive)
+    grid = Grid("Case", *headers, left=(0, len(headers)), whole=True)
     for result in results:
-        grid.add_row(result.case, *_cells([result]))
+        grid.add_row(result.case, *_cells([result], naive))
     return grid
 
 
 def _groups(results: Sequence[CaseResult]) -> Grid:
-    grid = Grid("Cases", "Dtype", "Count", *_HEADERS, left=(0, 1, len(_HEADERS) + 2), whole=True)
+    naive = _has_naive(results)
+    headers = _headers(naive)
+    grid = Grid("Cases", "Dtype", "Count", *headers, left=(0, 1, len(headers) + 2), whole=True)
     for group, of_group in grouped(results, lambda result: result.group).items():
         name = group
         for dtype, rows in grouped(of_group, lambda result: result.problem.dtype).items():
-            grid.add_row(name, dtype, str(len(rows)), *_cells(rows))
+            grid.add_row(name, dtype, str(len(rows)), *_cells(rows, naive))
             name = ""
     return grid
 
 
-def _cells(rows: Sequence[CaseResult]) -> tuple[Cell, ...]:
-    return *_worst(rows, FORWARD), *_worst(rows, GRADIENTS), _verdict(rows)
+def _has_naive(results: Sequence[CaseResult]) -> bool:
+    return any(_ratios(results, (*FORWARD, *GRADIENTS)))
+
+
+def _headers(naive: bool) -> tuple[str, ...]:
+    ratio = (_NAIVE,) if naive else ()
+    forward, gradient = ((f"{word}\n{_ERROR}", _TOLERANCE, *ratio) for word in ("Forward", "Gradient"))
+    return *forward, *gradient, _VERDICT
+
+
+def _cells(rows: Sequence[CaseResult], naive: bool) -> tuple[Cell, ...]:
+    """naive: with the ratios to naive errors."""
+    cells: list[Cell] = []
+    for outputs in (FORWARD, GRADIENTS):
+        cells += _worst(rows, outputs)
+        if naive:
+            ratios = _ratios(rows, outputs)
+            cells.append(Cell(f"{max(ratios):.2f}", Tone.QUIET) if ratios else NOTHING)
+    return *cells, _verdict(rows)
+
+
+def _ratios(results: Sequence[CaseResult], outputs: Sequence[Output]) -> list[float]:
+    found = (
+        result.outputs[name].naive_ratio for result in results for name in outputs if name in result.outputs
+    )
+    return [ratio for ratio in found if ratio is not None]
 
 
 def verify_lines(verification: Verification, *, verbose: bool = False) -> list[str]:

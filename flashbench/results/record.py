@@ -54,7 +54,9 @@ class Machine(Record, frozen=True, kw_only=True):
     host: str
     cpu: str
     microarchitecture: str | None = None
-    isa: str | None = None  # the SIMD path the kernels took: avx512, avx2, neon, generic
+    isa: str | None = None  # vectors that the kernels used: avx512, avx2, neon, generic
+    paths: dict[str, str] = {}  # the path that each dtype takes: {"bfloat16": "amx"}; only of kind "machine"
+    paths_lacking: dict[str, str] = {}  # why this CPU has not the others: {"amx": "this CPU lacks amx_bf16"}
     cores: int | None = None  # worth a thread each: the least of affinity, quota and NUMBA_NUM_THREADS
     affinity: list[int] | None = None  # numbers of the cores that this process may run on
     cpu_quota: float | None = None  # cores' worth of CPU time that its control groups allow; None: no limit
@@ -71,7 +73,9 @@ class Machine(Record, frozen=True, kw_only=True):
     steal_percent: float | None = None  # of CPU time, given by the hypervisor to other guests since boot
     noise_floor: float | None = None  # smallest change that a duel detects here (0.02: 2 %), from duel --aa
     read_bandwidth_gbps: float | None = None  # 10^9 bytes a second, measured on `peak_threads` threads
-    peak_gflops: dict[str, float] = {}  # measured in this run: {"float64": ...} on `peak_threads` threads
+    # Measured in this run on `peak_threads` threads, by `results.peaks.peak_name`: {"float64": 117.0,
+    # "bfloat16/amx": 2250.0}.
+    peak_gflops: dict[str, float] = {}
     peak_threads: int | None = None
     os: str | None = None
     python: str | None = None
@@ -145,7 +149,7 @@ class Accuracy(Record, frozen=True, kw_only=True):
 
 class Rates(Record, frozen=True, kw_only=True):
     gflops: float  # problem.flops(direction) / median time
-    percent_of_peak: float | None  # of the FMA peak measured in the same run with the same threads
+    percent_of_peak: float | None  # of its path's peak, measured in the same run with the same threads
     # Of calls with few queries, which memory limits: 10^9 bytes of visible k and v a second.
     gbps: float | None = None
     percent_of_bandwidth: float | None = None  # of the read bandwidth measured in the same run
@@ -166,6 +170,10 @@ class Measurement(Record, frozen=True, kw_only=True):
     blocks_asked: tuple[int, int] | Literal["auto"] | None = None
     side: Side | None = None  # in a duel
     kernel: str | None = None  # the kernel that ran, if the engine has several
+    # The instructions of its products: a name in kernels/products/paths.py. None: the engine has no paths, or
+    # the file is older than this field.
+    isa_path: str | None = None
+    path_asked: str | None = None  # the path asked for by name; None: the engine chose
     note: str | None = None  # one line on what ran, such as a fallback
     time: Time | None = None
     memory: Memory | None = None
@@ -210,6 +218,7 @@ class TrainingStep(Record, frozen=True, kw_only=True):
     model: str  # as neuralforecast names it, or "Informer (full attention)" for a variant: another model
     attention: str  # flash, standard, torch-flash, torch-math; original: the model's own code
     context_length: int
+    dtype: Literal["float32", "bfloat16"] = "float32"  # bfloat16: by torch.autocast
     windows: int  # of a step
     status: Status
     reason: str | None = None  # one line, unless status is ok

@@ -37,6 +37,7 @@ class EngineFacts(Record, frozen=True):
     # By what it may lack: a name of `engine_probe.SHAPES` or `OPTIONAL`, or an `engine_probe.ability`:
     lacks: dict[str, str] = msgspec.field(default_factory=dict)  # why it cannot
     notes: dict[str, str] = msgspec.field(default_factory=dict)  # the fallback that it used
+    paths: dict[str, str] = msgspec.field(default_factory=dict)  # by dtype: the path of its products
 
     def can(self, feature: str) -> bool:
         """Whether it is ready and did not refuse."""
@@ -88,6 +89,7 @@ def probe(name: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> EngineFacts:
         layout=probed.layout,
         lacks=probed.lacks,
         notes=probed.notes,
+        paths=probed.paths,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from flashbench.dtypes import DTYPES, Dtype
-from flashbench.engines import ENGINES, Engine, Forward, Settings, get_engine, plugins, refusal
+from flashbench.engines import ENGINES, Engine, Forward, Settings, get_engine, path_taken, plugins, refusal
 from flashbench.errors import EngineError
 from flashbench.extras import make_extras
 from flashbench.features import FEATURES
@@ -32,6 +32,9 @@ OPTIONAL: dict[str, Mapping[str, Any]] = {
 }
 LSE = "lse"
 _SEQLEN = 16
+_MANY_QUERIES = 64  # few queries are decoded, by instructions that suit reading memory
+# Shapes and features are asked for in this dtype if the engine has it. Some have fewer of them in 16 bits.
+_USUAL: Dtype = "float32"
 
 
 class Probed(NamedTuple):
@@ -47,6 +50,7 @@ class Probed(NamedTuple):
     layout: str
     lacks: dict[str, str]  # reason by feature, or by direction and dtype
     notes: dict[str, str]  # by feature: the fallback that ran it
+    paths: dict[str, str]  # by dtype: the instructions of its products, if it has a choice of them
 
 
 def build(engine: str) -> EngineProbe:
@@ -74,6 +78,7 @@ class EngineProbe:
         self._raised: str | None = None
         self._lacks: dict[str, str] = {}
         self._notes: dict[str, str] = {}
+        self._paths: dict[str, str] = {}
         try:
             self._engine = get_engine(name)
         except EngineError as error:
@@ -98,10 +103,14 @@ class EngineProbe:
             self._lacks |= dict.fromkeys(names, "it runs no small plain problem of any dtype")
             return
         for dtype in runs:
+            path = path_taken(engine, AttentionProblem.of(_MANY_QUERIES, dtype=dtype), "fwd", Settings())
+            if path is not None:
+                self._paths[dtype] = path
             if self._run(ability("fwd", dtype), engine, _problem(dtype)).lse is None:
                 self._lacks.setdefault(LSE, f"its forward in {dtype} gives none")
+        usual = _USUAL if _USUAL in runs else runs[0]
         for feature, sizes in {**SHAPES, **OPTIONAL}.items():
-            problem = _problem(runs[0], **sizes)
+            problem = _problem(usual, **sizes)
             if self._ask(feature, engine, problem, "fwd"):
                 self._run(feature, engine, problem)
             if feature in OPTIONAL:
@@ -125,6 +134,7 @@ class EngineProbe:
             layout="" if self._engine is None else self._engine.layout,
             lacks=self._lacks,
             notes=self._notes,
+            paths=self._paths,
         )._asdict()
 
     def _ask(self, feature: str, engine: Engine, problem: AttentionProblem, direction: Direction) -> bool:

@@ -1,4 +1,4 @@
-"""The hardware's limits as contestants of a run: multiply-adds from registers, and reading memory."""
+"""The hardware's limits as contestants of a run: products from registers, and reading memory."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from statistics import median
 from flashbench.dtypes import Dtype
 from flashbench.measure.pool import WorkerPool
 from flashbench.measure.worker import WorkerFailure
+from flashbench.results.peaks import peak_name
 from flashbench.studies import peak
 from flashbench.studies.bandwidth import measure_bandwidth
 
-PEAK_WORKER = "fma peak"
+PEAK_WORKER = "peak"
 PEAK_CALLS = 50
 # Enough for a line in a roofline; `flashbench machine` takes more.
 BANDWIDTH_BURSTS = 2
@@ -27,24 +28,26 @@ class Limits:
         """Measured in a worker of that pool."""
         self._pool = pool
         self._threads = threads
-        self._flops: dict[Dtype, int] = {}  # of one call
-        self._bursts: dict[Dtype, list[list[int]]] = {}
-        self._lost: set[Dtype] = set()
+        # By `peak_name`.
+        self._flops: dict[str, int] = {}  # of one call
+        self._bursts: dict[str, list[list[int]]] = {}
+        self._lost: set[str] = set()
         self._bandwidths: list[float] = []
 
-    def time_peak(self, dtype: Dtype) -> None:
-        """One burst of multiply-adds."""
-        if dtype in self._lost:
+    def time_peak(self, dtype: Dtype, path: str) -> None:
+        """One burst of a path's products."""
+        name = peak_name(dtype, path)
+        if name in self._lost:
             return
         try:
             with self._pool.turn(PEAK_WORKER) as worker:
-                if dtype not in self._flops:
-                    arguments = {"dtype": dtype, "threads": self._threads}
-                    self._flops[dtype] = worker.prepare(dtype, peak.FACTORY, arguments)["flops"]
-                burst = worker.time(dtype, 1, at_least_ns=peak.BURST_NS, at_most=PEAK_CALLS)
-                self._bursts.setdefault(dtype, []).append(burst.samples_ns)
+                if name not in self._flops:
+                    arguments = {"dtype": dtype, "threads": self._threads, "path": path}
+                    self._flops[name] = worker.prepare(name, peak.FACTORY, arguments)["flops"]
+                burst = worker.time(name, 1, at_least_ns=peak.BURST_NS, at_most=PEAK_CALLS)
+                self._bursts.setdefault(name, []).append(burst.samples_ns)
         except WorkerFailure:
-            self._lost.add(dtype)
+            self._lost.add(name)
 
     def time_bandwidth(self, bursts: int = BANDWIDTH_BURSTS) -> None:
         """How fast all threads together read memory, from a fresh process: it takes a gigabyte."""
@@ -58,8 +61,6 @@ class Limits:
         return median(self._bandwidths) if self._bandwidths else None
 
     def peak_gflops(self) -> dict[str, float]:
-        """The multiply-add peak of each dtype, where it could be measured."""
-        found = {
-            dtype: peak.peak_gflops(self._flops[dtype], bursts) for dtype, bursts in self._bursts.items()
-        }
-        return {dtype: value for dtype, value in found.items() if value is not None}
+        """The peak of each dtype and path, where it could be measured, by `peak_name`."""
+        found = {name: peak.peak_gflops(self._flops[name], bursts) for name, bursts in self._bursts.items()}
+        return {name: value for name, value in found.items() if value is not None}

@@ -8,11 +8,12 @@ import psutil
 from msgspec.structs import replace
 
 from flashbench.analysis.advice import advice
-from flashbench.dtypes import ACCUMULATORS
+from flashbench.dtypes import WIDEST_FIRST, Dtype
 from flashbench.errors import EngineError
 from flashbench.measure.energy import EnergyMeter
 from flashbench.measure.machine import describe_machine
 from flashbench.measure.pool import WorkerPool
+from flashbench.results.peaks import peak_name
 from flashbench.results.record import Machine, Results
 from flashbench.studies.bandwidth import BURSTS
 from flashbench.studies.limits import Limits
@@ -21,10 +22,10 @@ from flashbench.studies.run_record import RunRecord, make_machine
 from flashbench.studies.session import Progress
 from flashbench.system.cores import available_cores
 
-# Bursts of multiply-adds of each dtype, the dtypes taking turns.
+# Bursts of each dtype's path, the dtypes taking turns.
 PEAK_BURSTS = 5
 # To look around, then the bursts, the bandwidth and the noise floor.
-STEPS = 1 + PEAK_BURSTS * len(ACCUMULATORS) + 2
+STEPS = 1 + PEAK_BURSTS * len(WIDEST_FIRST) + 2
 TIMEOUT_S = 120.0
 
 
@@ -47,7 +48,7 @@ def inspect_machine(
     record = RunRecord("machine", command, {"threads": used, "quick": quick})
     on_progress(Progress(0, STEPS, "what else runs"))
     # Before anything is measured, whose own load is not of interest.
-    machine = make_machine(describe_machine(), {}, used)
+    machine = _with_paths(make_machine(describe_machine(), {}, used))
     lines = advice(
         machine,
         all_cores=psutil.cpu_count(),
@@ -72,23 +73,37 @@ def measured_nothing(results: Results) -> bool:
     return not results.config.get("quick") and not machine.peak_gflops and machine.read_bandwidth_gbps is None
 
 
+def _with_paths(machine: Machine) -> Machine:
+    """The machine with the path of each dtype, and the reasons why it has not the others."""
+    from flashbench.kernels.products.paths import PATHS, obstacle, path_of  # here: loads Numba
+
+    taken = {dtype: path_of(dtype).product.name for dtype in WIDEST_FIRST}
+    reasons = {name: obstacle(path) for name, path in PATHS.items()}
+    lacking = {name: reason for name, reason in reasons.items() if reason is not None}
+    return replace(machine, paths=taken, paths_lacking=lacking)
+
+
 def _with_limits(
     machine: Machine, threads: int, on_progress: Callable[[Progress], None]
 ) -> tuple[Machine, list[str]]:
     """The machine with its peaks and its bandwidth, and a line for each that could not be measured."""
     failures: list[str] = []
-    bursts = [(number, dtype) for number in range(1, PEAK_BURSTS + 1) for dtype in ACCUMULATORS]
+    paths: list[tuple[Dtype, str]] = [(dtype, machine.paths[dtype]) for dtype in WIDEST_FIRST]
+    bursts = [(number, path) for number in range(1, PEAK_BURSTS + 1) for path in paths]
     with WorkerPool(threads, timeout_s=TIMEOUT_S) as pool:
         limits = Limits(pool, threads)
-        for done, (number, dtype) in enumerate(bursts, start=1):
-            on_progress(Progress(done, STEPS, f"FMA peak, {dtype}, burst {number} of {PEAK_BURSTS}"))
-            limits.time_peak(dtype)
+        for done, (number, path) in enumerate(bursts, start=1):
+            on_progress(
+                Progress(done, STEPS, f"FMA peak, {peak_name(*path)}, burst {number} of {PEAK_BURSTS}")
+            )
+            limits.time_peak(*path)
         on_progress(Progress(STEPS - 2, STEPS, "read bandwidth"))
         limits.time_bandwidth(BURSTS)
     if limits.read_bandwidth_gbps is None:
         failures.append("read bandwidth could not be measured")
     peaks = limits.peak_gflops()
-    failures += [f"FMA peak of {dtype} could not be measured" for dtype in ACCUMULATORS if dtype not in peaks]
+    names = [peak_name(*path) for path in paths]
+    failures += [f"FMA peak of {name} could not be measured" for name in names if name not in peaks]
     measured = replace(
         machine, peak_gflops=peaks, peak_threads=threads, read_bandwidth_gbps=limits.read_bandwidth_gbps
     )

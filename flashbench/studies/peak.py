@@ -1,4 +1,4 @@
-"""The hardware limit as one more contestant: fused multiply-adds from registers, nothing else."""
+"""The hardware limit as one more contestant: the products of a path from registers, nothing else."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ CALL_NS = 5_000_000
 BURST_NS = 30_000_000
 
 
-def build(dtype: Dtype, threads: int) -> PeakWorkload:
-    """The workload that reaches the limit of `threads` threads."""
-    from flashbench.kernels.probes.peak import fma_burst  # here, so that the parent need not load Numba
+def build(dtype: Dtype, threads: int, path: str) -> PeakWorkload:
+    """The workload that reaches the limit of `threads` threads by a path."""
+    from flashbench.kernels.probes import peak as probes  # here, so that the parent need not load Numba
+    from flashbench.kernels.products.paths import path_of
 
-    return PeakWorkload(lambda iterations: fma_burst(dtype, iterations, threads))
+    burst = getattr(probes, path_of(dtype, path).peak)  # asks for the path's permission, if it needs one
+    return PeakWorkload(lambda iterations: burst(dtype, iterations, threads))
 
 
 class PeakWorkload:

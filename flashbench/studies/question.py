@@ -11,13 +11,19 @@ from functools import cached_property
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from flashbench.dtypes import Dtype, is_half
 from flashbench.engines import Array
 from flashbench.extras import Extras
 from flashbench.problem import Inputs
-from flashbench.reference import attention_backward_reference, attention_reference
+from flashbench.reference import (
+    attention_backward_reference,
+    attention_reference,
+    largest_error,
+    largest_finite,
+)
 from flashbench.studies.cases import Case
 from flashbench.studies.untouched import changed
-from flashbench.tolerances import Output
+from flashbench.tolerances import Naive, Output
 
 _AHEAD = 2  # questions whose answers are computed in advance
 
@@ -43,19 +49,46 @@ class Question:
     @cached_property
     def answers(self) -> dict[Output, Array]:
         """The oracle's, in float64; with gradients if the case asks for them."""
+        return self._computed(None)
+
+    def _computed(self, rounded_to: Dtype | None) -> dict[Output, Array]:
         problem, extras = self._case.problem, self.extras
         q, k, v, do = self.inputs
-        o, lse = attention_reference(problem, q, k, v, extras)
+        o, lse = attention_reference(problem, q, k, v, extras, rounded_to=rounded_to)
         answers: dict[Output, Array] = {"o": o, "lse": lse}
         if self._case.backward:
-            gradients = attention_backward_reference(problem, do, q, k, v, extras)
+            gradients = attention_backward_reference(problem, do, q, k, v, extras, rounded_to=rounded_to)
             named = zip(GRADIENTS, (*gradients, gradients.dsinks, gradients.dmask), strict=True)
             answers |= {name: gradient for name, gradient in named if gradient is not None}
         return answers
 
+    @cached_property
+    def naive(self) -> dict[Output, Naive]:
+        """What the naive computation in a 16-bit dtype makes of each output but lse. Wide dtypes: empty."""
+        dtype = self._case.problem.dtype
+        if not is_half(dtype):
+            return {}
+        found: dict[Output, Naive] = {}
+        for name, actual in self._computed(dtype).items():
+            if name != "lse":
+                expected = self.folded(name, self.answers[name])
+                error = largest_error(self.folded(name, actual), expected)
+                found[name] = Naive(error, largest_finite(expected))
+        return found
+
+    def folded(self, name: Output, x: Array) -> Array:
+        """An output as it is compared.
+
+        With infinite inputs, whether a sum is infinite or NaN depends on the order of adding: both are NaN.
+        But not the -inf of lse, which says that a row sees no key.
+        """
+        if not self._case.infinite:
+            return x
+        return np.where(np.isposinf(x) if name == "lse" else np.isinf(x), np.nan, x)
+
     def answer(self) -> None:
         """Compute the answers now."""
-        _ = self.answers
+        _ = self.answers, self.naive
 
     @cached_property
     def largest_lse(self) -> float:

@@ -30,8 +30,9 @@ def restore(rows: Sequence[Row], earlier: Results, config: dict[str, Any], cpu: 
     known = {key_of(measurement): measurement for measurement in earlier.measurements}
     for row in rows:
         found = known.get(key_of(row.measurement(None)))
-        if found is not None and found.status not in TRIED_AGAIN:
-            row.restore(found)
+        if found is None or found.status in TRIED_AGAIN or found.isa_path not in (None, row.path):
+            continue
+        row.restore(found)
 
 
 def check_same_study(
@@ -62,4 +63,10 @@ def check_same_study(
 
 def key_of(measurement: Measurement) -> tuple[object, ...]:
     """What tells a point of a study from its others, in a file as in a run."""
-    return measurement.problem, measurement.engine, measurement.direction, measurement.blocks_asked
+    return (
+        measurement.problem,
+        measurement.engine,
+        measurement.direction,
+        measurement.blocks_asked,
+        measurement.path_asked,
+    )

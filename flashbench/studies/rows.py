@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flashbench.analysis.decoding import kv_bytes_read, reads_memory
-from flashbench.engines import ENGINES, Outline, Settings, get_outline
+from flashbench.engines import ENGINES, Outline, Settings, get_outline, path_taken
 from flashbench.measure.cpu import NO_USE, CpuUse
 from flashbench.measure.statistics import process_medians
 from flashbench.measure.timing import Burst
@@ -37,6 +37,7 @@ class Row:
     slot: str  # its name in a worker
     engine: Outline | None = None  # None: only another environment has it
     blocks: tuple[int, int] | None = None  # as used
+    path: str | None = None  # as used
     output_bytes: int = 0  # of a call's results; engines without lse return fewer
     side: Side | None = None
     status: Status = "ok"
@@ -106,12 +107,14 @@ class Row:
         self.output_bytes = description["output_bytes"]
         blocks = description.get("blocks")
         self.blocks = None if blocks is None else (blocks[0], blocks[1])
+        self.path = description.get("path")
 
     def restore(self, earlier: Measurement) -> None:
         """Take over an earlier run's record of this point."""
         self.tried = True
         self.status, self.reason = earlier.status, earlier.reason
         self.kernel, self.note = earlier.kernel, earlier.note
+        self.path = earlier.isa_path or self.path
         self.samples = [list(process) for process in earlier.time.samples_ns] if earlier.time else []
         self.joules = [] if earlier.energy_joules is None else [earlier.energy_joules]
         self.memory, self.accuracy = earlier.memory, earlier.accuracy
@@ -134,6 +137,8 @@ class Row:
             reason=self.reason,
             side=self.side,
             kernel=self.kernel,
+            isa_path=self.path,
+            path_asked=None if self.path is None else settings.path,
             note=self.note,
             time=time,
             memory=self.memory,
@@ -188,7 +193,10 @@ def asked_blocks(settings: Settings) -> tuple[int, int] | Literal["auto"]:
 
 
 def rows_of(study: Study, threads: int) -> list[Row]:
-    """One row for each point; an engine without blocks has one row for all block sizes."""
+    """One row for each point; an engine without blocks, or paths, has one row for all of them.
+
+    Raises ConfigError for a path that this CPU cannot run.
+    """
     engines = {name: get_outline(name) for name in study.engines}
     rows: list[Row] = []
     seen: set[Point] = set()
@@ -198,8 +206,11 @@ def rows_of(study: Study, threads: int) -> list[Row]:
         blocks = engine.blocks(point.problem, point.direction, settings)
         if blocks is None:
             settings = settings._replace(block_q=None, block_k=None)
+        path = path_taken(engine, point.problem, point.direction, settings)
+        if settings.path is not None:
+            settings = settings._replace(path=path)
         point = point._replace(settings=settings)
         if point not in seen:
             seen.add(point)
-            rows.append(Row(point, slot=str(len(rows)), engine=engine, blocks=blocks))
+            rows.append(Row(point, slot=str(len(rows)), engine=engine, blocks=blocks, path=path))
     return rows

@@ -9,6 +9,7 @@ import msgspec
 from flashbench.analysis.advice import run_warnings
 from flashbench.analysis.movement import movement_warnings
 from flashbench.measure.machine import describe_machine
+from flashbench.results.peaks import path_peak
 from flashbench.results.record import Results
 from flashbench.studies.nothing import is_empty
 from flashbench.studies.resume import restore
@@ -69,7 +70,9 @@ def run(
             or (earlier.machine.read_bandwidth_gbps if earlier else None),
         )
         measurements = [
-            row.measurement(machine.peak_gflops.get(row.point.problem.dtype), machine.read_bandwidth_gbps)
+            row.measurement(
+                path_peak(machine, row.point.problem.dtype, row.path), machine.read_bandwidth_gbps
+            )
             for row in session.rows
             if row.tried
         ]

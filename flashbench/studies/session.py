@@ -125,9 +125,17 @@ class Session:
                 if not self._has_time_for(TIMING, group[place : place + 1]):
                     continue
                 if place == len(group):
-                    self.limits.time_peak(group[0].point.problem.dtype)
+                    self._time_peaks(group)
                 else:
                     self._time(group[place], number)
+
+    def _time_peaks(self, rows: Sequence[Row]) -> None:
+        """One burst for each path of these rows. A row without a path is compared with the CPU's fastest."""
+        from flashbench.kernels.products.paths import fastest_path  # here: loads Numba
+
+        dtype = rows[0].point.problem.dtype
+        for path in dict.fromkeys(row.path or fastest_path(dtype) for row in rows):
+            self.limits.time_peak(dtype, path)
 
     def _time(self, row: Row, number: int) -> None:
         """First call, the check if there was none yet, a burst; then free the point's memory."""

@@ -29,7 +29,9 @@ SPANNED = (
     "windows",
     "directions",
     "block_sizes",
+    "paths",
 )
+AUTO_PATH = "auto"
 BlockSize = int | Literal["auto"]
 
 
@@ -66,6 +68,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     block_sizes: list[BlockSize] = msgspec.field(default_factory=lambda: ["auto"])  # block_q = block_k = it
     block_q: int | None = None  # with block_k; both win over block_sizes
     block_k: int | None = None
+    paths: list[str] = msgspec.field(default_factory=lambda: [AUTO_PATH])  # of kernels/products/paths.py
     threads: int | None = None  # None: every core this process may use
     repeats: int = 5  # calls in one burst
     rounds: int = 6  # fresh processes per engine, a burst each, engines taking turns
@@ -148,12 +151,33 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         if self.causal_alignment != "bottom-right":
             raise ConfigError("decode is of the last queries: causal_alignment must be bottom-right")
 
-    def settings(self) -> list[Settings]:
-        """One Settings per block size."""
-        if self.block_q is not None:
-            return [Settings(block_q=self.block_q, block_k=self.block_k, num_threads=self.threads)]
-        sizes = [None if size == "auto" else size for size in self.block_sizes]
-        return [Settings(block_q=size, block_k=size, num_threads=self.threads) for size in sizes]
+    def settings(self, dtype: Dtype | None = None) -> list[Settings]:
+        """One Settings per block size and path. dtype: only with paths that compute it.
+
+        Raises ConfigError if there is no path of some name, or none of them computes the dtype.
+        """
+        blocks: list[tuple[int | None, int | None]] = [(self.block_q, self.block_k)]
+        if self.block_q is None:
+            blocks = [(None, None) if size == "auto" else (size, size) for size in self.block_sizes]
+        return [
+            Settings(block_q=block_q, block_k=block_k, num_threads=self.threads, path=path)
+            for block_q, block_k in blocks
+            for path in self._paths(dtype)
+        ]
+
+    def _paths(self, dtype: Dtype | None) -> list[str | None]:
+        if self.paths == [AUTO_PATH]:
+            return [None]
+        from flashbench.kernels.products.paths import computes  # here: loads Numba
+
+        found: list[str | None] = [
+            None if name == AUTO_PATH else name
+            for name in self.paths
+            if name == AUTO_PATH or dtype is None or computes(name, dtype)
+        ]
+        if not found:
+            raise ConfigError(f"no path of {', '.join(self.paths)} computes {dtype}")
+        return found
 
     def points(self) -> list[Point]:
         """All points, problem by problem, so that the engines of a problem are neighbours."""
@@ -170,7 +194,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             Point(self._problem(seqlen, heads, head_dim, dtype, causal, window), engine, direction, settings)
             for head_dim, heads, dtype, direction, causal, seqlen, window in cases
             for engine in self.engines
-            for settings in self.settings()
+            for settings in self.settings(dtype)
         ]
 
     def _problem(

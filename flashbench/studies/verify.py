@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from flashbench.dtypes import entry_of_output
+from flashbench.dtypes import DtypeEntry, entry_of_output, is_half
 from flashbench.engines import Array, Engine, Forward, get_engine, refusal
 from flashbench.errors import UnsupportedError
 from flashbench.problem import AttentionProblem, Direction, Feature
@@ -23,7 +23,7 @@ from flashbench.studies.nothing import nothing_to_measure
 from flashbench.studies.question import GRADIENTS, Question, questions
 from flashbench.studies.session import Progress
 from flashbench.studies.untouched import Given
-from flashbench.tolerances import Output, problem_tolerance
+from flashbench.tolerances import ADDED_TO_NAIVE, Output, naive_unit, problem_tolerance
 
 DEFAULT_ENGINES = ("flash", "standard")
 # forward ok: o is exact, and the engine has no backward for it; where gradients alone are asked for, that is
@@ -36,6 +36,18 @@ class Deviation(Record, frozen=True):
 
     error: float | None  # largest absolute difference; None: NaN or an infinity is not where it should be
     tolerance: float
+    # In float16 and bfloat16, beside lse: the error of a naive computation in the dtype (`naive_unit`).
+    naive_error: float | None = None
+
+    @property
+    def naive_ratio(self) -> float | None:
+        """The error, less what is allowed in any case, as a multiple of the naive computation's.
+
+        None: it is not compared with one.
+        """
+        if self.naive_error is None:
+            return None
+        return math.inf if self.error is None else max(0.0, self.error - ADDED_TO_NAIVE) / self.naive_error
 
     @property
     def share(self) -> float:
@@ -237,10 +249,18 @@ def _compare(
     entry = entry_of_output(problem.dtype, name)
     if actual.shape != expected.shape or actual.dtype != entry.storage:
         return f"{name} is {actual.dtype} {actual.shape}, not {entry.storage} {expected.shape}"
-    actual, expected = _folded(case, name, entry.view(actual)), _folded(case, name, expected)
+    naive, largest_lse = question.naive.get(name), question.largest_lse
+    tolerance = problem_tolerance(problem, name, sizes=case.sizes, largest_lse=largest_lse, naive=naive)
+    unit = naive and naive_unit(problem, name, naive, sizes=case.sizes, largest_lse=largest_lse)
+    actual, expected = question.folded(name, entry.view(actual)), question.folded(name, expected)
+    if is_half(problem.dtype):
+        actual, expected = _in_range(entry, actual, expected, tolerance)
     error = largest_error(actual, expected)
-    tolerance = problem_tolerance(problem, name, sizes=case.sizes, largest_lse=question.largest_lse)
-    deviation = Deviation(error=error if math.isfinite(error) else None, tolerance=tolerance)
+    deviation = Deviation(
+        error=error if math.isfinite(error) else None,
+        tolerance=tolerance,
+        naive_error=unit,
+    )
     if name not in deviations or deviation.share > deviations[name].share:
         deviations[name] = deviation
     if error <= tolerance:
@@ -254,11 +274,9 @@ def _compare(
     )
 
 
-def _folded(case: Case, name: Output, x: Array) -> Array:
-    """With infinite inputs, whether a sum is infinite or NaN depends on the order of adding: both are NaN.
-
-    But not the -inf of lse, which says that a row sees no key.
-    """
-    if not case.infinite:
-        return x
-    return np.where(np.isposinf(x) if name == "lse" else np.isinf(x), np.nan, x)
+def _in_range(entry: DtypeEntry, actual: Array, expected: Array, tolerance: float) -> tuple[Array, Array]:
+    """Both without numbers beyond the dtype's largest: where the answer is larger, infinity is right too."""
+    beyond = np.isinf(actual) & np.isfinite(expected) & (np.abs(expected) + tolerance > entry.largest)
+    actual = np.where(beyond, np.copysign(entry.largest, expected), actual)
+    clipped = np.clip(expected, -entry.largest, entry.largest)
+    return actual, np.where(np.isfinite(expected), clipped, expected)

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from helpers import wrong_engines
 
+from flashbench.dtypes import NARROWEST_FIRST
+
 FEW = ("--case", "square-2", "--case", "nan-in-v-causal")
 CommandLine = Callable[..., Any]
 
@@ -32,8 +34,8 @@ def unasked(err: str) -> list[str]:
 def test_flash_and_standard_are_checked_by_default(flashbench: CommandLine) -> None:
     done = flashbench("verify", *FEW)
     assert done.code == 0
-    assert done.out.startswith("4 cases of suite default, ")
-    assert done.out.splitlines()[-2:] == ["flash: 4 ok of 4 cases", "standard: 4 ok of 4 cases"]
+    assert done.out.startswith("8 cases of suite default, ")
+    assert done.out.splitlines()[-2:] == ["flash: 8 ok of 8 cases", "standard: 8 ok of 8 cases"]
     assert unasked(done.err) == []
 
 
@@ -52,7 +54,7 @@ def test_a_wrong_plug_in_fails_with_a_command_that_reproduces_just_it(
     done = flashbench("verify", "--engine", "flash", "--engine", engine, *FEW)
     assert done.code == 1
     lines = done.out.splitlines()
-    assert "flash: 4 ok of 4 cases" in lines
+    assert "flash: 8 ok of 8 cases" in lines
     (where,) = [i for i, line in enumerate(lines) if line.startswith(f"FAILED {engine} {case}: ")]
     words = shlex.split(lines[where + 1])
     assert words == ["flashbench", "verify", "--engine", engine, "--case", case]
@@ -64,8 +66,8 @@ def test_a_wrong_plug_in_fails_with_a_command_that_reproduces_just_it(
 def test_unsupported_cases_are_counted_with_the_reason_and_do_not_fail(flashbench: CommandLine) -> None:
     done = flashbench("verify", "-e", "Choosy", "--case", "square-2", "--case", "square-5")
     assert done.code == 0
-    assert "unsupported by Choosy: square-2-float32 and 3 more: no backward of 2" in done.out
-    assert "Choosy: 4 forward ok of 4 cases" in done.out
+    assert "unsupported by Choosy: square-2-float16 and 7 more: no backward of 2" in done.out
+    assert "Choosy: 8 forward ok of 8 cases" in done.out
 
 
 def test_gradients_alone_of_an_engine_without_any_are_bad_input(flashbench: CommandLine) -> None:
@@ -84,18 +86,20 @@ def test_list_names_cases_and_runs_none(flashbench: CommandLine) -> None:
     everything = flashbench("verify", "--list")
     assert everything.code == 0
     assert "gqa-8-2-len113x203-bottom-right-float64" in everything.out.splitlines()
-    assert flashbench("verify", "--list", "--case", "square-2").out == "square-2-float32\nsquare-2-float64\n"
+    assert flashbench("verify", "--list", "--case", "square-2").out == "".join(
+        f"square-2-{dtype}\n" for dtype in NARROWEST_FIRST
+    )
 
 
 def test_a_suite_lists_and_runs_its_own_cases(flashbench: CommandLine) -> None:
     words = ("verify", "--suite", "torch", "--case", "b2-len267-h1-d8-full-train")
     name = "b2-len267-h1-d8-full-train"
-    assert flashbench(*words, "--list").out == f"{name}-float32\n{name}-float64\n"
+    assert flashbench(*words, "--list").out == "".join(f"{name}-{dtype}\n" for dtype in NARROWEST_FIRST)
     done = flashbench(*words, "--engine", "flash", "--engine", "WrongDk")
     assert done.code == 1
     assert f"flashbench verify --suite torch --engine WrongDk --case {name}-float32" in done.out
-    assert "flash: 2 ok of 2 cases" in done.out
-    assert done.out.startswith("2 cases of suite torch, ")
+    assert "flash: 4 ok of 4 cases" in done.out
+    assert done.out.startswith("4 cases of suite torch, ")
 
 
 def test_a_sample_is_of_the_cases_that_are_named_and_the_same_each_time(flashbench: CommandLine) -> None:

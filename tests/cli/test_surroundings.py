@@ -192,7 +192,7 @@ def test_without_a_home_no_block_sizes_are_tuned_and_no_noise_floor_is_kept(
 ) -> None:
     monkeypatch.setattr(tuned, "_read", None)
     problem = AttentionProblem.of(512)
-    assert tuned.tuned_blocks(problem, "fwd") is None
+    assert tuned.tuned_blocks(problem, "fwd", "fma") is None
     floor = NoiseFloor(
         cpu="any",
         threads=1,

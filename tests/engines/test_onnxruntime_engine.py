@@ -87,7 +87,7 @@ def test_shared_key_heads_run_through_another_operator(causal: bool) -> None:
 @pytest.mark.parametrize(
     ("problem", "reason"),
     [
-        (AttentionProblem.of(8), "takes float32, not float64"),
+        (AttentionProblem.of(8), "takes float32 and float16, not float64"),
         (of(8, seqlen_k=9, causal=True), "needs seqlen_q equal to seqlen_k, not 8 and 9"),
         (of(9, seqlen_k=8, causal=True, causal_alignment="top-left"), "not 9 and 8"),
         (of(1, seqlen_k=9, causal=True, causal_alignment="top-left"), "not 1 and 9"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from flashbench.analysis.decoding import is_decoding, kv_bytes_read, reads_memory
 from flashbench.problem import AttentionProblem, Direction
+from flashbench.results.peaks import peak_name
 from flashbench.results.record import (
     SCHEMA_VERSION,
     Accuracy,
@@ -38,6 +39,8 @@ MACHINE = Machine(
 )
 # For decoding steps, whose rate is in bytes per second.
 READ_BANDWIDTH_GBPS = 20.0
+# The peaks of paths, which only machines that ran 16-bit dtypes have.
+PATH_PEAKS = {"bfloat16/amx": 2200.0, "bfloat16/convert": 230.0}
 # Share of the peak that each engine reaches, so that times follow from the problem alone.
 SHARE = {"flash": 0.8, "standard": 0.4, "numpy": 0.2, "torch-flash": 0.5}
 
@@ -72,15 +75,18 @@ def make_measurement(
     slower: float = 1.0,
     spread: float = 0.02,
     problem: AttentionProblem | None = None,
+    path: str | None = None,
+    path_asked: str | None = None,
     **sizes: Any,
 ) -> Measurement:
     """A measurement of a machine that reaches SHARE of its peak; times are multiplied by `slower`.
 
-    problem: replaces the problem that the length and sizes give.
+    problem: replaces the problem that the length and sizes give. path: of its products, for 16-bit dtypes.
     """
     problem = problem or AttentionProblem.of(seqlen, **sizes)
     flops = problem.flops(direction)
-    peak = MACHINE.peak_gflops[problem.dtype]
+    peaks = MACHINE.peak_gflops | PATH_PEAKS
+    peak = peaks[problem.dtype if path is None else peak_name(problem.dtype, path)]
     gbps = None
     if direction == "fwd" and reads_memory(problem):
         gbps = SHARE[engine] * READ_BANDWIDTH_GBPS / slower
@@ -102,6 +108,8 @@ def make_measurement(
         threads=2,
         status=status,
         reason=reason,
+        isa_path=path,
+        path_asked=path_asked,
         time=time,
         memory=None
         if time is None

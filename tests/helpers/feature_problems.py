@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from flashbench.block_mask import BlockMask
+from flashbench.dtypes import accumulator_of
 from flashbench.extras import Extras, make_extras
 from flashbench.problem import AttentionProblem, Feature
 
@@ -75,10 +76,11 @@ def random_extras(problem: AttentionProblem, seed: int = 0) -> Extras:
     pairs by -inf.
     """
     extras = make_extras(problem, seed)
+    make = accumulator_of(problem.dtype).make
     rng = np.random.default_rng((seed, 2))
     shape = (problem.batch, problem.num_heads, problem.seqlen_q, problem.seqlen_k)
     if problem.alibi:
-        extras = extras._replace(alibi_slopes=rng.uniform(0, 1, shape[:2]).astype(problem.dtype))
+        extras = extras._replace(alibi_slopes=make(rng.uniform(0, 1, shape[:2])))
     if problem.mask == "block":
         mask = rng.random(problem.mask_shape) < HIDDEN_SHARE
         block = problem.mask_block_q, problem.mask_block_k
@@ -86,7 +88,7 @@ def random_extras(problem: AttentionProblem, seed: int = 0) -> Extras:
     if problem.mask == "float":
         mask = rng.standard_normal(problem.mask_shape)
         mask[rng.random(problem.mask_shape) < HIDDEN_SHARE] = -np.inf
-        extras = extras._replace(mask=np.broadcast_to(mask.astype(problem.dtype), shape))
+        extras = extras._replace(mask=np.broadcast_to(make(mask), shape))
     return extras
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, get_args
 from unittest.mock import patch
 
+from flashbench.dtypes import NARROWEST_FIRST, entry_of_output
 from flashbench.engines import Array, AttentionGradients, Engine, Forward, Layout, Ran, Settings, get_engine
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.problem import AttentionProblem, Direction, Feature
@@ -19,6 +20,7 @@ class Oracle:
     summary = "for tests"
     layout: Layout = "bhsd"
     features: frozenset[Feature] = frozenset(get_args(Feature))
+    dtypes = NARROWEST_FIRST
 
     @property
     def name(self) -> str:
@@ -35,7 +37,8 @@ class Oracle:
         extras: Extras = NO_EXTRAS,
         keep: bool = False,
     ) -> Forward:
-        return Forward(*(x.astype(problem.dtype) for x in attention_reference(problem, *arrays, extras)))
+        o, lse = attention_reference(problem, *arrays, extras)
+        return Forward(_made(problem, "o", o), _made(problem, "lse", lse))
 
     def backward(
         self,
@@ -51,8 +54,14 @@ class Oracle:
         mask_gradient: bool = False,
     ) -> AttentionGradients:
         found = attention_backward_reference(problem, do, q, k, v, extras)
-        gradients = (*found, found.dsinks, found.dmask if mask_gradient else None)
-        return AttentionGradients(*(None if x is None else x.astype(problem.dtype) for x in gradients))
+        named = {
+            **dict(zip(("dq", "dk", "dv"), found, strict=True)),
+            "dsinks": found.dsinks,
+            "dmask": found.dmask if mask_gradient else None,
+        }
+        return AttentionGradients(
+            *(None if x is None else _made(problem, name, x) for name, x in named.items())
+        )
 
     def blocks(self, *_: Any) -> tuple[int, int] | None:
         return None
@@ -99,6 +108,11 @@ class OracleEngine(Oracle):
 
 
 ORACLE = OracleEngine()
+
+
+def _made(problem: AttentionProblem, name: str, x: Array) -> Array:
+    """An output as an engine gives it."""
+    return entry_of_output(problem.dtype, name).make(x)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ def make_entry(**changes: Any) -> Entry:
         "head_dim": 64,
         "causal": False,
         "direction": "fwd",
+        "path": "fma",
         "seqlen_from": 512,
         "heads_from": 1,
         "block_q": 13,

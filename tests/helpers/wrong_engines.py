@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from flashbench.block_mask import BlockMask
+from flashbench.dtypes import NARROWEST_FIRST
 from flashbench.engines import (
     AttentionGradients,
     Engine,
@@ -36,6 +37,7 @@ class Right:
         self.name = type(self).__name__
         self._flash: Engine = get_engine("flash")
         self.features = self._flash.features
+        self.dtypes = NARROWEST_FIRST
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         return None

@@ -11,7 +11,8 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
-from flashbench.kernels.products import fma, pack
+from flashbench.kernels.products import dot_bf16, multiply, pack, pairs
+from flashbench.kernels.products.fma import BY_FMA
 from flashbench.kernels.row import dropout as row_dropout
 from flashbench.kernels.row import features as row_features
 from flashbench.kernels.row import softmax as row_softmax
@@ -31,6 +32,7 @@ WRITERS = [
     row_features._clear_lowest_row, row_features._hide_row, row_dropout._drop_row,
     row_dropout._drop_gradient_row,
 ]
+PAIR_WRITERS = [pairs._pack_pairs, pairs._pair_rows, pairs._pad_rows, pairs._weights, pairs._key_weights]
 SINGLE, DOUBLE = ir.FloatType(), ir.DoubleType()
 for element, stored in ((SINGLE, SINGLE), (DOUBLE, DOUBLE), (SINGLE, FLOAT16), (SINGLE, BFLOAT16)):
     module = ir.Module("neon")
@@ -38,11 +40,15 @@ for element, stored in ((SINGLE, SINGLE), (DOUBLE, DOUBLE), (SINGLE, FLOAT16), (
     main = ir.Function(module, ir.FunctionType(ir.VoidType(), []), "main")
     builder = ir.IRBuilder(main.append_basic_block())
     written = [
-        fma._product(builder, [stored, element], element), fma._product(builder, [element, stored], element),
+        multiply._product(builder, BY_FMA, [stored, element], element),
+        multiply._product(builder, BY_FMA, [element, stored], element),
         pack._pack(builder, stored, element), rows._finite(builder, stored),
         rows._row_dots(builder, stored, element), rows._put(builder, stored, element),
         rows._put(builder, element, stored), dots._products(builder, stored, element),
     ]
+    if stored == BFLOAT16:
+        written += [write(builder) for write in PAIR_WRITERS]
+        written.append(multiply._product(builder, dot_bf16.BY_EMULATED_DOT, [stored, stored], element))
     for scaled in (False, True):
         written.append(softmax._online_softmax(builder, element, scaled=scaled))
         written.append(softmax._probabilities(builder, element, scaled=scaled))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.tiles import assert_guards_are_whole, guarded, padded, tiles
 from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
@@ -13,39 +14,7 @@ from flashbench.kernels.products.pairs import halves
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
-NAN = 0x7FC1  # in memory around a tile: no result may depend on it
-GUARD = 0xABCD
 VECTOR = ISA.lanes(4)
-
-
-def padded(size, unit):
-    return -(-size // unit) * unit
-
-
-@st.composite
-def tiles(draw, rows=70, columns=150):
-    """A tile of rows inside an array of NaN: any stride, aligned to 2 bytes; the memory ends with it."""
-    count, width = draw(st.integers(1, rows)), draw(st.integers(1, columns))
-    row, start = width + draw(st.integers(0, 9)), draw(st.integers(0, 3))
-    rng = np.random.default_rng(draw(st.integers(0, 99)))
-    memory = np.full(start + (count - 1) * row + width, NAN, np.uint16)
-    x = np.lib.stride_tricks.as_strided(memory[start:], (count, width), (2 * row, 2))
-    x[:] = rng.integers(0, 2**16, x.shape)
-    return x
-
-
-def guarded(count, dtype):
-    """(all of it, `count` elements in its middle that start a cache line)."""
-    size = np.dtype(dtype).itemsize
-    whole = np.full(count * size // 2 + 96, GUARD, np.uint16)
-    start = -(whole.ctypes.data + 32) % 64 // 2 + 16
-    return whole, whole[start : start + count * size // 2].view(dtype)
-
-
-def assert_guards_are_whole(whole, inner):
-    before = (inner.ctypes.data - whole.ctypes.data) // 2
-    assert (whole[:before] == GUARD).all()
-    assert (whole[before + inner.nbytes // 2 :] == GUARD).all()
 
 
 def pairs_of(even, odd):
@@ -83,11 +52,11 @@ def run_pair_rows(zero, x, row, rows, columns, room):
 @given(x=tiles())
 def test_pair_rows_puts_neighbours_of_a_row_in_a_word(x):
     rows, columns = x.shape
-    whole, room = guarded(padded(rows, 32) // 2 * padded(columns, 16), np.uint32)
+    whole, room = guarded(padded(rows, 32) // 2 * padded(columns, 32), np.uint32)
     made = run_pair_rows(np.float32(0), x.ctypes.data, x.strides[0] // 2, rows, columns, room.ctypes.data)
-    assert made == (room.ctypes.data, 2 * padded(columns, 16))
-    expected = zero_padded(x, padded(rows, 32), padded(columns, 16))
-    words = room.reshape(-1, padded(columns, 16))
+    assert made == (room.ctypes.data, 2 * padded(columns, 32))
+    expected = zero_padded(x, padded(rows, 32), padded(columns, 32))
+    words = room.reshape(-1, padded(columns, 32))
     np.testing.assert_array_equal(words, pairs_of(expected[::2], expected[1::2]))
     assert_guards_are_whole(whole, room)
 
@@ -170,13 +139,13 @@ def run_key_weights(zero, p, lanes, rows, room, first):
 def test_key_weights_are_rows_of_queries(rows, vectors, seed, in_place, missing):
     lanes = VECTOR * vectors
     given_p = probabilities(rows, lanes, seed)
-    whole, p = guarded(padded(rows, 32) * lanes, np.float32)
+    whole, p = guarded(rows * lanes, np.float32)
     p[: rows * lanes] = given_p.ravel()
-    whole_room, room = (whole, p) if in_place else guarded(padded(rows, 32) * lanes // 2, np.float32)
+    whole_room, room = (whole, p) if in_place else guarded(rows * lanes // 2, np.float32)
     first = lanes - missing
     made = run_key_weights(np.float32(0), p.ctypes.data, lanes, rows, room.ctypes.data, first)
     assert made == room.ctypes.data
-    expected = bfloat16(zero_padded(given_p, padded(rows, 32), lanes))
+    expected = bfloat16(given_p)
     expected[:, first:] = 0
     assert_same_numbers(room.view(np.uint16)[: expected.size].reshape(expected.shape), expected)
     if not in_place:

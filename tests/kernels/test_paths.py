@@ -32,7 +32,7 @@ def test_a_path_whose_instructions_are_missing_is_passed_over(monkeypatch):
     monkeypatch.setattr(paths, "PATHS", {"better": better, "fma": fma})
     path_of.cache_clear()
     assert path_of("float32") is fma
-    monkeypatch.setattr(paths, "cpu_features", lambda: {"no_such_instruction"})
+    monkeypatch.setattr(paths, "usable_features", lambda: {"no_such_instruction"})
     path_of.cache_clear()
     assert path_of("float32") is better
     assert path_of("float64") is fma
@@ -58,6 +58,6 @@ def test_a_path_of_another_cpu_is_refused(monkeypatch):
         paths, "PATHS", {"better": PATHS["fma"]._replace(needs=frozenset({"no_such_instruction"}))}
     )
     path_of.cache_clear()
-    with pytest.raises(ConfigError, match="path better needs no_such_instruction, which this CPU lacks"):
+    with pytest.raises(ConfigError, match="path better cannot be used: this CPU lacks no_such_instruction"):
         path_of("float32", "better")
     path_of.cache_clear()

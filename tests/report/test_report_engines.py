@@ -8,6 +8,7 @@ import pytest
 from helpers.rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
+from flashbench.dtypes import DTYPES
 from flashbench.report.engines import engines_json, engines_report
 from flashbench.studies.engine_list import EngineFacts
 from flashbench.studies.engine_probe import OPTIONAL, backward_of
@@ -20,6 +21,7 @@ ENGINES = [
         version="0.61.0",
         summary="tiled, online softmax, backward by recomputation (Numba, SIMD)",
         layout="bhsd",
+        paths={"float16": "convert", "bfloat16": "amx", "float32": "fma", "float64": "fma"},
     ),
     EngineFacts(
         name="torch-flash",
@@ -52,9 +54,9 @@ ENGINES = [
         summary="ONNX Runtime's CPU MultiHeadAttention operator, forward only",
         layout="bshd",
         lacks={
+            "fwd_bfloat16": "takes float32 and float16",
             "fwd_float64": "takes float32",
-            "bwd_float32": "has no backward",
-            "bwd_float64": "has no backward",
+            **dict.fromkeys((f"bwd_{dtype}" for dtype in DTYPES), "has no backward"),
             "bottom_right": "needs equal lengths",
             "top_left": "needs equal lengths",
             "lse": "its forward in float32 gives none",

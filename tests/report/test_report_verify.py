@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import get_args
 
 import pytest
 from helpers.rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
-from flashbench.dtypes import Dtype
+from flashbench.dtypes import ACCUMULATORS, Dtype
 from flashbench.problem import AttentionProblem, Feature
 from flashbench.report.verify import FAILURES_SHOWN, verify_json, verify_lines, verify_report
 from flashbench.studies.verify import CaseResult, Deviation, Verdict, Verification
@@ -25,12 +24,13 @@ def make_result(
     reason: str | None = None,
     lacks: tuple[Feature, ...] = (),
     dtype: Dtype = "float64",
+    naive_error: float | None = None,
 ) -> CaseResult:
     outputs = (
         {}
         if verdict in ("raised", "unsupported")
         else {
-            "o": Deviation(error=error, tolerance=1e-12),
+            "o": Deviation(error=error, tolerance=1e-12, naive_error=naive_error),
             "lse": Deviation(error=4.4e-16, tolerance=1e-12),
             "dk": Deviation(error=6e-15, tolerance=2e-12),
         }
@@ -96,6 +96,24 @@ def test_lines_tell_failures_with_their_commands_then_what_is_unsupported(verifi
     ]
 
 
+def test_errors_of_16_bit_dtypes_stand_beside_those_of_a_naive_computation() -> None:
+    results = [
+        make_result("mine", "square-1-bfloat16", dtype="bfloat16", error=0.01, naive_error=0.02),
+        make_result("mine", "square-2-bfloat16", dtype="bfloat16", error=0.03001, naive_error=0.02),
+        make_result("mine", "square-1-float64"),
+    ]
+    lines = rendered(verify_report(made(results))).splitlines()
+    (bfloat16,) = (line.split() for line in lines if "bfloat16" in line)
+    (float64,) = (line.split() for line in lines if "float64" in line)
+    # Group, dtype, count, then error, tolerance and ratio of forward and of gradients.
+    assert bfloat16[5] == "1.50"  # without the 1e-5 that is allowed in any case
+    assert (float64[4], float64[7]) == ("-", "-")
+    rows = rendered(verify_report(made(results), verbose=True)).splitlines()
+    assert [row.split()[3] for row in rows if "bfloat16" in row] == ["0.50", "1.50"]
+    only_wide = [result for result in results if result.problem.dtype == "float64"]
+    assert "ratio" not in rendered(verify_report(made(only_wide)))
+
+
 def test_an_exact_forward_without_a_backward_is_told_apart() -> None:
     alone = [make_result("mine", f"square-{n}-float64", "forward ok", reason="has no dq") for n in (1, 2)]
     verification = made(alone, seconds=61.6)
@@ -145,7 +163,7 @@ def test_a_wide_table_breaks_words_and_no_numbers(snapshot: SnapshotAssertion) -
     group = "causal, local, alibi, softcap, dropout"
     results = [
         make_result("mine", f"a-{dtype}", verdict, group=group, error=error, dtype=dtype, reason="some")
-        for dtype in get_args(Dtype)
+        for dtype in ACCUMULATORS[::-1]
         for verdict, error in (("wrong", None), ("unsupported", None), ("ok", 1e-9))
     ]
     table = rendered(verify_report(made(results)))
@@ -174,7 +192,7 @@ def test_json_holds_every_error_and_the_exit_code(verification: Verification) ->
     assert document["flashbench_version"] == "0.1.0"
     assert (document["suite"], document["seconds"]) == ("default", 1.6)
     assert len(document["results"]) == 11
-    assert document["results"][5]["outputs"]["o"] == {"error": 2e-9, "tolerance": 1e-12}
+    assert document["results"][5]["outputs"]["o"] == {"error": 2e-9, "tolerance": 1e-12, "naive_error": None}
     assert document["results"][6]["outputs"]["o"]["error"] is None
     assert document["results"][0]["problem"]["seqlen_q"] == 4
 

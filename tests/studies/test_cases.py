@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from flashbench.block_mask import BlockMask
+from flashbench.dtypes import DTYPES, NARROWEST_FIRST, accumulator_of
 from flashbench.errors import ConfigError
 from flashbench.philox import dropout_kept
 from flashbench.problem import Feature
@@ -23,10 +24,10 @@ NAMES = {case.name for case in CASES}
 
 def test_every_case_has_a_name_of_its_own_that_a_shell_leaves_alone() -> None:
     assert len(NAMES) == len(CASES)
-    assert all(re.fullmatch(r"[a-z0-9.-]+-float(32|64)", name) for name in NAMES)
+    assert all(re.fullmatch(r"[a-z0-9.-]+-(b?float16|float32|float64)", name) for name in NAMES)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", NARROWEST_FIRST)
 @pytest.mark.parametrize("length", [1, 2, 5, 17, 64, 113, 128, 203, 256, 1023, 1024])
 def test_every_promised_length_is_there_full_and_causal(length: int, dtype: str) -> None:
     assert {f"square-{length}-{dtype}", f"square-{length}-causal-{dtype}"} <= NAMES
@@ -73,14 +74,14 @@ def test_every_promised_length_is_there_full_and_causal(length: int, dtype: str)
     ],
 )
 def test_names_that_others_may_refer_to_last(name: str) -> None:
-    assert {f"{name}-float32", f"{name}-float64"} <= NAMES
+    assert {f"{name}-{dtype}" for dtype in NARROWEST_FIRST} <= NAMES
 
 
 def test_inputs_are_the_same_each_time() -> None:
     for case in CASES:
         for first, second in zip(case.make_inputs(), case.make_inputs(), strict=True):
-            assert np.array_equal(first, second, equal_nan=True)
-            assert first.dtype == case.problem.dtype
+            assert np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
+            assert first.dtype == DTYPES[case.problem.dtype].storage
 
 
 def test_inputs_have_the_shapes_of_the_problem() -> None:
@@ -93,6 +94,7 @@ def test_extras_are_the_same_each_time_and_what_the_problem_has() -> None:
     for case in CASES:
         problem, first, second = case.problem, case.make_extras(), case.make_extras()
         full = (problem.batch, problem.num_heads, problem.seqlen_q, problem.seqlen_k)
+        number = accumulator_of(problem.dtype).storage
         assert Question(case).restore() is None
         if isinstance(first.mask, BlockMask):
             assert (first.mask.block_q, first.mask.block_k) == (problem.mask_block_q, problem.mask_block_k)
@@ -100,7 +102,7 @@ def test_extras_are_the_same_each_time_and_what_the_problem_has() -> None:
             assert np.broadcast_to(first.mask.dense(), full).shape == full
         elif problem.mask is not None:
             assert first.mask.shape == full
-            assert first.mask.dtype == ("bool" if problem.mask == "bool" else problem.dtype)
+            assert first.mask.dtype == ("bool" if problem.mask == "bool" else number)
             broadcast = [axis for axis, stride in zip("bhqk", first.mask.strides, strict=True) if not stride]
             assert set(broadcast).isdisjoint(problem.mask_axes)
         else:
@@ -111,12 +113,12 @@ def test_extras_are_the_same_each_time_and_what_the_problem_has() -> None:
         ):
             assert (array is not None) == is_on
             if array is not None:
-                assert (array.shape, array.dtype) == (shape, problem.dtype)
+                assert (array.shape, array.dtype) == (shape, number)
 
 
 def test_only_containment_cases_hold_nan_or_infinity() -> None:
     for case in CASES:
-        inputs, (mask, slopes, sinks, _) = case.make_inputs(), case.make_extras()
+        inputs, (mask, slopes, sinks, _) = numbers_of(case), case.make_extras()
         floats = [x for x in (mask, slopes, sinks) if isinstance(x, np.ndarray)]
         # Minus infinity hides: in a mask a pair, in a sink that sink.
         arrays = [*inputs, *(np.where(x == -np.inf, 0, x) for x in floats)]
@@ -187,7 +189,7 @@ def test_rows_see_keys_and_have_weight_on_none() -> None:
             continue
         inputs, extras = case.make_inputs(), case.make_extras()
         o, lse = attention_reference(case.problem, *inputs[:3], extras)
-        rows = np.isneginf(inputs.q).any(axis=-1)
+        rows = np.isneginf(numbers_of(case)[0]).any(axis=-1)
         assert rows.any()
         none = extras.sinks[:, np.newaxis] if case.problem.sinks else -np.inf
         assert (lse[rows] == np.broadcast_to(none, lse.shape[1:])[np.nonzero(rows)[1:]]).all()
@@ -195,16 +197,19 @@ def test_rows_see_keys_and_have_weight_on_none() -> None:
 
 
 def test_a_nan_that_is_dropped_is_some_rows_only_key_or_one_of_many() -> None:
-    alone = [case for case in CASES if case.name.startswith("dropped-nan-in-first-k-causal-float")]
+    alone = [
+        case for case in CASES if case.name.startswith("dropped-nan-in-first-k-causal") and is_plain(case)
+    ]
     for case in alone:
         assert not dropout_kept(case.problem, 0, 2, np.arange(1), np.arange(1)).all()
         o, _ = attention_reference(case.problem, *case.make_inputs()[:3])
         assert np.isnan(o[0, 2, 0]).all()
-    assert len(alone) == 2
+    assert len(alone) == len(NARROWEST_FIRST)
 
 
 def test_the_grid_of_flash_attention_is_all_there() -> None:
-    cases = all_cases("flash-attention")
+    every = all_cases("flash-attention")
+    cases = [case for case in every if not case.group.startswith("long")]
     problems = [case.problem for case in cases]
     head_dims = {32, 40, 59, 64, 80, 96, 111, 128, 160, 192, 224, 256}
     assert {problem.head_dim for problem in problems} == head_dims
@@ -219,19 +224,35 @@ def test_the_grid_of_flash_attention_is_all_there() -> None:
         (p.causal, p.window_left is not None, p.alibi, p.softcap is not None, p.dropout > 0) for p in problems
     }
     assert len(switches) == 2**5
-    assert len({case.name for case in cases}) == len(cases) == 2 * 12 * 8 * 3 * 2**5
+    assert len({case.name for case in cases}) == len(cases) == 4 * 12 * 8 * 3 * 2**5
+
+
+def test_flash_attention_in_16_bits_has_long_sequences_of_inputs_of_any_size() -> None:
+    long = [case for case in all_cases("flash-attention") if case.group.startswith("long")]
+    assert {(case.problem.dtype, case.problem.seqlen_q, case.sizes.q) for case in long} == {
+        (dtype, length, factor)
+        for dtype in ("float16", "bfloat16")
+        for length in (2048, 4096, 8192)
+        for factor in (1.0, 5.0, 100.0)
+    }
+    features = [case.problem.features for case in long if case.problem.seqlen_q == 2048]
+    for feature in ("softcap", "sinks", "window", "dropout"):
+        assert sum(feature in of_case for of_case in features) == 2 * 2 * 3
+    assert sum(case.problem.causal for case in long) == len(long) / 2
+    assert len(long) == 2 * 2 * 3 * (3 + 4)
 
 
 def test_the_grid_of_torch_is_all_there_on_views_of_one_projection() -> None:
     cases = all_cases("torch")
     shapes = {(p.batch, p.seqlen_q, p.num_heads, p.head_dim, p.causal) for p in (c.problem for c in cases)}
     assert len(shapes) == 2 * 2 * 2 * 2 * 2
-    assert len(cases) == 2 * 2 * len(shapes)  # train and inference, in two dtypes
+    assert len(cases) == 2 * 4 * len(shapes)  # train and inference, in four dtypes
     assert sum(case.backward for case in cases) == len(cases) // 2
-    q, k, v, _ = cases[0].make_inputs()
-    plain = cases[0].problem.make_inputs(seed=1)
-    assert all(np.array_equal(x, y) for x, y in zip((q, k, v), plain[:3], strict=True))
-    assert q.base is k.base is v.base is not None
+    for case in cases[:: len(cases) // 4]:
+        q, k, v, _ = case.make_inputs()
+        plain = case.problem.make_inputs(seed=1)
+        assert all(np.array_equal(x, y) for x, y in zip((q, k, v), plain[:3], strict=True))
+        assert q.base is k.base is v.base is not None
 
 
 def test_the_docs_say_how_many_cases_there_are(repository: Path) -> None:
@@ -267,12 +288,22 @@ def test_an_unknown_suite_is_refused() -> None:
 
 
 def test_layouts_are_what_they_say() -> None:
-    (case,) = choose_cases(["layout-transposed-float64"])
-    assert case.make_inputs().q.strides[3] != 8
-    (case,) = choose_cases(["layout-one-row-repeated-float64"])
-    assert case.make_inputs().k.strides[2] == 0
-    (case,) = choose_cases(["layout-read-only-float64"])
-    assert not case.make_inputs().v.flags.writeable
+    for dtype, entry in DTYPES.items():
+        (case,) = choose_cases([f"layout-transposed-{dtype}"])
+        assert case.make_inputs().q.strides[3] != entry.itemsize
+        (case,) = choose_cases([f"layout-one-row-repeated-{dtype}"])
+        assert case.make_inputs().k.strides[2] == 0
+        (case,) = choose_cases([f"layout-read-only-{dtype}"])
+        assert not case.make_inputs().v.flags.writeable
+
+
+def numbers_of(case: Case) -> list[np.ndarray]:
+    return [DTYPES[case.problem.dtype].view(x) for x in case.make_inputs()]
+
+
+def is_plain(case: Case) -> bool:
+    """Whether neither its blocks nor its loops are set."""
+    return "blocks" not in case.name and "scalar" not in case.name
 
 
 def names(cases: list[Case]) -> list[str]:
@@ -287,8 +318,8 @@ def test_a_name_chooses_just_itself() -> None:
     assert names(choose_cases(["square-1-float64"])) == ["square-1-float64"]
 
 
-def test_a_name_without_its_dtype_chooses_both() -> None:
-    assert names(choose_cases(["square-1"])) == ["square-1-float32", "square-1-float64"]
+def test_a_name_without_its_dtype_chooses_all() -> None:
+    assert names(choose_cases(["square-1"])) == [f"square-1-{dtype}" for dtype in NARROWEST_FIRST]
 
 
 def test_any_other_word_is_a_prefix() -> None:
@@ -297,8 +328,7 @@ def test_any_other_word_is_a_prefix() -> None:
 
 def test_words_add_up_and_a_case_runs_once() -> None:
     assert names(choose_cases(["square-2", "square-1", "square-1-"])) == [
-        *("square-1-float32", "square-1-causal-float32", "square-2-float32"),
-        *("square-1-float64", "square-1-causal-float64", "square-2-float64"),
+        f"{name}-{dtype}" for dtype in NARROWEST_FIRST for name in ("square-1", "square-1-causal", "square-2")
     ]
 
 

@@ -42,32 +42,36 @@ def test_cases_that_differ_in_their_settings_alone_share_their_question() -> Non
     assert [case for case, _ in pairs] == cases
     shared = [question for case, question in pairs if case.group == "blocks"]
     assert shared[0] is shared[1]
-    assert len({id(question) for _, question in pairs}) == 3
+    assert len({id(question) for _, question in pairs}) == 5
 
 
 def test_the_oracle_answers_what_is_wanted_in_a_thread_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, str]] = []
+    asked: list[tuple[int, str, str | None]] = []
     threads: set[threading.Thread] = set()
     oracle = module.attention_reference
 
-    def watched(problem, *arguments):
-        asked.append((problem.seqlen_q, problem.dtype))
+    def watched(problem, *arguments, rounded_to):
+        asked.append((problem.seqlen_q, problem.dtype, rounded_to))
         threads.add(threading.current_thread())
         assert blas_threads() == {1}
-        return oracle(problem, *arguments)
+        return oracle(problem, *arguments, rounded_to=rounded_to)
 
     monkeypatch.setattr(module, "attention_reference", watched)
-    cases = choose_cases(["square-1", "square-2", "square-5"])
+    words = [f"square-{length}-{dtype}" for length in (1, 2, 5) for dtype in ("bfloat16", "float64")]
+    cases = choose_cases(words)
     before = blas_threads()
     for case, question in questions(cases, wanted=lambda case: case.problem.seqlen_q != 2):
         assert ("answers" in vars(question)) == (case.problem.seqlen_q != 2)
-    assert asked == [(1, "float32"), (5, "float32"), (1, "float64"), (5, "float64")]
+    assert asked == [
+        *((length, "bfloat16", rounded_to) for length in (1, 5) for rounded_to in (None, "bfloat16")),
+        *((length, "float64", None) for length in (1, 5)),
+    ]
     assert threading.current_thread() not in threads
     assert blas_threads() == before
 
 
 def test_what_the_oracle_raises_is_raised_to_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_):
+    def broken(*_, **__):
         raise MemoryError("no room")
 
     monkeypatch.setattr(module, "attention_reference", broken)

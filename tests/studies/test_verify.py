@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import wrong_engines
 
+from flashbench.dtypes import NARROWEST_FIRST
 from flashbench.errors import EngineError
 from flashbench.studies.cases import choose_cases, narrow_cases
 from flashbench.studies.nothing import NothingToMeasureError
@@ -59,7 +60,7 @@ def test_an_engine_wrong_in_forward_only_is_caught(dtype: str) -> None:
     assert (check("WrongLse", f"square-17-{dtype}").reason or "").startswith("lse[")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", NARROWEST_FIRST)
 def test_an_engine_wrong_in_dk_only_is_caught(dtype: str) -> None:
     result = check("WrongDk", f"square-17-causal-{dtype}")
     assert result.verdict == "wrong"
@@ -150,7 +151,7 @@ def test_what_an_engine_does_not_support_is_no_failure() -> None:
         ("UntidyWithMasks", "mask-block-qk", "changed its input mask"),
     ],
 )
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_an_engine_wrong_about_a_feature_that_it_claims_is_caught(
     engine: str, case: str, reason: str, dtype: str
 ) -> None:
@@ -194,7 +195,7 @@ def test_gradients_alone_of_an_engine_that_has_none_are_nothing_that_can_be_veri
     with pytest.raises(NothingToMeasureError, match="nothing can be verified: Choosy: no backward of 2"):
         verify(["Choosy"], cases)
     verification = verify(["Choosy", "Right"], cases)
-    assert [result.verdict for result in verification.results] == ["unsupported", "ok"] * 2
+    assert [result.verdict for result in verification.results] == ["unsupported", "ok"] * 4
     assert verification.exit_code == 0  # of another engine they were verified
 
 
@@ -226,7 +227,13 @@ def test_a_command_names_its_suite_unless_it_is_the_default() -> None:
 
 def test_flash_and_standard_pass_a_case_of_each_kind_of_the_grids() -> None:
     for suite, names in {
-        "flash-attention": ["len113x203-d59-mqa-causal-alibi-float32", "len108x256-d40-gqa-local-float64"],
+        "flash-attention": [
+            "len113x203-d59-mqa-causal-alibi-float32",
+            "len108x256-d40-gqa-local-float64",
+            "len113x211-d64-gqa-causal-softcap-dropout-float16",
+            "len128x217-d111-mha-causal-local-alibi-bfloat16",
+            "len2048-x100-sinks-causal-bfloat16",
+        ],
         "torch": ["b2-len267-h3-d8-causal-train", "b2-len267-h1-d16-full-inference"],
     }.items():
         results = verify(["flash", "standard"], choose_cases(names, suite), suite=suite).results
@@ -236,7 +243,9 @@ def test_flash_and_standard_pass_a_case_of_each_kind_of_the_grids() -> None:
 def test_progress_is_told_before_each_case_with_the_time_that_the_pairs_left_will_take() -> None:
     seen: list[Progress] = []
     verify(["Right"], choose_cases(["square-2"]), seen.append)
-    assert [step[:3] for step in seen] == [(0, 2, "square-2-float32"), (1, 2, "square-2-float64")]
+    assert [step[:3] for step in seen] == [
+        (i, 4, f"square-2-{dtype}") for i, dtype in enumerate(NARROWEST_FIRST)
+    ]
     assert seen[0].left_s is None
     assert (seen[1].left_s or 0) > 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from flashbench.codegen.isa import HALF_RATE, ISA
 from flashbench.engines.launch import FLOPS_PER_THREAD
@@ -21,6 +21,16 @@ _OVERHEAD_BYTES = 384  # tickets, tables and alignment, per thread
 _NARROW_LANES, _NARROW_MOST_KEYS = 16, 512
 _WIDE_BYTES, _WIDE_MOST_KEYS = 256, 64  # lanes: 64 in float32, 32 in float64
 _NARROW_BACKWARD_KEY_BYTES = 256  # one vector group of keys: 64 in float32, 32 in float64
+
+
+# 16-bit floats, measured at head_dim 64 and 128. A tile of keys is widened, or laid out, for each tile of
+# queries that reads it, so these are wide. On tile registers sums go through memory once per tile of keys, so
+# that it is long.
+_HALF_LANES, _HALF_KEYS = 128, 64
+_EXACT_LANES, _EXACT_KEYS = {"fwd": 64, "bwd": 128}, {"fwd": 256, "bwd": 128}
+_HALF_UNIT = 32  # keys: operands are laid out in blocks of so many
+
+Pass = Literal["fwd", "bwd"]
 
 
 class Blocks(NamedTuple):
@@ -68,6 +78,15 @@ def forward_blocks(
     return within_window(Blocks(min(lanes, seqlen_q), keys), seqlen_k, window)
 
 
+def half_blocks(
+    direction: Pass, seqlen_q: int, seqlen_k: int, window: int | None = None, *, exact: bool
+) -> Blocks:
+    """Block sizes of 16-bit floats. exact: products of 16-bit operands, not of widened ones."""
+    lanes = _EXACT_LANES[direction] if exact else _HALF_LANES
+    keys = _EXACT_KEYS[direction] if exact else _HALF_KEYS
+    return within_window(Blocks(min(lanes, seqlen_q), keys), seqlen_k, window, _HALF_UNIT)
+
+
 def backward_blocks(
     seqlen_q: int,
     seqlen_k: int,
@@ -99,13 +118,13 @@ def _narrow_backward_lanes(seqlen_k: int, head_dim: int, itemsize: int) -> int:
     return 48 if seqlen_k >= 2048 and itemsize == 4 else 32
 
 
-def within_window(blocks: Blocks, seqlen_k: int, window: int | None) -> Blocks:
-    """Reduce block_k so that it divides the visible keys of a tile of queries evenly."""
+def within_window(blocks: Blocks, seqlen_k: int, window: int | None, unit: int = 8) -> Blocks:
+    """Reduce block_k so that it divides the visible keys of a tile of queries evenly, in whole units."""
     span = seqlen_k if window is None else min(seqlen_k, window + blocks.block_q - 1)
-    return blocks._replace(block_k=_even_share(span, blocks.block_k))
+    return blocks._replace(block_k=_even_share(span, blocks.block_k, unit))
 
 
-def _even_share(seqlen_k: int, most: int) -> int:
+def _even_share(seqlen_k: int, most: int, unit: int) -> int:
     """A block_k of at most `most`, such that the last block is not much shorter than the others."""
     blocks = -(-seqlen_k // most)
-    return min(most, -(-seqlen_k // (8 * blocks)) * 8, seqlen_k)
+    return min(most, -(-seqlen_k // (unit * blocks)) * unit, seqlen_k)

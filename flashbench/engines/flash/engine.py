@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flashbench.dtypes import accumulator_of, is_half
+from flashbench.dtypes import NARROWEST_FIRST, accumulator_of, is_half
 from flashbench.engines import Array, AttentionGradients, Forward, Settings
 from flashbench.engines.base import EngineBase
 from flashbench.engines.features import call_features, sinks_gradient
@@ -13,6 +13,7 @@ from flashbench.engines.flash.plan import (
     call_bytes,
     plan_of,
     readers_of,
+    shared_operand,
     tiling_of,
 )
 from flashbench.engines.flash.scalar import backward_by_loops, forward_by_loops, workspace_of_loops
@@ -47,6 +48,8 @@ class FlashEngine(EngineBase):
         ("window", "softcap", "alibi", "sinks", "mask", "key_lengths", "varlen", "dropout", "block_table")
     )
 
+    dtypes = NARROWEST_FIRST
+
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         if problem.page_size is None:
             return None
@@ -74,11 +77,13 @@ class FlashEngine(EngineBase):
         o = result_like(q, problem.head_dim_v)
         lse = np.empty(problem.q_shape[:3], accumulator_of(problem.dtype).storage)
         threads, blocks = plan_of(problem, "fwd", settings)
+        path, half = path_of(problem.dtype, settings.path), is_half(problem.dtype)
         q, k, v = readable(q), readable(k), readable(v)
         readers = readers_of(problem)
-        gathered_k, gathered_v = gathered_room(k, readers), gathered_room(v, readers)
-        moves = moves_table((k, gathered_k), (v, gathered_v))
-        path, half = path_of(problem.dtype, settings.path), is_half(problem.dtype)
+        operand = shared_operand(problem, path, blocks, v)
+        gathered_k = gathered_room(k, readers)
+        gathered_v = gathered_room(v, readers) if operand is None else v
+        moves = moves_table((k, gathered_k), (v, gathered_v), operand=operand)
         gathers = Gathers(int(half or tile_is_scattered(o, blocks.block_q)))
         tiling = tiling_of(problem, FORWARD, blocks, path, gathers)
         features, arrays = call_features(problem, extras)
@@ -96,7 +101,7 @@ class FlashEngine(EngineBase):
             features,
         )
         Launch(call, threads).run(flash_forward(path.product, problem.dtype))
-        del memory, arrays  # keep them alive until here: the kernel has only their addresses
+        del memory, arrays, operand  # keep them alive until here: the kernel has only their addresses
         return Forward(o, lse)
 
     def backward(
@@ -126,8 +131,9 @@ class FlashEngine(EngineBase):
         readers = readers_of(problem)
         gathered_k, gathered_v = gathered_room(k, readers), gathered_room(v, readers)
         gathered_dk, gathered_dv = (sums_room(x, problem, readers) for x in (dk, dv))
-        moves = moves_table((k, gathered_k), (v, gathered_v))
         path, half = path_of(problem.dtype, settings.path), is_half(problem.dtype)
+        operand = shared_operand(problem, path, blocks, k)
+        moves = moves_table((k, gathered_k), (v, gathered_v), operand=operand)
         scattered = (int(tile_is_scattered(x, blocks.block_q)) for x in (dq, q, do))
         gathers = Gathers(sums=1) if half else Gathers(*scattered)
         tiling = tiling_of(problem, BACKWARD, blocks, path, gathers)
@@ -152,11 +158,19 @@ class FlashEngine(EngineBase):
             features,
         )
         Launch(call, threads).run(flash_backward(path.product, problem.dtype))
-        del memory, arrays
+        del memory, arrays, operand
         dmask = None
         if mask_gradient and problem.mask == "float":
             dmask = _mask_gradient(problem, settings, extras, do, q, gathered_k, gathered_v, o, lse)
         return AttentionGradients(dq, dk, dv, dsinks, dmask)
+
+    def isa_path(self, problem: AttentionProblem, direction: Direction, settings: Settings) -> str | None:
+        """The path's name, or that of the product that decodes; None for the scalar loops."""
+        if not settings.use_simd:
+            return None
+        path = path_of(problem.dtype, settings.path)
+        decoding = direction == "fwd" and decodes(problem, settings)
+        return (path.decode if decoding else path.product).name
 
     def blocks(
         self, problem: AttentionProblem, direction: Direction, settings: Settings

@@ -9,32 +9,45 @@ from flashbench.codegen.elements import lanes_of
 from flashbench.codegen.scratch import ALIGNMENT, ScratchLayout
 from flashbench.codegen.structs import struct_bytes
 from flashbench.dtypes import accumulator_of, is_half
-from flashbench.engines import Settings
+from flashbench.engines import Array, Settings
 from flashbench.engines.features import limited
-from flashbench.engines.flash.block_sizes import Blocks, backward_blocks, forward_blocks, within_window
-from flashbench.engines.flash.tuned import Pass, tuned_blocks
+from flashbench.engines.flash.block_sizes import (
+    Blocks,
+    Pass,
+    backward_blocks,
+    forward_blocks,
+    half_blocks,
+    within_window,
+)
+from flashbench.engines.flash.tuned import tuned_blocks
 from flashbench.engines.launch import (
     Counters,
+    Operand,
     Rows,
     Tasks,
     kept_for_small_batches,
+    operand_blocks,
+    operand_of,
     sequence_table,
     sizes_of,
     threads_for,
 )
-from flashbench.kernels.call.structs import Gathers, Sequence, Sizes
+from flashbench.kernels.call.structs import Gathers, Move, Sequence, Sizes
 from flashbench.kernels.flash.backward import BackwardCall
 from flashbench.kernels.flash.forward import ForwardCall
 from flashbench.kernels.flash.gather import TICKETS
-from flashbench.kernels.flash.scratch import BACKWARD, FORWARD, MASK_GRADIENT, ScratchSizes, padded
+from flashbench.kernels.flash.scratch import BACKWARD, FORWARD, MASK_GRADIENT, WHOLE, ScratchSizes, padded
 from flashbench.kernels.products.paths import Path, path_of
 from flashbench.problem import AttentionProblem
 
 
 @functools.lru_cache(maxsize=1024)  # used by every call
-def built_in_blocks(problem: AttentionProblem, direction: Pass) -> Blocks:
+def built_in_blocks(problem: AttentionProblem, direction: Pass, path: str | None = None) -> Blocks:
     """The block sizes by rule, used if the tuned table has no entry."""
     seqlen_q, seqlen_k, window = problem.seqlen_q, problem.seqlen_k, _window(problem)
+    if is_half(problem.dtype):
+        exact = path_of(problem.dtype, path).product.exact
+        return half_blocks(direction, seqlen_q, seqlen_k, window, exact=exact)
     if direction == "fwd":
         flops = problem.flops("fwd")
         return forward_blocks(seqlen_q, seqlen_k, problem.head_dim, problem.itemsize, flops, window)
@@ -61,10 +74,10 @@ def _chosen(problem: AttentionProblem, direction: Pass, settings: Settings) -> B
     """
     auto = None
     if settings.block_q is None and settings.block_k is None:
-        auto = tuned_blocks(problem, direction)
+        auto = tuned_blocks(problem, direction, path_of(problem.dtype, settings.path).product.name)
         if auto is not None:
             auto = within_window(auto, problem.seqlen_k, _window(problem))
-    auto = auto or built_in_blocks(problem, direction)
+    auto = auto or built_in_blocks(problem, direction, settings.path)
     block_q = min(settings.block_q or auto.block_q, problem.seqlen_q)
     block_k = min(settings.block_k or auto.block_k, problem.seqlen_k)
     if problem.mask == "block":  # a tile lies inside one block of the mask
@@ -133,7 +146,7 @@ def scratch_of(
         problem.itemsize,
         number_bytes,
         int(path.copies),
-        path.step,
+        2 if path.product.exact else 1,
         limited(problem),
         problem.alibi,
         problem.softcap is not None,
@@ -158,12 +171,30 @@ def call_bytes(problem: AttentionProblem, direction: Pass, settings: Settings) -
     threads, blocks = plan_of(problem, direction, settings)
     layout, call = (FORWARD, ForwardCall) if direction == "fwd" else (BACKWARD, BackwardCall)
     gathers = Gathers(sums=1) if is_half(problem.dtype) else _NO_GATHERS
-    _, stride = scratch_of(layout, problem, blocks, path_of(problem.dtype, settings.path), gathers)
+    path = path_of(problem.dtype, settings.path)
+    _, stride = scratch_of(layout, problem, blocks, path, gathers)
     shared = struct_bytes(call) + problem.batch * struct_bytes(Sequence)
     if direction == "bwd" and is_half(problem.dtype):  # dk and dv grow in float32
         numbers = problem.num_kv_heads * problem.key_rows * (problem.head_dim + problem.head_dim_v)
         shared += numbers * accumulator_of(problem.dtype).itemsize
+    if shares_operand(problem, path, blocks):
+        columns = padded(problem.head_dim_v if direction == "fwd" else problem.head_dim, WHOLE)
+        entries, head = operand_blocks(problem)
+        keys = entries * problem.num_kv_heads * head * WHOLE
+        shared += keys * columns * problem.itemsize + ALIGNMENT + struct_bytes(Move)
     return threads * stride + ALIGNMENT + shared + counters_of(layout, problem, blocks).bytes
+
+
+def shares_operand(problem: AttentionProblem, path: Path, blocks: Blocks) -> bool:
+    """Whether the keys are laid out once for the product: if more than one tile of queries reads them."""
+    return path.product.exact and readers_of(problem) > blocks.block_q
+
+
+def shared_operand(problem: AttentionProblem, path: Path, blocks: Blocks, x: Array) -> Operand | None:
+    """The operand of x, v or k, that all tiles share; None if each makes its own."""
+    if not shares_operand(problem, path, blocks):
+        return None
+    return operand_of(x, problem, padded(x.shape[3], WHOLE))
 
 
 def chains_of(problem: AttentionProblem) -> int:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 import archspec.cpu
 import llvmlite.binding as llvm
@@ -22,16 +22,16 @@ from numba.core import config
 from flashbench.codegen.compiled import KERNEL_SOURCES, cache_directory, chosen_directory
 from flashbench.codegen.isa import ISA
 from flashbench.dtypes import Dtype
-from flashbench.engines.flash.block_sizes import Blocks
+from flashbench.engines.flash.block_sizes import Blocks, Pass
 from flashbench.problem import AttentionProblem
 from flashbench.system.cores import available_cores
 
 # Version history
+#   2  2026-11: the path of an entry.
 #   1  2026-11: first version.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MOST_ROWS = 1024  # the largest block_q and block_k
 
-Pass: TypeAlias = Literal["fwd", "bwd"]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 _Rows = Annotated[int, msgspec.Meta(ge=1, le=MOST_ROWS)]
 _Ratio = Annotated[float, msgspec.Meta(gt=0)]
@@ -55,6 +55,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     head_dim: _Count
     causal: bool
     direction: Pass
+    path: str  # of its products, a name in kernels/products/paths.py
     seqlen_from: _Count  # a power of two
     heads_from: _Count  # for problems with at least this batch * num_kv_heads
     block_q: _Rows
@@ -91,6 +92,7 @@ class Choice(NamedTuple):
     """The block sizes of an entry, and the smallest problem that they are for."""
 
     blocks: Blocks
+    path: str
     seqlen_from: int
     heads_from: int
 
@@ -171,8 +173,8 @@ def read_entries(path: Path) -> tuple[list[Entry], str | None]:
     return table.entries, None
 
 
-def tuned_blocks(problem: AttentionProblem, direction: Pass) -> Blocks | None:
-    """The table's block sizes for a problem; None if it has no entry.
+def tuned_blocks(problem: AttentionProblem, direction: Pass, path: str) -> Blocks | None:
+    """The table's block sizes for a problem and the path of its products; None if it has no entry.
 
     They depend on the problem only, not on the call's number of threads, so the bits of the result do too.
     """
@@ -183,6 +185,7 @@ def tuned_blocks(problem: AttentionProblem, direction: Pass) -> Blocks | None:
     choice = choices.get(key)
     if (
         choice is None
+        or choice.path != path
         or problem.seqlen_q < choice.seqlen_from
         or problem.batch * problem.num_kv_heads < choice.heads_from
         or problem.head_dim_v != problem.head_dim
@@ -205,7 +208,9 @@ def _choices() -> _Choices:
         cores = available_cores()
         # More threads need more tiles: entries tuned on fewer threads may be too coarse here.
         _read = {
-            entry.key: Choice(Blocks(entry.block_q, entry.block_k), entry.seqlen_from, entry.heads_from)
+            entry.key: Choice(
+                Blocks(entry.block_q, entry.block_k), entry.path, entry.seqlen_from, entry.heads_from
+            )
             for entry in entries
             if entry.threads >= cores
         }

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-from flashbench.dtypes import accumulator_of
+from flashbench.dtypes import NARROWEST_FIRST, accumulator_of
 from flashbench.engines.base import EngineBase
 from flashbench.engines.protocol import Layout
 from flashbench.problem import AttentionProblem, Direction
@@ -24,6 +24,7 @@ class PeerOutline(EngineBase):
     """All of an engine that needs no library. An installed release may refuse more once it is loaded."""
 
     packages: tuple[str, ...]  # that the engine imports
+    dtypes = NARROWEST_FIRST  # `unsupported` says in the library's words which it does not take
 
 
 class TorchFlashOutline(PeerOutline):
@@ -87,11 +88,11 @@ class OnnxOutline(PeerOutline):
         """What the operators refuse, and what they would read as another problem."""
         if direction != "fwd":
             return "ONNX Runtime's attention operators have no backward"
-        if problem.dtype != "float32":
-            return f"ONNX Runtime's CPU attention takes float32, not {problem.dtype}"
+        if problem.dtype not in ("float16", "float32"):
+            return f"ONNX Runtime's CPU attention takes float32 and float16, not {problem.dtype}"
         if np.float32(problem.scale) == 0.0:
             return "ONNX Runtime takes a softmax_scale of 0 for its default"
-        if problem.num_heads != problem.num_kv_heads:
+        if needs_group_query(problem):
             return _group_query_refuses(problem)
         if problem.masked and problem.seqlen_q != problem.seqlen_k:
             # Some releases let a query see the keys beyond seqlen_q, others shift the diagonal.
@@ -100,6 +101,11 @@ class OnnxOutline(PeerOutline):
                 f" not {problem.seqlen_q} and {problem.seqlen_k}"
             )
         return None
+
+
+def needs_group_query(problem: AttentionProblem) -> bool:
+    """Whether it takes GroupQueryAttention: MultiHeadAttention shares no heads and has no float16."""
+    return problem.num_heads != problem.num_kv_heads or problem.dtype == "float16"
 
 
 def _group_query_refuses(problem: AttentionProblem) -> str | None:

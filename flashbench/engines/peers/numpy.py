@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from flashbench.dtypes import DTYPES, accumulator_of, bytes_to_round, is_half
+from flashbench.dtypes import DTYPES, NARROWEST_FIRST, accumulator_of, bytes_to_round, is_half
 from flashbench.engines.base import EngineBase
 from flashbench.engines.protocol import Array, AttentionGradients, Forward, Settings
 from flashbench.extras import NO_EXTRAS, Extras
@@ -30,6 +30,7 @@ class NumpyEngine(EngineBase):
 
     name = "numpy"
     summary = "textbook attention in four lines of NumPy (BLAS), scores materialised"
+    dtypes = NARROWEST_FIRST
 
     def forward(
         self,

@@ -14,7 +14,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from flashbench.engines.peers import OnnxOutline
+from flashbench.dtypes import Dtype
+from flashbench.engines.peers import OnnxOutline, needs_group_query
 from flashbench.engines.protocol import Array, Forward, Ran, Settings
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.problem import AttentionProblem, Direction
@@ -38,10 +39,11 @@ class Node(NamedTuple):
     num_kv_heads: int
     scale: float
     causal: bool
+    dtype: Dtype
 
 
 class OnnxEngine(OnnxOutline):
-    """`com.microsoft.MultiHeadAttention`, or `GroupQueryAttention` where query heads share key heads.
+    """`com.microsoft.MultiHeadAttention`; `GroupQueryAttention` for shared key heads and for float16.
 
     We set the threads, and leave ONNX Runtime's other defaults. Its arena keeps a call's scratch for the next
     call; it is off without `settings.keep_scratch`.
@@ -50,14 +52,14 @@ class OnnxEngine(OnnxOutline):
     summary = "ONNX Runtime's CPU MultiHeadAttention operator, forward only"
 
     def __init__(self) -> None:
-        self._kernels: dict[tuple[str, bool, int, int], str] = {}
+        self._kernels: dict[tuple[str, bool, Dtype, int, int], str] = {}
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
         """The outline's answer, and what this release lacks."""
         return super().unsupported(problem, direction) or self._release_refuses(problem)
 
     def _release_refuses(self, problem: AttentionProblem) -> str | None:
-        if problem.num_heads == problem.num_kv_heads or _has_plain_group_query():
+        if not needs_group_query(problem) or _has_plain_group_query():
             return None
         release = onnxruntime.__version__
         return f"the GroupQueryAttention of ONNX Runtime {release} is always causal and fills a cache"
@@ -86,13 +88,15 @@ class OnnxEngine(OnnxOutline):
         flash if any bit differs.
         """
         node = _node_of(problem)
-        key = (node.operator, node.causal, problem.head_dim, problem.head_dim_v)
+        key = (node.operator, node.causal, node.dtype, problem.head_dim, problem.head_dim_v)
         if key not in self._kernels:
             self._kernels[key] = _observed_kernel(problem)
         kernel = self._kernels[key]
         notes = []
         if node.operator == _GROUP_QUERY:
-            notes.append("GroupQueryAttention ran: MultiHeadAttention does not share key heads")
+            shared = problem.num_heads != problem.num_kv_heads
+            lacks = "does not share key heads" if shared else f"does not take {node.dtype}"
+            notes.append(f"GroupQueryAttention ran: MultiHeadAttention {lacks}")
         if kernel == "unfused":
             notes.append("ONNX Runtime ran its unfused kernel, which keeps every score in memory")
         return Ran(kernel, "; ".join(notes) or None)
@@ -107,13 +111,13 @@ def _has_plain_group_query() -> bool:
 
 
 def _node_of(problem: AttentionProblem) -> Node:
-    shared = problem.num_heads != problem.num_kv_heads
     return Node(
-        _GROUP_QUERY if shared else _MULTI_HEAD,
+        _GROUP_QUERY if needs_group_query(problem) else _MULTI_HEAD,
         problem.num_heads,
         problem.num_kv_heads,
         problem.scale,
         problem.masked,
+        problem.dtype,
     )
 
 
@@ -141,8 +145,9 @@ def _model(node: Node) -> onnx.ModelProto:
             helper.make_tensor_value_info("seqlen", TensorProto.INT32, []),
         ]
         names += ["", "", "last_keys", "seqlen"]
+    element = TensorProto.FLOAT16 if node.dtype == "float16" else TensorProto.FLOAT
     arrays = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", f"{name}_seqlen", f"{name}_size"])
+        helper.make_tensor_value_info(name, element, ["batch", f"{name}_seqlen", f"{name}_size"])
         for name in ("q", "k", "v", "o")
     ]
     attend = helper.make_node(node.operator, names, ["o"], domain=_MICROSOFT, **attributes)
@@ -162,7 +167,7 @@ def _run(session: Any, problem: AttentionProblem, q: Array, k: Array, v: Array) 
     for name, x in inputs.items():
         binding.bind_input(name, "cpu", 0, x.dtype, (*x.shape[:2], x.shape[2] * x.shape[3]), _address(x))
     lengths: dict[str, NDArray[np.int32]] = {}
-    if problem.num_heads != problem.num_kv_heads:
+    if needs_group_query(problem):
         lengths["last_keys"] = np.full(problem.batch, problem.seqlen_k - 1, dtype=np.int32)
         lengths["seqlen"] = np.array(problem.seqlen_k, dtype=np.int32)
     for name, length in lengths.items():
@@ -185,7 +190,7 @@ def _observed_kernel(problem: AttentionProblem) -> str:
         num_kv_heads=1,
         head_dim=problem.head_dim,
         head_dim_v=problem.head_dim_v,
-        dtype="float32",
+        dtype=problem.dtype,
         causal=problem.masked,
     )
     q, k, v, _ = small.make_inputs()

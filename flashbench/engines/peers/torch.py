@@ -8,7 +8,13 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from flashbench.engines.peers import TorchFlashOutline
-from flashbench.engines.peers.torch_tensors import backward_through, forward_with_graph, set_threads, tensor
+from flashbench.engines.peers.torch_tensors import (
+    array,
+    backward_through,
+    forward_with_graph,
+    set_threads,
+    tensor,
+)
 from flashbench.engines.protocol import Array, AttentionGradients, Forward, Ran, Settings
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.problem import AttentionProblem, Direction
@@ -57,7 +63,7 @@ class TorchFlashEngine(TorchFlashOutline):
         tensors = tensor(q), tensor(k), tensor(v)
         if self._choose(problem, *tensors) == _FLASH:
             o, lse = _FORWARD(*tensors, 0.0, problem.masked, scale=problem.scale)
-            return Forward(o.numpy(), lse.numpy())
+            return Forward(array(o), array(lse))
         return forward_with_graph(_public(problem), q, k, v, keep=keep)
 
     def backward(
@@ -84,7 +90,7 @@ class TorchFlashEngine(TorchFlashOutline):
         assert forward.lse is not None  # flash gives it, and callers who bring their own must bring it
         tensors += [tensor(forward.o), tensor(forward.lse)]
         dq, dk, dv = _BACKWARD(*tensors, 0.0, problem.masked, scale=problem.scale)
-        return AttentionGradients(dq.numpy(), dk.numpy(), dv.numpy())
+        return AttentionGradients(array(dq), array(dk), array(dv))
 
     def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
         """The kernel that PyTorch chose in the last call."""

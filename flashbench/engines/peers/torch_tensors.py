@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from flashbench.engines.protocol import Array, AttentionGradients, Forward
@@ -21,14 +22,29 @@ class Graph(NamedTuple):
 
 
 def tensor(x: Array) -> Any:
-    """A tensor that shares the array's memory; a copy where torch cannot take its strides."""
+    """A tensor that shares the array's memory; a copy where torch cannot take its strides.
+
+    Arrays of 16-bit patterns are bfloat16 tensors.
+    """
     shareable = (
         x.flags.writeable
         and x.flags.aligned
         and x.strides[-1] == x.itemsize
         and all(stride >= 0 and stride % x.itemsize == 0 for stride in x.strides)
     )
-    return torch.from_numpy(x if shareable else x.copy(order="C"))
+    own = x if shareable else x.copy(order="C")
+    if own.dtype == np.uint16:
+        return torch.from_numpy(own.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(own)
+
+
+def array(x: Any) -> Array:
+    """The tensor's memory as an array; bfloat16 as 16-bit patterns, which NumPy has no dtype for."""
+    if x.dtype == torch.bfloat16:
+        patterns: Array = x.view(torch.int16).numpy().view(np.uint16)
+        return patterns
+    numbers: Array = x.numpy()
+    return numbers
 
 
 def set_threads(num_threads: int | None) -> None:
@@ -43,13 +59,13 @@ def forward_with_graph(attend: Attend, q: Array, k: Array, v: Array, *, keep: bo
     leaves = [tensor(x) for x in (q, k, v)]
     if not keep:
         with torch.no_grad():
-            return Forward(attend(*leaves).numpy(), None)
+            return Forward(array(attend(*leaves)), None)
     with torch.enable_grad():
         o = attend(*(leaf.requires_grad_() for leaf in leaves))
-    return Forward(o.detach().numpy(), None, Graph(o, leaves))
+    return Forward(array(o.detach()), None, Graph(o, leaves))
 
 
 def backward_through(graph: Graph, do: Array) -> AttentionGradients:
     """Autograd's gradients; the graph stays usable."""
     gradients = torch.autograd.grad(graph.o, graph.leaves, tensor(do), retain_graph=True)
-    return AttentionGradients(*(x.numpy() for x in gradients))
+    return AttentionGradients(*map(array, gradients))

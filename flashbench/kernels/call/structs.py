@@ -85,10 +85,14 @@ class MoveSizes(NamedTuple):
     heads: int
     rows: int
     columns: int
+    operand: int  # 1: write `target` as `product.values` does, sequence by sequence; 0: copy
 
 
 class Move(NamedTuple):
-    """An array to copy from `source` to `target` before tiles read it."""
+    """An array to copy from `source` to `target` before tiles read it.
+
+    An operand's target has blocks of keys. batch and head: bytes; row: elements from block to block.
+    """
 
     source: Array
     target: Array

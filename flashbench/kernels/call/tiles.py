@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import lane_step
 from flashbench.kernels.call.arrays import sequence_at
 from flashbench.kernels.call.features import blocks_of_row
-from flashbench.kernels.call.masks import BLOCK_MASK, mask_address, mask_on_tile
+from flashbench.kernels.call.masks import BLOCK_MASK, HIDDEN, mask_address, mask_on_tile
 from flashbench.kernels.call.structs import Keys, Queries
 from flashbench.kernels.call.visibility import end_key, first_key, hidden_from
 
@@ -90,6 +92,41 @@ def key_span(block, queries, features):
         return queries.first_key, queries.end_key
     start = features.columns[block] * features.mask_block_k
     return max(queries.first_key, start), min(queries.end_key, start + features.mask_block_k)
+
+
+class Cursor(NamedTuple):
+    """The place among a tile of queries' keys: a block of the block mask, and its keys from `start` on."""
+
+    block: Any
+    last_block: Any
+    start: Any
+    end: Any
+
+
+@step
+def first_cursor(queries, features):
+    """The cursor before the first key. A block mask lists visible blocks; else all keys are one block."""
+    block, last_block = key_blocks(queries, features)
+    if block >= last_block:
+        return Cursor(block, last_block, 0, 0)
+    start, end = key_span(block, queries, features)
+    return Cursor(block, last_block, start, end)
+
+
+@step
+def next_keys(call, queries, cursor):
+    """(the next tile of keys that is not hidden, the cursor after it). After the last tile, rows is 0."""
+    block, last_block, start, end = cursor
+    while block < last_block:
+        while start < end:
+            keys = keys_at(call, queries, block, start, end)
+            start += keys.rows
+            if keys.shown != HIDDEN:
+                return keys, Cursor(block, last_block, start, end)
+        block += 1
+        if block < last_block:
+            start, end = key_span(block, queries, call.features)
+    return Keys(0, 0, 0, HIDDEN, 0), Cursor(block, last_block, 0, 0)
 
 
 @step

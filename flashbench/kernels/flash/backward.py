@@ -38,7 +38,7 @@ from flashbench.kernels.call.visibility import (
     put_limits,
 )
 from flashbench.kernels.flash.chains import next_task
-from flashbench.kernels.flash.gather import TICKETS, copy_rows, gather, scatter
+from flashbench.kernels.flash.gather import TICKETS, copy_rows, gather, operand_of, scatter
 from flashbench.kernels.flash.scratch import BACKWARD
 from flashbench.kernels.flash.tile_steps import put_alibi, put_rows, tile_gradients, tile_scores
 from flashbench.kernels.maths.rows import all_finite
@@ -105,7 +105,9 @@ def flash_backward(product: Product, dtype: Dtype) -> Any:
     storage, number = element_types(dtype)
 
     def flash_backward(address, slot):
+        product.begin()
         work_on_chains(product, view(BackwardCall, storage, number, address), slot)
+        product.end()
 
     return compiled(flash_backward, variant=f"{product.name}.{dtype}")
 
@@ -113,7 +115,7 @@ def flash_backward(product: Product, dtype: Dtype) -> Any:
 @step
 def work_on_chains(product, call, slot):
     """Take tiles of queries, chain by chain, until none is left."""
-    gather(call)
+    gather(product, call)
     scratch = thread_scratch(call, slot)
     tickets = at(call.work.tickets, TICKETS)
     chain, link = next_task(call, tickets, -1, slot)
@@ -271,7 +273,8 @@ def add_to_dq(product, call, scratch, queries, keys, rows, k_tile, begun):
             clear_sums(rows.dq, queries.rows, columns, call.zero)
         add_visible_to_queries(scratch.ds, queries, keys, k, rows.dq, columns, call.features)
     else:
-        turned = product.turned(k_tile, keys.rows, columns, scratch.turned)
+        place, unmade = operand_of(call, queries, keys, scratch.turned)
+        turned = product.turned(k_tile, unmade, columns, place)
         ds = product.weights(scratch.ds, queries.lanes, keys.rows)
         product.add_to_queries(ds, queries.lanes, turned, rows.dq, queries.rows, columns, keys.rows, begun)
 

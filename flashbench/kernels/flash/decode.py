@@ -33,7 +33,7 @@ from flashbench.kernels.call.visibility import (
     hides_some,
 )
 from flashbench.kernels.flash.merge import KeyPart, Split, finish_part, splits_of
-from flashbench.kernels.flash.scratch import DECODE
+from flashbench.kernels.flash.scratch import DECODE, room_of_v
 from flashbench.kernels.flash.tile_steps import start_of_row
 from flashbench.kernels.maths.dots import QUERIES, dot_products
 from flashbench.kernels.maths.exp2 import LOG2E
@@ -242,7 +242,7 @@ def add_values(product, call, scratch, part, keys, begun):
         elif call.split.rows <= FEW:  # 16-bit floats are widened in registers
             product.add_to_queries(p, lanes, v, part.o, call.split.rows, columns, count, begun)
         else:
-            v_tile = product.values(v, count, columns, scratch.rows)
+            v_tile = product.values(v, count, columns, room_of_v(call, scratch))
             product.add_to_queries(p, lanes, v_tile, part.o, call.split.rows, columns, count, begun)
         begun = True
         done += count

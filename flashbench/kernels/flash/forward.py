@@ -43,9 +43,8 @@ from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
 from flashbench.dtypes import Dtype
 from flashbench.kernels.call.arrays import rows_at, rows_from, sequence_at, sums_in_place, thread_scratch
-from flashbench.kernels.call.masks import HIDDEN
 from flashbench.kernels.call.structs import Array, Features, ForwardGathers, Numbers, Sizes, Work
-from flashbench.kernels.call.tiles import key_blocks, key_span, keys_at, sequence_of, tile_by_number, tiles_of
+from flashbench.kernels.call.tiles import first_cursor, next_keys, sequence_of, tile_by_number, tiles_of
 from flashbench.kernels.call.visibility import (
     add_visible_to_queries,
     all_finite_once,
@@ -55,7 +54,8 @@ from flashbench.kernels.call.visibility import (
     put_limits,
 )
 from flashbench.kernels.flash.gather import TICKETS, gather
-from flashbench.kernels.flash.scratch import FORWARD
+from flashbench.kernels.flash.overlapped import attend_tiles
+from flashbench.kernels.flash.scratch import FORWARD, room_of_v
 from flashbench.kernels.flash.tile_steps import draws_of, put_alibi, start_of_row, tile_scores
 from flashbench.kernels.maths.exp2 import LN2
 from flashbench.kernels.products import Product
@@ -97,17 +97,20 @@ class _Rows(NamedTuple):
 def flash_forward(product: Product, dtype: Dtype) -> Any:
     """The compiled kernel: kernel(address, slot). address: of the `ForwardCall`. slot: the thread's index."""
     storage, number = element_types(dtype)
+    one_tile = attend_overlapped if product.exact else attend
 
     def flash_forward(address, slot):
-        work_on_tiles(product, view(ForwardCall, storage, number, address), slot)
+        product.begin()
+        work_on_tiles(product, one_tile, view(ForwardCall, storage, number, address), slot)
+        product.end()
 
     return compiled(flash_forward, variant=f"{product.name}.{dtype}")
 
 
 @step
-def work_on_tiles(product, call, slot):
-    """Take tiles of queries from the shared counter until none is left."""
-    gather(call)
+def work_on_tiles(product, one_tile, call, slot):
+    """Take tiles of queries from the shared counter until none is left. one_tile: the step for one."""
+    gather(product, call)
     scratch = thread_scratch(call, slot)
     ticket = at(call.work.tickets, TICKETS)
     while True:
@@ -116,7 +119,7 @@ def work_on_tiles(product, call, slot):
             return
         queries = tile_of_task(call, task)
         if queries.rows > 0:
-            attend(product, call, scratch, queries)
+            one_tile(product, call, scratch, queries)
 
 
 @step
@@ -135,19 +138,22 @@ def attend(product, call, scratch, queries):
     rows = rows_of(product, call, scratch, queries)
     begin(product, call, scratch, queries, rows.q)
     tiles = 0
-    # A block mask lists the visible blocks of keys. Without a block mask, all keys are one block.
-    block, last_block = key_blocks(queries, call.features)
-    while block < last_block:
-        start, end = key_span(block, queries, call.features)
-        while start < end:
-            keys = keys_at(call, queries, block, start, end)
-            start += keys.rows
-            if keys.shown != HIDDEN:
-                add_keys(product, call, scratch, queries, keys, rows, tiles > 0)
-                tiles += 1
-        block += 1
+    keys, cursor = next_keys(call, queries, first_cursor(queries, call.features))
+    while keys.rows > 0:
+        add_keys(product, call, scratch, queries, keys, rows, tiles > 0)
+        tiles += 1
+        keys, cursor = next_keys(call, queries, cursor)
     if tiles == 0:
         clear_sums(rows.sums, queries.rows, call.sizes.head_dim_v, call.zero)
+    finish(product, call, scratch, queries, rows)
+
+
+@step
+def attend_overlapped(product, call, scratch, queries):
+    """The same for an exact product (overlapped.py)."""
+    rows = rows_of(product, call, scratch, queries)
+    begin(product, call, scratch, queries, rows.q)
+    attend_tiles(product, call, scratch, queries, rows)
     finish(product, call, scratch, queries, rows)
 
 
@@ -209,7 +215,7 @@ def add_keys(product, call, scratch, queries, keys, rows, begun):
             clear_sums(rows.sums, queries.rows, columns, call.zero)
         add_visible_to_queries(s, queries, keys, v, rows.sums, columns, features)
     else:
-        v_tile = product.values(v, keys.rows, columns, scratch.rows)
+        v_tile = product.values(v, keys.rows, columns, room_of_v(call, scratch))
         w = product.weights(s, lanes, keys.rows)
         product.add_to_queries(w, lanes, v_tile, rows.sums, queries.rows, columns, keys.rows, begun)
 

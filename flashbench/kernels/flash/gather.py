@@ -1,4 +1,7 @@
-"""Copy scattered K/V rows into contiguous memory before tiles read them, and scatter their gradients back.
+"""Lay out K and V for the tiles that read them, all threads together, before the first tile.
+
+Rows that are scattered are copied into contiguous memory, and their gradients scattered back. Products of
+16-bit operands read v, and in the backward pass k, in another order: that is made once for all tiles.
 
 In a (batch, seqlen, heads, head_dim) array, rows of one head are heads * head_dim elements apart. They fall
 into few sets of every cache and evict each other, so that each tile of queries would load them again.
@@ -7,15 +10,17 @@ into few sets of every cache and evict each other, so that each tile of queries 
 from __future__ import annotations
 
 from flashbench.codegen.atomics import fetch_add, take_ticket, wait_for
-from flashbench.codegen.pointers import address_in, at
+from flashbench.codegen.pointers import address_in, at, recast
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import CELL_BYTES, element
-from flashbench.kernels.call.arrays import rows_at
+from flashbench.kernels.call.arrays import rows_at, sequence_at
 from flashbench.kernels.call.structs import Array, Move, MoveSizes
+from flashbench.kernels.flash.scratch import WHOLE
 from flashbench.kernels.maths.rows import put_multiple
 
 TICKETS = 2  # counters of `gather`, the first of the call: pieces taken, pieces done
 _PIECE = 64  # rows of all heads: at the source they are contiguous
+_PARTS = 8  # parts of a head's operand: many threads have work with a single head
 _MOVE_BYTES = CELL_BYTES * (2 * len(Array._fields) + len(MoveSizes._fields))
 
 
@@ -27,17 +32,17 @@ def copy_rows(source, target, rows, columns, factor):
 
 
 @step
-def gather(call):
-    """Copy the arrays of the call's moves, all threads together. Return when every copy is done."""
+def gather(product, call):
+    """Carry out the call's moves, all threads together. Return when every one is done."""
     taken, done = call.work.tickets, at(call.work.tickets, 1)
     pieces = 0
     for number in range(call.work.move_count):
-        pieces += _pieces_of(_move_at(call, number))
+        pieces += _pieces_of(call, _move_at(call, number))
     while True:
         piece = take_ticket(taken)
         if piece >= pieces:
             break
-        _copy_piece(call, piece)
+        _move_piece(product, call, piece)
         fetch_add(done, 1)
     wait_for(done, pieces)
 
@@ -48,7 +53,9 @@ def _move_at(call, number):
 
 
 @step
-def _pieces_of(move):
+def _pieces_of(call, move):
+    if move.sizes.operand:
+        return call.work.sequence_count * move.sizes.heads * _PARTS
     return move.sizes.batch * _pieces_of_entry(move)
 
 
@@ -58,16 +65,60 @@ def _pieces_of_entry(move):
 
 
 @step
-def _copy_piece(call, piece):
+def _move_piece(product, call, piece):
     for number in range(call.work.move_count):
         move = _move_at(call, number)
-        if piece < _pieces_of(move):
-            pieces = _pieces_of_entry(move)
-            b, first = piece // pieces, piece % pieces * _PIECE
-            for row in range(first, min(first + _PIECE, move.sizes.rows)):
-                _copy_row(move, b, row)
+        if piece < _pieces_of(call, move):
+            if move.sizes.operand:
+                _make_operand(product, call, move, piece)
+            else:
+                _copy_piece(move, piece)
             return
-        piece -= _pieces_of(move)
+        piece -= _pieces_of(call, move)
+
+
+@step
+def _copy_piece(move, piece):
+    pieces = _pieces_of_entry(move)
+    b, first = piece // pieces, piece % pieces * _PIECE
+    for row in range(first, min(first + _PIECE, move.sizes.rows)):
+        _copy_row(move, b, row)
+
+
+@step
+def _make_operand(product, call, move, piece):
+    """Make a part of one head's operand: whole blocks of the keys of a sequence."""
+    part, head = piece % _PARTS, piece // _PARTS % move.sizes.heads
+    b = piece // _PARTS // move.sizes.heads
+    sequence = sequence_at(call, b)
+    blocks = (sequence.seqlen_k + WHOLE - 1) // WHOLE
+    first, end = blocks * part // _PARTS * WHOLE, blocks * (part + 1) // _PARTS * WHOLE
+    rows = min(end, sequence.seqlen_k) - first
+    if rows > 0:
+        source = rows_at(move.source, sequence.batch, head, sequence.first_key + first)
+        product.values(source, rows, move.sizes.columns, _operand_at(call, move, b, head, first))
+
+
+@step
+def _operand_at(call, move, b, head, key):
+    """Where the operand of a key, the first of its block, is. Each sequence begins with its own block."""
+    sequence = sequence_at(call, b)
+    block = sequence.first_key // WHOLE + (b - sequence.batch) + key // WHOLE
+    return recast(call.zero, rows_at(move.target, sequence.batch, head, block).at)
+
+
+@step
+def operand_of(call, queries, keys, room):
+    """(place, rows): where a tile's operand is, and how many rows must be made there: 0 if a move did it.
+
+    room: scratch, for a tile that is not whole blocks.
+    """
+    if call.work.move_count > 0:
+        move = _move_at(call, call.work.move_count - 1)
+        ends = keys.rows % WHOLE == 0 or keys.start + keys.rows == queries.sequence.seqlen_k
+        if move.sizes.operand and keys.start % WHOLE == 0 and ends:
+            return _operand_at(call, move, queries.b, queries.h // call.sizes.group, keys.start), 0
+    return room, keys.rows
 
 
 @step

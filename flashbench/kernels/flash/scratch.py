@@ -9,9 +9,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from flashbench.codegen.isa import ISA
+from flashbench.codegen.pointers import at
 from flashbench.codegen.scratch import Part, ScratchLayout
+from flashbench.codegen.steps import step
 from flashbench.codegen.structs import Storage
 
+WHOLE = 32  # keys and columns of 16-bit floats are padded to multiples of this: a tile register's depth
 MOST_PARTS = 64  # parts of the keys that decoding merges at once
 
 
@@ -26,7 +29,7 @@ class ScratchSizes(NamedTuple):
     storage_bytes: int
     number_bytes: int
     copies: int = 0  # 1: the product reads copies of rows, as those of 16-bit floats do
-    step: int = 1  # keys and columns of a tile are padded to a multiple of this
+    tiles: int = 1  # tiles of scores in the forward pass: the next one is begun while this one is finished
     limited: bool = False  # causality or a window: the first or the end key differs between queries
     alibi: bool = False
     softcap: bool = False
@@ -47,7 +50,8 @@ def padded_lanes(block_q: int, itemsize: int) -> int:
 
 
 def _padded(size: int, n: ScratchSizes) -> int:
-    return padded(size, n.step)
+    """Keys and columns of tiles of 16-bit floats are padded to whole tiles of any product."""
+    return padded(size, WHOLE) if n.copies else size
 
 
 def _copy(name: str, rows: Callable[[ScratchSizes], int], columns: Callable[[ScratchSizes], int]) -> Part:
@@ -80,15 +84,18 @@ _ROW_STATE = (_lanes("row_max"), _lanes("row_sum"), _lanes("rescale"))
 STATE_ROWS = len(_ROW_STATE)  # numbers per lane that the forward pass keeps with any features
 
 _QT = _lanes("qt", lambda n: _padded(n.head_dim, n))
-# A tile of k and, when it is no longer needed, of v.
-_KEYS_TILE = _copy("rows", lambda n: n.block_k, lambda n: max(n.head_dim, n.head_dim_v))
+# A tile of k, then a tile of v: see `room_of_v`.
+_KEYS_TILE = Part(
+    "rows",
+    lambda n: n.copies * _padded(n.block_k, n) * (_padded(n.head_dim, n) + _padded(n.head_dim_v, n)),
+)
 _K_TILE = _copy("k", lambda n: n.block_k, lambda n: n.head_dim)
 _V_TILE = _copy("v", lambda n: n.block_k, lambda n: n.head_dim_v)
 
 FORWARD = ScratchLayout(
     "ForwardScratch",
     _QT,
-    _keys("s"),
+    _lanes("s", lambda n: n.tiles * _padded(n.block_k, n)),
     *_ROW_STATE,
     *_LIMITS_IF_ANY,
     *_ALIBI,
@@ -132,3 +139,21 @@ DECODE = ScratchLayout(
     _KEYS_TILE,
     Part("o", lambda n: n.copies * n.head_dim_v),  # a row that is being merged
 )
+
+
+@step
+def whole(size):
+    """size rounded up to whole tiles."""
+    return (size + (WHOLE - 1)) // WHOLE * WHOLE
+
+
+@step
+def room_of_v(call, scratch):
+    """The second half of `rows`: the tile of v."""
+    return at(scratch.rows, whole(call.sizes.block_k) * whole(call.sizes.head_dim))
+
+
+@step
+def tile_of_scores(call, scratch, queries, number):
+    """The memory of tile `number` of the keys: the tiles of scores take turns."""
+    return at(scratch.s, number % 2 * (whole(call.sizes.block_k) * queries.lanes))

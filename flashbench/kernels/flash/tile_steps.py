@@ -42,11 +42,7 @@ def put_alibi(scratch, queries, features):
 
 @step
 def tile_scores(product, call, scratch, s, queries, keys, k, cap_slopes):
-    """s = k @ qt, then the features. -inf where a pair is hidden.
-
-    k: the tile's operand of `product.scores`. cap_slopes: output for the derivative of softcap's tanh; null:
-    not stored. Returns the factor that turns s into log2 units; None: s is in log2 units.
-    """
+    """s = k @ qt, then the features (`finish_tile`). k: the tile's operand of `product.scores`."""
     features, lanes, depth = call.features, queries.lanes, call.sizes.head_dim
     if keys.shown == PARTLY and features.mask_key == 1 and features.mask_row != 0:
         # A full mask is as large as the scores and comes from memory: prefetch it piece by piece.
@@ -57,6 +53,17 @@ def tile_scores(product, call, scratch, s, queries, keys, k, cap_slopes):
             product.scores(at(s, start * lanes), rows_from(k, start), scratch.qt, lanes, count, depth)
     else:
         product.scores(s, k, scratch.qt, lanes, keys.rows, depth)
+    return finish_tile(product, call, scratch, s, queries, keys, cap_slopes)
+
+
+@step
+def finish_tile(product, call, scratch, s, queries, keys, cap_slopes):
+    """Apply the features to a tile of k @ qt. -inf where a pair is hidden.
+
+    cap_slopes: output for the derivative of softcap's tanh; null: not stored. Returns the factor that turns s
+    into log2 units; None: s is in log2 units.
+    """
+    features, lanes = call.features, queries.lanes
     bare = features.cap == 0 and features.alibi == 0 and keys.shown != PARTLY and features.q_factor > 0
     factor = product.finish_scores(s, keys.rows * lanes, features.q_factor, not bare)
     if features.cap != 0:

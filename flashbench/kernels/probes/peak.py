@@ -12,14 +12,26 @@ from numba.extending import intrinsic
 
 from flashbench.codegen.compiled import compiled
 from flashbench.codegen.elements import ELEMENTS
-from flashbench.codegen.ir import INT, constant, fma, full_vector, function, loop, splat, sum_of_lanes
+from flashbench.codegen.ir import INT, const, constant, fma, full_vector, function, loop, splat, sum_of_lanes
 from flashbench.codegen.isa import ISA
+from flashbench.codegen.tiles import (
+    DEPTH,
+    ROW_BYTES,
+    ROW_WORDS,
+    TILE_ROWS,
+    TILES,
+    HardwareTiles,
+    tile_config,
+    tile_release,
+)
 from flashbench.dtypes import DTYPES, Dtype
 from flashbench.kernels.products.dot_bf16 import dot
 from flashbench.threads.pool import run_on_threads
 
 # As many independent sums as the largest product tile has: enough to cover the latency.
 _ACCUMULATORS = max(rows * vectors for vectors, rows in ISA.tile_rows.items())
+_WORD = np.int32(0x3C003C00)  # a pair of bfloat16, (2**-7, 2**-7)
+_BLOCK = ((0, 0), (0, 1), (1, 0), (1, 1))  # tiles of sums that are in registers at once
 
 
 def _chains(
@@ -94,9 +106,41 @@ def fma_burst(dtype: Dtype, iterations: int, num_threads: int) -> int:
 
 def dot_bf16_burst(dtype: Dtype, iterations: int, num_threads: int) -> int:
     """The same with the instruction of path dot_bf16, which the CPU must have."""
-    word = np.int32(0x3C003C00)  # (2**-7, 2**-7)
-    busy = _on_threads(lambda: _dot_burst(word, iterations), num_threads)
+    busy = _on_threads(lambda: _dot_burst(_WORD, iterations), num_threads)
     return 4 * ISA.lanes(4) * _ACCUMULATORS * iterations * busy
+
+
+@intrinsic
+def _tile_chain(typingctx: Any, word: Any, iterations: Any) -> Any:
+    """Repeat the dots of a block of 2 x 2 tiles whose operands stay in registers. word: their elements."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        word, iterations = args
+        tiles, count = HardwareTiles(builder), TILE_ROWS * ROW_WORDS
+        square = builder.alloca(word.type, const(count))
+        with loop(builder, const(count), carry=[]) as (place, _, _):
+            builder.store(word, builder.gep(square, [place]))
+        for tile in range(TILES):
+            tiles.load(tile, builder.bitcast(square, ir.IntType(8).as_pointer()), const(ROW_BYTES))
+        with loop(builder, iterations, carry=[]):
+            for i, j in _BLOCK:
+                tiles.dot(2 * i + j, 4 + i, 6 + j)
+        return context.get_dummy_value()
+
+    return types.void(types.int32, types.intp), codegen
+
+
+@compiled
+def _tile_burst(word, iterations):
+    tile_config()
+    _tile_chain(word, iterations)
+    tile_release()
+
+
+def amx_burst(dtype: Dtype, iterations: int, num_threads: int) -> int:
+    """The same on tile registers, for which this process must have the permission (system/amx.py)."""
+    busy = _on_threads(lambda: _tile_burst(_WORD, iterations), num_threads)
+    return 2 * TILE_ROWS * ROW_WORDS * DEPTH * len(_BLOCK) * iterations * busy
 
 
 def _on_threads(burst: Callable[[], Any], num_threads: int) -> int:

@@ -43,6 +43,11 @@ class Product(NamedTuple):
     # 16-bit operands would round q a second time if `pack` multiplied it.
     exact: bool
 
+    # State of the thread, if the instructions need any: begin() before the first step of a call, end() after
+    # the last. No Python runs between them.
+    begin: Any
+    end: Any
+
     # Operands.
     # pack(x, rows, columns, packed, lanes, factor): packed = factor * x, for `scores`. x: rows of q or do.
     pack: Any
@@ -50,7 +55,8 @@ class Product(NamedTuple):
     keys: Any
     # values(x, rows, columns, room): the `Matrix` of rows of v that `add_to_queries` reads.
     values: Any
-    # turned(keys, rows, columns, room): the same from what `keys` returned, for dq += ds k.
+    # turned(keys, rows, columns, room): the same from what `keys` returned, for dq += ds k. With rows = 0,
+    # these two return the `Matrix` of an operand that is in `room` already.
     turned: Any
     # weights(p, lanes, rows): p as `add_to_queries` reads it, made in place.
     weights: Any
@@ -65,6 +71,10 @@ class Product(NamedTuple):
     # finish_scores(s, count, factor, needs_units): multiplies the tile by `factor` if `needs_units`. Returns
     # the factor that softmax must still multiply by; None if `pack` has done so.
     finish_scores: Any
+    # weigh_and_score(tile, of_next, packed, lanes, depth): for exact products, p of some keys made from their
+    # scores (exponentiate.py), and the scores of as many keys of the next tile, at the same time. tile:
+    # (s, rows, row_max, row_sum, factor), of_next: (s, rows, keys).
+    weigh_and_score: Any
     # add_to_queries(w, lanes, x, sums, queries, columns, keys, add): sums[query] = sum over keys of
     # p[key, query] x[key]; += if `add`. Used for o += p v and dq += ds k.
     add_to_queries: Any

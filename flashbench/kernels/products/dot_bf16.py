@@ -16,7 +16,8 @@ from llvmlite import ir
 from flashbench.codegen.ir import call, fma
 from flashbench.codegen.steps import step
 from flashbench.kernels.products import Matrix, Product
-from flashbench.kernels.products.fma import put_row_sums, row_sums, scale_row_sums
+from flashbench.kernels.products.exponentiate import exponentiate_rows
+from flashbench.kernels.products.fma import no_state, put_row_sums, row_sums, scale_row_sums
 from flashbench.kernels.products.multiply import Instruction, multiplication
 from flashbench.kernels.products.pairs import (
     clear_lanes,
@@ -96,6 +97,12 @@ def _product(name: str, multiply: Any) -> Product:
         multiply(keys.at, keys.row, 2, pairs, Matrix(s, lanes), rows, lanes, (depth + 1) // 2, False)
 
     @step
+    def weigh_and_score(tile, of_next, packed, lanes, depth):
+        exponentiate_rows(tile, lanes)
+        next_s, rows, keys = of_next
+        scores(next_s, keys, packed, lanes, rows, depth)
+
+    @step
     def add_to_queries(w, lanes, x, sums, queries, columns, keys, add):
         target = Matrix(sums.at, sums.query)
         multiply(w, 2, 4 * lanes, x, target, queries, columns, (keys + 1) // 2, add)
@@ -109,6 +116,8 @@ def _product(name: str, multiply: Any) -> Product:
     return Product(
         name=name,
         exact=True,
+        begin=no_state,
+        end=no_state,
         pack=_pack,
         keys=_keys,
         values=pair_rows,
@@ -118,6 +127,7 @@ def _product(name: str, multiply: Any) -> Product:
         key_weights=key_weights,
         scores=scores,
         finish_scores=finish_exact_scores,
+        weigh_and_score=weigh_and_score,
         add_to_queries=add_to_queries,
         add_to_keys=add_to_keys,
         sums=row_sums,
@@ -126,9 +136,8 @@ def _product(name: str, multiply: Any) -> Product:
     )
 
 
-multiply = multiplication(Instruction("dot_bf16", 2, _load_word, _load_words, dot))
-multiply_emulated = multiplication(
-    Instruction("dot_bf16-emulated", 2, _load_word, _load_words, _emulated_dot)
-)
-DOT_BF16 = _product("dot_bf16", multiply)
-EMULATED_DOT_BF16 = _product("dot_bf16-emulated", multiply_emulated)
+BY_DOT = Instruction("dot_bf16", 2, _load_word, _load_words, dot)
+BY_EMULATED_DOT = BY_DOT._replace(name="dot_bf16-emulated", add=_emulated_dot)
+multiply, multiply_emulated = multiplication(BY_DOT), multiplication(BY_EMULATED_DOT)
+DOT_BF16 = _product(BY_DOT.name, multiply)
+EMULATED_DOT_BF16 = _product(BY_EMULATED_DOT.name, multiply_emulated)

@@ -10,9 +10,15 @@ from flashbench.kernels.products import Matrix, Product, Sums
 from flashbench.kernels.products.multiply import Instruction, multiplication
 from flashbench.kernels.products.pack import pack
 
-multiply = multiplication(Instruction("fma", 1, load_one, load, fma))
+BY_FMA = Instruction("fma", 1, load_one, load, fma)
+multiply = multiplication(BY_FMA)
 
 # Each step calls `multiply` directly. So LLVM compiles it for each step, and knows which strides are 1 there.
+
+
+@step
+def no_state():
+    pass
 
 
 @step
@@ -47,6 +53,11 @@ def _finish_scores(s, count, factor, needs_units):
 
 
 @step
+def nothing():
+    """A step that an inexact product does not have."""
+
+
+@step
 def _add_to_queries(p, lanes, x, sums, queries, columns, keys, add):
     multiply(p, 1, lanes, x, Matrix(sums.at, sums.query), queries, columns, keys, add)
 
@@ -75,6 +86,8 @@ def put_row_sums(target, sums, queries, columns, factors):
 FMA = Product(
     name="fma",
     exact=False,
+    begin=no_state,
+    end=no_state,
     pack=_pack,
     keys=_as_it_is,
     values=_as_it_is,
@@ -84,6 +97,7 @@ FMA = Product(
     key_weights=_key_weights,
     scores=_scores,
     finish_scores=_finish_scores,
+    weigh_and_score=nothing,
     add_to_queries=_add_to_queries,
     add_to_keys=_add_to_keys,
     sums=row_sums,

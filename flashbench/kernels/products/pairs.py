@@ -78,14 +78,14 @@ def load_stored(b: ir.IRBuilder, numbers: ir.Value, offset: ir.Value, kind: ir.T
     return b.load(b.bitcast(b.gep(numbers, [offset]), kind.as_pointer()), align=2)
 
 
-def _store_words(b: ir.IRBuilder, value: ir.Value, words: ir.Value, offset: ir.Value) -> None:
+def store_words(b: ir.IRBuilder, value: ir.Value, words: ir.Value, offset: ir.Value) -> None:
     b.store(value, b.bitcast(b.gep(words, [offset]), value.type.as_pointer()), align=4)
 
 
 def _clear_words(b: ir.IRBuilder, words: ir.Value, start: ir.Value, stop: ir.Value) -> None:
     """words[start:stop] = 0, whole vectors."""
     with loop(b, stop, start=start, step=_COUNT, carry=[]) as (place, _, _):
-        _store_words(b, _ZERO, words, place)
+        store_words(b, _ZERO, words, place)
 
 
 def _joined(b: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
@@ -119,7 +119,7 @@ def _pack_pairs(builder: ir.IRBuilder) -> ir.Function:
                 first = b.sdiv(column, const(2))
                 for i, value in enumerate(transpose(b, of_rows)):
                     place = b.add(b.mul(b.add(first, const(i)), lanes), lane)
-                    _store_words(b, b.select(has_row, value, _ZERO), words, place)
+                    store_words(b, b.select(has_row, value, _ZERO), words, place)
 
         # Pass 2: zeros, then the remaining words one by one.
         room = b.sdiv(_padded(b, columns, 2 * WORDS), const(2))
@@ -128,10 +128,10 @@ def _pack_pairs(builder: ir.IRBuilder) -> ir.Function:
             start = b.mul(row, source_row)
             with loop(b, whole, start=done, carry=[]) as (word, _, _):
                 value = load_stored(b, source, b.add(start, b.mul(word, const(2))), _WORD)
-                _store_words(b, value, words, b.add(b.mul(word, lanes), row))
+                store_words(b, value, words, b.add(b.mul(word, lanes), row))
             with b.if_then(odd):
                 value = load_stored(b, source, b.add(start, b.sub(columns, const(1))), _SHORT)
-                _store_words(b, b.zext(value, _WORD), words, b.add(b.mul(whole, lanes), row))
+                store_words(b, b.zext(value, _WORD), words, b.add(b.mul(whole, lanes), row))
 
     signature = [_HALF, INT, INT, INT, _FLOAT.as_pointer(), INT]
     return function(builder, "fb.pack_pairs", signature, body)
@@ -140,7 +140,7 @@ def _pack_pairs(builder: ir.IRBuilder) -> ir.Function:
 def _pair_rows(builder: ir.IRBuilder) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         source, source_row, rows, columns, room = args
-        words, width = b.bitcast(room, _WORD.as_pointer()), _padded(b, columns, WORDS)
+        words, width = b.bitcast(room, _WORD.as_pointer()), _padded(b, columns, 2 * WORDS)
 
         def put_line(pair: ir.Value, *, both: bool) -> None:
             """One row of words, from two rows, or from one and zeros."""
@@ -153,7 +153,7 @@ def _pair_rows(builder: ir.IRBuilder) -> ir.Function:
                 second = ir.Constant(kind, [0] * count)
                 if both:
                     second = load_stored(b, source, b.add(high, column), kind)
-                _store_words(b, _joined(b, first, second), words, b.add(target, column))
+                store_words(b, _joined(b, first, second), words, b.add(target, column))
 
             with loop(b, columns, step=_COUNT, carry=[]) as (column, _, _):
                 put(column, _COUNT)
@@ -169,13 +169,13 @@ def _pair_rows(builder: ir.IRBuilder) -> ir.Function:
             put_line(pair, both=True)
         with b.if_then(b.trunc(rows, ir.IntType(1))):
             put_line(pairs, both=False)
-        _clear_lines(b, words, rows, width)
+        clear_lines(b, words, rows, width)
 
     signature = [_HALF, INT, INT, INT, _FLOAT.as_pointer()]
     return function(builder, "fb.pair_rows", signature, body)
 
 
-def _clear_lines(
+def clear_lines(
     b: ir.IRBuilder, words: ir.Value, rows: ir.Value, width: ir.Value, stride: ir.Value | None = None
 ) -> None:
     """Clear the rows of words after those of `rows` rows of numbers, up to a multiple of WORDS.
@@ -189,7 +189,7 @@ def _clear_lines(
         _clear_words(b, words, start, b.add(start, width))
 
 
-def _rounded_pairs(b: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
+def rounded_pairs(b: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
     """Words of two float32 vectors, rounded to bfloat16. The instruction flushes denormals to zero."""
     if not HAS_BFLOAT16:
         half = ELEMENTS[BFLOAT16]
@@ -217,35 +217,34 @@ def _weights(builder: ir.IRBuilder) -> ir.Function:
             with loop(b, lanes, step=_COUNT, carry=[]) as (lane, _, _):
                 place = b.add(start, lane)
                 second = load(b, p, b.add(place, lanes), _NUMBERS) if both else constant(_NUMBERS, 0.0)
-                _store_words(b, _rounded_pairs(b, load(b, p, place, _NUMBERS), second), words, place)
+                store_words(b, rounded_pairs(b, load(b, p, place, _NUMBERS), second), words, place)
 
         pairs = b.sdiv(rows, const(2))
         with loop(b, pairs, carry=[]) as (pair, _, _):
             put_line(pair, both=True)
         with b.if_then(b.trunc(rows, ir.IntType(1))):
             put_line(pairs, both=False)
-        _clear_lines(b, words, rows, lanes, stride)
+        clear_lines(b, words, rows, lanes, stride)
 
     return function(builder, "fb.weights", [_FLOAT.as_pointer(), INT, INT], body)
 
 
 def _key_weights(builder: ir.IRBuilder) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        p, lanes, rows, room = args
-        target, count = b.bitcast(room, _SHORT.as_pointer()), b.mul(rows, lanes)
+        p, lanes, rows, room, width = args
+        target = b.bitcast(room, _SHORT.as_pointer())
 
         def put(value: ir.Value, place: ir.Value) -> None:
             b.store(value, b.bitcast(b.gep(target, [place]), value.type.as_pointer()), align=2)
 
         # In order: in place, a store never reaches numbers that are still to be read.
-        with loop(b, count, step=_COUNT, carry=[]) as (place, _, _):
-            put(_rounded(b, load(b, p, place, _NUMBERS)), place)
-        end = b.mul(_padded(b, rows, 2 * WORDS), lanes)
-        with loop(b, end, start=count, step=_COUNT, carry=[]) as (place, _, _):
-            put(ir.Constant(ir.VectorType(_SHORT, _COUNT), [0] * _COUNT), place)
+        with loop(b, rows, carry=[]) as (row, _, _):
+            source, start = b.mul(row, lanes), b.mul(row, width)
+            with loop(b, lanes, step=_COUNT, carry=[]) as (lane, _, _):
+                put(_rounded(b, load(b, p, b.add(source, lane), _NUMBERS)), b.add(start, lane))
 
     pointer = _FLOAT.as_pointer()
-    return function(builder, "fb.key_weights", [pointer, INT, INT, pointer], body)
+    return function(builder, "fb.key_weights", [pointer, INT, INT, pointer, INT], body)
 
 
 def _pad_rows(builder: ir.IRBuilder) -> ir.Function:
@@ -310,8 +309,9 @@ def _put_weights(typingctx: Any, p: Any, lanes: Any, rows: Any) -> Any:
 
 
 @intrinsic
-def _put_key_weights(typingctx: Any, p: Any, lanes: Any, rows: Any, room: Any) -> Any:
-    return types.void(p, types.intp, types.intp, room), _body(_key_weights)
+def put_key_weights(typingctx: Any, p: Any, lanes: Any, rows: Any, room: Any, width: Any) -> Any:
+    """room[key, lane] = p[key, lane], rounded: `width` 16-bit numbers from row to row, lanes to 2 * lanes."""
+    return types.void(p, types.intp, types.intp, room, types.intp), _body(_key_weights)
 
 
 @intrinsic
@@ -324,11 +324,11 @@ def _put_padded(typingctx: Any, x: Any, rows: Any, columns: Any, room: Any, widt
 def pair_rows(x, rows, columns, room):
     """The `Matrix` of words (x[2r][c], x[2r + 1][c]) in `room`.
 
-    Its rows are padded to WORDS words. There are whole tiles of them: 2 * WORDS rows of x. An odd last row is
-    paired with zeros.
+    Its rows are padded to 2 * WORDS words. There are whole tiles of them: 2 * WORDS rows of x. An odd last
+    row is paired with zeros.
     """
     _put_pair_rows(x, rows, columns, room)
-    return Matrix(halves(room), 2 * ((columns + WORDS - 1) // WORDS * WORDS))
+    return Matrix(halves(room), 2 * ((columns + 2 * WORDS - 1) // (2 * WORDS) * (2 * WORDS)))
 
 
 @step
@@ -353,10 +353,9 @@ def weights(p, lanes, rows):
 def key_weights(p, lanes, rows, room):
     """p[key, lane] rounded in the same way, in rows of `lanes` 16-bit numbers. room may be p itself.
 
-    Rows from `rows` up to whole tiles (2 * WORDS) are zero. What is in lanes without a query is not: see
-    `clear_lanes`.
+    Lanes without a query are not cleared: see `clear_lanes`.
     """
-    _put_key_weights(p, lanes, rows, room)
+    put_key_weights(p, lanes, rows, room, lanes)
     return halves(room)
 
 

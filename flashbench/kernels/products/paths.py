@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from flashbench.codegen.isa import cpu_features
+from flashbench.codegen.isa import FAST_DOTS, usable_features
 from flashbench.dtypes import Dtype
 from flashbench.errors import ConfigError
 from flashbench.kernels.products import Product
+from flashbench.kernels.products.amx import AMX, AMX_EMULATED
 from flashbench.kernels.products.convert import CONVERT
 from flashbench.kernels.products.dot_bf16 import DOT_BF16, EMULATED_DOT_BF16
 from flashbench.kernels.products.fma import FMA
-from flashbench.kernels.products.pairs import WORDS
+from flashbench.system import amx
 
 VARIABLE = "FLASHBENCH_PATH"
 _FROM_ENVIRONMENT = os.environ.get(VARIABLE) or None
+
+
+def _always() -> None:
+    """No permission is needed."""
 
 
 class Path(NamedTuple):
@@ -30,7 +35,9 @@ class Path(NamedTuple):
     peak: str  # the probe in kernels/probes that measures its peak
     # Decoding reads p as it is, and rows of v in place: its time is that of memory.
     decode: Product
-    step: int = 1  # keys and columns of a tile in scratch are padded to a multiple of this
+    # Why this process may not use the instructions; None: it may. Asked only of a path that would be used.
+    refusal: Callable[[], str | None] = _always
+    by_name_only: bool = False  # never chosen by itself
 
     @property
     def copies(self) -> bool:
@@ -38,18 +45,17 @@ class Path(NamedTuple):
         return self.product is not FMA
 
 
-_PAIRS = 2 * WORDS  # operands made of pairs are padded to this
+_AMX, _DOTS = frozenset(("amx_bf16", "amx_tile")), frozenset(("avx512_bf16",))
 
-# Best first.
+# Best first. Emulated paths let tests run, on any CPU, what is written for instructions that few have.
 PATHS: Mapping[str, Path] = {
     "fma": Path(FMA, ("float32", "float64"), frozenset(), "fma_burst", FMA),
-    "dot_bf16": Path(
-        DOT_BF16, ("bfloat16",), frozenset({"avx512_bf16"}), "dot_bf16_burst", CONVERT, step=_PAIRS
-    ),
+    "amx": Path(AMX, ("bfloat16",), _AMX, "amx_burst", CONVERT, amx.refusal),
+    "dot_bf16": Path(DOT_BF16, ("bfloat16",), _DOTS, "dot_bf16_burst", CONVERT, by_name_only=not FAST_DOTS),
     "convert": Path(CONVERT, ("float16", "bfloat16"), frozenset(), "fma_burst", CONVERT),
-    # Never the first that a CPU can run.
+    "amx-emulated": Path(AMX_EMULATED, ("bfloat16",), frozenset(), "fma_burst", CONVERT, by_name_only=True),
     "dot_bf16-emulated": Path(
-        EMULATED_DOT_BF16, ("bfloat16",), frozenset(), "fma_burst", CONVERT, step=_PAIRS
+        EMULATED_DOT_BF16, ("bfloat16",), frozenset(), "fma_burst", CONVERT, by_name_only=True
     ),
 }
 
@@ -67,13 +73,30 @@ def path_of(dtype: Dtype, wanted: str | None = None) -> Path:
         path = PATHS.get(name)
         if path is None:
             raise ConfigError(f"{source}: there is no path {name!r}; known: {', '.join(PATHS)}")
-        lacking = path.needs - cpu_features()
-        if dtype in path.dtypes and lacking:
-            raise ConfigError(
-                f"{source}: path {name} needs {', '.join(sorted(lacking))}, which this CPU lacks"
-            )
         if dtype in path.dtypes:
+            why = obstacle(path)
+            if why is not None:
+                raise ConfigError(f"{source}: path {name} cannot be used: {why}")
             return path
         if not lenient:
             raise ConfigError(f"{source}: path {name} computes {', '.join(path.dtypes)}, not {dtype}")
-    return next(path for path in PATHS.values() if dtype in path.dtypes and path.needs <= cpu_features())
+    return PATHS[fastest_path(dtype)]
+
+
+def fastest_path(dtype: Dtype) -> str:
+    """The name of the first path that can run here, whatever FLASHBENCH_PATH says."""
+    candidates = ((name, path) for name, path in PATHS.items() if dtype in path.dtypes)
+    return next(name for name, path in candidates if not path.by_name_only and obstacle(path) is None)
+
+
+def obstacle(path: Path) -> str | None:
+    """Why this process cannot run the path, in a few words; None: it can. May ask for a permission."""
+    lacking = path.needs - usable_features()
+    return f"this CPU lacks {', '.join(sorted(lacking))}" if lacking else path.refusal()
+
+
+def computes(name: str, dtype: Dtype) -> bool:
+    """Whether the path of that name has the dtype. Raises ConfigError if no path has this name."""
+    if name not in PATHS:
+        raise ConfigError(f"path: there is no path {name!r}; known: {', '.join(PATHS)}")
+    return dtype in PATHS[name].dtypes

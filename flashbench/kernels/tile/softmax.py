@@ -7,7 +7,7 @@ contain the factor softmax_scale * log2(e): q was multiplied by it when it was p
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -32,14 +32,14 @@ from flashbench.codegen.ir import (
 from flashbench.kernels.maths.exp2 import exp2
 
 _GROUPS = (4, 2, 1)  # vectors of a row per iteration; a narrower tile takes more rows instead
-_AT_ONCE = 4  # vectors per iteration: independent work hides the latency of the polynomial
+AT_ONCE = 4  # vectors per iteration: independent work hides the latency of the polynomial
 
 # row_max grows only if a score exceeds it by more than this, in log2 units. Then p is at most 2**8 and no
 # less exact, and o is not rescaled for small growth (the conditional rescaling of FlashAttention-4).
 _SLACK = 8.0
 
 
-def _for_lane_groups(
+def for_lane_groups(
     b: ir.IRBuilder, lanes: ir.Value, vector: ir.VectorType, body: Callable[[list[ir.Value]], None]
 ) -> None:
     """body(offsets of the vectors) over all lanes, in groups of _GROUPS vectors."""
@@ -51,7 +51,7 @@ def _for_lane_groups(
         done = b.mul(b.sdiv(lanes, const(group)), const(group))
 
 
-def _for_rows(
+def for_rows(
     b: ir.IRBuilder,
     rows: ir.Value,
     at_once: int,
@@ -73,60 +73,83 @@ def _larger(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     return b.select(b.fcmp_ordered(">", x, y), x, y)
 
 
+class Lanes(NamedTuple):
+    """What passes over a group of lanes need. Pointers: to a tile of scores, and to one number per lane."""
+
+    s: ir.Value
+    s_row: ir.Value
+    rows: ir.Value
+    row_max: ir.Value
+    row_sum: ir.Value
+    rescale: ir.Value
+    grew: ir.Value  # pointer to a flag: set if row_max grows in any lane
+    factor: ir.Value | None  # a vector: multiplies s to give log2 units; None: s is in log2 units
+
+
+def raise_maximum(
+    b: ir.IRBuilder, lanes: Lanes, vector: ir.VectorType, offsets: list[ir.Value]
+) -> tuple[list[ir.Value], list[ir.Value]]:
+    """The passes before the exponential, for a group of vectors of lanes. Returns (shifts, row sums).
+
+    shifts: row_max, or 0 for a lane with no visible key yet. row sums: of older tiles, under the new maximum.
+    """
+    lowest, zero = constant(vector, float("-inf")), constant(vector, 0.0)
+    # Pass 1: the new maximum of each lane. A NaN never compares greater; it enters the sum in pass 3.
+    old = [load(b, lanes.row_max, offset, vector) for offset in offsets]
+    start = old if lanes.factor is None else [lowest for _ in old]
+
+    def take_maximum(at: list[ir.Value], best: list[ir.Value]) -> list[ir.Value]:
+        bases = [b.mul(row, lanes.s_row) for row in at]
+        following = []
+        for offset, value in zip(offsets, best, strict=True):
+            xs = [load(b, lanes.s, b.add(base, offset), vector) for base in bases]
+            while len(xs) > 1:  # pairwise, so that only the last step waits for the last iteration
+                xs = [_larger(b, *pair) for pair in zip(xs[::2], xs[1::2], strict=True)]
+            following.append(_larger(b, xs[0], value))
+        return following
+
+    new = for_rows(b, lanes.rows, AT_ONCE // len(offsets), start, take_maximum)
+    if lanes.factor is not None:  # in log2 units, as row_max is
+        new = [_larger(b, b.fmul(x, lanes.factor), before) for x, before in zip(new, old, strict=True)]
+
+    # Pass 2: lanes whose maximum grew by more than _SLACK take the new one. `rescale` is the factor for sums
+    # under the old one. A lane with no visible key yet keeps row_max = -inf. It is replaced by 0 in the
+    # exponent: exp2(-inf - 0) = 0, while -inf + inf would be NaN.
+    grows = [
+        b.fcmp_ordered(">", b.fsub(now, before), constant(vector, _SLACK))
+        for before, now in zip(old, new, strict=True)
+    ]
+    growing = [b.bitcast(grow, ir.IntType(vector.count)) for grow in grows]
+    any_lane = growing[0]
+    for bits in growing[1:]:
+        any_lane = b.or_(any_lane, bits)
+    with b.if_then(b.icmp_unsigned("!=", any_lane, ir.Constant(any_lane.type, 0))):
+        b.store(ir.Constant(BOOL, 1), lanes.grew)
+    shifts, totals = [], []
+    for offset, before, now, grow in zip(offsets, old, new, grows, strict=True):
+        reference = b.select(grow, now, before)
+        store(b, reference, lanes.row_max, offset)
+        shift = b.select(b.fcmp_ordered("==", reference, lowest), zero, reference)
+        grown = exp2(b, b.fsub(before, shift))
+        store(b, grown, lanes.rescale, offset)
+        shifts.append(shift)
+        totals.append(b.fmul(load(b, lanes.row_sum, offset, vector), grown))
+    return shifts, totals
+
+
 def _online_softmax(builder: ir.IRBuilder, element: ir.Type, *, scaled: bool) -> ir.Function:
     vector = full_vector(element)
     pointer = element.as_pointer()
-    lowest = constant(vector, float("-inf"))
-    zero = constant(vector, 0.0)
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         s, s_row, rows, lanes, row_max, row_sum, rescale, *rest = args
         factor = splat(b, rest[0], vector.count) if scaled else None
         grew_at = b.alloca(BOOL)
         b.store(ir.Constant(BOOL, 0), grew_at)
+        state = Lanes(s, s_row, rows, row_max, row_sum, rescale, grew_at, factor)
 
         def group(offsets: list[ir.Value]) -> None:
-            # Pass 1: the new maximum of each lane. A NaN never compares greater; it enters the sum in pass 3.
-            old = [load(b, row_max, offset, vector) for offset in offsets]
-            start = [constant(vector, float("-inf")) for _ in old] if scaled else old
-            at_once = _AT_ONCE // len(offsets)
-
-            def take_maximum(at: list[ir.Value], best: list[ir.Value]) -> list[ir.Value]:
-                bases = [b.mul(row, s_row) for row in at]
-                following = []
-                for offset, value in zip(offsets, best, strict=True):
-                    xs = [load(b, s, b.add(base, offset), vector) for base in bases]
-                    while len(xs) > 1:  # pairwise, so that only the last step waits for the last iteration
-                        xs = [_larger(b, *pair) for pair in zip(xs[::2], xs[1::2], strict=True)]
-                    following.append(_larger(b, xs[0], value))
-                return following
-
-            new = _for_rows(b, rows, at_once, start, take_maximum)
-            if factor is not None:  # in log2 units, as row_max is
-                new = [_larger(b, b.fmul(x, factor), before) for x, before in zip(new, old, strict=True)]
-
-            # Pass 2: lanes whose maximum grew by more than _SLACK take the new one. `rescale` is the factor
-            # for sums under the old one. A lane with no visible key yet keeps row_max = -inf. It is replaced
-            # by 0 in the exponent: exp2(-inf - 0) = 0, while -inf + inf would be NaN.
-            grows = [
-                b.fcmp_ordered(">", b.fsub(now, before), constant(vector, _SLACK))
-                for before, now in zip(old, new, strict=True)
-            ]
-            growing = [b.bitcast(grow, ir.IntType(vector.count)) for grow in grows]
-            any_lane = growing[0]
-            for bits in growing[1:]:
-                any_lane = b.or_(any_lane, bits)
-            with b.if_then(b.icmp_unsigned("!=", any_lane, ir.Constant(any_lane.type, 0))):
-                b.store(ir.Constant(BOOL, 1), grew_at)
-            shifts, totals = [], []
-            for offset, before, now, grow in zip(offsets, old, new, grows, strict=True):
-                reference = b.select(grow, now, before)
-                store(b, reference, row_max, offset)
-                shift = b.select(b.fcmp_ordered("==", reference, lowest), zero, reference)
-                grown = exp2(b, b.fsub(before, shift))
-                store(b, grown, rescale, offset)
-                shifts.append(shift)
-                totals.append(b.fmul(load(b, row_sum, offset, vector), grown))
+            shifts, totals = raise_maximum(b, state, vector, offsets)
 
             # Pass 3: s becomes p, and row_sum += p.
             def exponentiate(at: list[ir.Value], sums: list[ir.Value]) -> list[ir.Value]:
@@ -135,23 +158,27 @@ def _online_softmax(builder: ir.IRBuilder, element: ir.Type, *, scaled: bool) ->
                     following = []
                     for offset, shift, value in zip(offsets, shifts, sums, strict=True):
                         place = b.add(base, offset)
-                        x = load(b, s, place, vector)
-                        moved = b.fsub(x, shift) if factor is None else fma(b, x, factor, b.fneg(shift))
-                        p = exp2(b, moved)
+                        p = exp2(b, moved(b, load(b, s, place, vector), shift, factor))
                         store(b, p, s, place)
                         following.append(b.fadd(value, p))
                     sums = following
                 return sums
 
-            for offset, value in zip(offsets, _for_rows(b, rows, at_once, totals, exponentiate), strict=True):
+            at_once = AT_ONCE // len(offsets)
+            for offset, value in zip(offsets, for_rows(b, rows, at_once, totals, exponentiate), strict=True):
                 store(b, value, row_sum, offset)
 
-        _for_lane_groups(b, lanes, vector, group)
+        for_lane_groups(b, lanes, vector, group)
         b.ret(b.load(grew_at))
 
     signature = [pointer, INT, INT, INT, pointer, pointer, pointer, *[element] * scaled]
     name = f"fb.softmax.{'scaled.' * scaled}{overload(vector)}"
     return function(builder, name, signature, body, result=BOOL)
+
+
+def moved(b: ir.IRBuilder, x: ir.Value, shift: ir.Value, factor: ir.Value | None) -> ir.Value:
+    """factor * x - shift."""
+    return b.fsub(x, shift) if factor is None else fma(b, x, factor, b.fneg(shift))
 
 
 def _probabilities(builder: ir.IRBuilder, element: ir.Type, *, scaled: bool) -> ir.Function:
@@ -168,11 +195,9 @@ def _probabilities(builder: ir.IRBuilder, element: ir.Type, *, scaled: bool) -> 
                 base = b.mul(row, s_row)
                 for offset, shift in zip(offsets, shifts, strict=True):
                     at = b.add(base, offset)
-                    x = load(b, s, at, vector)
-                    moved = b.fsub(x, shift) if factor is None else fma(b, x, factor, b.fneg(shift))
-                    store(b, exp2(b, moved), s, at)
+                    store(b, exp2(b, moved(b, load(b, s, at, vector), shift, factor)), s, at)
 
-        _for_lane_groups(b, lanes, vector, group)
+        for_lane_groups(b, lanes, vector, group)
 
     signature = [pointer, INT, INT, INT, pointer, *[element] * scaled]
     return function(builder, f"fb.probabilities.{'scaled.' * scaled}{overload(vector)}", signature, body)
@@ -194,7 +219,7 @@ def _score_gradients(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
                     difference = b.fsub(load(b, dp, at, vector), mean)
                     store(b, b.fmul(load(b, p, at, vector), difference), dp, at)
 
-        _for_lane_groups(b, lanes, vector, group)
+        for_lane_groups(b, lanes, vector, group)
 
     signature = [pointer, pointer, INT, INT, INT, pointer]
     return function(builder, f"fb.gradients.{overload(vector)}", signature, body)

@@ -19,11 +19,12 @@ from flashbench.report.charts.style import dress, log_axis
 from flashbench.report.charts.throughput import gflops
 from flashbench.report.charts.ticks import number_ticks, padded
 from flashbench.report.colours import MUTED
+from flashbench.results.peaks import peak_of
 from flashbench.results.record import Measurement
 
 
 class Roof(NamedTuple):
-    """The limit of one machine in one dtype (Williams, Waterman and Patterson 2009)."""
+    """The limit of one machine by one path (Williams, Waterman and Patterson 2009)."""
 
     peak_gflops: float
     bandwidth_gbps: float | None  # None: not measured, so the roof is only a ceiling
@@ -36,11 +37,12 @@ class Roof(NamedTuple):
 
 
 def roofs(panel: Panel) -> list[Roof]:
-    """The roof of each machine with a measured peak."""
+    """The roof of each machine and path with a measured peak."""
     found = {
         Roof(peak, series.machine.read_bandwidth_gbps)
         for series in panel.series
-        if (peak := series.machine.peak_gflops.get(panel.key.problem.dtype))
+        for row in series.rows
+        if (peak := peak_of(series.machine, row))
     }
     return sorted(found, key=lambda roof: (roof.peak_gflops, roof.bandwidth_gbps or 0.0))
 

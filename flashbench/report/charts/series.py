@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from flashbench.analysis.blocks import block_rows
 from flashbench.analysis.groups import Along, GroupKey, group_key, table_axis
-from flashbench.report.charts.style import Look, engine_looks, file_dash
+from flashbench.analysis.paths import engine_with_path
+from flashbench.report.charts.style import Look, engine_looks, file_dash, path_dash
+from flashbench.results.peaks import peak_of
 from flashbench.results.record import Machine, Measurement, Results
 
 LONGEST_LABEL = 40  # characters: with its line in front, as wide as a chart
@@ -46,17 +48,17 @@ def make_panels(sources: Sequence[Source]) -> list[Panel]:
     every = [row for source in sources for row in source.results.measurements]
     along = table_axis(every)
     looks = engine_looks(row.engine for row in every)
-    groups: dict[GroupKey, dict[tuple[int, str, str], list[Measurement]]] = {}
+    groups: dict[GroupKey, dict[tuple[int, str, str, str | None], list[Measurement]]] = {}
     for number, source in enumerate(sources):
         for row in source.results.measurements:
             lines = groups.setdefault(group_key(row, along), {})
-            lines.setdefault((number, row.engine, row.side or ""), []).append(row)
+            lines.setdefault((number, row.engine, row.side or "", row.path_asked), []).append(row)
     return [
         Panel(
             key,
             [
                 _series(sources, number, side, looks[engine], rows, along)
-                for (number, engine, side), rows in lines.items()
+                for (number, engine, side, _), rows in lines.items()
             ],
         )
         for key, lines in groups.items()
@@ -67,7 +69,9 @@ def _series(
     sources: Sequence[Source], number: int, side: str, look: Look, rows: list[Measurement], along: Along
 ) -> Series:
     several = len({row.blocks_asked for row in rows}) > 1
-    engine, file = rows[0].engine, ""
+    engine, file = engine_with_path(rows[0]), ""
+    if rows[0].path_asked is not None:
+        look = look._replace(dash=path_dash(rows[0].path_asked))
     if side:
         engine = f"{side.upper()}: {engine}"
         look = look._replace(hollow=side == "b")
@@ -97,6 +101,6 @@ def axis_value(row: Measurement, along: Along) -> int:
 
 
 def measured_peaks(panel: Panel) -> list[float]:
-    """GFLOP/s of the machines of a panel in its dtype, if measured."""
-    peaks = {series.machine.peak_gflops.get(panel.key.problem.dtype) for series in panel.series}
+    """GFLOP/s of the paths of a panel on its machines, if measured."""
+    peaks = {peak_of(series.machine, row) for series in panel.series for row in series.rows}
     return sorted(peak for peak in peaks if peak)

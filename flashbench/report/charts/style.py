@@ -73,6 +73,11 @@ def engine_looks(engines: Iterable[str]) -> dict[str, Look]:
     }
 
 
+def path_dash(path: str) -> Dash:
+    """The dash of a path asked for, so that an engine's paths differ in one chart."""
+    return _DASHES[sum(path.encode()) % len(_DASHES)]
+
+
 def file_dash(file: int) -> Dash:
     """The dash of the file with that number. With several files the dash shows the file, not the engine."""
     return _DASHES[file % len(_DASHES)]

@@ -63,6 +63,8 @@ def _machine(machine: Machine) -> dict[str, str]:
         "CPU": machine.cpu,
         "Microarchitecture": machine.microarchitecture,
         "SIMD path": machine.isa,
+        **{f"Path of {dtype}": path for dtype, path in machine.paths.items()},
+        **{f"No path {name}": reason for name, reason in machine.paths_lacking.items()},
         "Cores": machine.cores,
         "Affinity": machine.affinity and ", ".join(map(str, machine.affinity)),
         "CPU quota": machine.cpu_quota and f"{machine.cpu_quota:.3g} cores",
@@ -80,8 +82,7 @@ def _machine(machine: Machine) -> dict[str, str]:
         "Noise floor": None if machine.noise_floor is None else f"{100 * machine.noise_floor:.2g} %",
         "Read bandwidth": _rate(machine.read_bandwidth_gbps, "GB/s"),
         **{
-            f"Multiply-add peak, {dtype}": _rate(peak, "GFLOP/s")
-            for dtype, peak in machine.peak_gflops.items()
+            f"Multiply-add peak, {name}": _rate(peak, "GFLOP/s") for name, peak in machine.peak_gflops.items()
         },
         "Threads of the peak": machine.peak_threads,
         "System": machine.os,

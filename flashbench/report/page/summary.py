@@ -8,6 +8,7 @@ from flashbench.analysis.blocks import AUTO, block_rows
 from flashbench.analysis.decoding import is_decoding
 from flashbench.analysis.group_words import axis_word, threads_word
 from flashbench.analysis.groups import group_measurements, grouped, table_axis
+from flashbench.analysis.paths import engine_with_path
 from flashbench.analysis.ratios import memory_ratio, time_ratio
 from flashbench.analysis.words import DIRECTION_WORDS, counted
 from flashbench.report.charts.series import Source
@@ -125,7 +126,9 @@ def _headlines(rows: Sequence[Measurement]) -> Iterator[str]:
     ]
     if memory:
         yield f"Peak workspace over that of {base}: {', '.join(memory)}."
-    rates = [(row, row.rates) for row in rows if row.engine == base and row.status == "ok" and row.rates]
+    rates = [
+        (row, row.rates) for row in rows if engine_with_path(row) == base and row.status == "ok" and row.rates
+    ]
     peak = [rate.percent_of_peak for row, rate in rates if not is_decoding(row.problem)]
     if span := _whole_span(peak):
         yield f"{base} reached {span} % of the multiply-add peak measured in the same run."
@@ -143,7 +146,7 @@ def _whole_span(shares: Iterable[float | None]) -> str:
 def _block_words(rows: Sequence[Measurement]) -> Iterator[str]:
     """For a sweep: its figures are those of the best sizes; and the cost of the engine's own choice."""
     for engine in _engines(rows):
-        groups = group_measurements(row for row in rows if row.engine == engine)
+        groups = group_measurements(row for row in rows if engine_with_path(row) == engine)
         found = [at for group in groups.values() for at in block_rows(group)]
         if not any(len(at.points) > 1 for at in found):
             continue
@@ -160,7 +163,7 @@ def _profiled(results: Results) -> list[Measurement]:
         return []
     rows = []
     for group in group_measurements(results.measurements, table_axis(results.measurements)).values():
-        for of_engine in grouped(group, lambda row: row.engine).values():
+        for of_engine in grouped(group, engine_with_path).values():
             found = block_rows(of_engine)
             rows += [at.fastest or next(iter(at.points.values())) for at in found]
     return rows
@@ -168,13 +171,13 @@ def _profiled(results: Results) -> list[Measurement]:
 
 def _engines(rows: Iterable[Measurement]) -> list[str]:
     """Engines in the order measured, but flash first: the others are compared with it."""
-    return sorted(dict.fromkeys(row.engine for row in rows), key=lambda name: name != "flash")
+    return sorted(dict.fromkeys(map(engine_with_path, rows)), key=lambda name: not name.startswith("flash"))
 
 
 def _pairs(
     rows: Iterable[Measurement], over: str, under: str
 ) -> Iterator[tuple[Measurement | None, Measurement | None]]:
-    found = {(row.problem, row.direction, row.engine): row for row in rows}
+    found = {(row.problem, row.direction, engine_with_path(row)): row for row in rows}
     for problem, direction, engine in found:
         if engine == over:
             yield found[problem, direction, over], found.get((problem, direction, under))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flashbench.analysis.blocks import block_word, with_block
 from flashbench.analysis.group_words import problem_line
 from flashbench.analysis.groups import group_key
+from flashbench.analysis.paths import engine_with_path
 from flashbench.analysis.problem_words import length_word
 from flashbench.report.charts.series import Source
 from flashbench.report.duel import verdict_word
@@ -78,7 +79,7 @@ def _cells(results: Results, duel: Duel) -> list[Cell | str]:
 
 
 def _side(row: Measurement) -> str:
-    return with_block(row.engine, block_word(row))
+    return with_block(engine_with_path(row), block_word(row))
 
 
 def _medians(a: Measurement, b: Measurement) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from flashbench.features import FEATURES
 from flashbench.problem import AttentionProblem
 from flashbench.results.export.names import DIRECTIONS, named, with_cold_caches
+from flashbench.results.peaks import peak_of
 from flashbench.results.record import Duel, Measurement, Process, Results
 
 
@@ -63,7 +64,7 @@ class Line(NamedTuple):
 
     @property
     def peak_gflops(self) -> float | None:
-        return self.file.machine.peak_gflops.get(self.row.problem.dtype)
+        return peak_of(self.file.machine, self.row)
 
 
 FORMULA = ("=", "+", "-", "@")
@@ -91,6 +92,8 @@ COLUMNS: Mapping[str, str | Callable[[AttentionProblem], Any]] = {
     "threads": "row.threads",
     "cold": "cold",
     "kernel": "row.kernel",
+    "isa_path": "row.isa_path",
+    "path_asked": "row.path_asked",
     "status": "row.status",
     "reason": "row.reason",
     "note": "row.note",

@@ -48,6 +48,8 @@ def benchmark_name(row: Measurement, *, cold: bool = False) -> str:
     if asked is not None:
         # As asked for, not as used: what `auto` chooses may change with a version, and is then the news.
         parts.append("block:auto" if asked == "auto" else f"block:{asked[0]}x{asked[1]}")
+    if row.path_asked is not None:
+        parts.append(f"path:{_word(row.path_asked)}")
     if row.threads is not None:
         parts.append(f"threads:{row.threads}")
     if cold:

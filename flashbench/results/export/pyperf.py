@@ -42,6 +42,7 @@ def _benchmark(results: Results, name: str, row: Measurement, time: Time) -> dic
             "flashbench_version": process.flashbench_version if process else results.flashbench_version,
             "python_version": process.python_version if process else results.machine.python,
             "kernel": row.kernel,
+            "isa_path": row.isa_path,
             "threads": row.threads,
             "gflops": row.rates.gflops if row.rates else None,
             "percent_of_peak": row.rates.percent_of_peak if row.rates else None,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import get_args
 
 from flashbench.dtypes import NARROWEST_FIRST, Dtype
-from flashbench.engines.flash.tuned import Pass
+from flashbench.engines.flash.block_sizes import Pass
 from flashbench.errors import ConfigError
 from flashbench.studies.cases import (
     containment,
@@ -43,6 +43,7 @@ SUITES: Mapping[str, tuple[Group, ...]] = {
         values.scales,
         values.magnitudes,
         values.steep_logits,
+        values.beyond_the_range,
         values.not_finite,
         features.windows,
         masks.bool_masks,
@@ -60,7 +61,7 @@ SUITES: Mapping[str, tuple[Group, ...]] = {
         decode.page_tails,
         decode.decoding,
     ),
-    "flash-attention": (grids.flash_attention,),
+    "flash-attention": (grids.flash_attention, grids.flash_attention_long),
     "torch": (grids.torch_cpu,),
 }
 
@@ -137,9 +138,9 @@ def choose_cases(words: Sequence[str], suite: str = DEFAULT_SUITE) -> list[Case]
     case.
 
     >>> [case.name for case in choose_cases(["square-1"])]
-    ['square-1-float32', 'square-1-float64']
+    ['square-1-float16', 'square-1-bfloat16', 'square-1-float32', 'square-1-float64']
     >>> len(choose_cases(["square-1-", "square-1"]))
-    4
+    8
     """
     cases = all_cases(suite)
     chosen: set[str] = set()

@@ -26,7 +26,8 @@ class Case(NamedTuple):
     problem: AttentionProblem
     settings: Settings = Settings()
     sizes: Sizes = STANDARD_NORMAL  # factors of the inputs, which also scale the tolerance
-    change: Change | None = None
+    change: Change | None = None  # of the numbers
+    layout: Change | None = None  # of the arrays that store them
     infinite: bool = False  # inputs hold infinities: one order of adding gives NaN, another does not
     change_extras: ChangeExtras | None = None
     backward: bool = True  # check gradients
@@ -43,7 +44,8 @@ class Case(NamedTuple):
                 for x, size in zip(numbers, self.sizes[:4], strict=True)
             )
         )
-        return Inputs(*map(entry.make, scaled if self.change is None else self.change(scaled)))
+        stored = Inputs(*map(entry.make, scaled if self.change is None else self.change(scaled)))
+        return stored if self.layout is None else self.layout(stored)
 
     def make_extras(self) -> Extras:
         """The problem's mask, slopes, sinks and block table; every call gives the same."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from flashbench.dtypes import Dtype
+from flashbench.dtypes import Dtype, is_half
 from flashbench.problem import AttentionProblem, Inputs, Window
 from flashbench.studies.cases.case import Case
 from flashbench.tolerances import Sizes
@@ -22,6 +23,15 @@ FLASH_HEADS = {"mha": (2, 2), "mqa": (2, 1), "gqa": (4, 2)}
 FLASH_FEATURES = ("causal", "local", "alibi", "softcap", "dropout")
 FLASH_SOFTCAP = 50.0
 FLASH_DROPOUT = 0.17
+# Of the inputs of long sequences, as factors of standard normal ones.
+LONG_LENGTHS = (2048, 4096, 8192)
+FACTORS = (1.0, 5.0, 100.0)
+_LONG_FEATURES: Mapping[str, Mapping[str, Any]] = {
+    "softcap": {"softcap": FLASH_SOFTCAP},
+    "sinks": {"sinks": True},
+    "window": {"window": (300, 100)},
+    "dropout": {"dropout": FLASH_DROPOUT, "dropout_seed": 1},
+}
 _NO_WINDOW: Window = (None, None)
 
 
@@ -63,6 +73,24 @@ def _some_window(name: str, seqlen_k: int) -> Window:
     return rng.randrange(seqlen_k), rng.randrange(seqlen_k)
 
 
+def flash_attention_long(dtype: Dtype) -> Iterator[Case]:
+    """In 16-bit dtypes: long sequences of inputs of any size; features at the least of the lengths."""
+    if not is_half(dtype):
+        return
+    plain: Mapping[str, Mapping[str, Any]] = {"full": {}}
+    for length, factor in itertools.product(LONG_LENGTHS, FACTORS):
+        features = {**plain, **_LONG_FEATURES} if length == min(LONG_LENGTHS) else plain
+        for (name, fields), causal in itertools.product(features.items(), (False, True)):
+            problem = AttentionProblem.of(length, dtype=dtype, causal=causal, **fields)
+            masking = "-causal" if causal else ""
+            yield Case(
+                f"len{length}-x{factor:g}-{name}{masking}",
+                f"long, inputs x{factor:g}",
+                problem,
+                sizes=Sizes(factor, factor, factor, factor),
+            )
+
+
 def torch_cpu(dtype: Dtype) -> Iterator[Case]:
     """The grid of PyTorch's test_scaled_dot_product_fused_attention_vs_math_cpu.
 
@@ -78,7 +106,7 @@ def torch_cpu(dtype: Dtype) -> Iterator[Case]:
             f"b{batch}-len{length}-h{heads}-d{head_dim}-{masking}-{mode}",
             f"{masking}, {mode}",
             problem,
-            change=_of_one_projection,
+            layout=_of_one_projection,
             backward=mode == "train",
         )
 

@@ -116,7 +116,7 @@ def layouts(dtype: Dtype) -> Iterator[Case]:
     )
     for name, layout in _LAYOUTS.items():
 
-        def change(inputs: Inputs, layout: Callable[[Array], Array] = layout) -> Inputs:
+        def place(inputs: Inputs, layout: Callable[[Array], Array] = layout) -> Inputs:
             return Inputs(*map(layout, inputs))
 
-        yield Case(f"layout-{name}", "layouts", problem, change=change)
+        yield Case(f"layout-{name}", "layouts", problem, layout=place)

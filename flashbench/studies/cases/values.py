@@ -7,17 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from flashbench.dtypes import DTYPES, Dtype
+from flashbench.dtypes import DTYPES, Dtype, is_half
 from flashbench.engines import Settings
 from flashbench.problem import AttentionProblem, Inputs
 from flashbench.studies.cases.case import Case, Change, each_masking
 from flashbench.tolerances import Sizes
 
-# By accumulator. A product of two inputs of this size stays finite, and huge times tiny stays exact.
-_HUGE: dict[Dtype, float] = {"float32": 1e30, "float64": 1e150}
-# By accumulator. The product of two of these is a logit of 2^100 or 2^900.
-_HALF_A_HUGE_LOGIT: dict[Dtype, float] = {"float32": 2.0**50, "float64": 2.0**450}
+# A product of two inputs of this size stays finite, and huge times tiny stays exact.
+_HUGE: dict[Dtype, float] = {"float16": 1e3, "bfloat16": 1e30, "float32": 1e30, "float64": 1e150}
+# The product of two of these is a logit of 2^30, 2^100 or 2^900.
+_HALF_A_HUGE_LOGIT: dict[Dtype, float] = {
+    "float16": 2.0**15,
+    "bfloat16": 2.0**50,
+    "float32": 2.0**50,
+    "float64": 2.0**450,
+}
 CONTAINMENT = "NaN and infinity"
+BEYOND = "beyond 16 bits"
 
 
 def scales(dtype: Dtype) -> Iterator[Case]:
@@ -30,7 +36,7 @@ def scales(dtype: Dtype) -> Iterator[Case]:
 
 def magnitudes(dtype: Dtype) -> Iterator[Case]:
     """Inputs far from standard normal, one at a time and together."""
-    huge = _HUGE[DTYPES[dtype].accumulator]
+    huge = _HUGE[dtype]
     tiny = 1 / huge
     sizes = {
         "logits-x30": Sizes(q=30.0),
@@ -52,7 +58,7 @@ def magnitudes(dtype: Dtype) -> Iterator[Case]:
 
 def steep_logits(dtype: Dtype) -> Iterator[Case]:
     """Logits in a special order: one key far above all, each key above or below the one before, all equal."""
-    half = _HALF_A_HUGE_LOGIT[DTYPES[dtype].accumulator]
+    half = _HALF_A_HUGE_LOGIT[dtype]
     problem = AttentionProblem.of(60, dtype=dtype, softmax_scale=1.0)
     exact = Sizes(q=half, k=half, scale=8.0, exact_logits=True)
     yield Case("one-hot", "steep logits", problem, sizes=exact, change=lambda x: _one_hot(x, half))
@@ -61,6 +67,35 @@ def steep_logits(dtype: Dtype) -> Iterator[Case]:
         for name, masked in each_masking(f"logits-{word}", problem):
             # All queries are equal, and put most of their weight on the same one or two keys.
             yield Case(name, "steep logits", masked, sizes=Sizes(k=30.0, keys=2), change=change)
+
+
+def beyond_the_range(dtype: Dtype) -> Iterator[Case]:
+    """In 16-bit dtypes: scores beyond the largest number, sums of many small weights, denormal inputs."""
+    if not is_half(dtype):
+        return
+    entry = DTYPES[dtype]
+    for factor in (5.0, 200.0):  # float16: logits of 200^2 sqrt(256) are ten times its largest number
+        problem = AttentionProblem.of(203, head_dim=256, dtype=dtype, softmax_scale=1.0)
+        sizes = Sizes(q=factor, k=factor, scale=16.0)
+        for name, masked in each_masking(f"unscaled-logits-x{factor:g}", problem):
+            yield Case(name, BEYOND, masked, sizes=sizes)
+    for head_dim in (16, 128):
+        problem = AttentionProblem.of(130, seqlen_k=4096, head_dim=head_dim, dtype=dtype)
+        yield Case(f"4096-equal-weights-d{head_dim}", BEYOND, problem, change=_mean_of_ones)
+    small = entry.smallest_normal / 4
+    for word, sizes in (
+        ("v", Sizes(v=small)),
+        ("do", Sizes(do=small)),
+        ("inputs", Sizes(small, small, small, small)),
+    ):
+        problem = AttentionProblem.of(113, num_heads=2, dtype=dtype)
+        yield Case(f"denormal-{word}", BEYOND, problem, sizes=sizes)
+
+
+def _mean_of_ones(inputs: Inputs) -> Inputs:
+    """All keys are equal, and every o is the sum of 4096 weights of 1/4096."""
+    inputs.v[...] = 1.0
+    return _equal(inputs)
 
 
 def not_finite(dtype: Dtype) -> Iterator[Case]:

@@ -84,6 +84,8 @@ def fight(
 
 def _check_same_duel(earlier: Results, config: dict[str, Any], cpu: str) -> None:
     known = {"study": msgspec.to_builtins(Study()), **earlier.config}
+    for side in SIDES:  # older files have no path
+        known[side] = {"path": None, **known[side]}
     check_same_study(earlier, _flat(config), cpu, kind="duel", known_config=_flat(known))
 
 

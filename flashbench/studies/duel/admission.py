@@ -34,7 +34,7 @@ def arguments(points: Sequence[Point], engine: str) -> dict[str, Any]:
         {
             "problem": msgspec.to_builtins(point.problem),
             "direction": point.direction,
-            "settings": point.settings._asdict(),
+            "settings": point.settings.arguments(),
         }
         for point in points
     ]

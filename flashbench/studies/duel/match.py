@@ -9,12 +9,18 @@ from typing import Literal
 from flashbench.analysis.verdict import between_engines, judge, sides_verdict
 from flashbench.measure.statistics import Interval, paired_ratio, process_medians, sign_flip_p
 from flashbench.results.record import Duel, Measurement, Side, Verdict
-from flashbench.studies.duel.settings import SIDES, DuelStudy
+from flashbench.studies.duel.settings import SIDES, Contestant, DuelStudy
 from flashbench.studies.resume import TRIED_AGAIN
 from flashbench.studies.rows import Row, asked_blocks
 from flashbench.studies.study import Point
 
 Order = Literal["ab", "ba"]
+
+
+def _of(side: Contestant, point: Point) -> Point:
+    """The point as this side runs it."""
+    path = side.path or point.settings.path
+    return point._replace(engine=side.engine, settings=point.settings._replace(path=path))
 
 
 class Match:
@@ -24,7 +30,7 @@ class Match:
         """A match without rounds. slot: the problem's name in a worker."""
         self._duel = duel
         self.rows: dict[Side, Row] = {
-            side: Row(point._replace(engine=one.engine), slot, side=side)
+            side: Row(_of(one, point), slot, side=side)
             for side, one in zip(SIDES, (duel.a, duel.b), strict=True)
         }
         self.orders: list[Order] = []

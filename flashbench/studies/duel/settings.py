@@ -25,6 +25,7 @@ class Contestant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     engine: str
     python: str | None = None
+    path: str | None = None  # None: the study's
 
 
 class DuelStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,8 +54,8 @@ class DuelStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def of_versions(self) -> bool:
-        """Whether the sides are the same engine in two environments, rather than two engines."""
-        return self.a.engine == self.b.engine
+        """Whether the sides are the same engine and path in two environments."""
+        return self.a.engine == self.b.engine and self.a.path == self.b.path
 
     @property
     def alpha(self) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from flashbench.analysis.lengths import with_length
+from flashbench.dtypes import accumulator_of
 from flashbench.engines import Outline, Settings, refusal
 from flashbench.problem import AttentionProblem, Direction
 
@@ -44,7 +45,7 @@ def _mask_bytes(problem: AttentionProblem) -> int:
     if problem.mask is None:
         return 0
     pairs = math.prod(problem.mask_shape)
-    return pairs * problem.itemsize if problem.mask == "float" else pairs
+    return pairs * accumulator_of(problem.dtype).itemsize if problem.mask == "float" else pairs
 
 
 def training_fit(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flashbench.analysis.decoding import is_decoding
-from flashbench.engines import Outline, get_outline, refusal
+from flashbench.engines import Outline, get_outline, path_taken, refusal
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.results.record import Record
 from flashbench.studies.memory_fit.fits import predicted_bytes, training_fit
@@ -28,6 +28,7 @@ class Prediction(Record, frozen=True, kw_only=True):
     engine: str
     block_q: int | None  # as in the study; None: the engine chooses, or has no blocks
     block_k: int | None
+    path: str | None = None  # as in the study; None: the engine chooses, or has no paths
     forward: Fit
     training: Fit  # forward, which keeps what the backward needs, then backward
     longest_training_seqlen: int | None  # seqlen_q = seqlen_k
@@ -62,6 +63,8 @@ def _predictions(study: Study, budget_bytes: int) -> Iterator[Prediction]:
             and engine.blocks(point.problem, "fwd", settings) is None
         ):
             settings = settings._replace(block_q=None, block_k=None)
+        if settings.path is not None:
+            settings = settings._replace(path=path_taken(engine, point.problem, "fwd", settings))
         point = point._replace(direction="fwd", settings=settings)
         if point in predicted:
             continue
@@ -74,6 +77,7 @@ def _predictions(study: Study, budget_bytes: int) -> Iterator[Prediction]:
             engine=point.engine,
             block_q=settings.block_q,
             block_k=settings.block_k,
+            path=settings.path,
             forward=_fit(point, engine, "fwd", budget_bytes),
             training=_fit(point, engine, "fwd_bwd", budget_bytes),
             longest_training_seqlen=None if longest is None else longest.longest_seqlen,

@@ -18,13 +18,15 @@ class TrainingRow(NamedTuple):
 
 
 def training_rows(study: Study, budget_bytes: int) -> list[TrainingRow]:
-    """Every problem of the study with every engine, at the study's first block size."""
+    """Every problem of the study with every engine, at the study's first block size and path."""
     engines = {name: get_outline(name) for name in study.engines}
-    settings = study.settings()[0]
     return [
         TrainingRow(
             problem,
-            {name: training_fit(problem, engine, settings, budget_bytes) for name, engine in engines.items()},
+            {
+                name: training_fit(problem, engine, study.settings(problem.dtype)[0], budget_bytes)
+                for name, engine in engines.items()
+            },
         )
         for problem in dict.fromkeys(point.problem for point in study.points())
     ]

@@ -13,7 +13,7 @@ import msgspec
 from flashbench.measure.worker import WorkerFailure
 from flashbench.results.record import Status, TrainingProcess, TrainingStep
 from flashbench.studies.times import time_record
-from flashbench.studies.train.study import TrainPoint
+from flashbench.studies.train.study import TrainDtype, TrainPoint
 
 # Fields of the record that come from a workload's description, and from its last check.
 _FACTS = ("data", "series", "parameters", "buffer_bytes")
@@ -28,6 +28,7 @@ class TrainRow:
     label: str  # name of the model or of its variant
     windows: int
     threads: int
+    dtype: TrainDtype = "float32"
     status: Status = "ok"
     reason: str | None = None
     tried: bool = False
@@ -78,6 +79,7 @@ class TrainRow:
             model=self.label,
             attention=self.point.attention,
             context_length=self.point.context_length,
+            dtype=self.dtype,
             windows=self.windows,
             status=self.status,
             reason=self.reason,

@@ -26,7 +26,7 @@ from flashbench.studies.train import workload
 from flashbench.studies.train.agreement import disagreement
 from flashbench.studies.train.obstacles import Obstacles
 from flashbench.studies.train.row import TrainRow
-from flashbench.studies.train.study import TrainStudy
+from flashbench.studies.train.study import TrainDtype, TrainStudy
 from flashbench.system.cores import available_cores
 
 OnProgress = Callable[[Progress], None]
@@ -99,7 +99,7 @@ class _Session:
         for point in study.points():
             model = find_model(point.model)
             variant = None if model.exact or point.attention == "original" else study.variant
-            row = TrainRow(point, model.label(variant), study.windows, threads)
+            row = TrainRow(point, model.label(variant), study.windows, threads, study.dtype)
             if (reason := obstacles.of(point)) is not None:
                 row.status, row.tried, row.reason = "unsupported", True, reason
             self.rows.append(row)
@@ -127,7 +127,7 @@ class _Session:
             for number in range(self._study.rounds):
                 self._round(number)
         for arms in _groups(self.rows):
-            _compare_losses(arms)
+            _compare_losses(arms, self._study.dtype)
         self._on_progress(Progress(self._total, self._total, "done", 0.0))
 
     @property
@@ -218,12 +218,12 @@ def _groups(rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
     return list(found.values())
 
 
-def _compare_losses(arms: Sequence[TrainRow]) -> None:
+def _compare_losses(arms: Sequence[TrainRow], dtype: TrainDtype) -> None:
     """Compare each arm's losses with those of the first arm that trained. An arm that differs is wrong."""
     trained = [row.checks[-1]["losses"] for row in arms if row.can_run and row.checks]
     for row in arms:
         if row.can_run and row.checks:
-            found = disagreement(row.checks[-1]["losses"], trained[0])
+            found = disagreement(row.checks[-1]["losses"], trained[0], dtype)
             if found is not None:
                 row.status, row.reason = "wrong", found
 

@@ -19,6 +19,7 @@ from flashbench.engines.flash.tuned import (
     warn_ignored,
 )
 from flashbench.errors import ResultsError
+from flashbench.kernels.products.paths import path_of
 from flashbench.results.lock import exclusively
 from flashbench.results.store import check_writable, write_whole
 from flashbench.studies.tune.contest import Duel, heads_won
@@ -106,6 +107,7 @@ def _keep(path: Path, outcomes: Sequence[Outcome]) -> None:
                 head_dim=outcome.key.head_dim,
                 causal=outcome.key.causal,
                 direction=outcome.key.direction,
+                path=path_of(outcome.key.dtype).product.name,
                 seqlen_from=seqlen_from(outcome.key),
                 heads_from=outcome.heads_from,
                 block_q=outcome.tried.block_q,

@@ -7,7 +7,8 @@ from itertools import product
 import msgspec
 
 from flashbench.dtypes import ACCUMULATORS, Dtype
-from flashbench.engines.flash.tuned import Key, Pass, band_of
+from flashbench.engines.flash.block_sizes import Pass
+from flashbench.engines.flash.tuned import Key, band_of
 from flashbench.errors import ConfigError
 from flashbench.problem import AttentionProblem
 

@@ -1,0 +1,23 @@
+"""The paths of measurements in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flashbench.analysis.groups import grouped
+from flashbench.dtypes import is_half
+from flashbench.results.record import Measurement
+
+
+def engine_with_path(row: Measurement) -> str:
+    """`flash`, or `flash (amx)` if the path was asked for."""
+    return row.engine if row.path_asked is None else f"{row.engine} ({row.path_asked})"
+
+
+def paths_word(rows: Iterable[Measurement]) -> str:
+    """`flash amx, standard convert`; empty if the dtype leaves no choice."""
+    halves = (row for row in rows if row.isa_path is not None and is_half(row.problem.dtype))
+    return ", ".join(
+        f"{engine} {' and '.join(dict.fromkeys(row.isa_path or '' for row in found))}"
+        for engine, found in grouped(halves, lambda row: row.engine).items()
+    )
