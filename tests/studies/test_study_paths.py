@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,7 +18,7 @@ from flashbench.kernels.products import paths as products
 from flashbench.kernels.products.paths import PATHS, obstacle, path_of
 from flashbench.problem import AttentionProblem
 from flashbench.results.record import Measurement, Results
-from flashbench.results.store import decode, encode
+from flashbench.results.store import decode, encode, load
 from flashbench.studies import workload
 from flashbench.studies.duel.admission import arguments
 from flashbench.studies.resume import key_of
@@ -125,6 +129,36 @@ def test_a_record_names_its_path_and_has_the_percentage_of_that_path_s_peak(meas
     fastest = path_of("bfloat16").product.name
     assert f"bfloat16/{fastest}" in measured.machine.peak_gflops
     assert decode(encode(measured), name="paths.json") == measured
+
+
+def test_the_environment_s_path_is_that_of_workers_too(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    words = (
+        "profile",
+        "-e",
+        "flash",
+        "--dtype",
+        "bfloat16,float32",
+        "-n",
+        "48",
+        "--rounds",
+        "1",
+        "--threads",
+        "1",
+    )
+    subprocess.run(
+        [sys.executable, "-m", "flashbench", *words, "--no-memory", "--json", str(file)],
+        env=os.environ | {"FLASHBENCH_PATH": OTHER},
+        check=True,
+        capture_output=True,
+    )
+    results = load(file)
+    assert {row.problem.dtype: row.isa_path for row in results.measurements} == {
+        "bfloat16": OTHER,
+        "float32": "fma",  # the path is of another dtype
+    }
+    assert {row.path_asked for row in results.measurements} == {None}
+    assert results.processes["flash"].environment["FLASHBENCH_PATH"] == OTHER
 
 
 def test_a_run_goes_on_with_the_rows_of_each_path(measured: Results) -> None:
