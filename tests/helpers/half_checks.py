@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,8 +20,8 @@ from flashbench.reference import (
     largest_finite,
 )
 from flashbench.tolerances import Sizes, problem_tolerance
+from helpers.feature_problems import random_extras
 from helpers.naive_half import naive_attention
-from helpers.support import assert_close
 
 HALVES: tuple[Dtype, ...] = tuple(dtype for dtype, entry in DTYPES.items() if entry.tolerance == "halves")
 # As in flash-attention's tests: how many times the naive error is allowed, and what is allowed always.
@@ -106,39 +107,49 @@ def assert_float32_rounded(
                 np.testing.assert_array_equal(entry.view(actual), stored, name, strict=True)
 
 
+class Yardstick(NamedTuple):
+    """A problem's inputs, the oracle's outputs, and how far an output may be from them."""
+
+    inputs: Inputs
+    extras: Extras
+    exact: dict[str, np.ndarray]
+    limits: dict[str, float]
+
+
+@functools.lru_cache(maxsize=4)  # engines and paths in turn are compared with it
+def yardstick(problem: AttentionProblem, size: float = 1.0) -> Yardstick:
+    """size: multiplies the inputs."""
+    entry, extras = DTYPES[problem.dtype], random_extras(problem)
+    inputs = Inputs(*(entry.make(size * entry.view(x)) for x in problem.make_inputs()))
+    q, k, v, do = inputs
+    o, lse = attention_reference(problem, q, k, v, extras)
+    exact = {"o": o, "lse": lse}
+    if problem.page_size is None:
+        gradients = attention_backward_reference(problem, do, q, k, v, extras)
+        exact |= {name: x for name in GRADIENTS if (x := getattr(gradients, name)) is not None}
+    naive = naive_attention(problem, inputs, extras)
+    limits = {name: _TIMES[name] * largest_error(x, exact[name]) + _ALWAYS for name, x in naive.items()}
+    assert np.isfinite(list(limits.values())).all(), "the naive computation overflows"
+    single = msgspec.structs.replace(problem, dtype="float32")
+    sizes = Sizes(keys=1, q=size, k=size)
+    limits["lse"] = problem_tolerance(single, "lse", sizes=sizes, largest_lse=largest_finite(lse))
+    return Yardstick(inputs, extras, exact, limits)
+
+
 def assert_as_exact_as_naive(
-    engine: Engine,
-    problem: AttentionProblem,
-    extras: Extras,
-    settings: Settings,
-    inputs: Inputs | None = None,
+    engine: Engine, problem: AttentionProblem, settings: Settings, size: float = 1.0
 ) -> None:
     """Assert errors against the oracle: at most twice the naive error for o, three times for gradients.
 
-    lse: float32's tolerance.
+    lse, dsinks and dmask must be float32, and lse within float32's tolerance. Features are random.
     """
-    inputs = inputs or problem.make_inputs()
-    q, k, v, do = inputs
-    o, lse = attention_reference(problem, q, k, v, extras)
-    found = outputs_of(engine, problem, settings, inputs, extras)
-    expected: dict[str, Any] = {"o": o}
-    if "dq" in found:
-        gradients = attention_backward_reference(problem, do, q, k, v, extras)
-        expected |= {name: getattr(gradients, name) for name in GRADIENTS if name in found}
-    naive = naive_attention(problem, inputs, extras)
-    for name, right in expected.items():
-        actual = found[name] if name in ("dsinks", "dmask") else numbers_of(problem, found[name])
-        limit = _TIMES[name] * largest_error(naive[name], right) + _ALWAYS
-        assert np.isfinite(limit), f"the naive computation of {name} fails"
-        assert largest_error(actual, right) <= limit, name
-    if "lse" in found:
-        assert found["lse"].dtype == np.float32
-        sizes = Sizes(keys=1, q=_size(problem, q), k=_size(problem, k))
-        single = msgspec.structs.replace(problem, dtype="float32")
-        tolerance = problem_tolerance(single, "lse", sizes=sizes, largest_lse=largest_finite(lse))
-        assert_close(found["lse"], lse, tolerance)
-
-
-def _size(problem: AttentionProblem, x: np.ndarray) -> float:
-    """The standard deviation of the numbers of x, at least 1."""
-    return max(1.0, float(np.std(numbers_of(problem, x))))
+    expected = yardstick(problem, size)
+    found = outputs_of(engine, problem, settings, expected.inputs, expected.extras)
+    backward = engine.unsupported(problem, "bwd") is None
+    assert found.keys() == (expected.exact.keys() if backward else {"o", "lse"})
+    for name, actual in found.items():
+        if name in ("lse", "dsinks", "dmask"):
+            assert actual.dtype == np.float32, name
+        else:
+            actual = numbers_of(problem, actual)
+        assert largest_error(actual, expected.exact[name]) <= expected.limits[name], name
