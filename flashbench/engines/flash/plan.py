@@ -181,7 +181,7 @@ def call_bytes(problem: AttentionProblem, direction: Pass, settings: Settings) -
         columns = padded(problem.head_dim_v if direction == "fwd" else problem.head_dim, WHOLE)
         entries, head = operand_blocks(problem)
         keys = entries * problem.num_kv_heads * head * WHOLE
-        shared += keys * columns * problem.itemsize + ALIGNMENT + struct_bytes(Move)
+        shared += keys * columns * path.product.halves * problem.itemsize + ALIGNMENT + struct_bytes(Move)
     return threads * stride + ALIGNMENT + shared + counters_of(layout, problem, blocks).bytes
 
 
@@ -194,7 +194,7 @@ def shared_operand(problem: AttentionProblem, path: Path, blocks: Blocks, x: Arr
     """The operand of x, v or k, that all tiles share; None if each makes its own."""
     if not shares_operand(problem, path, blocks):
         return None
-    return operand_of(x, problem, padded(x.shape[3], WHOLE))
+    return operand_of(x, problem, path.product.halves * padded(x.shape[3], WHOLE))
 
 
 def chains_of(problem: AttentionProblem) -> int:

@@ -86,6 +86,7 @@ def put_row_sums(target, sums, queries, columns, factors):
 FMA = Product(
     name="fma",
     exact=False,
+    halves=1,
     begin=no_state,
     end=no_state,
     pack=_pack,
@@ -97,6 +98,7 @@ FMA = Product(
     key_weights=_key_weights,
     scores=_scores,
     finish_scores=_finish_scores,
+    exponentiate=nothing,
     weigh_and_score=nothing,
     add_to_queries=_add_to_queries,
     add_to_keys=_add_to_keys,

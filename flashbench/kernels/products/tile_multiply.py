@@ -2,6 +2,9 @@
 
 C[rows, columns] (+)= A[rows, depth] @ B[depth, columns], in units of tiles. Blocks of 2 x 2 tiles of C stay
 in registers for the whole depth: each tile of A and of B that is loaded then serves two dots.
+
+An operand may consist of parts, as a float16 number is the sum of two of bfloat16 (split.py). Then a step of
+the depth adds several products of parts to the same registers.
 """
 
 from __future__ import annotations
@@ -22,21 +25,29 @@ from flashbench.codegen.tiles import ROW_BYTES, ROW_WORDS, TILE_ROWS
 _BYTES = ir.IntType(8).as_pointer()
 _A, _B = (4, 5), (6, 7)  # tile registers; the four before them are of C
 
+# (part of A, part of B) of each product. Part 1 of A lies half a step of the depth behind part 0, that of B
+# half a row. From one product to the next only one operand changes, so that the other one need not be loaded.
+Parts = tuple[tuple[int, int], ...]
+WHOLE: Parts = ((0, 0),)
+
 
 class _Operand(NamedTuple):
-    """Where an operand lies, in bytes. down, right: from one tile to the next."""
+    """Where an operand lies, in bytes. down, right: from one tile to the next. low: from part 0 to part 1."""
 
     at: ir.Value
     row: ir.Value
     down: ir.Value
     right: ir.Value
+    low: ir.Value
 
-    def tile(self, b: ir.IRBuilder, row: ir.Value, column: ir.Value) -> ir.Value:
-        return b.gep(self.at, [b.add(b.mul(row, self.down), b.mul(column, self.right))])
+    def tile(self, b: ir.IRBuilder, row: ir.Value, column: ir.Value, part: int = 0) -> ir.Value:
+        place = b.add(b.mul(row, self.down), b.mul(column, self.right))
+        return b.gep(self.at, [b.add(place, self.low) if part else place])
 
 
 def _operand(b: ir.IRBuilder, at: ir.Value, row: ir.Value, right: ir.Value | None = None) -> _Operand:
-    return _Operand(at, row, b.mul(row, const(TILE_ROWS)), const(ROW_BYTES) if right is None else right)
+    low = b.sdiv(row if right is None else right, const(2))
+    return _Operand(at, row, b.mul(row, const(TILE_ROWS)), const(ROW_BYTES) if right is None else right, low)
 
 
 def _pairs(b: ir.IRBuilder, count: ir.Value) -> Iterator[tuple[ir.Value, int]]:
@@ -54,6 +65,7 @@ def _block(
     depth: ir.Value,
     accumulate: ir.Value,
     place: Any,
+    parts: Parts,
 ) -> None:
     """One block of C. place: (row, tiles in it), (column, tiles in it)."""
     a, b_, c = operands
@@ -70,20 +82,21 @@ def _block(
             for tile in sums.values():
                 tiles.zero(tile)
     with loop(b, depth, carry=[]) as (step, _, _):
-        loaded: set[int] = set()
-        # Each dot as soon as its operands are loaded.
-        for i, j in sorted(sums, key=sum):
-            if _A[i] not in loaded:
-                tiles.load(_A[i], a.tile(b, rows[i], step), a.row)
-            if _B[j] not in loaded:
-                tiles.load(_B[j], b_.tile(b, step, columns[j]), b_.row)
-            loaded |= {_A[i], _B[j]}
-            tiles.dot(sums[i, j], _A[i], _B[j])
+        held: dict[int, int] = {}  # the part that a register holds
+        for of_a, of_b in parts:
+            # Each dot as soon as its operands are loaded.
+            for i, j in sorted(sums, key=sum):
+                if held.get(_A[i]) != of_a:
+                    tiles.load(_A[i], a.tile(b, rows[i], step, of_a), a.row)
+                if held.get(_B[j]) != of_b:
+                    tiles.load(_B[j], b_.tile(b, step, columns[j], of_b), b_.row)
+                held |= {_A[i]: of_a, _B[j]: of_b}
+                tiles.dot(sums[i, j], _A[i], _B[j])
     for key, tile in sums.items():
         tiles.store(tile, places[key], c.row)
 
 
-def _product(builder: ir.IRBuilder, kind: Any) -> ir.Function:
+def _product(builder: ir.IRBuilder, kind: Any, parts: Parts) -> ir.Function:
     """kind: HardwareTiles or EmulatedTiles."""
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
@@ -92,14 +105,15 @@ def _product(builder: ir.IRBuilder, kind: Any) -> ir.Function:
         operands = _operand(b, a_at, a_row, a_right), _operand(b, b_at, b_row), _operand(b, c_at, c_row)
         for of_rows in _pairs(b, rows):
             for of_columns in _pairs(b, columns):
-                _block(b, tiles, operands, depth, accumulate, (of_rows, of_columns))
+                _block(b, tiles, operands, depth, accumulate, (of_rows, of_columns), parts)
 
     signature = [*[_BYTES, INT] * 3, INT, INT, INT, INT, BOOL]
-    return function(builder, f"fb.tile_product.{kind.name}", signature, body)
+    of_parts = ".".join(f"{of_a}{of_b}" for of_a, of_b in parts)
+    return function(builder, f"fb.tile_product.{kind.name}.{of_parts}", signature, body)
 
 
-def tile_product(kind: Any) -> Any:
-    """The intrinsic `multiply` on this kind of tile registers."""
+def tile_product(kind: Any, parts: Parts = WHOLE) -> Any:
+    """The intrinsic `multiply` on this kind of tile registers, of operands in these parts."""
 
     @intrinsic
     def multiply(
@@ -130,7 +144,7 @@ def tile_product(kind: Any) -> Any:
                 values += [builder.bitcast(at, _BYTES), builder.mul(row, const(size))]
             right = builder.mul(args[3], const(2))
             add = builder.icmp_unsigned("!=", args[-1], ir.Constant(args[-1].type, 0))
-            builder.call(_product(builder, kind), [*values, right, *args[4:-1], add])
+            builder.call(_product(builder, kind, parts), [*values, right, *args[4:-1], add])
             return context.get_dummy_value()
 
         return signature, codegen
