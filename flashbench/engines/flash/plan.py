@@ -46,8 +46,9 @@ def built_in_blocks(problem: AttentionProblem, direction: Pass, path: str | None
     """The block sizes by rule, used if the tuned table has no entry."""
     seqlen_q, seqlen_k, window = problem.seqlen_q, problem.seqlen_k, _window(problem)
     if is_half(problem.dtype):
-        exact = path_of(problem.dtype, path).product.exact
-        return half_blocks(direction, seqlen_q, seqlen_k, window, exact=exact)
+        product = path_of(problem.dtype, path).product
+        exact, halves = product.exact, product.halves
+        return half_blocks(direction, seqlen_q, seqlen_k, window, exact=exact, halves=halves)
     if direction == "fwd":
         flops = problem.flops("fwd")
         return forward_blocks(seqlen_q, seqlen_k, problem.head_dim, problem.itemsize, flops, window)
