@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from helpers.amx import KINDS
+from helpers.amx import FLOAT16_KINDS, KINDS
 from helpers.feature_checks import feature_combinations, problem_with
 from helpers.feature_problems import random_extras
-from helpers.tiles import NAN
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,17 +12,21 @@ from flashbench.dtypes import DTYPES
 from flashbench.engines import Settings
 from flashbench.engines.flash.engine import FlashEngine
 from flashbench.extras import NO_EXTRAS, make_extras
+from flashbench.kernels.products.paths import PATHS
 from flashbench.problem import AttentionProblem
 from flashbench.reference import attention_backward_reference, attention_reference
 
 FLASH = FlashEngine()
-BFLOAT16 = DTYPES["bfloat16"]
-ROUNDOFF = BFLOAT16.unit_roundoff
+KINDS = [*KINDS, *FLOAT16_KINDS]
+
+
+def dtype_of(kind):
+    return PATHS[kind].dtypes[0]
 
 
 def size(x):
     """The numbers without their signs, in storage."""
-    return x & 0x7FFF
+    return (x.view(np.uint16) & 0x7FFF).view(x.dtype)
 
 
 def outputs(problem, settings, inputs, extras=NO_EXTRAS):
@@ -47,6 +50,8 @@ def assert_close(actual, expected, tolerance):
 def assert_exact(problem, settings, *, extras=NO_EXTRAS, inputs=None):
     """o and dv within what the rounding of p and of the result explains, everywhere; the rest by its size."""
     inputs = inputs or problem.make_inputs()
+    dtype = DTYPES[problem.dtype]
+    roundoff = dtype.unit_roundoff
     q, k, v, do = inputs
     forward, gradients = outputs(problem, settings, inputs, extras)
     o, lse = attention_reference(problem, q, k, v, extras)
@@ -54,17 +59,17 @@ def assert_exact(problem, settings, *, extras=NO_EXTRAS, inputs=None):
     with np.errstate(invalid="ignore"):
         of_o, _ = attention_reference(problem, q, k, size(v), extras)
         of_dv = attention_backward_reference(problem, size(do), q, k, v, extras).dv
-        assert_close(BFLOAT16.view(forward.o), o, 2.1 * ROUNDOFF * of_o + 1e-5)
-        assert_close(BFLOAT16.view(gradients.dv), expected.dv, 2.1 * ROUNDOFF * of_dv + 1e-5)
+        assert_close(dtype.view(forward.o), o, 2.1 * roundoff * of_o + 1e-5)
+        assert_close(dtype.view(gradients.dv), expected.dv, 2.1 * roundoff * of_dv + 1e-5)
         assert_close(forward.lse, lse, 3e-6 * np.maximum(1, np.abs(lse)))
     np.testing.assert_array_equal(forward.lse == -np.inf, lse == -np.inf)
     for name in ("dq", "dk", "dsinks", "dmask"):
         actual, wanted = getattr(gradients, name), getattr(expected, name)
         if wanted is None:
             continue
-        numbers = BFLOAT16.view(actual) if actual.dtype == np.uint16 else actual
+        numbers = dtype.view(actual) if actual.dtype == dtype.storage else actual
         largest = np.max(np.abs(wanted[np.isfinite(wanted)]), initial=0.0)
-        assert_close(numbers, wanted, 8 * ROUNDOFF * max(1.0, largest))
+        assert_close(numbers, wanted, 8 * roundoff * max(1.0, largest))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,7 +77,7 @@ def assert_exact(problem, settings, *, extras=NO_EXTRAS, inputs=None):
 @pytest.mark.parametrize("head_dim", [1, 2, 5, 16, 17, 32, 33, 64, 80, 96, 128, 255, 256])
 def test_every_head_dim_is_exact(kind, causal, head_dim):
     problem = AttentionProblem.of(
-        37, seqlen_k=75, num_heads=2, head_dim=head_dim, head_dim_v=257 - head_dim, dtype="bfloat16",
+        37, seqlen_k=75, num_heads=2, head_dim=head_dim, head_dim_v=257 - head_dim, dtype=dtype_of(kind),
         causal=causal,
     )  # fmt: skip
     assert_exact(problem, Settings(path=kind))
@@ -95,7 +100,7 @@ def test_any_shape_is_exact(
 ):
     problem = AttentionProblem.of(
         seqlen_q, seqlen_k=seqlen_k, batch=batch, num_heads=2 * group, num_kv_heads=2, head_dim=head_dim,
-        dtype="bfloat16", causal=causal,
+        dtype=dtype_of(kind), causal=causal,
     )  # fmt: skip
     assert_exact(problem, Settings(path=kind, block_q=block_q, block_k=block_k, num_threads=threads))
 
@@ -103,33 +108,33 @@ def test_any_shape_is_exact(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("combination", feature_combinations())
 def test_features_are_exact(kind, combination):
-    problem = problem_with(combination, dtype="bfloat16")
+    problem = problem_with(combination, dtype=dtype_of(kind))
     assert_exact(problem, Settings(path=kind, block_q=24, block_k=20), extras=random_extras(problem))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["q", "k", "v", "do"])
-@pytest.mark.parametrize("pattern", [NAN, 0x7F80])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
 @pytest.mark.parametrize("seqlen", [45, 64])
-def test_nan_and_infinity_reach_only_rows_that_attend_to_them(kind, name, pattern, seqlen):
+def test_nan_and_infinity_reach_only_rows_that_attend_to_them(kind, name, number, seqlen):
     # 45 queries leave lanes without a query; 64 fill their tiles.
-    problem = AttentionProblem.of(seqlen, num_heads=2, head_dim=32, dtype="bfloat16", causal=True)
+    problem = AttentionProblem.of(seqlen, num_heads=2, head_dim=32, dtype=dtype_of(kind), causal=True)
     inputs = problem.make_inputs()
-    getattr(inputs, name)[0, :, 20, 3] = pattern
+    getattr(inputs, name)[0, :, 20, 3] = DTYPES[dtype_of(kind)].make(np.float32(number))
     assert_exact(problem, Settings(path=kind, block_q=32, block_k=16), inputs=inputs)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_of_a_mask_is_exact(kind):
     problem = AttentionProblem.of(
-        70, seqlen_k=50, num_heads=2, head_dim=24, dtype="bfloat16", mask="float", causal=True
+        70, seqlen_k=50, num_heads=2, head_dim=24, dtype=dtype_of(kind), mask="float", causal=True
     )
     assert_exact(problem, Settings(path=kind), extras=make_extras(problem))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_results_are_the_same_bits_for_any_number_of_threads(kind):
-    problem = AttentionProblem.of(300, num_heads=4, num_kv_heads=2, dtype="bfloat16", causal=True)
+    problem = AttentionProblem.of(300, num_heads=4, num_kv_heads=2, dtype=dtype_of(kind), causal=True)
     inputs = problem.make_inputs()
     results = [
         outputs(problem, Settings(path=kind, block_q=32, block_k=64, num_threads=threads), inputs)
