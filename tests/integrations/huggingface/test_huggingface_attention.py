@@ -100,7 +100,7 @@ def test_window_without_a_mask(dtype: Any) -> None:
     )
     ours = forward(Layer(2, True), q, k, v, None, sliding_window=3)[0]
     expected = sdpa_attention_forward(Layer(2, True), q, k, v, mask)[0]
-    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=max(1e-12, 2 * torch.finfo(dtype).eps))
     assert stats() == (1, 0, {})
 
 
@@ -162,11 +162,12 @@ def test_shapes_of_masks() -> None:
     groups=st.sampled_from([1, 2, 4]),
     padding=st.sampled_from(["none", "left", "right", "holes"]),
     form=st.sampled_from(["bool", "added", "lazy"]),
+    dtype=st.sampled_from([torch.float64, torch.bfloat16, torch.float16]),
 )
-def test_masks_of_all_kinds(queries, keys, offset, window, kind, groups, padding, form) -> None:
-    """Against PyTorch's function with the whole mask. A row that sees no key is 0 there too."""
+def test_masks_of_all_kinds(queries, keys, offset, window, kind, groups, padding, form, dtype) -> None:
+    """Against PyTorch's function with the whole mask, in float64. A row that sees no key is 0 there too."""
     torch.manual_seed(queries * keys)
-    q, k, v = qkv(queries, keys, 4 // groups)
+    q, k, v = (x.to(dtype) for x in qkv(queries, keys, 4 // groups))
     place = torch.arange(keys)
     seen = {
         "none": None,
@@ -180,17 +181,21 @@ def test_masks_of_all_kinds(queries, keys, offset, window, kind, groups, padding
         "mask_function": function, "attention_mask": seen,
     }  # fmt: skip
     true = sdpa_mask(**of, allow_is_causal_skip=False)
-    mask = {"bool": lambda **_: true, "added": eager_mask, "lazy": lazy_mask}[form](**of, dtype=torch.float64)
-    inputs = [[x.clone().requires_grad_() for x in (q, k, v)] for _ in range(2)]
+    mask = {"bool": lambda **_: true, "added": eager_mask, "lazy": lazy_mask}[form](**of, dtype=dtype)
+    inputs = [
+        [x.detach().clone().to(as_).requires_grad_() for x in (q, k, v)] for as_ in (dtype, torch.float64)
+    ]
     outputs = [
         forward(Layer(groups), *inputs[0], mask)[0],
         sdpa_attention_forward(Layer(groups), *inputs[1], true)[0],
     ]
-    close(*outputs)
+    roundings = 1e-12 if dtype is torch.float64 else 2 * torch.finfo(dtype).eps
+    torch.testing.assert_close(outputs[0].double(), outputs[1], rtol=roundings, atol=roundings)
     for o in outputs:
         (o * torch.linspace(-1, 1, o.numel(), dtype=torch.float64).view(o.shape)).sum().backward()
     for a, b in zip(*inputs, strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-10)
+        within = 100 * roundings if dtype is torch.float64 else 8 * roundings
+        torch.testing.assert_close(a.grad.double(), b.grad, rtol=within, atol=within)
 
 
 def test_other_devices_are_left_to_transformers() -> None:
