@@ -275,3 +275,17 @@ def test_lse_of_16_bit_inputs_is_held_to_float32(dtype: Any) -> None:
         assert problem_tolerance(of_halves, "lse", **options) == problem_tolerance(
             of_float32, "lse", **options
         )
+
+
+@HALVES
+def test_queries_that_share_few_keys_add_up_their_errors_in_dk_alone(dtype: Any) -> None:
+    problem, naive = AttentionProblem.of(400, dtype=dtype), Naive(error=0.0, largest=0.0)
+    many, few = (
+        {what: naive_unit(problem, what, naive, sizes=sizes) for what in ("dq", "dk")}
+        for sizes in (
+            Sizes(),
+            Sizes(keys=2),
+        )
+    )
+    assert few["dk"] == pytest.approx(10 * many["dk"])  # sqrt(400) / 2
+    assert few["dq"] == many["dq"]

@@ -17,7 +17,8 @@ from flashbench.studies.engine_probe import FACTORY, Probed
 from flashbench.system.cores import available_cores
 
 ALL = "all"  # as the name of an engine: every one that is ready
-PROBE_TIMEOUT_S = 60.0  # importing PyTorch may take 10 s on a busy machine
+# Importing PyTorch may take 10 s on a busy machine. The first probe of flash compiles kernels of every dtype.
+PROBE_TIMEOUT_S = 120.0
 
 State = Literal["ready", "not installed", "broken"]
 

@@ -53,7 +53,8 @@ def guarded(monkeypatch):
         buffer = np.full(size + ALIGNMENT, PATTERN, dtype=np.uint8)
         address = buffer.ctypes.data
         start = -address % ALIGNMENT
-        checks[-1] += (buffer, start, size)
+        if checks and len(checks[-1]) == 2:  # placed, without memory yet; else it is no scratch of threads
+            checks[-1] += (buffer, start, size)
         return buffer, address + start
 
     for layout in (scratch.FORWARD, scratch.BACKWARD, scratch.MASK_GRADIENT, scratch.DECODE, ROOMS):
@@ -83,12 +84,21 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("dtype", "path"),
+    [
+        ("float32", None),
+        ("float64", None),
+        ("bfloat16", "convert"),
+        ("bfloat16", "amx-emulated"),
+        ("bfloat16", "dot_bf16-emulated"),
+    ],
+)
 @pytest.mark.parametrize("by_rows", [False, True])
-def test_guard_zones_stay_untouched(name, dtype, by_rows, guarded, monkeypatch):
+def test_guard_zones_stay_untouched(name, dtype, path, by_rows, guarded, monkeypatch):
     problem = msgspec.structs.replace(PROBLEMS[name], dtype=dtype)
     monkeypatch.setattr("flashbench.engines.flash.engine.tile_is_scattered", lambda x, rows: by_rows)
-    engine, settings = get_engine("flash"), Settings(num_threads=2)
+    engine, settings = get_engine("flash"), Settings(num_threads=2, path=path)
     q, k, v, do = problem.make_inputs()
     extras = make_extras(problem)
     forward = engine.forward(problem, settings, q, k, v, extras=extras)

@@ -20,6 +20,7 @@ from flashbench.codegen.tiles import DEPTH, TILE_ROWS, EmulatedTiles, HardwareTi
 from flashbench.kernels.products import Matrix, Product, Sums
 from flashbench.kernels.products.exponentiate import exponentiate_rows
 from flashbench.kernels.products.fma import no_state
+from flashbench.kernels.products.gradient_weights import put_gradient_weights
 from flashbench.kernels.products.overlap import KEYS, LANES, overlapped_product
 from flashbench.kernels.products.pairs import (
     clear_lanes,
@@ -147,6 +148,10 @@ def _product(kind: Any, begin: Any, end: Any) -> Product:
                 of_x = Matrix(at(x.at, 2 * column), x.row)
                 add_corner(Matrix(at(w, row * p.row), p.row), of_x, corner, height, width, depth, add)
 
+    @step
+    def gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms):
+        put_gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms, whole(lanes, DEPTH))
+
     return Product(
         name=kind.name,
         exact=True,
@@ -159,6 +164,7 @@ def _product(kind: Any, begin: Any, end: Any) -> Product:
         weights=weights,
         queries=pair_rows,
         key_weights=_key_weights,
+        gradient_weights=gradient_weights,
         scores=scores,
         weigh_and_score=weigh_and_score,
         finish_scores=finish_exact_scores,

@@ -58,6 +58,11 @@ def nothing():
 
 
 @step
+def _gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms):
+    """The same, where kernels name it in a branch for exact products."""
+
+
+@step
 def _add_to_queries(p, lanes, x, sums, queries, columns, keys, add):
     multiply(p, 1, lanes, x, Matrix(sums.at, sums.query), queries, columns, keys, add)
 
@@ -95,6 +100,7 @@ FMA = Product(
     weights=_weights,
     queries=_as_it_is,
     key_weights=_key_weights,
+    gradient_weights=_gradient_weights,
     scores=_scores,
     finish_scores=_finish_scores,
     weigh_and_score=nothing,

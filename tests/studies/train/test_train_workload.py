@@ -64,7 +64,7 @@ def test_a_shipped_model_trains_as_with_standard_attention() -> None:
     assert "attention_share" not in own  # neuralforecast's own attention is not one function
 
 
-@pytest.mark.parametrize("arm", ["torch-flash", "torch-math"])
+@pytest.mark.parametrize("arm", ARMS)
 def test_autocast_trains_in_bfloat16_and_keeps_float32_weights(arm: str) -> None:
     step, exact = workload("patchtst", arm, autocast="bfloat16"), workload("patchtst", arm)
     losses, expected = step.check()["losses"], exact.check()["losses"]
