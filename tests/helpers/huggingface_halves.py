@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from helpers.huggingface_models import Case, Computed, compute, default_dtype
+from helpers.huggingface_models import Case, Computed, compute, default_dtype, float64_throughout
 
 
 class Half(NamedTuple):
@@ -52,6 +52,32 @@ def errors_of(half: Half, exact: Computed, attention: str, case: Case) -> Errors
         _apart(found.logits, exact.logits),
         max(_apart(x, exact.gradients[name]) for name, x in found.gradients.items()),
     )
+
+
+class Decoded(NamedTuple):
+    """Greedy decoding: new tokens (batch, new), and logits (batch, new, vocabulary) before each of them."""
+
+    tokens: Tensor
+    logits: Tensor
+    exact: Tensor  # those of the float64 model for the same text
+
+
+def decode(half: Half, exact: Half, attention: str, cache: str, seen: Tensor, new: int) -> Decoded:
+    """exact: `half.exactly()`. seen: the attention mask of the prompt."""
+    half.model.set_attn_implementation(attention)
+    found = half.model.generate(
+        **{**half.inputs, "attention_mask": seen}, max_new_tokens=new, do_sample=False,
+        cache_implementation=cache, return_dict_in_generate=True, output_logits=True,
+    )  # fmt: skip
+    whole = torch.cat([seen, torch.ones(len(seen), new - 1, dtype=seen.dtype)], 1)
+    exact.model.set_attn_implementation("eager")
+    with torch.no_grad(), float64_throughout():
+        logits = exact.model(
+            found.sequences[:, :-1],
+            attention_mask=whole,
+            position_ids=(whole.cumsum(1) - 1).clamp(min=0),
+        ).logits[:, -new:]
+    return Decoded(found.sequences[:, -new:], torch.stack(found.logits, 1).double(), logits)
 
 
 def _apart(a: Tensor, b: Tensor) -> float:

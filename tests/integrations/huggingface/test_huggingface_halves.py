@@ -16,8 +16,8 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from helpers.huggingface_halves import errors_of, half_model
-from helpers.huggingface_models import CASES, LEFT, RIGHT, Case, compute, default_dtype, float64_throughout
+from helpers.huggingface_halves import decode, errors_of, half_model
+from helpers.huggingface_models import CASES, LEFT, RIGHT, Case, compute, default_dtype
 from helpers.torch_halves import HALVES, on_one_thread
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
@@ -90,29 +90,14 @@ def test_greedy_tokens(case: Case, cache: str, padded: bool, dtype: Any) -> None
     """Logits of each step are as exact as eager's, and tokens are the same until rounding may decide."""
     half = half_model(case, dtype)
     seen = LEFT if padded else torch.ones_like(LEFT)
-    exact_model = half.exactly().model
-    exact_model.set_attn_implementation("eager")
-    tokens, margins, errors = [], [], []
-    for attention in ("eager", NAME):
-        half.model.set_attn_implementation(attention)
-        found = half.model.generate(
-            **half.inputs, attention_mask=seen, max_new_tokens=NEW, do_sample=False,
-            cache_implementation=cache, return_dict_in_generate=True, output_logits=True,
-        )  # fmt: skip
-        whole = torch.cat([seen, torch.ones(len(seen), NEW - 1, dtype=seen.dtype)], 1)
-        places = (whole.cumsum(1) - 1).clamp(min=0)
-        with torch.no_grad(), float64_throughout():
-            logits = exact_model(found.sequences[:, :-1], attention_mask=whole, position_ids=places).logits[
-                :, -NEW:
-            ]
-        errors.append((torch.stack(found.logits, 1).double() - logits).abs().max().item())
-        best = logits.topk(2).values
-        margins.append(best[..., 0] - best[..., 1])
-        tokens.append(found.sequences[:, -NEW:])
+    exact = half.exactly()
+    eager, ours = (decode(half, exact, name, cache, seen, NEW) for name in ("eager", NAME))
     assert stats() == (case.attentions * NEW, 0, {})
+    errors = [(x.logits - x.exact).abs().max().item() for x in (eager, ours)]
     assert errors[1] <= 2 * errors[0] + 1e-5
-    certain = (margins[0] > 2 * max(errors)).cumprod(1).bool()  # all tokens so far were
-    assert torch.equal(tokens[0][certain], tokens[1][certain])
+    best = eager.exact.topk(2).values
+    certain = (best[..., 0] - best[..., 1] > 2 * max(errors)).cumprod(1).bool()  # all tokens so far were
+    assert torch.equal(eager.tokens[certain], ours.tokens[certain])
 
 
 def test_a_static_cache_under_the_compiler() -> None:
