@@ -34,9 +34,7 @@ def compiled_steps(kind):
     @njit
     def scores(zero, k, k_row, keys, q, q_row, queries, depth, room, packed, s, lanes):
         product.begin()
-        product.pack(
-            Matrix(pointer(half, q), q_row), queries, depth, pointer(zero, packed), lanes, zero
-        )
+        product.pack(Matrix(pointer(half, q), q_row), queries, depth, pointer(zero, packed), lanes, zero)
         k_tile = product.keys(Matrix(pointer(half, k), k_row), keys, depth, pointer(zero, room))
         product.scores(pointer(zero, s), k_tile, pointer(zero, packed), lanes, keys, depth)
         product.end()
@@ -109,7 +107,7 @@ def wide(kind, x):
 
 
 def weights_of(kind, p):
-    """p as the product reads it: rounded to bfloat16; of float16 the error of two parts is in `assert_sum`."""
+    """p as the product reads it: rounded to bfloat16. For float16, `of_weights` allows for the rounding."""
     return wide(kind, stored(kind, p)) if dtype_of(kind) == "bfloat16" else p.astype("float64")
 
 
@@ -144,7 +142,9 @@ def test_scores_are_rows_of_keys_times_queries(kind, case):
     addresses = room.ctypes.data, packed.ctypes.data, s.ctypes.data
     compiled_steps(kind).scores(ZERO, *of(k), keys, *of(q), queries, depth, *addresses, lanes)
     s = s.reshape(-1, lanes)[:keys]
-    assert_sum(s[:, :queries], wide(kind, k) @ wide(kind, q).T, np.abs(wide(kind, k)) @ np.abs(wide(kind, q)).T)
+    assert_sum(
+        s[:, :queries], wide(kind, k) @ wide(kind, q).T, np.abs(wide(kind, k)) @ np.abs(wide(kind, q)).T
+    )
     assert not s[:, queries:].any()  # lanes without a query
     for room in rooms:
         assert_guards_are_whole(*room)
@@ -177,7 +177,9 @@ def test_sums_of_queries_add_weighted_rows_of_keys(kind, case, turned):
         rounded = weights_of(kind, weights[:, :queries]).T
         expected += rounded @ wide(kind, v)
         size += np.abs(rounded) @ np.abs(wide(kind, v))
-    assert_sum(sums[: columns * lanes].reshape(columns, lanes)[:, :queries].T, expected, size, of_weights(kind))
+    assert_sum(
+        sums[: columns * lanes].reshape(columns, lanes)[:, :queries].T, expected, size, of_weights(kind)
+    )
     for room in rooms:
         assert_guards_are_whole(*room)
 

@@ -218,7 +218,9 @@ def _turn_split(builder: ir.IRBuilder) -> ir.Function:
                 first = b.add(start, const(part * DEPTH))
                 lines = [
                     b.load(
-                        b.bitcast(b.gep(source, [b.add(first, b.mul(source_row, const(i)))]), _ROW.as_pointer()),
+                        b.bitcast(
+                            b.gep(source, [b.add(first, b.mul(source_row, const(i)))]), _ROW.as_pointer()
+                        ),
                         align=2,
                     )
                     for i in range(SIDE)
