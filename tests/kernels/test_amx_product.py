@@ -107,7 +107,7 @@ def wide(kind, x):
 
 
 def weights_of(kind, p):
-    """p as the product reads it: rounded to bfloat16; of float16 the error of two parts is in `assert_sum`."""
+    """p as the product reads it: rounded to bfloat16. For float16, `of_weights` allows for the rounding."""
     return wide(kind, stored(kind, p)) if dtype_of(kind) == "bfloat16" else p.astype("float64")
 
 

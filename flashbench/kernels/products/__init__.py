@@ -76,8 +76,8 @@ class Product(NamedTuple):
     # finish_scores(s, count, factor, needs_units): multiplies the tile by `factor` if `needs_units`. Returns
     # the factor that softmax must still multiply by; None if `pack` has done so.
     finish_scores: Any
-    # exponentiate(tile, lanes): for exact products, p of some keys made from their scores, as `weights` leaves
-    # it (exponentiate.py). tile: (s, rows, row_max, row_sum, factor).
+    # exponentiate(tile, lanes): for exact products, p of some keys made from their scores, as `weights`
+    # leaves it (exponentiate.py). tile: (s, rows, row_max, row_sum, factor).
     exponentiate: Any
     # weigh_and_score(tile, of_next, packed, lanes, depth): `exponentiate`, and the scores of as many keys of
     # the next tile, at the same time. of_next: (s, rows, keys).

@@ -1,8 +1,8 @@
-"""float16 on tile registers that multiply bfloat16: a number is h + l (split.py), a product several products.
+"""float16 on tile registers of bfloat16: a number is h + l (split.py), and a product several products.
 
-Scores are exact: (h + l) (h + l) are four products. Their errors would be magnified: p is exponential in them,
-and backward computes p from lse, which another path may have written. Other products are linear in their
-operands, and leave out l l: at most 2^-14 of each term, an eighth of what rounding to float16 adds.
+Scores are exact: (h + l) (h + l) are four products. Their errors would be magnified: p is exponential in
+them, and backward computes p from lse, which another path may have written. Other products are linear in
+their operands, and leave out l l: at most 2^-14 of each term, an eighth of what rounding to float16 adds.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _product(kind: Any, name: str, begin: Any, end: Any) -> Product:
 
     @step
     def sum_over_queries(p, x, sums, rows, columns, lanes, queries, add):
-        """A last half block of lanes has h and l in the rows of one tile, against h of x twice, then l of x."""
+        """A last half block of lanes has h and l in one tile, against h of x twice, then against l of x."""
         blocks = lanes // DEPTH
         if blocks > 0:
             multiply(p, x, sums, 2 * DEPTH, rows, columns, blocks, add)

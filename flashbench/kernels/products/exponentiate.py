@@ -145,7 +145,7 @@ def _exponentiation(kind: Words) -> Any:
     ) -> Any:
         """The second pass over some rows of s: words of p = exp2(factor * s - row_max), and row_sum += p.
 
-        Words of rows from `rows` up to a multiple of 32 become zero. rows: even, but for the tile's last part.
+        Words of rows from `rows` up to a multiple of 32 become zero. rows: even, but for a tile's last part.
         """
         n = types.intp
 

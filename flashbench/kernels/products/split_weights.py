@@ -136,7 +136,7 @@ def split_key_weights(p, lanes, rows, room):
 
 @step
 def clear_split_lanes(w, lanes, first, rows):
-    """Clear lanes `first` to lanes - 1 of `split_key_weights`, at most DEPTH / 2 of them: see `clear_lanes`."""
+    """Clear lanes `first` to lanes - 1 of `split_key_weights`, at most DEPTH / 2: see `clear_lanes`."""
     size = DEPTH // 2 if lanes % DEPTH else DEPTH
     block = lanes - size
     for key in range(rows):
