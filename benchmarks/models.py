@@ -1,6 +1,6 @@
 """How nearly tiny random models of Hugging Face's transformers agree with their eager attention.
 
-It takes seconds, and the machine need not be quiet:
+It takes a minute, and the machine need not be quiet:
 
     python benchmarks/models.py
 
