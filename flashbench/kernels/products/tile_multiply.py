@@ -9,7 +9,7 @@ the depth adds several products of parts to the same registers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -24,6 +24,7 @@ from flashbench.codegen.tiles import ROW_BYTES, ROW_WORDS, TILE_ROWS
 
 _BYTES = ir.IntType(8).as_pointer()
 _A, _B = (4, 5), (6, 7)  # tile registers; the four before them are of C
+BLOCK = {(i, j): 2 * i + j for i in (0, 1) for j in (0, 1)}  # registers of a whole block of C
 
 # (part of A, part of B) of each product. Part 1 of A lies half a step of the depth behind part 0, that of B
 # half a row. From one product to the next only one operand changes, so that the other one need not be loaded.
@@ -58,6 +59,28 @@ def _pairs(b: ir.IRBuilder, count: ir.Value) -> Iterator[tuple[ir.Value, int]]:
         yield index, 1
 
 
+class Loads(NamedTuple):
+    """How the tiles of A and B of one step of the depth are loaded, if registers do not hold them already.
+
+    a, b: (row or column of the block, part) to (place, bytes from row to row).
+    """
+
+    a: Callable[[int, int], tuple[ir.Value, ir.Value]]
+    b: Callable[[int, int], tuple[ir.Value, ir.Value]]
+    held: dict[int, int]  # register to part
+
+
+def put_dots(tiles: Any, sums: dict[tuple[int, int], int], parts: tuple[int, int], loads: Loads) -> None:
+    """One product of parts in a block of C: each dot as soon as its operands are loaded."""
+    of_a, of_b = parts
+    for i, j in sorted(sums, key=sum):
+        for register, load, place, part in ((_A[i], loads.a, i, of_a), (_B[j], loads.b, j, of_b)):
+            if loads.held.get(register) != part:
+                tiles.load(register, *load(place, part))
+                loads.held[register] = part
+        tiles.dot(sums[i, j], _A[i], _B[j])
+
+
 def _block(
     b: ir.IRBuilder,
     tiles: Any,
@@ -82,16 +105,13 @@ def _block(
             for tile in sums.values():
                 tiles.zero(tile)
     with loop(b, depth, carry=[]) as (step, _, _):
-        held: dict[int, int] = {}  # the part that a register holds
-        for of_a, of_b in parts:
-            # Each dot as soon as its operands are loaded.
-            for i, j in sorted(sums, key=sum):
-                if held.get(_A[i]) != of_a:
-                    tiles.load(_A[i], a.tile(b, rows[i], step, of_a), a.row)
-                if held.get(_B[j]) != of_b:
-                    tiles.load(_B[j], b_.tile(b, step, columns[j], of_b), b_.row)
-                held |= {_A[i]: of_a, _B[j]: of_b}
-                tiles.dot(sums[i, j], _A[i], _B[j])
+        loads = Loads(
+            lambda i, part: (a.tile(b, rows[i], step, part), a.row),
+            lambda j, part: (b_.tile(b, step, columns[j], part), b_.row),
+            held={},
+        )
+        for pair in parts:
+            put_dots(tiles, sums, pair, loads)
     for key, tile in sums.items():
         tiles.store(tile, places[key], c.row)
 
