@@ -9,6 +9,10 @@ In float64 the norms and rotations of models stay in float64, which models would
 "noticed": how much the float64 logits change if queries are larger by 1e-4, which shows that the comparison
 is sensitive. Tokens: how many tokens of greedy decoding are equal, with a dynamic and a static cache, from a
 full and a left-padded batch. Computed: the share of all these calls of attention that flashbench computed.
+
+The second table is in bfloat16 and float16: the largest error of eager attention and of ours, against the
+same weights and inputs in float64, and the ratio of the two. Tokens: how many of the greedy choices, given
+the same text so far, float64 makes too.
 """
 
 from __future__ import annotations
@@ -23,7 +27,9 @@ import transformers
 from flashbench.integrations.huggingface import register, reset_stats, stats
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the models are those that the tests compare
+from helpers.huggingface_halves import Half, decode, errors_of, half_model
 from helpers.huggingface_models import CASES, LEFT, Case, Computed, compute, default_dtype
+from helpers.torch_halves import HALVES
 
 NEW_TOKENS = 24
 NAME = "fb_numba"
@@ -99,6 +105,37 @@ def row(case: Case) -> str:
     return f"| {case.name} | {case.features} | {parameters} | " + " | ".join([*cells, share]) + " |"
 
 
+def half_tokens(case: Case, half: Half, exact: Half) -> str:
+    """How many greedy choices float64 makes too: of eager attention, of ours, and out of how many."""
+    if not case.generates:
+        return ""
+    counts = []
+    for attention in ("eager", NAME):
+        steps = [
+            decode(half, exact, attention, cache, mask, NEW_TOKENS)
+            for cache in ("dynamic", "static")
+            for mask in (torch.ones_like(LEFT), LEFT)
+        ]
+        counts.append(sum(int((step.exact.argmax(-1) == step.tokens).sum()) for step in steps))
+    return f"{counts[0]}, {counts[1]} of {sum(step.tokens.numel() for step in steps)}"
+
+
+def half_row(case: Case, dtype: torch.dtype) -> str:
+    """One line of the table of half precision."""
+    half = half_model(case, dtype)
+    other = half.exactly()
+    exact = compute(other.model, "eager", case, other.inputs)
+    eager = errors_of(half, exact, "eager", case)
+    reset_stats()
+    ours = errors_of(half, exact, NAME, case)
+    chosen = half_tokens(case, half, other)
+    calls = case.attentions * (2 + 4 * NEW_TOKENS * case.generates)
+    share = (stats().forwards + stats().backwards) / calls
+    pairs = [f"{a:.1e} | {b:.1e} | {b / a:.2f}" for a, b in zip(eager, ours, strict=True)]
+    name = str(dtype).removeprefix("torch.")
+    return f"| {case.name} | {name} | {pairs[0]} | {pairs[1]} | {chosen} | {share:.0%} of {calls} |"
+
+
 def main() -> None:
     """Compute, and print Markdown."""
     register(NAME)
@@ -110,6 +147,12 @@ def main() -> None:
     print("|" + "---|" * 10)
     for case in CASES:
         print(row(case))
+    heads = ["model", "dtype", "logits, eager", "ours", "ratio", "gradients, eager", "ours", "ratio"]
+    print("\n| " + " | ".join([*heads, "tokens: eager, ours", "computed"]) + " |")
+    print("|" + "---|" * 10)
+    for dtype in HALVES[::-1]:
+        for case in CASES:
+            print(half_row(case, dtype))
 
 
 if __name__ == "__main__":

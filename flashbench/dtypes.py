@@ -48,7 +48,7 @@ def _as_it_is(stored: NDArray[Any]) -> NDArray[np.floating]:
 # In place where it can be: arrays may be as large as memory allows.
 def _to_bfloat16(numbers: NDArray[np.floating]) -> NDArray[Any]:
     """The bit patterns, rounded to nearest, ties to even. A NaN stays a NaN."""
-    single = numbers.astype("float32")
+    single = numbers.astype("float32").reshape(-1)  # an array also of a single number
     bits = single.view("uint32")
     nan = single != single
     quiet = bits[nan] | 0x400000
@@ -59,7 +59,7 @@ def _to_bfloat16(numbers: NDArray[np.floating]) -> NDArray[Any]:
     del carry
     bits[nan] = quiet
     bits >>= 16
-    return bits.astype("uint16")
+    return bits.astype("uint16").reshape(numbers.shape)
 
 
 def _from_bfloat16(patterns: NDArray[Any]) -> NDArray[np.floating]:

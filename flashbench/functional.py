@@ -45,7 +45,8 @@ def attention(
 
     Args:
         q: (batch, num_heads, seqlen_q, head_dim), or (batch, seqlen_q, head_dim) for one head.
-            A NumPy array or any CPU array with `__dlpack__`, float64 or float32, of any strides.
+            A NumPy array or any CPU array with `__dlpack__`, of any strides: float64, float32, float16 or
+            bfloat16 (ml_dtypes' or another library's). k and v have the same dtype.
         k: (batch, num_kv_heads, seqlen_k, head_dim). num_heads must be a multiple of num_kv_heads:
             num_heads / num_kv_heads neighbouring query heads share a key head.
         v: (batch, num_kv_heads, seqlen_k, head_dim_v). head_dim and head_dim_v: 1 to 256.
@@ -63,10 +64,13 @@ def attention(
             from each score. Press et al. 2022, "Train Short, Test Long"; `flashbench.alibi_slopes` makes
             their slopes.
         mask: an array that broadcasts to (batch, num_heads, seqlen_q, seqlen_k), or to
-            (batch, seqlen_q, seqlen_k) in 3-D. It is not copied. bool: True where a query may attend. q's
-            dtype: added to the scores (-inf hides). A `BlockMask`: hidden blocks cost nothing.
-        sinks: (num_heads,) of q's dtype: a logit that is added to the softmax's denominator and has no value.
-            Xiao et al. 2024, "Efficient Streaming Language Models with Attention Sinks", as in gpt-oss.
+            (batch, seqlen_q, seqlen_k) in 3-D. It is not copied. bool: True where a query may attend.
+            Floats: added to the scores (-inf hides). A `BlockMask`: hidden blocks cost nothing. Floats have
+            q's dtype. With float16 and bfloat16 they may be float32, which is not copied either; in 16 bits
+            they are converted in each call.
+        sinks: (num_heads,), floats as of a mask: a logit that is added to the softmax's denominator and has
+            no value. Xiao et al. 2024, "Efficient Streaming Language Models with Attention Sinks", as in
+            gpt-oss.
         key_lengths: (batch,) whole numbers, 0 to seqlen_k: the number of valid keys of each sequence.
             "bottom-right" then means each sequence's own last key.
         block_table: (batch, pages) whole numbers; needs key_lengths. k is then
@@ -91,8 +95,9 @@ def attention(
     Features apply in this order: softcap, alibi_slopes, float mask, hidden keys, softmax with sinks, dropout.
 
     Returns:
-        o: (batch, num_heads, seqlen_q, head_dim_v), or (batch, seqlen_q, head_dim_v) in 3-D. With
-        return_lse: AttentionOutput(o, lse).
+        o: (batch, num_heads, seqlen_q, head_dim_v), or (batch, seqlen_q, head_dim_v) in 3-D, a NumPy array of
+        q's dtype: bfloat16 is that of ml_dtypes. With return_lse: AttentionOutput(o, lse), where lse is
+        float32 with float16 and bfloat16, else of q's dtype.
 
         A row that sees no key has o = 0 and lse = -inf (or the sink). A score of -inf has weight 0, whatever
         its cause. A row with only such scores is like a row that sees no key. A NaN or a score of +inf makes
@@ -102,7 +107,7 @@ def attention(
 
     Raises:
         AttentionError: an argument breaks a rule.
-        EngineError: the engine's library is not installed.
+        EngineError: the engine's library is not installed, or ml_dtypes for a result in bfloat16.
         UnsupportedError: the engine cannot run this problem, or return_lse is set and it gives no lse.
 
     >>> import numpy as np
@@ -146,8 +151,8 @@ def attention_backward(
     Returns:
         AttentionGradients, which unpacks into dq, dk and dv in the shapes and dtype of q, k and v. dk and dv
         are sums over the query heads that share a key head. Its `dsinks` is (num_heads,). Its `dmask` has the
-        mask's own shape: it is summed along broadcast axes. Both are None if there is none. Rows that see no
-        key have zero gradients, and so have keys beyond key_lengths.
+        mask's own shape: it is summed along broadcast axes. Both have lse's dtype, and are None if there is
+        none. Rows that see no key have zero gradients, and so have keys beyond key_lengths.
 
     Raises:
         AttentionError: as `attention`.

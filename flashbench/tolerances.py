@@ -47,7 +47,9 @@ error analysis"). The worst case is n u, and needs every rounding to go the same
    numbers below float32's smallest normal number, which AVX512-BF16 and AMX take for 0, times the other
    factors of a product; and what the backward inherits from o. It computes
    delta = sum(do o) from the rounded o, as flash-attention does, with an error of u sqrt(head_dim_v) |o| |do|
-   at most. p and so ds have that error, dq = scale ds k has scale k times it, and dk scale q times.
+   at most. p and so ds have that error, dq = scale ds k has scale k times it, and dk scale q times. Errors of
+   dk add up over queries that share few keys, as in point 3. So do those of ds where a unit takes it in 16
+   bits.
    lse is never rounded to 16 bits. Products of two 16-bit numbers are exact in float32, and their sum is a
    float32 sum: lse has the tolerance of float32.
 """
@@ -218,7 +220,19 @@ def naive_unit(
         wide = math.sqrt(problem.head_dim_v / problem.head_dim)
         factor = abs(sizes.scale) * (sizes.k if what == "dq" else sizes.q)
         of_delta = factor * wide * rounding * max(sizes.v, smallest) * sizes.do
+    if what == "dk":
+        of_delta *= _queries_of_a_key(problem, sizes)
     return max(naive.error, of_result, of_sums, flushed, of_delta)
+
+
+def _queries_of_a_key(problem: AttentionProblem, sizes: Sizes) -> float:
+    """The size of a sum over the queries that share a key, as in point 3; at least 1."""
+    heads = problem.num_heads // problem.num_kv_heads
+    shares = (
+        math.sqrt(heads * seqlen_q) / max(1, sizes.keys or seqlen_k)
+        for seqlen_q, seqlen_k in problem.length_counts
+    )
+    return max(1.0, *shares)
 
 
 def _naive_errors(what: Output | Direction) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from helpers.oracle_engine import OracleEngine
@@ -100,6 +101,87 @@ class CacheMachine(RuleBasedStateMachine):
             for head in range(HEADS):
                 assert (k[head] == np.array(numbers)[:, None] + head / 8).all()
                 assert (v[head] == -np.array(numbers)[:, None] - head / 8).all()
+
+
+HALVES = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+
+
+@CACHES
+@HALVES
+def test_a_cache_of_halves_takes_the_dtype_by_any_of_its_names(
+    make: Callable[..., Cache], dtype: str
+) -> None:
+    of_numpy = np.dtype({"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype])
+    for word in (dtype, of_numpy, of_numpy.type):
+        cache = make(1, 2, 4, dtype=word)
+        assert cache.k.dtype == cache.v.dtype == of_numpy
+        assert cache.nbytes * 4 == make(1, 2, 4).nbytes
+
+
+@CACHES
+@HALVES
+def test_keys_in_float32_are_rounded_once_into_a_cache_of_halves(
+    make: Callable[..., Cache], dtype: str
+) -> None:
+    cache, of_numpy = make(2, 2, 4, dtype=dtype), np.dtype(dtype)
+    k, v = np.random.default_rng(0).standard_normal((2, 2, 2, 3, 4)).astype(np.float32)
+    cache.append(k, v)
+    cache.append(k.astype(of_numpy), v.astype(of_numpy))
+    for sequence in range(2):
+        for found, given in zip(tokens(cache, sequence), (k, v), strict=True):
+            expected = given[sequence].astype(of_numpy).astype(np.float32)
+            np.testing.assert_array_equal(found.astype(np.float32), np.concatenate([expected] * 2, axis=1))
+    wanted = f"k has dtype float64, the cache has {dtype}: k must be float32 or {dtype}"
+    with pytest.raises(AttentionError, match=wanted):
+        cache.append(k.astype(np.float64), v)
+
+
+@CACHES
+@HALVES
+def test_a_float32_query_goes_with_a_cache_of_halves_through_the_cache_alone(
+    make: Callable[..., Cache], dtype: str
+) -> None:
+    cache = make(2, 2, 8, dtype=dtype)
+    rng = np.random.default_rng(0)
+    cache.append(*rng.standard_normal((2, 2, 2, 5, 8)).astype(np.float32))
+    cache.append(*rng.standard_normal((2, 2, 3, 8)).astype(np.float32), sequence=1)
+    q = rng.standard_normal((2, 4, 1, 8)).astype(np.float32)
+    with pytest.raises(AttentionError, match=f"k has dtype {dtype}, q has float32"):
+        attention(q, cache.k, cache.v, key_lengths=cache.key_lengths)
+    o, lse = cache.attention(q, causal=True, return_lse=True)
+    assert (o.dtype, lse.dtype) == (np.float32, np.float32)
+    direct, direct_lse = attention(
+        q.astype(np.dtype(dtype)),
+        cache.k,
+        cache.v,
+        causal=True,
+        key_lengths=cache.key_lengths,
+        block_table=cache.block_table,
+        return_lse=True,
+    )
+    np.testing.assert_array_equal(o, direct.astype(np.float32))
+    np.testing.assert_array_equal(lse, direct_lse)
+    own = cache.attention(q.astype(np.dtype(dtype)), causal=True)
+    assert own.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(own.astype(np.float32), o)
+    with pytest.raises(
+        AttentionError, match=f"q has dtype float64, the cache has {dtype}: q must be float32 "
+    ):
+        cache.attention(q.astype(np.float64))
+
+
+@CACHES
+def test_attention_of_a_wide_cache_is_attention(make: Callable[..., Cache]) -> None:
+    cache = make(1, 2, 8)
+    k, v = np.random.default_rng(0).standard_normal((2, 1, 2, 5, 8))
+    cache.append(k, v)
+    q = np.random.default_rng(1).standard_normal((1, 4, 2, 8))
+    o = cache.attention(q, causal=True, window=(2, 0))
+    np.testing.assert_allclose(o, attention(q, k, v, causal=True, window=(2, 0)), atol=1e-14)
+    with pytest.raises(AttentionError, match="q has dtype float32, the cache has float64: they must be the"):
+        cache.attention(q.astype(np.float32))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'key_lengths'"):
+        cache.attention(q, key_lengths=[5])
 
 
 class KVCacheMachine(CacheMachine):

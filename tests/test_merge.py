@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from helpers.support import assert_close
@@ -114,6 +115,29 @@ def test_one_part_is_itself(dtype: Dtype) -> None:
     assert np.array_equal(merged.o, part.o)
     assert np.array_equal(merged.lse, part.lse)
     assert not np.shares_memory(merged.o, part.o)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_parts_of_16_bits_are_merged_in_float64_and_rounded(dtype: type) -> None:
+    q, k, v = np.random.default_rng(0).standard_normal((3, 2, 3, 40, 8)).astype(dtype)
+    parts = [attention(q, k[:, :, a], v[:, :, a], return_lse=True) for a in np.s_[:7, 7:25, 25:]]
+    merged = merge_attention(*zip(*parts, strict=True))
+    assert (merged.o.dtype, merged.lse.dtype) == (np.dtype(dtype), np.float32)
+    exact = merge_attention(
+        [part.o.astype(np.float64) for part in parts], [part.lse.astype(np.float64) for part in parts]
+    )
+    unit = float(ml_dtypes.finfo(dtype).eps) / 2
+    np.testing.assert_allclose(merged.o.astype(np.float64), exact.o, rtol=1.01 * unit, atol=1e-7)
+    np.testing.assert_allclose(merged.lse, exact.lse, rtol=1e-6)
+    whole = attention(q, k, v, return_lse=True)
+    np.testing.assert_allclose(
+        merged.o.astype(np.float64), whole.o.astype(np.float64), rtol=4 * unit, atol=4 * unit
+    )
+    with pytest.raises(AttentionError) as error:
+        merge_attention([part.o for part in parts], [part.lse.astype(np.float64) for part in parts])
+    assert str(error.value) == (
+        f"lse_parts[0] has dtype float64, o_parts[0] has {np.dtype(dtype)}: lse_parts[0] must be float32"
+    )
 
 
 def test_a_row_that_sees_no_key_in_a_part_counts_for_nothing_whatever_o_holds() -> None:

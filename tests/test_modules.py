@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from helpers.support import assert_close
@@ -256,6 +257,43 @@ def test_weights_and_inputs_must_have_one_dtype() -> None:
     x = np.ones((1, 2, 8), dtype=np.float32)
     with pytest.raises(AttentionError, match="q has dtype float32, w_q has float64: they must be the same"):
         module.forward(x, x, x)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("mode", AttentionMode)
+def test_multi_head_attention_in_16_bits_is_that_of_float32_within_its_rounding(
+    mode: AttentionMode, dtype: type
+) -> None:
+    config = MultiHeadAttentionConfig(d_model=16, num_heads=4, num_kv_heads=2, mode=mode, causal=True)
+    rng = np.random.default_rng(0)
+    shapes = ((16, 16), (16, 8), (16, 8), (16, 16), (16,), (8,), (8,), (16,))
+    weights = ProjectionWeights(*((rng.standard_normal(shape) / 4).astype(dtype) for shape in shapes))
+    x, do = rng.standard_normal((2, 2, 9, 16)).astype(dtype)
+    narrow = MultiHeadAttention(config, weights)
+    wide = MultiHeadAttention(config, ProjectionWeights(*(w.astype(np.float32) for w in weights)))
+    o, expected = narrow.forward(x, x, x), wide.forward(*[x.astype(np.float32)] * 3)
+    found, right = narrow.backward(do), wide.backward(do.astype(np.float32))
+    unit = float(ml_dtypes.finfo(dtype).eps) / 2
+    pairs = zip((o, *found[:3], *found.weights), (expected, *right[:3], *right.weights), strict=True)
+    for actual, wanted in pairs:
+        assert actual.dtype == np.dtype(dtype)
+        # Projections and attention round numbers of about 1, or as large as the result. db_k is a sum of such
+        # numbers, and 0 but for rounding.
+        bound = 8 * unit * max(1.0, np.abs(wanted).max())
+        np.testing.assert_allclose(actual.astype(np.float32), wanted, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_flash_attention_in_16_bits_goes_back_through_its_last_forward(dtype: type) -> None:
+    q, k, v, do = np.random.default_rng(0).standard_normal((4, 1, 2, 9, 8)).astype(dtype)
+    module = FlashAttention(FlashAttentionConfig(causal=True))
+    o, lse = module.forward(q, k, v, return_lse=True)
+    assert (o.dtype, lse.dtype) == (np.dtype(dtype), np.float32)
+    gradients = module.backward(do)
+    again = module.backward(do, q, k, v, o, lse)
+    for one, other, like in zip(gradients, again, (q, k, v), strict=True):
+        assert one.dtype == like.dtype
+        np.testing.assert_array_equal(one, other)
 
 
 def test_builders_change_a_copy_and_check_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,6 +15,8 @@ from hypothesis import given
 from scipy.special import logsumexp, softmax
 
 from flashbench import reference
+from flashbench.dtypes import DTYPES
+from flashbench.extras import make_extras
 from flashbench.problem import AttentionProblem, Inputs
 from flashbench.reference import attention_backward_reference, attention_reference, head_group
 
@@ -261,3 +264,59 @@ def test_a_head_group_is_checked_alone() -> None:
         assert np.array_equal(of_part.dq, gradients.dq[queries])
         assert np.array_equal(of_part.dk, gradients.dk[keys])
         assert np.array_equal(of_part.dv, gradients.dv[keys])
+
+
+# The naive computation in a 16-bit dtype, whose errors are the measure of an engine's
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_naive_computation_errs_as_much_as_pytorchs_eager_code(dtype: Any, causal: bool) -> None:
+    torch = pytest.importorskip("torch")
+    problem = AttentionProblem.of(96, num_heads=4, head_dim=32, dtype=dtype, causal=causal)
+    entry = DTYPES[problem.dtype]
+    inputs = problem.make_inputs(seed=3)
+    right = (attention_reference(problem, *inputs[:3])[0], *_gradients(problem, inputs))
+    naive = (
+        attention_reference(problem, *inputs[:3], rounded_to=problem.dtype)[0],
+        *_gradients(problem, inputs, rounded_to=problem.dtype),
+    )
+    q, k, v, do = (torch.from_numpy(entry.view(x).copy()).to(getattr(torch, dtype)) for x in inputs)
+    tensors = [x.requires_grad_() for x in (q, k, v)]
+    scores = (q @ k.transpose(2, 3)) * problem.scale
+    if causal:
+        scores = scores.masked_fill(~torch.ones(96, 96, dtype=torch.bool).tril(), float("-inf"))
+    o = scores.softmax(dim=-1) @ v
+    eager = (o, *torch.autograd.grad(o, tensors, do))
+    for name, exact, ours, theirs in zip(("o", "dq", "dk", "dv"), right, naive, eager, strict=True):
+        of_ours = np.abs(ours - exact)
+        of_eager = np.abs(theirs.detach().double().numpy() - exact)
+        # Where each rounds differs a little, so largest errors may; typical errors hardly do.
+        assert np.mean(of_ours) == pytest.approx(np.mean(of_eager), rel=0.2), name
+        assert np.max(of_ours) == pytest.approx(np.max(of_eager), rel=0.7), name
+
+
+def _gradients(problem: AttentionProblem, inputs: Any, **options: Any) -> Any:
+    q, k, v, do = inputs
+    return attention_backward_reference(problem, do, q, k, v, **options)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_naive_computation_rounds_to_what_the_dtype_can_store(dtype: Any) -> None:
+    entry = DTYPES[dtype]
+    problem = AttentionProblem.of(20, num_heads=2, num_kv_heads=1, head_dim=16, dtype=dtype, sinks=True)
+    extras, inputs = make_extras(problem), problem.make_inputs()
+    o, _ = attention_reference(problem, *inputs[:3], extras, rounded_to=dtype)
+    q, k, v, do = inputs
+    found = attention_backward_reference(problem, do, q, k, v, extras, rounded_to=dtype)
+    for x in (o, *found, found.dsinks):
+        large = np.where(np.abs(x) < entry.smallest_normal, 0.0, x)  # denormals have no place in the rounding
+        np.testing.assert_array_equal(entry.view(entry.make(large)), large)
+
+
+def test_the_naive_computation_does_not_overflow() -> None:
+    problem = AttentionProblem.of(20, head_dim=64, dtype="float16", softmax_scale=1.0)
+    q, k, v, _ = (x * np.float16(200) for x in problem.make_inputs())
+    o, lse = attention_reference(problem, q, k, v, rounded_to="float16")
+    assert np.isfinite(o).all()
+    assert lse.max() > 65504

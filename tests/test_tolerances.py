@@ -12,7 +12,14 @@ from flashbench.extras import Extras
 from flashbench.philox import dropout_kept
 from flashbench.problem import AttentionProblem
 from flashbench.reference import attention_backward_reference, attention_reference
-from flashbench.tolerances import DOCUMENTED_TOLERANCE, Sizes, problem_tolerance, tolerance_for
+from flashbench.tolerances import (
+    DOCUMENTED_TOLERANCE,
+    Naive,
+    Sizes,
+    naive_unit,
+    problem_tolerance,
+    tolerance_for,
+)
 
 OUTPUTS = ("o", "lse", "dq", "dk", "dv")
 
@@ -222,3 +229,63 @@ def in_float32(
         "dsinks": -(p_sink * delta).sum(axis=(0, 2, 3)),
         "dmask": dmask,
     }
+
+
+HALVES = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+
+
+@HALVES
+def test_o_may_have_twice_the_naive_error_and_gradients_three_times(dtype: Any) -> None:
+    problem, naive = AttentionProblem.of(512, dtype=dtype), Naive(error=0.02, largest=3.0)
+    assert problem_tolerance(problem, "o", naive=naive) == pytest.approx(2 * 0.02 + 1e-5)
+    for what in ("dq", "dk", "dv", "dsinks", "dmask"):
+        assert problem_tolerance(problem, what, naive=naive) == pytest.approx(3 * 0.02 + 1e-5)
+    with pytest.raises(ValueError, match=f"the tolerance of o in {dtype} follows from a naive error"):
+        problem_tolerance(problem, "o")
+
+
+@HALVES
+def test_small_outputs_get_less_than_1e_5_more_and_large_ones_no_more(dtype: Any) -> None:
+    problem, naive = AttentionProblem.of(512, dtype=dtype), Naive(error=0.0, largest=0.0)
+    for v in (1e-3, 1e3):
+        sizes = Sizes(v=v)
+        more = problem_tolerance(problem, "o", sizes=sizes, naive=naive) - 2 * naive_unit(
+            problem, "o", naive, sizes=sizes
+        )
+        assert more == pytest.approx(1e-5 * min(1.0, v), rel=1e-6)
+
+
+@HALVES
+def test_a_result_that_is_rounded_once_is_right_though_the_naive_one_is_exact(dtype: Any) -> None:
+    unit_roundoff = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+    problem, naive = AttentionProblem.of(512, dtype=dtype), Naive(error=0.0, largest=4.0)
+    for what in ("o", "dv"):
+        assert problem_tolerance(problem, what, naive=naive) >= 4.0 * unit_roundoff
+    # What does not fit into float16 is no reason for more.
+    huge = Naive(error=0.0, largest=1e30)
+    if dtype == "float16":
+        assert naive_unit(problem, "o", huge) <= 65504 * unit_roundoff
+
+
+@HALVES
+def test_lse_of_16_bit_inputs_is_held_to_float32(dtype: Any) -> None:
+    of_halves, of_float32 = (AttentionProblem.of(512, dtype=d) for d in (dtype, "float32"))
+    for sizes, largest_lse in ((Sizes(), 0.0), (Sizes(q=30.0), 0.0), (Sizes(), 64.0)):
+        options = {"sizes": sizes, "largest_lse": largest_lse}
+        assert problem_tolerance(of_halves, "lse", **options) == problem_tolerance(
+            of_float32, "lse", **options
+        )
+
+
+@HALVES
+def test_queries_that_share_few_keys_add_up_their_errors_in_dk_alone(dtype: Any) -> None:
+    problem, naive = AttentionProblem.of(400, dtype=dtype), Naive(error=0.0, largest=0.0)
+    many, few = (
+        {what: naive_unit(problem, what, naive, sizes=sizes) for what in ("dq", "dk")}
+        for sizes in (
+            Sizes(),
+            Sizes(keys=2),
+        )
+    )
+    assert few["dk"] == pytest.approx(10 * many["dk"])  # sqrt(400) / 2
+    assert few["dq"] == many["dq"]

@@ -11,6 +11,7 @@ from flashbench.arguments.arrays import (
     as_stored,
     check_same_dtype,
 )
+from flashbench.arguments.bfloat16 import as_patterns
 from flashbench.arguments.features import read_features
 from flashbench.arguments.layouts import (
     ArgumentLayout,
@@ -177,7 +178,8 @@ def prepare(
     """
     q, k, v = as_array("q", q), as_array("k", k), as_array("v", v)
     dtype = check_dtypes(q, k, v)
-    q, k, v = as_stored(q, dtype), as_stored(k, dtype), as_stored(v, dtype)
+    if dtype == "bfloat16":
+        q, k, v = as_patterns(q), as_patterns(k), as_patterns(v)
     if cu_seqlens is not None:
         placed = place_packed(q, k, v, *cu_seqlens)
     elif block_table is not None:

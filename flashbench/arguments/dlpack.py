@@ -39,6 +39,10 @@ class _Capsule:
         self._capsule = x.__dlpack__()
         self.tensor = _Tensor.from_address(_pointer(self._capsule, _NAME))
 
+    @property
+    def holds_bfloat16(self) -> bool:
+        return bool(self.tensor.code == _BFLOAT and self.tensor.bits == 16)
+
     def __dlpack__(self, **_: Any) -> Any:
         return self._capsule
 
@@ -51,12 +55,14 @@ def from_dlpack(x: Any) -> NDArray[Any]:
 
     Raises what NumPy raises, or x's library.
     """
-    try:
+    if not str(getattr(x, "dtype", "")).endswith("bfloat16"):  # which NumPy need not try then
+        try:
+            return np.from_dlpack(x)
+        except Exception:
+            if not _Capsule(x).holds_bfloat16:
+                raise
+    capsule = _Capsule(x)
+    if not capsule.holds_bfloat16:
         return np.from_dlpack(x)
-    except Exception:
-        capsule = _Capsule(x)
-        if capsule.tensor.code != _BFLOAT or capsule.tensor.bits != 16:
-            raise
-    # The library made this description for its receiver. The memory is what both types share.
-    capsule.tensor.code = _UINT
+    capsule.tensor.code = _UINT  # the library made this description for its receiver; the memory stays
     return np.from_dlpack(capsule).view(BFLOAT16)

@@ -44,9 +44,8 @@ def seq_lens(default: str) -> Any:
     )
 
 
-ALL_DTYPES = ",".join(WIDEST_FIRST)
 WIDE_DTYPES = ",".join(ACCUMULATORS)
-_DTYPE_WORDS = listed(WIDEST_FIRST, "and")
+_DTYPE_WORDS, _SOME_DTYPES = listed(WIDEST_FIRST, "and"), ",".join(NARROWEST_FIRST[:2])
 
 
 def dtype(default: str = DEFAULT_DTYPE) -> Any:
@@ -54,7 +53,7 @@ def dtype(default: str = DEFAULT_DTYPE) -> Any:
     return typer.Option(
         "--dtype",
         metavar="D,...",
-        help=f"{_DTYPE_WORDS}, such as {NARROWEST_FIRST[0]} or {ALL_DTYPES} (default {default}).",
+        help=f"{_DTYPE_WORDS}, such as {DEFAULT_DTYPE} or {_SOME_DTYPES} (default {default}).",
         autocompletion=lambda: list(WIDEST_FIRST),
         rich_help_panel=PROBLEM,
     )

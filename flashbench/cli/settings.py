@@ -95,15 +95,16 @@ def build_duel(params: Mapping[str, Any]) -> DuelStudy:
     Raises EngineError for an engine that is unknown here, ConfigError for a bad option, AttentionError for an
     impossible problem.
     """
-    a = Contestant(engine=params["a"], python=params["python_a"], path=params["path_a"])
-    b = Contestant(engine=params["b"] or params["a"], python=params["python_b"], path=params["path_b"])
+    a = Contestant(engine=params["a"], python=params["python_a"], path=params.get("path_a"))
+    b = Contestant(engine=params["b"] or params["a"], python=params["python_b"], path=params.get("path_b"))
     for side in (a, b):
         if side.python is None:  # another environment is asked for its engines before the first round
             check_engine_name(side.engine)
     of_a_side = ("b", "python_a", "python_b", "path_a", "path_b")
-    if params["aa"] and any(params[name] for name in of_a_side):
+    if params["aa"] and any(params.get(name) for name in of_a_side):
         raise ConfigError(
-            "--aa is A against itself, here: it takes no B, and no --python or --path of one side"
+            "--aa is A against itself, here: it takes no B and no --python-a or --python-b, --path-a or "
+            "--path-b"
         )
     if a == b and not params["aa"]:
         raise ConfigError(

@@ -128,14 +128,13 @@ def train(
             rich_help_panel=_MODELS,
         ),
     ] = None,
-    dtype: Annotated[
+    autocast: Annotated[
         str | None,
         typer.Option(
-            "--dtype",
-            metavar="D",
-            help="float32, or bfloat16: forward and loss under torch.autocast, weights in float32 (default "
-            "float32).",
-            autocompletion=lambda: ["float32", "bfloat16"],
+            "--autocast",
+            metavar="none|bfloat16",
+            help="bfloat16: forward and loss under torch.autocast, weights in float32 (default none).",
+            autocompletion=lambda: ["none", "bfloat16"],
             rich_help_panel=_MODELS,
         ),
     ] = None,

@@ -14,7 +14,7 @@ from flashbench.cli.values import parse_choices, parse_whole, parse_wholes
 from flashbench.errors import ConfigError, FlashbenchError
 from flashbench.integrations.forecasting.choice import VARIANT
 from flashbench.integrations.forecasting.models import MODELS
-from flashbench.studies.train.study import ATTENTIONS, DATA, Setting, TrainDtype, TrainStudy
+from flashbench.studies.train.study import ATTENTIONS, DATA, Setting, TrainStudy
 
 
 def _models(option: str, text: str) -> list[str]:
@@ -51,8 +51,8 @@ def _settings(option: str, words: list[str]) -> dict[str, dict[str, Setting]]:
     return found
 
 
-def _dtype(option: str, text: str) -> str:
-    known: dict[str, str] = {word: word for word in get_args(TrainDtype)}
+def _autocast(option: str, text: str) -> str | None:
+    known: dict[str, str | None] = {"none": None, "bfloat16": "bfloat16"}
     return parse_choices(option, text, known, many=False)[0]
 
 
@@ -67,7 +67,7 @@ _OPTIONS: Options = {
     "csv": ("csv", as_given),
     "series": ("series", parse_whole),
     "patch_stride": ("patch_stride", parse_whole),
-    "dtype": ("dtype", _dtype),
+    "autocast": ("autocast", _autocast),
     **{
         name: OPTIONS[name]
         for name in ("threads", "repeats", "rounds", "seed", "memory", "memory_budget", "timeout")

@@ -14,7 +14,7 @@ EPILOG = (
     "  flashbench verify --engine numpy --case square --case gqa-8-2\n"
     "  flashbench verify --engine all --case head-dim\n"
     "  flashbench verify --case nan --verbose\n"
-    "  flashbench verify --dtype float32 --causal --direction fwd --threads 1\n"
+    "  flashbench verify --dtype bfloat16 --causal --direction fwd --threads 1\n"
     "  flashbench verify --list\n"
     "  flashbench verify --suite torch\n"
     "  flashbench verify --suite flash-attention --sample 500\n"
@@ -53,9 +53,9 @@ def verify(
         typer.Option(
             "--suite",
             metavar="NAME",
-            help="Such as torch. default: every feature, odd shapes, extreme values; half a minute on two "
-            "cores. torch: PyTorch's grid for CPUs; a minute. flash-attention: that project's grid; half an "
-            "hour.",
+            help="Such as torch. default: every feature, odd shapes, extreme values; two minutes on two "
+            "cores. torch: PyTorch's grid for CPUs; two minutes. flash-attention: that project's grid; "
+            "hours, or --sample.",
             autocompletion=_suite_words,
             show_default=False,
         ),
@@ -74,7 +74,7 @@ def verify(
             "--seed", metavar="N", help="Draw another sample, such as 1 (default 0).", show_default=False
         ),
     ] = "0",
-    dtype: Annotated[list[str] | None, options.dtype(options.ALL_DTYPES)] = None,
+    dtype: Annotated[list[str] | None, options.dtype("all")] = None,
     causal: Annotated[str | None, options.causal("both")] = None,
     direction: Annotated[list[str] | None, options.direction("fwd,bwd", words=("fwd", "bwd"))] = None,
     threads: options.Threads = None,

@@ -169,7 +169,7 @@ class Engine(Outline, Protocol):
 class HasPaths(Protocol):
     """An engine whose products can be computed by several kinds of instructions. Others need not be one."""
 
-    def path(self, problem: AttentionProblem, direction: Direction, settings: Settings) -> str | None:
+    def isa_path(self, problem: AttentionProblem, direction: Direction, settings: Settings) -> str | None:
         """The path of a call: a name in kernels/products/paths.py. None: the call has none.
 
         Raises ConfigError for a path that cannot compute the problem here.
@@ -180,7 +180,7 @@ def path_taken(
     engine: Outline, problem: AttentionProblem, direction: Direction, settings: Settings
 ) -> str | None:
     """The path of a call; None for an engine that has no paths."""
-    return engine.path(problem, direction, settings) if isinstance(engine, HasPaths) else None
+    return engine.isa_path(problem, direction, settings) if isinstance(engine, HasPaths) else None
 
 
 def refusal(engine: Outline, problem: AttentionProblem, direction: Direction) -> str | None:

@@ -86,6 +86,10 @@ class StandardEngine(EngineBase):
     )
     dtypes = NARROWEST_FIRST
 
+    def isa_path(self, problem: AttentionProblem, direction: Direction, settings: Settings) -> str | None:
+        """Multiply-adds, of 16-bit dtypes in float32, whatever the settings say."""
+        return "convert" if is_half(problem.dtype) else "fma"
+
     def forward(
         self,
         problem: AttentionProblem,

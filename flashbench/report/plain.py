@@ -18,7 +18,9 @@ _BANNER = "\N{BAR CHART} Flash Attention Memory Profiling"
 
 
 def check_plain(study: Study) -> None:
-    """Raise ConfigError unless the study has exactly standard and flash, and one block size."""
+    """Raise ConfigError unless the study has exactly standard and flash, one block size and one path."""
+    if len(study.paths) > 1:
+        raise ConfigError(f"--plain is the documented table of one path, not of {', '.join(study.paths)}")
     if set(study.engines) != DOCUMENTED_ENGINES or len(study.settings()) > 1:
         raise ConfigError(
             "--plain is the documented table of standard and flash with one block size, not "

@@ -19,9 +19,9 @@ BURST_NS = 30_000_000
 def build(dtype: Dtype, threads: int, path: str) -> PeakWorkload:
     """The workload that reaches the limit of `threads` threads by a path."""
     from flashbench.kernels.probes import peak as probes  # here, so that the parent need not load Numba
-    from flashbench.kernels.products.paths import PATHS
+    from flashbench.kernels.products.paths import path_of
 
-    burst = getattr(probes, PATHS[path].peak)
+    burst = getattr(probes, path_of(dtype, path).peak)  # asks for the path's permission, if it needs one
     return PeakWorkload(lambda iterations: burst(dtype, iterations, threads))
 
 

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from flashbench.dtypes import entry_of_output
+from flashbench.dtypes import Dtype, entry_of_output, is_half
 from flashbench.engines import Array, Engine, Forward, Layout, Settings, get_engine, path_taken, refusal
 from flashbench.errors import UnsupportedError
 from flashbench.extras import Extras, make_extras
@@ -25,7 +25,7 @@ from flashbench.reference import (
 )
 from flashbench.studies.study import Point
 from flashbench.studies.untouched import Given, changed, is_same
-from flashbench.tolerances import Output, problem_tolerance
+from flashbench.tolerances import Naive, Output, problem_tolerance
 
 FACTORY = "flashbench.studies.workload:build"
 # Above this many operations the oracle would take longer than everything else: check a sample.
@@ -172,7 +172,8 @@ class AttentionWorkload:
         """
         inputs, extras, spoiled = self._as_made()
         errors = dict.fromkeys(self._outputs, 0.0)
-        dsinks = np.zeros(self._problem.num_heads)
+        naive: dict[Output, Naive] = {}
+        dsinks, naive_dsinks = (np.zeros(self._problem.num_heads) for _ in range(2))
         rows, largest_lse = 0, 0.0
         groups = self._sample()
         for batch, kv_head in groups:
@@ -186,15 +187,29 @@ class AttentionWorkload:
                 actual = self._outputs[name][part.keys if name in ("dk", "dv") else part.queries]
                 actual = entry_of_output(self._problem.dtype, name).view(actual)
                 errors[name] = max(errors[name], largest_error(actual, expected[name]))
+            if is_half(self._problem.dtype):
+                in_dtype = self._expected(part, inputs, extras, rounded_to=self._problem.dtype)
+                naive_dsinks[part.queries[1]] += in_dtype.pop("dsinks", 0.0)
+                for name in in_dtype.keys() & expected.keys():
+                    naive[name] = _larger(naive.get(name), in_dtype[name], expected[name])
         if "dsinks" in errors:
             heads = self._heads_of_every_sequence(groups)
             errors["dsinks"] = largest_error(self._outputs["dsinks"][heads], dsinks[heads])
-        largest = max(error for name, error in errors.items() if name not in ("lse", "dsinks"))
+            naive["dsinks"] = _larger(None, naive_dsinks[heads], dsinks[heads])
+        tolerances = {name: self._tolerance(name, largest_lse, naive.get(name)) for name in errors}
+        compared = [name for name in errors if name not in ("lse", "dsinks")]
+        largest = max(errors[name] for name in compared)
+        # Errors of a wide dtype are compared with one number. Of a 16-bit one each output has its own.
+        tolerance = (
+            max(tolerances[name] for name in compared)
+            if is_half(self._problem.dtype)
+            else self._tolerance(self._direction, largest_lse)
+        )
         return Checked(
             max_abs_error=largest if math.isfinite(largest) else None,
-            tolerance=self._tolerance(self._direction, largest_lse),
+            tolerance=tolerance,
             rows_checked=rows,
-            wrong=f"changed its input {spoiled}" if spoiled else self._verdict(errors, largest_lse),
+            wrong=f"changed its input {spoiled}" if spoiled else self._verdict(errors, tolerances),
         )._asdict()
 
     @property
@@ -232,30 +247,39 @@ class AttentionWorkload:
         extras = make_extras(self._problem, self._seed)
         return Inputs(*inputs), extras, spoiled or changed(self._extras, extras)
 
-    def _expected(self, part: HeadGroup, inputs: Inputs, extras: Extras) -> dict[Output, Any]:
-        """What the outputs should be there; also lse where tolerances depend on it."""
+    def _expected(
+        self, part: HeadGroup, inputs: Inputs, extras: Extras, *, rounded_to: Dtype | None = None
+    ) -> dict[Output, Any]:
+        """What the outputs should be there; also lse where tolerances depend on it.
+
+        rounded_to: what the naive computation in this dtype gives.
+        """
         expected: dict[Output, Any] = {}
         q, do = inputs.q[part.queries], inputs.do[part.queries]
         k, v = inputs.k[part.keys], inputs.v[part.keys]
         if "o" in self._outputs or self._problem.alibi:
-            o, lse = attention_reference(part.problem, q, k, v, extras, origin=part.origin)
+            o, lse = attention_reference(
+                part.problem, q, k, v, extras, origin=part.origin, rounded_to=rounded_to
+            )
             expected.update({"o": o, "lse": lse})
         if "dq" in self._outputs:
-            gradients = attention_backward_reference(part.problem, do, q, k, v, extras, origin=part.origin)
+            gradients = attention_backward_reference(
+                part.problem, do, q, k, v, extras, origin=part.origin, rounded_to=rounded_to
+            )
             dq, dk, dv = gradients
             expected.update({"dq": dq, "dk": dk, "dv": dv})
             if gradients.dsinks is not None:
                 expected["dsinks"] = gradients.dsinks
         return expected
 
-    def _tolerance(self, what: Output | Direction, largest_lse: float) -> float:
-        return problem_tolerance(self._problem, what, largest_lse=largest_lse)
+    def _tolerance(self, what: Output | Direction, largest_lse: float, naive: Naive | None = None) -> float:
+        return problem_tolerance(self._problem, what, largest_lse=largest_lse, naive=naive)
 
-    def _verdict(self, errors: dict[Output, float], largest_lse: float) -> str | None:
+    def _verdict(self, errors: dict[Output, float], tolerances: dict[Output, float]) -> str | None:
         if self._problem.sinks and "dq" in errors and "dsinks" not in errors:
             return "dsinks is missing"
         for name, error in errors.items():
-            tolerance = self._tolerance(name, largest_lse)
+            tolerance = tolerances[name]
             if not math.isfinite(error):
                 return f"{name} has NaN or infinity where the float64 oracle has a number"
             if error > tolerance:
@@ -263,3 +287,13 @@ class AttentionWorkload:
                     f"{name} is off the float64 oracle by {error:.2g}, more than rounding's {tolerance:.2g}"
                 )
         return None
+
+
+def _larger(before: Naive | None, naive: Array, expected: Array) -> Naive:
+    """The larger numbers of the naive computation before, and of this part of an output."""
+    error, largest = largest_error(naive, expected), largest_finite(expected)
+    return (
+        Naive(error, largest)
+        if before is None
+        else Naive(max(before.error, error), max(before.largest, largest))
+    )

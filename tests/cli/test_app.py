@@ -150,7 +150,7 @@ def test_completion_scripts_can_be_shown(shell: str) -> None:
         ("pro", ["profile"]),
         ("profile --engine t", ["torch-flash", "torch-math"]),
         ("verify --engine a", ["all"]),
-        ("profile --dtype ", ["float64", "float32"]),
+        ("profile --dtype ", ["float64", "float32", "bfloat16", "float16"]),
         ("sweep --causal ", ["no", "yes", "both"]),
         ("sweep --block-s", ["--block-sizes"]),
         ("compare --format m", ["markdown"]),

@@ -15,6 +15,7 @@ from flashbench.cli.readers import OPTIONS, read_params
 from flashbench.cli.settings import build_duel, build_study
 from flashbench.cli.train_settings import build_train_study
 from flashbench.cli.tuning import build_plan
+from flashbench.dtypes import NARROWEST_FIRST
 from flashbench.errors import ConfigError
 from flashbench.studies.train.study import TrainStudy
 
@@ -111,6 +112,7 @@ VALUES = {
     "block_sizes": "32",
     "block_q": "32",
     "block_k": "32",
+    "path": "auto",
     "threads": "1",
     "repeats": "2",
     "rounds": "2",
@@ -182,6 +184,7 @@ def test_commands_without_an_option_do_not_get_it_by_an_earlier_name(flashbench)
         ("dtype", "float32,float64", "dtypes", ["float32", "float64"]),
         ("direction", "fwd,bwd", "directions", ["fwd", "bwd"]),
         ("block_sizes", "32,auto", "block_sizes", [32, "auto"]),
+        ("path", "fma,auto", "paths", ["fma", "auto"]),
         ("engine", "flash,numpy", "engines", ["flash", "numpy"]),
     ],
 )
@@ -215,6 +218,8 @@ def test_tune_reads_lists_as_the_others_do(command: str, words: list[str]) -> No
         ('dtypes = "float32"', "dtypes", ["float32"]),
         ('block_sizes = "auto,32"', "block_sizes", ["auto", 32]),
         ('block_sizes = [16, "auto"]', "block_sizes", [16, "auto"]),
+        ('paths = "fma,auto"', "paths", ["fma", "auto"]),
+        ('paths = "auto"', "paths", ["auto"]),
         ('windows = ["none", "128,0", 64]', "windows", ["none", [128, 0], 64]),
         ("windows = [[128, 0]]", "windows", [[128, 0]]),
         ('engines = "flash,numpy"', "engines", ["flash", "numpy"]),
@@ -262,12 +267,41 @@ def test_a_duel_is_of_one_block_size() -> None:
         build_duel(params_of("duel", "flash", "standard", "--block-sizes", "32,64"))
 
 
+def test_a_duel_is_of_one_path_a_side() -> None:
+    half = ("duel", "flash", "--dtype", "bfloat16")
+    duel = build_duel(params_of(*half, "--path-a", "convert"))
+    assert (duel.a.path, duel.b.path, duel.of_versions) == ("convert", None, False)
+    both = build_duel(params_of("duel", "flash", "standard", "--dtype", "bfloat16", "--path", "convert"))
+    assert (both.a.path, both.b.path) == (None, None)
+    assert [point.settings.path for point in both.points()] == ["convert"]
+    for words, reason in (
+        (["--path-a", "convert", "--path-b", "convert"], "A and B are both flash"),
+        (
+            ["--path", "auto,convert", "--path-a", "convert"],
+            "a duel is of one path a side, not of auto, convert",
+        ),
+        (["--path-b", "fma"], "path fma computes float32, float64, not bfloat16"),
+        (["--path-b", "fast"], "there is no path 'fast'"),
+        (["--path-b", "convert", "--aa"], "--aa is A against itself"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            build_duel(params_of(*half, *words))
+
+
+def test_a_path_that_does_not_go_with_the_study_is_one_line(flashbench) -> None:
+    done = flashbench("profile", "--path", "convert", "--dtype", "float32")
+    assert (done.code, done.err) == (2, "error: no path of convert computes float32\n")
+    done = flashbench("sweep", "--path", "fast", "--dtype", "bfloat16")
+    assert done.code == 2
+    assert done.err.startswith("error: path: there is no path 'fast'; known: fma, ")
+
+
 @pytest.mark.parametrize(
     ("words", "left"),
     [
         (["--dtype", "float32"], ["square-2-causal-float32", "square-2-float32"]),
-        (["--causal"], ["square-2-causal-float32", "square-2-causal-float64"]),
-        (["--no-causal"], ["square-2-float32", "square-2-float64"]),
+        (["--causal"], sorted(f"square-2-causal-{dtype}" for dtype in NARROWEST_FIRST)),
+        (["--no-causal"], sorted(f"square-2-{dtype}" for dtype in NARROWEST_FIRST)),
         (["--causal", "--dtype", "float64"], ["square-2-causal-float64"]),
     ],
 )

@@ -68,6 +68,7 @@ def test_a_sweep_has_defaults_of_its_own() -> None:
         ("direction", "fwd,bwd,fwd+bwd", "directions", ["fwd", "bwd", "fwd_bwd"]),
         ("engine", ["flash", "numpy,standard"], "engines", ["flash", "numpy", "standard"]),
         ("block_sizes", "auto,32", "block_sizes", ["auto", 32]),
+        ("path", "Convert,auto", "paths", ["convert", "auto"]),
         ("threads", "2", "threads", 2),
         ("repeats", "7", "repeats", 7),
         ("rounds", "9", "rounds", 9),
@@ -110,7 +111,7 @@ def test_block_size_wins_over_the_file_s_block_q_and_block_k(study_file) -> None
         ({"seq_lens": "128,128"}, "seq_lens names 128 twice"),
         ({"seq_lens": "9" * 5000}, "--seq-lens takes whole numbers from 1 up"),
         ({"batch": "-1"}, "--batch takes whole numbers from 1 up, such as 64 or 4k (4096), not '-1'"),
-        ({"dtype": "float8"}, "--dtype takes float32 or float64, not 'float8'"),
+        ({"dtype": "float8"}, "--dtype takes float16, bfloat16, float32 or float64, not 'float8'"),
         ({"direction": "back"}, "--direction takes fwd, bwd or fwd+bwd, not 'back'"),
         ({"causal": "maybe"}, "--causal takes no, yes or both, not 'maybe'"),
         ({"causal_alignment": "left"}, "--causal-alignment takes bottom-right or top-left, not 'left'"),
@@ -221,7 +222,7 @@ def test_a_bad_option_is_one_line_that_names_it(params: dict[str, Any], said: st
         ("seq_lens = []", ": seq_lens must name at least one value"),
         ("causal = 1", ": causal[0]: expected `bool`, got `int`"),
         ("causal = 'maybe'", ": causal takes no, yes or both, not 'maybe'"),
-        ("dtypes = ['float8']", ": dtypes takes float32 or float64, not 'float8'"),
+        ("dtypes = ['float8']", ": dtypes takes float16, bfloat16, float32 or float64, not 'float8'"),
         ("directions = ['up']", ": directions takes fwd, bwd or fwd+bwd, not 'up'"),
         ("block_sizes = ['wide']", ": block_sizes takes auto or whole numbers from 1 up"),
         ("repeats = 0", ": repeats must be at least 1, not 0"),
@@ -354,7 +355,16 @@ def test_every_committed_study_loads_and_says_what_it_asks(path: Path) -> None:
 
 def test_the_documented_study_is_the_default_and_all_are_there() -> None:
     names = {path.stem for path in CONFIGS}
-    assert names >= {"documented", "block-sizes", "causal", "long-context", "ci", "speed"}
+    assert names >= {
+        "documented",
+        "block-sizes",
+        "causal",
+        "long-context",
+        "ci",
+        "speed",
+        "half",
+        "half-decode",
+    }
     documented = load_study(CONFIGS[0].with_name("documented.toml"))
     assert documented.points() == Study().points()
 

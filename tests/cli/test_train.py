@@ -56,6 +56,7 @@ def test_the_help_speaks_of_no_engines_of_other_packages_which_train_does_not_lo
 def test_every_option_has_its_field(flashbench, fake_train: FakeRun) -> None:
     words = (
         "train -m tft,informer -a flash,original --variant full-attention -n 512,1k --horizon 12 --windows 2 "
+        "--autocast bfloat16 "
         "--data synthetic --series 9 --patch-stride 4 --set tft.hidden_size=64 "
         "--set informer.activation=relu --set tft.grn_activation=ELU "
         "--threads 1 --repeats 4 --rounds 5 --seed 6 --no-memory --memory-budget 2GiB --timeout 60"
@@ -72,6 +73,7 @@ def test_every_option_has_its_field(flashbench, fake_train: FakeRun) -> None:
             data="synthetic",
             series=9,
             patch_stride=4,
+            autocast="bfloat16",
             settings={
                 "tft": {"hidden_size": 64, "grn_activation": "ELU"},
                 "informer": {"activation": "relu"},

@@ -47,6 +47,9 @@ def test_matches_the_oracle(problem: AttentionProblem, dtype: str) -> None:
         AttentionProblem.of(512, num_heads=4, num_kv_heads=2, batch=2, dtype="float32"),
         AttentionProblem.of(300, seqlen_k=700, num_heads=2, head_dim=100, head_dim_v=10),
         AttentionProblem.of(400, seqlen_k=400, num_heads=4, num_kv_heads=1, head_dim=256, causal=True),
+        AttentionProblem.of(512, num_heads=4, num_kv_heads=2, batch=2, dtype="bfloat16"),
+        AttentionProblem.of(300, seqlen_k=700, num_heads=2, head_dim=100, head_dim_v=10, dtype="bfloat16"),
+        AttentionProblem.of(400, seqlen_k=400, num_heads=4, num_kv_heads=1, head_dim=256, dtype="float16"),
     ],
     ids=str,
 )

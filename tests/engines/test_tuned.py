@@ -108,6 +108,13 @@ def test_blocks_that_a_caller_gives_win(tuned_table: Path) -> None:
     assert auto(600, settings=Settings(block_k=40)) == (rule(600)[0], 40)
 
 
+def test_blocks_are_of_the_path_that_they_were_tuned_on(tuned_table: Path) -> None:
+    write_table(tuned_table, make_entry(dtype="bfloat16", path="convert"))
+    of = {"dtype": "bfloat16"}
+    assert auto(600, settings=AUTO._replace(path="convert"), **of) == (13, 21)
+    assert auto(600, settings=AUTO._replace(path="dot_bf16-emulated"), **of) == rule(600, **of)
+
+
 def test_the_table_is_read_once_in_a_process(tuned_table: Path) -> None:
     write_table(tuned_table, make_entry())
     assert auto(600) == (13, 21)
@@ -183,8 +190,8 @@ def forged(path: Path, **changes: Any) -> None:
     [
         ({"cpu": "Another CPU, zen9, avx512"}, "is of another CPU (Another CPU, zen9, avx512)"),
         ({"kernels": "0" * 64}, "is of another flashbench, whose kernels differ"),
-        ({"schema_version": 2}, "was written by a newer flashbench (schema_version 2, not 1)"),
-        ({"schema_version": 0}, "was written by another flashbench (schema_version 0, not 1)"),
+        ({"schema_version": 3}, "was written by a newer flashbench (schema_version 3, not 2)"),
+        ({"schema_version": 1}, "was written by another flashbench (schema_version 1, not 2)"),
     ],
 )
 def test_a_foreign_or_stale_table_is_ignored_in_a_line_that_says_why(

@@ -67,6 +67,10 @@ def test_standard_takes_its_scores_and_nothing_else(seqlen):
         AttentionProblem.of(
             900, batch=3, softcap=5.0, query_lengths=(900, 80, 40), key_lengths=(700, 90, 900), dropout=0.1
         ),
+        AttentionProblem.of(700, num_heads=4, num_kv_heads=2, causal=True, sinks=True, dtype="bfloat16"),
+        AttentionProblem.of(333, seqlen_k=500, num_heads=2, head_dim=100, head_dim_v=40, dtype="float16"),
+        AttentionProblem.of(600, batch=2, num_heads=2, mask="float", dropout=0.2, dtype="bfloat16"),
+        AttentionProblem.of(7, seqlen_k=900, batch=3, head_dim=128, dtype="float16"),
     ],
     ids=str,
 )

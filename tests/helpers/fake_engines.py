@@ -191,12 +191,12 @@ class DyingOfBlocks(_Misbehaving, Blocked):
             os._exit(1)
 
 
-def build_peak(dtype: str, threads: int) -> Any:
+def build_peak(dtype: str, threads: int, path: str) -> Any:
     """A known hardware limit: 1000 operations per millisecond."""
     return _Peak()
 
 
-def build_no_peak(dtype: str, threads: int) -> Any:
+def build_no_peak(dtype: str, threads: int, path: str) -> Any:
     """A machine whose limit cannot be measured."""
     raise RuntimeError("no multiply-add here")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from flashbench.dtypes import DTYPES
 from flashbench.engines import Engine, Settings
 from flashbench.extras import Extras
 from flashbench.problem import AttentionProblem, Inputs
@@ -49,10 +50,11 @@ def problem_with(combination: str, **fields: Any) -> AttentionProblem:
 def poisoned(problem: AttentionProblem, seed: int = 0, share: float = 0.05) -> Inputs:
     """Inputs with NaN in some rows, which may be hidden from some other rows or from all."""
     inputs = problem.make_inputs(seed)
+    nan = DTYPES[problem.dtype].make(np.array(np.nan))
     rng = np.random.default_rng((seed, 3))
     for x in inputs:
         rows = x.reshape(-1, x.shape[-1])
-        rows[rng.random(len(rows)) < share, rng.integers(x.shape[-1])] = np.nan
+        rows[rng.random(len(rows)) < share, rng.integers(x.shape[-1])] = nan
     return inputs
 
 

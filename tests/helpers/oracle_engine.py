@@ -38,9 +38,7 @@ class Oracle:
         keep: bool = False,
     ) -> Forward:
         o, lse = attention_reference(problem, *arrays, extras)
-        return Forward(
-            *(entry_of_output(problem.dtype, name).make(x) for name, x in (("o", o), ("lse", lse)))
-        )
+        return Forward(_made(problem, "o", o), _made(problem, "lse", lse))
 
     def backward(
         self,
@@ -62,10 +60,7 @@ class Oracle:
             "dmask": found.dmask if mask_gradient else None,
         }
         return AttentionGradients(
-            *(
-                None if x is None else entry_of_output(problem.dtype, name).make(x)
-                for name, x in named.items()
-            )
+            *(None if x is None else _made(problem, name, x) for name, x in named.items())
         )
 
     def blocks(self, *_: Any) -> tuple[int, int] | None:
@@ -113,6 +108,11 @@ class OracleEngine(Oracle):
 
 
 ORACLE = OracleEngine()
+
+
+def _made(problem: AttentionProblem, name: str, x: Array) -> Array:
+    """An output as an engine gives it."""
+    return entry_of_output(problem.dtype, name).make(x)
 
 
 @contextmanager

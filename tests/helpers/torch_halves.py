@@ -70,7 +70,7 @@ def assert_accurate(ours: Callable[..., Any], theirs: Callable[..., Any], leaves
 def assert_close_to(found: Sequence[Any], exact: Sequence[Any], plain: Sequence[Any], few: int = 1) -> None:
     """Assert it of o and its gradients, in this order. exact: in float64. plain: in the dtype itself.
 
-    few: a factor for outputs of few numbers: the plain formula's largest error of these is a matter of chance.
+    few: a factor for outputs of few numbers. There chance decides how large the plain formula's errors are.
     """
     for at, (actual, expected, rounded) in enumerate(zip(found, exact, plain, strict=True)):
         assert actual.shape == expected.shape

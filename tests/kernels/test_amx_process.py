@@ -120,7 +120,8 @@ def run(script):
 
 @needs_amx
 def test_a_process_with_a_small_signal_stack_computes_without_tiles():
-    assert run(SMALL_SIGNAL_STACK) == ["dot_bf16"]
+    (name,) = run(SMALL_SIGNAL_STACK)
+    assert name != "amx"
 
 
 def outputs(settings):

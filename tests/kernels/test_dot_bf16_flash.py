@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 from helpers.dot_bf16 import KINDS
+from helpers.feature_checks import feature_combinations, problem_with
+from helpers.feature_problems import random_extras
+from helpers.half_exactness import assert_exact
 from helpers.support import assert_close
 from helpers.tiles import NAN
 from hypothesis import given
@@ -159,7 +162,14 @@ def test_errors_are_as_small_as_flash_attention_asks(path, causal, size):
         assert_close(one, right, factor * np.abs(other - right).max() + 1e-5)
 
 
-FEATURES = {
+@pytest.mark.parametrize("path", KINDS)
+@pytest.mark.parametrize("combination", feature_combinations())
+def test_features_are_exact(path, combination):
+    problem = problem_with(combination, dtype="bfloat16")
+    assert_exact(problem, Settings(24, 20, path=path), extras=random_extras(problem))
+
+
+MASKS = {
     "causal": {"causal": True},
     "window": {"window": (9, 12)},
     "bool-mask": {"mask": "bool", "mask_axes": "hqk"},
@@ -172,18 +182,18 @@ FEATURES = {
 @pytest.mark.parametrize("path", KINDS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["q", "k", "v", "do"])
-@pytest.mark.parametrize("feature", FEATURES)
-def test_what_is_not_finite_reaches_just_what_sees_it(path, feature, name, value):
+@pytest.mark.parametrize("mask", MASKS)
+def test_what_is_not_finite_reaches_just_what_sees_it(path, mask, name, value):
     """Odd numbers of queries, keys and columns: each has a neighbour in its pair that must stay zero."""
     problem = AttentionProblem.of(
-        37, seqlen_k=53, batch=2, num_heads=2, head_dim=17, dtype="bfloat16", **FEATURES[feature]
+        37, seqlen_k=53, batch=2, num_heads=2, head_dim=17, dtype="bfloat16", **MASKS[mask]
     )
     extras = make_extras(problem)
     if problem.mask in ("bool", "float"):  # keys that no query sees, queries that see no key
-        mask = extras.mask.copy()
+        visible = extras.mask.copy()
         for hidden in ((..., slice(20, 30)), (..., slice(28, 33), slice(None))):
-            mask[hidden] = False if problem.mask == "bool" else -np.inf
-        extras = extras._replace(mask=mask)
+            visible[hidden] = False if problem.mask == "bool" else -np.inf
+        extras = extras._replace(mask=visible)
     for row in (5, 25, 36):
         inputs = dict(zip(["q", "k", "v", "do"], inputs_of(problem), strict=True))
         inputs[name][1, :, row, 3] = BFLOAT16.make(np.array([value]))

@@ -10,6 +10,7 @@ from flashbench.engines import Settings, get_engine, launch
 from flashbench.engines.flash import decode, plan
 from flashbench.extras import make_extras
 from flashbench.kernels.flash import scratch
+from flashbench.kernels.standard.access import ROOMS
 from flashbench.problem import AttentionProblem
 
 GUARD = 4096  # bytes around each part
@@ -52,10 +53,11 @@ def guarded(monkeypatch):
         buffer = np.full(size + ALIGNMENT, PATTERN, dtype=np.uint8)
         address = buffer.ctypes.data
         start = -address % ALIGNMENT
-        checks[-1] += (buffer, start, size)
+        if checks and len(checks[-1]) == 2:  # placed, without memory yet; else it is no scratch of threads
+            checks[-1] += (buffer, start, size)
         return buffer, address + start
 
-    for layout in (scratch.FORWARD, scratch.BACKWARD, scratch.MASK_GRADIENT, scratch.DECODE):
+    for layout in (scratch.FORWARD, scratch.BACKWARD, scratch.MASK_GRADIENT, scratch.DECODE, ROOMS):
         monkeypatch.setattr(layout, "place", place.__get__(layout))
     monkeypatch.setattr(launch, "aligned_scratch", make_scratch)
     kept = plan.tiling_of, decode._tables
@@ -82,12 +84,21 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("dtype", "path"),
+    [
+        ("float32", None),
+        ("float64", None),
+        ("bfloat16", "convert"),
+        ("bfloat16", "amx-emulated"),
+        ("bfloat16", "dot_bf16-emulated"),
+    ],
+)
 @pytest.mark.parametrize("by_rows", [False, True])
-def test_guard_zones_stay_untouched(name, dtype, by_rows, guarded, monkeypatch):
+def test_guard_zones_stay_untouched(name, dtype, path, by_rows, guarded, monkeypatch):
     problem = msgspec.structs.replace(PROBLEMS[name], dtype=dtype)
     monkeypatch.setattr("flashbench.engines.flash.engine.tile_is_scattered", lambda x, rows: by_rows)
-    engine, settings = get_engine("flash"), Settings(num_threads=2)
+    engine, settings = get_engine("flash"), Settings(num_threads=2, path=path)
     q, k, v, do = problem.make_inputs()
     extras = make_extras(problem)
     forward = engine.forward(problem, settings, q, k, v, extras=extras)
@@ -95,8 +106,25 @@ def test_guard_zones_stay_untouched(name, dtype, by_rows, guarded, monkeypatch):
         problem, settings, do, q, k, v, forward, extras=extras, mask_gradient=problem.mask == "float"
     )
     assert len(guarded) == (3 if problem.mask == "float" else 2)
+    assert_untouched(guarded)
+
+
+def assert_untouched(guarded):
     for zones, stride, buffer, start, size in guarded:
         for first in range(start, start + size, stride):
             for part, zone, end in zones:
                 guard = buffer[first + zone : first + end]
                 assert np.all(guard == PATTERN), f"{part} is longer than declared"
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_guard_zones_of_standard_stay_untouched(name, dtype, guarded):
+    problem = msgspec.structs.replace(PROBLEMS[name], dtype=dtype)
+    engine, settings = get_engine("standard"), Settings(num_threads=2)
+    q, k, v, do = problem.make_inputs()
+    extras = make_extras(problem)
+    forward = engine.forward(problem, settings, q, k, v, extras=extras, keep=True)
+    engine.backward(problem, settings, do, q, k, v, forward, extras=extras)
+    assert len(guarded) == 2
+    assert_untouched(guarded)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from helpers.fake_results import MACHINE, PATH_PEAKS, make_measurement, make_results
 from helpers.rendering import rendered
-from helpers.report_files import sources
+from helpers.report_files import make_duel, sources
 from msgspec.structs import replace
 from syrupy.assertion import SnapshotAssertion
 
@@ -12,6 +12,7 @@ from flashbench.analysis.compare import compare
 from flashbench.report.charts.roofline import roofs
 from flashbench.report.charts.series import make_panels, measured_peaks
 from flashbench.report.compare import compare_report
+from flashbench.report.duel import duel_report, duel_title
 from flashbench.report.machine import machine_report
 from flashbench.report.memory import memory_report
 from flashbench.report.page.measured import measured_tables
@@ -118,6 +119,28 @@ def test_a_machine_shows_the_path_of_each_dtype_and_what_it_lacks(snapshot: Snap
     text = rendered(machine_report(make_results([], kind="machine", machine=machine)))
     assert max(map(len, text.splitlines())) <= FEW_COLUMNS
     assert text == snapshot
+
+
+def test_a_duel_of_two_paths_names_the_faster_one() -> None:
+    results = make_duel()
+    rows = [
+        measured("flash", row.problem.seqlen_q, path=path, path_asked=path)
+        for row, path in zip(results.measurements, ("amx", "convert") * 2, strict=True)
+    ]
+    sides = {
+        side: {"engine": "flash", "python": None, "path": path}
+        for side, path in (("a", "amx"), ("b", "convert"))
+    }
+    results = replace(
+        results,
+        measurements=[replace(row, side=side) for row, side in zip(rows, "abab", strict=True)],
+        config={**results.config, **sides, "threshold": 0.05},
+    )
+    text = rendered(duel_report(results))
+    assert max(map(len, text.splitlines())) <= FEW_COLUMNS
+    assert "A: flash (amx)" in text
+    assert "flash (amx) faster" in text
+    assert duel_title(results) == "B flash (convert) against A flash (amx)"
 
 
 def test_files_are_matched_by_the_path_asked_for_and_name_paths_that_differ() -> None:

@@ -129,6 +129,8 @@ def test_plain_is_refused_for_anything_else(study: Study, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check_plain(study)
     check_plain(Study(engines=["flash", "standard"], block_sizes=[32]))
+    with pytest.raises(ConfigError, match="of one path, not of auto, convert"):
+        check_plain(Study(dtypes=["bfloat16"], paths=["auto", "convert"]))
 
 
 def test_energy_has_a_column_where_it_was_measured_and_none_elsewhere() -> None:

@@ -10,8 +10,10 @@ from helpers import plugins
 from helpers.support import available_engines
 
 from flashbench.cli.settings import build_study
+from flashbench.dtypes import DTYPES
 from flashbench.engines import ENGINES, engine_names, get_engine
 from flashbench.errors import EngineError
+from flashbench.kernels.products.paths import path_of
 from flashbench.studies import engine_list
 from flashbench.studies.engine_list import PROBE_TIMEOUT_S, EngineFacts, list_engines, probe, resolve_engines
 from flashbench.studies.engine_probe import LSE, OPTIONAL, SHAPES, backward_of
@@ -84,6 +86,22 @@ def test_built_in_engines_are_ready_where_their_library_is_there(name: str) -> N
     else:
         assert facts.state == "not installed"
         assert facts.hint == f"pip install 'flashbench[{ENGINES[name].extra}]'"
+
+
+def test_an_engine_with_paths_names_that_of_each_dtype() -> None:
+    assert probe("flash").paths == {dtype: path_of(dtype).product.name for dtype in DTYPES}
+    assert probe("numpy").paths == {}
+
+
+def test_shapes_are_asked_for_in_float32_where_16_bits_have_fewer() -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    facts = probe("onnxruntime")
+    assert facts.can("head_dim_v")
+    assert facts.can("fwd_float16")
+    assert (
+        facts.lacks["fwd_bfloat16"] == "ONNX Runtime's CPU attention takes float32 and float16, not bfloat16"
+    )
 
 
 def test_what_an_engine_lacks_is_its_own_reason() -> None:

@@ -24,6 +24,15 @@ def test_prediction_counts_inputs_outputs_and_workspace() -> None:
     assert predicted_bytes(problem, engine, "fwd", ONE) == expected
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_16_bits_halve_the_arrays_and_leave_lse_and_masks_in_float32(dtype: Any) -> None:
+    problem = AttentionProblem.of(1024, dtype=dtype, mask="float", mask_axes="qk")
+    engine = StandardEngine()
+    workspace = engine.workspace_bytes(problem, "fwd", ONE)
+    arrays = 4 * 1024 * 64 * 2 + 1024 * 4 + 1024 * 1024 * 4  # q k v o, lse, mask
+    assert predicted_bytes(problem, engine, "fwd", ONE) == arrays + workspace
+
+
 def test_backward_is_predicted_with_the_forward_before_it() -> None:
     problem = AttentionProblem.of(1024)
     both = predicted_bytes(problem, StandardEngine(), "fwd_bwd", ONE)

@@ -8,8 +8,12 @@ import msgspec
 import pytest
 from helpers import fake_engines
 
+from flashbench.dtypes import DTYPES
 from flashbench.errors import EngineError
+from flashbench.kernels.products import paths
+from flashbench.kernels.products.paths import path_of
 from flashbench.measure.worker import WorkerFailure
+from flashbench.results.peaks import peak_name
 from flashbench.results.record import Results
 from flashbench.results.store import decode, encode
 from flashbench.studies import limits, machine, peak
@@ -33,7 +37,8 @@ def inspect(**options: Any) -> Results:
 def test_machine_is_described_and_measured() -> None:
     results = inspect()
     found = results.machine
-    assert set(found.peak_gflops) == {"float64", "float32"}
+    assert set(found.peak_gflops) == {peak_name(dtype, path) for dtype, path in found.paths.items()}
+    assert {"float64", "float32"} <= set(found.peak_gflops)
     assert found.peak_threads == 1
     assert found.read_bandwidth_gbps == 10.0
     assert found.noise_floor == 0.02
@@ -57,6 +62,19 @@ def test_quick_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert results.machine.read_bandwidth_gbps is None
     assert results.machine.noise_floor is None
     assert results.machine.cpu
+
+
+def test_every_dtype_has_a_path_and_every_other_path_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = inspect(quick=True).machine
+    assert {dtype: path_of(dtype).product.name for dtype in DTYPES} == here.paths
+    assert here.paths["float32"] == "fma"
+    monkeypatch.setattr(paths, "usable_features", set)
+    path_of.cache_clear()
+    lesser = inspect(quick=True).machine
+    path_of.cache_clear()
+    assert lesser.paths["bfloat16"] == lesser.paths["float16"] == "convert"
+    assert lesser.paths_lacking["dot_bf16"] == "this CPU lacks avx512_bf16"
+    assert lesser.paths_lacking["amx"].startswith("this CPU lacks amx_bf16")
 
 
 @pytest.mark.usefixtures("fake_limits")

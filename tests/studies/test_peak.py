@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from flashbench.kernels.products.paths import PATHS, obstacle
 from flashbench.studies import peak
 from flashbench.studies.peak import PeakWorkload, build, peak_gflops
 
@@ -36,9 +37,12 @@ def test_thread_that_wakes_too_late_does_not_lower_the_operations_of_a_call() ->
     assert workload.describe() == {"flops": 2}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_real_limit_counts_operations(dtype: str) -> None:
-    workload = build(dtype, 1)
+@pytest.mark.parametrize(
+    ("dtype", "path"),
+    [(dtype, name) for name, path in PATHS.items() if obstacle(path) is None for dtype in path.dtypes],
+)
+def test_real_limit_of_each_path_counts_operations(dtype: str, path: str) -> None:
+    workload = build(dtype, 1, path)
     workload.call()
     assert workload.describe()["flops"] > 0
     assert workload.check() == {}

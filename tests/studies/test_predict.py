@@ -35,6 +35,16 @@ def test_flash_needs_little_beside_its_arrays() -> None:
     assert (row.forward.fits, row.training.fits) == (False, False)
 
 
+def test_each_path_has_its_own_workspace_and_engines_without_paths_one_row() -> None:
+    study = Study(
+        seq_lens=[4096], dtypes=["bfloat16"], engines=["numpy", "flash"], paths=["convert", "amx-emulated"]
+    )
+    numpy, *flash = predict(study, 1).predictions
+    assert (numpy.engine, numpy.path) == ("numpy", None)
+    assert [(row.engine, row.path) for row in flash] == [("flash", "convert"), ("flash", "amx-emulated")]
+    assert len({row.forward.workspace_bytes for row in flash}) == 2
+
+
 @pytest.mark.parametrize("use", ["forward", "training"])
 def test_the_budget_decides_to_the_byte(use: str) -> None:
     (row,) = one_length(1).predictions

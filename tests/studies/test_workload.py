@@ -11,6 +11,7 @@ import pytest
 from helpers import fake_engines, wrong_engines
 from helpers.oracle_engine import Oracle
 
+from flashbench.dtypes import DTYPES, NARROWEST_FIRST, entry_of_output
 from flashbench.engines import Layout, Settings
 from flashbench.engines.peers.numpy import NumpyEngine
 from flashbench.errors import UnsupportedError
@@ -65,7 +66,7 @@ def test_workload_is_made_again_in_another_process_from_json() -> None:
 
 
 @pytest.mark.parametrize("direction", ["fwd", "bwd", "fwd_bwd"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", NARROWEST_FIRST)
 def test_right_engine_passes(direction: Direction, dtype: Any) -> None:
     problem = AttentionProblem.of(40, num_heads=2, num_kv_heads=1, dtype=dtype)
     found = make(NumpyEngine(), direction, problem).check()
@@ -121,6 +122,28 @@ def test_error_in_any_output_of_any_head_is_found(output: Any) -> None:
     assert found["wrong"] == f"{output} is off the float64 oracle by 1e-06, more than rounding's 1e-12"
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("output", ["o", "dq", "dk", "dv", "dsinks"])
+def test_error_in_16_bits_is_found_where_a_naive_computation_is_better(output: Any, dtype: Any) -> None:
+    problem = AttentionProblem.of(40, num_heads=4, num_kv_heads=2, head_dim=8, sinks=True, dtype=dtype)
+    made = make(Oracle(), "fwd_bwd", problem)
+    found = made.check()
+    assert found["wrong"] is None
+    entry = entry_of_output(problem.dtype, output)
+    numbers = entry.view(made._outputs[output]).copy()
+    numbers.flat[-1] += 100 * DTYPES[problem.dtype].unit_roundoff
+    made._outputs[output] = entry.make(numbers)
+    assert made.check()["wrong"].startswith(f"{output} is off the float64 oracle by ")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_lse_beside_16_bits_is_held_to_float32(dtype: Any) -> None:
+    made = make(Oracle(), "fwd", AttentionProblem.of(40, head_dim=8, dtype=dtype))
+    assert made.check()["wrong"] is None
+    made._outputs["lse"][0, 0, 3] += 1e-4
+    assert made.check()["wrong"] == "lse is off the float64 oracle by 0.0001, more than rounding's 1.5e-05"
+
+
 def test_error_that_is_no_number_is_found() -> None:
     found = make(fake_engines.NotANumber(), "fwd").check()
     assert found["max_abs_error"] is None
@@ -171,7 +194,7 @@ def test_unsupported_problem_is_refused() -> None:
 
 
 @pytest.mark.parametrize("layout", get_args(Layout))
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", NARROWEST_FIRST)
 def test_inputs_begin_at_cache_lines_in_the_order_that_the_engine_reads(layout: Layout, dtype: Any) -> None:
     problem = AttentionProblem.of(33, batch=2, num_heads=3, head_dim=5, dtype=dtype)
     for x in problem.make_inputs(0):

@@ -164,7 +164,7 @@ class FlashEngine(EngineBase):
             dmask = _mask_gradient(problem, settings, extras, do, q, gathered_k, gathered_v, o, lse)
         return AttentionGradients(dq, dk, dv, dsinks, dmask)
 
-    def path(self, problem: AttentionProblem, direction: Direction, settings: Settings) -> str | None:
+    def isa_path(self, problem: AttentionProblem, direction: Direction, settings: Settings) -> str | None:
         """The path's name, or that of the product that decodes; None for the scalar loops."""
         if not settings.use_simd:
             return None

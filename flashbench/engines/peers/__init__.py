@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-from flashbench.dtypes import accumulator_of
+from flashbench.dtypes import NARROWEST_FIRST, accumulator_of
 from flashbench.engines.base import EngineBase
 from flashbench.engines.protocol import Layout
 from flashbench.problem import AttentionProblem, Direction
@@ -24,6 +24,7 @@ class PeerOutline(EngineBase):
     """All of an engine that needs no library. An installed release may refuse more once it is loaded."""
 
     packages: tuple[str, ...]  # that the engine imports
+    dtypes = NARROWEST_FIRST  # `unsupported` says in the library's words which it does not take
 
 
 class TorchFlashOutline(PeerOutline):

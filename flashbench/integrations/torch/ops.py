@@ -128,9 +128,10 @@ _library = torch.library.Library("flashbench", "FRAGMENT")  # its end would undo
 
 @torch.library.impl(_library, "attention", "AutocastCPU")
 def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
-        found: tuple[Tensor, Tensor, Tensor] = attention(*autocast(*arguments))
-        return found
+    cast = autocast(*arguments)
+    with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):  # which turns autocast off
+        found: tuple[Tensor, Tensor, Tensor] = attention(*cast)
+    return found
 
 
 attention.register_vmap(_one_by_one(attention))

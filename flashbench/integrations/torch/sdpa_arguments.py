@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from flashbench.integrations.torch.arrays import ACCUMULATORS, KNOWN_DTYPES
+from flashbench.integrations.torch.arrays import ACCUMULATORS
 from flashbench.problem import MAX_HEAD_DIM
 
 # PyTorch's function most likely raises its own error for these.
@@ -36,7 +36,7 @@ def why_not(
         or _shape_reason(query, key, value, enable_gqa)
         or _mask_reason(query, key, attn_mask, is_causal)
         or _number_reason(dropout_p, is_causal, scale, enable_gqa)
-        or _mode_reason()
+        or _transform_reason()
     )
 
 
@@ -69,11 +69,8 @@ def _kind_reason(tensors: tuple[Tensor, ...]) -> str | None:
         if type(x) is not Tensor and type(x) is not Parameter and not torch.compiler.is_compiling():
             return f"tensors of type {type(x).__name__}"
     dtype = query.dtype
-    if key.dtype is not dtype or value.dtype is not dtype:
-        return ODD
-    if dtype not in ACCUMULATORS:
-        return f"dtype {str(dtype).removeprefix('torch.')}; flashbench has {KNOWN_DTYPES}"
-    return None
+    same = key.dtype is dtype and value.dtype is dtype
+    return None if same and dtype in ACCUMULATORS else ODD
 
 
 def _shape_reason(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> str | None:
@@ -118,11 +115,6 @@ def _number_reason(dropout_p: float, is_causal: bool, scale: float | None, enabl
     if not isinstance(dropout_p, (float, int)) or not 0.0 <= dropout_p <= 1.0:
         return ODD
     return "dropout_p of 1" if dropout_p == 1.0 else None
-
-
-def _mode_reason() -> str | None:
-    reason: str | None = _transform_reason()
-    return reason
 
 
 @torch.compiler.assume_constant_result  # a compiler calls it while it traces, within the same transforms

@@ -39,7 +39,7 @@ from flashbench.kernels.call.visibility import (
 )
 from flashbench.kernels.flash.chains import next_task
 from flashbench.kernels.flash.gather import TICKETS, copy_rows, gather, operand_of, scatter
-from flashbench.kernels.flash.scratch import BACKWARD
+from flashbench.kernels.flash.scratch import BACKWARD, whole
 from flashbench.kernels.flash.tile_steps import put_alibi, put_rows, tile_gradients, tile_scores
 from flashbench.kernels.maths.rows import all_finite
 from flashbench.kernels.products import Matrix, Product
@@ -223,10 +223,34 @@ def put_gradients(product, call, scratch, queries, keys, rows):
     k = product.keys(rows_from(rows.k, keys.start), keys.rows, call.sizes.head_dim, scratch.k)
     v = product.keys(rows_from(rows.v, keys.start), keys.rows, call.sizes.head_dim_v, scratch.v)
     factor = tile_scores(product, call, scratch, scratch.p, queries, keys, k, scratch.cap_slopes)
-    tile_gradients(product, call, scratch, queries, keys, v, factor)
-    if call.features.cap != 0:
-        chain_softcap(scratch.ds, scratch.cap_slopes, keys.rows * queries.lanes)
+    if weighs_at_once(product, call, keys):
+        tiles, of_lanes = (scratch.p, scratch.ds), (scratch.lse2, scratch.delta)
+        product.scores(scratch.ds, v, scratch.dot, queries.lanes, keys.rows, call.sizes.head_dim_v)
+        rooms = key_weights_rooms(scratch, queries, keys, True)
+        product.gradient_weights(tiles, of_lanes, queries.lanes, keys.rows, factor, rooms)
+    else:
+        tile_gradients(product, call, scratch, queries, keys, v, factor)
+        if call.features.cap != 0:
+            chain_softcap(scratch.ds, scratch.cap_slopes, keys.rows * queries.lanes)
     return k
+
+
+@step
+def weighs_at_once(product, call, keys):
+    """Whether p and ds of the tile are made as weights at once: no feature needs them in float32."""
+    plain = not hides_some(keys) and call.features.dropout == 0 and call.features.cap == 0
+    return plain and product.exact and product.halves == 1
+
+
+@step
+def key_weights_rooms(scratch, queries, keys, at_once):
+    """Where `key_weights` of p and of ds are made.
+
+    If not at once: p where it is, and ds there too when p is no longer needed.
+    """
+    if at_once:
+        return scratch.weights, at(scratch.weights, keys.rows * whole(queries.lanes) // 2)
+    return scratch.p, scratch.p
 
 
 @step
@@ -249,11 +273,12 @@ def add_to_dk_and_dv(product, call, scratch, queries, keys, rows, task, past):
         add_visible_to_keys(scratch.p, queries, keys, rows.do, dv, head_dim_v, call.features)
         add_visible_to_keys(scratch.ds, queries, keys, rows.q, dk, head_dim, call.features)
     else:
-        add, count = task.link > 0, keys.rows
-        p = product.key_weights(scratch.p, lanes, count, scratch.p)
+        add, count, made = task.link > 0, keys.rows, weighs_at_once(product, call, keys)
+        p_room, ds_room = key_weights_rooms(scratch, queries, keys, made)
+        unmade = 0 if made else count
+        p = product.key_weights(scratch.p, lanes, unmade, p_room)
         product.add_to_keys(p, lanes, rows.do_tile, dv, count, head_dim_v, queries.rows, add)
-        # p is no longer needed: its memory takes the weights of ds, which itself is still needed for dq.
-        ds = product.key_weights(scratch.ds, lanes, count, scratch.p)
+        ds = product.key_weights(scratch.ds, lanes, unmade, ds_room)
         product.add_to_keys(ds, lanes, rows.q_tile, dk, count, head_dim, queries.rows, add)
 
 
@@ -273,9 +298,10 @@ def add_to_dq(product, call, scratch, queries, keys, rows, k_tile, begun):
             clear_sums(rows.dq, queries.rows, columns, call.zero)
         add_visible_to_queries(scratch.ds, queries, keys, k, rows.dq, columns, call.features)
     else:
-        place, unmade = operand_of(call, queries, keys, scratch.turned)
-        turned = product.turned(k_tile, unmade, columns, place)
-        ds = product.weights(scratch.ds, queries.lanes, keys.rows)
+        place, to_turn = operand_of(call, queries, keys, scratch.turned)
+        turned = product.turned(k_tile, to_turn, columns, place)
+        unmade = 0 if weighs_at_once(product, call, keys) else keys.rows
+        ds = product.weights(scratch.ds, queries.lanes, unmade)
         product.add_to_queries(ds, queries.lanes, turned, rows.dq, queries.rows, columns, keys.rows, begun)
 
 

@@ -119,6 +119,7 @@ BACKWARD = ScratchLayout(
     *_GRADIENTS,
     *_LIMITS_IF_ANY,
     _lanes("cap_slopes", lambda n: n.softcap * n.block_k),
+    Part("weights", lambda n: (n.tiles - 1) * _padded(n.block_k, n) * padded(n.lanes, WHOLE)),
     _copy("turned", lambda n: n.block_k, lambda n: n.head_dim),
     _copy("q_tile", lambda n: n.lanes, lambda n: n.head_dim),
     _copy("do_tile", lambda n: n.lanes, lambda n: n.head_dim_v),

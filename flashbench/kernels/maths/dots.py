@@ -1,7 +1,7 @@
 """Scores of few queries: dot products along head_dim. Each key is read once, in vectors, for all queries.
 
-The product in products/fma.py has queries as lanes and broadcasts each number of a key. With few queries most
-lanes would be idle, and these scalar loads, not memory, would be the limit.
+The product in products/multiply.py has queries as lanes and broadcasts each number of a key. With few queries
+most lanes would be idle, and these scalar loads, not memory, would be the limit.
 """
 
 from __future__ import annotations

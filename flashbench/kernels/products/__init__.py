@@ -66,6 +66,10 @@ class Product(NamedTuple):
     queries: Any
     # key_weights(p, lanes, rows, room): p as `add_to_keys` reads it, made in `room`, which may be p itself.
     key_weights: Any
+    # gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms): for exact products with halves == 1, all
+    # weights of the backward pass from scores (gradient_weights.py). Then `weights` and `key_weights` have no
+    # rows to make.
+    gradient_weights: Any
 
     # Products.
     # scores(s, keys, packed, lanes, rows, depth): s[key, lane] = sum of keys[key, c] packed[c, lane].

@@ -19,7 +19,8 @@ from flashbench.codegen.steps import step
 from flashbench.codegen.tiles import DEPTH, TILE_ROWS, EmulatedTiles, HardwareTiles, tile_config, tile_release
 from flashbench.kernels.products import Matrix, Product, Sums
 from flashbench.kernels.products.exponentiate import exponentiate_rows
-from flashbench.kernels.products.fma import no_state
+from flashbench.kernels.products.fma import no_gradient_weights, no_state
+from flashbench.kernels.products.gradient_weights import put_gradient_weights
 from flashbench.kernels.products.overlap import KEYS, LANES, overlapped_product
 from flashbench.kernels.products.pairs import (
     clear_lanes,
@@ -81,6 +82,11 @@ def _row_of_key_weights(lanes):
 def _key_weights(p, lanes, rows, room):
     put_key_weights(p, lanes, rows, room, _row_of_key_weights(lanes))
     return halves(room)
+
+
+@step
+def _gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms):
+    put_gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms, _row_of_key_weights(lanes))
 
 
 @step
@@ -198,6 +204,7 @@ def product_on_tiles(operands: Operands, begin: Any, end: Any) -> Product:
         weights=operands.weights,
         queries=operands.queries,
         key_weights=operands.key_weights,
+        gradient_weights=no_gradient_weights,
         scores=scores,
         exponentiate=exponentiate,
         weigh_and_score=weigh_and_score,
@@ -259,7 +266,8 @@ def _product(kind: Any, begin: Any, end: Any) -> Product:
         begin,
         end,
     )
-    return overlapping(product, overlapped_product(kind))
+    product = overlapping(product, overlapped_product(kind))
+    return product._replace(gradient_weights=_gradient_weights)
 
 
 @step

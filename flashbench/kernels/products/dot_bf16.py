@@ -18,6 +18,7 @@ from flashbench.codegen.steps import step
 from flashbench.kernels.products import Matrix, Product
 from flashbench.kernels.products.exponentiate import exponentiate_rows
 from flashbench.kernels.products.fma import no_state, put_row_sums, row_sums, scale_row_sums
+from flashbench.kernels.products.gradient_weights import put_gradient_weights
 from flashbench.kernels.products.multiply import Instruction, multiplication
 from flashbench.kernels.products.pairs import (
     clear_lanes,
@@ -113,6 +114,10 @@ def _product(name: str, multiply: Any) -> Product:
             clear_lanes(w, lanes, queries, keys)
         multiply(w, lanes, 2, x, sums, keys, columns, (queries + 1) // 2, add)
 
+    @step
+    def gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms):
+        put_gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms, lanes)
+
     return Product(
         name=name,
         exact=True,
@@ -126,6 +131,7 @@ def _product(name: str, multiply: Any) -> Product:
         weights=weights,
         queries=pair_rows,
         key_weights=key_weights,
+        gradient_weights=gradient_weights,
         scores=scores,
         finish_scores=finish_exact_scores,
         exponentiate=exponentiate_rows,

@@ -58,6 +58,11 @@ def nothing():
 
 
 @step
+def no_gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms):
+    """The same for a step that kernels name in a branch which these products do not take."""
+
+
+@step
 def _add_to_queries(p, lanes, x, sums, queries, columns, keys, add):
     multiply(p, 1, lanes, x, Matrix(sums.at, sums.query), queries, columns, keys, add)
 
@@ -96,6 +101,7 @@ FMA = Product(
     weights=_weights,
     queries=_as_it_is,
     key_weights=_key_weights,
+    gradient_weights=no_gradient_weights,
     scores=_scores,
     finish_scores=_finish_scores,
     exponentiate=nothing,

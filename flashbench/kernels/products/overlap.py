@@ -25,7 +25,7 @@ from flashbench.kernels.products.exponentiate import (
     Scores,
     Words,
 )
-from flashbench.kernels.products.tile_multiply import BLOCK, WHOLE, Loads, Parts, put_dots
+from flashbench.kernels.products.tile_multiply import WHOLE, Parts
 
 KEYS = 2 * TILE_ROWS  # of a part, and lanes of a block of two by two tiles
 _BLOCK_LANES = 2 * TILE_ROWS
@@ -34,6 +34,7 @@ LANES = _VECTORS * VECTOR.count  # lanes of a group of vectors: whole blocks
 # Rows that are exponentiated after each product of a step. Of several products, so few that they last.
 _ROWS_BETWEEN, _ROWS_BETWEEN_PARTS = 4, 2
 _BYTES = ir.IntType(8).as_pointer()
+_SUMS, _A, _B = {(0, 0): 0, (0, 1): 1, (1, 0): 2, (1, 1): 3}, (4, 5), (6, 7)  # tile registers
 
 
 class _Progress:
@@ -83,7 +84,7 @@ def _block(
     """A block of C, and exponentials after each product of each of its steps."""
     of_parts = 2 if len(parts) > 1 else 1  # parts of an operand
     rows_between = _ROWS_BETWEEN if of_parts == 1 else _ROWS_BETWEEN_PARTS
-    for tile in BLOCK.values():
+    for tile in _SUMS.values():
         tiles.zero(tile)
     right = const(ROW_BYTES)
     a_down, b_down, c_down = (b.mul(row, const(TILE_ROWS)) for row in (place.a_row, place.b_row, place.c_row))
@@ -92,17 +93,19 @@ def _block(
         progress.values = values
         of_a = _moved(b, place.a, b.mul(step, const(of_parts * ROW_BYTES)))
         of_b = _moved(b, place.b, b.mul(step, b_down))
-        loads = Loads(
-            lambda i, part: (_moved(b, of_a, *[a_down] * i, *[right] * part), place.a_row),
-            lambda j, part: (_moved(b, of_b, *[right] * j, *[b_low] * part), place.b_row),
-            held={},
-        )
-        for pair in parts:
-            put_dots(tiles, BLOCK, pair, loads)
+        held: dict[int, int] = {}  # the part that a register holds
+        for part_a, part_b in parts:
+            for (i, j), tile in _SUMS.items():
+                if held.get(_A[i]) != part_a:
+                    tiles.load(_A[i], _moved(b, of_a, *[a_down] * i, *[right] * part_a), place.a_row)
+                if held.get(_B[j]) != part_b:
+                    tiles.load(_B[j], _moved(b, of_b, *[right] * j, *[b_low] * part_b), place.b_row)
+                held |= {_A[i]: part_a, _B[j]: part_b}
+                tiles.dot(tile, _A[i], _B[j])
             progress.advance(b, rows_between)
         following += progress.values
     progress.values = following
-    for (i, j), tile in BLOCK.items():
+    for (i, j), tile in _SUMS.items():
         tiles.store(tile, _moved(b, place.c, *[c_down] * i, *[right] * j), place.c_row)
     progress.advance(b, rows_between)
 

@@ -201,11 +201,22 @@ def rounded_pairs(b: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
     return b.bitcast(mixed, _words(_COUNT))
 
 
-def _rounded(b: ir.IRBuilder, numbers: ir.Value) -> ir.Value:
-    """16-bit patterns of a float32 vector, rounded in the same way."""
+def put_rounded(b: ir.IRBuilder, vectors: list[ir.Value], target: ir.Value, place: ir.Value) -> None:
+    """Store one or two float32 vectors side by side from target[place] on, rounded in the same way."""
+
+    def put(value: ir.Value, first: ir.Value) -> None:
+        b.store(value, b.bitcast(b.gep(target, [first]), value.type.as_pointer()), align=2)
+
     if not HAS_BFLOAT16:
-        return narrow(b, numbers, ELEMENTS[BFLOAT16])
-    return call(b, "llvm.x86.avx512bf16.cvtneps2bf16.512", ir.VectorType(_SHORT, _COUNT), numbers)
+        for i, vector in enumerate(vectors):
+            put(narrow(b, vector, ELEMENTS[BFLOAT16]), b.add(place, const(i * _COUNT)))
+    elif len(vectors) == 2:
+        low, high = vectors
+        both = ir.VectorType(_SHORT, 2 * _COUNT)
+        put(call(b, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", both, high, low), place)
+    else:
+        one = ir.VectorType(_SHORT, _COUNT)
+        put(call(b, "llvm.x86.avx512bf16.cvtneps2bf16.512", one, vectors[0]), place)
 
 
 def _weights(builder: ir.IRBuilder) -> ir.Function:
@@ -233,15 +244,17 @@ def _key_weights(builder: ir.IRBuilder) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         p, lanes, rows, room, width = args
         target = b.bitcast(room, _SHORT.as_pointer())
-
-        def put(value: ir.Value, place: ir.Value) -> None:
-            b.store(value, b.bitcast(b.gep(target, [place]), value.type.as_pointer()), align=2)
-
         # In order: in place, a store never reaches numbers that are still to be read.
         with loop(b, rows, carry=[]) as (row, _, _):
             source, start = b.mul(row, lanes), b.mul(row, width)
-            with loop(b, lanes, step=_COUNT, carry=[]) as (lane, _, _):
-                put(_rounded(b, load(b, p, b.add(source, lane), _NUMBERS)), b.add(start, lane))
+            done: ir.Value = const(0)
+            for count in (2, 1):
+                with loop(b, lanes, start=done, step=count * _COUNT, carry=[]) as (lane, _, _):
+                    first = b.add(source, lane)
+                    places = [b.add(first, const(i * _COUNT)) for i in range(count)]
+                    numbers = [load(b, p, place, _NUMBERS) for place in places]
+                    put_rounded(b, numbers, target, b.add(start, lane))
+                done = _whole(b, lanes, count * _COUNT)
 
     pointer = _FLOAT.as_pointer()
     return function(builder, "fb.key_weights", [pointer, INT, INT, pointer, INT], body)

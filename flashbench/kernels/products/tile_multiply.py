@@ -1,7 +1,9 @@
 """The micro-kernel on tile registers: one product computes all products of attention in bfloat16.
 
 C[rows, columns] (+)= A[rows, depth] @ B[depth, columns], in units of tiles. Blocks of 2 x 2 tiles of C stay
-in registers for the whole depth: each tile of A and of B that is loaded then serves two dots.
+in registers for the whole depth: each tile of A and of B that is loaded then serves two dots. A register
+waits for its store, so a block is stored late: each of its tiles just before the next block needs its
+register. So the stores of a block run beside the dots of the next.
 
 An operand may consist of parts, as a float16 number is the sum of two of bfloat16 (split.py). Then a step of
 the depth adds several products of parts to the same registers.
@@ -22,9 +24,11 @@ from flashbench.codegen.intrinsics import element_of, spread
 from flashbench.codegen.ir import BOOL, INT, const, function, loop
 from flashbench.codegen.tiles import ROW_BYTES, ROW_WORDS, TILE_ROWS
 
-_BYTES = ir.IntType(8).as_pointer()
+_BYTE = ir.IntType(8)
+_BYTES = _BYTE.as_pointer()
 _A, _B = (4, 5), (6, 7)  # tile registers; the four before them are of C
-BLOCK = {(i, j): 2 * i + j for i in (0, 1) for j in (0, 1)}  # registers of a whole block of C
+_BLOCK = 2, 2  # tiles of C: height and width
+
 
 # (part of A, part of B) of each product. Part 1 of A lies half a step of the depth behind part 0, that of B
 # half a row. From one product to the next only one operand changes, so that the other one need not be loaded.
@@ -51,69 +55,131 @@ def _operand(b: ir.IRBuilder, at: ir.Value, row: ir.Value, right: ir.Value | Non
     return _Operand(at, row, b.mul(row, const(TILE_ROWS)), const(ROW_BYTES) if right is None else right, low)
 
 
-def _pairs(b: ir.IRBuilder, count: ir.Value) -> Iterator[tuple[ir.Value, int]]:
-    """(index, 2) of each pair of tiles, then (index, 1) of the one that is left."""
-    with loop(b, count, step=2, carry=[]) as (index, _, _):
-        yield index, 2
-    with loop(b, count, start=b.mul(b.sdiv(count, const(2)), const(2)), carry=[]) as (index, _, _):
-        yield index, 1
+class _Waiting(NamedTuple):
+    """A whole block whose tiles are still in registers: where they go, and bytes from row to row there."""
+
+    places: list[ir.Value]
+    row: ir.Value
+
+    def flat(self) -> list[ir.Value]:
+        return [*self.places, self.row]
 
 
-class Loads(NamedTuple):
-    """How the tiles of A and B of one step of the depth are loaded, if registers do not hold them already.
-
-    a, b: (row or column of the block, part) to (place, bytes from row to row).
-    """
-
-    a: Callable[[int, int], tuple[ir.Value, ir.Value]]
-    b: Callable[[int, int], tuple[ir.Value, ir.Value]]
-    held: dict[int, int]  # register to part
+def _waiting(values: list[ir.Value]) -> _Waiting:
+    return _Waiting(values[:-1], values[-1])
 
 
-def put_dots(tiles: Any, sums: dict[tuple[int, int], int], parts: tuple[int, int], loads: Loads) -> None:
-    """One product of parts in a block of C: each dot as soon as its operands are loaded."""
-    of_a, of_b = parts
-    for i, j in sorted(sums, key=sum):
-        for register, load, place, part in ((_A[i], loads.a, i, of_a), (_B[j], loads.b, j, of_b)):
-            if loads.held.get(register) != part:
-                tiles.load(register, *load(place, part))
-                loads.held[register] = part
-        tiles.dot(sums[i, j], _A[i], _B[j])
+class _Product:
+    """Writes one product."""
 
+    def __init__(
+        self,
+        b: ir.IRBuilder,
+        tiles: Any,
+        operands: list[_Operand],
+        parts: Parts,
+        depth: ir.Value,
+        accumulate: ir.Value,
+    ) -> None:
+        self._b, self._tiles, self._parts = b, tiles, parts
+        self._left, self._right, self._sums = operands  # A, B, C
+        self._depth, self._accumulate = depth, accumulate
+        size = TILE_ROWS * ROW_BYTES
+        nowhere = b.alloca(_BYTE, const(_BLOCK[0] * _BLOCK[1] * size))
+        places = [b.gep(nowhere, [const(i * size)]) for i in range(_BLOCK[0] * _BLOCK[1])]
+        self._nothing = _Waiting(places, const(ROW_BYTES))  # to store it does no harm
 
-def _block(
-    b: ir.IRBuilder,
-    tiles: Any,
-    operands: tuple[_Operand, ...],
-    depth: ir.Value,
-    accumulate: ir.Value,
-    place: Any,
-    parts: Parts,
-) -> None:
-    """One block of C. place: (row, tiles in it), (column, tiles in it)."""
-    a, b_, c = operands
-    (row, high), (column, wide) = place
-    rows = [b.add(row, const(i)) for i in range(high)]
-    columns = [b.add(column, const(j)) for j in range(wide)]
-    sums = {(i, j): i * wide + j for i in range(high) for j in range(wide)}
-    places = {(i, j): c.tile(b, rows[i], columns[j]) for i, j in sums}
-    with b.if_else(accumulate) as (add, begin):
-        with add:
-            for key, tile in sums.items():
-                tiles.load(tile, places[key], c.row)
-        with begin:
-            for tile in sums.values():
-                tiles.zero(tile)
-    with loop(b, depth, carry=[]) as (step, _, _):
-        loads = Loads(
-            lambda i, part: (a.tile(b, rows[i], step, part), a.row),
-            lambda j, part: (b_.tile(b, step, columns[j], part), b_.row),
-            held={},
+    def write(self, rows: ir.Value, columns: ir.Value) -> None:
+        """All of C."""
+        b, (height, width) = self._b, _BLOCK
+        with loop(b, columns, step=width, carry=self._nothing.flat()) as (column, outer, following):
+            with loop(b, rows, step=height, carry=outer) as (row, inner, next_waiting):
+                next_waiting += self._whole_block(row, column, _waiting(inner)).flat()
+            following += next_waiting
+        self._store_all(_waiting(following))
+        last_row, last_column = (
+            b.mul(b.sdiv(size, const(unit)), const(unit)) for size, unit in ((rows, height), (columns, width))
         )
-        for pair in parts:
-            put_dots(tiles, sums, pair, loads)
-    for key, tile in sums.items():
-        tiles.store(tile, places[key], c.row)
+        with loop(b, rows, start=last_row, carry=[]) as (row, _, _):
+            with loop(b, columns, step=width, carry=[]) as (column, _, _):
+                self._block_of_rest(row, column, 1, width)
+            with loop(b, columns, start=last_column, carry=[]) as (column, _, _):
+                self._block_of_rest(row, column, 1, 1)
+        with (
+            loop(b, columns, start=last_column, carry=[]) as (column, _, _),
+            loop(b, rows, step=height, carry=[]) as (row, _, _),
+        ):
+            self._block_of_rest(row, column, height, 1)
+
+    def _places(self, row: ir.Value, column: ir.Value, height: int, width: int) -> list[ir.Value]:
+        b = self._b
+        return [
+            self._sums.tile(b, b.add(row, const(i)), b.add(column, const(j)))
+            for i in range(height)
+            for j in range(width)
+        ]
+
+    def _whole_block(self, row: ir.Value, column: ir.Value, waiting: _Waiting) -> _Waiting:
+        """Store the block that is waiting, and compute the next one."""
+
+        def store(tile: int) -> None:
+            self._tiles.store(tile, waiting.places[tile], waiting.row)
+
+        made = _Waiting(self._places(row, column, *_BLOCK), self._sums.row)
+        self._compute(row, column, _BLOCK, made.places, before=store)
+        return made
+
+    def _block_of_rest(self, row: ir.Value, column: ir.Value, height: int, width: int) -> None:
+        """Compute and store a block that is not a whole one."""
+        places = self._places(row, column, height, width)
+        self._compute(row, column, (height, width), places, before=lambda tile: None)
+        self._store_all(_Waiting(places, self._sums.row))
+
+    def _store_all(self, waiting: _Waiting) -> None:
+        for tile, place in enumerate(waiting.places):
+            self._tiles.store(tile, place, waiting.row)
+
+    def _compute(
+        self,
+        row: ir.Value,
+        column: ir.Value,
+        size: tuple[int, int],
+        places: list[ir.Value],
+        before: Callable[[int], None],
+    ) -> None:
+        """Sum a block over the whole depth. before(tile): called before a register is used."""
+        b, tiles = self._b, self._tiles
+        with b.if_else(self._accumulate) as (add, begin):
+            with add:
+                for tile in self._dots(row, column, size, const(0)):
+                    before(tile)
+                    tiles.load(tile, places[tile], self._sums.row)
+            with begin:
+                for tile in self._dots(row, column, size, const(0)):
+                    before(tile)
+                    tiles.zero(tile)
+        with loop(b, self._depth, start=const(1), carry=[]) as (step, _, _):
+            for _ in self._dots(row, column, size, step):
+                pass
+
+    def _dots(self, row: ir.Value, column: ir.Value, size: tuple[int, int], step: ir.Value) -> Iterator[int]:
+        """Add one step of the depth. Yields each tile of C, then loads its operands and adds their dot."""
+        b, left, right = self._b, self._left, self._right
+        height, width = size
+        held: dict[int, int] = {}  # the part that a register holds
+        for number, (of_a, of_b) in enumerate(self._parts):
+            for i in range(height):
+                for j in range(width):
+                    tile = i * width + j
+                    if number == 0:
+                        yield tile
+                    if held.get(_A[i]) != of_a:
+                        self._tiles.load(_A[i], left.tile(b, b.add(row, const(i)), step, of_a), left.row)
+                    if held.get(_B[j]) != of_b:
+                        place = right.tile(b, step, b.add(column, const(j)), of_b)
+                        self._tiles.load(_B[j], place, right.row)
+                    held |= {_A[i]: of_a, _B[j]: of_b}
+                    self._tiles.dot(tile, _A[i], _B[j])
 
 
 def _product(builder: ir.IRBuilder, kind: Any, parts: Parts) -> ir.Function:
@@ -121,11 +187,8 @@ def _product(builder: ir.IRBuilder, kind: Any, parts: Parts) -> ir.Function:
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         a_at, a_row, b_at, b_row, c_at, c_row, a_right, rows, columns, depth, accumulate = args
-        tiles = kind(b)
-        operands = _operand(b, a_at, a_row, a_right), _operand(b, b_at, b_row), _operand(b, c_at, c_row)
-        for of_rows in _pairs(b, rows):
-            for of_columns in _pairs(b, columns):
-                _block(b, tiles, operands, depth, accumulate, (of_rows, of_columns), parts)
+        operands = [_operand(b, a_at, a_row, a_right), _operand(b, b_at, b_row), _operand(b, c_at, c_row)]
+        _Product(b, kind(b), operands, parts, depth, accumulate).write(rows, columns)
 
     signature = [*[_BYTES, INT] * 3, INT, INT, INT, INT, BOOL]
     of_parts = ".".join(f"{of_a}{of_b}" for of_a, of_b in parts)

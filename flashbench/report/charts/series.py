@@ -8,7 +8,7 @@ from typing import NamedTuple
 from flashbench.analysis.blocks import block_rows
 from flashbench.analysis.groups import Along, GroupKey, group_key, table_axis
 from flashbench.analysis.paths import engine_with_path
-from flashbench.report.charts.style import Look, engine_looks, file_dash, path_dash
+from flashbench.report.charts.style import Look, engine_looks, nth_dash
 from flashbench.results.peaks import peak_of
 from flashbench.results.record import Machine, Measurement, Results
 
@@ -48,6 +48,7 @@ def make_panels(sources: Sequence[Source]) -> list[Panel]:
     every = [row for source in sources for row in source.results.measurements]
     along = table_axis(every)
     looks = engine_looks(row.engine for row in every)
+    paths = list(dict.fromkeys(row.path_asked for row in every if row.path_asked is not None))
     groups: dict[GroupKey, dict[tuple[int, str, str, str | None], list[Measurement]]] = {}
     for number, source in enumerate(sources):
         for row in source.results.measurements:
@@ -57,12 +58,16 @@ def make_panels(sources: Sequence[Source]) -> list[Panel]:
         Panel(
             key,
             [
-                _series(sources, number, side, looks[engine], rows, along)
-                for (number, engine, side, _), rows in lines.items()
+                _series(sources, number, side, _with_path(looks[engine], path, paths), rows, along)
+                for (number, engine, side, path), rows in lines.items()
             ],
         )
         for key, lines in groups.items()
     ]
+
+
+def _with_path(look: Look, path: str | None, paths: list[str]) -> Look:
+    return look if path is None else look._replace(dash=nth_dash(paths.index(path)))
 
 
 def _series(
@@ -70,14 +75,12 @@ def _series(
 ) -> Series:
     several = len({row.blocks_asked for row in rows}) > 1
     engine, file = engine_with_path(rows[0]), ""
-    if rows[0].path_asked is not None:
-        look = look._replace(dash=path_dash(rows[0].path_asked))
     if side:
         engine = f"{side.upper()}: {engine}"
         look = look._replace(hollow=side == "b")
     if len(sources) > 1:
         file = f" \N{MIDDLE DOT} {sources[number].name}"
-        look = look._replace(dash=file_dash(number), hollow=look.hollow if side else number % 2 == 1)
+        look = look._replace(dash=nth_dash(number), hollow=look.hollow if side else number % 2 == 1)
     best = [found.fastest for found in block_rows(rows) if found.fastest] if several else rows
     return Series(
         name=_shortened(engine + file),

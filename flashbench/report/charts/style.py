@@ -73,14 +73,9 @@ def engine_looks(engines: Iterable[str]) -> dict[str, Look]:
     }
 
 
-def path_dash(path: str) -> Dash:
-    """The dash of a path asked for, so that an engine's paths differ in one chart."""
-    return _DASHES[sum(path.encode()) % len(_DASHES)]
-
-
-def file_dash(file: int) -> Dash:
-    """The dash of the file with that number. With several files the dash shows the file, not the engine."""
-    return _DASHES[file % len(_DASHES)]
+def nth_dash(number: int) -> Dash:
+    """The dash of a file, or of a path asked for, by its number. It then shows these, not the engine."""
+    return _DASHES[number % len(_DASHES)]
 
 
 def dress(axes: Axes, *, x_word: str, y_word: str) -> None:

@@ -10,7 +10,6 @@ import msgspec
 from flashbench.errors import ConfigError
 
 DATA = Literal["sf-temps", "airpassengers", "synthetic"]
-# bfloat16: forward and loss under torch.autocast; weights, gradients and optimizer stay float32.
 TrainDtype = Literal["float32", "bfloat16"]
 ATTENTIONS = ("flash", "standard", "torch-flash", "torch-math", "original")
 Setting = int | float | bool | str | list[Any]
@@ -45,7 +44,8 @@ class TrainStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     patch_stride: int = 1  # PatchTST has one token per this many values
     # Arguments of the models' classes, by model: {"patchtst": {"hidden_size": 64}}.
     settings: dict[str, dict[str, Setting]] = {}
-    dtype: TrainDtype = "float32"
+    # The dtype of torch.autocast in forward and loss. Weights, gradients and optimizer stay float32.
+    autocast: Literal["bfloat16"] | None = None
     threads: int | None = None  # None: every core this process may use
     repeats: int = 3  # steps in one burst
     rounds: int = 2  # fresh processes of each arm; the arms take turns
@@ -77,6 +77,11 @@ class TrainStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ConfigError(f"timeout_s must be above 0 and finite, not {self.timeout_s}")
         if self.memory_budget_bytes is not None and self.memory_budget_bytes < 1:
             raise ConfigError(f"memory_budget_bytes must be at least 1, not {self.memory_budget_bytes}")
+
+    @property
+    def dtype(self) -> TrainDtype:
+        """The dtype of products and attention."""
+        return self.autocast or "float32"
 
     def points(self) -> list[TrainPoint]:
         """All points. The arms of one model and context length are neighbours."""

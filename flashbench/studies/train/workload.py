@@ -80,7 +80,7 @@ class TrainingWorkload:
         # Seed by step number: random numbers that an attention draws do not change the next step's windows.
         self._torch.manual_seed(self._study.seed + step)
         self._optimizer.zero_grad()
-        with self._torch.autocast("cpu", self._torch.bfloat16, enabled=self._study.dtype == "bfloat16"):
+        with self._torch.autocast("cpu", self._torch.bfloat16, enabled=self._study.autocast is not None):
             loss = self._model.training_step(self._batch, step)
         after_forward = perf_counter_ns()
         loss.backward()

@@ -16,7 +16,7 @@ from helpers.huggingface_masks import mask_function
 from helpers.huggingface_models import CASES, LEFT, default_dtype
 from hypothesis import given
 from hypothesis import strategies as st
-from test_huggingface_patterns import let_through
+from test_huggingface_patterns import FLOATS, let_through
 from transformers.masking_utils import (
     and_masks,
     bidirectional_mask_function,
@@ -60,14 +60,15 @@ def test_functions_of_which_nothing_is_known() -> None:
     padding=st.lists(st.lists(st.booleans(), min_size=17, max_size=17), min_size=2, max_size=2),
     padded=st.integers(-1, 17),
     skip=st.booleans(),
+    dtype=st.sampled_from(FLOATS),
 )
 def test_the_numbers_of_eager_masks(
-    queries, keys, q_offset, kv_offset, window, kind, padding, padded, skip
+    queries, keys, q_offset, kv_offset, window, kind, padding, padded, skip, dtype
 ) -> None:
     function = mask_function(kind, window)
     given_ = {
         "batch_size": 2, "q_length": queries, "kv_length": keys, "q_offset": q_offset, "kv_offset": kv_offset,
-        "mask_function": function, "dtype": torch.float64,
+        "mask_function": function, "dtype": dtype,
         "allow_is_bidirectional_skip": skip and kind == "all",
         "attention_mask": None if padded < 0 else torch.tensor(padding)[:, :padded],
     }  # fmt: skip

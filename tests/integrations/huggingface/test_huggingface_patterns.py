@@ -19,6 +19,7 @@ from transformers.masking_utils import (
 from flashbench.integrations.huggingface.patterns import Pattern, recognise
 
 LOWEST = torch.finfo(torch.float32).min
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def let_through(pattern: Pattern, mask: torch.Tensor, queries: int) -> torch.Tensor:
@@ -48,7 +49,7 @@ def let_through(pattern: Pattern, mask: torch.Tensor, queries: int) -> torch.Ten
     kind=st.sampled_from(["causal", "window", "around", "all"]),
     padding=st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=2, max_size=2),
     padded=st.booleans(),
-    added=st.booleans(),
+    added=st.none() | st.sampled_from(FLOATS),
 )
 def test_masks_of_transformers(queries, keys, q_offset, window, kind, padding, padded, added) -> None:
     function = mask_function(kind, window)
@@ -57,19 +58,20 @@ def test_masks_of_transformers(queries, keys, q_offset, window, kind, padding, p
         "mask_function": function, "attention_mask": torch.tensor(padding)[:, :keys] if padded else None,
     }  # fmt: skip
     true = sdpa_mask(**given_, allow_is_causal_skip=False)
-    mask = eager_mask(**given_) if added else true
+    mask = eager_mask(**given_, dtype=added) if added else true
     pattern = recognise(mask, queries)
     assert torch.equal(let_through(pattern, mask, queries), true)
     if not padded and kind in ("causal", "all") and true.any():
         assert pattern.mask is None
 
 
-@given(st.integers(1, 4), st.integers(1, 5), st.data())
-def test_any_mask(queries, keys, data) -> None:
+@given(st.integers(1, 4), st.integers(1, 5), st.sampled_from(FLOATS), st.data())
+def test_any_mask(queries, keys, dtype, data) -> None:
     rows = st.lists(st.lists(st.booleans(), min_size=keys, max_size=keys), min_size=queries, max_size=queries)
     true = torch.tensor(data.draw(st.lists(rows, min_size=2, max_size=2)))[:, None]
     assert torch.equal(let_through(recognise(true, queries), true, queries), true)
-    added = torch.where(true, 0.0, data.draw(st.sampled_from([LOWEST, -float("inf")])))
+    hides = data.draw(st.sampled_from([torch.finfo(dtype).min, -float("inf")]))
+    added = torch.zeros(true.shape, dtype=dtype).masked_fill(~true, hides)
     assert torch.equal(let_through(recognise(added, queries), added, queries), true)
 
 
@@ -126,14 +128,26 @@ def test_batches_of_the_same_mask_keep_one() -> None:
     assert pattern.mask.shape == (1, 1, 1, 5)
 
 
-def test_numbers_that_are_added_stay_numbers() -> None:
-    mask = torch.tensor([[0.5, LOWEST], [-1e9, 0.0]])[None, None]
-    assert torch.equal(recognise(mask, 2).mask[0, 0], torch.tensor([[0.5, -float("inf")], [-1e9, 0.0]]))
-    for whole in (mask.clamp(min=-1e9), mask.masked_fill(mask == LOWEST, -float("inf"))):
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_numbers_that_are_added_stay_numbers(dtype) -> None:
+    least, lowest = -3e4 if dtype is torch.float16 else -1e9, torch.finfo(dtype).min
+    mask = torch.tensor([[0.5, lowest], [least, 0.0]], dtype=dtype)[None, None]
+    hidden = torch.tensor([[0.5, -float("inf")], [least, 0.0]], dtype=dtype)
+    assert torch.equal(recognise(mask, 2).mask[0, 0], hidden)
+    for whole in (mask.clamp(min=least), mask.masked_fill(mask == lowest, -float("inf"))):
         assert recognise(whole, 2).mask is whole
 
 
-def test_a_nan_hides_nothing() -> None:
-    mask = torch.zeros(1, 1, 4, 4).masked_fill(torch.ones(4, 4).triu(1).bool(), LOWEST)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_negative_zeros_add_nothing(dtype) -> None:
+    mask = torch.full((1, 1, 4, 4), -0.0, dtype=dtype)
+    mask = mask.masked_fill(torch.ones(4, 4).triu(1).bool(), torch.finfo(dtype).min)
+    assert recognise(mask, 4) == Pattern(4, causal=True)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_nan_hides_nothing(dtype) -> None:
+    mask = torch.zeros(1, 1, 4, 4, dtype=dtype)
+    mask = mask.masked_fill(torch.ones(4, 4).triu(1).bool(), torch.finfo(dtype).min)
     mask[..., 2, 1] = float("nan")
     assert recognise(mask, 4).mask.isnan().nonzero().tolist() == [[0, 0, 2, 1]]

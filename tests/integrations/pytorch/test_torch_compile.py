@@ -200,7 +200,6 @@ def test_code_compiled_before_is_compiled_anew() -> None:
 
 
 FALLBACKS: dict[str, tuple[Callable[..., Any], str]] = {
-    "dtype": (lambda f, q, k, v: f(q.half(), k.half(), v.half()), "dtype float16"),
     "broadcast": (lambda f, q, k, v: f(q, k[:1], v[:1]), "broadcast"),
     "dropout of 1": (lambda f, q, k, v: f(q, k, v, dropout_p=1.0), "dropout_p of 1"),
     "scale": (lambda f, q, k, v: f(q, k, v, scale=float("inf")), "scale that is not finite"),
@@ -221,17 +220,6 @@ def test_fallbacks_do_not_break_the_graph(name: str) -> None:
     (counted,) = stats().fallbacks.items()
     assert reason in counted[0]
     assert counted[1] == 1  # when it was traced
-
-
-def test_autocast_falls_back() -> None:
-    def call(q: Any, k: Any, v: Any) -> Any:
-        with torch.autocast("cpu", torch.bfloat16):
-            return scaled_dot_product_attention(q, k, v)
-
-    leaves = [x.detach().float() for x in qkv()]
-    with pytest.warns(UserWarning, match="autocast"):
-        actual = compiled(call)(*leaves)
-    assert actual.dtype is torch.bfloat16
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # of PyTorch's own function under vmap

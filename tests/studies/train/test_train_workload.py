@@ -64,6 +64,15 @@ def test_a_shipped_model_trains_as_with_standard_attention() -> None:
     assert "attention_share" not in own  # neuralforecast's own attention is not one function
 
 
+@pytest.mark.parametrize("arm", ARMS)
+def test_autocast_trains_in_bfloat16_and_keeps_float32_weights(arm: str) -> None:
+    step, exact = workload("patchtst", arm, autocast="bfloat16"), workload("patchtst", arm)
+    losses, expected = step.check()["losses"], exact.check()["losses"]
+    assert losses != expected
+    assert disagreement(losses, expected, "bfloat16") is None
+    assert {x.dtype for x in step._model.parameters()} == {step._torch.float32}
+
+
 def test_the_marks_count_calls_and_see_the_largest() -> None:
     one = workload("patchtst").check()
     layers = SMALL["patchtst"] | {"encoder_layers": 2}

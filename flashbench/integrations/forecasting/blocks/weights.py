@@ -11,7 +11,8 @@ from torch import Tensor
 class AttentionWeights:
     """Stands for the tensor softmax(scale q k^T + mask), (batch, heads, queries, keys), without dropout.
 
-    Any other attribute computes the tensor, and returns the tensor's attribute. q and k are detached.
+    It is float32 for q and k of 16 bits, as the original's is under autocast. Any other attribute computes
+    the tensor, and returns the tensor's attribute. q and k are detached.
     """
 
     def __init__(
@@ -24,7 +25,8 @@ class AttentionWeights:
 
     def tensor(self) -> Tensor:
         """The probabilities: (batch, heads, queries, keys)."""
-        scores = torch.matmul(self._q, self._k.transpose(-2, -1)) * self._scale
+        dtype = torch.promote_types(self._q.dtype, torch.float32)
+        scores = torch.matmul(self._q.to(dtype), self._k.to(dtype).transpose(-2, -1)) * self._scale
         if self._causal:
             hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
             scores.masked_fill_(hidden, float("-inf"))
