@@ -217,9 +217,12 @@ def product_on_tiles(operands: Operands, begin: Any, end: Any) -> Product:
     )
 
 
-def _overlapping(kind: Any, scores: Any) -> Any:
-    """`weigh_and_score`: the tile registers multiply while the vector units exponentiate."""
-    overlapped = overlapped_product(kind)
+def overlapping(product: Product, overlapped: Any) -> Product:
+    """The product with `weigh_and_score` by an intrinsic of overlap.py.
+
+    The tile registers multiply while the vector units exponentiate. The intrinsic takes whole parts only.
+    """
+    scores, exponentiate = product.scores, product.exponentiate
 
     @step
     def weigh_and_score(tile, of_next, packed, lanes, depth):
@@ -228,10 +231,10 @@ def _overlapping(kind: Any, scores: Any) -> Any:
         if count == KEYS and rows == KEYS and lanes % LANES == 0:
             overlapped(s, lanes, (row_max, row_sum), factor, keys, packed, next_s, depth_in(depth))
         else:
-            exponentiate_rows(tile, lanes)
+            exponentiate(tile, lanes)
             scores(next_s, keys, packed, lanes, rows, depth)
 
-    return weigh_and_score
+    return product._replace(weigh_and_score=weigh_and_score)
 
 
 def _product(kind: Any, begin: Any, end: Any) -> Product:
@@ -263,9 +266,8 @@ def _product(kind: Any, begin: Any, end: Any) -> Product:
         begin,
         end,
     )
-    return product._replace(
-        weigh_and_score=_overlapping(kind, product.scores), gradient_weights=_gradient_weights
-    )
+    product = overlapping(product, overlapped_product(kind))
+    return product._replace(gradient_weights=_gradient_weights)
 
 
 @step

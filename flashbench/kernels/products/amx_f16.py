@@ -13,9 +13,17 @@ from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
 from flashbench.codegen.tiles import DEPTH, TILE_ROWS, EmulatedTiles, HardwareTiles
 from flashbench.kernels.products import Matrix, Product
-from flashbench.kernels.products.amx import Operands, begin_tiles, end_tiles, product_on_tiles, whole
-from flashbench.kernels.products.exponentiate import exponentiate_split_rows
+from flashbench.kernels.products.amx import (
+    Operands,
+    begin_tiles,
+    end_tiles,
+    overlapping,
+    product_on_tiles,
+    whole,
+)
+from flashbench.kernels.products.exponentiate import SPLIT, exponentiate_split_rows
 from flashbench.kernels.products.fma import no_state
+from flashbench.kernels.products.overlap import overlapped_product
 from flashbench.kernels.products.pairs import halves
 from flashbench.kernels.products.split import (
     pack_split,
@@ -98,7 +106,8 @@ def _product(kind: Any, name: str, begin: Any, end: Any) -> Product:
         multiply_values=multiply,
         sum_over_queries=sum_over_queries,
     )
-    return product_on_tiles(operands, begin, end)
+    overlapped = overlapped_product(kind, SPLIT, _ALL)
+    return overlapping(product_on_tiles(operands, begin, end), overlapped)
 
 
 AMX_F16 = _product(HardwareTiles, "amx_f16", begin_tiles, end_tiles)
