@@ -21,7 +21,7 @@ EPILOG = (
 def engines(
     timeout: Annotated[
         str | None,
-        typer.Option("--timeout", metavar="S", help="Seconds an engine may take to load (default 120)."),
+        typer.Option("--timeout", metavar="S", help="Seconds an engine may take to load (default 60)."),
     ] = None,
     json: Annotated[str | None, options.json("the list, with the reasons for what an engine lacks,")] = None,
 ) -> None:

@@ -310,7 +310,7 @@ Timeout = Annotated[
         "--timeout",
         metavar="S",
         help="Seconds for one burst, one memory measurement or one check, such as 60 (default 600), and for "
-        "a plug-in to load (default 120).",
+        "a plug-in to load (default 60).",
         rich_help_panel=MEASURING,
     ),
 ]

@@ -103,7 +103,8 @@ def build_duel(params: Mapping[str, Any]) -> DuelStudy:
     of_a_side = ("b", "python_a", "python_b", "path_a", "path_b")
     if params["aa"] and any(params.get(name) for name in of_a_side):
         raise ConfigError(
-            "--aa is A against itself, here: it takes no B, and no --python or --path of one side"
+            "--aa is A against itself, here: it takes no B and no --python-a or --python-b, --path-a or "
+            "--path-b"
         )
     if a == b and not params["aa"]:
         raise ConfigError(

@@ -17,8 +17,7 @@ from flashbench.studies.engine_probe import FACTORY, Probed
 from flashbench.system.cores import available_cores
 
 ALL = "all"  # as the name of an engine: every one that is ready
-# Importing PyTorch may take 10 s on a busy machine. The first probe of flash compiles kernels of every dtype.
-PROBE_TIMEOUT_S = 120.0
+PROBE_TIMEOUT_S = 180.0  # a first call compiles a kernel for each dtype: half a minute on a busy machine
 
 State = Literal["ready", "not installed", "broken"]
 

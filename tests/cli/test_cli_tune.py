@@ -79,7 +79,7 @@ def test_options_narrow_and_widen_the_plan(flashbench: CommandLine, fake_tune: F
     ("words", "error"),
     [
         ("--direction fwd+bwd", "--direction takes fwd or bwd, not 'fwd+bwd'"),
-        ("--dtype int8", "--dtype takes float32 or float64, not 'int8'"),
+        ("--dtype int8", "--dtype takes float16, bfloat16, float32 or float64, not 'int8'"),
         ("--causal maybe", "--causal takes no, yes or both, not 'maybe'"),
         ("--head-dim 300", "head_dim must be at most 256, not 300"),
         ("--threads 0", "--threads takes whole numbers from 1 up, such as 64 or 4k (4096), not '0'"),

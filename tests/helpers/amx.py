@@ -16,3 +16,4 @@ def _missing() -> str:
 
 needs_amx = pytest.mark.skipif(bool(_missing()), reason=f"needs AMX: {_missing()}")
 KINDS = [pytest.param("amx", marks=needs_amx), "amx-emulated"]
+FLOAT16_KINDS = [pytest.param("amx_f16", marks=needs_amx), "amx_f16-emulated"]

@@ -2,17 +2,24 @@
 
 import numpy as np
 import pytest
-from helpers.amx import KINDS
-from helpers.bfloat16_checks import assert_exact, outputs
+from helpers.amx import FLOAT16_KINDS, KINDS
 from helpers.feature_checks import feature_combinations, problem_with
 from helpers.feature_problems import random_extras
-from helpers.tiles import NAN
+from helpers.half_exactness import assert_exact, outputs
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flashbench.dtypes import DTYPES
 from flashbench.engines import Settings
 from flashbench.extras import make_extras
+from flashbench.kernels.products.paths import PATHS
 from flashbench.problem import AttentionProblem
+
+KINDS = [*KINDS, *FLOAT16_KINDS]
+
+
+def dtype_of(kind):
+    return PATHS[kind].dtypes[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -20,7 +27,7 @@ from flashbench.problem import AttentionProblem
 @pytest.mark.parametrize("head_dim", [1, 2, 5, 16, 17, 32, 33, 64, 80, 96, 128, 255, 256])
 def test_every_head_dim_is_exact(kind, causal, head_dim):
     problem = AttentionProblem.of(
-        37, seqlen_k=75, num_heads=2, head_dim=head_dim, head_dim_v=257 - head_dim, dtype="bfloat16",
+        37, seqlen_k=75, num_heads=2, head_dim=head_dim, head_dim_v=257 - head_dim, dtype=dtype_of(kind),
         causal=causal,
     )  # fmt: skip
     assert_exact(problem, Settings(path=kind))
@@ -43,7 +50,7 @@ def test_any_shape_is_exact(
 ):
     problem = AttentionProblem.of(
         seqlen_q, seqlen_k=seqlen_k, batch=batch, num_heads=2 * group, num_kv_heads=2, head_dim=head_dim,
-        dtype="bfloat16", causal=causal,
+        dtype=dtype_of(kind), causal=causal,
     )  # fmt: skip
     assert_exact(problem, Settings(path=kind, block_q=block_q, block_k=block_k, num_threads=threads))
 
@@ -51,33 +58,33 @@ def test_any_shape_is_exact(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("combination", feature_combinations())
 def test_features_are_exact(kind, combination):
-    problem = problem_with(combination, dtype="bfloat16")
+    problem = problem_with(combination, dtype=dtype_of(kind))
     assert_exact(problem, Settings(path=kind, block_q=24, block_k=20), extras=random_extras(problem))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["q", "k", "v", "do"])
-@pytest.mark.parametrize("pattern", [NAN, 0x7F80])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
 @pytest.mark.parametrize("seqlen", [45, 64])
-def test_nan_and_infinity_reach_only_rows_that_attend_to_them(kind, name, pattern, seqlen):
+def test_nan_and_infinity_reach_only_rows_that_attend_to_them(kind, name, number, seqlen):
     # 45 queries leave lanes without a query; 64 fill their tiles.
-    problem = AttentionProblem.of(seqlen, num_heads=2, head_dim=32, dtype="bfloat16", causal=True)
+    problem = AttentionProblem.of(seqlen, num_heads=2, head_dim=32, dtype=dtype_of(kind), causal=True)
     inputs = problem.make_inputs()
-    getattr(inputs, name)[0, :, 20, 3] = pattern
+    getattr(inputs, name)[0, :, 20, 3] = DTYPES[dtype_of(kind)].make(np.array([number]))[0]
     assert_exact(problem, Settings(path=kind, block_q=32, block_k=16), inputs=inputs)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_of_a_mask_is_exact(kind):
     problem = AttentionProblem.of(
-        70, seqlen_k=50, num_heads=2, head_dim=24, dtype="bfloat16", mask="float", causal=True
+        70, seqlen_k=50, num_heads=2, head_dim=24, dtype=dtype_of(kind), mask="float", causal=True
     )
     assert_exact(problem, Settings(path=kind), extras=make_extras(problem))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_results_are_the_same_bits_for_any_number_of_threads(kind):
-    problem = AttentionProblem.of(300, num_heads=4, num_kv_heads=2, dtype="bfloat16", causal=True)
+    problem = AttentionProblem.of(300, num_heads=4, num_kv_heads=2, dtype=dtype_of(kind), causal=True)
     inputs = problem.make_inputs()
     results = [
         outputs(problem, Settings(path=kind, block_q=32, block_k=64, num_threads=threads), inputs)

@@ -1,45 +1,48 @@
-"""The steps of the product on tile registers against NumPy in float64, with guards and NaN around tiles."""
+"""The steps of the products on tile registers against NumPy in float64, with guards and NaN around tiles."""
 
 import functools
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.amx import KINDS
+from helpers.amx import FLOAT16_KINDS, KINDS
 from helpers.tiles import NAN, assert_guards_are_whole, guarded, padded, tile_inside_nan
 from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 
+from flashbench.codegen.elements import element_types
 from flashbench.codegen.pointers import pointer
 from flashbench.dtypes import DTYPES
 from flashbench.kernels.products import Matrix, Sums
-from flashbench.kernels.products.pairs import halves
 from flashbench.kernels.products.paths import PATHS
 
-BFLOAT16 = DTYPES["bfloat16"]
+KINDS = [*KINDS, *FLOAT16_KINDS]
 ZERO = np.float32(0)
+
+
+def dtype_of(kind):
+    return PATHS[kind].dtypes[0]
 
 
 @functools.cache
 def compiled_steps(kind):
     """The steps of a product, as functions of addresses that Python can call."""
     product = PATHS[kind].product
+    half, _ = element_types(dtype_of(kind))
 
     @njit
     def scores(zero, k, k_row, keys, q, q_row, queries, depth, room, packed, s, lanes):
         product.begin()
-        product.pack(
-            Matrix(halves(pointer(zero, q)), q_row), queries, depth, pointer(zero, packed), lanes, zero
-        )
-        k_tile = product.keys(Matrix(halves(pointer(zero, k)), k_row), keys, depth, pointer(zero, room))
+        product.pack(Matrix(pointer(half, q), q_row), queries, depth, pointer(zero, packed), lanes, zero)
+        k_tile = product.keys(Matrix(pointer(half, k), k_row), keys, depth, pointer(zero, room))
         product.scores(pointer(zero, s), k_tile, pointer(zero, packed), lanes, keys, depth)
         product.end()
 
     @njit
     def add_to_queries(zero, p, lanes, queries, v, v_row, keys, columns, room, sums, add, turned):
         product.begin()
-        x = Matrix(halves(pointer(zero, v)), v_row)
+        x = Matrix(pointer(half, v), v_row)
         w = product.weights(pointer(zero, p), lanes, keys)
         v_tile = product.values(x, keys, columns, pointer(zero, room))
         if turned:  # from the operand of `scores`, as backward does; its copy stands behind the result
@@ -51,7 +54,7 @@ def compiled_steps(kind):
 
     @njit
     def finish(zero, target, target_row, sums, lanes, queries, columns, factors):
-        rows = Matrix(halves(pointer(zero, target)), target_row)
+        rows = Matrix(pointer(half, target), target_row)
         total = product.sums(pointer(zero, sums), lanes, columns)
         product.scale(total, queries, columns, pointer(zero, factors))
         product.put(rows, total, queries, columns, pointer(zero, factors))
@@ -59,7 +62,7 @@ def compiled_steps(kind):
     @njit
     def add_to_keys(zero, p, lanes, queries, x, x_row, keys, columns, room, weights, sums, sums_row, add):
         product.begin()
-        tile = product.queries(Matrix(halves(pointer(zero, x)), x_row), queries, columns, pointer(zero, room))
+        tile = product.queries(Matrix(pointer(half, x), x_row), queries, columns, pointer(zero, room))
         w = product.key_weights(pointer(zero, p), lanes, keys, pointer(zero, weights))
         total = Matrix(pointer(zero, sums), sums_row)
         product.add_to_keys(w, lanes, tile, total, keys, columns, queries, add)
@@ -82,10 +85,15 @@ def sizes(draw, columns=256, keys=96):
     return draw(some), queries, lanes, draw(many), (gap, start), rng
 
 
-def random_tile(rng, rows, columns, gap, start):
+def random_tile(kind, rng, rows, columns, gap, start):
     x = tile_inside_nan(rows, columns, gap, start)
-    x[:] = BFLOAT16.make(rng.standard_normal(x.shape))
+    x[:] = stored(kind, rng.standard_normal(x.shape))
     return x
+
+
+def stored(kind, x):
+    """Patterns of numbers in the kind's dtype."""
+    return DTYPES[dtype_of(kind)].make(x).view(np.uint16)
 
 
 def of(x):
@@ -93,13 +101,24 @@ def of(x):
     return x.ctypes.data, x.strides[0] // x.itemsize
 
 
-def wide(x):
-    return BFLOAT16.view(x).astype("float64")
+def wide(kind, x):
+    dtype = DTYPES[dtype_of(kind)]
+    return dtype.view(x.view(dtype.storage)).astype("float64")
 
 
-def assert_sum(actual, expected, size):
+def weights_of(kind, p):
+    """p as the product reads it: rounded to bfloat16. For float16, `of_weights` allows for the rounding."""
+    return wide(kind, stored(kind, p)) if dtype_of(kind) == "bfloat16" else p.astype("float64")
+
+
+def assert_sum(actual, expected, size, relative=64 * 2.0**-24):
     """Within the rounding of float32 sums of terms whose sizes add to `size`."""
-    assert np.all(np.abs(actual - expected) <= 64 * 2.0**-24 * size + 1e-37)
+    assert np.all(np.abs(actual - expected) <= relative * size + 1e-37)
+
+
+def of_weights(kind):
+    """How far a sum of weighted rows may be from the exact one: float16 leaves out the products l l."""
+    return 64 * 2.0**-24 + (0 if dtype_of(kind) == "bfloat16" else 2.0**-14 + 2.0**-15)
 
 
 def room_of(rows, columns, copies=1):
@@ -115,7 +134,7 @@ def garbage(x):
 @given(case=sizes())
 def test_scores_are_rows_of_keys_times_queries(kind, case):
     keys, queries, lanes, depth, place, rng = case
-    k, q = random_tile(rng, keys, depth, *place), random_tile(rng, queries, depth, *place)
+    k, q = random_tile(kind, rng, keys, depth, *place), random_tile(kind, rng, queries, depth, *place)
     rooms = [room_of(keys, depth), room_of(lanes, depth), guarded(padded(keys, 32) * lanes, np.float32)]
     (_, room), (_, packed), (_, s) = rooms
     for _, inner in rooms:
@@ -123,7 +142,9 @@ def test_scores_are_rows_of_keys_times_queries(kind, case):
     addresses = room.ctypes.data, packed.ctypes.data, s.ctypes.data
     compiled_steps(kind).scores(ZERO, *of(k), keys, *of(q), queries, depth, *addresses, lanes)
     s = s.reshape(-1, lanes)[:keys]
-    assert_sum(s[:, :queries], wide(k) @ wide(q).T, np.abs(wide(k)) @ np.abs(wide(q)).T)
+    assert_sum(
+        s[:, :queries], wide(kind, k) @ wide(kind, q).T, np.abs(wide(kind, k)) @ np.abs(wide(kind, q)).T
+    )
     assert not s[:, queries:].any()  # lanes without a query
     for room in rooms:
         assert_guards_are_whole(*room)
@@ -133,7 +154,7 @@ def test_scores_are_rows_of_keys_times_queries(kind, case):
 @given(case=sizes(), turned=st.booleans())
 def test_sums_of_queries_add_weighted_rows_of_keys(kind, case, turned):
     keys, queries, lanes, columns, place, rng = case
-    v = random_tile(rng, keys, columns, *place)
+    v = random_tile(kind, rng, keys, columns, *place)
     rooms = [
         guarded(padded(keys, 32) * lanes, np.float32),
         room_of(keys, columns, copies=1 + turned),
@@ -153,10 +174,12 @@ def test_sums_of_queries_add_weighted_rows_of_keys(kind, case, turned):
             ZERO, p.ctypes.data, lanes, queries, *of(v), keys, columns, room.ctypes.data,
             sums.ctypes.data, add, turned,
         )  # fmt: skip
-        rounded = wide(BFLOAT16.make(weights[:, :queries])).T
-        expected += rounded @ wide(v)
-        size += np.abs(rounded) @ np.abs(wide(v))
-    assert_sum(sums[: columns * lanes].reshape(columns, lanes)[:, :queries].T, expected, size)
+        rounded = weights_of(kind, weights[:, :queries]).T
+        expected += rounded @ wide(kind, v)
+        size += np.abs(rounded) @ np.abs(wide(kind, v))
+    assert_sum(
+        sums[: columns * lanes].reshape(columns, lanes)[:, :queries].T, expected, size, of_weights(kind)
+    )
     for room in rooms:
         assert_guards_are_whole(*room)
 
@@ -178,7 +201,7 @@ def test_sums_are_scaled_by_query_and_put_in_rows(kind, case, gap):
         ZERO, target.ctypes.data, row, sums.ctypes.data, lanes, queries, columns, factors.ctypes.data
     )
     of_queries = factors[:queries, np.newaxis]
-    expected = BFLOAT16.make(numbers.T[:queries] * of_queries * of_queries)
+    expected = stored(kind, numbers.T[:queries] * of_queries * of_queries)
     target = target.reshape(queries, row)
     np.testing.assert_array_equal(target[:, :columns], expected)
     assert (target[:, columns:] == NAN).all()
@@ -190,7 +213,7 @@ def test_sums_are_scaled_by_query_and_put_in_rows(kind, case, gap):
 @given(case=sizes(), gap=st.integers(0, 20), in_place=st.booleans())
 def test_sums_of_keys_add_weighted_rows_of_queries(kind, case, gap, in_place):
     keys, queries, lanes, columns, place, rng = case
-    x = random_tile(rng, queries, columns, *place)
+    x = random_tile(kind, rng, queries, columns, *place)
     row = columns + gap
     rooms = [
         guarded(padded(keys, 32) * lanes, np.float32),
@@ -211,11 +234,11 @@ def test_sums_of_keys_add_weighted_rows_of_queries(kind, case, gap, in_place):
             ZERO, p.ctypes.data, lanes, queries, *of(x), keys, columns, room.ctypes.data,
             (p if in_place else weights).ctypes.data, sums.ctypes.data, row, add,
         )  # fmt: skip
-        rounded = wide(BFLOAT16.make(given_p[:, :queries]))
-        expected += rounded @ wide(x)
-        size += np.abs(rounded) @ np.abs(wide(x))
+        rounded = weights_of(kind, given_p[:, :queries])
+        expected += rounded @ wide(kind, x)
+        size += np.abs(rounded) @ np.abs(wide(kind, x))
     rows = sums.reshape(keys, row)
-    assert_sum(rows[:, :columns], expected, size)
+    assert_sum(rows[:, :columns], expected, size, of_weights(kind))
     np.testing.assert_array_equal(sums.view(np.uint32).reshape(keys, row)[:, columns:], between)
     for room in rooms:
         assert_guards_are_whole(*room)

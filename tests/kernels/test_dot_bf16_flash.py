@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from helpers.bfloat16_checks import assert_exact
 from helpers.dot_bf16 import KINDS
 from helpers.feature_checks import feature_combinations, problem_with
 from helpers.feature_problems import random_extras
+from helpers.half_exactness import assert_exact
 from helpers.support import assert_close
 from helpers.tiles import NAN
 from hypothesis import given

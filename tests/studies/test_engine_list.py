@@ -222,7 +222,7 @@ def test_one_that_hangs_in_a_call_is_given_up_too(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.usefixtures("broken")
 def test_a_study_s_timeout_is_one_for_asking_engines_too() -> None:
-    """`build_study` passes on --timeout, or a study file's timeout_s, in place of the 60 s of a probe."""
+    """`build_study` passes on --timeout, or a study file's timeout_s, in place of a probe's own."""
     began = time.monotonic()
     with pytest.raises(EngineError, match=r"'hangs' of made_up_\d+:E is broken: no answer after 2 s"):
         build_study("profile", {"engine": ["flash,hangs"], "timeout": "2"})

@@ -46,8 +46,9 @@ def built_in_blocks(problem: AttentionProblem, direction: Pass, path: str | None
     """The block sizes by rule, used if the tuned table has no entry."""
     seqlen_q, seqlen_k, window = problem.seqlen_q, problem.seqlen_k, _window(problem)
     if is_half(problem.dtype):
-        exact = path_of(problem.dtype, path).product.exact
-        return half_blocks(direction, seqlen_q, seqlen_k, window, exact=exact)
+        product = path_of(problem.dtype, path).product
+        exact, halves = product.exact, product.halves
+        return half_blocks(direction, seqlen_q, seqlen_k, window, exact=exact, halves=halves)
     if direction == "fwd":
         flops = problem.flops("fwd")
         return forward_blocks(seqlen_q, seqlen_k, problem.head_dim, problem.itemsize, flops, window)
@@ -181,7 +182,7 @@ def call_bytes(problem: AttentionProblem, direction: Pass, settings: Settings) -
         columns = padded(problem.head_dim_v if direction == "fwd" else problem.head_dim, WHOLE)
         entries, head = operand_blocks(problem)
         keys = entries * problem.num_kv_heads * head * WHOLE
-        shared += keys * columns * problem.itemsize + ALIGNMENT + struct_bytes(Move)
+        shared += keys * columns * path.product.halves * problem.itemsize + ALIGNMENT + struct_bytes(Move)
     return threads * stride + ALIGNMENT + shared + counters_of(layout, problem, blocks).bytes
 
 
@@ -194,7 +195,7 @@ def shared_operand(problem: AttentionProblem, path: Path, blocks: Blocks, x: Arr
     """The operand of x, v or k, that all tiles share; None if each makes its own."""
     if not shares_operand(problem, path, blocks):
         return None
-    return operand_of(x, problem, padded(x.shape[3], WHOLE))
+    return operand_of(x, problem, path.product.halves * padded(x.shape[3], WHOLE))
 
 
 def chains_of(problem: AttentionProblem) -> int:

@@ -238,7 +238,8 @@ def put_gradients(product, call, scratch, queries, keys, rows):
 @step
 def weighs_at_once(product, call, keys):
     """Whether p and ds of the tile are made as weights at once: no feature needs them in float32."""
-    return product.exact and not hides_some(keys) and call.features.dropout == 0 and call.features.cap == 0
+    plain = not hides_some(keys) and call.features.dropout == 0 and call.features.cap == 0
+    return plain and product.exact and product.halves == 1
 
 
 @step

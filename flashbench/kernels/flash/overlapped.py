@@ -20,7 +20,6 @@ from flashbench.kernels.call.visibility import (
 from flashbench.kernels.flash.gather import operand_of
 from flashbench.kernels.flash.scratch import room_of_v, tile_of_scores
 from flashbench.kernels.flash.tile_steps import draws_of, finish_tile
-from flashbench.kernels.products.exponentiate import exponentiate_rows
 from flashbench.kernels.products.pairs import halves
 from flashbench.kernels.tile.dropout import drop
 from flashbench.kernels.tile.maximum import put_maximum
@@ -96,7 +95,7 @@ def add_keys(product, call, scratch, queries, keys, following, rows, tiles):
             of_next = at(next_s, place), next_count, rows_from(next_k, first)
             product.weigh_and_score(tile, of_next, scratch.qt, lanes, call.sizes.head_dim)
         elif count > 0:
-            exponentiate_rows(tile, lanes)
+            product.exponentiate(tile, lanes)
         elif next_count > 0:
             put_part(product, call, scratch, queries, next_s, following, next_k, first)
 

@@ -42,6 +42,8 @@ class Product(NamedTuple):
     # Whether `pack` leaves q as it is. Then scores and their gradients still need a factor: a product of
     # 16-bit operands would round q a second time if `pack` multiplied it.
     exact: bool
+    # 16-bit numbers that an operand has for each number. Rooms are sized for float32: there is room for two.
+    halves: int
 
     # State of the thread, if the instructions need any: begin() before the first step of a call, end() after
     # the last. No Python runs between them.
@@ -64,8 +66,9 @@ class Product(NamedTuple):
     queries: Any
     # key_weights(p, lanes, rows, room): p as `add_to_keys` reads it, made in `room`, which may be p itself.
     key_weights: Any
-    # gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms): for exact products, all weights of the
-    # backward pass from scores (gradient_weights.py). Then `weights` and `key_weights` have 0 rows to make.
+    # gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms): for exact products with halves == 1, all
+    # weights of the backward pass from scores (gradient_weights.py). Then `weights` and `key_weights` have no
+    # rows to make.
     gradient_weights: Any
 
     # Products.
@@ -74,9 +77,11 @@ class Product(NamedTuple):
     # finish_scores(s, count, factor, needs_units): multiplies the tile by `factor` if `needs_units`. Returns
     # the factor that softmax must still multiply by; None if `pack` has done so.
     finish_scores: Any
-    # weigh_and_score(tile, of_next, packed, lanes, depth): for exact products, p of some keys made from their
-    # scores (exponentiate.py), and the scores of as many keys of the next tile, at the same time. tile:
-    # (s, rows, row_max, row_sum, factor), of_next: (s, rows, keys).
+    # exponentiate(tile, lanes): for exact products, p of some keys made from their scores, as `weights`
+    # leaves it (exponentiate.py). tile: (s, rows, row_max, row_sum, factor).
+    exponentiate: Any
+    # weigh_and_score(tile, of_next, packed, lanes, depth): `exponentiate`, and the scores of as many keys of
+    # the next tile, at the same time. of_next: (s, rows, keys).
     weigh_and_score: Any
     # add_to_queries(w, lanes, x, sums, queries, columns, keys, add): sums[query] = sum over keys of
     # p[key, query] x[key]; += if `add`. Used for o += p v and dq += ds k.

@@ -12,14 +12,14 @@ where rows of k end within a tile, or its columns do, a padded copy is read.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
 from flashbench.codegen.tiles import DEPTH, TILE_ROWS, EmulatedTiles, HardwareTiles, tile_config, tile_release
 from flashbench.kernels.products import Matrix, Product, Sums
 from flashbench.kernels.products.exponentiate import exponentiate_rows
-from flashbench.kernels.products.fma import no_state
+from flashbench.kernels.products.fma import no_gradient_weights, no_state
 from flashbench.kernels.products.gradient_weights import put_gradient_weights
 from flashbench.kernels.products.overlap import KEYS, LANES, overlapped_product
 from flashbench.kernels.products.pairs import (
@@ -73,10 +73,25 @@ def _turned(x, rows, columns, room):
 
 
 @step
-def _key_weights(p, lanes, rows, room):
+def _row_of_key_weights(lanes):
     """Rows of whole tiles: a row of the next key in the same tile could hold a NaN."""
-    put_key_weights(p, lanes, rows, room, whole(lanes, DEPTH))
+    return whole(lanes, DEPTH)
+
+
+@step
+def _key_weights(p, lanes, rows, room):
+    put_key_weights(p, lanes, rows, room, _row_of_key_weights(lanes))
     return halves(room)
+
+
+@step
+def _gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms):
+    put_gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms, _row_of_key_weights(lanes))
+
+
+@step
+def _clear_lanes(w, lanes, first, rows):
+    clear_lanes(w, _row_of_key_weights(lanes), first, rows)
 
 
 @step
@@ -101,71 +116,97 @@ def copy_corner(target, source, height, width):
             at(target.at, row * target.row + column)[0] = at(source.at, row * source.row + column)[0]
 
 
-def _product(kind: Any, begin: Any, end: Any) -> Product:
-    """The product on this kind of tile registers."""
-    multiply, overlapped = tile_product(kind), overlapped_product(kind)
+class Operands(NamedTuple):
+    """How operands lie in memory, and what multiplies them: what `product_on_tiles` makes a product of."""
+
+    name: str
+    halves: int
+    pack: Any
+    keys: Any
+    values: Any
+    turned: Any
+    weights: Any
+    exponentiate: Any
+    queries: Any
+    key_weights: Any
+    row_of_key_weights: Any  # (lanes): 16-bit numbers from row to row of them
+    clear_lanes: Any  # (weights, lanes, first, rows): clears their lanes from `first` on
+    # Steps and intrinsics (a, b, c, right, rows, columns, depth, add) as tile_multiply.py describes them.
+    multiply_keys: Any  # for scores
+    multiply_values: Any  # for sums over keys
+    # (p, x, sums, rows, columns, lanes, queries, add): for sums over queries. rows, columns: in tiles.
+    sum_over_queries: Any
+
+
+def product_on_tiles(operands: Operands, begin: Any, end: Any) -> Product:
+    """The product of these operands. `weigh_and_score` does one after the other."""
+    multiply_keys, multiply_values = operands.multiply_keys, operands.multiply_values
+    sum_over_queries, clear, row_of = (
+        operands.sum_over_queries,
+        operands.clear_lanes,
+        operands.row_of_key_weights,
+    )
+    parts, exponentiate = operands.halves, operands.exponentiate
 
     @step
     def scores(s, keys, packed, lanes, rows, depth):
-        q, result, columns = Matrix(packed, lanes), Matrix(s, lanes), lanes // TILE_ROWS
-        multiply(keys, q, result, DEPTH, tiles_in(rows), columns, depth_in(depth), False)
+        q, result = Matrix(packed, parts * lanes), Matrix(s, lanes)
+        multiply_keys(
+            keys, q, result, parts * DEPTH, tiles_in(rows), lanes // TILE_ROWS, depth_in(depth), False
+        )
 
     @step
     def weigh_and_score(tile, of_next, packed, lanes, depth):
-        s, count, row_max, row_sum, factor = tile
+        exponentiate(tile, lanes)
         next_s, rows, keys = of_next
-        if count == KEYS and rows == KEYS and lanes % LANES == 0:
-            overlapped(s, lanes, (row_max, row_sum), factor, keys, packed, next_s, depth_in(depth))
-        else:
-            exponentiate_rows(tile, lanes)
-            scores(next_s, keys, packed, lanes, rows, depth)
+        scores(next_s, keys, packed, lanes, rows, depth)
 
     @step
     def add_to_queries(w, lanes, x, sums, queries, columns, keys, add):
-        p, result, right = Matrix(w, 4 * lanes), Matrix(sums.at, sums.column), whole(columns, DEPTH) * DEPTH
-        multiply(x, p, result, right, tiles_in(columns), lanes // TILE_ROWS, depth_in(keys), add)
+        p, result = Matrix(w, 4 * lanes), Matrix(sums.at, sums.column)
+        right = parts * whole(columns, DEPTH) * DEPTH
+        multiply_values(x, p, result, right, tiles_in(columns), lanes // TILE_ROWS, depth_in(keys), add)
 
     @step
-    def add_corner(p, x, sums, height, width, depth, add):
-        """The same for a tile of sums that is not a whole one: in a square of its own."""
+    def add_corner(p, x, sums, height, width, lanes, queries, add):
+        """`add_to_keys` for a tile of sums that is not a whole one: in a square of its own."""
         square = Matrix(square_of(sums.at), TILE_ROWS)
         if add:
             copy_corner(square, sums, height, width)
-        multiply(p, x, square, DEPTH, 1, 1, depth, add)
+        sum_over_queries(p, x, square, 1, 1, lanes, queries, add)
         copy_corner(sums, square, height, width)
 
     @step
     def add_to_keys(w, lanes, x, sums, keys, columns, queries, add):
-        p, depth = Matrix(w, whole(lanes, DEPTH)), depth_in(queries)
-        clear_lanes(w, p.row, queries, keys)
+        p = Matrix(w, row_of(lanes))
+        clear(w, lanes, queries, keys)
         whole_rows, whole_columns = keys // TILE_ROWS, columns // TILE_ROWS
-        multiply(p, x, sums, DEPTH, whole_rows, whole_columns, depth, add)
+        sum_over_queries(p, x, sums, whole_rows, whole_columns, lanes, queries, add)
         for i in range(tiles_in(keys)):
             for j in range(whole_columns if i < whole_rows else 0, tiles_in(columns)):
                 row, column = i * TILE_ROWS, j * TILE_ROWS
                 height, width = min(TILE_ROWS, keys - row), min(TILE_ROWS, columns - column)
                 corner = Matrix(at(sums.at, row * sums.row + column), sums.row)
                 of_x = Matrix(at(x.at, 2 * column), x.row)
-                add_corner(Matrix(at(w, row * p.row), p.row), of_x, corner, height, width, depth, add)
-
-    @step
-    def gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms):
-        put_gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms, whole(lanes, DEPTH))
+                of_p = Matrix(at(w, row * p.row), p.row)
+                add_corner(of_p, of_x, corner, height, width, lanes, queries, add)
 
     return Product(
-        name=kind.name,
+        name=operands.name,
         exact=True,
+        halves=operands.halves,
         begin=begin,
         end=end,
-        pack=_pack,
-        keys=_keys,
-        values=_turned,
-        turned=_turned,
-        weights=weights,
-        queries=pair_rows,
-        key_weights=_key_weights,
-        gradient_weights=gradient_weights,
+        pack=operands.pack,
+        keys=operands.keys,
+        values=operands.values,
+        turned=operands.turned,
+        weights=operands.weights,
+        queries=operands.queries,
+        key_weights=operands.key_weights,
+        gradient_weights=no_gradient_weights,
         scores=scores,
+        exponentiate=exponentiate,
         weigh_and_score=weigh_and_score,
         finish_scores=finish_exact_scores,
         add_to_queries=add_to_queries,
@@ -176,15 +217,68 @@ def _product(kind: Any, begin: Any, end: Any) -> Product:
     )
 
 
+def overlapping(product: Product, overlapped: Any) -> Product:
+    """The product with `weigh_and_score` by an intrinsic of overlap.py.
+
+    The tile registers multiply while the vector units exponentiate. The intrinsic takes whole parts only.
+    """
+    scores, exponentiate = product.scores, product.exponentiate
+
+    @step
+    def weigh_and_score(tile, of_next, packed, lanes, depth):
+        s, count, row_max, row_sum, factor = tile
+        next_s, rows, keys = of_next
+        if count == KEYS and rows == KEYS and lanes % LANES == 0:
+            overlapped(s, lanes, (row_max, row_sum), factor, keys, packed, next_s, depth_in(depth))
+        else:
+            exponentiate(tile, lanes)
+            scores(next_s, keys, packed, lanes, rows, depth)
+
+    return product._replace(weigh_and_score=weigh_and_score)
+
+
+def _product(kind: Any, begin: Any, end: Any) -> Product:
+    """bfloat16 on this kind of tile registers."""
+    multiply = tile_product(kind)
+
+    @step
+    def sum_over_queries(p, x, sums, rows, columns, lanes, queries, add):
+        multiply(p, x, sums, DEPTH, rows, columns, depth_in(queries), add)
+
+    product = product_on_tiles(
+        Operands(
+            name=kind.name,
+            halves=1,
+            pack=_pack,
+            keys=_keys,
+            values=_turned,
+            turned=_turned,
+            weights=weights,
+            exponentiate=exponentiate_rows,
+            queries=pair_rows,
+            key_weights=_key_weights,
+            row_of_key_weights=_row_of_key_weights,
+            clear_lanes=_clear_lanes,
+            multiply_keys=multiply,
+            multiply_values=multiply,
+            sum_over_queries=sum_over_queries,
+        ),
+        begin,
+        end,
+    )
+    product = overlapping(product, overlapped_product(kind))
+    return product._replace(gradient_weights=_gradient_weights)
+
+
 @step
-def _begin():
+def begin_tiles():
     tile_config()
 
 
 @step
-def _end():
+def end_tiles():
     tile_release()
 
 
-AMX = _product(HardwareTiles, _begin, _end)
+AMX = _product(HardwareTiles, begin_tiles, end_tiles)
 AMX_EMULATED = _product(EmulatedTiles, no_state, no_state)

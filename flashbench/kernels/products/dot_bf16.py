@@ -121,6 +121,7 @@ def _product(name: str, multiply: Any) -> Product:
     return Product(
         name=name,
         exact=True,
+        halves=1,
         begin=no_state,
         end=no_state,
         pack=_pack,
@@ -133,6 +134,7 @@ def _product(name: str, multiply: Any) -> Product:
         gradient_weights=gradient_weights,
         scores=scores,
         finish_scores=finish_exact_scores,
+        exponentiate=exponentiate_rows,
         weigh_and_score=weigh_and_score,
         add_to_queries=add_to_queries,
         add_to_keys=add_to_keys,

@@ -1,10 +1,12 @@
-"""p = exp2(factor * s - row_max) as words of two rounded numbers: the second pass of an online softmax.
+"""p = exp2(factor * s - row_max) as words of two numbers: the second pass of an online softmax.
 
-The words are those of `pairs.weights`, (p[2j, lane], p[2j + 1, lane]), made straight from scores.
+The words are those of `pairs.weights`, (p[2j, lane], p[2j + 1, lane]), or of `split_weights`, made straight
+from scores.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -27,6 +29,7 @@ from flashbench.codegen.ir import (
 from flashbench.codegen.steps import step
 from flashbench.kernels.maths.exp2 import exp2
 from flashbench.kernels.products.pairs import clear_lines, rounded_pairs, store_words
+from flashbench.kernels.products.split_weights import clear_split_lines, put_split_words
 
 FLOAT = ir.FloatType()
 VECTOR = full_vector(FLOAT)
@@ -44,11 +47,37 @@ class Scores(NamedTuple):
     factor: ir.Value
 
 
+class Words(NamedTuple):
+    """How a product reads p."""
+
+    name: str
+    # put(b, low, high, words, place, lanes): the words of two rows, of vectors of p, from words[place] on.
+    put: Callable[..., None]
+    # clear(b, words, rows, lanes): clears the words of rows after `rows` rows of p, up to whole tiles.
+    clear: Callable[..., None]
+
+
+def _put_rounded(
+    b: ir.IRBuilder, low: ir.Value, high: ir.Value, words: ir.Value, place: ir.Value, lanes: ir.Value
+) -> None:
+    store_words(b, rounded_pairs(b, low, high), words, place)
+
+
+def _clear_rounded(b: ir.IRBuilder, words: ir.Value, rows: ir.Value, lanes: ir.Value) -> None:
+    clear_lines(b, words, rows, lanes, b.mul(lanes, const(2)))
+
+
+ROUNDED = Words("rounded", _put_rounded, _clear_rounded)
+SPLIT = Words("split", put_split_words, clear_split_lines)
+
+
 class Group:
     """Writes the code for one group of vectors of lanes."""
 
-    def __init__(self, b: ir.IRBuilder, scores: Scores, offsets: list[ir.Value]) -> None:
-        self._scores, self._offsets = scores, offsets
+    def __init__(
+        self, b: ir.IRBuilder, scores: Scores, offsets: list[ir.Value], kind: Words = ROUNDED
+    ) -> None:
+        self._scores, self._offsets, self._kind = scores, offsets, kind
         self._words = b.bitcast(scores.s, ir.IntType(32).as_pointer())
         self._factors = splat(b, scores.factor, VECTOR.count)
         lowest, zero = constant(VECTOR, float("-inf")), constant(VECTOR, 0.0)
@@ -75,7 +104,7 @@ class Group:
                 x = load(b, s, b.add(place, b.mul(lanes, const(i))), VECTOR)
                 p[i] = exp2(b, fma(b, x, self._factors, b.fneg(shift)), for_halves=True)
                 total = b.fadd(total, p[i])
-            store_words(b, rounded_pairs(b, *p), self._words, place)
+            self._kind.put(b, *p, self._words, place, lanes)
             following.append(total)
         return following
 
@@ -91,7 +120,7 @@ class Group:
         return of_last
 
 
-def _exponentiate(builder: ir.IRBuilder) -> ir.Function:
+def _exponentiate(builder: ir.IRBuilder, kind: Words) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         s, rows, lanes, row_max, row_sum, factor = args
         scores = Scores(s, lanes, row_max, row_sum, factor)
@@ -99,14 +128,37 @@ def _exponentiate(builder: ir.IRBuilder) -> ir.Function:
         for size in (GROUP, 2, 1):
             width = size * VECTOR.count
             with loop(b, lanes, start=done, step=width, carry=[]) as (lane, _, _):
-                group = Group(b, scores, [b.add(lane, const(i * VECTOR.count)) for i in range(size)])
+                offsets = [b.add(lane, const(i * VECTOR.count)) for i in range(size)]
+                group = Group(b, scores, offsets, kind)
                 group.store_sums(b, group.put_rest(b, const(0), rows, group.load_sums(b)))
             done = b.mul(b.sdiv(lanes, const(width)), const(width))
-        words = b.bitcast(s, ir.IntType(32).as_pointer())
-        clear_lines(b, words, rows, lanes, b.mul(lanes, const(2)))
+        kind.clear(b, b.bitcast(s, ir.IntType(32).as_pointer()), rows, lanes)
 
     signature = [NUMBERS, INT, INT, NUMBERS, NUMBERS, FLOAT]
-    return function(builder, f"fb.exponentiate.{overload(VECTOR)}", signature, body)
+    return function(builder, f"fb.exponentiate.{kind.name}.{overload(VECTOR)}", signature, body)
+
+
+def _exponentiation(kind: Words) -> Any:
+    @intrinsic
+    def exponentiate(
+        typingctx: Any, s: Any, rows: Any, lanes: Any, row_max: Any, row_sum: Any, factor: Any
+    ) -> Any:
+        """The second pass over some rows of s: words of p = exp2(factor * s - row_max), and row_sum += p.
+
+        Words of rows from `rows` up to a multiple of 32 become zero. rows: even, but for a tile's last part.
+        """
+        n = types.intp
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            builder.call(_exponentiate(builder, kind), args)
+            return context.get_dummy_value()
+
+        return types.void(s, n, n, s, s, types.float32), codegen
+
+    return exponentiate
+
+
+exponentiate, exponentiate_split = _exponentiation(ROUNDED), _exponentiation(SPLIT)
 
 
 @step
@@ -116,18 +168,8 @@ def exponentiate_rows(tile, lanes):
     exponentiate(s, rows, lanes, row_max, row_sum, factor)
 
 
-@intrinsic
-def exponentiate(
-    typingctx: Any, s: Any, rows: Any, lanes: Any, row_max: Any, row_sum: Any, factor: Any
-) -> Any:
-    """The second pass over some rows of s: words of p = exp2(factor * s - row_max), and row_sum += p.
-
-    Words of rows from `rows` up to a multiple of 32 become zero. rows: even, but for the tile's last part.
-    """
-    n = types.intp
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.call(_exponentiate(builder), args)
-        return context.get_dummy_value()
-
-    return types.void(s, n, n, s, s, types.float32), codegen
+@step
+def exponentiate_split_rows(tile, lanes):
+    """The same with words of `split_weights`."""
+    s, rows, row_max, row_sum, factor = tile
+    exponentiate_split(s, rows, lanes, row_max, row_sum, factor)

@@ -58,8 +58,8 @@ def nothing():
 
 
 @step
-def _gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms):
-    """The same, where kernels name it in a branch for exact products."""
+def no_gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms):
+    """The same for a step that kernels name in a branch which these products do not take."""
 
 
 @step
@@ -91,6 +91,7 @@ def put_row_sums(target, sums, queries, columns, factors):
 FMA = Product(
     name="fma",
     exact=False,
+    halves=1,
     begin=no_state,
     end=no_state,
     pack=_pack,
@@ -100,9 +101,10 @@ FMA = Product(
     weights=_weights,
     queries=_as_it_is,
     key_weights=_key_weights,
-    gradient_weights=_gradient_weights,
+    gradient_weights=no_gradient_weights,
     scores=_scores,
     finish_scores=_finish_scores,
+    exponentiate=nothing,
     weigh_and_score=nothing,
     add_to_queries=_add_to_queries,
     add_to_keys=_add_to_keys,

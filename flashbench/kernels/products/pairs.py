@@ -389,11 +389,11 @@ def clear_lanes(w, lanes, first, rows):
     spread to the sums of that key, although zeros stand against it.
     """
     for key in range(rows):
-        _clear_numbers(at(w, key * lanes), first, lanes)
+        clear_numbers(at(w, key * lanes), first, lanes)
 
 
 @intrinsic
-def _clear_numbers(typingctx: Any, numbers: Any, start: Any, stop: Any) -> Any:
+def clear_numbers(typingctx: Any, numbers: Any, start: Any, stop: Any) -> Any:
     """numbers[start:stop] = 0."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:

@@ -15,6 +15,7 @@ from flashbench.dtypes import Dtype
 from flashbench.errors import ConfigError
 from flashbench.kernels.products import Product
 from flashbench.kernels.products.amx import AMX, AMX_EMULATED
+from flashbench.kernels.products.amx_f16 import AMX_F16, AMX_F16_EMULATED
 from flashbench.kernels.products.convert import CONVERT
 from flashbench.kernels.products.dot_bf16 import DOT_BF16, EMULATED_DOT_BF16
 from flashbench.kernels.products.fma import FMA
@@ -52,8 +53,12 @@ PATHS: Mapping[str, Path] = {
     "fma": Path(FMA, ("float32", "float64"), frozenset(), "fma_burst", FMA),
     "amx": Path(AMX, ("bfloat16",), _AMX, "amx_burst", CONVERT, amx.refusal),
     "dot_bf16": Path(DOT_BF16, ("bfloat16",), _DOTS, "dot_bf16_burst", CONVERT, by_name_only=not FAST_DOTS),
+    "amx_f16": Path(AMX_F16, ("float16",), _AMX, "amx_burst", CONVERT, amx.refusal),
     "convert": Path(CONVERT, ("float16", "bfloat16"), frozenset(), "fma_burst", CONVERT),
     "amx-emulated": Path(AMX_EMULATED, ("bfloat16",), frozenset(), "fma_burst", CONVERT, by_name_only=True),
+    "amx_f16-emulated": Path(
+        AMX_F16_EMULATED, ("float16",), frozenset(), "fma_burst", CONVERT, by_name_only=True
+    ),
     "dot_bf16-emulated": Path(
         EMULATED_DOT_BF16, ("bfloat16",), frozenset(), "fma_burst", CONVERT, by_name_only=True
     ),

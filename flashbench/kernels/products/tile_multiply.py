@@ -4,6 +4,9 @@ C[rows, columns] (+)= A[rows, depth] @ B[depth, columns], in units of tiles. Blo
 in registers for the whole depth: each tile of A and of B that is loaded then serves two dots. A register
 waits for its store, so a block is stored late: each of its tiles just before the next block needs its
 register. So the stores of a block run beside the dots of the next.
+
+An operand may consist of parts, as a float16 number is the sum of two of bfloat16 (split.py). Then a step of
+the depth adds several products of parts to the same registers.
 """
 
 from __future__ import annotations
@@ -27,20 +30,29 @@ _A, _B = (4, 5), (6, 7)  # tile registers; the four before them are of C
 _BLOCK = 2, 2  # tiles of C: height and width
 
 
+# (part of A, part of B) of each product. Part 1 of A lies half a step of the depth behind part 0, that of B
+# half a row. From one product to the next only one operand changes, so that the other one need not be loaded.
+Parts = tuple[tuple[int, int], ...]
+WHOLE: Parts = ((0, 0),)
+
+
 class _Operand(NamedTuple):
-    """Where an operand lies, in bytes. down, right: from one tile to the next."""
+    """Where an operand lies, in bytes. down, right: from one tile to the next. low: from part 0 to part 1."""
 
     at: ir.Value
     row: ir.Value
     down: ir.Value
     right: ir.Value
+    low: ir.Value
 
-    def tile(self, b: ir.IRBuilder, row: ir.Value, column: ir.Value) -> ir.Value:
-        return b.gep(self.at, [b.add(b.mul(row, self.down), b.mul(column, self.right))])
+    def tile(self, b: ir.IRBuilder, row: ir.Value, column: ir.Value, part: int = 0) -> ir.Value:
+        place = b.add(b.mul(row, self.down), b.mul(column, self.right))
+        return b.gep(self.at, [b.add(place, self.low) if part else place])
 
 
 def _operand(b: ir.IRBuilder, at: ir.Value, row: ir.Value, right: ir.Value | None = None) -> _Operand:
-    return _Operand(at, row, b.mul(row, const(TILE_ROWS)), const(ROW_BYTES) if right is None else right)
+    low = b.sdiv(row if right is None else right, const(2))
+    return _Operand(at, row, b.mul(row, const(TILE_ROWS)), const(ROW_BYTES) if right is None else right, low)
 
 
 class _Waiting(NamedTuple):
@@ -61,9 +73,15 @@ class _Product:
     """Writes one product."""
 
     def __init__(
-        self, b: ir.IRBuilder, tiles: Any, operands: list[_Operand], depth: ir.Value, accumulate: ir.Value
+        self,
+        b: ir.IRBuilder,
+        tiles: Any,
+        operands: list[_Operand],
+        parts: Parts,
+        depth: ir.Value,
+        accumulate: ir.Value,
     ) -> None:
-        self._b, self._tiles = b, tiles
+        self._b, self._tiles, self._parts = b, tiles, parts
         self._left, self._right, self._sums = operands  # A, B, C
         self._depth, self._accumulate = depth, accumulate
         size = TILE_ROWS * ROW_BYTES
@@ -148,31 +166,37 @@ class _Product:
         """Add one step of the depth. Yields each tile of C, then loads its operands and adds their dot."""
         b, left, right = self._b, self._left, self._right
         height, width = size
-        for i in range(height):
-            for j in range(width):
-                tile = i * width + j
-                yield tile
-                if j == 0:
-                    self._tiles.load(_A[i], left.tile(b, b.add(row, const(i)), step), left.row)
-                if i == 0:
-                    self._tiles.load(_B[j], right.tile(b, step, b.add(column, const(j))), right.row)
-                self._tiles.dot(tile, _A[i], _B[j])
+        held: dict[int, int] = {}  # the part that a register holds
+        for number, (of_a, of_b) in enumerate(self._parts):
+            for i in range(height):
+                for j in range(width):
+                    tile = i * width + j
+                    if number == 0:
+                        yield tile
+                    if held.get(_A[i]) != of_a:
+                        self._tiles.load(_A[i], left.tile(b, b.add(row, const(i)), step, of_a), left.row)
+                    if held.get(_B[j]) != of_b:
+                        place = right.tile(b, step, b.add(column, const(j)), of_b)
+                        self._tiles.load(_B[j], place, right.row)
+                    held |= {_A[i]: of_a, _B[j]: of_b}
+                    self._tiles.dot(tile, _A[i], _B[j])
 
 
-def _product(builder: ir.IRBuilder, kind: Any) -> ir.Function:
+def _product(builder: ir.IRBuilder, kind: Any, parts: Parts) -> ir.Function:
     """kind: HardwareTiles or EmulatedTiles."""
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         a_at, a_row, b_at, b_row, c_at, c_row, a_right, rows, columns, depth, accumulate = args
         operands = [_operand(b, a_at, a_row, a_right), _operand(b, b_at, b_row), _operand(b, c_at, c_row)]
-        _Product(b, kind(b), operands, depth, accumulate).write(rows, columns)
+        _Product(b, kind(b), operands, parts, depth, accumulate).write(rows, columns)
 
     signature = [*[_BYTES, INT] * 3, INT, INT, INT, INT, BOOL]
-    return function(builder, f"fb.tile_product.{kind.name}", signature, body)
+    of_parts = ".".join(f"{of_a}{of_b}" for of_a, of_b in parts)
+    return function(builder, f"fb.tile_product.{kind.name}.{of_parts}", signature, body)
 
 
-def tile_product(kind: Any) -> Any:
-    """The intrinsic `multiply` on this kind of tile registers."""
+def tile_product(kind: Any, parts: Parts = WHOLE) -> Any:
+    """The intrinsic `multiply` on this kind of tile registers, of operands in these parts."""
 
     @intrinsic
     def multiply(
@@ -203,7 +227,7 @@ def tile_product(kind: Any) -> Any:
                 values += [builder.bitcast(at, _BYTES), builder.mul(row, const(size))]
             right = builder.mul(args[3], const(2))
             add = builder.icmp_unsigned("!=", args[-1], ir.Constant(args[-1].type, 0))
-            builder.call(_product(builder, kind), [*values, right, *args[4:-1], add])
+            builder.call(_product(builder, kind, parts), [*values, right, *args[4:-1], add])
             return context.get_dummy_value()
 
         return signature, codegen

@@ -12,7 +12,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from flashbench.codegen.elements import BFLOAT16, ELEMENTS
+from flashbench.codegen.elements import BFLOAT16, ELEMENTS, HalfType
+from flashbench.codegen.intrinsics import body_by_elements
 from flashbench.codegen.ir import (
     INT,
     const,
@@ -32,18 +33,18 @@ _SHORTS, _FLOATS = _SHORT.as_pointer(), _FLOAT.as_pointer()
 _HALVES = ELEMENTS[BFLOAT16].as_pointer()
 _NUMBERS = full_vector(_FLOAT)
 _COUNT = _NUMBERS.count
-_SIDE = (
-    2 * _COUNT
-)  # rows and columns of 16-bit numbers that are transposed at once: words of two, squares of them
-_ROW = ir.VectorType(_SHORT, _SIDE)
+# Rows and columns of 16-bit numbers that are transposed at once: words of two, squares of them.
+SIDE = 2 * _COUNT
+_ROW = ir.VectorType(_SHORT, SIDE)
 _LANE = 8  # 16-bit numbers of 16 bytes: within these, x86 interleaves two vectors by one instruction
 
 
-def _padded(b: ir.IRBuilder, size: ir.Value) -> ir.Value:
+def padded(b: ir.IRBuilder, size: ir.Value) -> ir.Value:
+    """size rounded up to a multiple of DEPTH."""
     return b.mul(b.sdiv(b.add(size, const(DEPTH - 1)), const(DEPTH)), const(DEPTH))
 
 
-def _least(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+def least(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     return b.select(b.icmp_signed("<", x, y), x, y)
 
 
@@ -55,39 +56,38 @@ def _put_short_row(b: ir.IRBuilder, value: ir.Value, at: ir.Value, offset: ir.Va
     b.store(value, b.bitcast(b.gep(at, [offset]), value.type.as_pointer()), align=2)
 
 
-def _corner(builder: ir.IRBuilder) -> ir.Function:
+def copy_corner(builder: ir.IRBuilder) -> ir.Function:
     """Copy the part of a square that has rows and columns, and clear the rest."""
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         source, source_row, rows, columns, target = args
-        with loop(b, const(_SIDE), carry=[]) as (row, _, _):
-            _put_short_row(b, ir.Constant(_ROW, [0] * _SIDE), target, b.mul(row, const(_SIDE)))
+        with loop(b, const(SIDE), carry=[]) as (row, _, _):
+            _put_short_row(b, ir.Constant(_ROW, [0] * SIDE), target, b.mul(row, const(SIDE)))
         with loop(b, rows, carry=[]) as (row, _, _):
             done: ir.Value = const(0)
-            width = _SIDE
+            width = SIDE
             while width:
                 with loop(b, columns, start=done, step=width, carry=[]) as (column, _, _):
                     kind = ir.VectorType(_SHORT, width).as_pointer()
                     place = b.gep(source, [b.add(b.mul(row, source_row), column)])
                     value = b.load(b.bitcast(place, kind), align=2)
-                    _put_short_row(b, value, target, b.add(b.mul(row, const(_SIDE)), column))
+                    _put_short_row(b, value, target, b.add(b.mul(row, const(SIDE)), column))
                 done = b.mul(b.sdiv(columns, const(width)), const(width))
                 width //= 2
 
     return function(builder, "fb.turn.corner", [_SHORTS, INT, INT, INT, _SHORTS], body)
 
 
-def _square(b: ir.IRBuilder, source: ir.Value, source_row: ir.Value, target: ir.Value) -> None:
-    """target[column, row] = source[row, column] for _SIDE rows and columns.
+def put_square(b: ir.IRBuilder, rows: list[ir.Value], target: ir.Value) -> None:
+    """target[column, row] = rows[row][column] for SIDE rows and columns.
 
     Rows of `target`: DEPTH numbers.
     """
     orders = []
     for half in (0, 1):  # the low or the high four columns of each eight
-        columns = [_LANE * group + 4 * half + i for group in range(_SIDE // _LANE) for i in range(4)]
-        both = [side * _SIDE + column for column in columns for side in (0, 1)]
-        orders.append((columns, ir.Constant(ir.VectorType(_WORD, _SIDE), both)))
-    rows = [_short_row(b, source, b.mul(source_row, const(i))) for i in range(_SIDE)]
+        columns = [_LANE * group + 4 * half + i for group in range(SIDE // _LANE) for i in range(4)]
+        both = [side * SIDE + column for column in columns for side in (0, 1)]
+        orders.append((columns, ir.Constant(ir.VectorType(_WORD, SIDE), both)))
     for columns, order in orders:
         pairs = zip(rows[::2], rows[1::2], strict=True)
         words = [
@@ -101,27 +101,27 @@ def _turn(builder: ir.IRBuilder) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         source, source_row, rows, columns, room = args
         source, room = b.bitcast(source, _SHORTS), b.bitcast(room, _SHORTS)
-        corner = b.alloca(_SHORT, const(_SIDE * _SIDE))
-        all_rows, all_columns = _padded(b, rows), _padded(b, columns)
+        corner = b.alloca(_SHORT, const(SIDE * SIDE))
+        all_rows, all_columns = padded(b, rows), padded(b, columns)
         with (
-            loop(b, all_rows, step=_SIDE, carry=[]) as (row, _, _),
-            loop(b, all_columns, step=_SIDE, carry=[]) as (column, _, _),
+            loop(b, all_rows, step=SIDE, carry=[]) as (row, _, _),
+            loop(b, all_columns, step=SIDE, carry=[]) as (column, _, _),
         ):
             block, inner = b.sdiv(row, const(DEPTH)), b.srem(row, const(DEPTH))
             line = b.add(b.mul(block, all_columns), column)
             target = b.gep(room, [b.add(b.mul(line, const(DEPTH)), inner)])
             first = b.gep(source, [b.add(b.mul(row, source_row), column)])
-            sizes = [_least(b, b.sub(*ends), const(_SIDE)) for ends in ((rows, row), (columns, column))]
-            whole = b.and_(*(b.icmp_signed("==", size, const(_SIDE)) for size in sizes))
+            sizes = [least(b, b.sub(*ends), const(SIDE)) for ends in ((rows, row), (columns, column))]
+            whole = b.and_(*(b.icmp_signed("==", size, const(SIDE)) for size in sizes))
             before = b.block
             with b.if_then(b.not_(whole)):
-                b.call(_corner(b), [first, source_row, *sizes, corner])
+                b.call(copy_corner(b), [first, source_row, *sizes, corner])
                 copied = b.block
             at, stride = b.phi(_SHORTS), b.phi(INT)
-            for phi, as_it_is, copy in ((at, first, corner), (stride, source_row, const(_SIDE))):
+            for phi, as_it_is, copy in ((at, first, corner), (stride, source_row, const(SIDE))):
                 phi.add_incoming(as_it_is, before)
                 phi.add_incoming(copy, copied)
-            _square(b, at, stride, target)
+            put_square(b, [_short_row(b, at, b.mul(stride, const(i))) for i in range(SIDE)], target)
 
     return function(builder, "fb.turn", [_HALVES, INT, INT, INT, _FLOATS], body)
 
@@ -141,7 +141,7 @@ def turn(typingctx: Any, x: Any, x_row: Any, rows: Any, columns: Any, room: Any)
     return types.void(x, n, n, n, room), codegen
 
 
-def _put_turned(builder: ir.IRBuilder) -> ir.Function:
+def _put_turned(builder: ir.IRBuilder, stored: HalfType) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         target, target_row, sums, lanes, queries, columns, factors = args
         square = b.alloca(_FLOAT, const(_COUNT * _COUNT))
@@ -163,14 +163,14 @@ def _put_turned(builder: ir.IRBuilder) -> ir.Function:
                     for i, value in enumerate(turned):
                         store(b, value, square, const(i * _COUNT))
                     with (
-                        loop(b, _least(b, high, const(_COUNT)), carry=[]) as (row, _, _),
-                        loop(b, _least(b, wide, const(_COUNT)), carry=[]) as (place, _, _),
+                        loop(b, least(b, high, const(_COUNT)), carry=[]) as (row, _, _),
+                        loop(b, least(b, wide, const(_COUNT)), carry=[]) as (place, _, _),
                     ):
                         number = load_one(b, square, b.add(b.mul(row, const(_COUNT)), place))
                         store_one(b, number, target, b.add(b.add(first, b.mul(row, target_row)), place))
 
-    signature = [_HALVES, INT, _FLOATS, INT, INT, INT, _FLOATS]
-    return function(builder, "fb.put_turned", signature, body)
+    signature = [stored.as_pointer(), INT, _FLOATS, INT, INT, INT, _FLOATS]
+    return function(builder, f"fb.put_turned.{stored.name}", signature, body)
 
 
 @intrinsic
@@ -188,13 +188,9 @@ def put_turned(
 
     sums and factors have whole vectors of lanes, and rows of sums are padded to whole vectors too.
     """
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.call(_put_turned(builder), args)
-        return context.get_dummy_value()
-
     n = types.intp
-    return types.void(target, n, sums, n, n, n, factors), codegen
+    signature = types.void(target, n, sums, n, n, n, factors)
+    return signature, body_by_elements(_put_turned, 0)
 
 
 def _scale_lanes(builder: ir.IRBuilder) -> ir.Function:

@@ -1,4 +1,4 @@
-"""Compares attention in bfloat16 with the oracle: what its roundings explain, and no more."""
+"""Compares attention in 16-bit dtypes with the oracle: what its roundings explain, and no more."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from flashbench.problem import AttentionProblem, Inputs
 from flashbench.reference import attention_backward_reference, attention_reference
 
 FLASH = FlashEngine()
-BFLOAT16 = DTYPES["bfloat16"]
-ROUNDOFF = BFLOAT16.unit_roundoff
 
 
 def size(x: NDArray[Any]) -> NDArray[Any]:
     """The numbers without their signs, in storage."""
-    return x & 0x7FFF
+    return (x.view(np.uint16) & 0x7FFF).view(x.dtype)
 
 
 def outputs(
@@ -53,6 +51,8 @@ def assert_exact(
 ) -> None:
     """o and dv within what the rounding of p and of the result explains, everywhere; the rest by its size."""
     inputs = inputs or problem.make_inputs()
+    dtype = DTYPES[problem.dtype]
+    roundoff = dtype.unit_roundoff
     q, k, v, do = inputs
     forward, gradients = outputs(problem, settings, inputs, extras)
     o, lse = attention_reference(problem, q, k, v, extras)
@@ -60,14 +60,14 @@ def assert_exact(
     with np.errstate(invalid="ignore"):
         of_o, _ = attention_reference(problem, q, k, size(v), extras)
         of_dv = attention_backward_reference(problem, size(do), q, k, v, extras).dv
-        assert_close(BFLOAT16.view(forward.o), o, 2.1 * ROUNDOFF * of_o + 1e-5)
-        assert_close(BFLOAT16.view(gradients.dv), expected.dv, 2.1 * ROUNDOFF * of_dv + 1e-5)
+        assert_close(dtype.view(forward.o), o, 2.1 * roundoff * of_o + 1e-5)
+        assert_close(dtype.view(gradients.dv), expected.dv, 2.1 * roundoff * of_dv + 1e-5)
         assert_close(forward.lse, lse, 3e-6 * np.maximum(1, np.abs(lse)))
     np.testing.assert_array_equal(forward.lse == -np.inf, lse == -np.inf)
     for name in ("dq", "dk", "dsinks", "dmask"):
         actual, wanted = getattr(gradients, name), getattr(expected, name)
         if wanted is None:
             continue
-        numbers = BFLOAT16.view(actual) if actual.dtype == np.uint16 else actual
+        numbers = dtype.view(actual) if actual.dtype == dtype.storage else actual
         largest = np.max(np.abs(wanted[np.isfinite(wanted)]), initial=0.0)
-        assert_close(numbers, wanted, 8 * ROUNDOFF * max(1.0, largest))
+        assert_close(numbers, wanted, 8 * roundoff * max(1.0, largest))
