@@ -22,8 +22,10 @@ from flashbench.integrations.torch import reset_stats, stats
 STEPS = 3
 
 
-def trained(key: str, attention: str, variant: str | None = None) -> tuple[list[float], Any, str]:
-    """Losses of the training steps, the forecasts, and the forecasts' column name."""
+def trained(
+    key: str, attention: str, variant: str | None = None, **trainer: Any
+) -> tuple[list[float], Any, str]:
+    """Losses of the training steps, the forecasts, and the forecasts' column name. trainer: of Lightning."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     model = build_model(
         key,
@@ -44,6 +46,7 @@ def trained(key: str, attention: str, variant: str | None = None) -> tuple[list[
         logger=False,
         enable_checkpointing=False,
         **SETTINGS[key],
+        **trainer,
     )
     forecaster = NeuralForecast(models=[model], freq="ME")
     with warnings.catch_warnings():
@@ -82,3 +85,14 @@ def test_variants_train_alike_and_forecast_under_their_own_name(key: str) -> Non
     np.testing.assert_allclose(ours[0], losses, rtol=1e-5)
     np.testing.assert_allclose(ours[1], forecast, rtol=1e-5)
     assert ours[2] == column
+
+
+def test_training_with_mixed_precision() -> None:
+    """Lightning's autocast. Errors of bfloat16 are some 1e-2."""
+    losses, forecast, _ = trained("itransformer", "original", precision="bf16-mixed")
+    reset_stats()
+    ours = trained("itransformer", "flash", precision="bf16-mixed")
+    np.testing.assert_allclose(ours[0], losses, rtol=0.02)
+    np.testing.assert_allclose(ours[1], forecast, rtol=0.02)
+    assert stats().backwards == 2 * STEPS
+    assert not stats().fallbacks

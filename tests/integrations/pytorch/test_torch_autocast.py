@@ -136,8 +136,9 @@ def test_training_of_a_layer(backward_inside: bool) -> None:
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("inside", [False, True])
-@EVERY_HALF
+@pytest.mark.parametrize(
+    ("dtype", "inside"), [(torch.bfloat16, False), (torch.bfloat16, True), (torch.float16, True)]
+)
 @EVERY_WAY
 def test_compiled_as_a_whole(name: str, dtype: Any, inside: bool) -> None:
     """Autocast within the compiled code, or around it. Without it, the code is compiled anew."""

@@ -23,7 +23,7 @@ pytestmark = [
 ]
 EVERY_HALF = pytest.mark.parametrize("dtype", HALVES, ids=str)
 EVERY_ENGINE = pytest.mark.parametrize("engine", ["flash", "standard"])
-BACKENDS = pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+BACKENDS = pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.grid)])
 
 
 def qkv(dtype: Any, rows: int = 6, keys: int = 9) -> list[Any]:
