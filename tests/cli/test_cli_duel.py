@@ -145,7 +145,7 @@ def test_two_engines_are_faster_by_name_and_a_crash_is_no_verdict_on_speed(
 
 @pytest.mark.parametrize(
     ("words", "burst_s", "load_s"),
-    [([], 600.0, 60.0), (["--timeout", "600"], 600.0, 600.0), (["--timeout", "7.5"], 7.5, 7.5)],
+    [([], 600.0, 180.0), (["--timeout", "600"], 600.0, 600.0), (["--timeout", "7.5"], 7.5, 7.5)],
 )
 def test_a_timeout_is_for_bursts_and_for_loading_and_each_has_its_own_default(
     flashbench, fake_fight, words: list[str], burst_s: float, load_s: float

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from numba import njit
+from numba import from_dtype, njit, types
 
 from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
@@ -34,13 +34,18 @@ class Call(NamedTuple):
     scratch: Scratch
 
 
-@njit
-def read(storage, number, address, base):
-    call = view(Call, storage, number, address)
-    own = based(call.scratch, base)
-    own.second[0] = call.sizes.factor + call.zero
-    place = call.place
-    return place.numbers[1], place.stored[2], at(place.words, 1)[0], call.sizes.count, own.first[0]
+def reader(number):
+    """A function that reads a `Call` whose numbers have this Numba type."""
+
+    @njit
+    def read(address, base):
+        call = view(Call, types.uint16, number, address)
+        own = based(call.scratch, base)
+        own.second[0] = call.sizes.factor + call.zero
+        place = call.place
+        return place.numbers[1], place.stored[2], at(place.words, 1)[0], call.sizes.count, own.first[0]
+
+    return read
 
 
 @pytest.mark.parametrize("number", [np.float32, np.float64])
@@ -49,7 +54,8 @@ def test_every_kind_of_cell_is_read_by_name(number):
     words, scratch = np.array([2**40, -(2**50)], np.int64), np.array([7, 8], number)
     place = Place(numbers.ctypes.data, stored.ctypes.data, words.ctypes.data)
     table = array("q", pack_struct(Call(place, Sizes(-5, 0.1), Scratch(0, number().itemsize))))
-    found = read(np.uint16(0), number(0), table.buffer_info()[0], scratch.ctypes.data)
+    read = reader(from_dtype(np.dtype(number)))
+    found = read(table.buffer_info()[0], scratch.ctypes.data)
     assert found == (2.5, 3, -(2**50), -5, 7)
     assert scratch[1] == number(0.1)  # rounded once, from a double
     assert len(table) * 8 == struct_bytes(Call)
@@ -62,7 +68,7 @@ class Row(NamedTuple):
 
 @njit
 def read_row(address, rows, number):
-    call = view(Call, np.float32(0), np.float32(0), address)
+    call = view(Call, types.float32, types.float32, address)
     row = element(Row, call, rows + number * 16)
     return row.number, row.value
 

@@ -82,14 +82,15 @@ def gathered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Gathers, int]]:
     moved: list[int] = []
     tiling_of, moves_table = plan.tiling_of, launch.moves_table
 
-    def spy_moves(*arrays):
+    def spy_moves(*arrays, operand):
+        assert operand is None  # of products of 16-bit numbers
         moves = moves_table(*arrays)
         moved.append(0 if moves is None else len(moves))
         return moves
 
-    def spy_tiling(problem, layout, blocks, gathers):
+    def spy_tiling(problem, layout, blocks, path, gathers):
         calls.append((gathers, moved[-1]))
-        return tiling_of(problem, layout, blocks, gathers)
+        return tiling_of(problem, layout, blocks, path, gathers)
 
     monkeypatch.setattr("flashbench.engines.flash.engine.moves_table", spy_moves)
     monkeypatch.setattr("flashbench.engines.flash.engine.tiling_of", spy_tiling)
