@@ -112,7 +112,9 @@ def test_blocks_are_of_the_path_that_they_were_tuned_on(tuned_table: Path) -> No
     write_table(tuned_table, make_entry(dtype="bfloat16", path="convert"))
     of = {"dtype": "bfloat16"}
     assert auto(600, settings=AUTO._replace(path="convert"), **of) == (13, 21)
-    assert auto(600, settings=AUTO._replace(path="dot_bf16-emulated"), **of) == rule(600, **of)
+    other = "dot_bf16-emulated"
+    expected = built_in_blocks(AttentionProblem.of(600, **of), "fwd", other)
+    assert auto(600, settings=AUTO._replace(path=other), **of) == expected
 
 
 def test_the_table_is_read_once_in_a_process(tuned_table: Path) -> None:

@@ -51,12 +51,13 @@ def _pack(builder: ir.IRBuilder, stored: ir.Type, element: ir.Type) -> ir.Functi
         zero = constant(vector, 0.0)
         factors = splat(b, factor, lanes)
 
-        # Pass 1: zeros in the last, partly filled vector of lanes, if packed_row has room for it.
+        # Pass 1: zeros in lanes without a row, in whole vectors: the last one that has rows, and those after it.
         whole = b.mul(b.sdiv(rows, const(lanes)), const(lanes))
-        room = b.icmp_signed("<=", b.add(whole, const(lanes)), packed_row)
-        partly = b.and_(b.icmp_signed("<", whole, rows), room)
-        with b.if_then(partly), loop(b, columns, carry=[]) as (column, _, _):
-            store(b, zero, packed, b.add(b.mul(column, packed_row), whole))
+        with (
+            loop(b, packed_row, start=whole, step=lanes, carry=[]) as (lane, _, _),
+            loop(b, columns, carry=[]) as (column, _, _),
+        ):
+            store(b, zero, packed, b.add(b.mul(column, packed_row), lane))
 
         # Pass 2: whole squares, transposed in registers.
         with (
@@ -97,7 +98,7 @@ def pack(
 ) -> Any:
     """packed[column, row] = factor * source[row, column]. Row strides in elements.
 
-    If packed_row has room, lanes from `rows` up to a whole vector become zero.
+    If packed_row has room, lanes from `rows` on become zero.
     """
     n = types.intp
     signature = types.void(source, n, n, n, packed, n, packed.dtype)
