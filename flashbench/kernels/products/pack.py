@@ -51,7 +51,7 @@ def _pack(builder: ir.IRBuilder, stored: ir.Type, element: ir.Type) -> ir.Functi
         zero = constant(vector, 0.0)
         factors = splat(b, factor, lanes)
 
-        # Pass 1: zeros in lanes without a row, in whole vectors: the last one that has rows, and those after it.
+        # Pass 1: zeros in the vectors of lanes that have lanes without a row.
         whole = b.mul(b.sdiv(rows, const(lanes)), const(lanes))
         with (
             loop(b, packed_row, start=whole, step=lanes, carry=[]) as (lane, _, _),
