@@ -36,6 +36,11 @@ def body_by_elements(build: Callable[..., ir.Function], *places: int) -> Callabl
     return codegen
 
 
+def calls(build: Callable[[ir.IRBuilder], ir.Function]) -> Callable[..., Any]:
+    """The same for types that do not vary: build(builder)."""
+    return body_by_elements(build)
+
+
 def element_of(kind: Any) -> ir.Type:
     """The element type of a pointer, or of the pointer that is the first field of a struct."""
     first = kind.types[0] if isinstance(kind, types.BaseTuple) else kind

@@ -35,6 +35,21 @@ def const(n: int) -> ir.Constant:
     return ir.Constant(INT, n)
 
 
+def round_down(b: ir.IRBuilder, size: ir.Value, unit: int) -> ir.Value:
+    """size rounded down to a multiple of `unit`."""
+    return b.mul(b.sdiv(size, const(unit)), const(unit))
+
+
+def round_up(b: ir.IRBuilder, size: ir.Value, unit: int) -> ir.Value:
+    """size rounded up to a multiple of `unit`."""
+    return round_down(b, b.add(size, const(unit - 1)), unit)
+
+
+def smaller(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """The smaller of two integers."""
+    return b.select(b.icmp_signed("<", x, y), x, y)
+
+
 def constant(vector: ir.VectorType, value: float) -> ir.Constant:
     return ir.Constant(vector, [value] * vector.count)
 

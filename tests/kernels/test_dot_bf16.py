@@ -15,8 +15,8 @@ from flashbench.codegen.isa import FAST_DOTS, ISA
 from flashbench.codegen.pointers import address_in, pointer
 from flashbench.dtypes import DTYPES
 from flashbench.kernels.products import Matrix
-from flashbench.kernels.products.pairs import halves
 from flashbench.kernels.products.paths import PATHS, path_of
+from flashbench.kernels.products.words import halves
 
 VECTOR = ISA.lanes(4)
 BFLOAT16 = DTYPES["bfloat16"]

@@ -10,7 +10,7 @@ from numba import njit
 from flashbench.codegen.isa import HAS_BFLOAT16, ISA
 from flashbench.codegen.pointers import address_in, pointer
 from flashbench.kernels.products import Matrix, pairs
-from flashbench.kernels.products.pairs import halves
+from flashbench.kernels.products.words import halves
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 

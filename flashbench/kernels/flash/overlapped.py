@@ -20,7 +20,7 @@ from flashbench.kernels.call.visibility import (
 from flashbench.kernels.flash.gather import operand_of
 from flashbench.kernels.flash.scratch import room_of_v, tile_of_scores
 from flashbench.kernels.flash.tile_steps import draws_of, finish_tile
-from flashbench.kernels.products.pairs import halves
+from flashbench.kernels.products.words import halves
 from flashbench.kernels.tile.dropout import drop
 from flashbench.kernels.tile.maximum import put_maximum
 from flashbench.kernels.tile.softmax import online_softmax

@@ -22,6 +22,7 @@ from flashbench.codegen.ir import (
     function,
     load,
     loop,
+    round_down,
     signature_name,
     store,
 )
@@ -79,7 +80,7 @@ def _turn(
         totals += [fma(b, k[key], q[query], old) for (key, query), old in zip(pairs, before, strict=True)]
 
     # The tail, in vectors of half the width, a quarter, ...: nothing is read beyond the end of a key.
-    done = b.mul(b.sdiv(columns, const(vector.count)), const(vector.count))
+    done = round_down(b, columns, vector.count)
     count = vector.count // 2
     while count:
         narrow = ir.VectorType(vector.element, count)

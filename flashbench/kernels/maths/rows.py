@@ -13,7 +13,6 @@ from flashbench.codegen.intrinsics import body_by_element, body_by_elements, ele
 from flashbench.codegen.ir import (
     BOOL,
     INT,
-    const,
     constant,
     fma,
     full_vector,
@@ -22,6 +21,7 @@ from flashbench.codegen.ir import (
     load_one,
     loop,
     overload,
+    round_down,
     signature_name,
     splat,
     store,
@@ -36,7 +36,7 @@ def _scale(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         matrix, matrix_row, rows, columns, factors = args
-        whole = b.mul(b.sdiv(columns, const(vector.count)), const(vector.count))
+        whole = round_down(b, columns, vector.count)
         with loop(b, rows, carry=[]) as (row, _, _):
             factor = b.load(b.gep(factors, [row]))
             base = b.mul(row, matrix_row)
@@ -66,7 +66,7 @@ def _finite(builder: ir.IRBuilder, stored: ir.Type) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         matrix, matrix_row, rows, columns = args
         zero = constant(vector, 0.0)
-        whole = b.mul(b.sdiv(columns, const(vector.count)), const(vector.count))
+        whole = round_down(b, columns, vector.count)
         scalar_zero = ir.Constant(element, 0.0)
         # 0 * x is NaN if x is infinite or NaN, and a sum with a NaN stays NaN.
         with loop(b, rows, carry=[zero, scalar_zero]) as (row, totals, following):
@@ -103,7 +103,7 @@ def _row_dots(builder: ir.IRBuilder, stored: ir.Type, element: ir.Type) -> ir.Fu
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         x, x_row, y, y_row, rows, columns, factor, result = args
-        whole = b.mul(b.sdiv(columns, const(vector.count)), const(vector.count))
+        whole = round_down(b, columns, vector.count)
         with loop(b, rows, carry=[]) as (row, _, _):
             x_base, y_base = b.mul(row, x_row), b.mul(row, y_row)
             with loop(b, columns, step=vector.count, carry=[constant(vector, 0.0)]) as (column, before, wide):
@@ -140,7 +140,7 @@ def _put(builder: ir.IRBuilder, stored: ir.Type, source_stored: ir.Type) -> ir.F
         factors = splat(b, factor, vector.count)
         with loop(b, count, step=vector.count, carry=[]) as (place, _, _):
             store(b, b.fmul(load(b, source, place, vector), factors), target, place)
-        whole = b.mul(b.sdiv(count, const(vector.count)), const(vector.count))
+        whole = round_down(b, count, vector.count)
         with loop(b, count, start=whole, carry=[]) as (place, _, _):
             store_one(b, b.fmul(load_one(b, source, place), factor), target, place)
 
@@ -163,7 +163,7 @@ def _fill(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         values = splat(b, value, vector.count)
         with loop(b, count, step=vector.count, carry=[]) as (place, _, _):
             store(b, values, target, place)
-        whole = b.mul(b.sdiv(count, const(vector.count)), const(vector.count))
+        whole = round_down(b, count, vector.count)
         with loop(b, count, start=whole, carry=[]) as (place, _, _):
             b.store(value, b.gep(target, [place]))
 

@@ -22,6 +22,7 @@ from flashbench.codegen.ir import (
     function,
     load,
     loop,
+    round_down,
     size_of,
     sum_of_lanes,
 )
@@ -60,7 +61,7 @@ def _sum(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         result = sum_of_lanes(b, result)
 
         # Pass 2: the remaining numbers, one by one.
-        done = b.mul(b.sdiv(count, const(step)), const(step))
+        done = round_down(b, count, step)
         first = ir.Constant(single, [0.0])
         with loop(b, count, start=done, carry=[first]) as (index, before, after):
             after.append(b.fadd(before[0], load(b, x, index, single)))

@@ -18,22 +18,15 @@ from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
 from flashbench.codegen.tiles import DEPTH, TILE_ROWS, EmulatedTiles, HardwareTiles, tile_config, tile_release
 from flashbench.kernels.products import Matrix, Product, Sums
-from flashbench.kernels.products.exponentiate import exponentiate_rows
+from flashbench.kernels.products.exponentiate import exponentiate_rows, finish_exact_scores
 from flashbench.kernels.products.fma import no_gradient_weights, no_state
 from flashbench.kernels.products.gradient_weights import put_gradient_weights
 from flashbench.kernels.products.overlap import KEYS, LANES, overlapped_product
-from flashbench.kernels.products.pairs import (
-    clear_lanes,
-    finish_exact_scores,
-    halves,
-    pack_pairs,
-    padded_rows,
-    pair_rows,
-    put_key_weights,
-    weights,
-)
+from flashbench.kernels.products.pairs import pack_pairs, padded_rows, pair_rows
 from flashbench.kernels.products.tile_multiply import square_of, tile_product
 from flashbench.kernels.products.turned import put_turned, scale_lanes, turn
+from flashbench.kernels.products.weights import clear_lanes, put_key_weights, weights
+from flashbench.kernels.products.words import halves
 
 
 @step

@@ -24,7 +24,6 @@ from flashbench.kernels.products.amx import (
 from flashbench.kernels.products.exponentiate import SPLIT, exponentiate_split_rows
 from flashbench.kernels.products.fma import no_state
 from flashbench.kernels.products.overlap import overlapped_product
-from flashbench.kernels.products.pairs import halves
 from flashbench.kernels.products.split import (
     pack_split,
     put_split_pairs,
@@ -34,6 +33,7 @@ from flashbench.kernels.products.split import (
 )
 from flashbench.kernels.products.split_weights import clear_split_lanes, split_key_weights, split_weights
 from flashbench.kernels.products.tile_multiply import Parts, tile_product
+from flashbench.kernels.products.words import halves
 
 _H, _L = 0, 1
 _ALL: Parts = ((_L, _L), (_L, _H), (_H, _H), (_H, _L))

@@ -16,21 +16,13 @@ from llvmlite import ir
 from flashbench.codegen.ir import call, fma
 from flashbench.codegen.steps import step
 from flashbench.kernels.products import Matrix, Product
-from flashbench.kernels.products.exponentiate import exponentiate_rows
+from flashbench.kernels.products.exponentiate import exponentiate_rows, finish_exact_scores
 from flashbench.kernels.products.fma import no_state, put_row_sums, row_sums, scale_row_sums
 from flashbench.kernels.products.gradient_weights import put_gradient_weights
 from flashbench.kernels.products.multiply import Instruction, multiplication
-from flashbench.kernels.products.pairs import (
-    clear_lanes,
-    finish_exact_scores,
-    halves,
-    key_weights,
-    load_stored,
-    pack_pairs,
-    padded_rows,
-    pair_rows,
-    weights,
-)
+from flashbench.kernels.products.pairs import pack_pairs, padded_rows, pair_rows
+from flashbench.kernels.products.weights import clear_lanes, key_weights, weights
+from flashbench.kernels.products.words import halves, load_stored
 
 _WORD = ir.IntType(32)
 _FEWEST = 4  # lanes of the narrowest vectors that the instruction takes

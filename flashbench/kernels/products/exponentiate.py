@@ -1,6 +1,6 @@
 """p = exp2(factor * s - row_max) as words of two numbers: the second pass of an online softmax.
 
-The words are those of `pairs.weights`, (p[2j, lane], p[2j + 1, lane]), or of `split_weights`, made straight
+The words are those of `weights.weights`, (p[2j, lane], p[2j + 1, lane]), or of `split_weights`, made straight
 from scores.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -18,21 +19,20 @@ from flashbench.codegen.ir import (
     const,
     constant,
     fma,
-    full_vector,
     function,
     load,
     loop,
     overload,
+    round_down,
     splat,
     store,
 )
 from flashbench.codegen.steps import step
 from flashbench.kernels.maths.exp2 import exp2
-from flashbench.kernels.products.pairs import clear_lines, rounded_pairs, store_words
+from flashbench.kernels.maths.rows import put_multiple
 from flashbench.kernels.products.split_weights import clear_split_lines, put_split_words
+from flashbench.kernels.products.words import FLOAT, VECTOR, clear_lines, rounded_pairs, store_words
 
-FLOAT = ir.FloatType()
-VECTOR = full_vector(FLOAT)
 NUMBERS = FLOAT.as_pointer()
 GROUP = 4  # vectors of a row at once: independent work hides the latency of the polynomial
 
@@ -131,7 +131,7 @@ def _exponentiate(builder: ir.IRBuilder, kind: Words) -> ir.Function:
                 offsets = [b.add(lane, const(i * VECTOR.count)) for i in range(size)]
                 group = Group(b, scores, offsets, kind)
                 group.store_sums(b, group.put_rest(b, const(0), rows, group.load_sums(b)))
-            done = b.mul(b.sdiv(lanes, const(width)), const(width))
+            done = round_down(b, lanes, width)
         kind.clear(b, b.bitcast(s, ir.IntType(32).as_pointer()), rows, lanes)
 
     signature = [NUMBERS, INT, INT, NUMBERS, NUMBERS, FLOAT]
@@ -173,3 +173,12 @@ def exponentiate_split_rows(tile, lanes):
     """The same with words of `split_weights`."""
     s, rows, row_max, row_sum, factor = tile
     exponentiate_split(s, rows, lanes, row_max, row_sum, factor)
+
+
+@step
+def finish_exact_scores(s, count, factor, needs_units):
+    """q was packed as it is: multiply the tile by `factor` if it needs units, else leave that to softmax."""
+    if needs_units:
+        put_multiple(s, s, count, factor)
+        return np.float32(1)
+    return factor

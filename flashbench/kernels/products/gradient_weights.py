@@ -1,7 +1,7 @@
 """p and ds of a tile, rounded, as the products of the backward pass read them: one pass over the scores.
 
 p = exp2(factor * s - lse2), and ds = p * (dp - delta). `add_to_keys` reads both in rows of 16-bit numbers,
-`add_to_queries` reads ds in words of two keys, as pairs.py says.
+`add_to_queries` reads ds in words of two keys, as weights.py says.
 """
 
 from __future__ import annotations
@@ -13,9 +13,20 @@ from numba import types
 from numba.extending import intrinsic
 
 from flashbench.codegen.intrinsics import spread
-from flashbench.codegen.ir import INT, const, constant, fma, full_vector, function, load, loop, splat
+from flashbench.codegen.ir import (
+    INT,
+    const,
+    constant,
+    fma,
+    full_vector,
+    function,
+    load,
+    loop,
+    round_down,
+    splat,
+)
 from flashbench.kernels.maths.exp2 import exp2
-from flashbench.kernels.products.pairs import clear_lines, put_rounded, rounded_pairs, store_words
+from flashbench.kernels.products.words import clear_lines, put_rounded, rounded_pairs, store_words
 
 _SHORT, _WORD, _FLOAT = ir.IntType(16), ir.IntType(32), ir.FloatType()
 _VECTOR = full_vector(_FLOAT)
@@ -74,7 +85,7 @@ def _gradient_weights(builder: ir.IRBuilder) -> ir.Function:
                 step = vectors * _VECTOR.count
                 with loop(b, lanes, start=done, step=step, carry=[]) as (lane, _, _):
                     _put(b, tile, row, count, lane, vectors)
-                done = b.mul(b.sdiv(lanes, const(step)), const(step))
+                done = round_down(b, lanes, step)
 
         with loop(b, rows, step=2, carry=[]) as (row, _, _):
             put_lines(row, 2)
@@ -92,8 +103,9 @@ def put_gradient_weights(
 ) -> Any:
     """Make the weights of both gradients.
 
-    tiles: pointers to s and dp; dp becomes words of ds, as `pairs.weights` makes them. of_lanes: to lse2 and
-    delta. rooms: to the rows of p and of ds, as `pairs.put_key_weights` makes them, `width` numbers apart.
+    tiles: pointers to s and dp; dp becomes words of ds, as `weights.weights` makes them. of_lanes: to lse2
+    and delta. rooms: to the rows of p and of ds, as `weights.put_key_weights` makes them, `width` numbers
+    apart.
     """
     n = types.intp
 

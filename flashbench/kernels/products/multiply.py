@@ -28,6 +28,7 @@ from flashbench.codegen.ir import (
     if_fits,
     load,
     loop,
+    round_down,
     signature_name,
     splat,
     store,
@@ -113,7 +114,7 @@ def _panel(
         rows = args[7]
         with loop(b, rows, step=rows_at_once, carry=[]) as (row, _, _):
             _tile(b, by, vector, rows_at_once, vectors, args, row)
-        done = b.mul(b.sdiv(rows, const(rows_at_once)), const(rows_at_once))
+        done = round_down(b, rows, rows_at_once)
         # The remaining rows, in tiles of 8, 4, 2 and 1.
         for tail in (8, 4, 2, 1):
             if tail < rows_at_once:
@@ -147,7 +148,7 @@ def _product(
         step = widest * full.count
         with loop(b, columns, step=step, carry=[]) as (column, _, _):
             panel_at(column, full, widest, ISA.tile_rows[widest])
-        done = b.mul(b.sdiv(columns, const(step)), const(step))
+        done = round_down(b, columns, step)
         # The remaining columns need at most one panel of each narrower width. A tail of less than a vector is
         # split into powers of two. So nothing is padded, and nothing is read out of bounds.
         narrower = [(full, vectors, ISA.tile_rows[vectors]) for vectors in range(widest - 1, 0, -1)]

@@ -15,17 +15,9 @@ from numba.extending import intrinsic
 from flashbench.codegen.intrinsics import spread
 from flashbench.codegen.ir import INT, const, function, loop
 from flashbench.codegen.tiles import ROW_BYTES, TILE_ROWS
-from flashbench.kernels.products.exponentiate import (
-    FLOAT,
-    GROUP,
-    NUMBERS,
-    ROUNDED,
-    VECTOR,
-    Group,
-    Scores,
-    Words,
-)
+from flashbench.kernels.products.exponentiate import GROUP, NUMBERS, ROUNDED, Group, Scores, Words
 from flashbench.kernels.products.tile_multiply import WHOLE, Parts
+from flashbench.kernels.products.words import FLOAT, VECTOR
 
 KEYS = 2 * TILE_ROWS  # of a part, and lanes of a block of two by two tiles
 _BLOCK_LANES = 2 * TILE_ROWS

@@ -18,6 +18,7 @@ from flashbench.codegen.ir import (
     load,
     load_one,
     loop,
+    round_down,
     signature_name,
     splat,
     store,
@@ -52,7 +53,7 @@ def _pack(builder: ir.IRBuilder, stored: ir.Type, element: ir.Type) -> ir.Functi
         factors = splat(b, factor, lanes)
 
         # Pass 1: zeros in the vectors of lanes that have lanes without a row.
-        whole = b.mul(b.sdiv(rows, const(lanes)), const(lanes))
+        whole = round_down(b, rows, lanes)
         with (
             loop(b, packed_row, start=whole, step=lanes, carry=[]) as (lane, _, _),
             loop(b, columns, carry=[]) as (column, _, _),
@@ -73,7 +74,7 @@ def _pack(builder: ir.IRBuilder, stored: ir.Type, element: ir.Type) -> ir.Functi
                 store(b, b.fmul(value, factors), packed, offset)
 
         # Pass 3: the remaining elements, one by one.
-        columns_done = b.mul(b.sdiv(columns, const(lanes)), const(lanes))
+        columns_done = round_down(b, columns, lanes)
         with loop(b, rows, carry=[]) as (row, _, _):
             first = b.select(b.icmp_signed("<", row, whole), columns_done, const(0))
             with loop(b, columns, start=first, carry=[]) as (column, _, _):

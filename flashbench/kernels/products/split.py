@@ -24,13 +24,24 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from flashbench.codegen.elements import BFLOAT16, ELEMENTS, FLOAT16, narrow
-from flashbench.codegen.intrinsics import spread
-from flashbench.codegen.ir import INT, call, const, constant, full_vector, function, load, loop
-from flashbench.codegen.isa import HAS_BFLOAT16
+from flashbench.codegen.elements import BFLOAT16, ELEMENTS, FLOAT16
+from flashbench.codegen.intrinsics import calls
+from flashbench.codegen.ir import (
+    INT,
+    const,
+    constant,
+    full_vector,
+    function,
+    load,
+    loop,
+    round_down,
+    round_up,
+    smaller,
+)
 from flashbench.codegen.tiles import DEPTH
 from flashbench.kernels.products.pack import transpose
-from flashbench.kernels.products.turned import SIDE, copy_corner, least, padded, put_square
+from flashbench.kernels.products.turned import SIDE, copy_corner, put_square
+from flashbench.kernels.products.words import rounded_shorts, store_stored
 
 _SHORT, _WORD, _FLOAT = ir.IntType(16), ir.IntType(32), ir.FloatType()
 _SHORTS = _SHORT.as_pointer()
@@ -50,20 +61,6 @@ def split(b: ir.IRBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
     return h, b.fsub(x, h)
 
 
-def shorts(b: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
-    """The 16-bit patterns of two float32 vectors, rounded to bfloat16, side by side."""
-    if HAS_BFLOAT16:
-        return call(b, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", _ROW, high, low)
-    halves = [narrow(b, x, ELEMENTS[BFLOAT16]) for x in (low, high)]
-    return b.shuffle_vector(*halves, ir.Constant(ir.VectorType(_WORD, SIDE), list(range(SIDE))))
-
-
-def _put(b: ir.IRBuilder, value: ir.Value, at: ir.Value, offset: ir.Value) -> None:
-    """Store a vector at at[offset]; `at` counts 16-bit numbers or words."""
-    place = b.bitcast(b.gep(at, [offset]), value.type.as_pointer())
-    b.store(value, place, align=2)
-
-
 class _Square(NamedTuple):
     """SIDE rows and columns of float16 numbers, or fewer rows, in an array or in a copy padded with zeros."""
 
@@ -81,7 +78,7 @@ class _Square(NamedTuple):
             h, l_ = split(b, x)
             halves.append((h, b.select(b.fcmp_ordered("==", l_, l_), l_, x)))
         (h, l_), (next_h, next_l) = halves
-        return shorts(b, h, next_h), shorts(b, l_, next_l)
+        return rounded_shorts(b, h, next_h), rounded_shorts(b, l_, next_l)
 
 
 def _squares(
@@ -104,7 +101,7 @@ def _squares(
         )
         before = b.block
         with b.if_then(b.not_(whole)):
-            counts = [least(b, size, const(n)) for size, n in zip(rest, (high, SIDE), strict=True)]
+            counts = [smaller(b, size, const(n)) for size, n in zip(rest, (high, SIDE), strict=True)]
             b.call(copy_corner(b), [first, stride, *counts, corner])
             copied = b.block
         place, step = b.phi(_SHORTS), b.phi(INT)
@@ -118,14 +115,14 @@ def _pack(builder: ir.IRBuilder) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         source, source_row, rows, columns, packed, lanes = args
         words = b.bitcast(packed, _WORDS)
-        sizes, ends = (rows, columns), (lanes, padded(b, columns))
+        sizes, ends = (rows, columns), (lanes, round_up(b, columns, DEPTH))
         for square in _squares(b, (source, source_row), sizes, ends, _COUNT):
             both = [square.parts(b, i) for i in range(_COUNT)]
             for part in (0, 1):
                 lines = transpose(b, [b.bitcast(parts[part], _PATTERNS) for parts in both])
                 for i, value in enumerate(lines):  # columns 2i and 2i + 1 of the square
                     line = b.add(square.column, const(2 * i + part))
-                    _put(b, value, words, b.add(b.mul(line, lanes), square.row))
+                    store_stored(b, value, words, b.add(b.mul(line, lanes), square.row))
 
     signature = [_FLOAT16, INT, INT, INT, _FLOAT.as_pointer(), INT]
     return function(builder, "fb.split.pack", signature, body)
@@ -133,21 +130,23 @@ def _pack(builder: ir.IRBuilder) -> ir.Function:
 
 def _place_in_row(b: ir.IRBuilder, column: ir.Value) -> ir.Value:
     """Where h of a column is in a row of `split_rows`; l is DEPTH further."""
-    block = b.mul(b.sdiv(column, const(DEPTH)), const(DEPTH))
+    block = round_down(b, column, DEPTH)
     return b.add(block, column)
 
 
 def _rows(builder: ir.IRBuilder) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         source, source_row, rows, columns, room = args
-        target, wide = b.bitcast(room, _SHORTS), padded(b, columns)
+        target, wide = b.bitcast(room, _SHORTS), round_up(b, columns, DEPTH)
         width = b.mul(wide, const(2))
-        for square in _squares(b, (source, source_row), (rows, columns), (padded(b, rows), wide), SIDE):
+        for square in _squares(
+            b, (source, source_row), (rows, columns), (round_up(b, rows, DEPTH), wide), SIDE
+        ):
             place = _place_in_row(b, square.column)
             for i in range(SIDE):
                 start = b.add(b.mul(b.add(square.row, const(i)), width), place)
                 for value, offset in zip(square.parts(b, i), (0, DEPTH), strict=True):
-                    _put(b, value, target, b.add(start, const(offset)))
+                    store_stored(b, value, target, b.add(start, const(offset)))
 
     return function(builder, "fb.split.rows", [_FLOAT16, INT, INT, INT, _FLOAT.as_pointer()], body)
 
@@ -157,7 +156,7 @@ def _pair_rows(builder: ir.IRBuilder) -> ir.Function:
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         source, source_row, rows, columns, room = args
-        words, width, high = b.bitcast(room, _WORDS), padded(b, columns), padded(b, rows)
+        words, width, high = b.bitcast(room, _WORDS), round_up(b, columns, DEPTH), round_up(b, rows, DEPTH)
         for square in _squares(b, (source, source_row), (rows, columns), (high, width), SIDE):
             for i in range(0, SIDE, 2):
                 pair = zip(square.parts(b, i), square.parts(b, i + 1), strict=True)
@@ -167,7 +166,7 @@ def _pair_rows(builder: ir.IRBuilder) -> ir.Function:
                     for offset, order in enumerate(orders):
                         mask = ir.Constant(ir.VectorType(_WORD, SIDE), order)
                         value = b.bitcast(b.shuffle_vector(first, second, mask), _PATTERNS)
-                        _put(b, value, words, b.add(start, const(offset * _COUNT)))
+                        store_stored(b, value, words, b.add(start, const(offset * _COUNT)))
         # The last tile, if at most half of it is rows: its words of h once more, in its second half.
         last = b.sub(high, const(DEPTH))
         with b.if_then(b.icmp_signed("<=", b.sub(rows, last), const(DEPTH // 2))):
@@ -178,7 +177,7 @@ def _pair_rows(builder: ir.IRBuilder) -> ir.Function:
             ):
                 place = b.add(b.mul(line, width), column)
                 value = b.load(b.bitcast(b.gep(words, [place]), _PATTERNS.as_pointer()), align=4)
-                _put(b, value, words, b.add(place, distance))
+                store_stored(b, value, words, b.add(place, distance))
 
     return function(builder, "fb.split.pair_rows", [_FLOAT16, INT, INT, INT, _FLOAT.as_pointer()], body)
 
@@ -193,8 +192,10 @@ def _turned_place(b: ir.IRBuilder, row: ir.Value, column: ir.Value, wide: ir.Val
 def _turn(builder: ir.IRBuilder) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         source, source_row, rows, columns, room = args
-        target, wide = b.bitcast(room, _SHORTS), padded(b, columns)
-        for square in _squares(b, (source, source_row), (rows, columns), (padded(b, rows), wide), SIDE):
+        target, wide = b.bitcast(room, _SHORTS), round_up(b, columns, DEPTH)
+        for square in _squares(
+            b, (source, source_row), (rows, columns), (round_up(b, rows, DEPTH), wide), SIDE
+        ):
             both = [square.parts(b, i) for i in range(SIDE)]
             place = _turned_place(b, square.row, square.column, wide)
             for part in (0, 1):
@@ -207,9 +208,13 @@ def _turn(builder: ir.IRBuilder) -> ir.Function:
 def _turn_split(builder: ir.IRBuilder) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         source, source_row, rows, columns, room = args
-        source, target, wide = b.bitcast(source, _SHORTS), b.bitcast(room, _SHORTS), padded(b, columns)
+        source, target, wide = (
+            b.bitcast(source, _SHORTS),
+            b.bitcast(room, _SHORTS),
+            round_up(b, columns, DEPTH),
+        )
         with (
-            loop(b, padded(b, rows), step=SIDE, carry=[]) as (row, _, _),
+            loop(b, round_up(b, rows, DEPTH), step=SIDE, carry=[]) as (row, _, _),
             loop(b, wide, step=SIDE, carry=[]) as (column, _, _),
         ):
             start = b.add(b.mul(row, source_row), _place_in_row(b, column))
@@ -232,14 +237,6 @@ def _turn_split(builder: ir.IRBuilder) -> ir.Function:
     return function(builder, "fb.split.turn_split", [half, INT, INT, INT, _FLOAT.as_pointer()], body)
 
 
-def _body(build: Any) -> Any:
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.call(build(builder), spread(builder, args))
-        return context.get_dummy_value()
-
-    return codegen
-
-
 @intrinsic
 def pack_split(typingctx: Any, x: Any, rows: Any, columns: Any, packed: Any, lanes: Any) -> Any:
     """packed[2c] = the words (h[lane][2c], h[lane][2c + 1]) of all lanes, packed[2c + 1] those of l.
@@ -247,14 +244,14 @@ def pack_split(typingctx: Any, x: Any, rows: Any, columns: Any, packed: Any, lan
     Columns are padded to whole tiles; lanes from `rows` on are zero.
     """
     n = types.intp
-    return types.void(x, n, n, packed, n), _body(_pack)
+    return types.void(x, n, n, packed, n), calls(_pack)
 
 
 @intrinsic
 def put_split_rows(typingctx: Any, x: Any, rows: Any, columns: Any, room: Any) -> Any:
     """room[row] = (h, l) of DEPTH columns, then of the next DEPTH. Rows and columns are padded to DEPTH."""
     n = types.intp
-    return types.void(x, n, n, room), _body(_rows)
+    return types.void(x, n, n, room), calls(_rows)
 
 
 @intrinsic
@@ -265,7 +262,7 @@ def put_split_pairs(typingctx: Any, x: Any, rows: Any, columns: Any, room: Any) 
     words of h stand there twice.
     """
     n = types.intp
-    return types.void(x, n, n, room), _body(_pair_rows)
+    return types.void(x, n, n, room), calls(_pair_rows)
 
 
 @intrinsic
@@ -275,11 +272,11 @@ def turn_float16(typingctx: Any, x: Any, rows: Any, columns: Any, room: Any) -> 
     Rows and columns are padded to DEPTH.
     """
     n = types.intp
-    return types.void(x, n, n, room), _body(_turn)
+    return types.void(x, n, n, room), calls(_turn)
 
 
 @intrinsic
 def turn_split_rows(typingctx: Any, x: Any, rows: Any, columns: Any, room: Any) -> Any:
     """The same from what `put_split_rows` made."""
     n = types.intp
-    return types.void(x, n, n, room), _body(_turn_split)
+    return types.void(x, n, n, room), calls(_turn_split)

@@ -1,6 +1,6 @@
 """p and ds as sums of two bfloat16 numbers: weights for the operands of split.py.
 
-p = h + l to 16 bits: h has its upper 8, and l the rest, rounded to 8. Layouts are those of pairs.py:
+p = h + l to 16 bits: h has its upper 8, and l the rest, rounded to 8. Layouts are those of weights.py:
 
     weights       [key / 2, lane]   in place of two rows of float32, a row of words of h, then one of l
     key_weights   [key, lane]       in place of DEPTH float32 numbers, h of these lanes, then l
@@ -14,15 +14,14 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from flashbench.codegen.elements import BFLOAT16, ELEMENTS, narrow
-from flashbench.codegen.intrinsics import spread
-from flashbench.codegen.ir import INT, call, const, constant, full_vector, function, load, loop
-from flashbench.codegen.isa import HAS_BFLOAT16
+from flashbench.codegen.intrinsics import calls
+from flashbench.codegen.ir import INT, const, constant, full_vector, function, load, loop, round_down
 from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
 from flashbench.codegen.tiles import DEPTH
-from flashbench.kernels.products.pairs import clear_lines, clear_numbers, halves, rounded_pairs, store_words
 from flashbench.kernels.products.split import split
+from flashbench.kernels.products.weights import clear_numbers
+from flashbench.kernels.products.words import clear_lines, halves, put_rounded, rounded_pairs, store_words
 
 _SHORT, _WORD, _FLOAT = ir.IntType(16), ir.IntType(32), ir.FloatType()
 _WORDS, _FLOATS = _WORD.as_pointer(), _FLOAT.as_pointer()
@@ -66,12 +65,6 @@ def _weights(builder: ir.IRBuilder) -> ir.Function:
     return function(builder, "fb.split.weights", [_FLOATS, INT, INT], body)
 
 
-def _rounded(b: ir.IRBuilder, numbers: ir.Value) -> ir.Value:
-    if HAS_BFLOAT16:
-        return call(b, "llvm.x86.avx512bf16.cvtneps2bf16.512", ir.VectorType(_SHORT, _COUNT), numbers)
-    return narrow(b, numbers, ELEMENTS[BFLOAT16])
-
-
 def _key_weights(builder: ir.IRBuilder) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         p, lanes, rows, room = args
@@ -84,11 +77,9 @@ def _key_weights(builder: ir.IRBuilder) -> ir.Function:
             first = b.mul(start, const(2))
             for offset, parts in zip(offsets, both, strict=True):
                 for part, value in enumerate(parts):
-                    place = b.gep(target, [b.add(first, const(part * size + offset))])
-                    value = _rounded(b, value)
-                    b.store(value, b.bitcast(place, value.type.as_pointer()), align=2)
+                    put_rounded(b, [value], target, b.add(first, const(part * size + offset)))
 
-        whole = b.mul(b.sdiv(lanes, const(DEPTH)), const(DEPTH))
+        whole = round_down(b, lanes, DEPTH)
         with loop(b, rows, carry=[]) as (row, _, _):
             start = b.mul(row, lanes)
             with loop(b, whole, step=DEPTH, carry=[]) as (lane, _, _):
@@ -99,22 +90,14 @@ def _key_weights(builder: ir.IRBuilder) -> ir.Function:
     return function(builder, "fb.split.key_weights", [_FLOATS, INT, INT, _FLOATS], body)
 
 
-def _body(build: Any) -> Any:
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.call(build(builder), spread(builder, args))
-        return context.get_dummy_value()
-
-    return codegen
-
-
 @intrinsic
 def _put_weights(typingctx: Any, p: Any, lanes: Any, rows: Any) -> Any:
-    return types.void(p, types.intp, types.intp), _body(_weights)
+    return types.void(p, types.intp, types.intp), calls(_weights)
 
 
 @intrinsic
 def _put_key_weights(typingctx: Any, p: Any, lanes: Any, rows: Any, room: Any) -> Any:
-    return types.void(p, types.intp, types.intp, room), _body(_key_weights)
+    return types.void(p, types.intp, types.intp, room), calls(_key_weights)
 
 
 @step

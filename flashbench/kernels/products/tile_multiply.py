@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 
 from flashbench.codegen.elements import HalfType
 from flashbench.codegen.intrinsics import element_of, spread
-from flashbench.codegen.ir import BOOL, INT, const, function, loop
+from flashbench.codegen.ir import BOOL, INT, const, function, loop, round_down
 from flashbench.codegen.tiles import ROW_BYTES, ROW_WORDS, TILE_ROWS
 
 _BYTE = ir.IntType(8)
@@ -98,7 +98,7 @@ class _Product:
             following += next_waiting
         self._store_all(_waiting(following))
         last_row, last_column = (
-            b.mul(b.sdiv(size, const(unit)), const(unit)) for size, unit in ((rows, height), (columns, width))
+            round_down(b, size, unit) for size, unit in ((rows, height), (columns, width))
         )
         with loop(b, rows, start=last_row, carry=[]) as (row, _, _):
             with loop(b, columns, step=width, carry=[]) as (column, _, _):

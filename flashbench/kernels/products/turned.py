@@ -22,6 +22,9 @@ from flashbench.codegen.ir import (
     load,
     load_one,
     loop,
+    round_down,
+    round_up,
+    smaller,
     store,
     store_one,
 )
@@ -37,15 +40,6 @@ _COUNT = _NUMBERS.count
 SIDE = 2 * _COUNT
 _ROW = ir.VectorType(_SHORT, SIDE)
 _LANE = 8  # 16-bit numbers of 16 bytes: within these, x86 interleaves two vectors by one instruction
-
-
-def padded(b: ir.IRBuilder, size: ir.Value) -> ir.Value:
-    """size rounded up to a multiple of DEPTH."""
-    return b.mul(b.sdiv(b.add(size, const(DEPTH - 1)), const(DEPTH)), const(DEPTH))
-
-
-def least(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    return b.select(b.icmp_signed("<", x, y), x, y)
 
 
 def _short_row(b: ir.IRBuilder, at: ir.Value, offset: ir.Value) -> ir.Value:
@@ -72,7 +66,7 @@ def copy_corner(builder: ir.IRBuilder) -> ir.Function:
                     place = b.gep(source, [b.add(b.mul(row, source_row), column)])
                     value = b.load(b.bitcast(place, kind), align=2)
                     _put_short_row(b, value, target, b.add(b.mul(row, const(SIDE)), column))
-                done = b.mul(b.sdiv(columns, const(width)), const(width))
+                done = round_down(b, columns, width)
                 width //= 2
 
     return function(builder, "fb.turn.corner", [_SHORTS, INT, INT, INT, _SHORTS], body)
@@ -102,7 +96,7 @@ def _turn(builder: ir.IRBuilder) -> ir.Function:
         source, source_row, rows, columns, room = args
         source, room = b.bitcast(source, _SHORTS), b.bitcast(room, _SHORTS)
         corner = b.alloca(_SHORT, const(SIDE * SIDE))
-        all_rows, all_columns = padded(b, rows), padded(b, columns)
+        all_rows, all_columns = round_up(b, rows, DEPTH), round_up(b, columns, DEPTH)
         with (
             loop(b, all_rows, step=SIDE, carry=[]) as (row, _, _),
             loop(b, all_columns, step=SIDE, carry=[]) as (column, _, _),
@@ -111,7 +105,7 @@ def _turn(builder: ir.IRBuilder) -> ir.Function:
             line = b.add(b.mul(block, all_columns), column)
             target = b.gep(room, [b.add(b.mul(line, const(DEPTH)), inner)])
             first = b.gep(source, [b.add(b.mul(row, source_row), column)])
-            sizes = [least(b, b.sub(*ends), const(SIDE)) for ends in ((rows, row), (columns, column))]
+            sizes = [smaller(b, b.sub(*ends), const(SIDE)) for ends in ((rows, row), (columns, column))]
             whole = b.and_(*(b.icmp_signed("==", size, const(SIDE)) for size in sizes))
             before = b.block
             with b.if_then(b.not_(whole)):
@@ -163,8 +157,8 @@ def _put_turned(builder: ir.IRBuilder, stored: HalfType) -> ir.Function:
                     for i, value in enumerate(turned):
                         store(b, value, square, const(i * _COUNT))
                     with (
-                        loop(b, least(b, high, const(_COUNT)), carry=[]) as (row, _, _),
-                        loop(b, least(b, wide, const(_COUNT)), carry=[]) as (place, _, _),
+                        loop(b, smaller(b, high, const(_COUNT)), carry=[]) as (row, _, _),
+                        loop(b, smaller(b, wide, const(_COUNT)), carry=[]) as (place, _, _),
                     ):
                         number = load_one(b, square, b.add(b.mul(row, const(_COUNT)), place))
                         store_one(b, number, target, b.add(b.add(first, b.mul(row, target_row)), place))

@@ -23,6 +23,7 @@ from flashbench.codegen.ir import (
     load,
     loop,
     overload,
+    round_down,
     splat,
     store,
 )
@@ -69,7 +70,7 @@ def _drop_row(builder: ir.IRBuilder, element: ir.Type) -> ir.Function:
         few = b.alloca(chunk)
         factors, zeros = splat(b, factor, _CHUNK), constant(chunk, 0.0)
         thresholds = splat(b, b.trunc(threshold, _WORD), _CHUNK)
-        begin = b.mul(b.sdiv(first, const(_CHUNK)), const(_CHUNK))
+        begin = round_down(b, first, _CHUNK)
         stop = b.add(end, const(_CHUNK - 1))
         with loop(b, stop, start=begin, step=_CHUNK, carry=[]) as (column, _, _):
             words = _words(b, b.sdiv(column, const(_WORDS)), [query, head, sequence], seed)

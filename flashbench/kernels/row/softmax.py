@@ -21,6 +21,7 @@ from flashbench.codegen.ir import (
     loop,
     max_of_lanes,
     overload,
+    round_down,
     splat,
     store,
     sum_of_lanes,
@@ -33,7 +34,7 @@ def pieces(
 ) -> Iterator[tuple[ir.VectorType, ir.Value, ir.Value]]:
     """(vector type, first column, end column) for the whole vectors of a row, then for its tail."""
     full = full_vector(element)
-    whole = b.mul(b.sdiv(columns, const(full.count)), const(full.count))
+    whole = round_down(b, columns, full.count)
     yield full, const(0), whole
     yield ir.VectorType(element, 1), whole, columns
 

@@ -26,6 +26,7 @@ from flashbench.codegen.ir import (
     load,
     loop,
     overload,
+    round_down,
     size_of,
     splat,
     store,
@@ -65,7 +66,7 @@ def _over_tile(
     tile, keys, lanes, queries, mask, by_query, by_key = args
     vector = full_vector(element)
     count = vector.count
-    whole_queries = b.mul(b.sdiv(queries, const(count)), const(count))
+    whole_queries = round_down(b, queries, count)
 
     # Pass 1: whole vectors of queries. The method depends on the mask's strides.
     neighbours = b.icmp_signed("==", by_key, const(1))
@@ -317,7 +318,7 @@ def _bytes_shown(builder: ir.IRBuilder) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         row, keys, by_key = args
         neighbours = b.icmp_signed("==", by_key, const(1))
-        whole = b.select(neighbours, b.mul(b.sdiv(keys, const(_CHUNK)), const(_CHUNK)), const(0))
+        whole = b.select(neighbours, round_down(b, keys, _CHUNK), const(0))
         none, ones = ir.Constant(chunk, None), ir.Constant(chunk, [1] * _CHUNK)
         with loop(b, whole, step=_CHUNK, carry=[none, ones]) as (key, before, chunks):
             entries = load_entries(b, row, key, chunk)

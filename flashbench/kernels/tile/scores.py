@@ -27,6 +27,7 @@ from flashbench.codegen.ir import (
     load,
     loop,
     overload,
+    round_down,
     splat,
     store,
 )
@@ -40,7 +41,7 @@ def each_row(b: ir.IRBuilder, rows: ir.Value) -> Iterator[ir.Value]:
     with loop(b, rows, step=_AT_ONCE, carry=[]) as (row, _, _):
         for i in range(_AT_ONCE):
             yield b.add(row, const(i))
-    done = b.mul(b.sdiv(rows, const(_AT_ONCE)), const(_AT_ONCE))
+    done = round_down(b, rows, _AT_ONCE)
     with loop(b, rows, start=done, carry=[]) as (row, _, _):
         yield row
 

@@ -26,6 +26,7 @@ from flashbench.codegen.ir import (
     load,
     loop,
     overload,
+    round_down,
     splat,
     store,
 )
@@ -48,7 +49,7 @@ def for_lane_groups(
         group = size * vector.count
         with loop(b, lanes, start=done, step=group, carry=[]) as (lane, _, _):
             body([b.add(lane, const(i * vector.count)) for i in range(size)])
-        done = b.mul(b.sdiv(lanes, const(group)), const(group))
+        done = round_down(b, lanes, group)
 
 
 def for_rows(
@@ -64,7 +65,7 @@ def for_rows(
         with loop(b, rows, start=done, step=step, carry=carry) as (row, values, following):
             following += turn([b.add(row, const(i)) for i in range(step)], values)
         carry = list(following)
-        done = b.mul(b.sdiv(rows, const(step)), const(step))
+        done = round_down(b, rows, step)
     return carry
 
 

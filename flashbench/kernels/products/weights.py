@@ -1,0 +1,130 @@
+"""p and ds, rounded to bfloat16, as products of pairs read them.
+
+    weights       [key / 2, lane]    words of two keys, in place     sums over keys
+    key_weights   [key, lane]        two lanes are a word            sums over queries
+
+They are padded as the operands of pairs.py are. p is float32, as all of scratch is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from flashbench.codegen.intrinsics import calls
+from flashbench.codegen.ir import INT, const, constant, function, load, loop, round_down
+from flashbench.codegen.pointers import at
+from flashbench.codegen.steps import step
+from flashbench.kernels.products.words import (
+    COUNT,
+    FLOAT,
+    SHORT,
+    VECTOR,
+    WORD,
+    clear_lines,
+    halves,
+    put_rounded,
+    rounded_pairs,
+    store_words,
+)
+
+
+def _weights(builder: ir.IRBuilder) -> ir.Function:
+    def body(b: ir.IRBuilder, p: ir.Value, lanes: ir.Value, rows: ir.Value) -> None:
+        words, stride = b.bitcast(p, WORD.as_pointer()), b.mul(lanes, const(2))
+
+        def put_line(pair: ir.Value, *, both: bool) -> None:
+            start = b.mul(pair, stride)
+            with loop(b, lanes, step=COUNT, carry=[]) as (lane, _, _):
+                place = b.add(start, lane)
+                second = load(b, p, b.add(place, lanes), VECTOR) if both else constant(VECTOR, 0.0)
+                store_words(b, rounded_pairs(b, load(b, p, place, VECTOR), second), words, place)
+
+        pairs = b.sdiv(rows, const(2))
+        with loop(b, pairs, carry=[]) as (pair, _, _):
+            put_line(pair, both=True)
+        with b.if_then(b.trunc(rows, ir.IntType(1))):
+            put_line(pairs, both=False)
+        clear_lines(b, words, rows, lanes, stride)
+
+    return function(builder, "fb.weights", [FLOAT.as_pointer(), INT, INT], body)
+
+
+def _key_weights(builder: ir.IRBuilder) -> ir.Function:
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        p, lanes, rows, room, width = args
+        target = b.bitcast(room, SHORT.as_pointer())
+        # In order: in place, a store never reaches numbers that are still to be read.
+        with loop(b, rows, carry=[]) as (row, _, _):
+            source, start = b.mul(row, lanes), b.mul(row, width)
+            done: ir.Value = const(0)
+            for count in (2, 1):
+                with loop(b, lanes, start=done, step=count * COUNT, carry=[]) as (lane, _, _):
+                    first = b.add(source, lane)
+                    places = [b.add(first, const(i * COUNT)) for i in range(count)]
+                    numbers = [load(b, p, place, VECTOR) for place in places]
+                    put_rounded(b, numbers, target, b.add(start, lane))
+                done = round_down(b, lanes, count * COUNT)
+
+    pointer = FLOAT.as_pointer()
+    return function(builder, "fb.key_weights", [pointer, INT, INT, pointer, INT], body)
+
+
+@intrinsic
+def _put_weights(typingctx: Any, p: Any, lanes: Any, rows: Any) -> Any:
+    return types.void(p, types.intp, types.intp), calls(_weights)
+
+
+@intrinsic
+def put_key_weights(typingctx: Any, p: Any, lanes: Any, rows: Any, room: Any, width: Any) -> Any:
+    """room[key, lane] = p[key, lane], rounded: `width` 16-bit numbers from row to row, lanes to 2 * lanes."""
+    return types.void(p, types.intp, types.intp, room, types.intp), calls(_key_weights)
+
+
+@step
+def weights(p, lanes, rows):
+    """In place, the words (p[2j, lane], p[2j + 1, lane]), rounded to nearest, ties to even.
+
+    Words j begin where float32 row 2j began: 4 * lanes 16-bit numbers from row to row. Rows from `rows` up to
+    whole tiles are zero.
+    """
+    _put_weights(p, lanes, rows)
+    return halves(p)
+
+
+@step
+def key_weights(p, lanes, rows, room):
+    """p[key, lane] rounded in the same way, in rows of `lanes` 16-bit numbers. room may be p itself.
+
+    Lanes without a query are not cleared: see `clear_lanes`.
+    """
+    put_key_weights(p, lanes, rows, room, lanes)
+    return halves(room)
+
+
+@step
+def clear_lanes(w, lanes, first, rows):
+    """Clear lanes `first` to lanes - 1 of `key_weights`.
+
+    A lane without a query has weight 0, unless a row of k or v is not finite: then it has NaN, which would
+    spread to the sums of that key, although zeros stand against it.
+    """
+    for key in range(rows):
+        clear_numbers(at(w, key * lanes), first, lanes)
+
+
+@intrinsic
+def clear_numbers(typingctx: Any, numbers: Any, start: Any, stop: Any) -> Any:
+    """numbers[start:stop] = 0."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        numbers, start, stop = args
+        numbers = builder.bitcast(numbers, SHORT.as_pointer())
+        with loop(builder, stop, start=start, carry=[]) as (place, _, _):
+            builder.store(ir.Constant(SHORT, 0), builder.gep(numbers, [place]))
+        return context.get_dummy_value()
+
+    return types.void(numbers, types.intp, types.intp), codegen
