@@ -11,7 +11,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
-from flashbench.kernels.products import dot_bf16, multiply, pack, pairs
+from flashbench.kernels.products import dot_bf16, multiply, pack, pairs, weights
 from flashbench.kernels.products.fma import BY_FMA
 from flashbench.kernels.row import dropout as row_dropout
 from flashbench.kernels.row import features as row_features
@@ -32,7 +32,7 @@ WRITERS = [
     row_features._clear_lowest_row, row_features._hide_row, row_dropout._drop_row,
     row_dropout._drop_gradient_row,
 ]
-PAIR_WRITERS = [pairs._pack_pairs, pairs._pair_rows, pairs._pad_rows, pairs._weights, pairs._key_weights]
+PAIR_WRITERS = [pairs._pack_pairs, pairs._pair_rows, pairs._pad_rows, weights._weights, weights._key_weights]
 SINGLE, DOUBLE = ir.FloatType(), ir.DoubleType()
 for element, stored in ((SINGLE, SINGLE), (DOUBLE, DOUBLE), (SINGLE, FLOAT16), (SINGLE, BFLOAT16)):
     module = ir.Module("neon")

@@ -9,7 +9,7 @@ from numba import njit
 
 from flashbench.codegen.isa import HAS_BFLOAT16, ISA
 from flashbench.codegen.pointers import address_in, pointer
-from flashbench.kernels.products import Matrix, pairs
+from flashbench.kernels.products import Matrix, pairs, weights
 from flashbench.kernels.products.words import halves
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
@@ -112,7 +112,7 @@ ROWS, VECTORS, SEED = st.integers(1, 100), st.integers(1, 5), st.integers(0, 100
 
 @njit
 def run_weights(zero, p, lanes, rows):
-    return address_in(pairs.weights(pointer(zero, p), lanes, rows))
+    return address_in(weights.weights(pointer(zero, p), lanes, rows))
 
 
 @given(rows=ROWS, vectors=VECTORS, seed=SEED)
@@ -130,8 +130,8 @@ def test_weights_are_pairs_of_keys_in_place(rows, vectors, seed):
 
 @njit
 def run_key_weights(zero, p, lanes, rows, room, first):
-    made = pairs.key_weights(pointer(zero, p), lanes, rows, pointer(zero, room))
-    pairs.clear_lanes(made, lanes, first, rows)
+    made = weights.key_weights(pointer(zero, p), lanes, rows, pointer(zero, room))
+    weights.clear_lanes(made, lanes, first, rows)
     return address_in(made)
 
 
