@@ -45,6 +45,11 @@ def round_up(b: ir.IRBuilder, size: ir.Value, unit: int) -> ir.Value:
     return round_down(b, b.add(size, const(unit - 1)), unit)
 
 
+def larger(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """x where x > y, else y: of vectors of floats. So a NaN in x gives y."""
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
 def smaller(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     """The smaller of two integers."""
     return b.select(b.icmp_signed("<", x, y), x, y)

@@ -62,7 +62,7 @@ def assert_exact(
         of_dv = attention_backward_reference(problem, size(do), q, k, v, extras).dv
         assert_close(dtype.view(forward.o), o, 2.1 * roundoff * of_o + 1e-5)
         assert_close(dtype.view(gradients.dv), expected.dv, 2.1 * roundoff * of_dv + 1e-5)
-        assert_close(forward.lse, lse, 3e-6 * np.maximum(1, np.abs(lse)))
+        assert_close(forward.lse, lse, 4e-6 * np.maximum(1, np.abs(lse)))
     np.testing.assert_array_equal(forward.lse == -np.inf, lse == -np.inf)
     for name in ("dq", "dk", "dsinks", "dmask"):
         actual, wanted = getattr(gradients, name), getattr(expected, name)

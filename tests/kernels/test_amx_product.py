@@ -33,15 +33,15 @@ def compiled_steps(kind):
 
     @njit
     def scores(zero, k, k_row, keys, q, q_row, queries, depth, room, packed, s, lanes):
-        product.begin()
+        state = product.begin()
         product.pack(Matrix(pointer(half, q), q_row), queries, depth, pointer(zero, packed), lanes, zero)
         k_tile = product.keys(Matrix(pointer(half, k), k_row), keys, depth, pointer(zero, room))
         product.scores(pointer(zero, s), k_tile, pointer(zero, packed), lanes, keys, depth)
-        product.end()
+        product.end(state)
 
     @njit
     def add_to_queries(zero, p, lanes, queries, v, v_row, keys, columns, room, sums, add, turned):
-        product.begin()
+        state = product.begin()
         x = Matrix(pointer(half, v), v_row)
         w = product.weights(pointer(zero, p), lanes, keys)
         v_tile = product.values(x, keys, columns, pointer(zero, room))
@@ -50,7 +50,7 @@ def compiled_steps(kind):
             v_tile = product.turned(product.keys(x, keys, columns, copy), keys, columns, pointer(zero, room))
         total = product.sums(pointer(zero, sums), lanes, columns)
         product.add_to_queries(w, lanes, v_tile, total, queries, columns, keys, add)
-        product.end()
+        product.end(state)
 
     @njit
     def finish(zero, target, target_row, sums, lanes, queries, columns, factors):
@@ -61,12 +61,12 @@ def compiled_steps(kind):
 
     @njit
     def add_to_keys(zero, p, lanes, queries, x, x_row, keys, columns, room, weights, sums, sums_row, add):
-        product.begin()
+        state = product.begin()
         tile = product.queries(Matrix(pointer(half, x), x_row), queries, columns, pointer(zero, room))
         w = product.key_weights(pointer(zero, p), lanes, keys, pointer(zero, weights))
         total = Matrix(pointer(zero, sums), sums_row)
         product.add_to_keys(w, lanes, tile, total, keys, columns, queries, add)
-        product.end()
+        product.end(state)
 
     return SimpleNamespace(
         scores=scores, add_to_queries=add_to_queries, finish=finish, add_to_keys=add_to_keys

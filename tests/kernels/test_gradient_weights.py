@@ -34,7 +34,8 @@ def weights(s, dp, lse2, delta, factor, more):
     run(zero, *of_tiles, lanes, rows, np.float32(factor), p_rows.ctypes.data, ds_rows.ctypes.data, width)
     for whole, inner in rooms:
         assert_guards_are_whole(whole, inner)
-    words = dp_tile.view(np.uint16).reshape(-1, 2, lanes, 2)[:, 0].swapaxes(1, 2).reshape(-1, lanes)
+    whole_pairs = dp_tile.view(np.uint16)[: padded(rows, 32) * lanes]
+    words = whole_pairs.reshape(-1, lanes, 2).swapaxes(1, 2).reshape(-1, lanes)
     assert not words[rows:].any()
     of_rows = [x.reshape(rows, width)[:, :lanes] for x in (p_rows, ds_rows)]
     return [BFLOAT16.view(np.ascontiguousarray(x)) for x in (*of_rows, words[:rows])]
@@ -57,7 +58,7 @@ def test_weights_are_rounded_p_and_ds(rows, vectors, more, seed):
     exact_ds = exact_p * (dp.astype("float64") - delta)
     # exp2 and the difference are rounded too, to far more than 16 bits.
     assert np.all(np.abs(p - exact_p) <= 1.01 * ROUNDOFF * exact_p)
-    allowed = 1.01 * ROUNDOFF * np.abs(exact_ds) + 1e-6 * exact_p * (np.abs(dp) + np.abs(delta))
+    allowed = 1.01 * ROUNDOFF * np.abs(exact_ds) + 4e-6 * exact_p * (np.abs(dp) + np.abs(delta))
     assert np.all(np.abs(ds - exact_ds) <= allowed)
     np.testing.assert_array_equal(words, ds)
 

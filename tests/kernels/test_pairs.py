@@ -122,7 +122,7 @@ def test_weights_are_pairs_of_keys_in_place(rows, vectors, seed):
     whole, p = guarded(padded(rows, 32) * lanes, np.float32)
     p[: rows * lanes] = given_p.ravel()
     assert run_weights(np.float32(0), p.ctypes.data, lanes, rows) == p.ctypes.data
-    words = p.view(np.uint16).reshape(-1, 2, lanes, 2)[:, 0]  # [pair of keys, lane, half]
+    words = p.view(np.uint16)[: padded(rows, 32) * lanes].reshape(-1, lanes, 2)  # [pair of keys, lane, half]
     expected = bfloat16(zero_padded(given_p, padded(rows, 32), lanes)).reshape(-1, 2, lanes)
     assert_same_numbers(np.ascontiguousarray(words.swapaxes(1, 2)), expected)
     assert_guards_are_whole(whole, p)

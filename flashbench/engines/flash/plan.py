@@ -147,7 +147,7 @@ def scratch_of(
         problem.itemsize,
         number_bytes,
         int(path.copies),
-        2 if path.product.exact else 1,
+        path.product.halves if path.product.exact else 0,
         limited(problem),
         problem.alibi,
         problem.softcap is not None,

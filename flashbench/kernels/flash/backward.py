@@ -105,9 +105,9 @@ def flash_backward(product: Product, dtype: Dtype) -> Any:
     storage, number = element_types(dtype)
 
     def flash_backward(address, slot):
-        product.begin()
+        state = product.begin()
         work_on_chains(product, view(BackwardCall, storage, number, address), slot)
-        product.end()
+        product.end(state)
 
     return compiled(flash_backward, variant=f"{product.name}.{dtype}")
 

@@ -1,7 +1,7 @@
 """Tiled attention with an online softmax: the forward pass of FlashAttention (Dao et al. 2022; Dao 2023).
 
 Threads take tasks from a shared counter. A task is one tile of queries of one head: `attend` packs the
-queries, loops over tiles of keys, and writes o and lse. Each tile of keys takes three passes (`add_keys`):
+queries, loops over tiles of keys, and writes o and lse. Each tile of keys takes three passes (add_keys.py):
 
     1. s = log2(e) * (scale q k^T with softcap, ALiBi and masks)
     2. row_max and row_sum are updated, o is rescaled if row_max grew, and s becomes p = exp2(s - row_max)
@@ -38,29 +38,24 @@ from typing import Any, NamedTuple
 from flashbench.codegen.atomics import take_ticket
 from flashbench.codegen.compiled import compiled
 from flashbench.codegen.elements import element_types
-from flashbench.codegen.pointers import at, pointer
+from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import view
 from flashbench.dtypes import Dtype
-from flashbench.kernels.call.arrays import rows_at, rows_from, sequence_at, sums_in_place, thread_scratch
+from flashbench.kernels.call.arrays import rows_at, sequence_at, sums_in_place, thread_scratch
 from flashbench.kernels.call.structs import Array, Features, ForwardGathers, Numbers, Sizes, Work
 from flashbench.kernels.call.tiles import first_cursor, next_keys, sequence_of, tile_by_number, tiles_of
 from flashbench.kernels.call.visibility import (
-    add_visible_to_queries,
-    all_finite_once,
     clear_sums,
     has_limits,
-    hides_some,
     put_limits,
 )
+from flashbench.kernels.flash.add_keys import add_keys, add_weighted_keys
 from flashbench.kernels.flash.gather import TICKETS, gather
-from flashbench.kernels.flash.overlapped import attend_tiles
-from flashbench.kernels.flash.scratch import FORWARD, room_of_v
-from flashbench.kernels.flash.tile_steps import draws_of, put_alibi, start_of_row, tile_scores
+from flashbench.kernels.flash.scratch import FORWARD
+from flashbench.kernels.flash.tile_steps import put_alibi, start_of_row
 from flashbench.kernels.maths.exp2 import LN2
 from flashbench.kernels.products import Product
-from flashbench.kernels.tile.dropout import drop
-from flashbench.kernels.tile.softmax import online_softmax
 
 
 class ForwardCall(NamedTuple):
@@ -97,19 +92,19 @@ class _Rows(NamedTuple):
 def flash_forward(product: Product, dtype: Dtype) -> Any:
     """The compiled kernel: kernel(address, slot). address: of the `ForwardCall`. slot: the thread's index."""
     storage, number = element_types(dtype)
-    one_tile = attend_overlapped if product.exact else attend
+    add = add_weighted_keys if product.exact else add_keys
 
     def flash_forward(address, slot):
-        product.begin()
-        work_on_tiles(product, one_tile, view(ForwardCall, storage, number, address), slot)
-        product.end()
+        state = product.begin()
+        work_on_tiles(product, add, view(ForwardCall, storage, number, address), slot)
+        product.end(state)
 
     return compiled(flash_forward, variant=f"{product.name}.{dtype}")
 
 
 @step
-def work_on_tiles(product, one_tile, call, slot):
-    """Take tiles of queries from the shared counter until none is left. one_tile: the step for one."""
+def work_on_tiles(product, add, call, slot):
+    """Take tiles of queries from the shared counter until none is left. add: the step for a tile of keys."""
     gather(product, call)
     scratch = thread_scratch(call, slot)
     ticket = at(call.work.tickets, TICKETS)
@@ -119,7 +114,7 @@ def work_on_tiles(product, one_tile, call, slot):
             return
         queries = tile_of_task(call, task)
         if queries.rows > 0:
-            one_tile(product, call, scratch, queries)
+            attend(product, add, call, scratch, queries)
 
 
 @step
@@ -133,27 +128,18 @@ def tile_of_task(call, task):
 
 
 @step
-def attend(product, call, scratch, queries):
+def attend(product, add, call, scratch, queries):
     """Compute o and lse of a tile of queries over all its visible keys."""
     rows = rows_of(product, call, scratch, queries)
     begin(product, call, scratch, queries, rows.q)
     tiles = 0
     keys, cursor = next_keys(call, queries, first_cursor(queries, call.features))
     while keys.rows > 0:
-        add_keys(product, call, scratch, queries, keys, rows, tiles > 0)
+        add(product, call, scratch, queries, keys, rows, tiles > 0)
         tiles += 1
         keys, cursor = next_keys(call, queries, cursor)
     if tiles == 0:
         clear_sums(rows.sums, queries.rows, call.sizes.head_dim_v, call.zero)
-    finish(product, call, scratch, queries, rows)
-
-
-@step
-def attend_overlapped(product, call, scratch, queries):
-    """The same for an exact product (overlapped.py)."""
-    rows = rows_of(product, call, scratch, queries)
-    begin(product, call, scratch, queries, rows.q)
-    attend_tiles(product, call, scratch, queries, rows)
     finish(product, call, scratch, queries, rows)
 
 
@@ -188,36 +174,6 @@ def begin(product, call, scratch, queries, q):
         put_alibi(scratch, queries, features)
     if has_limits(queries, features):
         put_limits(scratch, queries, features)
-
-
-@step
-def add_keys(product, call, scratch, queries, keys, rows, begun):
-    """Update row_max, row_sum and o with one tile of keys. begun: an earlier tile has already written o."""
-    s, lanes, features, columns = scratch.s, queries.lanes, call.features, call.sizes.head_dim_v
-
-    # Pass 1: scores in log2 units, so that softmax needs exp2 only.
-    nowhere = pointer(call.zero, 0)
-    k = product.keys(rows_from(rows.k, keys.start), keys.rows, call.sizes.head_dim, scratch.rows)
-    factor = tile_scores(product, call, scratch, s, queries, keys, k, nowhere)
-
-    # Pass 2: s becomes p = exp2(s - row_max). If row_max grows, rescale the older sums to the new maximum.
-    lane_state = scratch.row_max, scratch.row_sum, scratch.rescale
-    grew = online_softmax(s, lanes, keys.rows, lanes, lane_state, factor)
-    if grew and begun:
-        product.scale(rows.sums, queries.rows, columns, scratch.rescale)
-    if features.dropout:
-        drop(s, keys.rows, lanes, draws_of(queries, keys, features))
-
-    # Pass 3: o += p @ v.
-    v = rows_from(rows.v, keys.start)
-    if hides_some(keys) and not all_finite_once(rows.v_is_finite, rows.v, queries.sequence.seqlen_k, columns):
-        if not begun:
-            clear_sums(rows.sums, queries.rows, columns, call.zero)
-        add_visible_to_queries(s, queries, keys, v, rows.sums, columns, features)
-    else:
-        v_tile = product.values(v, keys.rows, columns, room_of_v(call, scratch))
-        w = product.weights(s, lanes, keys.rows)
-        product.add_to_queries(w, lanes, v_tile, rows.sums, queries.rows, columns, keys.rows, begun)
 
 
 @step

@@ -74,9 +74,9 @@ def flash_mask_gradient(product: Product, dtype: Dtype) -> Any:
     storage, number = element_types(dtype)
 
     def flash_mask_gradient(address, slot):
-        product.begin()
+        state = product.begin()
         work_on_pieces(product, view(MaskGradientCall, storage, number, address), slot)
-        product.end()
+        product.end(state)
 
     return compiled(flash_mask_gradient, variant=f"{product.name}.{dtype}")
 

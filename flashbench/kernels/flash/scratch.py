@@ -29,7 +29,7 @@ class ScratchSizes(NamedTuple):
     storage_bytes: int
     number_bytes: int
     copies: int = 0  # 1: the product reads copies of rows, as those of 16-bit floats do
-    tiles: int = 1  # tiles of scores in the forward pass: the next one is begun while this one is finished
+    halves: int = 0  # of the product, if it is exact: 16-bit numbers for each weight
     limited: bool = False  # causality or a window: the first or the end key differs between queries
     alibi: bool = False
     softcap: bool = False
@@ -95,7 +95,8 @@ _V_TILE = _copy("v", lambda n: n.block_k, lambda n: n.head_dim_v)
 FORWARD = ScratchLayout(
     "ForwardScratch",
     _QT,
-    _lanes("s", lambda n: n.tiles * _padded(n.block_k, n)),
+    # A tile of scores, then the weights of an exact product: see `room_of_weights`.
+    _lanes("s", lambda n: _padded(n.block_k, n) + n.halves * _padded(n.block_k, n) // 2),
     *_ROW_STATE,
     *_LIMITS_IF_ANY,
     *_ALIBI,
@@ -119,7 +120,7 @@ BACKWARD = ScratchLayout(
     *_GRADIENTS,
     *_LIMITS_IF_ANY,
     _lanes("cap_slopes", lambda n: n.softcap * n.block_k),
-    Part("weights", lambda n: (n.tiles - 1) * _padded(n.block_k, n) * padded(n.lanes, WHOLE)),
+    Part("weights", lambda n: (n.halves == 1) * _padded(n.block_k, n) * padded(n.lanes, WHOLE)),
     _copy("turned", lambda n: n.block_k, lambda n: n.head_dim),
     _copy("q_tile", lambda n: n.lanes, lambda n: n.head_dim),
     _copy("do_tile", lambda n: n.lanes, lambda n: n.head_dim_v),
@@ -149,12 +150,12 @@ def whole(size):
 
 
 @step
-def room_of_v(call, scratch):
-    """The second half of `rows`: the tile of v."""
-    return at(scratch.rows, whole(call.sizes.block_k) * whole(call.sizes.head_dim))
+def room_of_weights(call, scratch, queries):
+    """What follows the tile of scores in `s`."""
+    return at(scratch.s, whole(call.sizes.block_k) * queries.lanes)
 
 
 @step
-def tile_of_scores(call, scratch, queries, number):
-    """The memory of tile `number` of the keys: the tiles of scores take turns."""
-    return at(scratch.s, number % 2 * (whole(call.sizes.block_k) * queries.lanes))
+def room_of_v(call, scratch):
+    """The second half of `rows`: the tile of v."""
+    return at(scratch.rows, whole(call.sizes.block_k) * whole(call.sizes.head_dim))

@@ -46,7 +46,7 @@ class Product(NamedTuple):
     halves: int
 
     # State of the thread, if the instructions need any: begin() before the first step of a call, end() after
-    # the last. No Python runs between them.
+    # the last, with what begin() returned. No Python runs between them.
     begin: Any
     end: Any
 
@@ -77,12 +77,10 @@ class Product(NamedTuple):
     # finish_scores(s, count, factor, needs_units): multiplies the tile by `factor` if `needs_units`. Returns
     # the factor that softmax must still multiply by; None if `pack` has done so.
     finish_scores: Any
-    # exponentiate(tile, lanes): for exact products, p of some keys made from their scores, as `weights`
-    # leaves it (exponentiate.py). tile: (s, rows, row_max, row_sum, factor).
+    # exponentiate(s, rows, lanes, lane_state, factor, target): for exact products, p of some keys made from
+    # their scores, as `weights` makes it, but in `target` (exponentiate.py). Returns whether row_max is too
+    # small for them.
     exponentiate: Any
-    # weigh_and_score(tile, of_next, packed, lanes, depth): `exponentiate`, and the scores of as many keys of
-    # the next tile, at the same time. of_next: (s, rows, keys).
-    weigh_and_score: Any
     # add_to_queries(w, lanes, x, sums, queries, columns, keys, add): sums[query] = sum over keys of
     # p[key, query] x[key]; += if `add`. Used for o += p v and dq += ds k.
     add_to_queries: Any

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from flashbench.codegen.denormals import begin_flushing, end_flushing
 from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
 from flashbench.codegen.tiles import DEPTH, TILE_ROWS, EmulatedTiles, HardwareTiles, tile_config, tile_release
 from flashbench.kernels.products import Matrix, Product, Sums
-from flashbench.kernels.products.exponentiate import exponentiate_rows, finish_exact_scores
-from flashbench.kernels.products.fma import no_gradient_weights, no_state
+from flashbench.kernels.products.exponentiate import exponentiate, finish_exact_scores
+from flashbench.kernels.products.fma import no_gradient_weights
 from flashbench.kernels.products.gradient_weights import put_gradient_weights
-from flashbench.kernels.products.overlap import KEYS, LANES, overlapped_product
 from flashbench.kernels.products.pairs import pack_pairs, padded_rows, pair_rows
 from flashbench.kernels.products.tile_multiply import square_of, tile_product
 from flashbench.kernels.products.turned import put_turned, scale_lanes, turn
@@ -132,14 +132,14 @@ class Operands(NamedTuple):
 
 
 def product_on_tiles(operands: Operands, begin: Any, end: Any) -> Product:
-    """The product of these operands. `weigh_and_score` does one after the other."""
+    """The product of these operands."""
     multiply_keys, multiply_values = operands.multiply_keys, operands.multiply_values
     sum_over_queries, clear, row_of = (
         operands.sum_over_queries,
         operands.clear_lanes,
         operands.row_of_key_weights,
     )
-    parts, exponentiate = operands.halves, operands.exponentiate
+    parts = operands.halves
 
     @step
     def scores(s, keys, packed, lanes, rows, depth):
@@ -149,14 +149,8 @@ def product_on_tiles(operands: Operands, begin: Any, end: Any) -> Product:
         )
 
     @step
-    def weigh_and_score(tile, of_next, packed, lanes, depth):
-        exponentiate(tile, lanes)
-        next_s, rows, keys = of_next
-        scores(next_s, keys, packed, lanes, rows, depth)
-
-    @step
     def add_to_queries(w, lanes, x, sums, queries, columns, keys, add):
-        p, result = Matrix(w, 4 * lanes), Matrix(sums.at, sums.column)
+        p, result = Matrix(w, 2 * parts * lanes), Matrix(sums.at, sums.column)
         right = parts * whole(columns, DEPTH) * DEPTH
         multiply_values(x, p, result, right, tiles_in(columns), lanes // TILE_ROWS, depth_in(keys), add)
 
@@ -199,8 +193,7 @@ def product_on_tiles(operands: Operands, begin: Any, end: Any) -> Product:
         key_weights=operands.key_weights,
         gradient_weights=no_gradient_weights,
         scores=scores,
-        exponentiate=exponentiate,
-        weigh_and_score=weigh_and_score,
+        exponentiate=operands.exponentiate,
         finish_scores=finish_exact_scores,
         add_to_queries=add_to_queries,
         add_to_keys=add_to_keys,
@@ -208,26 +201,6 @@ def product_on_tiles(operands: Operands, begin: Any, end: Any) -> Product:
         scale=_scale,
         put=_put,
     )
-
-
-def overlapping(product: Product, overlapped: Any) -> Product:
-    """The product with `weigh_and_score` by an intrinsic of overlap.py.
-
-    The tile registers multiply while the vector units exponentiate. The intrinsic takes whole parts only.
-    """
-    scores, exponentiate = product.scores, product.exponentiate
-
-    @step
-    def weigh_and_score(tile, of_next, packed, lanes, depth):
-        s, count, row_max, row_sum, factor = tile
-        next_s, rows, keys = of_next
-        if count == KEYS and rows == KEYS and lanes % LANES == 0:
-            overlapped(s, lanes, (row_max, row_sum), factor, keys, packed, next_s, depth_in(depth))
-        else:
-            exponentiate(tile, lanes)
-            scores(next_s, keys, packed, lanes, rows, depth)
-
-    return product._replace(weigh_and_score=weigh_and_score)
 
 
 def _product(kind: Any, begin: Any, end: Any) -> Product:
@@ -247,7 +220,7 @@ def _product(kind: Any, begin: Any, end: Any) -> Product:
             values=_turned,
             turned=_turned,
             weights=weights,
-            exponentiate=exponentiate_rows,
+            exponentiate=exponentiate,
             queries=pair_rows,
             key_weights=_key_weights,
             row_of_key_weights=_row_of_key_weights,
@@ -259,19 +232,20 @@ def _product(kind: Any, begin: Any, end: Any) -> Product:
         begin,
         end,
     )
-    product = overlapping(product, overlapped_product(kind))
     return product._replace(gradient_weights=_gradient_weights)
 
 
 @step
 def begin_tiles():
     tile_config()
+    return begin_flushing()
 
 
 @step
-def end_tiles():
+def end_tiles(mode):
+    end_flushing(mode)
     tile_release()
 
 
 AMX = _product(HardwareTiles, begin_tiles, end_tiles)
-AMX_EMULATED = _product(EmulatedTiles, no_state, no_state)
+AMX_EMULATED = _product(EmulatedTiles, begin_flushing, end_flushing)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from flashbench.codegen.denormals import begin_flushing, end_flushing
 from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
 from flashbench.codegen.tiles import DEPTH, TILE_ROWS, EmulatedTiles, HardwareTiles
@@ -17,13 +18,10 @@ from flashbench.kernels.products.amx import (
     Operands,
     begin_tiles,
     end_tiles,
-    overlapping,
     product_on_tiles,
     whole,
 )
-from flashbench.kernels.products.exponentiate import SPLIT, exponentiate_split_rows
-from flashbench.kernels.products.fma import no_state
-from flashbench.kernels.products.overlap import overlapped_product
+from flashbench.kernels.products.exponentiate import exponentiate_split
 from flashbench.kernels.products.split import (
     pack_split,
     put_split_pairs,
@@ -97,7 +95,7 @@ def _product(kind: Any, name: str, begin: Any, end: Any) -> Product:
         values=_values,
         turned=_turned,
         weights=split_weights,
-        exponentiate=exponentiate_split_rows,
+        exponentiate=exponentiate_split,
         queries=_queries,
         key_weights=split_key_weights,
         row_of_key_weights=_row_of_key_weights,
@@ -106,9 +104,8 @@ def _product(kind: Any, name: str, begin: Any, end: Any) -> Product:
         multiply_values=multiply,
         sum_over_queries=sum_over_queries,
     )
-    overlapped = overlapped_product(kind, SPLIT, _ALL)
-    return overlapping(product_on_tiles(operands, begin, end), overlapped)
+    return product_on_tiles(operands, begin, end)
 
 
 AMX_F16 = _product(HardwareTiles, "amx_f16", begin_tiles, end_tiles)
-AMX_F16_EMULATED = _product(EmulatedTiles, "amx_f16-emulated", no_state, no_state)
+AMX_F16_EMULATED = _product(EmulatedTiles, "amx_f16-emulated", begin_flushing, end_flushing)

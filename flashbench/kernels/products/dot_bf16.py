@@ -13,11 +13,12 @@ from typing import Any
 
 from llvmlite import ir
 
+from flashbench.codegen.denormals import begin_flushing, end_flushing
 from flashbench.codegen.ir import call, fma
 from flashbench.codegen.steps import step
 from flashbench.kernels.products import Matrix, Product
-from flashbench.kernels.products.exponentiate import exponentiate_rows, finish_exact_scores
-from flashbench.kernels.products.fma import no_state, put_row_sums, row_sums, scale_row_sums
+from flashbench.kernels.products.exponentiate import exponentiate, finish_exact_scores
+from flashbench.kernels.products.fma import put_row_sums, row_sums, scale_row_sums
 from flashbench.kernels.products.gradient_weights import put_gradient_weights
 from flashbench.kernels.products.multiply import Instruction, multiplication
 from flashbench.kernels.products.pairs import pack_pairs, padded_rows, pair_rows
@@ -90,15 +91,9 @@ def _product(name: str, multiply: Any) -> Product:
         multiply(keys.at, keys.row, 2, pairs, Matrix(s, lanes), rows, lanes, (depth + 1) // 2, False)
 
     @step
-    def weigh_and_score(tile, of_next, packed, lanes, depth):
-        exponentiate_rows(tile, lanes)
-        next_s, rows, keys = of_next
-        scores(next_s, keys, packed, lanes, rows, depth)
-
-    @step
     def add_to_queries(w, lanes, x, sums, queries, columns, keys, add):
         target = Matrix(sums.at, sums.query)
-        multiply(w, 2, 4 * lanes, x, target, queries, columns, (keys + 1) // 2, add)
+        multiply(w, 2, 2 * lanes, x, target, queries, columns, (keys + 1) // 2, add)
 
     @step
     def add_to_keys(w, lanes, x, sums, keys, columns, queries, add):
@@ -114,8 +109,8 @@ def _product(name: str, multiply: Any) -> Product:
         name=name,
         exact=True,
         halves=1,
-        begin=no_state,
-        end=no_state,
+        begin=begin_flushing,
+        end=end_flushing,
         pack=_pack,
         keys=_keys,
         values=pair_rows,
@@ -126,8 +121,7 @@ def _product(name: str, multiply: Any) -> Product:
         gradient_weights=gradient_weights,
         scores=scores,
         finish_scores=finish_exact_scores,
-        exponentiate=exponentiate_rows,
-        weigh_and_score=weigh_and_score,
+        exponentiate=exponentiate,
         add_to_queries=add_to_queries,
         add_to_keys=add_to_keys,
         sums=row_sums,

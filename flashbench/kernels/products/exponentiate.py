@@ -14,12 +14,15 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from flashbench.codegen.intrinsics import spread
 from flashbench.codegen.ir import (
+    BOOL,
     INT,
     const,
     constant,
     fma,
     function,
+    larger,
     load,
     loop,
     overload,
@@ -28,7 +31,7 @@ from flashbench.codegen.ir import (
     store,
 )
 from flashbench.codegen.steps import step
-from flashbench.kernels.maths.exp2 import exp2
+from flashbench.kernels.maths.exp2 import MOST_ABOVE, exp2_rounded
 from flashbench.kernels.maths.rows import put_multiple
 from flashbench.kernels.products.split_weights import clear_split_lines, put_split_words
 from flashbench.kernels.products.words import FLOAT, VECTOR, clear_lines, rounded_pairs, store_words
@@ -41,10 +44,13 @@ class Scores(NamedTuple):
     """The scores of some keys. Pointers: to the first row, and to one number per lane."""
 
     s: ir.Value
+    rows: ir.Value
     lanes: ir.Value
     row_max: ir.Value
     row_sum: ir.Value
+    new_sum: ir.Value
     factor: ir.Value
+    words: ir.Value
 
 
 class Words(NamedTuple):
@@ -53,6 +59,7 @@ class Words(NamedTuple):
     name: str
     # put(b, low, high, words, place, lanes): the words of two rows, of vectors of p, from words[place] on.
     put: Callable[..., None]
+    lines: int  # rows of words for two rows of p
     # clear(b, words, rows, lanes): clears the words of rows after `rows` rows of p, up to whole tiles.
     clear: Callable[..., None]
 
@@ -64,115 +71,122 @@ def _put_rounded(
 
 
 def _clear_rounded(b: ir.IRBuilder, words: ir.Value, rows: ir.Value, lanes: ir.Value) -> None:
-    clear_lines(b, words, rows, lanes, b.mul(lanes, const(2)))
+    clear_lines(b, words, rows, lanes)
 
 
-ROUNDED = Words("rounded", _put_rounded, _clear_rounded)
-SPLIT = Words("split", put_split_words, clear_split_lines)
+ROUNDED = Words("rounded", _put_rounded, 1, _clear_rounded)
+SPLIT = Words("split", put_split_words, 2, clear_split_lines)
 
 
-class Group:
-    """Writes the code for one group of vectors of lanes."""
+class _Group:
+    """Writes the code for one group of vectors of lanes. Carries a row sum and a largest exponent of each."""
 
-    def __init__(
-        self, b: ir.IRBuilder, scores: Scores, offsets: list[ir.Value], kind: Words = ROUNDED
-    ) -> None:
+    def __init__(self, b: ir.IRBuilder, scores: Scores, offsets: list[ir.Value], kind: Words) -> None:
         self._scores, self._offsets, self._kind = scores, offsets, kind
-        self._words = b.bitcast(scores.s, ir.IntType(32).as_pointer())
         self._factors = splat(b, scores.factor, VECTOR.count)
         lowest, zero = constant(VECTOR, float("-inf")), constant(VECTOR, 0.0)
-        self._shifts = []
+        self._shifts, self._limits = [], []
         for offset in offsets:  # a lane with no visible key: exp2(-inf - 0) = 0, while -inf + inf is NaN
             reference = load(b, scores.row_max, offset, VECTOR)
-            self._shifts.append(b.select(b.fcmp_ordered("==", reference, lowest), zero, reference))
+            unseen = b.fcmp_ordered("==", reference, lowest)
+            self._shifts.append(b.fneg(b.select(unseen, zero, reference)))
+            self._limits.append(b.select(unseen, lowest, constant(VECTOR, MOST_ABOVE)))
 
-    def load_sums(self, b: ir.IRBuilder) -> list[ir.Value]:
-        return [load(b, self._scores.row_sum, offset, VECTOR) for offset in self._offsets]
-
-    def store_sums(self, b: ir.IRBuilder, sums: list[ir.Value]) -> None:
+    def put(self, b: ir.IRBuilder) -> ir.Value:
+        """All rows. Returns an integer with a bit for each lane: 0 if no exponent exceeds its limit."""
+        rows, count = self._scores.rows, len(self._offsets)
+        carry = [load(b, self._scores.row_sum, offset, VECTOR) for offset in self._offsets]
+        carry += [constant(VECTOR, float("-inf"))] * count
+        pairs = round_down(b, rows, 2)
+        with loop(b, pairs, step=2, carry=carry) as (row, values, following):
+            following += self._put_rows(b, row, 2, values)
+        with loop(b, b.and_(rows, const(1)), carry=list(following)) as (_, values, of_last):
+            of_last += self._put_rows(b, pairs, 1, values)
+        sums, largest = of_last[:count], of_last[count:]
         for offset, value in zip(self._offsets, sums, strict=True):
-            store(b, value, self._scores.row_sum, offset)
+            store(b, value, self._scores.new_sum, offset)
+        bits = ir.IntType(VECTOR.count)
+        beyond: ir.Value = ir.Constant(bits, 0)
+        for value, limit in zip(largest, self._limits, strict=True):
+            beyond = b.or_(beyond, b.bitcast(b.fcmp_ordered(">", value, limit), bits))
+        return beyond
 
-    def put(self, b: ir.IRBuilder, row: ir.Value, count: int, sums: list[ir.Value]) -> list[ir.Value]:
-        """The words of one row, or of two rows. Returns the sums with them."""
-        s, lanes = self._scores.s, self._scores.lanes
-        following = []
-        for offset, shift, value in zip(self._offsets, self._shifts, sums, strict=True):
-            place, total = b.add(b.mul(row, lanes), offset), value
+    def _put_rows(self, b: ir.IRBuilder, row: ir.Value, rows: int, carried: list[ir.Value]) -> list[ir.Value]:
+        """The words of one row, or of two."""
+        lanes, count = self._scores.lanes, len(self._offsets)
+        line = b.mul(b.mul(b.sdiv(row, const(2)), const(self._kind.lines)), lanes)
+        sums, largest = carried[:count], carried[count:]
+        for i, offset in enumerate(self._offsets):
             p = [constant(VECTOR, 0.0)] * 2
-            for i in range(count):
-                x = load(b, s, b.add(place, b.mul(lanes, const(i))), VECTOR)
-                p[i] = exp2(b, fma(b, x, self._factors, b.fneg(shift)), for_halves=True)
-                total = b.fadd(total, p[i])
-            self._kind.put(b, *p, self._words, place, lanes)
-            following.append(total)
-        return following
-
-    def put_rest(
-        self, b: ir.IRBuilder, first: ir.Value, rows: ir.Value, sums: list[ir.Value]
-    ) -> list[ir.Value]:
-        """Rows from `first`, an even one, to rows - 1."""
-        with loop(b, rows, start=first, step=2, carry=sums) as (row, values, following):
-            following += self.put(b, row, 2, values)
-        last, odd = b.sub(rows, const(1)), b.and_(rows, const(1))
-        with loop(b, odd, carry=list(following)) as (_, values, of_last):
-            of_last += self.put(b, last, 1, values)
-        return of_last
+            for side in range(rows):
+                place = b.add(b.mul(b.add(row, const(side)), lanes), offset)
+                x = fma(b, load(b, self._scores.s, place, VECTOR), self._factors, self._shifts[i])
+                largest[i] = larger(b, x, largest[i])
+                p[side] = exp2_rounded(b, x)
+                sums[i] = b.fadd(sums[i], p[side])
+            self._kind.put(b, *p, self._scores.words, b.add(line, offset), lanes)
+        return [*sums, *largest]
 
 
 def _exponentiate(builder: ir.IRBuilder, kind: Words) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        s, rows, lanes, row_max, row_sum, factor = args
-        scores = Scores(s, lanes, row_max, row_sum, factor)
+        s, rows, lanes, row_max, row_sum, new_sum, factor, target = args
+        words = b.bitcast(target, ir.IntType(32).as_pointer())
+        scores = Scores(s, rows, lanes, row_max, row_sum, new_sum, factor, words)
+        bits = ir.IntType(VECTOR.count)
+        beyond: ir.Value = ir.Constant(bits, 0)
         done: ir.Value = const(0)
         for size in (GROUP, 2, 1):
             width = size * VECTOR.count
-            with loop(b, lanes, start=done, step=width, carry=[]) as (lane, _, _):
+            with loop(b, lanes, start=done, step=width, carry=[beyond]) as (lane, values, following):
                 offsets = [b.add(lane, const(i * VECTOR.count)) for i in range(size)]
-                group = Group(b, scores, offsets, kind)
-                group.store_sums(b, group.put_rest(b, const(0), rows, group.load_sums(b)))
-            done = round_down(b, lanes, width)
-        kind.clear(b, b.bitcast(s, ir.IntType(32).as_pointer()), rows, lanes)
+                following.append(b.or_(values[0], _Group(b, scores, offsets, kind).put(b)))
+            beyond, done = following[0], round_down(b, lanes, width)
+        kind.clear(b, scores.words, rows, lanes)
+        b.ret(b.icmp_unsigned("!=", beyond, ir.Constant(bits, 0)))
 
-    signature = [NUMBERS, INT, INT, NUMBERS, NUMBERS, FLOAT]
-    return function(builder, f"fb.exponentiate.{kind.name}.{overload(VECTOR)}", signature, body)
+    signature = [NUMBERS, INT, INT, *[NUMBERS] * 3, FLOAT, NUMBERS]
+    name = f"fb.exponentiate.{kind.name}.{overload(VECTOR)}"
+    return function(builder, name, signature, body, result=BOOL)
 
 
 def _exponentiation(kind: Words) -> Any:
     @intrinsic
     def exponentiate(
-        typingctx: Any, s: Any, rows: Any, lanes: Any, row_max: Any, row_sum: Any, factor: Any
+        typingctx: Any, s: Any, rows: Any, lanes: Any, lane_state: Any, factor: Any, target: Any
     ) -> Any:
-        """The second pass over some rows of s: words of p = exp2(factor * s - row_max), and row_sum += p.
+        """target = words of p = exp2(factor * s - row_max), and new_sum = row_sum + the sum of p.
 
-        Words of rows from `rows` up to a multiple of 32 become zero. rows: even, but for a tile's last part.
+        lane_state: pointers to row_max, row_sum and new_sum, one number per lane. Words of rows from `rows`
+        up to a multiple of 32 become zero.
+
+        Returns whether row_max is too small: an exponent exceeds MOST_ABOVE, or a lane whose row_max is -inf
+        has a visible key. Then the results are of no use.
         """
         n = types.intp
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            builder.call(_exponentiate(builder, kind), args)
-            return context.get_dummy_value()
+            beyond = builder.call(_exponentiate(builder, kind), spread(builder, args))
+            return context.cast(builder, beyond, types.boolean, types.boolean)
 
-        return types.void(s, n, n, s, s, types.float32), codegen
+        return types.boolean(s, n, n, lane_state, types.float32, s), codegen
 
     return exponentiate
 
 
-exponentiate, exponentiate_split = _exponentiation(ROUNDED), _exponentiation(SPLIT)
+put_words, put_split = _exponentiation(ROUNDED), _exponentiation(SPLIT)
 
 
 @step
-def exponentiate_rows(tile, lanes):
-    """`exponentiate` for a tile as `weigh_and_score` gets it."""
-    s, rows, row_max, row_sum, factor = tile
-    exponentiate(s, rows, lanes, row_max, row_sum, factor)
+def exponentiate(s, rows, lanes, lane_state, factor, target):
+    """`exponentiate` of a `Product` whose weights are rounded."""
+    return put_words(s, rows, lanes, lane_state, factor, target)
 
 
 @step
-def exponentiate_split_rows(tile, lanes):
-    """The same with words of `split_weights`."""
-    s, rows, row_max, row_sum, factor = tile
-    exponentiate_split(s, rows, lanes, row_max, row_sum, factor)
+def exponentiate_split(s, rows, lanes, lane_state, factor, target):
+    """The same for weights that are sums of two numbers."""
+    return put_split(s, rows, lanes, lane_state, factor, target)
 
 
 @step

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from flashbench.codegen.ir import fma, load, load_one
 from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
@@ -18,6 +20,11 @@ multiply = multiplication(BY_FMA)
 
 @step
 def no_state():
+    return np.int32(0)
+
+
+@step
+def keep_state(state):
     pass
 
 
@@ -53,7 +60,7 @@ def _finish_scores(s, count, factor, needs_units):
 
 
 @step
-def nothing():
+def no_weights(s, rows, lanes, lane_state, factor, target):
     """A step that an inexact product does not have."""
 
 
@@ -93,7 +100,7 @@ FMA = Product(
     exact=False,
     halves=1,
     begin=no_state,
-    end=no_state,
+    end=keep_state,
     pack=_pack,
     keys=_as_it_is,
     values=_as_it_is,
@@ -104,8 +111,7 @@ FMA = Product(
     gradient_weights=no_gradient_weights,
     scores=_scores,
     finish_scores=_finish_scores,
-    exponentiate=nothing,
-    weigh_and_score=nothing,
+    exponentiate=no_weights,
     add_to_queries=_add_to_queries,
     add_to_keys=_add_to_keys,
     sums=row_sums,

@@ -25,7 +25,7 @@ from flashbench.codegen.ir import (
     round_down,
     splat,
 )
-from flashbench.kernels.maths.exp2 import exp2
+from flashbench.kernels.maths.exp2 import exp2_rounded
 from flashbench.kernels.products.words import clear_lines, put_rounded, rounded_pairs, store_words
 
 _SHORT, _WORD, _FLOAT = ir.IntType(16), ir.IntType(32), ir.FloatType()
@@ -63,14 +63,14 @@ def _put(b: ir.IRBuilder, tile: _Tile, row: ir.Value, rows: int, lane: ir.Value,
         for j, offset in enumerate(offsets):
             place = b.add(base, offset)
             x = fma(b, load(b, tile.s, place, _VECTOR), tile.factors, shifts[j])
-            p.append(exp2(b, x, for_halves=True))
+            p.append(exp2_rounded(b, x))
             ds[i][j] = b.fmul(p[j], b.fsub(load(b, tile.dp, place, _VECTOR), means[j]))
         start = b.add(b.mul(number, tile.width), lane)
         put_rounded(b, p, tile.p_rows, start)
         put_rounded(b, ds[i], tile.ds_rows, start)
-    words = b.bitcast(tile.dp, _WORD.as_pointer())
+    words, line = b.bitcast(tile.dp, _WORD.as_pointer()), b.mul(b.sdiv(row, const(2)), tile.lanes)
     for j, offset in enumerate(offsets):
-        store_words(b, rounded_pairs(b, ds[0][j], ds[1][j]), words, b.add(b.mul(row, tile.lanes), offset))
+        store_words(b, rounded_pairs(b, ds[0][j], ds[1][j]), words, b.add(line, offset))
 
 
 def _gradient_weights(builder: ir.IRBuilder) -> ir.Function:
@@ -91,7 +91,7 @@ def _gradient_weights(builder: ir.IRBuilder) -> ir.Function:
             put_lines(row, 2)
         with b.if_then(b.trunc(rows, ir.IntType(1))):
             put_lines(b.sub(rows, const(1)), 1)
-        clear_lines(b, b.bitcast(dp, _WORD.as_pointer()), rows, lanes, b.mul(lanes, const(2)))
+        clear_lines(b, b.bitcast(dp, _WORD.as_pointer()), rows, lanes)
 
     signature = [*[_NUMBERS] * 4, INT, INT, _FLOAT, _NUMBERS, _NUMBERS, INT]
     return function(builder, "fb.gradient_weights", signature, body)

@@ -92,8 +92,8 @@ class _Product:
     def write(self, rows: ir.Value, columns: ir.Value) -> None:
         """All of C."""
         b, (height, width) = self._b, _BLOCK
-        with loop(b, columns, step=width, carry=self._nothing.flat()) as (column, outer, following):
-            with loop(b, rows, step=height, carry=outer) as (row, inner, next_waiting):
+        with loop(b, rows, step=height, carry=self._nothing.flat()) as (row, outer, following):
+            with loop(b, columns, step=width, carry=outer) as (column, inner, next_waiting):
                 next_waiting += self._whole_block(row, column, _waiting(inner)).flat()
             following += next_waiting
         self._store_all(_waiting(following))

@@ -34,21 +34,22 @@ from flashbench.kernels.products.words import (
 
 def _weights(builder: ir.IRBuilder) -> ir.Function:
     def body(b: ir.IRBuilder, p: ir.Value, lanes: ir.Value, rows: ir.Value) -> None:
-        words, stride = b.bitcast(p, WORD.as_pointer()), b.mul(lanes, const(2))
+        words = b.bitcast(p, WORD.as_pointer())
 
         def put_line(pair: ir.Value, *, both: bool) -> None:
-            start = b.mul(pair, stride)
+            start, target = b.mul(pair, b.mul(lanes, const(2))), b.mul(pair, lanes)
             with loop(b, lanes, step=COUNT, carry=[]) as (lane, _, _):
                 place = b.add(start, lane)
                 second = load(b, p, b.add(place, lanes), VECTOR) if both else constant(VECTOR, 0.0)
-                store_words(b, rounded_pairs(b, load(b, p, place, VECTOR), second), words, place)
+                pairs = rounded_pairs(b, load(b, p, place, VECTOR), second)
+                store_words(b, pairs, words, b.add(target, lane))
 
         pairs = b.sdiv(rows, const(2))
         with loop(b, pairs, carry=[]) as (pair, _, _):
             put_line(pair, both=True)
         with b.if_then(b.trunc(rows, ir.IntType(1))):
             put_line(pairs, both=False)
-        clear_lines(b, words, rows, lanes, stride)
+        clear_lines(b, words, rows, lanes)
 
     return function(builder, "fb.weights", [FLOAT.as_pointer(), INT, INT], body)
 
@@ -88,8 +89,8 @@ def put_key_weights(typingctx: Any, p: Any, lanes: Any, rows: Any, room: Any, wi
 def weights(p, lanes, rows):
     """In place, the words (p[2j, lane], p[2j + 1, lane]), rounded to nearest, ties to even.
 
-    Words j begin where float32 row 2j began: 4 * lanes 16-bit numbers from row to row. Rows from `rows` up to
-    whole tiles are zero.
+    Rows of words are contiguous: 2 * lanes 16-bit numbers from row to row. Rows of p from `rows` up to whole
+    tiles are zero.
     """
     _put_weights(p, lanes, rows)
     return halves(p)

@@ -53,17 +53,12 @@ def joined(b: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
     return b.or_(b.zext(low, words), upper)
 
 
-def clear_lines(
-    b: ir.IRBuilder, words: ir.Value, rows: ir.Value, width: ir.Value, stride: ir.Value | None = None
-) -> None:
-    """Clear the rows of words after those of `rows` rows of numbers, up to whole tiles (DEPTH rows).
-
-    stride: words from row to row, if it is not `width`.
-    """
+def clear_lines(b: ir.IRBuilder, words: ir.Value, rows: ir.Value, width: ir.Value) -> None:
+    """Clear the rows of words after those of `rows` rows of numbers, up to whole tiles (DEPTH rows)."""
     first = b.sdiv(b.add(rows, const(1)), const(2))
     end = b.sdiv(round_up(b, rows, DEPTH), const(2))
     with loop(b, end, start=first, carry=[]) as (line, _, _):
-        start = b.mul(line, width if stride is None else stride)
+        start = b.mul(line, width)
         clear_words(b, words, start, b.add(start, width))
 
 

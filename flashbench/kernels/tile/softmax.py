@@ -23,6 +23,7 @@ from flashbench.codegen.ir import (
     fma,
     full_vector,
     function,
+    larger,
     load,
     loop,
     overload,
@@ -30,14 +31,10 @@ from flashbench.codegen.ir import (
     splat,
     store,
 )
-from flashbench.kernels.maths.exp2 import exp2
+from flashbench.kernels.maths.exp2 import MOST_ABOVE, exp2
 
 _GROUPS = (4, 2, 1)  # vectors of a row per iteration; a narrower tile takes more rows instead
 AT_ONCE = 4  # vectors per iteration: independent work hides the latency of the polynomial
-
-# row_max grows only if a score exceeds it by more than this, in log2 units. Then p is at most 2**8 and no
-# less exact, and o is not rescaled for small growth (the conditional rescaling of FlashAttention-4).
-_SLACK = 8.0
 
 
 def for_lane_groups(
@@ -67,11 +64,6 @@ def for_rows(
         carry = list(following)
         done = round_down(b, rows, step)
     return carry
-
-
-def _larger(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    """x if x > y, else y. So a NaN in x gives y."""
-    return b.select(b.fcmp_ordered(">", x, y), x, y)
 
 
 class Lanes(NamedTuple):
@@ -105,19 +97,19 @@ def raise_maximum(
         for offset, value in zip(offsets, best, strict=True):
             xs = [load(b, lanes.s, b.add(base, offset), vector) for base in bases]
             while len(xs) > 1:  # pairwise, so that only the last step waits for the last iteration
-                xs = [_larger(b, *pair) for pair in zip(xs[::2], xs[1::2], strict=True)]
-            following.append(_larger(b, xs[0], value))
+                xs = [larger(b, *pair) for pair in zip(xs[::2], xs[1::2], strict=True)]
+            following.append(larger(b, xs[0], value))
         return following
 
     new = for_rows(b, lanes.rows, AT_ONCE // len(offsets), start, take_maximum)
     if lanes.factor is not None:  # in log2 units, as row_max is
-        new = [_larger(b, b.fmul(x, lanes.factor), before) for x, before in zip(new, old, strict=True)]
+        new = [larger(b, b.fmul(x, lanes.factor), before) for x, before in zip(new, old, strict=True)]
 
-    # Pass 2: lanes whose maximum grew by more than _SLACK take the new one. `rescale` is the factor for sums
-    # under the old one. A lane with no visible key yet keeps row_max = -inf. It is replaced by 0 in the
+    # Pass 2: lanes whose maximum grew by more than MOST_ABOVE take the new one. `rescale` is the factor for
+    # sums under the old one. A lane with no visible key yet keeps row_max = -inf. It is replaced by 0 in the
     # exponent: exp2(-inf - 0) = 0, while -inf + inf would be NaN.
     grows = [
-        b.fcmp_ordered(">", b.fsub(now, before), constant(vector, _SLACK))
+        b.fcmp_ordered(">", b.fsub(now, before), constant(vector, MOST_ABOVE))
         for before, now in zip(old, new, strict=True)
     ]
     growing = [b.bitcast(grow, ir.IntType(vector.count)) for grow in grows]
