@@ -53,7 +53,27 @@ def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGro
 
 
 @pytest.fixture
-def tuned_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def nothing_prepared() -> Iterator[Callable[[], None]]:
+    """Calls that were made ready before the test, or in it, are forgotten: it changes what they depend on.
+
+    The function forgets them at once.
+    """
+    from flashbench.engines.flash.backward import prepared_backward
+    from flashbench.engines.flash.engine import prepared_forward
+
+    def forget() -> None:
+        prepared_forward.cache_clear()
+        prepared_backward.cache_clear()
+
+    forget()
+    yield forget
+    forget()
+
+
+@pytest.fixture
+def tuned_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_prepared: Callable[[], None]
+) -> Path:
     """The path of this CPU's table, in a directory of the test. The table has not been read yet."""
     from flashbench.engines.flash import tuned
 

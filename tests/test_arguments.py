@@ -12,7 +12,7 @@ from helpers.oracle_engine import OracleEngine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashbench.arguments import find_engine, prepare
+from flashbench.arguments import check, find_engine
 from flashbench.arguments.features import as_mask
 from flashbench.arguments.options import BatchOptions
 from flashbench.block_mask import BlockMask
@@ -431,7 +431,7 @@ def test_help_shows_every_option_with_its_default_and_says_what_it_is(
     signature = inspect.signature(function)
     keywords = {name: p for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
     assert set(keywords) == options
-    defaults = inspect.signature(prepare).parameters
+    defaults = inspect.signature(check).parameters
     for name, parameter in keywords.items():
         assert parameter.default is (defaults[name].default if name in defaults else False)
         assert name in str(function.__doc__)
@@ -439,7 +439,7 @@ def test_help_shows_every_option_with_its_default_and_says_what_it_is(
 
 
 def test_types_of_the_options_are_said_the_same_twice() -> None:
-    parameters = inspect.signature(prepare).parameters
+    parameters = inspect.signature(check).parameters
     said = {
         name: getattr(hint, "__forward_arg__", hint) for name, hint in BatchOptions.__annotations__.items()
     }

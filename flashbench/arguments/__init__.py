@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from flashbench.arguments.arrays import (
     as_accumulator,
@@ -38,11 +41,25 @@ from flashbench.errors import AttentionError, EngineError, UnsupportedError
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.problem import AttentionProblem, CausalAlignment, Direction, Window
 
-__all__ = ["Call", "as_array", "as_count", "as_flag", "as_scale", "as_size", "find_engine", "prepare"]
+__all__ = [
+    "Call",
+    "as_array",
+    "as_count",
+    "as_flag",
+    "as_scale",
+    "as_size",
+    "check",
+    "find_engine",
+    "prepare",
+]
 
 ALIGNMENTS = ("bottom-right", "top-left")
 _NO_WINDOW: Window = (None, None)
 _NO_DROPOUT = 0.0
+# Types of options that mean the same whenever they are equal and of one type. An array is not among them.
+_FIXED = frozenset((bool, int, float, str, type(None)))
+_KEPT_ENGINES = ("flash", "standard")  # what others refuse may depend on more than the problem
+_SHORT = 8  # at most so many whole numbers in an option of a call that is kept
 
 
 class Call(NamedTuple):
@@ -146,11 +163,54 @@ class Call(NamedTuple):
         return axes if like == "lse" else (*axes, p.head_dim_v)
 
 
-def prepare(
+def prepare(direction: Direction, q: Any, k: Any, v: Any, **options: Any) -> Call:
+    """Check all arguments of `flashbench.attention`, or of `attention_varlen` if cu_seqlens is given.
+
+    The options are those of `check`, and so are the errors. What it found is kept for calls with the same
+    shapes, dtypes and options, unless an option holds numbers that may change.
+    """
+    q, k, v = as_array("q", q), as_array("k", k), as_array("v", v)
+    for value in options.values():
+        if type(value) not in _FIXED and not _is_short_tuple(value):
+            return check(direction, q, k, v, **options)
+    if options and (options.get("engine", "flash") not in _KEPT_ENGINES or "dropout_seed" in options):
+        return check(direction, q, k, v, **options)  # the next seed is another
+    known = _known(direction, q.shape, q.dtype, k.shape, k.dtype, v.shape, v.dtype, **options)
+    if known.problem.dtype == "bfloat16":
+        q, k, v = as_patterns(q), as_patterns(k), as_patterns(v)
+    if known.layout == "bsd":
+        q, k, v = inward("bsd", q), inward("bsd", k), inward("bsd", v)
+    return Call(known.engine, known.problem, known.settings, q, k, v, known.layout)
+
+
+def _is_short_tuple(value: Any) -> bool:
+    """Whether it is a window, or a few lengths: equal ones mean the same."""
+    return type(value) is tuple and len(value) <= _SHORT and all(type(x) is int or x is None for x in value)
+
+
+@functools.lru_cache(maxsize=1024, typed=True)  # typed: True is no whole number, although it equals 1
+def _known(
     direction: Direction,
-    q: Any,
-    k: Any,
-    v: Any,
+    q: tuple[int, ...],
+    q_dtype: np.dtype[Any],
+    k: tuple[int, ...],
+    k_dtype: np.dtype[Any],
+    v: tuple[int, ...],
+    v_dtype: np.dtype[Any],
+    **options: Any,
+) -> Call:
+    """The checked call of arrays of these shapes and dtypes. Its own arrays have one number each."""
+    given = ((q, q_dtype), (k, k_dtype), (v, v_dtype))
+    return check(
+        direction, *(np.broadcast_to(np.zeros((), dtype), shape) for shape, dtype in given), **options
+    )
+
+
+def check(
+    direction: Direction,
+    q: Array,
+    k: Array,
+    v: Array,
     *,
     cu_seqlens: tuple[Any, Any] | None = None,
     softmax_scale: float | None = None,
@@ -171,12 +231,11 @@ def prepare(
     num_threads: int | None = None,
     use_simd: bool = True,
 ) -> Call:
-    """Check all arguments of `flashbench.attention`, or of `attention_varlen` if cu_seqlens is given.
+    """`prepare` for arrays by `as_array`, with nothing kept.
 
     Raises AttentionError, EngineError if the engine's library is missing, and UnsupportedError if the
     engine cannot run the problem.
     """
-    q, k, v = as_array("q", q), as_array("k", k), as_array("v", v)
     dtype = check_dtypes(q, k, v)
     if dtype == "bfloat16":
         q, k, v = as_patterns(q), as_patterns(k), as_patterns(v)

@@ -8,16 +8,16 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn, TypedDict, TypeVar, cast
 
-from flashbench.arguments import prepare
+from flashbench.arguments import check
 from flashbench.block_mask import BlockMask
 from flashbench.problem import CausalAlignment, Window
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_DEFAULTS = inspect.signature(prepare).parameters.values()
+_DEFAULTS = inspect.signature(check).parameters.values()
 
 
 class Options(TypedDict, total=False):
-    """Keywords of every attention function; `prepare` has the defaults."""
+    """Keywords of every attention function; `check` has the defaults."""
 
     softmax_scale: float | None
     causal: bool

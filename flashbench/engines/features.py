@@ -27,33 +27,47 @@ def limited(problem: AttentionProblem) -> bool:
 
 def call_features(problem: AttentionProblem, extras: Extras) -> tuple[Features, tuple[Any, ...]]:
     """(features, arrays): the `Features` struct, and its arrays, which must live until the call ends."""
-    features = _switches(problem)
+    fields, arrays = array_fields(problem, extras)
+    return switches(problem)._replace(**fields), arrays
+
+
+def has_arrays(problem: AttentionProblem) -> bool:
+    """Whether `array_fields` finds any field."""
+    return problem.alibi or problem.sinks or problem.mask is not None
+
+
+def array_fields(problem: AttentionProblem, extras: Extras) -> tuple[dict[str, int], tuple[Any, ...]]:
+    """(fields, arrays): the fields of `Features` that tell of arrays, by name, and these arrays.
+
+    They must live until the call ends.
+    """
+    fields: dict[str, int] = {}
     arrays: list[Any] = []
     if problem.alibi:
         assert extras.alibi_slopes is not None
         slopes = extras.alibi_slopes
         arrays.append(slopes)
         batch, head = slopes.strides
-        features = features._replace(slopes=address_of(slopes), slopes_batch=batch, slopes_head=head)
+        fields |= {"slopes": address_of(slopes), "slopes_batch": batch, "slopes_head": head}
     if problem.sinks:
         assert extras.sinks is not None
         arrays.append(extras.sinks)
-        features = features._replace(sink_logits=address_of(extras.sinks), sinks_head=extras.sinks.strides[0])
+        fields |= {"sink_logits": address_of(extras.sinks), "sinks_head": extras.sinks.strides[0]}
     if isinstance(extras.mask, BlockMask):
         arrays.append(extras.mask)
-        features = _with_block_mask(features, problem, extras.mask)
+        fields |= _block_mask_fields(problem, extras.mask)
     elif extras.mask is not None:
         mask = _whole_strides(extras.mask)
         arrays.append(mask)
-        features = _with_dense_mask(features, mask)
-    return features, tuple(arrays)
+        fields |= _dense_mask_fields(mask)
+    return fields, tuple(arrays)
 
 
 _OFF = Features(*(0 for _ in Features._fields))
 
 
 @functools.lru_cache(maxsize=1024)  # used by every call
-def _switches(problem: AttentionProblem) -> Features:
+def switches(problem: AttentionProblem) -> Features:
     """The features that need no array."""
     left, right = problem.window
     softcap = problem.softcap
@@ -72,39 +86,39 @@ def _switches(problem: AttentionProblem) -> Features:
     )
 
 
-def _with_block_mask(features: Features, problem: AttentionProblem, mask: BlockMask) -> Features:
+def _block_mask_fields(problem: AttentionProblem, mask: BlockMask) -> dict[str, int]:
     sizes = problem.mask_block_q, problem.mask_block_k
     if (mask.block_q, mask.block_k) != sizes:  # the plan of the tiles uses the problem's sizes
         raise ValueError(f"blocks of the mask are {mask.block_q} x {mask.block_k}, the problem's {sizes}")
     batch, heads, _ = mask.row_starts.strides
     batches, num_heads = mask.shape[:2]
-    return features._replace(
-        mask=BLOCK_MASK,
-        mask_at=address_of(mask.partial),
-        mask_row=mask.block_k,
-        mask_key=1,
-        mask_size=1,
-        starts=address_of(mask.row_starts),
-        mask_batch=batch if batches > 1 else 0,
-        mask_head=heads if num_heads > 1 else 0,
-        columns=address_of(mask.columns),
-        parts=address_of(mask.parts),
-        mask_block_q=mask.block_q,
-        mask_block_k=mask.block_k,
-    )
+    return {
+        "mask": BLOCK_MASK,
+        "mask_at": address_of(mask.partial),
+        "mask_row": mask.block_k,
+        "mask_key": 1,
+        "mask_size": 1,
+        "starts": address_of(mask.row_starts),
+        "mask_batch": batch if batches > 1 else 0,
+        "mask_head": heads if num_heads > 1 else 0,
+        "columns": address_of(mask.columns),
+        "parts": address_of(mask.parts),
+        "mask_block_q": mask.block_q,
+        "mask_block_k": mask.block_k,
+    }
 
 
-def _with_dense_mask(features: Features, mask: NDArray[Any]) -> Features:
+def _dense_mask_fields(mask: NDArray[Any]) -> dict[str, int]:
     batch, head, row, key = mask.strides
-    return features._replace(
-        mask=BOOL_MASK if mask.dtype == np.bool_ else FLOAT_MASK,
-        mask_at=address_of(mask),
-        mask_batch=batch,
-        mask_head=head,
-        mask_row=row // mask.itemsize,
-        mask_key=key // mask.itemsize,
-        mask_size=mask.itemsize,
-    )
+    return {
+        "mask": BOOL_MASK if mask.dtype == np.bool_ else FLOAT_MASK,
+        "mask_at": address_of(mask),
+        "mask_batch": batch,
+        "mask_head": head,
+        "mask_row": row // mask.itemsize,
+        "mask_key": key // mask.itemsize,
+        "mask_size": mask.itemsize,
+    }
 
 
 def _whole_strides(mask: NDArray[Any]) -> NDArray[Any]:

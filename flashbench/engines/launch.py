@@ -1,30 +1,31 @@
-"""Launch a kernel: the struct of a call made from NumPy arrays, the call's memory, and its threads."""
+"""Launch a kernel: the packed struct of a call, the call's own memory, and its threads.
+
+A `PackedCall` is made once for many calls. Each call copies its table, and fills in the addresses of its own
+arrays and memory. Nothing that a call writes outlives it or is shared with another call.
+"""
 
 from __future__ import annotations
 
-import functools
-import math
+import ctypes
+import struct
 from array import array
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flashbench.codegen.scratch import ALIGNMENT
 from flashbench.codegen.structs import CELL_BYTES, pack_struct
-from flashbench.dtypes import accumulator_of, is_half
 from flashbench.engines import Array, Settings
+from flashbench.engines.forms import Form
 from flashbench.kernels.call import structs
-from flashbench.kernels.call.structs import Numbers, Sequence, Sizes, Work
+from flashbench.kernels.call.structs import Move, MoveSizes, Numbers, Sizes, Work
 from flashbench.kernels.flash.scratch import WHOLE
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.system.cores import available_cores
 from flashbench.threads.pool import run_on_threads
 
-# Gather k and v only if each row is read by at least this many queries. Measured from 64 to 4096 tokens. At
-# 256 the gain depends on whether the memory of the copies is new to the process.
-_WORTH_GATHERING = 512
 # Up to this batch size a Python loop over the sequences is faster than calls to NumPy.
 FEW_SEQUENCES = 8
 
@@ -33,23 +34,12 @@ FEW_SEQUENCES = 8
 FLOPS_PER_THREAD = 20_000_000
 _READING_FLOPS_PER_THREAD = 4_000_000
 
-# L1: 4096 bytes span all sets, 8 ways each.
-_SETS_BYTES, _WAYS = 4096, 8
-
 # tasks(seqlen_q, seqlen_k): tasks per head of a sequence. Takes integers or arrays of them.
 Tasks = Callable[[Any, Any], Any]
 
-Made = TypeVar("Made")
-
-COLUMN = Sequence(*range(len(Sequence._fields)))  # column indices of a table of sequences, by name
-
-
-def scattered(row_bytes: int, rows: int) -> bool:
-    """Whether `rows` rows, row_bytes apart, evict each other from the first-level cache.
-
-    Rows of one head of a (batch, seqlen, heads, head_dim) array fall into few sets of the cache.
-    """
-    return _SETS_BYTES // math.gcd(row_bytes, _SETS_BYTES) * _WAYS < rows
+COLUMN = structs.Sequence(
+    *range(len(structs.Sequence._fields))
+)  # column indices of a table of sequences, by name
 
 
 def useful_threads(flops: int, tiles: int, num_threads: int, *, reading: bool = False) -> int:
@@ -58,17 +48,9 @@ def useful_threads(flops: int, tiles: int, num_threads: int, *, reading: bool = 
     return max(1, min(num_threads, tiles, flops // least))
 
 
-def result_like(x: Array, head_dim: int, *, zeros: bool = False) -> Array:
-    """A new array (batch, heads, rows, head_dim) with x's batch, heads, rows and memory order.
-
-    If x is a view of a (batch, seqlen, heads, head_dim) array, so is the result. Its user will merge the
-    heads again, and then needs no copy.
-    """
-    batch, heads, rows, _ = x.shape
-    make = np.zeros if zeros else np.empty
-    if 0 < x.strides[1] < x.strides[2]:
-        return make((batch, rows, heads, head_dim), x.dtype).transpose(0, 2, 1, 3)
-    return make((batch, heads, rows, head_dim), x.dtype)
+def runs_alone(problem: AttentionProblem, direction: Direction) -> bool:
+    """Whether our engines use one thread for the problem, however many there are."""
+    return useful_threads(problem.flops(direction), 2, 2, reading=True) == 1
 
 
 def threads_for(
@@ -80,63 +62,28 @@ def threads_for(
     return useful_threads(problem.flops(direction), rows, threads, reading=reading)
 
 
-def readable(array: Array) -> Array:
-    """The array itself if a kernel can read it, else a contiguous copy.
-
-    A kernel takes any strides of batch and head. Elements of a row must be contiguous and aligned, and the
-    stride of rows a multiple of the element size.
-    """
-    itemsize = array.itemsize
-    rows_in_one_piece = array.strides[-1] == itemsize or array.shape[-1] == 1
-    if rows_in_one_piece and array.strides[-2] % itemsize == 0 and array.flags.aligned:
-        return array
-    return np.ascontiguousarray(array)
-
-
-def gathered_room(x: Array, readers: float) -> Array:
-    """A new array to gather x into, each head contiguous; x itself if gathering does not pay.
-
-    It pays if the rows are scattered and enough queries read each row. readers: queries per row of x.
-    """
-    row_bytes, size = x.strides[2], x.shape[3] * x.itemsize
-    # A broadcast array (stride 0) would grow when copied.
-    shared = 0 in (step for step, count in zip(x.strides, x.shape, strict=True) if count > 1)
-    if shared or readers < _WORTH_GATHERING or row_bytes <= size or not scattered(row_bytes, x.shape[2]):
-        return x
-    return np.empty(x.shape, x.dtype)
-
-
-def sums_room(output: Array, problem: AttentionProblem, readers: float) -> Array:
-    """The array in which dk or dv grows: the output, a contiguous room for it, or one of float32."""
-    if is_half(problem.dtype):
-        return np.empty(output.shape, accumulator_of(problem.dtype).storage)
-    return gathered_room(output, readers)
-
-
-def tile_is_scattered(x: Array, rows: int) -> bool:
-    """Whether a task should work on a copy of its tile of `rows` rows of x."""
-    row_bytes = x.strides[2]
-    return row_bytes > x.shape[3] * x.itemsize and scattered(row_bytes, min(rows, x.shape[2]))
-
-
 _COPY, _OPERAND = 0, 1  # `MoveSizes.operand`
 
 
-class Operand(NamedTuple):
-    """An array of keys as a product reads it, made by a move. It lives as long as `memory` does."""
-
-    source: Array
-    memory: NDArray[np.uint8]
-    target: structs.Array
+def copy_move(source: Form) -> Move:
+    """Copy an array into contiguous memory. Its addresses are filled in by each call."""
+    target = Form.contiguous(source.shape, source.itemsize)
+    return Move(placed(source), placed(target), MoveSizes(*_four(source), _COPY))
 
 
-def operand_of(x: Array, problem: AttentionProblem, columns: int) -> Operand:
-    """Memory for x, (batch, num_kv_heads, rows, head_dim), in blocks of keys of `columns` 16-bit numbers."""
+def operand_move(x: Form, problem: AttentionProblem, columns: int) -> tuple[Move, int]:
+    """(move, bytes of its target): lay x, k or v, out in blocks of keys of `columns` 16-bit numbers.
+
+    It must be the last move of a call: `operand_of` of the kernels finds it there.
+    """
     block = WHOLE * columns
     entries, head = operand_blocks(problem)
-    memory, address = aligned_scratch(entries * problem.num_kv_heads * head * block * x.itemsize)
     head_bytes = head * block * x.itemsize
-    return Operand(x, memory, structs.Array(address, problem.num_kv_heads * head_bytes, head_bytes, block))
+    target = structs.Array(0, problem.num_kv_heads * head_bytes, head_bytes, block)
+    return (
+        Move(placed(x), target, MoveSizes(*_four(x), _OPERAND)),
+        entries * problem.num_kv_heads * head_bytes,
+    )
 
 
 def operand_blocks(problem: AttentionProblem) -> tuple[int, int]:
@@ -146,31 +93,34 @@ def operand_blocks(problem: AttentionProblem) -> tuple[int, int]:
     return problem.batch, -(-problem.seqlen_k // WHOLE)
 
 
-def moves_table(*moves: tuple[Array, Array], operand: Operand | None = None) -> NDArray[np.int64] | None:
-    """The table of moves (source, target): one `Move` per row, of shape, then kind. None: nothing to move."""
-    rows = [
-        (*place(source), *place(target), *source.shape, _COPY)
-        for source, target in moves
-        if source is not target
-    ]
-    if operand is not None:  # the last one: `operand_of` of the kernels finds it there
-        rows.append((*place(operand.source), *operand.target, *operand.source.shape, _OPERAND))
-    return np.array(rows, dtype=np.int64) if rows else None
+def placed(x: Form) -> structs.Array:
+    """The strides of an array of the storage type, without an address."""
+    return structs.Array(0, *_strides(x))
+
+
+def placed_numbers(x: Form) -> Numbers:
+    """The strides of an array of the accumulator type, or of lse, without an address."""
+    return Numbers(0, *_strides(x))
 
 
 def place(x: Array) -> structs.Array:
     """The address and strides of an array of the storage type."""
-    return structs.Array(*_place(x))
+    return structs.Array(address_of(x), *_strides(x))
 
 
 def place_numbers(x: Array) -> Numbers:
     """The address and strides of an array of the accumulator type, or of lse, (batch, heads, rows)."""
-    return Numbers(*_place(x))
+    return Numbers(address_of(x), *_strides(x))
 
 
-def _place(x: Array) -> tuple[int, int, int, int]:
+def _four(x: Form) -> tuple[int, int, int, int]:
+    batch, heads, rows, columns = x.shape
+    return batch, heads, rows, columns
+
+
+def _strides(x: Array | Form) -> tuple[int, int, int]:
     batch, head, row = x.strides[:3]
-    return address_of(x), batch, head, row // x.itemsize
+    return batch, head, row // x.itemsize
 
 
 def sizes_of(problem: AttentionProblem, block_q: int, block_k: int) -> Sizes:
@@ -190,87 +140,89 @@ class Counters(NamedTuple):
         return CELL_BYTES * sum(self)
 
 
-def kept_for_small_batches(make: Callable[..., Made]) -> Callable[..., Made]:
-    """make(problem, ...) with its results kept: for a small problem they take longer to make than attention.
+NO_WORK = Work(*(0 for _ in Work._fields))  # of a call that is not packed yet
+_OWN = struct.Struct("6q")  # the cells of `Work` that differ between calls: moves to scratch
+_OWN_PLACE = CELL_BYTES * Work._fields.index("moves")
+_MOVE_CELLS = sum(map(len, (structs.Array._fields, structs.Array._fields, MoveSizes._fields)))
+_TARGET = len(structs.Array._fields)
 
-    Those of larger batches are not kept, as their tables of sequences are long.
+
+class PackedCall:
+    """What calls of one kind share: the packed struct, and the sizes of the memory that each of them needs.
+
+    call: a struct of kernels/ with a field `work`, `NO_WORK`. Addresses in it that `CallMemory` will fill in
+    are 0. tasks: of `Work`. sequences: the table of sequences, which lives as long as this object.
     """
-    kept = functools.lru_cache(maxsize=256)(make)
-
-    @functools.wraps(make)
-    def made(problem: AttentionProblem, *args: Any) -> Made:
-        return (kept if problem.batch <= FEW_SEQUENCES else make)(problem, *args)
-
-    made.cache_clear = kept.cache_clear  # type: ignore[attr-defined]
-    return made
-
-
-class Rows(NamedTuple):
-    """A table with one struct per row, and its address: NumPy takes half a microsecond to return it."""
-
-    table: NDArray[np.int64]
-    address: int
-
-    @classmethod
-    def of(cls, table: NDArray[np.int64]) -> Rows:
-        return cls(table, address_of(table))
-
-
-class CallMemory:
-    """The memory of a call: scratch per thread, counters, tables. It must live until the call is over."""
 
     def __init__(
         self,
-        threads: int,
-        stride: int,  # bytes of scratch per thread
+        call: Any,
+        sequences: NDArray[np.int64],
         counters: Counters,
-        sequences: Rows,
-        moves: NDArray[np.int64] | None = None,
+        stride: int,  # bytes of scratch per thread
+        *,
+        tasks: int = 0,
+        moves: Sequence[Move] = (),
     ) -> None:
-        self._counters = counters
-        self._cells = np.zeros(sum(counters), dtype=np.int64)
+        work = NO_WORK._replace(
+            tasks=tasks,
+            sequences=address_of(sequences),
+            sequence_count=len(sequences),
+            scratch_stride=stride,
+        )
+        struct_table = pack_struct(call._replace(work=work))
+        self._table = struct_table + b"".join(map(pack_struct, moves))
         self._sequences = sequences
-        self._moves = moves
+        self._own = CELL_BYTES * cell_of(call, "work") + _OWN_PLACE
+        self._struct_bytes, self._move_count = len(struct_table), len(moves)
+        self._counters, self._count = counters, sum(counters)
         self._stride = stride
-        self._scratch, self._scratch_address = aligned_scratch(threads * stride)
 
-    def work(self, tasks: int = 0) -> Work:
-        """The `Work` struct of the call."""
-        tickets, moves = address_of(self._cells), self._moves
-        finite = tickets + CELL_BYTES * self._counters.tickets
-        return Work(
-            tasks,
-            self._sequences.address,
-            len(self._sequences.table),
-            0 if moves is None else address_of(moves),
-            0 if moves is None else len(moves),
-            tickets,
-            finite,
-            finite + CELL_BYTES * self._counters.finite,
-            self._scratch_address,
-            self._stride,
+    def begin(self, threads: int) -> CallMemory:
+        """The memory of one call on so many threads."""
+        table = array("q", self._table)
+        at = table.buffer_info()[0]
+        counters = np.zeros(self._count, np.int64)
+        scratch, scratch_at = aligned_scratch(threads * self._stride)
+        tickets = address_of(counters)
+        finite = tickets + CELL_BYTES * self._counters[0]
+        progress = finite + CELL_BYTES * self._counters[1]
+        own = at + self._struct_bytes, self._move_count, tickets, finite, progress, scratch_at
+        _OWN.pack_into(table, self._own, *own)
+        return CallMemory(table, at, tickets, threads, (counters, scratch))
+
+    def put_move(self, memory: CallMemory, number: int, source: int, target: int) -> None:
+        """Fill in the addresses of a move."""
+        first = self._struct_bytes // CELL_BYTES + number * _MOVE_CELLS
+        memory.table[first], memory.table[first + _TARGET] = source, target
+
+
+class CallMemory(NamedTuple):
+    """The memory of one call: its table, counters and scratch. It must live until the call is over."""
+
+    table: array[int]  # its cells, to fill in
+    address: int  # of the table
+    tickets: int  # address of the task counters
+    threads: int
+    rest: tuple[Any, ...]
+
+    def run(self, kernel: Any, *options: Any, ticket: int = 0) -> None:
+        """Run a kernel of the call on its threads. ticket: index of its task counter in work.tickets.
+
+        All arrays whose addresses are in the table must live until the last `run` returns.
+        """
+        address, threads = self.address, self.threads
+        if threads == 1:
+            kernel(address, 0, *options)
+            return
+        run_on_threads(
+            lambda slot: kernel(address, slot, *options), threads, self.tickets + CELL_BYTES * ticket
         )
 
 
-class Launch:
-    """One call on several threads. call: a struct of kernels/ with a field `work`.
-
-    All arrays whose addresses are in the call must live until the last `run` returns.
-    """
-
-    def __init__(self, call: Any, threads: int) -> None:
-        self._table = array("q", pack_struct(call))
-        self._threads = threads
-        self._tickets = call.work.tickets
-
-    def run(self, kernel: Any, *options: Any, ticket: int = 0) -> None:
-        """Run a kernel of the call. ticket: index of its task counter in work.tickets."""
-        address = self._table.buffer_info()[0]
-
-        def work(slot: int) -> None:
-            kernel(address, slot, *options)
-
-        run_on_threads(work, self._threads, self._tickets + CELL_BYTES * ticket)
+def cell_of(call: Any, name: str) -> int:
+    """The index of the first cell of a field of a call, a struct of structs."""
+    return sum(len(part) for part in call[: call._fields.index(name)])
 
 
 def no_tasks(seqlen_q: Any, seqlen_k: Any) -> Any:
@@ -319,6 +271,23 @@ def aligned_scratch(size: int) -> tuple[NDArray[np.uint8], int]:
     return buffer, address + -address % ALIGNMENT
 
 
-def address_of(array: NDArray[Any]) -> int:
-    address: int = array.__array_interface__["data"][0]
+def _address_by_interface(x: NDArray[Any]) -> int:
+    address: int = x.__array_interface__["data"][0]
     return address
+
+
+# NumPy's documentation: a pointer to the first element is the first field after the head of every object.
+# To read it there takes a fifth of the time, and five arrays are half of a short call.
+_address_at, _HEAD_BYTES = ctypes.c_ssize_t.from_address, object.__basicsize__
+
+
+def _address_in_object(x: NDArray[Any]) -> int:
+    return _address_at(id(x) + _HEAD_BYTES).value
+
+
+_probe = np.zeros(1)
+address_of: Callable[[NDArray[Any]], int] = (
+    _address_in_object
+    if _address_in_object(_probe) == _address_by_interface(_probe)
+    else _address_by_interface
+)

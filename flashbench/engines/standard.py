@@ -14,18 +14,16 @@ from flashbench.dtypes import NARROWEST_FIRST, accumulator_of, is_half
 from flashbench.engines import Array, AttentionGradients, Forward, Settings
 from flashbench.engines.base import EngineBase
 from flashbench.engines.features import call_features
+from flashbench.engines.forms import readable, result_like
 from flashbench.engines.launch import (
-    CallMemory,
+    NO_WORK,
     Counters,
-    Launch,
-    Rows,
+    PackedCall,
     address_of,
     broadcast_gradient,
     no_tasks,
     place,
     place_numbers,
-    readable,
-    result_like,
     sequence_table,
     sizes_of,
     threads_for,
@@ -117,7 +115,6 @@ class StandardEngine(EngineBase):
         q, k, v = readable(q), readable(k), readable(v)
         features, arrays = call_features(problem, extras)
         counters = Counters(tickets=STAGES, finite=problem.batch * problem.num_kv_heads)
-        memory = CallMemory(threads, stride, counters, Rows.of(sequences))
         natural = bool(problem.softcap or problem.alibi or problem.sinks or problem.mask == "float")
         call = StandardCall(
             place(q),
@@ -138,12 +135,12 @@ class StandardEngine(EngineBase):
             ),
             rooms,
             sizes_of(problem, 0, 0),
-            memory.work(),
+            NO_WORK,
             features,
         )
-        launch = Launch(call, threads)
+        memory = PackedCall(call, sequences, counters, stride).begin(threads)
         for stage in (SCORES, SOFTMAX, OUTPUT):
-            launch.run(standard_forward(problem.dtype), stage, ticket=stage)
+            memory.run(standard_forward(problem.dtype), stage, ticket=stage)
         del memory, arrays  # keep them alive until here: the kernels have only their addresses
         return Forward(o, lse, kept if keep else None)
 
@@ -178,7 +175,6 @@ class StandardEngine(EngineBase):
         assert lse is not None  # our forward returns it; callers with their own `Forward` must set it
         features, arrays = call_features(problem, extras)
         finite = problem.batch * (2 * problem.num_heads + problem.num_kv_heads)
-        memory = CallMemory(threads, stride, Counters(tickets=STAGES, finite=finite), Rows.of(sequences))
         shares = np.zeros((len(sequences), problem.num_heads, -(-longest // ROW_TILE)))
         call = StandardCall(
             place(q),
@@ -201,17 +197,17 @@ class StandardEngine(EngineBase):
             ),
             rooms,
             sizes_of(problem, 0, 0),
-            memory.work(),
+            NO_WORK,
             features,
         )
-        launch = Launch(call, threads)
+        memory = PackedCall(call, sequences, Counters(tickets=STAGES, finite=finite), stride).begin(threads)
         for stage in (P_GRADIENT, SCORE_GRADIENT):
-            launch.run(standard_backward(problem.dtype), stage, ticket=stage)
+            memory.run(standard_backward(problem.dtype), stage, ticket=stage)
         if dmask is not None:
             lengths = problem.seqlen_q, problem.seqlen_k
-            launch.run(standard_mask_gradient(problem.dtype), *lengths, ticket=MASK_GRADIENT)
+            memory.run(standard_mask_gradient(problem.dtype), *lengths, ticket=MASK_GRADIENT)
         for stage in (KEY_GRADIENTS, QUERY_GRADIENT):
-            launch.run(standard_backward(problem.dtype), stage, ticket=stage)
+            memory.run(standard_backward(problem.dtype), stage, ticket=stage)
         del memory, arrays
         if room is not dv:
             dv[...] = room

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from flashbench import attention, attention_backward, attention_varlen, attention_varlen_backward
-from flashbench.engines import launch
+from flashbench.engines import forms
 from flashbench.engines.flash import plan
+from flashbench.engines.flash.moves import Moves
 from flashbench.engines.flash.plan import readers_of
-from flashbench.engines.launch import gathered_room, scattered
+from flashbench.engines.forms import Form, scattered, worth_gathering
 from flashbench.kernels.call.structs import Gathers
 from flashbench.problem import AttentionProblem
 
@@ -53,15 +56,13 @@ def by_rows(x: np.ndarray) -> np.ndarray:
 def test_which_arrays_are_gathered() -> None:
     x = np.zeros((2, 8, 600, 64), np.float32)
     views = by_rows(x)
-    near = gathered_room(views, 600)
-    assert near is not views
-    assert near.shape == views.shape
-    assert near.flags.c_contiguous
-    assert gathered_room(views, 100) is views  # read too seldom
-    assert gathered_room(x, 600) is x  # neighbours
     # One head for all: a copy would be eight times as long.
     shared = np.broadcast_to(views[:, :1], views.shape)
-    assert gathered_room(shared, 600) is shared
+    x_form, views_form, shared_form = (Form(a.shape, a.strides, a.itemsize) for a in (x, views, shared))
+    assert worth_gathering(views_form, 600)
+    assert not worth_gathering(views_form, 100)  # read too seldom
+    assert not worth_gathering(x_form, 600)  # neighbours
+    assert not worth_gathering(shared_form, 600)
 
 
 FEATURES = {
@@ -76,26 +77,27 @@ FEATURES = {
 
 
 @pytest.fixture
-def gathered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Gathers, int]]:
+def gathered(
+    monkeypatch: pytest.MonkeyPatch, nothing_prepared: Callable[[], None]
+) -> list[tuple[Gathers, int]]:
     """Gather all views. Each entry: which tiles a call copied to scratch, and how many arrays it gathered."""
     calls: list[tuple[Gathers, int]] = []
     moved: list[int] = []
-    tiling_of, moves_table = plan.tiling_of, launch.moves_table
 
-    def spy_moves(*arrays, operand):
-        assert operand is None  # of products of 16-bit numbers
-        moves = moves_table(*arrays)
-        moved.append(0 if moves is None else len(moves))
+    def spy_moves(*arguments, **named):
+        moves = Moves(*arguments, **named)
+        moved.append(len(moves.rows))
         return moves
 
     def spy_tiling(problem, layout, blocks, path, gathers):
         calls.append((gathers, moved[-1]))
-        return tiling_of(problem, layout, blocks, path, gathers)
+        return plan.tiling_of(problem, layout, blocks, path, gathers)
 
-    monkeypatch.setattr("flashbench.engines.flash.engine.moves_table", spy_moves)
-    monkeypatch.setattr("flashbench.engines.flash.engine.tiling_of", spy_tiling)
-    monkeypatch.setattr(launch, "scattered", lambda row_bytes, rows: True)
-    monkeypatch.setattr(launch, "_WORTH_GATHERING", 0)
+    for direction in ("forward", "backward"):
+        monkeypatch.setattr(f"flashbench.engines.flash.{direction}.Moves", spy_moves)
+        monkeypatch.setattr(f"flashbench.engines.flash.{direction}.tiling_of", spy_tiling)
+    monkeypatch.setattr(forms, "scattered", lambda row_bytes, rows: True)
+    monkeypatch.setattr(forms, "_WORTH_GATHERING", 0)
     return calls
 
 
@@ -131,7 +133,9 @@ def test_the_bits_are_those_of_neighbours(
     assert dv.strides == v.strides
 
 
-def test_sequences_side_by_side(gathered: list[tuple[Gathers, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sequences_side_by_side(
+    gathered: list[tuple[Gathers, int]], nothing_prepared: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(2)
     starts = [0, 70, 70, 71, 200]  # one is empty
     q, k, v, do = (rng.standard_normal((200, 6, 40), np.float32) for _ in range(4))
@@ -141,7 +145,8 @@ def test_sequences_side_by_side(gathered: list[tuple[Gathers, int]], monkeypatch
         return [o, lse, *attention_varlen_backward(do, q, k, v, o, lse, starts, starts, causal=True)]
 
     found = results()
-    monkeypatch.setattr(launch, "_WORTH_GATHERING", 1e9)
+    nothing_prepared()
+    monkeypatch.setattr(forms, "_WORTH_GATHERING", 1e9)
     expected = results()
     assert [moved for _, moved in gathered] == [2, 2, 0, 0]
     for a, b in zip(found, expected, strict=True):

@@ -7,7 +7,6 @@ import pytest
 from flashbench.codegen.scratch import ALIGNMENT, Part, ScratchLayout, aligned
 from flashbench.codegen.structs import Storage
 from flashbench.engines import Settings, get_engine, launch
-from flashbench.engines.flash import decode, plan
 from flashbench.extras import make_extras
 from flashbench.kernels.flash import scratch
 from flashbench.kernels.standard.access import ROOMS
@@ -33,7 +32,7 @@ def test_parts_follow_each_other_from_cache_lines_on():
 
 
 @pytest.fixture
-def guarded(monkeypatch):
+def guarded(monkeypatch, nothing_prepared):
     """Every part of every layout is followed by a guard zone that must stay as it was."""
     checks = []
 
@@ -60,12 +59,7 @@ def guarded(monkeypatch):
     for layout in (scratch.FORWARD, scratch.BACKWARD, scratch.MASK_GRADIENT, scratch.DECODE, ROOMS):
         monkeypatch.setattr(layout, "place", place.__get__(layout))
     monkeypatch.setattr(launch, "aligned_scratch", make_scratch)
-    kept = plan.tiling_of, decode._tables
-    for tilings in kept:
-        tilings.cache_clear()
-    yield checks
-    for tilings in kept:
-        tilings.cache_clear()
+    return checks
 
 
 PROBLEMS = {
@@ -97,7 +91,10 @@ PROBLEMS = {
 @pytest.mark.parametrize("by_rows", [False, True])
 def test_guard_zones_stay_untouched(name, dtype, path, by_rows, guarded, monkeypatch):
     problem = msgspec.structs.replace(PROBLEMS[name], dtype=dtype)
-    monkeypatch.setattr("flashbench.engines.flash.engine.tile_is_scattered", lambda x, rows: by_rows)
+    for direction in ("forward", "backward"):
+        monkeypatch.setattr(
+            f"flashbench.engines.flash.{direction}.tile_is_scattered", lambda x, rows: by_rows
+        )
     engine, settings = get_engine("flash"), Settings(num_threads=2, path=path)
     q, k, v, do = problem.make_inputs()
     extras = make_extras(problem)

@@ -6,24 +6,30 @@ import functools
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flashbench.codegen.scratch import ALIGNMENT
 from flashbench.codegen.structs import struct_bytes
 from flashbench.dtypes import accumulator_of, is_half
 from flashbench.engines import Array, Forward, Settings
-from flashbench.engines.features import call_features
+from flashbench.engines.features import switches
+from flashbench.engines.flash.prepared import (
+    UNLIMITED,
+    Inputs,
+    Prepared,
+    key_form,
+    outputs_of,
+    query_form,
+    value_form,
+)
+from flashbench.engines.forms import Ints
 from flashbench.engines.launch import (
-    CallMemory,
+    NO_WORK,
     Counters,
-    Launch,
-    Rows,
+    PackedCall,
     address_of,
-    kept_for_small_batches,
-    place,
-    place_numbers,
-    readable,
-    result_like,
+    cell_of,
+    placed,
+    placed_numbers,
     sequence_table,
     sizes_of,
     threads_for,
@@ -132,13 +138,6 @@ def _tiling(problem: AttentionProblem, plan: DecodePlan) -> _Tiling:
     )
 
 
-@kept_for_small_batches
-def _tables(problem: AttentionProblem, plan: DecodePlan) -> tuple[_Tiling, Rows]:
-    """The tiling, and the table of sequences."""
-    table = sequence_table(problem, lambda *lengths: _tasks(lengths, plan.chunk, plan.part_keys))
-    return _tiling(problem, plan), Rows.of(table)
-
-
 def decode_bytes(problem: AttentionProblem, settings: Settings) -> int:
     """Workspace of a call in bytes; exact if `readable` copies no array."""
     plan = decode_plan(problem, settings)
@@ -148,49 +147,55 @@ def decode_bytes(problem: AttentionProblem, settings: Settings) -> int:
     return scratch + shared + tiling.part_bytes
 
 
-def decode(
-    problem: AttentionProblem, settings: Settings, q: Array, k: Array, v: Array, extras: Extras
-) -> Forward:
-    """o (batch, num_heads, seqlen_q, head_dim_v) and lse (batch, num_heads, seqlen_q).
+class PreparedDecode(Prepared):
+    """Runs with arrays of the problem's shapes and these strides. Only where `decodes` is true."""
 
-    Only for problems for which `decodes` is true.
-    """
-    o = result_like(q, problem.head_dim_v)
-    lse = np.empty(problem.q_shape[:3], accumulator_of(problem.dtype).storage)
-    plan = decode_plan(problem, settings)
-    tiling, sequences = _tables(problem, plan)
-    threads = _threads(problem, settings, plan)
-    q, k, v = readable(q), readable(k), readable(v)
-    features, arrays = call_features(problem, extras)
-    pages, block_table = _pages(problem, extras)
-    parts = np.empty(tiling.part_bytes, np.uint8)
-    memory = CallMemory(threads, tiling.stride, tiling.counters, sequences)
-    call = DecodeCall(
-        place(q),
-        place(k),
-        place(v),
-        place(o),
-        place_numbers(lse),
-        tiling.scratch,
-        tiling.split._replace(parts=address_of(parts)),
-        pages,
-        tiling.sizes,
-        memory.work(plan.tasks),
-        features,
-    )
-    kernel = flash_decode(path_of(problem.dtype, settings.path).decode, problem.dtype)
-    Launch(call, threads).run(kernel)
-    del memory, arrays, parts, block_table  # keep them alive until here: the kernel has only their addresses
-    return Forward(o, lse)
+    def __init__(self, problem: AttentionProblem, settings: Settings, q: Ints, k: Ints, v: Ints) -> None:
+        given_q = query_form(problem, q)
+        self._inputs = Inputs(given_q, key_form(problem, k), value_form(problem, v))
+        self._o, self._lse = outputs_of(problem, given_q)
+        plan = decode_plan(problem, settings)
+        tiling = _tiling(problem, plan)
+        q_form, k_form, v_form = self._inputs.forms
+        call = DecodeCall(
+            placed(q_form),
+            placed(k_form),
+            placed(v_form),
+            placed(self._o.form),
+            placed_numbers(self._lse.form),
+            tiling.scratch,
+            tiling.split,
+            _NO_PAGES if problem.page_size is None else _NO_PAGES._replace(size=problem.page_size),
+            tiling.sizes,
+            NO_WORK,
+            switches(problem),
+        )
+        sequences = sequence_table(problem, lambda *lengths: _tasks(lengths, plan.chunk, plan.part_keys))
+        packed = PackedCall(call, sequences, tiling.counters, tiling.stride, tasks=plan.tasks)
+        kernel = flash_decode(path_of(problem.dtype, settings.path).decode, problem.dtype)
+        threads = _threads(problem, settings._replace(num_threads=UNLIMITED), plan)
+        super().__init__(problem, settings, call, packed, kernel, threads, ("q", "k", "v", "o", "lse"))
+        self._part_bytes = tiling.part_bytes
+        self._parts = cell_of(call, "split") + Split._fields.index("parts")
+        self._pages = cell_of(call, "pages")
+
+    def run(self, q: Array, k: Array, v: Array, extras: Extras) -> Forward:
+        """Compute o and lse."""
+        q, k, v = self._inputs.readable(q, k, v)
+        o, lse = self._o.make(), self._lse.make()
+        memory, owners = self.begin(extras, q, k, v, o, lse)
+        table = memory.table
+        parts = np.empty(self._part_bytes, np.uint8)
+        table[self._parts] = address_of(parts)
+        pages = None
+        if self.problem.page_size is not None:
+            assert extras.block_table is not None
+            pages = np.ascontiguousarray(extras.block_table, np.int64)
+            table[self._pages + _TABLE], table[self._pages + _BATCH] = address_of(pages), pages.strides[0]
+        memory.run(self.kernel)
+        del owners, parts, pages  # alive until here: the kernel has only their addresses
+        return Forward(o, lse)
 
 
 _NO_PAGES = Pages(0, 0, 0)
-
-
-def _pages(problem: AttentionProblem, extras: Extras) -> tuple[Pages, NDArray[np.int64] | None]:
-    """(the `Pages` struct, the block table, which must live until the call ends)."""
-    if problem.page_size is None:
-        return _NO_PAGES, None
-    assert extras.block_table is not None
-    table = np.ascontiguousarray(extras.block_table, np.int64)
-    return Pages(problem.page_size, address_of(table), table.strides[0]), table
+_TABLE, _BATCH = Pages._fields.index("table"), Pages._fields.index("batch")

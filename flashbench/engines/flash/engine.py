@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from flashbench.dtypes import NARROWEST_FIRST, accumulator_of, is_half
+from flashbench.dtypes import NARROWEST_FIRST
 from flashbench.engines import Array, AttentionGradients, Forward, Settings
 from flashbench.engines.base import EngineBase
-from flashbench.engines.features import call_features, sinks_gradient
-from flashbench.engines.flash.decode import decode, decode_bytes, decode_plan, decodes
-from flashbench.engines.flash.plan import (
-    call_bytes,
-    plan_of,
-    readers_of,
-    shared_operand,
-    tiling_of,
-)
+from flashbench.engines.flash.backward import prepared_backward
+from flashbench.engines.flash.decode import PreparedDecode, decode_bytes, decode_plan, decodes
+from flashbench.engines.flash.forward import PreparedForward
+from flashbench.engines.flash.plan import call_bytes, plan_of
+from flashbench.engines.flash.prepared import kept
 from flashbench.engines.flash.scalar import backward_by_loops, forward_by_loops, workspace_of_loops
-from flashbench.engines.launch import (
-    CallMemory,
-    Launch,
-    gathered_room,
-    moves_table,
-    place,
-    place_numbers,
-    readable,
-    result_like,
-    sums_room,
-    tile_is_scattered,
-)
+from flashbench.engines.forms import Ints
 from flashbench.extras import NO_EXTRAS, Extras
-from flashbench.kernels.call.structs import ForwardGathers, Gathers
-from flashbench.kernels.flash.backward import BackwardCall, flash_backward
-from flashbench.kernels.flash.forward import ForwardCall, flash_forward
-from flashbench.kernels.flash.mask_gradient import MaskGradientCall, MaskShape, flash_mask_gradient
-from flashbench.kernels.flash.scratch import BACKWARD, FORWARD, MASK_GRADIENT
 from flashbench.kernels.products.paths import path_of
 from flashbench.problem import AttentionProblem, Direction, Feature
+
+
+@kept
+def prepared_forward(
+    problem: AttentionProblem, settings: Settings, q: Ints, k: Ints, v: Ints
+) -> PreparedForward | PreparedDecode:
+    """The forward pass for arrays of these strides."""
+    kind = PreparedDecode if decodes(problem, settings) else PreparedForward
+    return kind(problem, settings, q, k, v)
 
 
 class FlashEngine(EngineBase):
@@ -72,37 +59,8 @@ class FlashEngine(EngineBase):
     ) -> Forward:
         if not settings.use_simd:
             return forward_by_loops(problem, q, k, v, extras)
-        if decodes(problem, settings):
-            return decode(problem, settings, q, k, v, extras)
-        o = result_like(q, problem.head_dim_v)
-        lse = np.empty(problem.q_shape[:3], accumulator_of(problem.dtype).storage)
-        threads, blocks = plan_of(problem, "fwd", settings)
-        path, half = path_of(problem.dtype, settings.path), is_half(problem.dtype)
-        q, k, v = readable(q), readable(k), readable(v)
-        readers = readers_of(problem)
-        operand = shared_operand(problem, path, blocks, v)
-        gathered_k = gathered_room(k, readers)
-        gathered_v = gathered_room(v, readers) if operand is None else v
-        moves = moves_table((k, gathered_k), (v, gathered_v), operand=operand)
-        gathers = Gathers(int(half or tile_is_scattered(o, blocks.block_q)))
-        tiling = tiling_of(problem, FORWARD, blocks, path, gathers)
-        features, arrays = call_features(problem, extras)
-        memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences, moves)
-        call = ForwardCall(
-            place(q),
-            place(gathered_k),
-            place(gathered_v),
-            place(o),
-            place_numbers(lse),
-            tiling.scratch,
-            ForwardGathers(gathers.sums),
-            tiling.sizes,
-            memory.work(tiling.tasks),
-            features,
-        )
-        Launch(call, threads).run(flash_forward(path.product, problem.dtype))
-        del memory, arrays, operand  # keep them alive until here: the kernel has only their addresses
-        return Forward(o, lse)
+        prepared = prepared_forward(problem, settings, q.strides, k.strides, v.strides)
+        return prepared.run(q, k, v, extras)
 
     def backward(
         self,
@@ -119,50 +77,11 @@ class FlashEngine(EngineBase):
     ) -> AttentionGradients:
         if not settings.use_simd:
             return backward_by_loops(problem, do, q, k, v, forward, extras, mask_gradient=mask_gradient)
-        dq = result_like(q, problem.head_dim)
-        # No task writes dk and dv of padding keys, so they must be zero before.
-        dk, dv = (result_like(x, x.shape[3], zeros=problem.key_lengths is not None) for x in (k, v))
         o, lse = forward.o, forward.lse
         assert lse is not None  # our forward returns it; callers with their own `Forward` must set it
-        dsinks = sinks_gradient(problem, extras, do, o, lse)
-        threads, blocks = plan_of(problem, "bwd", settings)
-        do, q, k, v, o = readable(do), readable(q), readable(k), readable(v), readable(o)
-        lse = readable(lse[..., np.newaxis])  # if it is a copy, this name keeps it alive during the call
-        readers = readers_of(problem)
-        gathered_k, gathered_v = gathered_room(k, readers), gathered_room(v, readers)
-        gathered_dk, gathered_dv = (sums_room(x, problem, readers) for x in (dk, dv))
-        path, half = path_of(problem.dtype, settings.path), is_half(problem.dtype)
-        operand = shared_operand(problem, path, blocks, k)
-        moves = moves_table((k, gathered_k), (v, gathered_v), operand=operand)
-        scattered = (int(tile_is_scattered(x, blocks.block_q)) for x in (dq, q, do))
-        gathers = Gathers(sums=1) if half else Gathers(*scattered)
-        tiling = tiling_of(problem, BACKWARD, blocks, path, gathers)
-        features, arrays = call_features(problem, extras)
-        memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences, moves)
-        call = BackwardCall(
-            place(q),
-            place(gathered_k),
-            place(gathered_v),
-            place(o),
-            place(do),
-            place(dq),
-            place_numbers(gathered_dk),
-            place_numbers(gathered_dv),
-            place(dk),
-            place(dv),
-            place_numbers(lse),
-            tiling.scratch,
-            gathers,
-            tiling.sizes,
-            memory.work(),
-            features,
-        )
-        Launch(call, threads).run(flash_backward(path.product, problem.dtype))
-        del memory, arrays, operand
-        dmask = None
-        if mask_gradient and problem.mask == "float":
-            dmask = _mask_gradient(problem, settings, extras, do, q, gathered_k, gathered_v, o, lse)
-        return AttentionGradients(dq, dk, dv, dsinks, dmask)
+        strides = do.strides, q.strides, k.strides, v.strides, o.strides, lse.strides
+        prepared = prepared_backward(problem, settings, *strides)
+        return prepared.run(do, q, k, v, o, lse, extras, mask_gradient=mask_gradient)
 
     def isa_path(self, problem: AttentionProblem, direction: Direction, settings: Settings) -> str | None:
         """The path's name, or that of the product that decodes; None for the scalar loops."""
@@ -187,7 +106,7 @@ class FlashEngine(EngineBase):
     def workspace_bytes(
         self, problem: AttentionProblem, direction: Direction, settings: Settings
     ) -> int | None:
-        """Bytes; exact if `readable` copies no array and the rows of a head are contiguous."""
+        """Bytes; exact if no array is copied to be readable and the rows of a head are contiguous."""
         if not settings.use_simd:
             return workspace_of_loops(problem, direction)
         needs = []
@@ -198,40 +117,3 @@ class FlashEngine(EngineBase):
         if direction != "fwd":
             needs.append(call_bytes(problem, "bwd", settings))
         return max(needs)
-
-
-def _mask_gradient(
-    problem: AttentionProblem,
-    settings: Settings,
-    extras: Extras,
-    do: Array,
-    q: Array,
-    k: Array,
-    v: Array,
-    o: Array,
-    lse: Array,
-) -> Array:
-    """dmask in the shape of the mask. The arrays must already be `readable`."""
-    threads, blocks = plan_of(problem, "bwd", settings)
-    dmask = np.zeros(problem.mask_shape, accumulator_of(problem.dtype).storage)
-    path = path_of(problem.dtype, settings.path)
-    tiling = tiling_of(problem, MASK_GRADIENT, blocks, path)
-    features, arrays = call_features(problem, extras)
-    memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences)
-    call = MaskGradientCall(
-        place(q),
-        place(k),
-        place(v),
-        place(o),
-        place(do),
-        place_numbers(lse),
-        place_numbers(dmask),
-        MaskShape(*problem.mask_shape),
-        tiling.scratch,
-        tiling.sizes,
-        memory.work(),
-        features,
-    )
-    Launch(call, threads).run(flash_mask_gradient(path.product, problem.dtype))
-    del memory, arrays
-    return dmask

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flashbench.codegen.elements import lanes_of
 from flashbench.codegen.scratch import ALIGNMENT, ScratchLayout
 from flashbench.codegen.structs import struct_bytes
 from flashbench.dtypes import accumulator_of, is_half
-from flashbench.engines import Array, Settings
+from flashbench.engines import Settings
 from flashbench.engines.features import limited
 from flashbench.engines.flash.block_sizes import (
     Blocks,
@@ -22,12 +25,8 @@ from flashbench.engines.flash.block_sizes import (
 from flashbench.engines.flash.tuned import tuned_blocks
 from flashbench.engines.launch import (
     Counters,
-    Operand,
-    Rows,
     Tasks,
-    kept_for_small_batches,
     operand_blocks,
-    operand_of,
     sequence_table,
     sizes_of,
     threads_for,
@@ -111,10 +110,9 @@ class Tiling(NamedTuple):
     stride: int  # bytes from one thread's scratch to the next
     counters: Counters
     tasks: int
-    sequences: Rows
+    sequences: NDArray[np.int64]
 
 
-@kept_for_small_batches
 def tiling_of(
     problem: AttentionProblem,
     layout: ScratchLayout,
@@ -125,7 +123,7 @@ def tiling_of(
     """The tiling of a call whose threads' scratch has this layout."""
     cells, stride = scratch_of(layout, problem, blocks, path, gathers)
     tasks = problem.num_heads * all_tiles(problem, blocks)
-    sequences = Rows.of(sequence_table(problem, tiles_of(problem, blocks)))
+    sequences = sequence_table(problem, tiles_of(problem, blocks))
     counters = counters_of(layout, problem, blocks)
     return Tiling(sizes_of(problem, *blocks), cells, stride, counters, tasks, sequences)
 
@@ -189,13 +187,6 @@ def call_bytes(problem: AttentionProblem, direction: Pass, settings: Settings) -
 def shares_operand(problem: AttentionProblem, path: Path, blocks: Blocks) -> bool:
     """Whether the keys are laid out once for the product: if more than one tile of queries reads them."""
     return path.product.exact and readers_of(problem) > blocks.block_q
-
-
-def shared_operand(problem: AttentionProblem, path: Path, blocks: Blocks, x: Array) -> Operand | None:
-    """The operand of x, v or k, that all tiles share; None if each makes its own."""
-    if not shares_operand(problem, path, blocks):
-        return None
-    return operand_of(x, problem, path.product.halves * padded(x.shape[3], WHOLE))
 
 
 def chains_of(problem: AttentionProblem) -> int:

@@ -24,7 +24,7 @@ def as_stored(name: str, x: Tensor) -> Array:
     Two kinds of tensor are copied: those that are not aligned, and views that PyTorch negates at each read.
     Raises AttentionError.
     """
-    plain = x.detach()
+    plain = x.detach() if x.requires_grad else x
     try:
         found: Array = (plain.view(_PATTERNS) if x.dtype is torch.bfloat16 else plain).numpy()
     except (TypeError, RuntimeError) as error:  # another dtype or device

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flashbench.arguments import Call, prepare
+from flashbench.engines.launch import runs_alone
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.integrations.torch.arrays import as_argument, as_stored, widened
 from flashbench.integrations.torch.options import TENSORS, Options
@@ -28,15 +29,15 @@ def call_of(direction: Direction, q: Tensor, k: Tensor, v: Tensor, given: Option
     if not (slopes is sinks is key_lengths is seed is None):
         # The call depends on the numbers in these tensors, not only on their shapes.
         return _prepared(direction, q, k, v, given, num_threads())
-    known = _known(
+    known, alone = _known(
         direction,
         (q.shape, q.dtype),
         (k.shape, k.dtype),
         (v.shape, v.dtype),
         None if mask is None else (mask.shape, mask.dtype),
         given[TENSORS:],
-        num_threads(),
     )
+    settings = known.settings if alone else known.settings._replace(num_threads=num_threads())
     extras = NO_EXTRAS
     if mask is not None:
         p = known.problem
@@ -45,7 +46,7 @@ def call_of(direction: Direction, q: Tensor, k: Tensor, v: Tensor, given: Option
     return Call(
         known.engine,
         known.problem,
-        known.settings,
+        settings,
         as_stored("q", q),
         as_stored("k", k),
         as_stored("v", v),
@@ -63,11 +64,14 @@ def _known(
     v: _Kind,
     mask: _Kind | None,
     rest: tuple[Any, ...],
-    threads: int,
-) -> Call:
-    """The checked call of tensors with these shapes and dtypes, without their memory."""
+) -> tuple[Call, bool]:
+    """(call, alone): the checked call of tensors with these shapes and dtypes, without their memory.
+
+    It is a call on one thread. alone: more are of no use, so that nobody needs to count them.
+    """
     given = Options(None if mask is None else _like(mask), None, None, None, None, *rest)
-    return _prepared(direction, _like(q), _like(k), _like(v), given, threads)
+    call = _prepared(direction, _like(q), _like(k), _like(v), given, threads=1)
+    return call, call.engine.name in ("flash", "standard") and runs_alone(call.problem, direction)
 
 
 def _like(kind: _Kind) -> Tensor:

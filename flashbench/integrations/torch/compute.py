@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor
 
+from flashbench.arguments import Call
 from flashbench.engines import Array, Forward
 from flashbench.engines.standard import Kept
 from flashbench.integrations.torch.arrays import as_stored, as_tensor
@@ -13,25 +16,43 @@ from flashbench.integrations.torch.options import Options
 from flashbench.integrations.torch.runtime import on_torch_threads
 from flashbench.integrations.torch.statistics import counted
 
+_NO_TEAM = contextlib.nullcontext()
 
-def compute_forward(
-    q: Tensor, k: Tensor, v: Tensor, given: Options, *, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """o, lse and P. P is empty unless `keep` is set and the engine can keep it.
 
-    lse and P are in the accumulator of q's dtype.
+def compute_output(q: Tensor, k: Tensor, v: Tensor, given: Options) -> Tensor:
+    """o alone, for which no backward will ask.
 
     q, k, v: (batch, heads, seqlen, head_dim), with contiguous rows (`laid_out`).
     """
+    return as_tensor(_forward(q, k, v, given, keep=False).o, q.dtype)
+
+
+def compute_forward(
+    q: Tensor, k: Tensor, v: Tensor, given: Options, *, keep: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """o, lse and P. P is None unless `keep` is set and the engine can keep it.
+
+    lse and P are in the accumulator of q's dtype.
+
+    q, k, v: as of `compute_output`.
+    """
     keep = keep and given.keeps_p
+    forward = _forward(q, k, v, given, keep=keep)
+    assert forward.lse is not None  # call_of refuses engines without lse
+    p = torch.from_numpy(forward.saved.p).view(p_shape(q, k)) if keep else None
+    return as_tensor(forward.o, q.dtype), torch.from_numpy(forward.lse), p
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, given: Options, *, keep: bool) -> Forward:
     call = call_of("fwd", q, k, v, given)
-    with on_torch_threads():
+    with _team_of(call):
         forward = call.forward(keep=keep)
     counted("forward")
-    assert forward.lse is not None  # call_of refuses engines without lse
-    lse = torch.from_numpy(forward.lse)
-    p = torch.from_numpy(forward.saved.p).view(p_shape(q, k)) if keep else lse.new_empty(0)
-    return as_tensor(forward.o, q.dtype), lse, p
+    return forward
+
+
+def _team_of(call: Call) -> contextlib.AbstractContextManager[None]:
+    return _NO_TEAM if call.settings.num_threads == 1 else on_torch_threads()
 
 
 def compute_backward(
@@ -41,7 +62,7 @@ def compute_backward(
     v: Tensor,
     o: Tensor,
     lse: Tensor,
-    p: Tensor,
+    p: Tensor | None,
     given: Options,
     *,
     mask_gradient: bool,
@@ -50,10 +71,10 @@ def compute_backward(
 
     dmask is None without mask_gradient, dsinks is None without sinks.
     """
-    saved = Kept(as_stored("p", p).reshape(-1)) if p.numel() else None
+    saved = None if p is None else Kept(as_stored("p", p).reshape(-1))
     forward = Forward(as_stored("o", o), as_stored("lse", lse), saved)
     call = call_of("bwd", q, k, v, given)
-    with on_torch_threads():
+    with _team_of(call):
         found = call.backward(as_stored("do", do), forward, return_dmask=mask_gradient)
     counted("backward")
     dq, dk, dv = (as_tensor(x, q.dtype) for x in found)

@@ -15,7 +15,12 @@ from torch.nn import Parameter
 
 from flashbench.errors import UnsupportedError
 from flashbench.integrations.torch import ops
-from flashbench.integrations.torch.compute import compute_backward, compute_forward, laid_out
+from flashbench.integrations.torch.compute import (
+    compute_backward,
+    compute_forward,
+    compute_output,
+    laid_out,
+)
 from flashbench.integrations.torch.options import TENSORS, Options
 
 
@@ -41,7 +46,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, given: Options) -> Tensor:
         return _Attention.apply(q, k, v, mask, sinks, given)
     if _is_watched(q, k, v, mask, sinks):
         return ops.attention(q, k, v, False, *given)[0]
-    return compute_forward(q, k, v, given, keep=False)[0]
+    return compute_output(q, k, v, given)
 
 
 def _is_watched(*tensors: Tensor | None) -> bool:
@@ -94,7 +99,7 @@ class _Attention(torch.autograd.Function):
         # Gradients are recorded with create_graph=True. The operator then refuses a second derivative.
         if torch.is_grad_enabled() or _is_watched(do, q, k, v, *tensors):
             dq, dk, dv, dmask, dsinks = ops.attention_backward(
-                do, q, k, v, o, lse, p, mask_gradient, *tensors, *ctx.options
+                do, q, k, v, o, lse, ops.or_empty(p, lse), mask_gradient, *tensors, *ctx.options
             )
         else:
             given = Options(*tensors, *ctx.options)

@@ -30,7 +30,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, keep: bool, *options: Any) -> tup
     q, k, v: (batch, heads, seqlen, head_dim), with contiguous rows (`laid_out`).
     keep: a backward will follow.
     """
-    return compute_forward(q, k, v, Options(*options), keep=keep)
+    o, lse, p = compute_forward(q, k, v, Options(*options), keep=keep)
+    return o, lse, or_empty(p, lse)
 
 
 @attention.register_fake
@@ -54,10 +55,10 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dq, dk, dv, dmask and dsinks. dmask is empty without mask_gradient, dsinks is empty without sinks."""
     *found, dmask, dsinks = compute_backward(
-        do, q, k, v, o, lse, p, Options(*options), mask_gradient=mask_gradient
+        do, q, k, v, o, lse, p if p.numel() else None, Options(*options), mask_gradient=mask_gradient
     )
     dq, dk, dv = found
-    dmask, dsinks = (q.new_empty(0) if x is None else x for x in (dmask, dsinks))
+    dmask, dsinks = (or_empty(x, q) for x in (dmask, dsinks))
     return dq, dk, dv, dmask, dsinks
 
 
@@ -69,7 +70,7 @@ def _(
     given = Options(*options)
     dmask = given.mask.new_empty(given.mask.shape) if mask_gradient and given.mask is not None else None
     dsinks = None if given.sinks is None else given.sinks.new_empty(given.sinks.shape)
-    rest = (q.new_empty(0) if x is None else x for x in (dmask, dsinks))
+    rest = (or_empty(x, q) for x in (dmask, dsinks))
     return (*(_empty_like(x, x.shape[3]) for x in (q, k, v)), *rest)
 
 
@@ -168,8 +169,13 @@ class _Backward(torch.autograd.Function):
         """Keep nothing."""
 
 
+def or_empty(x: Tensor | None, like: Tensor) -> Tensor:
+    """x; for None an empty tensor, as operators return tensors only."""
+    return like.new_empty(0) if x is None else x
+
+
 def _empty_like(x: Tensor, head_dim: int) -> Tensor:
-    """An empty tensor in x's memory order, as `engines.launch.result_like` makes results."""
+    """An empty tensor in x's memory order, as `engines.forms.Result.like` makes results."""
     batch, heads, rows, _ = x.shape
     if 0 < x.stride(1) < x.stride(2):
         return x.new_empty(batch, rows, heads, head_dim).transpose(1, 2)
