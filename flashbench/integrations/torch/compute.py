@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 from torch import Tensor
 
-from flashbench.arguments import Call
 from flashbench.engines import Array, Forward
 from flashbench.engines.standard import Kept
 from flashbench.integrations.torch.arrays import as_stored, as_tensor
@@ -15,8 +12,6 @@ from flashbench.integrations.torch.calls import call_of
 from flashbench.integrations.torch.options import Options
 from flashbench.integrations.torch.runtime import on_torch_threads
 from flashbench.integrations.torch.statistics import counted
-
-_NO_TEAM = contextlib.nullcontext()
 
 
 def compute_output(q: Tensor, k: Tensor, v: Tensor, given: Options) -> Tensor:
@@ -45,14 +40,13 @@ def compute_forward(
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, given: Options, *, keep: bool) -> Forward:
     call = call_of("fwd", q, k, v, given)
-    with _team_of(call):
+    if call.settings.num_threads == 1:
         forward = call.forward(keep=keep)
+    else:
+        with on_torch_threads():
+            forward = call.forward(keep=keep)
     counted("forward")
     return forward
-
-
-def _team_of(call: Call) -> contextlib.AbstractContextManager[None]:
-    return _NO_TEAM if call.settings.num_threads == 1 else on_torch_threads()
 
 
 def compute_backward(
@@ -74,8 +68,12 @@ def compute_backward(
     saved = None if p is None else Kept(as_stored("p", p).reshape(-1))
     forward = Forward(as_stored("o", o), as_stored("lse", lse), saved)
     call = call_of("bwd", q, k, v, given)
-    with _team_of(call):
-        found = call.backward(as_stored("do", do), forward, return_dmask=mask_gradient)
+    do_array = as_stored("do", do)
+    if call.settings.num_threads == 1:
+        found = call.backward(do_array, forward, return_dmask=mask_gradient)
+    else:
+        with on_torch_threads():
+            found = call.backward(do_array, forward, return_dmask=mask_gradient)
     counted("backward")
     dq, dk, dv = (as_tensor(x, q.dtype) for x in found)
     return dq, dk, dv, _gradient_of(given.mask, found.dmask), _gradient_of(given.sinks, found.dsinks)
