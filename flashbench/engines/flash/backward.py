@@ -23,12 +23,13 @@ from flashbench.engines.forms import Form, Ints, Result, tile_is_scattered, wort
 from flashbench.engines.launch import (
     NO_WORK,
     PackedCall,
+    address_of,
     place,
     place_numbers,
     placed,
     placed_numbers,
 )
-from flashbench.extras import Extras
+from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.kernels.call.structs import Gathers
 from flashbench.kernels.flash.backward import BackwardCall, flash_backward
 from flashbench.kernels.flash.mask_gradient import MaskGradientCall, MaskShape, flash_mask_gradient
@@ -100,7 +101,8 @@ class PreparedBackward(Prepared):
         )
         packed = PackedCall(call, tiling.sequences, tiling.counters, tiling.stride, moves=self._moves.rows)
         kernel = flash_backward(path.product, problem.dtype)
-        super().__init__(problem, settings, call, packed, kernel, threads, _ARRAYS)
+        copies = self._inputs.copied or bool(self._moves.rows)
+        super().__init__(problem, settings, call, packed, kernel, threads, _ARRAYS, copies=copies)
         self._settings = settings
 
     def run(
@@ -120,17 +122,32 @@ class PreparedBackward(Prepared):
         dsinks = sinks_gradient(self.problem, extras, do, o, lse)
         do, q, k, v, o, lse = self._inputs.readable(do, q, k, v, o, lse)
         rooms = self._moves.rooms(k, v)
-        dk_sums, dv_sums = (
-            home if sums is None else sums.make() for sums, home in zip(self._sums, (dk, dv), strict=True)
-        )
-        memory, owners = self.begin(extras, q, *rooms, o, do, dq, dk_sums, dv_sums, dk, dv, lse)
+        dk_sums, dv_sums = self._make_sums(dk, dv)
+        arrays = q, *rooms, o, do, dq, dk_sums, dv_sums, dk, dv, lse
+        memory, owners = self.begin(extras, *map(address_of, arrays))
         operand = self._moves.fill(self.packed, memory, (k, v), rooms)
         memory.run(self.kernel)
-        del memory, owners, operand, dk_sums, dv_sums  # alive until here: the kernel has only their addresses
+        # Alive until here: the kernel has only their addresses.
+        del memory, owners, operand, arrays, dk_sums, dv_sums
         dmask = None
         if mask_gradient and self.problem.mask == "float":
             dmask = _mask_gradient(self.problem, self._settings, extras, do, q, *rooms, o, lse)
         return AttentionGradients(dq, dk, dv, dsinks, dmask)
+
+    def run_at(self, do: int, q: int, k: int, v: int, o: int, lse: int) -> AttentionGradients:
+        """`run` with the addresses of aligned arrays. Only if `addresses_suffice`."""
+        dq, dk, dv = self._dq.make(), self._dk.make(), self._dv.make()
+        sums = self._make_sums(dk, dv)
+        results = map(address_of, (dq, *sums, dk, dv))
+        memory, _ = self.begin(NO_EXTRAS, q, k, v, o, do, *results, lse)
+        memory.run(self.kernel)
+        del sums
+        return AttentionGradients(dq, dk, dv)
+
+    def _make_sums(self, dk: Array, dv: Array) -> tuple[Array, Array]:
+        """The arrays in which dk and dv grow."""
+        dk_sums, dv_sums = self._sums
+        return dk if dk_sums is None else dk_sums.make(), dv if dv_sums is None else dv_sums.make()
 
 
 prepared_backward = kept(PreparedBackward)

@@ -6,6 +6,7 @@ import functools
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flashbench.codegen.scratch import ALIGNMENT
 from flashbench.codegen.structs import struct_bytes
@@ -24,6 +25,7 @@ from flashbench.engines.flash.prepared import (
 from flashbench.engines.forms import Ints
 from flashbench.engines.launch import (
     NO_WORK,
+    CallMemory,
     Counters,
     PackedCall,
     address_of,
@@ -34,7 +36,7 @@ from flashbench.engines.launch import (
     sizes_of,
     threads_for,
 )
-from flashbench.extras import Extras
+from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.kernels.call.structs import Pages, Sequence, Sizes
 from flashbench.kernels.flash.decode import DecodeCall, flash_decode
 from flashbench.kernels.flash.merge import Split
@@ -174,7 +176,9 @@ class PreparedDecode(Prepared):
         packed = PackedCall(call, sequences, tiling.counters, tiling.stride, tasks=plan.tasks)
         kernel = flash_decode(path_of(problem.dtype, settings.path).decode, problem.dtype)
         threads = _threads(problem, settings._replace(num_threads=UNLIMITED), plan)
-        super().__init__(problem, settings, call, packed, kernel, threads, ("q", "k", "v", "o", "lse"))
+        names = "q", "k", "v", "o", "lse"
+        copies = self._inputs.copied or problem.page_size is not None
+        super().__init__(problem, settings, call, packed, kernel, threads, names, copies=copies)
         self._part_bytes = tiling.part_bytes
         self._parts = cell_of(call, "split") + Split._fields.index("parts")
         self._pages = cell_of(call, "pages")
@@ -183,10 +187,9 @@ class PreparedDecode(Prepared):
         """Compute o and lse."""
         q, k, v = self._inputs.readable(q, k, v)
         o, lse = self._o.make(), self._lse.make()
-        memory, owners = self.begin(extras, q, k, v, o, lse)
+        memory, owners = self.begin(extras, *map(address_of, (q, k, v, o, lse)))
         table = memory.table
-        parts = np.empty(self._part_bytes, np.uint8)
-        table[self._parts] = address_of(parts)
+        parts = self._put_parts(memory)
         pages = None
         if self.problem.page_size is not None:
             assert extras.block_table is not None
@@ -195,6 +198,21 @@ class PreparedDecode(Prepared):
         memory.run(self.kernel)
         del owners, parts, pages  # alive until here: the kernel has only their addresses
         return Forward(o, lse)
+
+    def run_at(self, q: int, k: int, v: int) -> Forward:
+        """`run` with the addresses of aligned arrays. Only if `addresses_suffice`."""
+        o, lse = self._o.make(), self._lse.make()
+        memory, _ = self.begin(NO_EXTRAS, q, k, v, address_of(o), address_of(lse))
+        parts = self._put_parts(memory)
+        memory.run(self.kernel)
+        del parts
+        return Forward(o, lse)
+
+    def _put_parts(self, memory: CallMemory) -> NDArray[np.uint8]:
+        """Memory for the results of all parts, which must live until the call is over."""
+        parts = np.empty(self._part_bytes, np.uint8)
+        memory.table[self._parts] = address_of(parts)
+        return parts
 
 
 _NO_PAGES = Pages(0, 0, 0)

@@ -17,8 +17,8 @@ from flashbench.engines.flash.prepared import (
     value_form,
 )
 from flashbench.engines.forms import Ints, tile_is_scattered
-from flashbench.engines.launch import NO_WORK, PackedCall, placed, placed_numbers
-from flashbench.extras import Extras
+from flashbench.engines.launch import NO_WORK, PackedCall, address_of, placed, placed_numbers
+from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.kernels.call.structs import ForwardGathers, Gathers
 from flashbench.kernels.flash.forward import ForwardCall, flash_forward
 from flashbench.kernels.flash.scratch import FORWARD
@@ -56,15 +56,24 @@ class PreparedForward(Prepared):
             call, tiling.sequences, tiling.counters, tiling.stride, tasks=tiling.tasks, moves=self._moves.rows
         )
         kernel = flash_forward(path.product, problem.dtype)
-        super().__init__(problem, settings, call, packed, kernel, threads, ("q", "k", "v", "o", "lse"))
+        names = "q", "k", "v", "o", "lse"
+        copies = self._inputs.copied or bool(self._moves.rows)
+        super().__init__(problem, settings, call, packed, kernel, threads, names, copies=copies)
 
     def run(self, q: Array, k: Array, v: Array, extras: Extras) -> Forward:
         """Compute o and lse."""
         q, k, v = self._inputs.readable(q, k, v)
         o, lse = self._o.make(), self._lse.make()
         rooms = self._moves.rooms(k, v)
-        memory, owners = self.begin(extras, q, *rooms, o, lse)
+        memory, owners = self.begin(extras, *map(address_of, (q, *rooms, o, lse)))
         operand = self._moves.fill(self.packed, memory, (k, v), rooms)
         memory.run(self.kernel)
         del owners, operand  # alive until here: the kernel has only their addresses
+        return Forward(o, lse)
+
+    def run_at(self, q: int, k: int, v: int) -> Forward:
+        """`run` with the addresses of aligned arrays. Only if `addresses_suffice`."""
+        o, lse = self._o.make(), self._lse.make()
+        memory, _ = self.begin(NO_EXTRAS, q, k, v, address_of(o), address_of(lse))
+        memory.run(self.kernel)
         return Forward(o, lse)

@@ -17,7 +17,7 @@ from flashbench.dtypes import DTYPES, accumulator_of
 from flashbench.engines import Array, Settings
 from flashbench.engines.features import array_fields, has_arrays
 from flashbench.engines.forms import Form, Ints, Result
-from flashbench.engines.launch import CallMemory, PackedCall, address_of, cell_of
+from flashbench.engines.launch import CallMemory, PackedCall, cell_of
 from flashbench.extras import Extras
 from flashbench.kernels.call.structs import Features
 from flashbench.problem import AttentionProblem
@@ -50,7 +50,8 @@ class Prepared:
     """The part that all directions share.
 
     call: the struct that `packed` was made from. arrays: the names of its fields whose addresses are those of
-    arrays, in the order of `start`. most_threads: as many as are worth waking, if there are so many.
+    arrays, in the order of `begin`. most_threads: as many as are worth waking, if there are so many.
+    addresses_suffice: whether `run_at` can run it, as nothing is copied and no feature has an array.
     """
 
     def __init__(
@@ -62,24 +63,27 @@ class Prepared:
         kernel: Any,
         most_threads: int,
         arrays: Iterable[str],
+        *,
+        copies: bool,
     ) -> None:
         self.problem, self.packed, self.kernel = problem, packed, kernel
         self._most_threads, self._num_threads = most_threads, settings.num_threads
         self._places = tuple(cell_of(call, name) for name in arrays)
         self._features = cell_of(call, "features") if has_arrays(problem) else None
+        self.addresses_suffice = not copies and self._features is None
 
-    def begin(self, extras: Extras, *arrays: Array) -> tuple[CallMemory, Any]:
-        """(memory, owners): the memory of a call of these arrays and those of `extras`, addresses filled in.
+    def begin(self, extras: Extras, *addresses: int) -> tuple[CallMemory, Any]:
+        """(memory, owners): a call's memory, with the addresses of its arrays and of those of `extras`.
 
-        owners: what must live until the call is over beside `arrays`.
+        owners: what must live until the call is over beside the arrays that are at `addresses`.
         """
         threads = self._most_threads
         if threads > 1:
             threads = min(threads, self._num_threads or available_cores())
         memory = self.packed.begin(threads)
         table = memory.table
-        for place, x in zip(self._places, arrays, strict=True):
-            table[place] = address_of(x)
+        for place, address in zip(self._places, addresses, strict=True):
+            table[place] = address
         if self._features is None:
             return memory, None
         fields, owners = array_fields(self.problem, extras)
@@ -120,12 +124,12 @@ class Inputs:
 
     def __init__(self, *given: Form) -> None:
         self._copied = tuple(not x.readable for x in given)
-        self._any = any(self._copied)
+        self.copied = any(self._copied)
         self.forms = tuple(x if x.readable else Form.contiguous(x.shape, x.itemsize) for x in given)
 
     def readable(self, *arrays: Array) -> tuple[Array, ...]:
         """The arrays as the kernel reads them."""
-        if not self._any:
+        if not self.copied:
             return arrays
         return tuple(
             np.ascontiguousarray(x) if copied else x for x, copied in zip(arrays, self._copied, strict=True)
