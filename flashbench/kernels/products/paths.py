@@ -15,7 +15,12 @@ from flashbench.dtypes import Dtype
 from flashbench.errors import ConfigError
 from flashbench.kernels.products import Product
 from flashbench.kernels.products.amx import AMX, AMX_EMULATED
-from flashbench.kernels.products.amx_f16 import AMX_F16, AMX_F16_EMULATED
+from flashbench.kernels.products.amx_parts import (
+    AMX_F16,
+    AMX_F16_EMULATED,
+    AMX_SPLIT,
+    AMX_SPLIT_EMULATED,
+)
 from flashbench.kernels.products.convert import CONVERT
 from flashbench.kernels.products.dot_bf16 import DOT_BF16, EMULATED_DOT_BF16
 from flashbench.kernels.products.fma import FMA
@@ -50,6 +55,7 @@ _AMX, _DOTS = frozenset(("amx_bf16", "amx_tile")), frozenset(("avx512_bf16",))
 
 # Best first. Emulated paths let tests run, on any CPU, what is written for instructions that few have.
 PATHS: Mapping[str, Path] = {
+    "amx_split": Path(AMX_SPLIT, ("float32",), _AMX, "fma_burst", FMA, amx.refusal, by_name_only=True),
     "fma": Path(FMA, ("float32", "float64"), frozenset(), "fma_burst", FMA),
     "amx": Path(AMX, ("bfloat16",), _AMX, "amx_burst", CONVERT, amx.refusal),
     "dot_bf16": Path(DOT_BF16, ("bfloat16",), _DOTS, "dot_bf16_burst", CONVERT, by_name_only=not FAST_DOTS),
@@ -58,6 +64,9 @@ PATHS: Mapping[str, Path] = {
     "amx-emulated": Path(AMX_EMULATED, ("bfloat16",), frozenset(), "fma_burst", CONVERT, by_name_only=True),
     "amx_f16-emulated": Path(
         AMX_F16_EMULATED, ("float16",), frozenset(), "fma_burst", CONVERT, by_name_only=True
+    ),
+    "amx_split-emulated": Path(
+        AMX_SPLIT_EMULATED, ("float32",), frozenset(), "fma_burst", FMA, by_name_only=True
     ),
     "dot_bf16-emulated": Path(
         EMULATED_DOT_BF16, ("bfloat16",), frozenset(), "fma_burst", CONVERT, by_name_only=True
