@@ -17,7 +17,7 @@ from flashbench.dtypes import accumulator_of, is_half
 from flashbench.engines import Array, Settings
 from flashbench.kernels.call import structs
 from flashbench.kernels.call.structs import Numbers, Sequence, Sizes, Work
-from flashbench.kernels.flash.gather import COPY
+from flashbench.kernels.flash.gather import COPY, REFUSED
 from flashbench.kernels.flash.scratch import WHOLE
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.system.cores import available_cores
@@ -232,6 +232,11 @@ class CallMemory:
         self._moves = moves
         self._stride = stride
         self._scratch, self._scratch_address = aligned_scratch(threads * stride)
+
+    @property
+    def refused(self) -> bool:
+        """Whether a product met a number with which it cannot compute exactly: see gather.py."""
+        return bool(self._cells[1] >= REFUSED)
 
     def work(self, tasks: int = 0) -> Work:
         """The `Work` struct of the call."""

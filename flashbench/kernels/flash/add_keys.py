@@ -15,7 +15,7 @@ from flashbench.kernels.call.visibility import (
     clear_sums,
     hides_some,
 )
-from flashbench.kernels.flash.gather import K_ROWS, VALUES, keys_operand, operand_of
+from flashbench.kernels.flash.gather import K_ROWS, VALUES, check_rows, keys_operand, operand_of
 from flashbench.kernels.flash.scratch import room_of_v, room_of_weights
 from flashbench.kernels.flash.tile_steps import draws_of, tile_scores
 from flashbench.kernels.products.words import halves
@@ -58,6 +58,7 @@ def add_product(product, call, scratch, queries, keys, rows, w, begun):
     """Pass 3: o += p @ v. w: the weights."""
     v, columns = rows_from(rows.v, keys.start), call.sizes.head_dim_v
     place, unmade = operand_of(call, queries, keys, VALUES, room_of_v(product, call, scratch))
+    check_rows(product, call, v, unmade, columns)
     v_tile = product.values(v, unmade, columns, place)
     product.add_to_queries(w, queries.lanes, v_tile, rows.sums, queries.rows, columns, keys.rows, begun)
 

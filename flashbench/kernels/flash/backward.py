@@ -43,6 +43,7 @@ from flashbench.kernels.flash.gather import (
     TICKETS,
     V_ROWS,
     VALUES,
+    check_rows,
     copy_rows,
     gather,
     keys_operand,
@@ -183,6 +184,8 @@ def begin(product, call, scratch, queries, task):
     in_scratch = product.sums(scratch.dq, queries.lanes, head_dim)
     tile_q = tile_copy(q, scratch.q, call.gathers.q, queries.rows, head_dim, call.zero + 1)
     tile_do = tile_copy(do, scratch.do, call.gathers.do, queries.rows, head_dim_v, call.zero + 1)
+    check_rows(product, call, q, queries.rows, head_dim)
+    check_rows(product, call, do, queries.rows, head_dim_v)
     # The packed tiles contain softmax_scale: scores come out in log2 units, and ds is ready for dq and dk. If
     # the product is exact they do not, and the scale multiplies dq and dk at the end.
     product.pack(tile_q, queries.rows, head_dim, scratch.qt, queries.lanes, call.features.q_factor)

@@ -17,10 +17,12 @@ from flashbench.kernels.call.arrays import rows_at, rows_from, sequence_at
 from flashbench.kernels.call.structs import Array, Move, MoveSizes
 from flashbench.kernels.flash.scratch import WHOLE
 from flashbench.kernels.maths.rows import put_multiple
+from flashbench.kernels.products.split import splits_exactly
 
 # Kinds of moves, `MoveSizes.kind`: a copy of the rows, or an operand of products of keys.
 COPY, VALUES, K_ROWS, V_ROWS = range(4)
 TICKETS = 2  # counters of `gather`, the first of the call: pieces taken, pieces done
+REFUSED = 1 << 40  # added to the pieces done: a number is beyond what the product computes exactly
 _PIECE = 64  # rows of all heads: at the source they are contiguous
 _PARTS = 8  # parts of a head's operand: many threads have work with a single head
 _MOVE_BYTES = CELL_BYTES * (2 * len(Array._fields) + len(MoveSizes._fields))
@@ -99,6 +101,7 @@ def _make_operand(product, call, move, piece):
     if rows > 0:
         source = rows_at(move.source, sequence.batch, head, sequence.first_key + first)
         place = _operand_at(call, move, b, head, first)
+        check_rows(product, call, source, rows, move.sizes.columns)
         if move.sizes.kind == VALUES:
             product.values(source, rows, move.sizes.columns, place)
         else:
@@ -129,10 +132,19 @@ def operand_of(call, queries, keys, kind, room):
 
 
 @step
+def check_rows(product, call, x, rows, columns):
+    """Refuse the call if the product cannot compute with a number of x. Its results are then of no use."""
+    if product.halves == 3 and not splits_exactly(x.at, x.row, rows, columns):
+        fetch_add(at(call.work.tickets, 1), REFUSED)
+
+
+@step
 def keys_operand(product, call, queries, keys, x, columns, kind, room):
     """The operand of `product.scores`. x: rows of k or v of the sequence."""
     place, unmade = operand_of(call, queries, keys, kind, room)
-    return product.keys(rows_from(x, keys.start), unmade, columns, place)
+    rows = rows_from(x, keys.start)
+    check_rows(product, call, rows, unmade, columns)
+    return product.keys(rows, unmade, columns, place)
 
 
 @step

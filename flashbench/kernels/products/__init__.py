@@ -60,8 +60,8 @@ class Product(NamedTuple):
     # turned(keys, rows, columns, room): the same from what `keys` returned, for dq += ds k. With rows = 0,
     # these three return the `Matrix` of an operand that is in `room` already.
     turned: Any
-    # weights(p, lanes, rows, room): p as `add_to_queries` reads it, made in `room`, which may be p itself unless
-    # halves == 3.
+    # weights(p, lanes, rows, room): p as `add_to_queries` reads it, made in `room`, which may be p itself
+    # unless halves == 3.
     weights: Any
     # queries(x, rows, columns, room): the `Matrix` of rows of do or q that `add_to_keys` reads.
     queries: Any

@@ -6,8 +6,8 @@ A tile of scores has queries as columns, as for all products. So every product h
     o^T += v^T p^T    A: v, transposed (turned.py)        B: p as pairs
     dv += p^T do      A: p in rows of 16-bit numbers      B: do as pairs of rows
 
-Sums of a tile of queries lie transposed, [column, lane]. All operands are padded with zeros to whole tiles. An
-operand may consist of parts, which lie side by side in each of its rows (parts.py).
+Sums of a tile of queries lie transposed, [column, lane]. All operands are padded with zeros to whole tiles.
+An operand may consist of parts, which lie side by side in each of its rows (parts.py).
 """
 
 from __future__ import annotations

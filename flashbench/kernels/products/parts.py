@@ -1,7 +1,6 @@
 """Numbers as sums of bfloat16 numbers: operands for tile registers, which multiply bfloat16 only.
 
-A float16 number is h + l, a float32 number h + m + l, exactly: a bfloat16 number has 8 bits, and these have 11
-and 24. Each layout is that of pairs.py or turned.py, with the parts of a row, or of a block, side by side:
+A float16 number is h + l, a float32 number h + m + l, exactly (split.py). Each layout is that of pairs.py or turned.py, with the parts of a row, or of a block, side by side:
 
     part_rows    [row, part, column]               rows of keys; p and ds as rows of keys
     pack_parts   [column / 2, part, lane]          words of pairs
@@ -47,11 +46,12 @@ _FLOAT = ir.FloatType()
 _NUMBERS = full_vector(_FLOAT)
 
 
-def _store(b: ir.IRBuilder, part: ir.Value, target: ir.Value, place: ir.Value) -> None:
-    if part.type.count == COUNT:
-        put_rounded(b, [part], target, place)
+def _store(b: ir.IRBuilder, part: list[ir.Value], target: ir.Value, place: ir.Value) -> None:
+    """One vector, or two whole ones."""
+    if part[0].type.count == COUNT:
+        put_rounded(b, part, target, place)
     else:
-        store_stored(b, narrow(b, part, ELEMENTS[BFLOAT16]), target, place)
+        store_stored(b, narrow(b, part[0], ELEMENTS[BFLOAT16]), target, place)
 
 
 def _part_rows(builder: ir.IRBuilder, stored: ir.Type, split: Split) -> ir.Function:
@@ -62,15 +62,18 @@ def _part_rows(builder: ir.IRBuilder, stored: ir.Type, split: Split) -> ir.Funct
         with loop(b, rows, carry=[]) as (row, _, _):
             start, goal = b.mul(row, source_row), b.mul(row, row_size)
             done: ir.Value = const(0)
-            count = _NUMBERS.count
-            while count:
-                with loop(b, columns, start=done, step=count, carry=[]) as (column, _, _):
-                    x = load(b, source, b.add(start, column), ir.VectorType(_FLOAT, count))
-                    for number, part in enumerate(split.of(b, x)):
+            step = 2 * COUNT
+            while step:
+                vector = ir.VectorType(_FLOAT, min(step, COUNT))
+                with loop(b, columns, start=done, step=step, carry=[]) as (column, _, _):
+                    first = b.add(start, column)
+                    places = [b.add(first, const(i)) for i in range(0, step, vector.count)]
+                    parts = [split.of(b, load(b, source, place, vector)) for place in places]
+                    for number, part in enumerate(zip(*parts, strict=True)):
                         place = b.add(b.add(goal, column), b.mul(width, const(number)))
-                        _store(b, part, target, place)
-                done = round_down(b, columns, count)
-                count //= 2
+                        _store(b, list(part), target, place)
+                done = round_down(b, columns, step)
+                step //= 2
             for number in range(split.count):
                 first = b.add(goal, b.mul(width, const(number)))
                 _clear(b, target, b.add(first, columns), b.add(first, width))

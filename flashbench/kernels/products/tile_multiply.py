@@ -30,14 +30,14 @@ _A, _B = (4, 5), (6, 7)  # tile registers; the four before them are of C
 _BLOCK = 2, 2  # tiles of C: height and width
 
 
-# (part of A, part of B) of each product. Where from one product to the next only one operand changes, the other
-# one need not be loaded.
+# (part of A, part of B) of each product. Where from one product to the next only one operand changes, the
+# other one need not be loaded.
 Parts = tuple[tuple[int, int], ...]
 WHOLE: Parts = ((0, 0),)
 
 
 class _Operand(NamedTuple):
-    """Where an operand lies, in bytes. down, right: from one tile to the next. part: from a part to the next."""
+    """Where an operand lies, in bytes. down, right: to the next tile. part: to the next part."""
 
     at: ir.Value
     row: ir.Value

@@ -20,8 +20,8 @@ from flashbench.codegen.intrinsics import calls
 from flashbench.codegen.ir import INT, const, constant, function, load, loop, round_down
 from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
-from flashbench.kernels.maths.exp2 import exp2, exp2_rounded
-from flashbench.kernels.products.split import HALVES, THIRDS, Split
+from flashbench.kernels.maths.exp2 import exp2_flushed, exp2_rounded
+from flashbench.kernels.products.split import CUT_THIRDS, HALVES, Split
 from flashbench.kernels.products.words import (
     COUNT,
     FLOAT,
@@ -67,7 +67,7 @@ def _of_parts(split: Split) -> Callable[..., None]:
 
 ROUNDED = Words("rounded", 1, _put_rounded, exp2_rounded)
 IN_HALVES = Words("halves", 2, _of_parts(HALVES), exp2_rounded)
-IN_THIRDS = Words("thirds", 3, _of_parts(THIRDS), exp2)
+IN_THIRDS = Words("thirds", 3, _of_parts(CUT_THIRDS), exp2_flushed)
 
 
 def clear_words_after(b: ir.IRBuilder, kind: Words, words: ir.Value, rows: ir.Value, lanes: ir.Value) -> None:
@@ -129,8 +129,8 @@ def weights_of(kind: Words) -> Any:
     def weights(p, lanes, rows, room):
         """room = the words of p (p[2j, lane], p[2j + 1, lane]), rounded to nearest, ties to even.
 
-        Rows of words are contiguous. Rows of p from `rows` up to whole tiles are zero. room may be p itself if
-        the words need no more memory: up to two lines for two rows.
+        Rows of words are contiguous. Rows of p from `rows` up to whole tiles are zero. room may be p itself
+        if the words need no more memory: up to two lines for two rows.
         """
         put(p, lanes, rows, room)
         return halves(room)
