@@ -32,7 +32,7 @@ _OF_THIRDS: Parts = ((_L, _H), (_M, _H), (_M, _M), (_H, _M), (_H, _L), (_H, _H))
 
 
 def _operands(split: Split, words: Words) -> Operands:
-    layouts, parts = layouts_of(split), split.count
+    layouts, parts = layouts_of(split), split.parts
 
     @step
     def pack(x, rows, columns, packed, lanes, factor):

@@ -1,6 +1,7 @@
 """Numbers as sums of bfloat16 numbers: operands for tile registers, which multiply bfloat16 only.
 
-A float16 number is h + l, a float32 number h + m + l, exactly (split.py). Each layout is that of pairs.py or turned.py, with the parts of a row, or of a block, side by side:
+A float16 number is h + l, a float32 number h + m + l, exactly (split.py). Each layout is that of pairs.py or
+turned.py, with the parts of a row, or of a block, side by side:
 
     part_rows    [row, part, column]               rows of keys; p and ds as rows of keys
     pack_parts   [column / 2, part, lane]          words of pairs
@@ -58,7 +59,7 @@ def _part_rows(builder: ir.IRBuilder, stored: ir.Type, split: Split) -> ir.Funct
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         source, source_row, rows, columns, room, high = args
         target, width = b.bitcast(room, SHORT.as_pointer()), round_up(b, columns, DEPTH)
-        row_size = b.mul(width, const(split.count))
+        row_size = b.mul(width, const(split.parts))
         with loop(b, rows, carry=[]) as (row, _, _):
             start, goal = b.mul(row, source_row), b.mul(row, row_size)
             done: ir.Value = const(0)
@@ -74,7 +75,7 @@ def _part_rows(builder: ir.IRBuilder, stored: ir.Type, split: Split) -> ir.Funct
                         _store(b, list(part), target, place)
                 done = round_down(b, columns, step)
                 step //= 2
-            for number in range(split.count):
+            for number in range(split.parts):
                 first = b.add(goal, b.mul(width, const(number)))
                 _clear(b, target, b.add(first, columns), b.add(first, width))
         _clear(b, target, b.mul(rows, row_size), b.mul(high, row_size))
@@ -118,7 +119,7 @@ class Layouts(NamedTuple):
 
 def layouts_of(split: Split) -> Layouts:
     """The layouts of numbers that are split so."""
-    count = split.count
+    count = split.parts
 
     @intrinsic
     def put_rows(typingctx: Any, x: Any, rows: Any, columns: Any, room: Any, high: Any) -> Any:

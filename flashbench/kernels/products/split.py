@@ -81,7 +81,7 @@ class Split(NamedTuple):
     """How a number becomes a sum."""
 
     name: str
-    count: int
+    parts: int
     of: Callable[[ir.IRBuilder, ir.Value], list[ir.Value]]  # parts: vectors of float32
     # Parts of which bfloat16 keeps every bit, whatever the number. Others are rounded when they are stored.
     exact: int
