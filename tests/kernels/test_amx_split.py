@@ -122,7 +122,7 @@ def exact_results(problem, inputs, extras=NO_EXTRAS):
     return {"o": o, "lse": lse, **named}
 
 
-def assert_as_exact_as_fma(problem, kind, inputs=None, extras=NO_EXTRAS, **settings):
+def assert_as_exact_as_fma(problem, kind, inputs=None, extras=NO_EXTRAS, roundings=16, **settings):
     """Errors of each result like those of multiply-adds, or of some roundings.
 
     In the mean they are smaller. The largest one of a small result is luck on both sides.
@@ -136,7 +136,7 @@ def assert_as_exact_as_fma(problem, kind, inputs=None, extras=NO_EXTRAS, **setti
         finite = np.isfinite(wanted)
         np.testing.assert_array_equal(np.isfinite(found[name]), finite)
         errors, allowed = (np.append(np.abs(x[name][finite] - wanted[finite]), 0.0) for x in (found, fma))
-        few = 16 * 2.0**-24 * max(1.0, np.max(np.abs(wanted[finite]), initial=0.0))
+        few = roundings * 2.0**-24 * max(1.0, np.max(np.abs(wanted[finite]), initial=0.0))
         assert np.max(errors) <= max(3 * np.max(allowed), few), name
         assert np.linalg.norm(errors) <= max(1.5 * np.linalg.norm(allowed), few * wanted.size**0.5), name
 
@@ -172,7 +172,7 @@ def test_any_shape_is_exact(
         seqlen_q, seqlen_k=seqlen_k, batch=batch, num_heads=2 * group, num_kv_heads=2, head_dim=head_dim,
         dtype="float32", causal=causal,
     )  # fmt: skip
-    assert_as_exact_as_fma(problem, kind, block_q=block_q, block_k=block_k, num_threads=threads)
+    assert_as_exact_as_fma(problem, kind, roundings=64, block_q=block_q, block_k=block_k, num_threads=threads)
 
 
 @pytest.mark.parametrize("kind", SPLIT_KINDS)
