@@ -79,7 +79,7 @@ class FlashEngine(EngineBase):
         o = result_like(q, problem.head_dim_v)
         lse = np.empty(problem.q_shape[:3], accumulator_of(problem.dtype).storage)
         threads, blocks = plan_of(problem, "fwd", settings)
-        path = path_for(problem, settings.path)
+        path = path_for(problem, "fwd", settings.path)
         q, k, v = readable(q), readable(k), readable(v)
         readers = readers_of(problem)
         operands = shared_operands(problem, path, blocks, "fwd", k, v)
@@ -136,7 +136,7 @@ class FlashEngine(EngineBase):
         readers = readers_of(problem)
         gathered_k, gathered_v = gathered_room(k, readers), gathered_room(v, readers)
         gathered_dk, gathered_dv = (sums_room(x, problem, readers) for x in (dk, dv))
-        path = path_for(problem, settings.path)
+        path = path_for(problem, "bwd", settings.path)
         operands = shared_operands(problem, path, blocks, "bwd", k, v)
         moves = moves_table((k, gathered_k), (v, gathered_v), operands=operands)
         scattered = (int(tile_is_scattered(x, blocks.block_q)) for x in (dq, q, do))
@@ -185,7 +185,7 @@ class FlashEngine(EngineBase):
         """The path's name, or that of the product that decodes; None for the scalar loops."""
         if not settings.use_simd:
             return None
-        path = path_for(problem, settings.path)
+        path = path_for(problem, "fwd" if direction == "fwd" else "bwd", settings.path)
         decoding = direction == "fwd" and decodes(problem, settings)
         return (path.decode if decoding else path.product).name
 
@@ -231,7 +231,7 @@ def _mask_gradient(
     """dmask in the shape of the mask. The arrays must already be `readable`."""
     threads, blocks = plan_of(problem, "bwd", settings)
     dmask = np.zeros(problem.mask_shape, accumulator_of(problem.dtype).storage)
-    path = path_for(problem, settings.path)
+    path = path_for(problem, "bwd", settings.path)
     if path.product.halves == 3:  # it refuses some numbers: see `OTHERWISE`
         path = PATHS[OTHERWISE]
     tiling = tiling_of(problem, MASK_GRADIENT, blocks, path)

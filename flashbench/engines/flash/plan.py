@@ -43,16 +43,16 @@ from flashbench.problem import AttentionProblem
 OTHERWISE = "fma"  # the path that computes what `amx_split` refuses
 
 
-def path_for(problem: AttentionProblem, wanted: str | None) -> Path:
+def path_for(problem: AttentionProblem, direction: Pass, wanted: str | None) -> Path:
     """The path of a call: the wanted one, or the best for the problem."""
-    return path_of(problem.dtype, wanted, readers_of(problem))
+    return path_of(problem.dtype, wanted, readers_of(problem), backward=direction == "bwd")
 
 
 @functools.lru_cache(maxsize=1024)  # used by every call
 def built_in_blocks(problem: AttentionProblem, direction: Pass, path: str | None = None) -> Blocks:
     """The block sizes by rule, used if the tuned table has no entry."""
     seqlen_q, seqlen_k, window = problem.seqlen_q, problem.seqlen_k, _window(problem)
-    product = path_for(problem, path).product
+    product = path_for(problem, direction, path).product
     if is_half(problem.dtype) or product.exact:
         exact, halves = product.exact, product.halves
         return half_blocks(direction, seqlen_q, seqlen_k, window, exact=exact, halves=halves)
@@ -82,7 +82,7 @@ def _chosen(problem: AttentionProblem, direction: Pass, settings: Settings) -> B
     """
     auto = None
     if settings.block_q is None and settings.block_k is None:
-        auto = tuned_blocks(problem, direction, path_for(problem, settings.path).product.name)
+        auto = tuned_blocks(problem, direction, path_for(problem, direction, settings.path).product.name)
         if auto is not None:
             auto = within_window(auto, problem.seqlen_k, _window(problem))
     auto = auto or built_in_blocks(problem, direction, settings.path)
@@ -178,7 +178,7 @@ def call_bytes(problem: AttentionProblem, direction: Pass, settings: Settings) -
     """Workspace of a call in bytes; exact if no array is copied or gathered."""
     threads, blocks = plan_of(problem, direction, settings)
     layout, call = (FORWARD, ForwardCall) if direction == "fwd" else (BACKWARD, BackwardCall)
-    path = path_for(problem, settings.path)
+    path = path_for(problem, direction, settings.path)
     gathers = Gathers(sums=1) if path.copies else _NO_GATHERS
     _, stride = scratch_of(layout, problem, blocks, path, gathers)
     shared = struct_bytes(call) + problem.batch * struct_bytes(Sequence)
