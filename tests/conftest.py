@@ -59,7 +59,7 @@ def nothing_prepared() -> Iterator[Callable[[], None]]:
     The function forgets them at once.
     """
     from flashbench.engines.flash.backward import prepared_backward
-    from flashbench.engines.flash.engine import prepared_forward
+    from flashbench.engines.flash.forward import prepared_forward
 
     def forget() -> None:
         prepared_forward.cache_clear()

@@ -20,6 +20,7 @@ from flashbench.engines import Array, Settings
 from flashbench.engines.forms import Form
 from flashbench.kernels.call import structs
 from flashbench.kernels.call.structs import Move, MoveSizes, Numbers, Sizes, Work
+from flashbench.kernels.flash.gather import COPY, REFUSED
 from flashbench.kernels.flash.scratch import WHOLE
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.system.cores import available_cores
@@ -61,28 +62,23 @@ def threads_for(
     return useful_threads(problem.flops(direction), rows, threads, reading=reading)
 
 
-_COPY, _OPERAND = 0, 1  # `MoveSizes.operand`
-
-
 def copy_move(source: Form) -> Move:
     """Copy an array into contiguous memory. Its addresses are filled in by each call."""
     target = Form.contiguous(source.shape, source.itemsize)
-    return Move(placed(source), placed(target), MoveSizes(*_four(source), _COPY))
+    return Move(placed(source), placed(target), MoveSizes(*_four(source), COPY))
 
 
-def operand_move(x: Form, problem: AttentionProblem, columns: int) -> tuple[Move, int]:
+def operand_move(kind: int, x: Form, problem: AttentionProblem, columns: int) -> tuple[Move, int]:
     """(move, bytes of its target): lay x, k or v, out in blocks of keys of `columns` 16-bit numbers.
 
-    It must be the last move of a call: `operand_of` of the kernels finds it there.
+    kind: of operand; see kernels/flash/gather.py.
     """
-    block = WHOLE * columns
+    block_bytes = WHOLE * columns * 2
     entries, head = operand_blocks(problem)
-    head_bytes = head * block * x.itemsize
-    target = structs.Array(0, problem.num_kv_heads * head_bytes, head_bytes, block)
-    return (
-        Move(placed(x), target, MoveSizes(*_four(x), _OPERAND)),
-        entries * problem.num_kv_heads * head_bytes,
-    )
+    head_bytes = head * block_bytes
+    strides = problem.num_kv_heads * head_bytes, head_bytes, block_bytes // x.itemsize
+    move = Move(placed(x), structs.Array(0, *strides), MoveSizes(*_four(x), kind))
+    return move, entries * problem.num_kv_heads * head_bytes
 
 
 def operand_blocks(problem: AttentionProblem) -> tuple[int, int]:
@@ -210,6 +206,12 @@ class CallMemory(NamedTuple):
     tickets: int  # address of the task counters
     threads: int
     scratch: NDArray[np.uint8]
+
+    @property
+    def refused(self) -> bool:
+        """Whether a product met a number with which it cannot compute exactly: see gather.py."""
+        done = (self.tickets - self.address) // CELL_BYTES + 1
+        return self.table[done] >= REFUSED
 
     def run(self, kernel: Any, *options: Any, ticket: int = 0) -> None:
         """Run a kernel of the call on its threads. ticket: index of its task counter in work.tickets.

@@ -18,7 +18,7 @@ from flashbench.block_mask import BlockMask
 from flashbench.dtypes import accumulator_of
 from flashbench.engines import Settings, get_engine
 from flashbench.engines.flash.backward import prepared_backward
-from flashbench.engines.flash.engine import prepared_forward
+from flashbench.engines.flash.forward import prepared_forward
 from flashbench.engines.flash.prepared import MOST_KEPT, MOST_SEQUENCES
 from flashbench.engines.launch import address_of
 from flashbench.extras import NO_EXTRAS, Extras, make_extras

@@ -8,8 +8,9 @@ from flashbench.dtypes import DTYPES, accumulator_of, is_half
 from flashbench.engines import Array, AttentionGradients, Settings
 from flashbench.engines.features import call_features, sinks_gradient, switches
 from flashbench.engines.flash.moves import Moves
-from flashbench.engines.flash.plan import plan_of, readers_of, tiling_of
+from flashbench.engines.flash.plan import OTHERWISE, path_for, plan_of, readers_of, tiling_of
 from flashbench.engines.flash.prepared import (
+    MAY_REFUSE,
     UNLIMITED,
     Inputs,
     Prepared,
@@ -34,7 +35,7 @@ from flashbench.kernels.call.structs import Gathers
 from flashbench.kernels.flash.backward import BackwardCall, flash_backward
 from flashbench.kernels.flash.mask_gradient import MaskGradientCall, MaskShape, flash_mask_gradient
 from flashbench.kernels.flash.scratch import BACKWARD, MASK_GRADIENT
-from flashbench.kernels.products.paths import path_of
+from flashbench.kernels.products.paths import PATHS
 from flashbench.problem import AttentionProblem
 
 _ARRAYS = "q", "k", "v", "o", "do", "dq", "dk", "dv", "dk_home", "dv_home", "lse"
@@ -72,11 +73,11 @@ class PreparedBackward(Prepared):
         self._dk, self._dv = (Result.like(x, x.shape[3], storage, zeros=zeros) for x in (given_k, given_v))
         self._sums = tuple(_sums(x, problem, number) for x in (self._dk, self._dv))
         threads, blocks = plan_of(problem, "bwd", settings._replace(num_threads=UNLIMITED))
-        path = path_of(problem.dtype, settings.path)
-        self._moves = Moves(problem, path, blocks, k_form, v_form, operand="k")
+        path = path_for(problem, "bwd", settings.path)
+        self._moves = Moves(problem, path, blocks, "bwd", k_form, v_form)
         dq_form = self._dq.form
         scattered = (int(tile_is_scattered(x, blocks.block_q)) for x in (dq_form, q_form, do_form))
-        gathers = Gathers(sums=1) if is_half(problem.dtype) else Gathers(*scattered)
+        gathers = Gathers(sums=1) if path.copies else Gathers(*scattered)
         tiling = tiling_of(problem, BACKWARD, blocks, path, gathers)
         dk_sums, dv_sums = (
             (sums or home).form for sums, home in zip(self._sums, (self._dk, self._dv), strict=True)
@@ -101,9 +102,8 @@ class PreparedBackward(Prepared):
         )
         packed = PackedCall(call, tiling.sequences, tiling.counters, tiling.stride, moves=self._moves.rows)
         kernel = flash_backward(path.product, problem.dtype)
-        copies = self._inputs.copied or bool(self._moves.rows)
+        copies = self._inputs.copied or bool(self._moves.rows) or path.product.halves == MAY_REFUSE
         super().__init__(problem, settings, call, packed, kernel, threads, _ARRAYS, copies=copies)
-        self._settings = settings
 
     def run(
         self,
@@ -120,18 +120,23 @@ class PreparedBackward(Prepared):
         """Compute the gradients."""
         dq, dk, dv = self._dq.make(), self._dk.make(), self._dv.make()
         dsinks = sinks_gradient(self.problem, extras, do, o, lse)
+        given = do, q, k, v, o, lse
         do, q, k, v, o, lse = self._inputs.readable(do, q, k, v, o, lse)
         rooms = self._moves.rooms(k, v)
         dk_sums, dv_sums = self._make_sums(dk, dv)
         arrays = q, *rooms, o, do, dq, dk_sums, dv_sums, dk, dv, lse
         memory, owners = self.begin(extras, *map(address_of, arrays))
-        operand = self._moves.fill(self.packed, memory, (k, v), rooms)
+        operands = self._moves.fill(self.packed, memory, (k, v), rooms)
         memory.run(self.kernel)
+        if memory.refused:
+            otherwise = self.settings._replace(path=OTHERWISE)
+            prepared = prepared_backward(self.problem, otherwise, *(x.strides for x in given))
+            return prepared.run(*given, extras, mask_gradient=mask_gradient)
         # Alive until here: the kernel has only their addresses.
-        del memory, owners, operand, arrays, dk_sums, dv_sums
+        del memory, owners, operands, arrays, dk_sums, dv_sums
         dmask = None
         if mask_gradient and self.problem.mask == "float":
-            dmask = _mask_gradient(self.problem, self._settings, extras, do, q, *rooms, o, lse)
+            dmask = _mask_gradient(self.problem, self.settings, extras, do, q, *rooms, o, lse)
         return AttentionGradients(dq, dk, dv, dsinks, dmask)
 
     def run_at(self, do: int, q: int, k: int, v: int, o: int, lse: int) -> AttentionGradients:
@@ -175,7 +180,9 @@ def _mask_gradient(
     """dmask in the shape of the mask. The arrays must already be `readable`."""
     threads, blocks = plan_of(problem, "bwd", settings)
     dmask = np.zeros(problem.mask_shape, accumulator_of(problem.dtype).storage)
-    path = path_of(problem.dtype, settings.path)
+    path = path_for(problem, "bwd", settings.path)
+    if path.product.halves == MAY_REFUSE:
+        path = PATHS[OTHERWISE]
     tiling = tiling_of(problem, MASK_GRADIENT, blocks, path)
     features, owners = call_features(problem, extras)
     call = MaskGradientCall(

@@ -6,24 +6,12 @@ from flashbench.dtypes import NARROWEST_FIRST
 from flashbench.engines import Array, AttentionGradients, Forward, Settings
 from flashbench.engines.base import EngineBase
 from flashbench.engines.flash.backward import prepared_backward
-from flashbench.engines.flash.decode import PreparedDecode, decode_bytes, decode_plan, decodes
-from flashbench.engines.flash.forward import PreparedForward
-from flashbench.engines.flash.plan import call_bytes, plan_of
-from flashbench.engines.flash.prepared import kept
+from flashbench.engines.flash.decode import decode_bytes, decode_plan, decodes
+from flashbench.engines.flash.forward import prepared_forward
+from flashbench.engines.flash.plan import call_bytes, path_for, plan_of
 from flashbench.engines.flash.scalar import backward_by_loops, forward_by_loops, workspace_of_loops
-from flashbench.engines.forms import Ints
 from flashbench.extras import NO_EXTRAS, Extras
-from flashbench.kernels.products.paths import path_of
 from flashbench.problem import AttentionProblem, Direction, Feature
-
-
-@kept
-def prepared_forward(
-    problem: AttentionProblem, settings: Settings, q: Ints, k: Ints, v: Ints
-) -> PreparedForward | PreparedDecode:
-    """The forward pass for arrays of these strides."""
-    kind = PreparedDecode if decodes(problem, settings) else PreparedForward
-    return kind(problem, settings, q, k, v)
 
 
 class FlashEngine(EngineBase):
@@ -87,7 +75,7 @@ class FlashEngine(EngineBase):
         """The path's name, or that of the product that decodes; None for the scalar loops."""
         if not settings.use_simd:
             return None
-        path = path_of(problem.dtype, settings.path)
+        path = path_for(problem, "fwd" if direction == "fwd" else "bwd", settings.path)
         decoding = direction == "fwd" and decodes(problem, settings)
         return (path.decode if decoding else path.product).name
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from flashbench.dtypes import is_half
 from flashbench.engines import Array, Forward, Settings
 from flashbench.engines.features import switches
+from flashbench.engines.flash.decode import PreparedDecode, decodes
 from flashbench.engines.flash.moves import Moves
-from flashbench.engines.flash.plan import plan_of, tiling_of
+from flashbench.engines.flash.plan import OTHERWISE, path_for, plan_of, tiling_of
 from flashbench.engines.flash.prepared import (
+    MAY_REFUSE,
     UNLIMITED,
     Inputs,
     Prepared,
+    kept,
     key_form,
     outputs_of,
     query_form,
@@ -22,7 +24,6 @@ from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.kernels.call.structs import ForwardGathers, Gathers
 from flashbench.kernels.flash.forward import ForwardCall, flash_forward
 from flashbench.kernels.flash.scratch import FORWARD
-from flashbench.kernels.products.paths import path_of
 from flashbench.problem import AttentionProblem
 
 
@@ -35,10 +36,10 @@ class PreparedForward(Prepared):
         q_form, k_form, v_form = self._inputs.forms
         self._o, self._lse = outputs_of(problem, given_q)
         threads, blocks = plan_of(problem, "fwd", settings._replace(num_threads=UNLIMITED))
-        path = path_of(problem.dtype, settings.path)
-        self._moves = Moves(problem, path, blocks, k_form, v_form, operand="v")
+        path = path_for(problem, "fwd", settings.path)
+        self._moves = Moves(problem, path, blocks, "fwd", k_form, v_form)
         o_form = self._o.form
-        gathers = Gathers(int(is_half(problem.dtype) or tile_is_scattered(o_form, blocks.block_q)))
+        gathers = Gathers(int(path.copies or tile_is_scattered(o_form, blocks.block_q)))
         tiling = tiling_of(problem, FORWARD, blocks, path, gathers)
         call = ForwardCall(
             placed(q_form),
@@ -57,18 +58,23 @@ class PreparedForward(Prepared):
         )
         kernel = flash_forward(path.product, problem.dtype)
         names = "q", "k", "v", "o", "lse"
-        copies = self._inputs.copied or bool(self._moves.rows)
+        copies = self._inputs.copied or bool(self._moves.rows) or path.product.halves == MAY_REFUSE
         super().__init__(problem, settings, call, packed, kernel, threads, names, copies=copies)
 
     def run(self, q: Array, k: Array, v: Array, extras: Extras) -> Forward:
         """Compute o and lse."""
+        given = q, k, v
         q, k, v = self._inputs.readable(q, k, v)
         o, lse = self._o.make(), self._lse.make()
         rooms = self._moves.rooms(k, v)
         memory, owners = self.begin(extras, *map(address_of, (q, *rooms, o, lse)))
-        operand = self._moves.fill(self.packed, memory, (k, v), rooms)
+        operands = self._moves.fill(self.packed, memory, (k, v), rooms)
         memory.run(self.kernel)
-        del owners, operand  # alive until here: the kernel has only their addresses
+        if memory.refused:
+            otherwise = self.settings._replace(path=OTHERWISE)
+            strides = (x.strides for x in given)
+            return prepared_forward(self.problem, otherwise, *strides).run(*given, extras)
+        del owners, operands  # alive until here: the kernel has only their addresses
         return Forward(o, lse)
 
     def run_at(self, q: int, k: int, v: int) -> Forward:
@@ -77,3 +83,12 @@ class PreparedForward(Prepared):
         memory, _ = self.begin(NO_EXTRAS, q, k, v, address_of(o), address_of(lse))
         memory.run(self.kernel)
         return Forward(o, lse)
+
+
+@kept
+def prepared_forward(
+    problem: AttentionProblem, settings: Settings, q: Ints, k: Ints, v: Ints
+) -> PreparedForward | PreparedDecode:
+    """The forward pass for arrays of these strides."""
+    kind = PreparedDecode if decodes(problem, settings) else PreparedForward
+    return kind(problem, settings, q, k, v)

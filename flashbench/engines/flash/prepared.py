@@ -28,6 +28,8 @@ from flashbench.system.cores import available_cores
 MOST_KEPT, MOST_SEQUENCES = 256, 64
 # More threads than any machine has: the number that a prepared call can use then depends on the problem only.
 UNLIMITED = 2**31
+# A product with so many parts of a number refuses some numbers; the call then runs by another path.
+MAY_REFUSE = 3
 
 Prepare = TypeVar("Prepare", bound=Callable[..., Any])
 
@@ -66,7 +68,7 @@ class Prepared:
         *,
         copies: bool,
     ) -> None:
-        self.problem, self.packed, self.kernel = problem, packed, kernel
+        self.problem, self.settings, self.packed, self.kernel = problem, settings, packed, kernel
         self._most_threads, self._num_threads = most_threads, settings.num_threads
         self._places = tuple(cell_of(call, name) for name in arrays)
         self._features = cell_of(call, "features") if has_arrays(problem) else None

@@ -14,8 +14,7 @@ from torch import Tensor
 from flashbench.engines import AttentionGradients, Forward
 from flashbench.engines.flash.backward import PreparedBackward, prepared_backward
 from flashbench.engines.flash.decode import PreparedDecode
-from flashbench.engines.flash.engine import prepared_forward
-from flashbench.engines.flash.forward import PreparedForward
+from flashbench.engines.flash.forward import PreparedForward, prepared_forward
 from flashbench.engines.flash.prepared import MOST_KEPT, MOST_SEQUENCES
 from flashbench.integrations.torch.arrays import ACCUMULATORS
 from flashbench.integrations.torch.calls import known_alone
