@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := check
-.PHONY: check ci clean contracts docs docs-serve format grid help install lint speed test trials types
+.PHONY: arm arm-short check ci clean contracts docs docs-serve format grid help install lint speed test trials types
 
 check: lint types contracts test ## lint, types, import contracts, tests
 
@@ -40,6 +40,12 @@ trials: ## how often a duel is wrong on this machine (half an hour; leave the ma
 
 ci: ## what CI runs, in a fresh virtual environment
 	.ci/run
+
+arm: ## kernels and engines as compiled for 64-bit Arm, emulated (as root, on Debian or Ubuntu; an hour or more)
+	.ci/arm
+
+arm-short: ## a selection of it
+	.ci/arm short
 
 clean: ## caches and builds
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
