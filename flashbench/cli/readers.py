@@ -38,13 +38,13 @@ Reader = Callable[[str, Any], Any]
 Options = Mapping[str, tuple[str, Reader]]
 
 
-def read_thread_counts(option: str, text: str) -> int | list[int]:
+def read_thread_counts(option: str, words: str | list[str]) -> int | list[int]:
     """One number, or the numbers of a scaling curve.
 
-    >>> read_thread_counts("--threads", "2"), read_thread_counts("--threads", "1,2,4")
+    >>> read_thread_counts("--threads", "2"), read_thread_counts("--threads", ["1,2", "4"])
     (2, [1, 2, 4])
     """
-    counts = parse_wholes(option, text)
+    counts: list[int] = many(parse_wholes)(option, words)
     return counts if len(counts) > 1 else counts[0]
 
 

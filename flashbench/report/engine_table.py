@@ -81,6 +81,8 @@ def legend_lines(rows: Sequence[Measurement]) -> list[Line]:
     lines = []
     if any(row.problem.mask is not None for row in rows):
         lines.append("rates count the pairs that a mask array hides too")
+    if has_scaling(rows):
+        lines.append("speed-up over the fewest threads; peaks measured on as many threads")
     if _are_steps(rows):
         lines.append("GB/s: rows of k and v that a query sees; tokens: this attention alone")
         if any((percent_of_bandwidth(row) or 0) > 100 for row in rows):
@@ -152,12 +154,14 @@ def _share(value: float | None, form: str) -> str | Cell:
 
 
 def _operation_rates(rows: Sequence[Measurement]) -> list[Column]:
+    with_peak = any(percent_of_peak(row) is not None for row in rows)
     return [
-        Column("GFLOP/s", [gflops_cell(row) for row in rows]),
+        # Beside a scaling curve and the percentage, rates would take more than 80 columns.
         *when(
-            any(percent_of_peak(row) is not None for row in rows),
-            Column("%\nPeak", [peak_cell(row) for row in rows]),
+            not (with_peak and has_scaling(rows)),
+            Column("GFLOP/s", [gflops_cell(row) for row in rows]),
         ),
+        *when(with_peak, Column("%\nPeak", [peak_cell(row) for row in rows])),
     ]
 
 
