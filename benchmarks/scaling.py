@@ -21,6 +21,7 @@ import argparse
 import statistics
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any, NamedTuple
@@ -32,12 +33,14 @@ from flashbench.engines.flash.block_sizes import Blocks, Pass
 from flashbench.engines.flash.plan import plan_of
 from flashbench.kernels.call.structs import Queries
 from flashbench.measure.machine import describe_machine
-from flashbench.problem import AttentionProblem
+from flashbench.problem import AttentionProblem, Inputs
 from flashbench.threads.pool import run_on_threads
 
 THREADS = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192)
 TOGETHER = 8  # tiles of a kind in one timed call: they share k and v, as the tiles of a head do
 ENOUGH = 4  # tiles a thread
+MEASURED = (1, 2)  # threads
+FIXED_CALLS = 100
 SIMULATE = {"fwd": forward_time, "bwd": backward_time}
 # A tile's number of queries and keys.
 Kind = tuple[int, int]
@@ -55,9 +58,15 @@ class Shape(NamedTuple):
     @property
     def problem(self) -> AttentionProblem:
         """The problem of configs/speed.toml."""
+        return self.problem_of(self.seqlen, self.seqlen, heads=self.heads, kv_heads=self.heads)
+
+    def problem_of(self, queries: int, keys: int, *, heads: int, kv_heads: int) -> AttentionProblem:
+        """A problem of other sizes."""
         return AttentionProblem.of(
-            self.seqlen,
-            num_heads=self.heads,
+            queries,
+            seqlen_k=keys,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
             dtype=self.dtype,  # type: ignore[arg-type]
             causal=self.causal,
         )
@@ -67,58 +76,63 @@ class Shape(NamedTuple):
         return " | ".join((*words, str(self.heads), str(self.seqlen)))
 
 
-class Timer:
-    """Times of calls of engine `flash`, in seconds: the lower quartile of the rounds."""
+class Times(NamedTuple):
+    """Seconds: lower quartiles of the rounds."""
 
-    def __init__(self, rounds: int) -> None:
-        self._rounds = rounds
-        self._engine = get_engine("flash")
-        self._tiles: dict[tuple[Any, ...], float] = {}
+    fixed: float  # what a call costs beside its tiles: the least of many calls
+    tiles: dict[Kind, float]
+    whole: dict[int, float]  # of a call of the shape, by its number of threads
 
-    def call(self, problem: AttentionProblem, direction: Pass, settings: Settings) -> float:
-        """One call. With one thread CPU time, which leaves out what other processes take."""
-        clock = time.thread_time if settings.num_threads == 1 else time.perf_counter
-        run = self._runner(problem, direction, settings)
-        run()
-        times = []
-        for _ in range(self._rounds):
-            began = clock()
-            run()
-            times.append(clock() - began)
-        return statistics.quantiles(times, n=4)[0] if len(times) > 1 else times[0]
 
-    def _runner(self, problem: AttentionProblem, direction: Pass, settings: Settings) -> Callable[[], Any]:
-        engine = self._engine
-        q, k, v, do = problem.make_inputs()
-        if direction == "fwd":
-            return lambda: engine.forward(problem, settings, q, k, v)
-        forward = engine.forward(problem, settings, q, k, v, keep=True)
-        return lambda: engine.backward(problem, settings, do, q, k, v, forward)
+def measure(shape: Shape, kinds: Counter[Kind], blocks: Blocks, rounds: int) -> Times:
+    """Time each kind of tile, and whole calls, in turns: so that all meet the same machine.
 
-    def fixed(self, shape: Shape, blocks: Blocks) -> float:
-        """What a call costs beside its tiles."""
-        return self._tile_call(shape, blocks, (1, 1), heads=1)
+    A round runs about as many tiles of a kind as a whole call has. With one thread it is CPU time, which
+    leaves out what other processes take. kinds: with their numbers of tiles.
+    """
+    inputs = shape.problem.make_inputs()
+    one = Settings(*blocks, num_threads=1)
+    calls = {kind: _tile_call(shape, kind, inputs, one) for kind in kinds}
+    fixed = _tile_call(shape, (1, 1), inputs, one, heads=1)
+    whole = {n: _call(shape.problem, shape.direction, Settings(num_threads=n), inputs) for n in MEASURED}
+    found: dict[Any, list[float]] = {}
+    for _ in range(1 + rounds):
+        for name, call in (*calls.items(), *whole.items()):
+            clock = time.perf_counter if name in MEASURED[1:] else time.thread_time
+            times = [_timed(call, clock) for _ in range(max(1, kinds[name] // TOGETHER))]
+            found.setdefault(name, []).append(statistics.fmean(times))
+    low = {name: statistics.quantiles(times[1:], n=4)[0] for name, times in found.items()}
+    beside = min(_timed(fixed, time.thread_time) for _ in range(FIXED_CALLS))
+    tiles = {kind: max(0.0, low[kind] - beside) / TOGETHER for kind in kinds}
+    return Times(beside, tiles, {threads: low[threads] for threads in MEASURED})
 
-    def tile(self, shape: Shape, blocks: Blocks, kind: Kind) -> float:
-        """A tile of one kind."""
-        key = (shape.dtype, shape.direction, shape.causal, blocks, kind)
-        if key not in self._tiles:
-            whole = self._tile_call(shape, blocks, kind, heads=TOGETHER)
-            self._tiles[key] = max(0.0, whole - self.fixed(shape, blocks)) / TOGETHER
-        return self._tiles[key]
 
-    def _tile_call(self, shape: Shape, blocks: Blocks, kind: Kind, *, heads: int) -> float:
-        """A call whose heads have one tile of that kind each, all over the same keys."""
-        rows, keys = kind
-        problem = AttentionProblem.of(
-            rows,
-            seqlen_k=keys,
-            num_heads=heads,
-            num_kv_heads=1,
-            dtype=shape.dtype,  # type: ignore[arg-type]
-            causal=shape.causal,
-        )
-        return self.call(problem, shape.direction, Settings(*blocks, num_threads=1))
+def _timed(call: Callable[[], Any], clock: Callable[[], float]) -> float:
+    began = clock()
+    call()
+    return clock() - began
+
+
+def _tile_call(
+    shape: Shape, kind: Kind, inputs: Inputs, settings: Settings, heads: int = TOGETHER
+) -> Callable[[], Any]:
+    """A call whose heads have one tile of that kind each, all over the same keys."""
+    rows, keys = kind
+    problem = shape.problem_of(rows, keys, heads=heads, kv_heads=1)
+    q, _, _, do = problem.make_inputs()
+    _, k, v, _ = (x[:, :1, :keys] for x in inputs)
+    return _call(problem, shape.direction, settings, Inputs(q, k, v, do))
+
+
+def _call(
+    problem: AttentionProblem, direction: Pass, settings: Settings, inputs: Inputs
+) -> Callable[[], Any]:
+    engine = get_engine("flash")
+    q, k, v, do = inputs
+    if direction == "fwd":
+        return lambda: engine.forward(problem, settings, q, k, v)
+    forward = engine.forward(problem, settings, q, k, v, keep=True)
+    return lambda: engine.backward(problem, settings, do, q, k, v, forward)
 
 
 class Starts(NamedTuple):
@@ -153,52 +167,53 @@ def _last_start(helpers: int) -> float:
 class Prediction:
     """The predicted times of one shape."""
 
-    def __init__(self, shape: Shape, timer: Timer, starts: Starts) -> None:
+    def __init__(self, shape: Shape, starts: Starts, rounds: int) -> None:
         _, self._blocks = plan_of(shape.problem, shape.direction, Settings(num_threads=1))
         self._shape, self._starts = shape, starts
-        self._fixed = timer.fixed(shape, self._blocks)
-        self._tiles = Tiles(shape.problem, self._blocks)
-        self._times = {
-            kind: timer.tile(shape, self._blocks, kind) for kind in set(map(_kind_of, self._tiles.each()))
-        }
+        tiles = Tiles(shape.problem, self._blocks, threads=1)
+        self._tasks = tiles.tasks
+        self.measured = measure(shape, Counter(map(_kind_of, tiles.each())), self._blocks, rounds)
 
     def seconds(self, threads: int, *, at_once: bool) -> float:
         """A call's time when it may use so many threads. at_once: they all start at once."""
         used, _ = plan_of(self._shape.problem, self._shape.direction, Settings(num_threads=threads))
         starts = [0.0] * used if at_once else self._starts.of(used)
+        tiles = Tiles(self._shape.problem, self._blocks, used)
+        times = self.measured.tiles
         simulate = SIMULATE[self._shape.direction]
-        return self._fixed + simulate(self._tiles, lambda tile: self._times[_kind_of(tile)], starts)
+        return self.measured.fixed + simulate(tiles, lambda tile: times[_kind_of(tile)], starts)
 
     def efficiencies(self, *, at_once: bool) -> Iterator[str]:
         """A cell for each of THREADS."""
         one = self.seconds(1, at_once=at_once)
         for threads in THREADS:
             share = f"{100 * one / threads / self.seconds(threads, at_once=at_once):.0f}"
-            yield share if self._tiles.tasks >= ENOUGH * threads else f"({share})"
+            yield share if self._tasks >= ENOUGH * threads else f"({share})"
 
 
 def _kind_of(tile: Queries) -> Kind:
     return tile.rows, tile.end_key - tile.first_key
 
 
-def compare(predictions: dict[Shape, Prediction], timer: Timer) -> None:
-    """Print predicted beside measured times on one and two threads."""
-    print("milliseconds | | | | | 1 thread | | | 2 threads | |")
-    print("dtype | pass | mask | heads | N | predicted | measured | error | predicted | measured | error")
-    print("|".join(["---"] * 11))
-    worst = {1: 0.0, 2: 0.0}
+def compare(predictions: dict[Shape, Prediction]) -> None:
+    """Print predicted beside measured times."""
+    headers = [f"{word}, {n} thread(s)" for n in MEASURED for word in ("predicted ms", "measured", "error")]
+    print(" | ".join(("dtype", "pass", "mask", "heads", "N", *headers)))
+    print("|".join(["---"] * (5 + len(headers))))
+    errors: dict[int, list[float]] = {threads: [] for threads in MEASURED}
     for shape, prediction in predictions.items():
         cells = []
-        for threads in worst:
+        for threads, found in prediction.measured.whole.items():
             said = prediction.seconds(threads, at_once=False)
-            found = timer.call(shape.problem, shape.direction, Settings(num_threads=threads))
-            worst[threads] = max(worst[threads], abs(said / found - 1))
+            errors[threads].append(said / found - 1)
             cells += [f"{1e3 * said:.2f}", f"{1e3 * found:.2f}", f"{100 * (said / found - 1):+.1f} %"]
-        print(" | ".join((str(shape), *cells)), flush=True)
-    print(
-        "\n"
-        + "; ".join(f"largest error with {n} thread(s): {100 * error:.1f} %" for n, error in worst.items())
-    )
+        print(" | ".join((str(shape), *cells)))
+    for threads, values in errors.items():
+        size = sorted(map(abs, values))
+        print(
+            f"\n{threads} thread(s): error {100 * statistics.median(size):.1f} % in the median, "
+            f"{100 * size[-1]:.1f} % at most"
+        )
 
 
 def print_efficiencies(predictions: dict[Shape, Prediction], *, at_once: bool) -> None:
@@ -221,17 +236,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=9, help="timed calls of each kind")
+    parser.add_argument("--rounds", type=int, default=9, help="timed calls of each kind, 2 or more")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float64"])
     parser.add_argument("--seq-lens", nargs="+", type=int, default=[512, 1024, 2048, 4096])
     asked = parser.parse_args()
-    timer, starts = Timer(asked.rounds), Starts.measured(asked.rounds)
+    starts = Starts.measured(asked.rounds)
     print(f"{describe_machine().cpu}, {asked.rounds} rounds")
     print(
         f"first helper after {1e6 * starts.first:.0f} us, each further one {1e6 * starts.each:.1f} us later\n"
     )
-    predictions = {shape: Prediction(shape, timer, starts) for shape in shapes(asked.dtypes, asked.seq_lens)}
-    compare(predictions, timer)
+    predictions = {
+        shape: Prediction(shape, starts, asked.rounds) for shape in shapes(asked.dtypes, asked.seq_lens)
+    }
+    compare(predictions)
     for at_once in (True, False):
         print_efficiencies(predictions, at_once=at_once)
 

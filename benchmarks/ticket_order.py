@@ -51,9 +51,9 @@ def _take_ticket(place: tuple[list[int], int]) -> int:
 
 
 class Tiles:
-    """The tiles of one problem, as its kernels number them."""
+    """The tiles of one problem, as its kernels number them for so many threads."""
 
-    def __init__(self, problem: AttentionProblem, blocks: Blocks) -> None:
+    def __init__(self, problem: AttentionProblem, blocks: Blocks, threads: int) -> None:
         rows = sequence_table(problem, tiles_of(problem, blocks)).tolist()
         sequences = [structs.Sequence(*row) for row in rows]
         tasks = problem.num_heads * sum(tiles_of(problem, blocks)(s.seqlen_q, s.seqlen_k) for s in sequences)
@@ -61,7 +61,7 @@ class Tiles:
         self._call = SimpleNamespace(
             sizes=sizes_of(problem, *blocks),
             features=call_features(problem, NO_EXTRAS)[0],
-            work=SimpleNamespace(tasks=tasks, sequence_count=len(sequences)),
+            work=SimpleNamespace(threads=threads, tasks=tasks, sequence_count=len(sequences)),
         )
         self._parts = {
             "sequence_at": lambda call, b: sequences[b],

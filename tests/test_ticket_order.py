@@ -39,7 +39,7 @@ def replay() -> Any:
         yield ticket_order
 
 
-def tiles_of(replay: ModuleType, shape: dict[str, Any]) -> Any:
+def tiles_of(replay: ModuleType, shape: dict[str, Any], threads: int) -> Any:
     problem = AttentionProblem.of(
         shape["seqlen"],
         num_heads=shape["heads"],
@@ -47,16 +47,16 @@ def tiles_of(replay: ModuleType, shape: dict[str, Any]) -> Any:
         batch=shape["batch"],
         causal=shape["causal"],
     )
-    return replay.Tiles(problem, BLOCKS)
+    return replay.Tiles(problem, BLOCKS, threads)
 
 
 def keys_of(tile: Any) -> float:
     return float(tile.end_key - tile.first_key)
 
 
-@given(shape=SHAPES)
-def test_each_tile_has_one_ticket_and_one_link(replay: Any, shape: dict[str, Any]) -> None:
-    tiles = tiles_of(replay, shape)
+@given(shape=SHAPES, threads=THREADS)
+def test_each_tile_has_one_ticket_and_one_link(replay: Any, shape: dict[str, Any], threads: int) -> None:
+    tiles = tiles_of(replay, shape, threads)
     starts = range(0, shape["seqlen"], BLOCKS.block_q)
     every = sorted(itertools.product(range(shape["batch"]), range(shape["heads"]), starts))
     assert sorted((tile.b, tile.h, tile.start) for tile in tiles.each()) == every
@@ -65,24 +65,22 @@ def test_each_tile_has_one_ticket_and_one_link(replay: Any, shape: dict[str, Any
     assert sorted((tile.b, tile.h, tile.start) for tile in found) == every
 
 
-def test_tickets_of_a_causal_head_are_neighbours_and_the_last_are_short(replay: Any) -> None:
-    """Three heads of eight tiles: 4, 2, 1 and 1 of each, from the longest to the shortest."""
-    problem = AttentionProblem.of(128, num_heads=3, causal=True)
-    found = [(tile.h, tile.end_key // 16) for tile in replay.Tiles(problem, BLOCKS).each()]
+def test_with_more_threads_than_tiles_of_a_head_the_last_tickets_are_of_short_tiles(replay: Any) -> None:
+    """Three heads of eight tiles: with nine threads 4, 2, 1 and 1 of each, the longest first."""
+    causal, full = (AttentionProblem.of(128, num_heads=3, causal=causal) for causal in (True, False))
     rounds = ([8, 7, 6, 5], [4, 3], [2], [1])
-    assert found == [(h, tile) for part in rounds for h in range(3) for tile in part]
-    full = [
-        (tile.h, tile.start // 16)
-        for tile in replay.Tiles(AttentionProblem.of(128, num_heads=3), BLOCKS).each()
-    ]
-    assert full == [(h, tile) for h in range(3) for tile in range(7, -1, -1)]
+    in_rounds = [(h, tile) for part in rounds for h in range(3) for tile in part]
+    by_head = [(h, tile) for h in range(3) for tile in range(8, 0, -1)]
+    for problem, threads, expected in ((causal, 9, in_rounds), (causal, 8, by_head), (full, 9, by_head)):
+        tiles = replay.Tiles(problem, BLOCKS, threads)
+        assert [(tile.h, tile.start // 16 + 1) for tile in tiles.each()] == expected
 
 
 @given(shape=SHAPES, threads=THREADS)
 def test_a_time_is_between_that_of_the_longest_thread_and_of_one(
     replay: Any, shape: dict[str, Any], threads: int
 ) -> None:
-    tiles = tiles_of(replay, shape)
+    tiles = tiles_of(replay, shape, threads)
     total, longest = sum(map(keys_of, tiles.each())), max(map(keys_of, tiles.each()))
     for simulate in (replay.forward_time, replay.backward_time):
         assert simulate(tiles, keys_of, [0.0]) == pytest.approx(total)
@@ -94,14 +92,14 @@ def test_a_time_is_between_that_of_the_longest_thread_and_of_one(
 
 
 def test_a_thread_that_starts_after_the_last_tile_delays_nothing(replay: Any) -> None:
-    tiles = replay.Tiles(AttentionProblem.of(64), BLOCKS)
+    tiles = replay.Tiles(AttentionProblem.of(64), BLOCKS, 2)
     for simulate in (replay.forward_time, replay.backward_time):
         assert simulate(tiles, keys_of, [0.0, 1e9]) == simulate(tiles, keys_of, [0.0])
 
 
 def test_threads_of_a_chain_follow_each_other_like_a_wave(replay: Any) -> None:
     """Two tiles of queries, four tiles of keys: the second waits once, for dk and dv of the first keys."""
-    tiles = replay.Tiles(AttentionProblem.of(32, seqlen_k=128), BLOCKS)
+    tiles = replay.Tiles(AttentionProblem.of(32, seqlen_k=128), BLOCKS, 2)
     assert replay.backward_time(tiles, lambda tile: 24.0, [0.0, 0.0]) == pytest.approx(
         24 + 6 * replay.GUARDED
     )
@@ -109,18 +107,20 @@ def test_threads_of_a_chain_follow_each_other_like_a_wave(replay: Any) -> None:
 
 def test_a_task_with_fewer_keys_does_not_wait_for_those_of_others(replay: Any) -> None:
     """Causal, two threads, tiles of 2 and 1 steps: the time is that of the longer one."""
-    tiles = replay.Tiles(AttentionProblem.of(32, causal=True), Blocks(16, 16))
+    tiles = replay.Tiles(AttentionProblem.of(32, causal=True), Blocks(16, 16), 2)
     assert replay.backward_time(tiles, keys_of, [0.0, 0.0]) == pytest.approx(32.0)
 
 
-@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("heads", [1, 4, 8])
 def test_efficiency_with_enough_tiles_is_above_85_percent_at_64_threads(replay: Any, heads: int) -> None:
     """Four tiles a thread or more, each as long as its keys."""
     for causal, simulate in itertools.product((False, True), (replay.forward_time, replay.backward_time)):
         problem = AttentionProblem.of(64 * 64 * 4 // heads, num_heads=heads, causal=causal)
-        tiles = replay.Tiles(problem, Blocks(64, 64))
-        times = [simulate(tiles, keys_of, [0.0] * threads) for threads in (1, 64)]
-        assert times[0] / times[1] / 64 > 0.85
+        one, many = (
+            simulate(replay.Tiles(problem, Blocks(64, 64), threads), keys_of, [0.0] * threads)
+            for threads in (1, 64)
+        )
+        assert one / many / 64 > 0.85
 
 
 @pytest.mark.parametrize("group", [1, 3])

@@ -120,18 +120,18 @@ def build_duel(params: Mapping[str, Any]) -> DuelStudy:
             f"a duel is of one path a side, not of {', '.join(study.paths)}",
             hint="give --path-a and --path-b",
         )
+    if len(study.thread_counts) > 1:
+        counts = ", ".join(map(str, study.thread_counts))
+        raise ConfigError(
+            f"a duel is of one number of threads, not of {counts}",
+            hint="flashbench profile --threads measures several",
+        )
     _check_paths((a, b), study)
     if len(study.settings()) > 1:
         sizes = ", ".join(map(str, study.block_sizes))
         raise ConfigError(
             f"a duel is of one block size, not of {len(study.settings())}: {sizes}",
             hint="flashbench sweep measures several",
-        )
-    if len(study.thread_counts) > 1:
-        counts = ", ".join(map(str, study.thread_counts))
-        raise ConfigError(
-            f"a duel is of one number of threads, not of {counts}",
-            hint="flashbench profile --threads measures several",
         )
     if params["aa"] and len(study.points()) > 1:
         raise ConfigError(f"--aa measures the noise floor of one problem, not of {len(study.points())}")

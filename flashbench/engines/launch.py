@@ -227,7 +227,7 @@ class CallMemory:
         sequences: Rows,
         moves: NDArray[np.int64] | None = None,
     ) -> None:
-        self._counters = counters
+        self._threads, self._counters = threads, counters
         self._cells = np.zeros(sum(counters), dtype=np.int64)
         self._sequences = sequences
         self._moves = moves
@@ -239,6 +239,7 @@ class CallMemory:
         tickets, moves = address_of(self._cells), self._moves
         finite = tickets + CELL_BYTES * self._counters.tickets
         return Work(
+            self._threads,
             tasks,
             self._sequences.address,
             len(self._sequences.table),

@@ -122,16 +122,18 @@ def work_on_tiles(product, add, call, slot):
 def tile_of_task(call, task):
     """The tile of queries of a task. Tasks are numbered by sequence, then round, then head, then tile.
 
-    With causality a head's first tiles take longest. The first round has half of the tiles of each head, the
-    next half of what is left, and so on. So the last tasks are short, those of the last head too, and the
-    tasks of a head stay neighbours, as they read the same k and v. Without causality there is one round.
+    With causality a head's first tiles take longest. If there are more threads than tiles of a head, the last
+    head's long tiles would keep few threads busy at the end. Then the first round has half of the tiles of
+    each head, the next round half of what is left, and so on. Otherwise one round has all tiles of each head:
+    a thread reads the same k and v again.
     """
     heads = call.sizes.num_heads
     b = sequence_of(call, task, heads)
     sequence = sequence_at(call, b)
     task -= sequence.tiles_before * heads
     first, left = 0, tiles_of(call, sequence)
-    count = left if call.features.right == NO_LIMIT else (left + 1) // 2
+    in_rounds = call.features.right != NO_LIMIT and left < call.work.threads
+    count = (left + 1) // 2 if in_rounds else left
     while task >= count * heads:
         task -= count * heads
         first += count
