@@ -7,8 +7,8 @@ It takes some minutes of a quiet machine with two cores or more:
 Measured: the time of each kind of tile on one thread (causal tiles differ), what a call costs beside its
 tiles, and when the threads of a call start. Replayed: the order in which threads take tiles (`ticket_order`).
 Predicted: a call's time on 1 to 192 threads, and its efficiency: the time of one thread over the time of all
-threads together. Not in it: memory bandwidth, caches that threads share, and clocks that fall when all cores
-are busy.
+threads together. Products are multiply-adds on vectors, path `fma`. Not in it: memory bandwidth, caches that
+threads share, and clocks that fall when all cores are busy.
 
 The first table compares predictions with whole calls, measured on one thread and on two. The others print
 efficiency in percent: with threads that all start at once, and with threads that start as measured. In
@@ -36,6 +36,7 @@ from flashbench.measure.machine import describe_machine
 from flashbench.problem import AttentionProblem, Inputs
 from flashbench.threads.pool import run_on_threads
 
+PATH = "fma"  # other paths lay out keys before the first tile
 THREADS = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192)
 TOGETHER = 8  # tiles of a kind in one timed call: they share k and v, as the tiles of a head do
 ENOUGH = 4  # tiles a thread
@@ -91,10 +92,12 @@ def measure(shape: Shape, kinds: Counter[Kind], blocks: Blocks, rounds: int) -> 
     leaves out what other processes take. kinds: with their numbers of tiles.
     """
     inputs = shape.problem.make_inputs()
-    one = Settings(*blocks, num_threads=1)
+    one = Settings(*blocks, num_threads=1, path=PATH)
     calls = {kind: _tile_call(shape, kind, inputs, one) for kind in kinds}
     fixed = _tile_call(shape, (1, 1), inputs, one, heads=1)
-    whole = {n: _call(shape.problem, shape.direction, Settings(num_threads=n), inputs) for n in MEASURED}
+    whole = {
+        n: _call(shape.problem, shape.direction, Settings(num_threads=n, path=PATH), inputs) for n in MEASURED
+    }
     found: dict[Any, list[float]] = {}
     for _ in range(1 + rounds):
         for name, call in (*calls.items(), *whole.items()):
@@ -168,7 +171,7 @@ class Prediction:
     """The predicted times of one shape."""
 
     def __init__(self, shape: Shape, starts: Starts, rounds: int) -> None:
-        _, self._blocks = plan_of(shape.problem, shape.direction, Settings(num_threads=1))
+        _, self._blocks = plan_of(shape.problem, shape.direction, Settings(num_threads=1, path=PATH))
         self._shape, self._starts = shape, starts
         tiles = Tiles(shape.problem, self._blocks, threads=1)
         self._tasks = tiles.tasks
@@ -176,7 +179,9 @@ class Prediction:
 
     def seconds(self, threads: int, *, at_once: bool) -> float:
         """A call's time when it may use so many threads. at_once: they all start at once."""
-        used, _ = plan_of(self._shape.problem, self._shape.direction, Settings(num_threads=threads))
+        used, _ = plan_of(
+            self._shape.problem, self._shape.direction, Settings(num_threads=threads, path=PATH)
+        )
         starts = [0.0] * used if at_once else self._starts.of(used)
         tiles = Tiles(self._shape.problem, self._blocks, used)
         times = self.measured.tiles

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from flashbench.dtypes import accumulator_of, is_half
 from flashbench.engines import Array, Settings
 from flashbench.kernels.call import structs
 from flashbench.kernels.call.structs import Numbers, Sequence, Sizes, Work
+from flashbench.kernels.flash.gather import COPY, REFUSED
 from flashbench.kernels.flash.scratch import WHOLE
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.system.cores import available_cores
@@ -119,24 +120,23 @@ def tile_is_scattered(x: Array, rows: int) -> bool:
     return row_bytes > x.shape[3] * x.itemsize and scattered(row_bytes, min(rows, x.shape[2]))
 
 
-_COPY, _OPERAND = 0, 1  # `MoveSizes.operand`
-
-
 class Operand(NamedTuple):
     """An array of keys as a product reads it, made by a move. It lives as long as `memory` does."""
 
+    kind: int  # see kernels/flash/gather.py
     source: Array
     memory: NDArray[np.uint8]
     target: structs.Array
 
 
-def operand_of(x: Array, problem: AttentionProblem, columns: int) -> Operand:
+def operand_of(kind: int, x: Array, problem: AttentionProblem, columns: int) -> Operand:
     """Memory for x, (batch, num_kv_heads, rows, head_dim), in blocks of keys of `columns` 16-bit numbers."""
-    block = WHOLE * columns
+    block_bytes = WHOLE * columns * 2
     entries, head = operand_blocks(problem)
-    memory, address = aligned_scratch(entries * problem.num_kv_heads * head * block * x.itemsize)
-    head_bytes = head * block * x.itemsize
-    return Operand(x, memory, structs.Array(address, problem.num_kv_heads * head_bytes, head_bytes, block))
+    head_bytes = head * block_bytes
+    memory, address = aligned_scratch(entries * problem.num_kv_heads * head_bytes)
+    target = structs.Array(address, problem.num_kv_heads * head_bytes, head_bytes, block_bytes // x.itemsize)
+    return Operand(kind, x, memory, target)
 
 
 def operand_blocks(problem: AttentionProblem) -> tuple[int, int]:
@@ -146,15 +146,14 @@ def operand_blocks(problem: AttentionProblem) -> tuple[int, int]:
     return problem.batch, -(-problem.seqlen_k // WHOLE)
 
 
-def moves_table(*moves: tuple[Array, Array], operand: Operand | None = None) -> NDArray[np.int64] | None:
+def moves_table(*moves: tuple[Array, Array], operands: Iterable[Operand] = ()) -> NDArray[np.int64] | None:
     """The table of moves (source, target): one `Move` per row, of shape, then kind. None: nothing to move."""
     rows = [
-        (*place(source), *place(target), *source.shape, _COPY)
+        (*place(source), *place(target), *source.shape, COPY)
         for source, target in moves
         if source is not target
     ]
-    if operand is not None:  # the last one: `operand_of` of the kernels finds it there
-        rows.append((*place(operand.source), *operand.target, *operand.source.shape, _OPERAND))
+    rows += [(*place(x.source), *x.target, *x.source.shape, x.kind) for x in operands]
     return np.array(rows, dtype=np.int64) if rows else None
 
 
@@ -233,6 +232,11 @@ class CallMemory:
         self._moves = moves
         self._stride = stride
         self._scratch, self._scratch_address = aligned_scratch(threads * stride)
+
+    @property
+    def refused(self) -> bool:
+        """Whether a product met a number with which it cannot compute exactly: see gather.py."""
+        return bool(self._cells[1] >= REFUSED)
 
     def work(self, tasks: int = 0) -> Work:
         """The `Work` struct of the call."""

@@ -29,11 +29,14 @@ def tiles(draw: Any, rows: int = 70, columns: int = 150) -> NDArray[np.uint16]:
     return x
 
 
-def tile_inside_nan(rows: int, columns: int, gap: int, start: int) -> NDArray[np.uint16]:
-    """An array with `gap` numbers between its rows. They, and the `start` numbers before, are NaN."""
-    row = columns + gap
-    memory = np.full(start + (rows - 1) * row + columns, NAN, np.uint16)
-    return np.lib.stride_tricks.as_strided(memory[start:], (rows, columns), (2 * row, 2))
+def tile_inside_nan(rows: int, columns: int, gap: int, start: int, patterns: Any = np.uint16) -> NDArray[Any]:
+    """An array with `gap` numbers between its rows. They, and the `start` numbers before, are NaN.
+
+    patterns: the type of the numbers' bits.
+    """
+    row, size = columns + gap, np.dtype(patterns).itemsize
+    memory = np.full(start + (rows - 1) * row + columns, NAN * 0x10001 >> 8 * (4 - size), patterns)
+    return np.lib.stride_tricks.as_strided(memory[start:], (rows, columns), (size * row, size))
 
 
 def guarded(count: int, dtype: Any) -> tuple[NDArray[np.uint16], NDArray[Any]]:

@@ -14,8 +14,9 @@ from flashbench.codegen.tiles import DEPTH
 from flashbench.engines import Settings
 from flashbench.engines.flash.engine import FlashEngine
 from flashbench.kernels.products import Matrix
-from flashbench.kernels.products.split import put_split_rows
-from flashbench.kernels.products.split_weights import split_key_weights, split_weights
+from flashbench.kernels.products.parts import layouts_of
+from flashbench.kernels.products.paths import PATHS
+from flashbench.kernels.products.split import HALVES
 from flashbench.problem import AttentionProblem
 from flashbench.reference import attention_backward_reference, attention_reference
 
@@ -24,19 +25,22 @@ ZERO = np.float32(0)
 LEAST_NORMAL = 2.0**-126
 
 
+LAYOUTS, PRODUCT = layouts_of(HALVES), PATHS["amx_f16-emulated"].product
+
+
 @njit
 def split_rows(zero, x, row, rows, columns, room):
-    put_split_rows(Matrix(pointer(FLOAT16, x), row), rows, columns, pointer(zero, room))
+    LAYOUTS.rows(Matrix(pointer(FLOAT16, x), row), rows, columns, pointer(zero, room), rows)
 
 
 @njit
 def put_weights(zero, p, lanes, rows):
-    split_weights(pointer(zero, p), lanes, rows)
+    PRODUCT.weights(pointer(zero, p), lanes, rows, pointer(zero, p))
 
 
 @njit
 def put_key_weights(zero, p, lanes, rows, room):
-    split_key_weights(pointer(zero, p), lanes, rows, pointer(zero, room))
+    PRODUCT.key_weights(pointer(zero, p), lanes, rows, pointer(zero, room))
 
 
 def numbers(patterns):
@@ -95,17 +99,14 @@ def test_weights_are_sums_of_parts_in_rows_of_words(p):
     assert not parts[:, keys:].any()
 
 
-@given(p=weights(), in_place=st.booleans())
-def test_key_weights_are_sums_of_parts_in_blocks_of_lanes(p, in_place):
+@given(p=weights())
+def test_key_weights_are_sums_of_parts_in_rows_of_whole_tiles(p):
     keys, lanes = p.shape
-    source = p.copy()
-    room = source if in_place else np.full_like(p, np.nan)
-    put_key_weights(ZERO, source.ctypes.data, lanes, keys, room.ctypes.data)
-    patterns = room.view(np.uint16)
-    for start in range(0, lanes, DEPTH):
-        size = min(DEPTH, lanes - start)
-        block = numbers(patterns[:, 2 * start : 2 * (start + size)])
-        assert_sum_of_parts(block[:, :size], block[:, size:], p[:, start : start + size])
+    width = -(-lanes // DEPTH) * DEPTH
+    room = np.full((keys, 2, width), 0x7FC1, np.uint16)
+    put_key_weights(ZERO, p.ctypes.data, lanes, keys, room.ctypes.data)
+    assert_sum_of_parts(*(numbers(room[:, part, :lanes]) for part in (0, 1)), p)
+    assert not room[:, :, lanes:].any()
 
 
 def problem_of(seqlen, **options):

@@ -75,6 +75,19 @@ def test_nan_and_infinity_reach_only_rows_that_attend_to_them(kind, name, number
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("descending", [False, True])
+def test_a_row_max_that_grows_with_every_tile_is_exact(kind, descending):
+    """Weights are made on the guess that it does not."""
+    problem = AttentionProblem.of(40, seqlen_k=200, num_heads=2, head_dim=32, dtype=dtype_of(kind))
+    inputs = problem.make_inputs()
+    steps = np.linspace(0, 6, problem.seqlen_k)[:: -1 if descending else 1]
+    keys = DTYPES[problem.dtype].view(inputs.k).astype("float64") * 0.1 + steps[:, np.newaxis]
+    queries = 1 + 0.1 * DTYPES[problem.dtype].view(inputs.q).astype("float64")
+    inputs = inputs._replace(k=DTYPES[problem.dtype].make(keys), q=DTYPES[problem.dtype].make(queries))
+    assert_exact(problem, Settings(path=kind, block_q=32, block_k=16), inputs=inputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_of_a_mask_is_exact(kind):
     problem = AttentionProblem.of(
         70, seqlen_k=50, num_heads=2, head_dim=24, dtype=dtype_of(kind), mask="float", causal=True

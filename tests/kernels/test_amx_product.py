@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.amx import FLOAT16_KINDS, KINDS
+from helpers.amx import FLOAT16_KINDS, KINDS, SPLIT_KINDS
 from helpers.tiles import NAN, assert_guards_are_whole, guarded, padded, tile_inside_nan
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +17,7 @@ from flashbench.dtypes import DTYPES
 from flashbench.kernels.products import Matrix, Sums
 from flashbench.kernels.products.paths import PATHS
 
-KINDS = [*KINDS, *FLOAT16_KINDS]
+KINDS = [*KINDS, *FLOAT16_KINDS, *SPLIT_KINDS]
 ZERO = np.float32(0)
 
 
@@ -40,13 +40,13 @@ def compiled_steps(kind):
         product.end(state)
 
     @njit
-    def add_to_queries(zero, p, lanes, queries, v, v_row, keys, columns, room, sums, add, turned):
+    def add_to_queries(zero, p, w_room, lanes, queries, v, v_row, keys, columns, room, sums, add, turned):
         state = product.begin()
         x = Matrix(pointer(half, v), v_row)
-        w = product.weights(pointer(zero, p), lanes, keys)
+        w = product.weights(pointer(zero, p), lanes, keys, pointer(zero, w_room))
         v_tile = product.values(x, keys, columns, pointer(zero, room))
         if turned:  # from the operand of `scores`, as backward does; its copy stands behind the result
-            copy = pointer(zero, room + 4 * ((keys + 31) // 32 * 32) * ((columns + 31) // 32 * 32))
+            copy = pointer(zero, turned)
             v_tile = product.turned(product.keys(x, keys, columns, copy), keys, columns, pointer(zero, room))
         total = product.sums(pointer(zero, sums), lanes, columns)
         product.add_to_queries(w, lanes, v_tile, total, queries, columns, keys, add)
@@ -86,14 +86,24 @@ def sizes(draw, columns=256, keys=96):
 
 
 def random_tile(kind, rng, rows, columns, gap, start):
-    x = tile_inside_nan(rows, columns, gap, start)
+    x = tile_inside_nan(rows, columns, gap, start, patterns_of(kind))
     x[:] = stored(kind, rng.standard_normal(x.shape))
     return x
 
 
+def patterns_of(kind):
+    """The unsigned integers of the kind's storage."""
+    return np.uint32 if dtype_of(kind) == "float32" else np.uint16
+
+
+def parts_of(kind):
+    """bfloat16 numbers of an operand's number."""
+    return PATHS[kind].product.halves
+
+
 def stored(kind, x):
     """Patterns of numbers in the kind's dtype."""
-    return DTYPES[dtype_of(kind)].make(x).view(np.uint16)
+    return DTYPES[dtype_of(kind)].make(x).view(patterns_of(kind))
 
 
 def of(x):
@@ -107,7 +117,7 @@ def wide(kind, x):
 
 
 def weights_of(kind, p):
-    """p as the product reads it: rounded to bfloat16. For float16, `of_weights` allows for the rounding."""
+    """p as the product reads it: rounded to bfloat16. For others, `of_weights` allows for the rounding."""
     return wide(kind, stored(kind, p)) if dtype_of(kind) == "bfloat16" else p.astype("float64")
 
 
@@ -118,11 +128,16 @@ def assert_sum(actual, expected, size, relative=64 * 2.0**-24):
 
 def of_weights(kind):
     """How far a sum of weighted rows may be from the exact one: float16 leaves out the products l l."""
-    return 64 * 2.0**-24 + (0 if dtype_of(kind) == "bfloat16" else 2.0**-14 + 2.0**-15)
+    left_out = {"bfloat16": 0, "float16": 2.0**-14 + 2.0**-15, "float32": 2.0**-22}
+    return 64 * 2.0**-24 + left_out[dtype_of(kind)]
 
 
-def room_of(rows, columns, copies=1):
-    return guarded(copies * padded(rows, 32) * padded(columns, 32), np.float32)
+def room_of(kind, rows, columns):
+    return guarded(padded(rows, 32) * padded(columns, 32) * max(2, parts_of(kind)) // 2, np.float32)
+
+
+def room_of_weights(kind, keys, lanes):
+    return guarded(padded(keys, 32) * lanes * parts_of(kind) // 2, np.float32)
 
 
 def garbage(x):
@@ -135,7 +150,11 @@ def garbage(x):
 def test_scores_are_rows_of_keys_times_queries(kind, case):
     keys, queries, lanes, depth, place, rng = case
     k, q = random_tile(kind, rng, keys, depth, *place), random_tile(kind, rng, queries, depth, *place)
-    rooms = [room_of(keys, depth), room_of(lanes, depth), guarded(padded(keys, 32) * lanes, np.float32)]
+    rooms = [
+        room_of(kind, keys, depth),
+        room_of(kind, lanes, depth),
+        guarded(padded(keys, 32) * lanes, np.float32),
+    ]
     (_, room), (_, packed), (_, s) = rooms
     for _, inner in rooms:
         garbage(inner)
@@ -157,10 +176,12 @@ def test_sums_of_queries_add_weighted_rows_of_keys(kind, case, turned):
     v = random_tile(kind, rng, keys, columns, *place)
     rooms = [
         guarded(padded(keys, 32) * lanes, np.float32),
-        room_of(keys, columns, copies=1 + turned),
-        room_of(columns, lanes),
+        room_of(kind, keys, columns),
+        room_of(kind, columns, lanes),
+        room_of(kind, keys, columns),
+        room_of_weights(kind, keys, lanes),
     ]
-    (_, p), (_, room), (_, sums) = rooms
+    (_, p), (_, room), (_, sums), (_, copy), (_, weights_room) = rooms
     steps = compiled_steps(kind)
     expected, size = np.zeros((queries, columns)), np.zeros((queries, columns))
     for _, inner in rooms:
@@ -171,8 +192,8 @@ def test_sums_of_queries_add_weighted_rows_of_keys(kind, case, turned):
         weights[:, queries:] = np.nan  # a lane without a query is nobody's
         p[: keys * lanes] = weights.ravel()
         steps.add_to_queries(
-            ZERO, p.ctypes.data, lanes, queries, *of(v), keys, columns, room.ctypes.data,
-            sums.ctypes.data, add, turned,
+            ZERO, p.ctypes.data, weights_room.ctypes.data, lanes, queries, *of(v), keys, columns,
+            room.ctypes.data, sums.ctypes.data, add, copy.ctypes.data if turned else 0,
         )  # fmt: skip
         rounded = weights_of(kind, weights[:, :queries]).T
         expected += rounded @ wide(kind, v)
@@ -188,15 +209,16 @@ def test_sums_of_queries_add_weighted_rows_of_keys(kind, case, turned):
 @given(case=sizes(), gap=st.integers(0, 20))
 def test_sums_are_scaled_by_query_and_put_in_rows(kind, case, gap):
     _, queries, lanes, columns, _, rng = case
-    whole_sums, sums = room_of(columns, lanes)
+    whole_sums, sums = room_of(kind, columns, lanes)
     garbage(sums)
     numbers = rng.standard_normal((columns, lanes)).astype("float32")
     sums[: columns * lanes] = numbers.ravel()
     factors = np.full(lanes, np.nan, "float32")
     factors[:queries] = rng.standard_normal(queries)
     row = columns + gap
-    whole, target = guarded(queries * row, np.uint16)
+    whole, target = guarded(queries * row, patterns_of(kind))
     garbage(target)
+    before = target[0]
     compiled_steps(kind).finish(
         ZERO, target.ctypes.data, row, sums.ctypes.data, lanes, queries, columns, factors.ctypes.data
     )
@@ -204,7 +226,7 @@ def test_sums_are_scaled_by_query_and_put_in_rows(kind, case, gap):
     expected = stored(kind, numbers.T[:queries] * of_queries * of_queries)
     target = target.reshape(queries, row)
     np.testing.assert_array_equal(target[:, :columns], expected)
-    assert (target[:, columns:] == NAN).all()
+    assert (target[:, columns:] == before).all()
     assert_guards_are_whole(whole, target)
     assert_guards_are_whole(whole_sums, sums)
 
@@ -213,12 +235,13 @@ def test_sums_are_scaled_by_query_and_put_in_rows(kind, case, gap):
 @given(case=sizes(), gap=st.integers(0, 20), in_place=st.booleans())
 def test_sums_of_keys_add_weighted_rows_of_queries(kind, case, gap, in_place):
     keys, queries, lanes, columns, place, rng = case
+    in_place = in_place and parts_of(kind) == 1
     x = random_tile(kind, rng, queries, columns, *place)
     row = columns + gap
     rooms = [
         guarded(padded(keys, 32) * lanes, np.float32),
-        guarded(padded(keys, 32) * lanes, np.float32),
-        room_of(lanes, columns),
+        room_of(kind, keys, lanes),
+        room_of(kind, lanes, columns),
         guarded(keys * row, np.float32),
     ]
     (_, p), (_, weights), (_, room), (_, sums) = rooms

@@ -79,7 +79,7 @@ def compiled_steps(path):
             x = product.turned(in_room, keys, columns, rows)
         else:
             x = product.values(x, keys, columns, rows)
-        w = product.weights(pointer(zero, p), lanes, keys)
+        w = product.weights(pointer(zero, p), lanes, keys, pointer(zero, p))
         target = product.sums(pointer(zero, sums), lanes, columns)
         product.add_to_queries(w, lanes, x, target, queries, columns, keys, add)
         return target.query

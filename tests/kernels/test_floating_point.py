@@ -10,6 +10,8 @@ import threading
 import numpy as np
 import pytest
 
+from flashbench.engines import Settings, get_engine
+from flashbench.problem import AttentionProblem
 from flashbench.threads.pool import Lent, run_on_threads
 
 DENORMAL = np.float64(2.0**-1060)
@@ -61,6 +63,26 @@ def test_every_thread_flushes_denormals_as_its_caller_does(kind: str) -> None:
                 assert flushing_slots(size, tickets.ctypes.data) == dict.fromkeys(range(size), flushing)
             finally:
                 torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("path", ["dot_bf16-emulated", "amx-emulated"])
+@pytest.mark.parametrize("flushing", [False, True])
+@pytest.mark.skipif(sys.platform == "win32", reason="the C library has no fegetenv that ctypes finds")
+def test_a_path_that_flushes_leaves_the_mode_as_it_was(path: str, flushing: bool) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.set_flush_denormal(True):
+        pytest.skip("PyTorch cannot flush denormals on this CPU")
+    problem = AttentionProblem.of(200, num_heads=4, dtype="bfloat16")
+    q, k, v, do = problem.make_inputs()
+    engine, settings = get_engine("flash"), Settings(path=path, num_threads=3)
+    torch.set_flush_denormal(flushing)
+    try:
+        forward = engine.forward(problem, settings, q, k, v)
+        engine.backward(problem, settings, do, q, k, v, forward)
+        assert flushes() is flushing
+        assert flushing_slots(3) == dict.fromkeys(range(3), flushing)
+    finally:
+        torch.set_flush_denormal(False)
 
 
 # In a new process: a new thread inherits its maker's mode, so other tests would decide PyTorch's threads'

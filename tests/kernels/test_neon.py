@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 SCRIPT = """
+from functools import partial
 import platform
 platform.machine = lambda: "aarch64"
 import llvmlite.binding as llvm
@@ -32,7 +33,10 @@ WRITERS = [
     row_features._clear_lowest_row, row_features._hide_row, row_dropout._drop_row,
     row_dropout._drop_gradient_row,
 ]
-PAIR_WRITERS = [pairs._pack_pairs, pairs._pair_rows, pairs._pad_rows, weights._weights, weights._key_weights]
+PAIR_WRITERS = [
+    pairs._pack_pairs, pairs._pair_rows, pairs._pad_rows,
+    partial(weights._weights, kind=weights.ROUNDED), weights._key_weights,
+]
 SINGLE, DOUBLE = ir.FloatType(), ir.DoubleType()
 for element, stored in ((SINGLE, SINGLE), (DOUBLE, DOUBLE), (SINGLE, FLOAT16), (SINGLE, BFLOAT16)):
     module = ir.Module("neon")

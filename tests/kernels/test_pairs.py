@@ -29,7 +29,9 @@ def zero_padded(x, rows, columns):
 
 @njit
 def run_pack_pairs(zero, x, row, rows, columns, packed, lanes):
-    pairs.pack_pairs(Matrix(halves(pointer(zero, x)), row), rows, columns, pointer(zero, packed), lanes)
+    pairs.pack_pairs(
+        Matrix(halves(pointer(zero, x)), row), rows, columns, pointer(zero, packed), lanes, lanes
+    )
 
 
 @given(x=tiles(), more=st.integers(0, 2))
@@ -112,7 +114,7 @@ ROWS, VECTORS, SEED = st.integers(1, 100), st.integers(1, 5), st.integers(0, 100
 
 @njit
 def run_weights(zero, p, lanes, rows):
-    return address_in(weights.weights(pointer(zero, p), lanes, rows))
+    return address_in(weights.weights(pointer(zero, p), lanes, rows, pointer(zero, p)))
 
 
 @given(rows=ROWS, vectors=VECTORS, seed=SEED)

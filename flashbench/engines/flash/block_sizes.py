@@ -88,7 +88,7 @@ def half_blocks(
     """
     lanes = _EXACT_LANES[direction] if exact else _HALF_LANES
     keys = _EXACT_KEYS[direction] if exact else _HALF_KEYS
-    if halves == 2:
+    if halves >= 2:
         lanes = keys = _TWO_HALVES
     return within_window(Blocks(min(lanes, seqlen_q), keys), seqlen_k, window, _HALF_UNIT)
 

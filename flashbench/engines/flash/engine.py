@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from flashbench.dtypes import NARROWEST_FIRST, accumulator_of, is_half
+from flashbench.dtypes import NARROWEST_FIRST, accumulator_of
 from flashbench.engines import Array, AttentionGradients, Forward, Settings
 from flashbench.engines.base import EngineBase
 from flashbench.engines.features import call_features, sinks_gradient
 from flashbench.engines.flash.decode import decode, decode_bytes, decode_plan, decodes
 from flashbench.engines.flash.plan import (
+    OTHERWISE,
     call_bytes,
+    path_for,
     plan_of,
     readers_of,
-    shared_operand,
+    shared_operands,
     tiling_of,
 )
 from flashbench.engines.flash.scalar import backward_by_loops, forward_by_loops, workspace_of_loops
@@ -35,7 +37,7 @@ from flashbench.kernels.flash.backward import BackwardCall, flash_backward
 from flashbench.kernels.flash.forward import ForwardCall, flash_forward
 from flashbench.kernels.flash.mask_gradient import MaskGradientCall, MaskShape, flash_mask_gradient
 from flashbench.kernels.flash.scratch import BACKWARD, FORWARD, MASK_GRADIENT
-from flashbench.kernels.products.paths import path_of
+from flashbench.kernels.products.paths import PATHS
 from flashbench.problem import AttentionProblem, Direction, Feature
 
 
@@ -77,14 +79,15 @@ class FlashEngine(EngineBase):
         o = result_like(q, problem.head_dim_v)
         lse = np.empty(problem.q_shape[:3], accumulator_of(problem.dtype).storage)
         threads, blocks = plan_of(problem, "fwd", settings)
-        path, half = path_of(problem.dtype, settings.path), is_half(problem.dtype)
+        path = path_for(problem, "fwd", settings.path)
         q, k, v = readable(q), readable(k), readable(v)
         readers = readers_of(problem)
-        operand = shared_operand(problem, path, blocks, v)
-        gathered_k = gathered_room(k, readers)
-        gathered_v = gathered_room(v, readers) if operand is None else v
-        moves = moves_table((k, gathered_k), (v, gathered_v), operand=operand)
-        gathers = Gathers(int(half or tile_is_scattered(o, blocks.block_q)))
+        operands = shared_operands(problem, path, blocks, "fwd", k, v)
+        laid_out = [operand.source is k for operand in operands]
+        gathered_k = k if True in laid_out else gathered_room(k, readers)
+        gathered_v = v if False in laid_out else gathered_room(v, readers)
+        moves = moves_table((k, gathered_k), (v, gathered_v), operands=operands)
+        gathers = Gathers(int(path.copies or tile_is_scattered(o, blocks.block_q)))
         tiling = tiling_of(problem, FORWARD, blocks, path, gathers)
         features, arrays = call_features(problem, extras)
         memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences, moves)
@@ -101,7 +104,9 @@ class FlashEngine(EngineBase):
             features,
         )
         Launch(call, threads).run(flash_forward(path.product, problem.dtype))
-        del memory, arrays, operand  # keep them alive until here: the kernel has only their addresses
+        if memory.refused:
+            return self.forward(problem, settings._replace(path=OTHERWISE), q, k, v, extras=extras)
+        del memory, arrays, operands  # keep them alive until here: the kernel has only their addresses
         return Forward(o, lse)
 
     def backward(
@@ -131,11 +136,11 @@ class FlashEngine(EngineBase):
         readers = readers_of(problem)
         gathered_k, gathered_v = gathered_room(k, readers), gathered_room(v, readers)
         gathered_dk, gathered_dv = (sums_room(x, problem, readers) for x in (dk, dv))
-        path, half = path_of(problem.dtype, settings.path), is_half(problem.dtype)
-        operand = shared_operand(problem, path, blocks, k)
-        moves = moves_table((k, gathered_k), (v, gathered_v), operand=operand)
+        path = path_for(problem, "bwd", settings.path)
+        operands = shared_operands(problem, path, blocks, "bwd", k, v)
+        moves = moves_table((k, gathered_k), (v, gathered_v), operands=operands)
         scattered = (int(tile_is_scattered(x, blocks.block_q)) for x in (dq, q, do))
-        gathers = Gathers(sums=1) if half else Gathers(*scattered)
+        gathers = Gathers(sums=1) if path.copies else Gathers(*scattered)
         tiling = tiling_of(problem, BACKWARD, blocks, path, gathers)
         features, arrays = call_features(problem, extras)
         memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences, moves)
@@ -158,7 +163,19 @@ class FlashEngine(EngineBase):
             features,
         )
         Launch(call, threads).run(flash_backward(path.product, problem.dtype))
-        del memory, arrays, operand
+        if memory.refused:
+            return self.backward(
+                problem,
+                settings._replace(path=OTHERWISE),
+                do,
+                q,
+                k,
+                v,
+                forward,
+                extras=extras,
+                mask_gradient=mask_gradient,
+            )
+        del memory, arrays, operands
         dmask = None
         if mask_gradient and problem.mask == "float":
             dmask = _mask_gradient(problem, settings, extras, do, q, gathered_k, gathered_v, o, lse)
@@ -168,7 +185,7 @@ class FlashEngine(EngineBase):
         """The path's name, or that of the product that decodes; None for the scalar loops."""
         if not settings.use_simd:
             return None
-        path = path_of(problem.dtype, settings.path)
+        path = path_for(problem, "fwd" if direction == "fwd" else "bwd", settings.path)
         decoding = direction == "fwd" and decodes(problem, settings)
         return (path.decode if decoding else path.product).name
 
@@ -214,7 +231,9 @@ def _mask_gradient(
     """dmask in the shape of the mask. The arrays must already be `readable`."""
     threads, blocks = plan_of(problem, "bwd", settings)
     dmask = np.zeros(problem.mask_shape, accumulator_of(problem.dtype).storage)
-    path = path_of(problem.dtype, settings.path)
+    path = path_for(problem, "bwd", settings.path)
+    if path.product.halves == 3:  # it refuses some numbers: see `OTHERWISE`
+        path = PATHS[OTHERWISE]
     tiling = tiling_of(problem, MASK_GRADIENT, blocks, path)
     features, arrays = call_features(problem, extras)
     memory = CallMemory(threads, tiling.stride, tiling.counters, tiling.sequences)

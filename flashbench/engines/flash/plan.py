@@ -35,18 +35,25 @@ from flashbench.engines.launch import (
 from flashbench.kernels.call.structs import Gathers, Move, Sequence, Sizes
 from flashbench.kernels.flash.backward import BackwardCall
 from flashbench.kernels.flash.forward import ForwardCall
-from flashbench.kernels.flash.gather import TICKETS
+from flashbench.kernels.flash.gather import K_ROWS, TICKETS, V_ROWS, VALUES
 from flashbench.kernels.flash.scratch import BACKWARD, FORWARD, MASK_GRADIENT, WHOLE, ScratchSizes, padded
 from flashbench.kernels.products.paths import Path, path_of
 from flashbench.problem import AttentionProblem
+
+OTHERWISE = "fma"  # the path that computes what `amx_split` refuses
+
+
+def path_for(problem: AttentionProblem, direction: Pass, wanted: str | None) -> Path:
+    """The path of a call: the wanted one, or the best for the problem."""
+    return path_of(problem.dtype, wanted, readers_of(problem), backward=direction == "bwd")
 
 
 @functools.lru_cache(maxsize=1024)  # used by every call
 def built_in_blocks(problem: AttentionProblem, direction: Pass, path: str | None = None) -> Blocks:
     """The block sizes by rule, used if the tuned table has no entry."""
     seqlen_q, seqlen_k, window = problem.seqlen_q, problem.seqlen_k, _window(problem)
-    if is_half(problem.dtype):
-        product = path_of(problem.dtype, path).product
+    product = path_for(problem, direction, path).product
+    if is_half(problem.dtype) or product.exact:
         exact, halves = product.exact, product.halves
         return half_blocks(direction, seqlen_q, seqlen_k, window, exact=exact, halves=halves)
     if direction == "fwd":
@@ -75,7 +82,7 @@ def _chosen(problem: AttentionProblem, direction: Pass, settings: Settings) -> B
     """
     auto = None
     if settings.block_q is None and settings.block_k is None:
-        auto = tuned_blocks(problem, direction, path_of(problem.dtype, settings.path).product.name)
+        auto = tuned_blocks(problem, direction, path_for(problem, direction, settings.path).product.name)
         if auto is not None:
             auto = within_window(auto, problem.seqlen_k, _window(problem))
     auto = auto or built_in_blocks(problem, direction, settings.path)
@@ -171,31 +178,51 @@ def call_bytes(problem: AttentionProblem, direction: Pass, settings: Settings) -
     """Workspace of a call in bytes; exact if no array is copied or gathered."""
     threads, blocks = plan_of(problem, direction, settings)
     layout, call = (FORWARD, ForwardCall) if direction == "fwd" else (BACKWARD, BackwardCall)
-    gathers = Gathers(sums=1) if is_half(problem.dtype) else _NO_GATHERS
-    path = path_of(problem.dtype, settings.path)
+    path = path_for(problem, direction, settings.path)
+    gathers = Gathers(sums=1) if path.copies else _NO_GATHERS
     _, stride = scratch_of(layout, problem, blocks, path, gathers)
     shared = struct_bytes(call) + problem.batch * struct_bytes(Sequence)
     if direction == "bwd" and is_half(problem.dtype):  # dk and dv grow in float32
         numbers = problem.num_kv_heads * problem.key_rows * (problem.head_dim + problem.head_dim_v)
         shared += numbers * accumulator_of(problem.dtype).itemsize
-    if shares_operand(problem, path, blocks):
-        columns = padded(problem.head_dim_v if direction == "fwd" else problem.head_dim, WHOLE)
+    if shares_operands(problem, path, blocks):
         entries, head = operand_blocks(problem)
         keys = entries * problem.num_kv_heads * head * WHOLE
-        shared += keys * columns * path.product.halves * problem.itemsize + ALIGNMENT + struct_bytes(Move)
+        for kind in kinds_of_operands(path, direction):
+            columns = padded(problem.head_dim_v if reads_v(kind, direction) else problem.head_dim, WHOLE)
+            shared += keys * columns * path.product.halves * 2 + ALIGNMENT + struct_bytes(Move)
     return threads * stride + ALIGNMENT + shared + counters_of(layout, problem, blocks).bytes
 
 
-def shares_operand(problem: AttentionProblem, path: Path, blocks: Blocks) -> bool:
+def shares_operands(problem: AttentionProblem, path: Path, blocks: Blocks) -> bool:
     """Whether the keys are laid out once for the product: if more than one tile of queries reads them."""
     return path.product.exact and readers_of(problem) > blocks.block_q
 
 
-def shared_operand(problem: AttentionProblem, path: Path, blocks: Blocks, x: Array) -> Operand | None:
-    """The operand of x, v or k, that all tiles share; None if each makes its own."""
-    if not shares_operand(problem, path, blocks):
-        return None
-    return operand_of(x, problem, path.product.halves * padded(x.shape[3], WHOLE))
+def kinds_of_operands(path: Path, direction: Pass) -> tuple[int, ...]:
+    """The kinds of operands (kernels/flash/gather.py) that are laid out once.
+
+    Rows of keys only where a number takes more than its own bytes twice: three parts of bfloat16.
+    """
+    if path.product.halves < 3:
+        return (VALUES,)
+    return (K_ROWS, VALUES) if direction == "fwd" else (K_ROWS, V_ROWS, VALUES)
+
+
+def reads_v(kind: int, direction: Pass) -> bool:
+    """Whether an operand is made of v, not of k. VALUES are v transposed, or in the backward pass k."""
+    return kind == V_ROWS or (kind == VALUES and direction == "fwd")
+
+
+def shared_operands(
+    problem: AttentionProblem, path: Path, blocks: Blocks, direction: Pass, k: Array, v: Array
+) -> list[Operand]:
+    """The operands that all tiles share; none if each tile makes its own."""
+    if not shares_operands(problem, path, blocks):
+        return []
+    sources = [(kind, v if reads_v(kind, direction) else k) for kind in kinds_of_operands(path, direction)]
+    halves = path.product.halves
+    return [operand_of(kind, x, problem, halves * padded(x.shape[3], WHOLE)) for kind, x in sources]
 
 
 def chains_of(problem: AttentionProblem) -> int:

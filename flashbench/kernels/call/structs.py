@@ -86,7 +86,7 @@ class MoveSizes(NamedTuple):
     heads: int
     rows: int
     columns: int
-    operand: int  # 1: write `target` as `product.values` does, sequence by sequence; 0: copy
+    kind: int  # see gather.py
 
 
 class Move(NamedTuple):

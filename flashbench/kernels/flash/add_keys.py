@@ -15,7 +15,7 @@ from flashbench.kernels.call.visibility import (
     clear_sums,
     hides_some,
 )
-from flashbench.kernels.flash.gather import operand_of
+from flashbench.kernels.flash.gather import K_ROWS, VALUES, check_rows, keys_operand, operand_of
 from flashbench.kernels.flash.scratch import room_of_v, room_of_weights
 from flashbench.kernels.flash.tile_steps import draws_of, tile_scores
 from flashbench.kernels.products.words import halves
@@ -31,7 +31,7 @@ def add_keys(product, call, scratch, queries, keys, rows, begun):
 
     # Pass 1: scores in log2 units, so that softmax needs exp2 only.
     nowhere = pointer(call.zero, 0)
-    k = product.keys(rows_from(rows.k, keys.start), keys.rows, call.sizes.head_dim, scratch.rows)
+    k = keys_operand(product, call, queries, keys, rows.k, call.sizes.head_dim, K_ROWS, scratch.rows)
     factor = tile_scores(product, call, scratch, s, queries, keys, k, nowhere)
 
     # Pass 2: s becomes p = exp2(s - row_max). If row_max grows, rescale the older sums to the new maximum.
@@ -49,14 +49,16 @@ def add_keys(product, call, scratch, queries, keys, rows, begun):
         v = rows_from(rows.v, keys.start)
         add_visible_to_queries(s, queries, keys, v, rows.sums, columns, features)
     else:
-        add_product(product, call, scratch, queries, keys, rows, product.weights(s, lanes, keys.rows), begun)
+        w = product.weights(s, lanes, keys.rows, room_of_weights(call, scratch, queries))
+        add_product(product, call, scratch, queries, keys, rows, w, begun)
 
 
 @step
 def add_product(product, call, scratch, queries, keys, rows, w, begun):
     """Pass 3: o += p @ v. w: the weights."""
     v, columns = rows_from(rows.v, keys.start), call.sizes.head_dim_v
-    place, unmade = operand_of(call, queries, keys, room_of_v(call, scratch))
+    place, unmade = operand_of(call, queries, keys, VALUES, room_of_v(product, call, scratch))
+    check_rows(product, call, v, unmade, columns)
     v_tile = product.values(v, unmade, columns, place)
     product.add_to_queries(w, queries.lanes, v_tile, rows.sums, queries.rows, columns, keys.rows, begun)
 
@@ -77,7 +79,7 @@ def add_weighted_keys(product, call, scratch, queries, keys, rows, begun):
         return
 
     s, lanes = scratch.s, queries.lanes
-    k = product.keys(rows_from(rows.k, keys.start), keys.rows, call.sizes.head_dim, scratch.rows)
+    k = keys_operand(product, call, queries, keys, rows.k, call.sizes.head_dim, K_ROWS, scratch.rows)
     factor = tile_scores(product, call, scratch, s, queries, keys, k, pointer(call.zero, 0))
 
     lane_state = scratch.row_max, scratch.row_sum, scratch.rescale

@@ -38,7 +38,18 @@ from flashbench.kernels.call.visibility import (
     put_limits,
 )
 from flashbench.kernels.flash.chains import FINISHED, next_task, publish_end, wait_for_turn
-from flashbench.kernels.flash.gather import TICKETS, copy_rows, gather, operand_of, scatter
+from flashbench.kernels.flash.gather import (
+    K_ROWS,
+    TICKETS,
+    V_ROWS,
+    VALUES,
+    check_rows,
+    copy_rows,
+    gather,
+    keys_operand,
+    operand_of,
+    scatter,
+)
 from flashbench.kernels.flash.scratch import BACKWARD, whole
 from flashbench.kernels.flash.tile_steps import put_alibi, put_rows, tile_gradients, tile_scores
 from flashbench.kernels.maths.rows import all_finite
@@ -173,6 +184,8 @@ def begin(product, call, scratch, queries, task):
     in_scratch = product.sums(scratch.dq, queries.lanes, head_dim)
     tile_q = tile_copy(q, scratch.q, call.gathers.q, queries.rows, head_dim, call.zero + 1)
     tile_do = tile_copy(do, scratch.do, call.gathers.do, queries.rows, head_dim_v, call.zero + 1)
+    check_rows(product, call, q, queries.rows, head_dim)
+    check_rows(product, call, do, queries.rows, head_dim_v)
     # The packed tiles contain softmax_scale: scores come out in log2 units, and ds is ready for dq and dk. If
     # the product is exact they do not, and the scale multiplies dq and dk at the end.
     product.pack(tile_q, queries.rows, head_dim, scratch.qt, queries.lanes, call.features.q_factor)
@@ -220,13 +233,13 @@ def put_gradients(product, call, scratch, queries, keys, rows):
 
     Forward: s = k @ qt, p = softmax(s), o = p @ v.
     """
-    k = product.keys(rows_from(rows.k, keys.start), keys.rows, call.sizes.head_dim, scratch.k)
-    v = product.keys(rows_from(rows.v, keys.start), keys.rows, call.sizes.head_dim_v, scratch.v)
+    k = keys_operand(product, call, queries, keys, rows.k, call.sizes.head_dim, K_ROWS, scratch.k)
+    v = keys_operand(product, call, queries, keys, rows.v, call.sizes.head_dim_v, V_ROWS, scratch.v)
     factor = tile_scores(product, call, scratch, scratch.p, queries, keys, k, scratch.cap_slopes)
     if weighs_at_once(product, call, keys):
         tiles, of_lanes = (scratch.p, scratch.ds), (scratch.lse2, scratch.delta)
         product.scores(scratch.ds, v, scratch.dot, queries.lanes, keys.rows, call.sizes.head_dim_v)
-        rooms = key_weights_rooms(scratch, queries, keys, True)
+        rooms = key_weights_rooms(product, scratch, queries, keys, True)
         product.gradient_weights(tiles, of_lanes, queries.lanes, keys.rows, factor, rooms)
     else:
         tile_gradients(product, call, scratch, queries, keys, v, factor)
@@ -243,14 +256,17 @@ def weighs_at_once(product, call, keys):
 
 
 @step
-def key_weights_rooms(scratch, queries, keys, at_once):
-    """Where `key_weights` of p and of ds are made.
-
-    If not at once: p where it is, and ds there too when p is no longer needed.
-    """
+def key_weights_rooms(product, scratch, queries, keys, at_once):
+    """Where `key_weights` of p and of ds are made. If not at once, those of ds replace those of p."""
     if at_once:
         return scratch.weights, at(scratch.weights, keys.rows * whole(queries.lanes) // 2)
-    return scratch.p, scratch.p
+    return (scratch.p, scratch.p) if product.halves == 1 else (scratch.weights, scratch.weights)
+
+
+@step
+def weights_room(product, scratch):
+    """Where `weights` of ds are made, after `key_weights` were used."""
+    return scratch.ds if product.halves == 1 else scratch.weights
 
 
 @step
@@ -272,7 +288,7 @@ def add_to_dk_and_dv(product, call, scratch, queries, keys, rows, task, past):
         add_visible_to_keys(scratch.ds, queries, keys, rows.q, dk, head_dim, call.features)
     else:
         add, count, made = task.link > 0, keys.rows, weighs_at_once(product, call, keys)
-        p_room, ds_room = key_weights_rooms(scratch, queries, keys, made)
+        p_room, ds_room = key_weights_rooms(product, scratch, queries, keys, made)
         unmade = 0 if made else count
         p = product.key_weights(scratch.p, lanes, unmade, p_room)
         product.add_to_keys(p, lanes, rows.do_tile, dv, count, head_dim_v, queries.rows, add)
@@ -296,10 +312,10 @@ def add_to_dq(product, call, scratch, queries, keys, rows, k_tile, begun):
             clear_sums(rows.dq, queries.rows, columns, call.zero)
         add_visible_to_queries(scratch.ds, queries, keys, k, rows.dq, columns, call.features)
     else:
-        place, to_turn = operand_of(call, queries, keys, scratch.turned)
+        place, to_turn = operand_of(call, queries, keys, VALUES, scratch.turned)
         turned = product.turned(k_tile, to_turn, columns, place)
         unmade = 0 if weighs_at_once(product, call, keys) else keys.rows
-        ds = product.weights(scratch.ds, queries.lanes, unmade)
+        ds = product.weights(scratch.ds, queries.lanes, unmade, weights_room(product, scratch))
         product.add_to_queries(ds, queries.lanes, turned, rows.dq, queries.rows, columns, keys.rows, begun)
 
 

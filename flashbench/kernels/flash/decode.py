@@ -242,7 +242,7 @@ def add_values(product, call, scratch, part, keys, begun):
         elif call.split.rows <= FEW:  # 16-bit floats are widened in registers
             product.add_to_queries(p, lanes, v, part.o, call.split.rows, columns, count, begun)
         else:
-            v_tile = product.values(v, count, columns, room_of_v(call, scratch))
+            v_tile = product.values(v, count, columns, room_of_v(product, call, scratch))
             product.add_to_queries(p, lanes, v_tile, part.o, call.split.rows, columns, count, begun)
         begun = True
         done += count

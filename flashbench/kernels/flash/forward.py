@@ -52,7 +52,7 @@ from flashbench.kernels.call.visibility import (
     put_limits,
 )
 from flashbench.kernels.flash.add_keys import add_keys, add_weighted_keys
-from flashbench.kernels.flash.gather import TICKETS, gather
+from flashbench.kernels.flash.gather import TICKETS, check_rows, gather
 from flashbench.kernels.flash.scratch import FORWARD
 from flashbench.kernels.flash.tile_steps import put_alibi, start_of_row
 from flashbench.kernels.maths.exp2 import LN2
@@ -180,6 +180,7 @@ def rows_of(product, call, scratch, queries):
 def begin(product, call, scratch, queries, q):
     """Pack q and set the initial row_max, row_sum and feature data of each query lane."""
     features = call.features
+    check_rows(product, call, q, queries.rows, call.sizes.head_dim)
     product.pack(q, queries.rows, call.sizes.head_dim, scratch.qt, queries.lanes, features.q_factor)
     row_max, row_sum = start_of_row(features, queries.h)
     for lane in range(queries.lanes):

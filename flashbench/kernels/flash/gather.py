@@ -13,12 +13,16 @@ from flashbench.codegen.atomics import fetch_add, take_ticket, wait_for
 from flashbench.codegen.pointers import address_in, at, recast
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import CELL_BYTES, element
-from flashbench.kernels.call.arrays import rows_at, sequence_at
+from flashbench.kernels.call.arrays import rows_at, rows_from, sequence_at
 from flashbench.kernels.call.structs import Array, Move, MoveSizes
 from flashbench.kernels.flash.scratch import WHOLE
 from flashbench.kernels.maths.rows import put_multiple
+from flashbench.kernels.products.split import splits_exactly
 
+# Kinds of moves, `MoveSizes.kind`: a copy of the rows, or an operand of products of keys.
+COPY, VALUES, K_ROWS, V_ROWS = range(4)
 TICKETS = 2  # counters of `gather`, the first of the call: pieces taken, pieces done
+REFUSED = 1 << 40  # added to the pieces done: a number is beyond what the product computes exactly
 _PIECE = 64  # rows of all heads: at the source they are contiguous
 _PARTS = 8  # parts of a head's operand: many threads have work with a single head
 _MOVE_BYTES = CELL_BYTES * (2 * len(Array._fields) + len(MoveSizes._fields))
@@ -54,7 +58,7 @@ def _move_at(call, number):
 
 @step
 def _pieces_of(call, move):
-    if move.sizes.operand:
+    if move.sizes.kind != COPY:
         return call.work.sequence_count * move.sizes.heads * _PARTS
     return move.sizes.batch * _pieces_of_entry(move)
 
@@ -69,7 +73,7 @@ def _move_piece(product, call, piece):
     for number in range(call.work.move_count):
         move = _move_at(call, number)
         if piece < _pieces_of(call, move):
-            if move.sizes.operand:
+            if move.sizes.kind != COPY:
                 _make_operand(product, call, move, piece)
             else:
                 _copy_piece(move, piece)
@@ -96,7 +100,12 @@ def _make_operand(product, call, move, piece):
     rows = min(end, sequence.seqlen_k) - first
     if rows > 0:
         source = rows_at(move.source, sequence.batch, head, sequence.first_key + first)
-        product.values(source, rows, move.sizes.columns, _operand_at(call, move, b, head, first))
+        place = _operand_at(call, move, b, head, first)
+        check_rows(product, call, source, rows, move.sizes.columns)
+        if move.sizes.kind == VALUES:
+            product.values(source, rows, move.sizes.columns, place)
+        else:
+            product.keys(source, rows, move.sizes.columns, place)
 
 
 @step
@@ -108,17 +117,34 @@ def _operand_at(call, move, b, head, key):
 
 
 @step
-def operand_of(call, queries, keys, room):
+def operand_of(call, queries, keys, kind, room):
     """(place, rows): where a tile's operand is, and how many rows must be made there: 0 if a move did it.
 
     room: scratch, for a tile that is not whole blocks.
     """
-    if call.work.move_count > 0:
-        move = _move_at(call, call.work.move_count - 1)
-        ends = keys.rows % WHOLE == 0 or keys.start + keys.rows == queries.sequence.seqlen_k
-        if move.sizes.operand and keys.start % WHOLE == 0 and ends:
-            return _operand_at(call, move, queries.b, queries.h // call.sizes.group, keys.start), 0
+    ends = keys.rows % WHOLE == 0 or keys.start + keys.rows == queries.sequence.seqlen_k
+    if keys.start % WHOLE == 0 and ends:
+        for number in range(call.work.move_count):
+            move = _move_at(call, number)
+            if move.sizes.kind == kind:
+                return _operand_at(call, move, queries.b, queries.h // call.sizes.group, keys.start), 0
     return room, keys.rows
+
+
+@step
+def check_rows(product, call, x, rows, columns):
+    """Refuse the call if the product cannot compute with a number of x. Its results are then of no use."""
+    if product.halves == 3 and not splits_exactly(x.at, x.row, rows, columns):
+        fetch_add(at(call.work.tickets, 1), REFUSED)
+
+
+@step
+def keys_operand(product, call, queries, keys, x, columns, kind, room):
+    """The operand of `product.scores`. x: rows of k or v of the sequence."""
+    place, unmade = operand_of(call, queries, keys, kind, room)
+    rows = rows_from(x, keys.start)
+    check_rows(product, call, rows, unmade, columns)
+    return product.keys(rows, unmade, columns, place)
 
 
 @step
@@ -133,9 +159,9 @@ def _copy_row(move, b, row):
 def scatter(gathered, home, sequence, head, columns, factor):
     """Copy one head's gradients, times `factor`, from the array in which they grew to the output `home`.
 
-    No copy if both are the same array.
+    No copy if both are the same array and the factor is 1.
     """
-    if address_in(gathered.at) != address_in(home.at):
+    if address_in(gathered.at) != address_in(home.at) or factor != 1:
         source = rows_at(gathered, sequence.batch, head, sequence.first_key)
         target = rows_at(home, sequence.batch, head, sequence.first_key)
         copy_rows(source, target, sequence.seqlen_k, columns, factor)

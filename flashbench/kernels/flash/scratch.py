@@ -54,9 +54,14 @@ def _padded(size: int, n: ScratchSizes) -> int:
     return padded(size, WHOLE) if n.copies else size
 
 
+def _operand(n: ScratchSizes, numbers: int) -> int:
+    """float32 numbers that an operand of so many numbers takes: those of up to two parts take one each."""
+    return numbers * max(2, n.halves) // 2
+
+
 def _copy(name: str, rows: Callable[[ScratchSizes], int], columns: Callable[[ScratchSizes], int]) -> Part:
     """A copy of a tile of rows for the product: large enough for float32."""
-    return Part(name, lambda n: n.copies * _padded(rows(n), n) * _padded(columns(n), n))
+    return Part(name, lambda n: n.copies * _operand(n, _padded(rows(n), n) * _padded(columns(n), n)))
 
 
 def _lanes(name: str, rows: Callable[[ScratchSizes], int] = lambda n: 1) -> Part:
@@ -83,11 +88,13 @@ _ALIBI = (_lanes("positions", lambda n: n.alibi), _lanes("slopes", lambda n: n.a
 _ROW_STATE = (_lanes("row_max"), _lanes("row_sum"), _lanes("rescale"))
 STATE_ROWS = len(_ROW_STATE)  # numbers per lane that the forward pass keeps with any features
 
-_QT = _lanes("qt", lambda n: _padded(n.head_dim, n))
+_QT = _lanes("qt", lambda n: _operand(n, _padded(n.head_dim, n)))
 # A tile of k, then a tile of v: see `room_of_v`.
 _KEYS_TILE = Part(
     "rows",
-    lambda n: n.copies * _padded(n.block_k, n) * (_padded(n.head_dim, n) + _padded(n.head_dim_v, n)),
+    lambda n: (
+        n.copies * _operand(n, _padded(n.block_k, n) * (_padded(n.head_dim, n) + _padded(n.head_dim_v, n)))
+    ),
 )
 _K_TILE = _copy("k", lambda n: n.block_k, lambda n: n.head_dim)
 _V_TILE = _copy("v", lambda n: n.block_k, lambda n: n.head_dim_v)
@@ -106,7 +113,7 @@ FORWARD = ScratchLayout(
 
 _GRADIENTS = (
     _QT,
-    _lanes("dot", lambda n: _padded(n.head_dim_v, n)),
+    _lanes("dot", lambda n: _operand(n, _padded(n.head_dim_v, n))),
     _keys("p"),
     _keys("ds"),
     _lanes("lse2"),
@@ -120,7 +127,10 @@ BACKWARD = ScratchLayout(
     *_GRADIENTS,
     *_LIMITS_IF_ANY,
     _lanes("cap_slopes", lambda n: n.softcap * n.block_k),
-    Part("weights", lambda n: (n.halves == 1) * _padded(n.block_k, n) * padded(n.lanes, WHOLE)),
+    Part(
+        "weights",
+        lambda n: (n.halves > 0) * _operand(n, _padded(n.block_k, n) * padded(n.lanes, WHOLE)),
+    ),
     _copy("turned", lambda n: n.block_k, lambda n: n.head_dim),
     _copy("q_tile", lambda n: n.lanes, lambda n: n.head_dim),
     _copy("do_tile", lambda n: n.lanes, lambda n: n.head_dim_v),
@@ -156,6 +166,8 @@ def room_of_weights(call, scratch, queries):
 
 
 @step
-def room_of_v(call, scratch):
-    """The second half of `rows`: the tile of v."""
-    return at(scratch.rows, whole(call.sizes.block_k) * whole(call.sizes.head_dim))
+def room_of_v(product, call, scratch):
+    """What follows the tile of k in `rows`: the tile of v."""
+    return at(
+        scratch.rows, whole(call.sizes.block_k) * whole(call.sizes.head_dim) * max(2, product.halves) // 2
+    )

@@ -58,13 +58,15 @@ class Product(NamedTuple):
     # values(x, rows, columns, room): the `Matrix` of rows of v that `add_to_queries` reads.
     values: Any
     # turned(keys, rows, columns, room): the same from what `keys` returned, for dq += ds k. With rows = 0,
-    # these two return the `Matrix` of an operand that is in `room` already.
+    # these three return the `Matrix` of an operand that is in `room` already.
     turned: Any
-    # weights(p, lanes, rows): p as `add_to_queries` reads it, made in place.
+    # weights(p, lanes, rows, room): p as `add_to_queries` reads it, made in `room`, which may be p itself
+    # unless halves == 3.
     weights: Any
     # queries(x, rows, columns, room): the `Matrix` of rows of do or q that `add_to_keys` reads.
     queries: Any
-    # key_weights(p, lanes, rows, room): p as `add_to_keys` reads it, made in `room`, which may be p itself.
+    # key_weights(p, lanes, rows, room): p as `add_to_keys` reads it, made in `room`, which may be p itself if
+    # halves == 1.
     key_weights: Any
     # gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms): for exact products with halves == 1, all
     # weights of the backward pass from scores (gradient_weights.py). Then `weights` and `key_weights` have no

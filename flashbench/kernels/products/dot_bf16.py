@@ -69,7 +69,7 @@ def _emulated_dot(b: ir.IRBuilder, x: ir.Value, y: ir.Value, total: ir.Value) ->
 
 @step
 def _pack(x, rows, columns, packed, lanes, factor):
-    pack_pairs(x, rows, columns, packed, lanes)
+    pack_pairs(x, rows, columns, packed, lanes, lanes)
 
 
 @step

@@ -1,12 +1,10 @@
 """p = exp2(factor * s - row_max) as words of two numbers: the second pass of an online softmax.
 
-The words are those of `weights.weights`, (p[2j, lane], p[2j + 1, lane]), or of `split_weights`, made straight
-from scores.
+The words are those of weights.py, made straight from scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,10 +29,10 @@ from flashbench.codegen.ir import (
     store,
 )
 from flashbench.codegen.steps import step
-from flashbench.kernels.maths.exp2 import MOST_ABOVE, exp2_rounded
+from flashbench.kernels.maths.exp2 import MOST_ABOVE
 from flashbench.kernels.maths.rows import put_multiple
-from flashbench.kernels.products.split_weights import clear_split_lines, put_split_words
-from flashbench.kernels.products.words import FLOAT, VECTOR, clear_lines, rounded_pairs, store_words
+from flashbench.kernels.products.weights import ROUNDED, Words, clear_words_after
+from flashbench.kernels.products.words import FLOAT, VECTOR
 
 NUMBERS = FLOAT.as_pointer()
 GROUP = 4  # vectors of a row at once: independent work hides the latency of the polynomial
@@ -51,31 +49,6 @@ class Scores(NamedTuple):
     new_sum: ir.Value
     factor: ir.Value
     words: ir.Value
-
-
-class Words(NamedTuple):
-    """How a product reads p."""
-
-    name: str
-    # put(b, low, high, words, place, lanes): the words of two rows, of vectors of p, from words[place] on.
-    put: Callable[..., None]
-    lines: int  # rows of words for two rows of p
-    # clear(b, words, rows, lanes): clears the words of rows after `rows` rows of p, up to whole tiles.
-    clear: Callable[..., None]
-
-
-def _put_rounded(
-    b: ir.IRBuilder, low: ir.Value, high: ir.Value, words: ir.Value, place: ir.Value, lanes: ir.Value
-) -> None:
-    store_words(b, rounded_pairs(b, low, high), words, place)
-
-
-def _clear_rounded(b: ir.IRBuilder, words: ir.Value, rows: ir.Value, lanes: ir.Value) -> None:
-    clear_lines(b, words, rows, lanes)
-
-
-ROUNDED = Words("rounded", _put_rounded, 1, _clear_rounded)
-SPLIT = Words("split", put_split_words, 2, clear_split_lines)
 
 
 class _Group:
@@ -122,7 +95,7 @@ class _Group:
                 place = b.add(b.mul(b.add(row, const(side)), lanes), offset)
                 x = fma(b, load(b, self._scores.s, place, VECTOR), self._factors, self._shifts[i])
                 largest[i] = larger(b, x, largest[i])
-                p[side] = exp2_rounded(b, x)
+                p[side] = self._kind.exponential(b, x)
                 sums[i] = b.fadd(sums[i], p[side])
             self._kind.put(b, *p, self._scores.words, b.add(line, offset), lanes)
         return [*sums, *largest]
@@ -142,7 +115,7 @@ def _exponentiate(builder: ir.IRBuilder, kind: Words) -> ir.Function:
                 offsets = [b.add(lane, const(i * VECTOR.count)) for i in range(size)]
                 following.append(b.or_(values[0], _Group(b, scores, offsets, kind).put(b)))
             beyond, done = following[0], round_down(b, lanes, width)
-        kind.clear(b, scores.words, rows, lanes)
+        clear_words_after(b, kind, scores.words, rows, lanes)
         b.ret(b.icmp_unsigned("!=", beyond, ir.Constant(bits, 0)))
 
     signature = [NUMBERS, INT, INT, *[NUMBERS] * 3, FLOAT, NUMBERS]
@@ -174,19 +147,18 @@ def _exponentiation(kind: Words) -> Any:
     return exponentiate
 
 
-put_words, put_split = _exponentiation(ROUNDED), _exponentiation(SPLIT)
+def exponentiate_by(kind: Words) -> Any:
+    """The step `exponentiate` of a product that reads p so."""
+    put = _exponentiation(kind)
+
+    @step
+    def exponentiate(s, rows, lanes, lane_state, factor, target):
+        return put(s, rows, lanes, lane_state, factor, target)
+
+    return exponentiate
 
 
-@step
-def exponentiate(s, rows, lanes, lane_state, factor, target):
-    """`exponentiate` of a `Product` whose weights are rounded."""
-    return put_words(s, rows, lanes, lane_state, factor, target)
-
-
-@step
-def exponentiate_split(s, rows, lanes, lane_state, factor, target):
-    """The same for weights that are sums of two numbers."""
-    return put_split(s, rows, lanes, lane_state, factor, target)
+exponentiate = exponentiate_by(ROUNDED)
 
 
 @step

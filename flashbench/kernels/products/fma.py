@@ -40,7 +40,7 @@ def _as_it_is(x, rows, columns, room):
 
 
 @step
-def _weights(p, lanes, rows):
+def _weights(p, lanes, rows, room):
     return p
 
 

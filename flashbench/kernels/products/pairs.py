@@ -59,7 +59,7 @@ from flashbench.kernels.products.words import (
 
 def _pack_pairs(builder: ir.IRBuilder) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        source, source_row, rows, columns, packed, lanes = args
+        source, source_row, rows, columns, packed, lanes, width = args
         words = b.bitcast(packed, WORD.as_pointer())
         whole, wide = b.sdiv(columns, const(2)), const(2 * COUNT)
         # Squares of COUNT words of COUNT rows. The last square begins early, so that it ends with the row,
@@ -80,34 +80,36 @@ def _pack_pairs(builder: ir.IRBuilder) -> ir.Function:
                 of_rows = [load_stored(b, source, b.add(start, column), words_of(COUNT)) for start in starts]
                 first = b.sdiv(column, const(2))
                 for i, value in enumerate(transpose(b, of_rows)):
-                    place = b.add(b.mul(b.add(first, const(i)), lanes), lane)
+                    place = b.add(b.mul(b.add(first, const(i)), width), lane)
                     store_words(b, b.select(has_row, value, ZERO), words, place)
 
         # Pass 2: zeros, then the remaining words one by one.
         room = b.sdiv(round_up(b, columns, DEPTH), const(2))
-        clear_words(b, words, b.mul(done, lanes), b.mul(room, lanes))
+        with loop(b, room, start=done, carry=[]) as (line, _, _):
+            start = b.mul(line, width)
+            clear_words(b, words, start, b.add(start, lanes))
         with loop(b, rows, carry=[]) as (row, _, _):
             start = b.mul(row, source_row)
             with loop(b, whole, start=done, carry=[]) as (word, _, _):
                 value = load_stored(b, source, b.add(start, b.mul(word, const(2))), WORD)
-                store_words(b, value, words, b.add(b.mul(word, lanes), row))
+                store_words(b, value, words, b.add(b.mul(word, width), row))
             with b.if_then(odd):
                 value = load_stored(b, source, b.add(start, b.sub(columns, const(1))), SHORT)
-                store_words(b, b.zext(value, WORD), words, b.add(b.mul(whole, lanes), row))
+                store_words(b, b.zext(value, WORD), words, b.add(b.mul(whole, width), row))
 
-    signature = [HALF, INT, INT, INT, FLOAT.as_pointer(), INT]
+    signature = [HALF, INT, INT, INT, FLOAT.as_pointer(), INT, INT]
     return function(builder, "fb.pack_pairs", signature, body)
 
 
 def _pair_rows(builder: ir.IRBuilder) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        source, source_row, rows, columns, room = args
+        source, source_row, rows, columns, room, stride = args
         words, width = b.bitcast(room, WORD.as_pointer()), round_up(b, columns, DEPTH)
 
         def put_line(pair: ir.Value, *, both: bool) -> None:
             """One row of words, from two rows, or from one and zeros."""
             low = b.mul(b.mul(pair, const(2)), source_row)
-            high, target = b.add(low, source_row), b.mul(pair, width)
+            high, target = b.add(low, source_row), b.mul(pair, stride)
 
             def put(column: ir.Value, count: int) -> None:
                 kind = ir.VectorType(SHORT, count)
@@ -131,9 +133,9 @@ def _pair_rows(builder: ir.IRBuilder) -> ir.Function:
             put_line(pair, both=True)
         with b.if_then(b.trunc(rows, ir.IntType(1))):
             put_line(pairs, both=False)
-        clear_lines(b, words, rows, width)
+        clear_lines(b, words, rows, width, stride)
 
-    signature = [HALF, INT, INT, INT, FLOAT.as_pointer()]
+    signature = [HALF, INT, INT, INT, FLOAT.as_pointer(), INT]
     return function(builder, "fb.pair_rows", signature, body)
 
 
@@ -159,19 +161,20 @@ def _pad_rows(builder: ir.IRBuilder) -> ir.Function:
 
 
 @intrinsic
-def pack_pairs(typingctx: Any, x: Any, rows: Any, columns: Any, packed: Any, lanes: Any) -> Any:
-    """packed[c, lane] = the word (x[lane][2c], x[lane][2c + 1]): `lanes` words from row to row.
+def pack_pairs(typingctx: Any, x: Any, rows: Any, columns: Any, packed: Any, lanes: Any, width: Any) -> Any:
+    """packed[c, lane] = the word (x[lane][2c], x[lane][2c + 1]): `width` words from row to row.
 
     Columns are padded to whole tiles (DEPTH). Lanes from `rows` on are zero; rows >= 1.
     """
     n = types.intp
-    return types.void(x, n, n, packed, n), calls(_pack_pairs)
+    return types.void(x, n, n, packed, n, n), calls(_pack_pairs)
 
 
 @intrinsic
-def _put_pair_rows(typingctx: Any, x: Any, rows: Any, columns: Any, room: Any) -> Any:
+def put_pair_rows(typingctx: Any, x: Any, rows: Any, columns: Any, room: Any, stride: Any) -> Any:
+    """`pair_rows`, with `stride` words from row to row."""
     n = types.intp
-    return types.void(x, n, n, room), calls(_pair_rows)
+    return types.void(x, n, n, room, n), calls(_pair_rows)
 
 
 @intrinsic
@@ -187,8 +190,9 @@ def pair_rows(x, rows, columns, room):
     Its rows are padded to DEPTH words. There are whole tiles of them: DEPTH rows of x. An odd last
     row is paired with zeros.
     """
-    _put_pair_rows(x, rows, columns, room)
-    return Matrix(halves(room), 2 * ((columns + DEPTH - 1) // DEPTH * DEPTH))
+    width = (columns + DEPTH - 1) // DEPTH * DEPTH
+    put_pair_rows(x, rows, columns, room, width)
+    return Matrix(halves(room), 2 * width)
 
 
 @step

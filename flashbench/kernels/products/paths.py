@@ -15,7 +15,12 @@ from flashbench.dtypes import Dtype
 from flashbench.errors import ConfigError
 from flashbench.kernels.products import Product
 from flashbench.kernels.products.amx import AMX, AMX_EMULATED
-from flashbench.kernels.products.amx_f16 import AMX_F16, AMX_F16_EMULATED
+from flashbench.kernels.products.amx_parts import (
+    AMX_F16,
+    AMX_F16_EMULATED,
+    AMX_SPLIT,
+    AMX_SPLIT_EMULATED,
+)
 from flashbench.kernels.products.convert import CONVERT
 from flashbench.kernels.products.dot_bf16 import DOT_BF16, EMULATED_DOT_BF16
 from flashbench.kernels.products.fma import FMA
@@ -39,6 +44,9 @@ class Path(NamedTuple):
     # Why this process may not use the instructions; None: it may. Asked only of a path that would be used.
     refusal: Callable[[], str | None] = _always
     by_name_only: bool = False  # never chosen by itself
+    # Chosen only if so many queries read each key, on average, in the forward and in the backward pass: with
+    # fewer, laying out operands does not pay.
+    least_readers: tuple[int, int] = (0, 0)
 
     @property
     def copies(self) -> bool:
@@ -50,6 +58,9 @@ _AMX, _DOTS = frozenset(("amx_bf16", "amx_tile")), frozenset(("avx512_bf16",))
 
 # Best first. Emulated paths let tests run, on any CPU, what is written for instructions that few have.
 PATHS: Mapping[str, Path] = {
+    "amx_split": Path(
+        AMX_SPLIT, ("float32",), _AMX, "fma_burst", FMA, amx.refusal, least_readers=(512, 1024)
+    ),
     "fma": Path(FMA, ("float32", "float64"), frozenset(), "fma_burst", FMA),
     "amx": Path(AMX, ("bfloat16",), _AMX, "amx_burst", CONVERT, amx.refusal),
     "dot_bf16": Path(DOT_BF16, ("bfloat16",), _DOTS, "dot_bf16_burst", CONVERT, by_name_only=not FAST_DOTS),
@@ -59,15 +70,20 @@ PATHS: Mapping[str, Path] = {
     "amx_f16-emulated": Path(
         AMX_F16_EMULATED, ("float16",), frozenset(), "fma_burst", CONVERT, by_name_only=True
     ),
+    "amx_split-emulated": Path(
+        AMX_SPLIT_EMULATED, ("float32",), frozenset(), "fma_burst", FMA, by_name_only=True
+    ),
     "dot_bf16-emulated": Path(
         EMULATED_DOT_BF16, ("bfloat16",), frozenset(), "fma_burst", CONVERT, by_name_only=True
     ),
 }
 
 
-@functools.cache  # used by every call
-def path_of(dtype: Dtype, wanted: str | None = None) -> Path:
+@functools.lru_cache(maxsize=1024)  # used by every call
+def path_of(dtype: Dtype, wanted: str | None = None, readers: float = 0, *, backward: bool = False) -> Path:
     """The wanted path, by name; None: the one of FLASHBENCH_PATH, else the first that the target CPU can run.
+
+    readers: queries that read each key, on average.
 
     A path of FLASHBENCH_PATH that does not compute the dtype is ignored: it is meant for another dtype.
     Raises ConfigError if no path has this name, and if this CPU, or the dtype, does not go with it.
@@ -85,13 +101,16 @@ def path_of(dtype: Dtype, wanted: str | None = None) -> Path:
             return path
         if not lenient:
             raise ConfigError(f"{source}: path {name} computes {', '.join(path.dtypes)}, not {dtype}")
-    return PATHS[fastest_path(dtype)]
+    return PATHS[fastest_path(dtype, readers, backward=backward)]
 
 
-def fastest_path(dtype: Dtype) -> str:
+def fastest_path(dtype: Dtype, readers: float = 0, *, backward: bool = False) -> str:
     """The name of the first path that can run here, whatever FLASHBENCH_PATH says."""
-    candidates = ((name, path) for name, path in PATHS.items() if dtype in path.dtypes)
-    return next(name for name, path in candidates if not path.by_name_only and obstacle(path) is None)
+    for name, path in PATHS.items():
+        chosen = dtype in path.dtypes and not path.by_name_only and readers >= path.least_readers[backward]
+        if chosen and obstacle(path) is None:
+            return name
+    raise AssertionError(f"no path computes {dtype} on every CPU")
 
 
 def obstacle(path: Path) -> str | None:

@@ -1,32 +1,21 @@
-"""float16 as the sum of two bfloat16 numbers: operands for tile registers that multiply bfloat16 only.
+"""Numbers as sums of bfloat16 numbers: a float16 number is h + l, a float32 number h + m + l, exactly.
 
-x = h + l, exactly: h has the upper 8 of the 11 bits of x, l the others. Both have the sign of x, and neither
-is 0 unless x is: h is x rounded towards 0, or if x has no other bits, the number before it. So an infinite
-factor meets no 0 and no infinity of the other sign, and the sum of the products of parts is infinite or NaN
-where the product is. h and l of the smallest float16 number are normal in bfloat16. Of infinity, both are it.
-
-Each layout is that of pairs.py, with h and l side by side:
-
-    pack_split        [column / 2, lane]   a row of words of h, then one of l
-    split_rows        [row, column]        of each DEPTH columns h, then l
-    pair_split_rows   [row / 2, column]    a row of words of h, then one of l
-    turn, turn_split  [block, column, i]   of each block of DEPTH rows all columns of h, then of l
-
-A number is read as 16 bits and widened; rows and columns that do not exist are zero.
+A bfloat16 number has 8 significant bits; these have 11 and 24.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from flashbench.codegen.elements import BFLOAT16, ELEMENTS, FLOAT16
-from flashbench.codegen.intrinsics import calls
+from flashbench.codegen.intrinsics import element_of
 from flashbench.codegen.ir import (
+    BOOL,
     INT,
     const,
     constant,
@@ -34,249 +23,133 @@ from flashbench.codegen.ir import (
     function,
     load,
     loop,
+    overload,
     round_down,
-    round_up,
-    smaller,
 )
-from flashbench.codegen.tiles import DEPTH
-from flashbench.kernels.products.pack import transpose
-from flashbench.kernels.products.turned import SIDE, copy_corner, put_square
-from flashbench.kernels.products.words import rounded_shorts, store_stored
 
-_SHORT, _WORD, _FLOAT = ir.IntType(16), ir.IntType(32), ir.FloatType()
-_SHORTS = _SHORT.as_pointer()
-_WORDS = _WORD.as_pointer()
-_NUMBERS = full_vector(_FLOAT)
-_COUNT = _NUMBERS.count
-_PATTERNS = ir.VectorType(_WORD, _COUNT)
-_ROW = ir.VectorType(_SHORT, SIDE)  # of 16-bit numbers
-_FLOAT16 = ELEMENTS[FLOAT16].as_pointer()
 _BELOW = 1 - 2.0**-12  # less than 1 by less than a bit of float16
 
 
-def split(b: ir.IRBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """(h, l) of a float32 vector, for any x: h has 8 bits, h + l = x. l of infinity is NaN."""
-    patterns = b.bitcast(b.fmul(x, constant(x.type, _BELOW)), _PATTERNS)
-    h = b.bitcast(b.and_(patterns, ir.Constant(_PATTERNS, [0xFFFF0000] * _COUNT)), x.type)
-    return h, b.fsub(x, h)
+def _patterns(x: ir.Value) -> ir.VectorType:
+    return ir.VectorType(ir.IntType(32), x.type.count)
 
 
-class _Square(NamedTuple):
-    """SIDE rows and columns of float16 numbers, or fewer rows, in an array or in a copy padded with zeros."""
+def halves_of(b: ir.IRBuilder, x: ir.Value) -> list[ir.Value]:
+    """[h, l] of float16 numbers that were widened; of any float32 number, but then l is rounded when stored.
 
-    row: ir.Value  # the first one's number in the tile
-    column: ir.Value
-    at: ir.Value
-    stride: ir.Value
-
-    def parts(self, b: ir.IRBuilder, row: int) -> tuple[ir.Value, ir.Value]:
-        """(h, l) of a row: 16-bit patterns."""
-        numbers, start = b.bitcast(self.at, _FLOAT16), b.mul(self.stride, const(row))
-        halves = []
-        for offset in (0, _COUNT):
-            x = load(b, numbers, b.add(start, const(offset)), _NUMBERS)
-            h, l_ = split(b, x)
-            halves.append((h, b.select(b.fcmp_ordered("==", l_, l_), l_, x)))
-        (h, l_), (next_h, next_l) = halves
-        return rounded_shorts(b, h, next_h), rounded_shorts(b, l_, next_l)
-
-
-def _squares(
-    b: ir.IRBuilder, source: Any, sizes: tuple[ir.Value, ir.Value], ends: tuple[ir.Value, ir.Value], high: int
-) -> Iterator[_Square]:
-    """All squares of a tile. source: pointer and stride. sizes: rows and columns; ends: with padding.
-
-    high: rows of a square.
+    Both have the sign of x, and neither is 0 unless x is: h is x rounded towards 0, or if x has no other
+    bits, the number before it. So an infinite factor meets no 0 and no infinity of the other sign, and the
+    sum of the products of parts is infinite or NaN where the product is. h and l of the smallest float16
+    number are normal in bfloat16. Of infinity, both are it.
     """
-    at, stride = b.bitcast(source[0], _SHORTS), source[1]
-    corner = b.alloca(_SHORT, const(SIDE * SIDE))
-    with (
-        loop(b, ends[0], step=high, carry=[]) as (row, _, _),
-        loop(b, ends[1], step=SIDE, carry=[]) as (column, _, _),
-    ):
-        first = b.gep(at, [b.add(b.mul(row, stride), column)])
-        rest = [b.sub(size, start) for size, start in zip(sizes, (row, column), strict=True)]
-        whole = b.and_(
-            *(b.icmp_signed(">=", size, const(n)) for size, n in zip(rest, (high, SIDE), strict=True))
-        )
-        before = b.block
-        with b.if_then(b.not_(whole)):
-            counts = [smaller(b, size, const(n)) for size, n in zip(rest, (high, SIDE), strict=True)]
-            b.call(copy_corner(b), [first, stride, *counts, corner])
-            copied = b.block
-        place, step = b.phi(_SHORTS), b.phi(INT)
-        for phi, as_it_is, copy in ((place, first, corner), (step, stride, const(SIDE))):
-            phi.add_incoming(as_it_is, before)
-            phi.add_incoming(copy, copied)
-        yield _Square(row, column, place, step)
+    kind = _patterns(x)
+    lower = b.bitcast(b.fmul(x, constant(x.type, _BELOW)), kind)
+    h = b.bitcast(b.and_(lower, ir.Constant(kind, [0xFFFF0000] * kind.count)), x.type)
+    l_ = b.fsub(x, h)
+    return [h, b.select(b.fcmp_ordered("==", l_, l_), l_, x)]
 
 
-def _pack(builder: ir.IRBuilder) -> ir.Function:
-    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        source, source_row, rows, columns, packed, lanes = args
-        words = b.bitcast(packed, _WORDS)
-        sizes, ends = (rows, columns), (lanes, round_up(b, columns, DEPTH))
-        for square in _squares(b, (source, source_row), sizes, ends, _COUNT):
-            both = [square.parts(b, i) for i in range(_COUNT)]
-            for part in (0, 1):
-                lines = transpose(b, [b.bitcast(parts[part], _PATTERNS) for parts in both])
-                for i, value in enumerate(lines):  # columns 2i and 2i + 1 of the square
-                    line = b.add(square.column, const(2 * i + part))
-                    store_stored(b, value, words, b.add(b.mul(line, lanes), square.row))
+def thirds_of(b: ir.IRBuilder, x: ir.Value) -> list[ir.Value]:
+    """[h, m, l] of float32 numbers up to 2**111: h is x rounded to 8 bits, m the rest rounded to 8 bits.
 
-    signature = [_FLOAT16, INT, INT, INT, _FLOAT.as_pointer(), INT]
-    return function(builder, "fb.split.pack", signature, body)
-
-
-def _place_in_row(b: ir.IRBuilder, column: ir.Value) -> ir.Value:
-    """Where h of a column is in a row of `split_rows`; l is DEPTH further."""
-    block = round_down(b, column, DEPTH)
-    return b.add(block, column)
-
-
-def _rows(builder: ir.IRBuilder) -> ir.Function:
-    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        source, source_row, rows, columns, room = args
-        target, wide = b.bitcast(room, _SHORTS), round_up(b, columns, DEPTH)
-        width = b.mul(wide, const(2))
-        for square in _squares(
-            b, (source, source_row), (rows, columns), (round_up(b, rows, DEPTH), wide), SIDE
-        ):
-            place = _place_in_row(b, square.column)
-            for i in range(SIDE):
-                start = b.add(b.mul(b.add(square.row, const(i)), width), place)
-                for value, offset in zip(square.parts(b, i), (0, DEPTH), strict=True):
-                    store_stored(b, value, target, b.add(start, const(offset)))
-
-    return function(builder, "fb.split.rows", [_FLOAT16, INT, INT, INT, _FLOAT.as_pointer()], body)
-
-
-def _pair_rows(builder: ir.IRBuilder) -> ir.Function:
-    orders = [[i // 2 + SIDE * (i % 2) for i in range(start, start + SIDE)] for start in (0, SIDE)]
-
-    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        source, source_row, rows, columns, room = args
-        words, width, high = b.bitcast(room, _WORDS), round_up(b, columns, DEPTH), round_up(b, rows, DEPTH)
-        for square in _squares(b, (source, source_row), (rows, columns), (high, width), SIDE):
-            for i in range(0, SIDE, 2):
-                pair = zip(square.parts(b, i), square.parts(b, i + 1), strict=True)
-                for part, (first, second) in enumerate(pair):
-                    line = b.add(square.row, const(i + part))
-                    start = b.add(b.mul(line, width), square.column)
-                    for offset, order in enumerate(orders):
-                        mask = ir.Constant(ir.VectorType(_WORD, SIDE), order)
-                        value = b.bitcast(b.shuffle_vector(first, second, mask), _PATTERNS)
-                        store_stored(b, value, words, b.add(start, const(offset * _COUNT)))
-        # The last tile, if at most half of it is rows: its words of h once more, in its second half.
-        last = b.sub(high, const(DEPTH))
-        with b.if_then(b.icmp_signed("<=", b.sub(rows, last), const(DEPTH // 2))):
-            distance = b.mul(width, const(DEPTH // 2))
-            with (
-                loop(b, b.sub(high, const(DEPTH // 2)), start=last, step=2, carry=[]) as (line, _, _),
-                loop(b, width, step=_COUNT, carry=[]) as (column, _, _),
-            ):
-                place = b.add(b.mul(line, width), column)
-                value = b.load(b.bitcast(b.gep(words, [place]), _PATTERNS.as_pointer()), align=4)
-                store_stored(b, value, words, b.add(place, distance))
-
-    return function(builder, "fb.split.pair_rows", [_FLOAT16, INT, INT, INT, _FLOAT.as_pointer()], body)
-
-
-def _turned_place(b: ir.IRBuilder, row: ir.Value, column: ir.Value, wide: ir.Value) -> ir.Value:
-    """Where `turn` puts h of a row and column; l is `wide` columns further."""
-    block, inner = b.sdiv(row, const(DEPTH)), b.srem(row, const(DEPTH))
-    line = b.add(b.mul(block, b.mul(wide, const(2))), column)
-    return b.add(b.mul(line, const(DEPTH)), inner)
-
-
-def _turn(builder: ir.IRBuilder) -> ir.Function:
-    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        source, source_row, rows, columns, room = args
-        target, wide = b.bitcast(room, _SHORTS), round_up(b, columns, DEPTH)
-        for square in _squares(
-            b, (source, source_row), (rows, columns), (round_up(b, rows, DEPTH), wide), SIDE
-        ):
-            both = [square.parts(b, i) for i in range(SIDE)]
-            place = _turned_place(b, square.row, square.column, wide)
-            for part in (0, 1):
-                put_square(b, [parts[part] for parts in both], b.gep(target, [place]))
-                place = b.add(place, b.mul(wide, const(DEPTH)))
-
-    return function(builder, "fb.split.turn", [_FLOAT16, INT, INT, INT, _FLOAT.as_pointer()], body)
-
-
-def _turn_split(builder: ir.IRBuilder) -> ir.Function:
-    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        source, source_row, rows, columns, room = args
-        source, target, wide = (
-            b.bitcast(source, _SHORTS),
-            b.bitcast(room, _SHORTS),
-            round_up(b, columns, DEPTH),
-        )
-        with (
-            loop(b, round_up(b, rows, DEPTH), step=SIDE, carry=[]) as (row, _, _),
-            loop(b, wide, step=SIDE, carry=[]) as (column, _, _),
-        ):
-            start = b.add(b.mul(row, source_row), _place_in_row(b, column))
-            place = _turned_place(b, row, column, wide)
-            for part in (0, 1):
-                first = b.add(start, const(part * DEPTH))
-                lines = [
-                    b.load(
-                        b.bitcast(
-                            b.gep(source, [b.add(first, b.mul(source_row, const(i)))]), _ROW.as_pointer()
-                        ),
-                        align=2,
-                    )
-                    for i in range(SIDE)
-                ]
-                put_square(b, lines, b.gep(target, [place]))
-                place = b.add(place, b.mul(wide, const(DEPTH)))
-
-    half = ELEMENTS[BFLOAT16].as_pointer()
-    return function(builder, "fb.split.turn_split", [half, INT, INT, INT, _FLOAT.as_pointer()], body)
-
-
-@intrinsic
-def pack_split(typingctx: Any, x: Any, rows: Any, columns: Any, packed: Any, lanes: Any) -> Any:
-    """packed[2c] = the words (h[lane][2c], h[lane][2c + 1]) of all lanes, packed[2c + 1] those of l.
-
-    Columns are padded to whole tiles; lanes from `rows` on are zero.
+    Rounding by Dekker's splitting (1971): (2**16 + 1) x - ((2**16 + 1) x - x).
     """
-    n = types.intp
-    return types.void(x, n, n, packed, n), calls(_pack)
+    parts = []
+    for _ in range(2):
+        scaled = b.fmul(x, constant(x.type, 65537.0))
+        parts.append(b.fsub(scaled, b.fsub(scaled, x)))
+        x = b.fsub(x, parts[-1])
+    return [*parts, x]
 
 
-@intrinsic
-def put_split_rows(typingctx: Any, x: Any, rows: Any, columns: Any, room: Any) -> Any:
-    """room[row] = (h, l) of DEPTH columns, then of the next DEPTH. Rows and columns are padded to DEPTH."""
-    n = types.intp
-    return types.void(x, n, n, room), calls(_rows)
+def cut_thirds_of(b: ir.IRBuilder, x: ir.Value) -> list[ir.Value]:
+    """The same by cutting bits off, in half as many instructions.
 
-
-@intrinsic
-def put_split_pairs(typingctx: Any, x: Any, rows: Any, columns: Any, room: Any) -> Any:
-    """room[2r] = the words (h[2r][c], h[2r + 1][c]) of all columns, room[2r + 1] those of l.
-
-    Rows and columns are padded to DEPTH. If the last DEPTH rows begin with at most DEPTH / 2 of x, their
-    words of h stand there twice.
+    m and l have the sign of x, and may be twice as large. So what products of parts leave out is small only
+    if the other factor was rounded.
     """
-    n = types.intp
-    return types.void(x, n, n, room), calls(_pair_rows)
+    kind = _patterns(x)
+    upper = ir.Constant(kind, [0xFFFF0000] * kind.count)
+    parts = []
+    for _ in range(2):
+        parts.append(b.bitcast(b.and_(b.bitcast(x, kind), upper), x.type))
+        x = b.fsub(x, parts[-1])
+    return [*parts, x]
+
+
+class Split(NamedTuple):
+    """How a number becomes a sum."""
+
+    name: str
+    parts: int
+    of: Callable[[ir.IRBuilder, ir.Value], list[ir.Value]]  # parts: vectors of float32
+    # Parts of which bfloat16 keeps every bit, whatever the number. Others are rounded when they are stored.
+    exact: int
+
+
+# The sizes of float32 numbers whose parts, and products of parts, are no denormals and no infinities.
+SMALLEST, LARGEST = 2.0**-100, 2.0**60
+
+
+def _exactly(builder: ir.IRBuilder) -> ir.Function:
+    vector, single = full_vector(ir.FloatType()), ir.VectorType(ir.FloatType(), 1)
+
+    def body(b: ir.IRBuilder, *args: ir.Value) -> None:
+        matrix, matrix_row, rows, columns = args
+        done = round_down(b, columns, vector.count)
+        extremes = [_none_yet(vector), _none_yet(single)]
+        with loop(b, rows, carry=[*extremes[0], *extremes[1]]) as (row, outer, following):
+            base = b.mul(row, matrix_row)
+            for kind, start, stop, place in ((vector, const(0), done, 0), (single, done, columns, 2)):
+                carried = outer[place : place + 2]
+                with loop(b, stop, start=start, step=kind.count, carry=carried) as (column, inner, found):
+                    found += _extremes(b, load(b, matrix, b.add(base, column), kind), *inner)
+                following += found
+        fine = [_within(b, *following[place : place + 2]) for place in (0, 2)]
+        b.ret(b.and_(*fine))
+
+    name = f"fb.splits_exactly.{overload(vector)}"
+    return function(builder, name, [ir.FloatType().as_pointer(), INT, INT, INT], body, result=BOOL)
+
+
+def _none_yet(kind: ir.VectorType) -> list[ir.Value]:
+    words = ir.VectorType(ir.IntType(32), kind.count)
+    return [ir.Constant(words, [0xFFFFFFFF] * kind.count), ir.Constant(words, [0] * kind.count)]
+
+
+def _extremes(b: ir.IRBuilder, x: ir.Value, least: ir.Value, most: ir.Value) -> list[ir.Value]:
+    """The least size but 0, less 1, and the largest, as patterns: they are ordered as the sizes are."""
+    kind = _patterns(x)
+    size = b.and_(b.bitcast(x, kind), ir.Constant(kind, [0x7FFFFFFF] * kind.count))
+    before = b.sub(size, ir.Constant(kind, [1] * kind.count))  # of 0 it is the largest pattern
+    return [
+        b.select(b.icmp_unsigned("<", before, least), before, least),
+        b.select(b.icmp_unsigned(">", size, most), size, most),
+    ]
+
+
+def _within(b: ir.IRBuilder, least: ir.Value, most: ir.Value) -> ir.Value:
+    first, last = (int(np.float32(x).view(np.uint32)) for x in (SMALLEST, LARGEST))
+    kind = least.type
+    bits = ir.IntType(kind.count)
+    small = b.icmp_unsigned("<", least, ir.Constant(kind, [first - 1] * kind.count))
+    large = b.icmp_unsigned(">", most, ir.Constant(kind, [last] * kind.count))
+    return b.icmp_unsigned("==", b.bitcast(b.or_(small, large), bits), ir.Constant(bits, 0))
 
 
 @intrinsic
-def turn_float16(typingctx: Any, x: Any, rows: Any, columns: Any, room: Any) -> Any:
-    """room[block, 0, column, i] = h[DEPTH * block + i, column], and [block, 1, ...] those of l.
-
-    Rows and columns are padded to DEPTH.
-    """
+def splits_exactly(typingctx: Any, matrix: Any, matrix_row: Any, rows: Any, columns: Any) -> Any:
+    """Whether every number of float32 rows is 0 or as `thirds_of` needs it. True for other element types."""
     n = types.intp
-    return types.void(x, n, n, room), calls(_turn)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        if not isinstance(element_of(signature.args[0]), ir.FloatType):
+            return context.get_constant(types.boolean, True)
+        fine = builder.call(_exactly(builder), args)
+        return context.cast(builder, fine, types.boolean, types.boolean)
+
+    return types.boolean(matrix, n, n, n), codegen
 
 
-@intrinsic
-def turn_split_rows(typingctx: Any, x: Any, rows: Any, columns: Any, room: Any) -> Any:
-    """The same from what `put_split_rows` made."""
-    n = types.intp
-    return types.void(x, n, n, room), calls(_turn_split)
+HALVES, THIRDS = Split("halves", 2, halves_of, 1), Split("thirds", 3, thirds_of, 3)
+CUT_THIRDS = Split("cut_thirds", 3, cut_thirds_of, 3)

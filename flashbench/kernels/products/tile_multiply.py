@@ -30,29 +30,30 @@ _A, _B = (4, 5), (6, 7)  # tile registers; the four before them are of C
 _BLOCK = 2, 2  # tiles of C: height and width
 
 
-# (part of A, part of B) of each product. Part 1 of A lies half a step of the depth behind part 0, that of B
-# half a row. From one product to the next only one operand changes, so that the other one need not be loaded.
+# (part of A, part of B) of each product. Where from one product to the next only one operand changes, the
+# other one need not be loaded.
 Parts = tuple[tuple[int, int], ...]
 WHOLE: Parts = ((0, 0),)
 
 
 class _Operand(NamedTuple):
-    """Where an operand lies, in bytes. down, right: from one tile to the next. low: from part 0 to part 1."""
+    """Where an operand lies, in bytes. down, right: to the next tile. part: to the next part."""
 
     at: ir.Value
     row: ir.Value
     down: ir.Value
     right: ir.Value
-    low: ir.Value
+    part: ir.Value
 
     def tile(self, b: ir.IRBuilder, row: ir.Value, column: ir.Value, part: int = 0) -> ir.Value:
         place = b.add(b.mul(row, self.down), b.mul(column, self.right))
-        return b.gep(self.at, [b.add(place, self.low) if part else place])
+        return b.gep(self.at, [b.add(place, b.mul(self.part, const(part))) if part else place])
 
 
-def _operand(b: ir.IRBuilder, at: ir.Value, row: ir.Value, right: ir.Value | None = None) -> _Operand:
-    low = b.sdiv(row if right is None else right, const(2))
-    return _Operand(at, row, b.mul(row, const(TILE_ROWS)), const(ROW_BYTES) if right is None else right, low)
+def _operand(
+    b: ir.IRBuilder, at: ir.Value, row: ir.Value, part: ir.Value, right: ir.Value | None = None
+) -> _Operand:
+    return _Operand(at, row, b.mul(row, const(TILE_ROWS)), const(ROW_BYTES) if right is None else right, part)
 
 
 class _Waiting(NamedTuple):
@@ -186,11 +187,15 @@ def _product(builder: ir.IRBuilder, kind: Any, parts: Parts) -> ir.Function:
     """kind: HardwareTiles or EmulatedTiles."""
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        a_at, a_row, b_at, b_row, c_at, c_row, a_right, rows, columns, depth, accumulate = args
-        operands = [_operand(b, a_at, a_row, a_right), _operand(b, b_at, b_row), _operand(b, c_at, c_row)]
+        a_at, a_row, b_at, b_row, c_at, c_row, right, a_part, b_part, rows, columns, depth, accumulate = args
+        operands = [
+            _operand(b, a_at, a_row, a_part, right),
+            _operand(b, b_at, b_row, b_part),
+            _operand(b, c_at, c_row, const(0)),
+        ]
         _Product(b, kind(b), operands, parts, depth, accumulate).write(rows, columns)
 
-    signature = [*[_BYTES, INT] * 3, INT, INT, INT, INT, BOOL]
+    signature = [*[_BYTES, INT] * 3, INT, INT, INT, INT, INT, INT, BOOL]
     of_parts = ".".join(f"{of_a}{of_b}" for of_a, of_b in parts)
     return function(builder, f"fb.tile_product.{kind.name}.{of_parts}", signature, body)
 
@@ -204,7 +209,7 @@ def tile_product(kind: Any, parts: Parts = WHOLE) -> Any:
         a: Any,
         b: Any,
         c: Any,
-        a_right: Any,
+        steps: Any,
         rows: Any,
         columns: Any,
         depth: Any,
@@ -213,11 +218,11 @@ def tile_product(kind: Any, parts: Parts = WHOLE) -> Any:
         """C[rows, columns] = A[rows, depth] @ B[depth, columns], counted in tiles; += if `accumulate`.
 
         a, b, c: a `Matrix` each, with strides in elements. a has rows of bfloat16, b rows of pairs, c rows of
-        float32. a_right: elements from a tile of a to the next along the depth; the tiles of a row of b and c
-        lie side by side.
+        float32. steps: elements of a from a tile to the next along the depth, and from one part to the next;
+        elements of b from one part to the next. The tiles of a row of b and c lie side by side.
         """
         n = types.intp
-        signature = types.void(a, b, c, n, n, n, n, types.boolean)
+        signature = types.void(a, b, c, types.UniTuple(n, 3), n, n, n, types.boolean)
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             values = []
@@ -225,9 +230,9 @@ def tile_product(kind: Any, parts: Parts = WHOLE) -> Any:
                 size = 2 if isinstance(element_of(signature.args[place]), HalfType) else 4
                 at, row = spread(builder, [args[place]])
                 values += [builder.bitcast(at, _BYTES), builder.mul(row, const(size))]
-            right = builder.mul(args[3], const(2))
+            steps = [builder.mul(step, const(2)) for step in spread(builder, [args[3]])]
             add = builder.icmp_unsigned("!=", args[-1], ir.Constant(args[-1].type, 0))
-            builder.call(_product(builder, kind, parts), [*values, right, *args[4:-1], add])
+            builder.call(_product(builder, kind, parts), [*values, *steps, *args[4:-1], add])
             return context.get_dummy_value()
 
         return signature, codegen

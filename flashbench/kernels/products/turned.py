@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from flashbench.codegen.elements import BFLOAT16, ELEMENTS, HalfType
+from flashbench.codegen.elements import BFLOAT16, ELEMENTS
 from flashbench.codegen.intrinsics import body_by_elements
 from flashbench.codegen.ir import (
     INT,
@@ -24,6 +24,7 @@ from flashbench.codegen.ir import (
     loop,
     round_down,
     round_up,
+    signature_name,
     smaller,
     store,
     store_one,
@@ -135,7 +136,7 @@ def turn(typingctx: Any, x: Any, x_row: Any, rows: Any, columns: Any, room: Any)
     return types.void(x, n, n, n, room), codegen
 
 
-def _put_turned(builder: ir.IRBuilder, stored: HalfType) -> ir.Function:
+def _put_turned(builder: ir.IRBuilder, stored: ir.Type) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         target, target_row, sums, lanes, queries, columns, factors = args
         square = b.alloca(_FLOAT, const(_COUNT * _COUNT))
@@ -164,7 +165,7 @@ def _put_turned(builder: ir.IRBuilder, stored: HalfType) -> ir.Function:
                         store_one(b, number, target, b.add(b.add(first, b.mul(row, target_row)), place))
 
     signature = [stored.as_pointer(), INT, _FLOATS, INT, INT, INT, _FLOATS]
-    return function(builder, f"fb.put_turned.{stored.name}", signature, body)
+    return function(builder, f"fb.put_turned.{signature_name(_NUMBERS, stored)}", signature, body)
 
 
 @intrinsic

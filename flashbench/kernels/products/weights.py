@@ -1,6 +1,6 @@
-"""p and ds, rounded to bfloat16, as products of pairs read them.
+"""p and ds, rounded to bfloat16 or split into parts of it, as products of pairs read them.
 
-    weights       [key / 2, lane]    words of two keys, in place     sums over keys
+    weights       [key / 2, lane]    words of two keys               sums over keys
     key_weights   [key, lane]        two lanes are a word            sums over queries
 
 They are padded as the operands of pairs.py are. p is float32, as all of scratch is.
@@ -8,7 +8,9 @@ They are padded as the operands of pairs.py are. p is float32, as all of scratch
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -18,6 +20,8 @@ from flashbench.codegen.intrinsics import calls
 from flashbench.codegen.ir import INT, const, constant, function, load, loop, round_down
 from flashbench.codegen.pointers import at
 from flashbench.codegen.steps import step
+from flashbench.kernels.maths.exp2 import exp2_flushed, exp2_rounded
+from flashbench.kernels.products.split import CUT_THIRDS, HALVES, Split
 from flashbench.kernels.products.words import (
     COUNT,
     FLOAT,
@@ -25,6 +29,7 @@ from flashbench.kernels.products.words import (
     VECTOR,
     WORD,
     clear_lines,
+    exact_pairs,
     halves,
     put_rounded,
     rounded_pairs,
@@ -32,26 +37,64 @@ from flashbench.kernels.products.words import (
 )
 
 
-def _weights(builder: ir.IRBuilder) -> ir.Function:
-    def body(b: ir.IRBuilder, p: ir.Value, lanes: ir.Value, rows: ir.Value) -> None:
-        words = b.bitcast(p, WORD.as_pointer())
+class Words(NamedTuple):
+    """How a product reads p: rows of words, each for two rows of p."""
+
+    name: str
+    lines: int  # rows of words for two rows of p
+    # put(b, low, high, words, place, lanes): the words of two rows, of vectors of p, from words[place] on.
+    put: Callable[..., None]
+    exponential: Callable[[ir.IRBuilder, ir.Value], ir.Value]  # 2**x, as exact as the words
+
+
+def _put_rounded(
+    b: ir.IRBuilder, low: ir.Value, high: ir.Value, words: ir.Value, place: ir.Value, lanes: ir.Value
+) -> None:
+    store_words(b, rounded_pairs(b, low, high), words, place)
+
+
+def _of_parts(split: Split) -> Callable[..., None]:
+    def put(
+        b: ir.IRBuilder, low: ir.Value, high: ir.Value, words: ir.Value, place: ir.Value, lanes: ir.Value
+    ) -> None:
+        for number, parts in enumerate(zip(split.of(b, low), split.of(b, high), strict=True)):
+            line = b.add(place, b.mul(lanes, const(number)))
+            made = exact_pairs(b, *parts) if number < split.exact else rounded_pairs(b, *parts)
+            store_words(b, made, words, line)
+
+    return put
+
+
+ROUNDED = Words("rounded", 1, _put_rounded, exp2_rounded)
+IN_HALVES = Words("halves", 2, _of_parts(HALVES), exp2_rounded)
+IN_THIRDS = Words("thirds", 3, _of_parts(CUT_THIRDS), exp2_flushed)
+
+
+def clear_words_after(b: ir.IRBuilder, kind: Words, words: ir.Value, rows: ir.Value, lanes: ir.Value) -> None:
+    """Clear the words of rows after `rows` rows of p, up to whole tiles."""
+    clear_lines(b, words, rows, b.mul(lanes, const(kind.lines)))
+
+
+def _weights(builder: ir.IRBuilder, kind: Words) -> ir.Function:
+    def body(b: ir.IRBuilder, p: ir.Value, lanes: ir.Value, rows: ir.Value, room: ir.Value) -> None:
+        words = b.bitcast(room, WORD.as_pointer())
 
         def put_line(pair: ir.Value, *, both: bool) -> None:
-            start, target = b.mul(pair, b.mul(lanes, const(2))), b.mul(pair, lanes)
+            start, target = b.mul(pair, b.mul(lanes, const(2))), b.mul(pair, b.mul(lanes, const(kind.lines)))
             with loop(b, lanes, step=COUNT, carry=[]) as (lane, _, _):
                 place = b.add(start, lane)
                 second = load(b, p, b.add(place, lanes), VECTOR) if both else constant(VECTOR, 0.0)
-                pairs = rounded_pairs(b, load(b, p, place, VECTOR), second)
-                store_words(b, pairs, words, b.add(target, lane))
+                kind.put(b, load(b, p, place, VECTOR), second, words, b.add(target, lane), lanes)
 
         pairs = b.sdiv(rows, const(2))
         with loop(b, pairs, carry=[]) as (pair, _, _):
             put_line(pair, both=True)
         with b.if_then(b.trunc(rows, ir.IntType(1))):
             put_line(pairs, both=False)
-        clear_lines(b, words, rows, lanes)
+        clear_words_after(b, kind, words, rows, lanes)
 
-    return function(builder, "fb.weights", [FLOAT.as_pointer(), INT, INT], body)
+    pointer = FLOAT.as_pointer()
+    return function(builder, f"fb.weights.{kind.name}", [pointer, INT, INT, pointer], body)
 
 
 def _key_weights(builder: ir.IRBuilder) -> ir.Function:
@@ -74,9 +117,25 @@ def _key_weights(builder: ir.IRBuilder) -> ir.Function:
     return function(builder, "fb.key_weights", [pointer, INT, INT, pointer, INT], body)
 
 
-@intrinsic
-def _put_weights(typingctx: Any, p: Any, lanes: Any, rows: Any) -> Any:
-    return types.void(p, types.intp, types.intp), calls(_weights)
+def weights_of(kind: Words) -> Any:
+    """The step `weights` of a product that reads p so."""
+
+    @intrinsic
+    def put(typingctx: Any, p: Any, lanes: Any, rows: Any, room: Any) -> Any:
+        n = types.intp
+        return types.void(p, n, n, room), calls(partial(_weights, kind=kind))
+
+    @step
+    def weights(p, lanes, rows, room):
+        """room = the words of p (p[2j, lane], p[2j + 1, lane]), rounded to nearest, ties to even.
+
+        Rows of words are contiguous. Rows of p from `rows` up to whole tiles are zero. room may be p itself
+        if the words need no more memory: up to two lines for two rows.
+        """
+        put(p, lanes, rows, room)
+        return halves(room)
+
+    return weights
 
 
 @intrinsic
@@ -85,15 +144,7 @@ def put_key_weights(typingctx: Any, p: Any, lanes: Any, rows: Any, room: Any, wi
     return types.void(p, types.intp, types.intp, room, types.intp), calls(_key_weights)
 
 
-@step
-def weights(p, lanes, rows):
-    """In place, the words (p[2j, lane], p[2j + 1, lane]), rounded to nearest, ties to even.
-
-    Rows of words are contiguous: 2 * lanes 16-bit numbers from row to row. Rows of p from `rows` up to whole
-    tiles are zero.
-    """
-    _put_weights(p, lanes, rows)
-    return halves(p)
+weights = weights_of(ROUNDED)
 
 
 @step

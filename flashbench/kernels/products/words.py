@@ -53,12 +53,17 @@ def joined(b: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
     return b.or_(b.zext(low, words), upper)
 
 
-def clear_lines(b: ir.IRBuilder, words: ir.Value, rows: ir.Value, width: ir.Value) -> None:
-    """Clear the rows of words after those of `rows` rows of numbers, up to whole tiles (DEPTH rows)."""
+def clear_lines(
+    b: ir.IRBuilder, words: ir.Value, rows: ir.Value, width: ir.Value, stride: ir.Value | None = None
+) -> None:
+    """Clear the rows of words after those of `rows` rows of numbers, up to whole tiles (DEPTH rows).
+
+    stride: words from row to row, if it is not `width`.
+    """
     first = b.sdiv(b.add(rows, const(1)), const(2))
     end = b.sdiv(round_up(b, rows, DEPTH), const(2))
     with loop(b, end, start=first, carry=[]) as (line, _, _):
-        start = b.mul(line, width)
+        start = b.mul(line, width if stride is None else stride)
         clear_words(b, words, start, b.add(start, width))
 
 
@@ -80,6 +85,12 @@ def rounded_pairs(b: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
     order = [i // 2 + COUNT * (i % 2) for i in range(2 * COUNT)]
     mixed = b.shuffle_vector(numbers, numbers, ir.Constant(words_of(2 * COUNT), order))
     return b.bitcast(mixed, words_of(COUNT))
+
+
+def exact_pairs(b: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
+    """The same of vectors whose numbers are bfloat16 numbers: their lower 16 bits are zero."""
+    patterns = [b.bitcast(x, words_of(COUNT)) for x in (low, high)]
+    return b.or_(b.lshr(patterns[0], ir.Constant(words_of(COUNT), [16] * COUNT)), patterns[1])
 
 
 def put_rounded(b: ir.IRBuilder, vectors: list[ir.Value], target: ir.Value, place: ir.Value) -> None:
