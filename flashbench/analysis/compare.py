@@ -10,6 +10,7 @@ import msgspec
 
 from flashbench.analysis.groups import grouped
 from flashbench.analysis.ratios import memory_ratio, time_ratio
+from flashbench.analysis.scaling import has_scaling
 from flashbench.analysis.verdict import ALPHA, FAILED, judge, status_verdict, verdicts_exit_code
 from flashbench.analysis.words import counted, settings_word
 from flashbench.errors import ResultsError
@@ -46,6 +47,7 @@ class Key(NamedTuple):
     blocks: tuple[int, int] | Literal["auto"] | None
     path: str | None
     side: Side | None
+    threads: int | None  # None: all measurements of both files have the same number, or --force ignores it
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +127,8 @@ def compare(
             f"{base_name} and {new_name} are not comparable: {listed}",
             hint=f"{_both_shown(base_name, new_name)}; --force compares them all the same",
         )
-    old_rows, new_rows = _by_key(base, base_name), _by_key(new, new_name)
+    curves = has_scaling(base.measurements) or has_scaling(new.measurements)
+    old_rows, new_rows = _by_key(base, base_name, curves), _by_key(new, new_name, curves)
     matches = [(key, key) for key in old_rows if key in new_rows]
     if force:
         matches += _unlike_blocks(
@@ -154,10 +157,19 @@ def _both_shown(base_name: str, new_name: str) -> str:
     return f"flashbench report {shlex.quote(base_name)} {shlex.quote(new_name)} shows them side by side"
 
 
-def _by_key(results: Results, name: str) -> dict[Key, Measurement]:
+def _by_key(results: Results, name: str, curves: bool) -> dict[Key, Measurement]:
+    """curves: whether measurements are told apart by their numbers of threads."""
     rows: dict[Key, Measurement] = {}
     for row in results.measurements:
-        key = Key(row.problem, row.engine, row.direction, row.blocks_asked, row.path_asked, row.side)
+        key = Key(
+            row.problem,
+            row.engine,
+            row.direction,
+            row.blocks_asked,
+            row.path_asked,
+            row.side,
+            row.threads if curves else None,
+        )
         if key in rows:
             raise ResultsError(
                 f"{name} holds {row.engine} at {row.problem.seqlen_q} twice, alike in every setting"

@@ -108,10 +108,11 @@ def duel(
     from flashbench.report.markdown import results_markdown
     from flashbench.studies import duel as study
     from flashbench.studies.noise_floor import check_floor, keep_floor
+    from flashbench.system.affinity import pinned_to
 
     settings = build_duel(context.params)
     files = ResultFiles(output)
-    with show_progress() as on_progress, files.keeping_interrupted():
+    with show_progress() as on_progress, files.keeping_interrupted(), pinned_to(settings.study.cpus):
         results = study.fight(
             settings,
             command=context.obj,

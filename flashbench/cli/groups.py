@@ -124,8 +124,9 @@ OUTPUT = Group(
 )
 
 
-def engines(block_sizes: str = "auto") -> Group:
+def engines(block_sizes: str = "auto", *, several_threads: bool = False) -> Group:
     """What runs. block_sizes: the default in words."""
+    threads = options.threads("; several measure a scaling curve", metavar="N,...", example="2 or 1,2,4")
     return Group(
         {
             "engine": options.Engine,
@@ -133,7 +134,8 @@ def engines(block_sizes: str = "auto") -> Group:
             "block_q": options.BlockQ,
             "block_k": options.BlockK,
             "path": options.Path,
-            "threads": options.Threads,
+            "threads": Annotated[list[str] | None, threads] if several_threads else options.Threads,
+            "cpus": options.Cpus,
         }
     )
 

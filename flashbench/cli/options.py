@@ -107,12 +107,12 @@ def block_sizes(default: str = "auto") -> Any:
     )
 
 
-def threads(more: str = "") -> Any:
+def threads(more: str = "", *, metavar: str = "N", example: str = "2") -> Any:
     """--threads."""
     return typer.Option(
         "--threads",
-        metavar="N",
-        help=f"Threads of each engine, such as 2 (default every core this process may use){more}.",
+        metavar=metavar,
+        help=f"Threads of each engine, such as {example} (default every core this process may use){more}.",
         rich_help_panel=ENGINES,
     )
 
@@ -154,6 +154,16 @@ Causal = Annotated[str | None, causal()]
 Direction = Annotated[list[str] | None, direction()]
 Dtype = Annotated[list[str] | None, dtype()]
 Threads = Annotated[str | None, threads()]
+Cpus = Annotated[
+    str | None,
+    typer.Option(
+        "--cpus",
+        metavar="N-N,...",
+        help="Run the engines on these CPUs alone, such as 0-7 or 0,2,4 (default all that this process may "
+        "use); `flashbench machine` lists them.",
+        rich_help_panel=ENGINES,
+    ),
+]
 Repeats = Annotated[str | None, repeats()]
 Batch = Annotated[
     str | None,

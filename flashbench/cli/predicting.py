@@ -13,6 +13,7 @@ from flashbench.measure.machine import available_memory_bytes
 from flashbench.report.predict import predict_json, predict_report
 from flashbench.studies.memory_fit.predict import predict
 from flashbench.studies.study import Study
+from flashbench.system.affinity import pinned_to
 
 # Options that show or keep measurements.
 _MEASURED = ("save", "resume", "plot", "plain", "memory_detail")
@@ -31,7 +32,8 @@ def predict_and_report(study: Study, params: Mapping[str, Any]) -> None:
     json = params["json"]
     check_output(json)
     budget = study.memory_budget_bytes
-    found = predict(study, available_memory_bytes() if budget is None else budget, free=budget is None)
+    with pinned_to(study.cpus):
+        found = predict(study, available_memory_bytes() if budget is None else budget, free=budget is None)
     if json is not None:
         write_output(json, predict_json(found))
     Console(stderr=json is not None).print(predict_report(found))

@@ -21,6 +21,7 @@ EPILOG = (
     "  flashbench profile --varlen 0.25,0.5,1 --causal --direction fwd,bwd\n"
     "  flashbench profile --decode --batch 8 --page-size 16\n"
     "  flashbench profile --causal --plot chart.svg\n"
+    "  flashbench profile -e flash --heads 8 --threads 1,2,4,8 --cpus 0-7\n"
     "  flashbench profile -e flash -e numpy --memory-detail\n"
     "  flashbench profile --config configs/speed.toml --json - > speed.json\n\n"
     "Exit code: 0 measured; 1 a point crashed, ran out of memory or time, or was wrong, or none was "
@@ -35,7 +36,7 @@ def profile(
     config: options.Config = None,
     problem: Annotated[Given, groups.problem("128,512,1024,2048,4096")],
     features: Annotated[Given, groups.FEATURES],
-    engines: Annotated[Given, groups.engines()],
+    engines: Annotated[Given, groups.engines(several_threads=True)],
     measuring: Annotated[Given, groups.measuring()],
     predict: Annotated[
         bool,

@@ -12,6 +12,7 @@ from flashbench.cli.values import (
     parse_above_zero,
     parse_block_sizes,
     parse_choices,
+    parse_cpus,
     parse_duration,
     parse_lengths,
     parse_seconds,
@@ -35,6 +36,16 @@ LARGEST = 10**18
 Reader = Callable[[str, Any], Any]
 # Parameter of a command -> (the field of the study, how its value is read).
 Options = Mapping[str, tuple[str, Reader]]
+
+
+def read_thread_counts(option: str, words: str | list[str]) -> int | list[int]:
+    """One number, or the numbers of a scaling curve.
+
+    >>> read_thread_counts("--threads", "2"), read_thread_counts("--threads", ["1,2", "4"])
+    (2, [1, 2, 4])
+    """
+    counts: list[int] = many(parse_wholes)(option, words)
+    return counts if len(counts) > 1 else counts[0]
 
 
 def as_given(option: str, value: Any) -> Any:
@@ -144,7 +155,8 @@ OPTIONS: Options = {
     "block_q": ("block_q", parse_whole),
     "block_k": ("block_k", parse_whole),
     "path": ("paths", many(read_paths)),
-    "threads": ("threads", parse_whole),
+    "threads": ("threads", read_thread_counts),
+    "cpus": ("cpus", or_none(parse_cpus)),
     "repeats": ("repeats", parse_whole),
     "rounds": ("rounds", parse_whole),
     "budget": ("budget_s", parse_duration),
@@ -156,6 +168,8 @@ OPTIONS: Options = {
     "timeout": ("timeout_s", parse_seconds),
 }
 
+# The --threads of commands that measure no scaling curve.
+ONE_COUNT: tuple[str, Reader] = ("threads", parse_whole)
 # The --direction of commands that run each pass by itself: fwd+bwd is no choice there.
 PASSES: tuple[str, Reader] = ("directions", many(read_passes))
 

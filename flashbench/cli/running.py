@@ -15,6 +15,7 @@ from flashbench.results.record import Results
 from flashbench.studies import runner
 from flashbench.studies.shortage import shortage_lines
 from flashbench.studies.study import Study
+from flashbench.system.affinity import pinned_to
 
 
 def run_and_report(
@@ -30,7 +31,7 @@ def run_and_report(
     an error before anything runs.
     """
     files = ResultFiles(output)
-    with show_progress() as on_progress, files.keeping_interrupted():
+    with show_progress() as on_progress, files.keeping_interrupted(), pinned_to(study.cpus):
         results = runner.run(
             study,
             command=command,

@@ -120,6 +120,12 @@ def build_duel(params: Mapping[str, Any]) -> DuelStudy:
             f"a duel is of one path a side, not of {', '.join(study.paths)}",
             hint="give --path-a and --path-b",
         )
+    if len(study.thread_counts) > 1:
+        counts = ", ".join(map(str, study.thread_counts))
+        raise ConfigError(
+            f"a duel is of one number of threads, not of {counts}",
+            hint="flashbench profile --threads measures several",
+        )
     _check_paths((a, b), study)
     if len(study.settings()) > 1:
         sizes = ", ".join(map(str, study.block_sizes))

@@ -139,6 +139,7 @@ def train(
         ),
     ] = None,
     threads: options.Threads = None,
+    cpus: options.Cpus = None,
     repeats: Annotated[str | None, options.repeats("Steps in one burst", "3")] = None,
     rounds: Annotated[
         str | None, options.rounds("2", "Fresh processes of each attention, which take turns")
@@ -178,6 +179,7 @@ def train(
     from flashbench.report.train import train_report
     from flashbench.results.store import load_training
     from flashbench.studies import train as study
+    from flashbench.system.affinity import pinned_to
 
     if show is not None:
         results = load_training(show)
@@ -187,7 +189,7 @@ def train(
         return
     settings = build_train_study(context.params)
     files = ResultFiles(output)
-    with show_progress() as on_progress, files.keeping_interrupted():
+    with show_progress() as on_progress, files.keeping_interrupted(), pinned_to(settings.cpus):
         results = study.run(
             settings,
             command=context.obj,

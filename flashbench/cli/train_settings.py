@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from flashbench.cli.readers import OPTIONS, Options, as_given, many, read_file_values, read_params
+from flashbench.cli.readers import ONE_COUNT, OPTIONS, Options, as_given, many, read_file_values, read_params
 from flashbench.cli.settings import check_keys, field_error, read_toml
 from flashbench.cli.values import parse_choices, parse_whole, parse_wholes
 from flashbench.errors import ConfigError, FlashbenchError
@@ -70,8 +70,9 @@ _OPTIONS: Options = {
     "autocast": ("autocast", _autocast),
     **{
         name: OPTIONS[name]
-        for name in ("threads", "repeats", "rounds", "seed", "memory", "memory_budget", "timeout")
+        for name in ("cpus", "repeats", "rounds", "seed", "memory", "memory_budget", "timeout")
     },
+    "threads": ONE_COUNT,
 }
 _LISTS = ("models", "attentions", "context_lengths")
 

@@ -39,6 +39,7 @@ def tune(
         str | None,
         options.threads("; processes that may use more do not use what fewer found"),
     ] = None,
+    cpus: options.Cpus = None,
     show: Annotated[bool, typer.Option("--show", help="Print this CPU's table, measure nothing.")] = False,
     reset: Annotated[bool, typer.Option("--reset", help="Delete this CPU's table, measure nothing.")] = False,
     json: options.Json = None,

@@ -11,17 +11,19 @@ from rich.console import Console
 
 from flashbench.cli.output import RunInterruptedError
 from flashbench.cli.progress import show_progress
-from flashbench.cli.readers import OPTIONS, PASSES, Options, read_params
+from flashbench.cli.readers import ONE_COUNT, OPTIONS, PASSES, Options, read_params
 from flashbench.cli.streams import check_output, write_output
 from flashbench.report.tune import table_lines, tune_json, tune_lines, tune_report
 from flashbench.results.one_line import one_line
 from flashbench.studies.tune.keep import Tuned, reset, shown
 from flashbench.studies.tune.plan import Plan
 from flashbench.studies.tune.run import Interrupted, tune
+from flashbench.system.affinity import pinned_to
 from flashbench.system.cores import available_cores
 
 _OPTIONS: Options = {
-    **{name: OPTIONS[name] for name in ("seq_lens", "dtype", "head_dim", "causal", "threads")},
+    **{name: OPTIONS[name] for name in ("seq_lens", "dtype", "head_dim", "causal", "cpus")},
+    "threads": ONE_COUNT,
     "direction": PASSES,
 }
 
@@ -31,14 +33,16 @@ def build_plan(params: Mapping[str, Any]) -> Plan:
 
     Raises ConfigError for a bad option, AttentionError for an impossible problem.
     """
-    return Plan(**{"threads": available_cores(), **read_params(params, _OPTIONS)})
+    given = read_params(params, _OPTIONS)
+    with pinned_to(given.get("cpus")):
+        return Plan(**{"threads": available_cores(), **given})
 
 
 def run_and_keep(plan: Plan, *, json: str | None) -> None:
     """Tune and print the result; exit with 1 if a process failed."""
     check_output(json)
     try:
-        with show_progress() as on_progress:
+        with show_progress() as on_progress, pinned_to(plan.cpus):
             tuned = tune(plan, on_progress=on_progress)
     except Interrupted as stop:
         done = f"{len(stop.tuned.outcomes)} of {stop.tuned.asked} tuned"

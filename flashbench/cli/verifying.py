@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flashbench.cli.readers import OPTIONS, PASSES, Options, read_params
+from flashbench.cli.readers import ONE_COUNT, OPTIONS, PASSES, Options, read_params
 from flashbench.studies.cases import Case, narrow_cases
 
 _OPTIONS: Options = {
-    **{name: OPTIONS[name] for name in ("dtype", "causal", "threads")},
+    **{name: OPTIONS[name] for name in ("dtype", "causal")},
+    "threads": ONE_COUNT,
     "direction": PASSES,
 }
 

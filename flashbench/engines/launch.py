@@ -137,8 +137,8 @@ class Counters(NamedTuple):
 
 
 NO_WORK = Work(*(0 for _ in Work._fields))  # of a call that is not packed yet
-_SCRATCH, _MOVES, _TICKETS, _FINITE, _PROGRESS = map(
-    Work._fields.index, ("scratch", "moves", "tickets", "finite", "progress")
+_THREADS, _SCRATCH, _MOVES, _TICKETS, _FINITE, _PROGRESS = map(
+    Work._fields.index, ("threads", "scratch", "moves", "tickets", "finite", "progress")
 )
 _MOVE_CELLS = sum(map(len, (structs.Array._fields, structs.Array._fields, MoveSizes._fields)))
 _TARGET = len(structs.Array._fields)
@@ -186,6 +186,7 @@ class PackedCall:
         table.frombytes(bytes(self._zeros))
         at, work = table.buffer_info()[0], self._work
         scratch, table[work + _SCRATCH] = aligned_scratch(threads * self._stride)
+        table[work + _THREADS] = threads
         table[work + _MOVES] = at + CELL_BYTES * self._moves
         table[work + _TICKETS] = tickets = at + self._tickets
         table[work + _FINITE] = at + self._finite

@@ -14,7 +14,16 @@ import psutil
 import threadpoolctl
 
 from flashbench.measure.cpu import CpuMeter, steal_share
-from flashbench.measure.topology import affinity, boost, governor, sysctl, threads_per_core, virtual
+from flashbench.measure.topology import (
+    Node,
+    affinity,
+    boost,
+    governor,
+    numa_nodes,
+    sysctl,
+    threads_per_core,
+    virtual,
+)
 from flashbench.system.affinity import binding_settings
 from flashbench.system.cgroup import cpu_quota, groups
 from flashbench.system.sysfs import read_text
@@ -45,6 +54,7 @@ class MachineFacts:
     binding: dict[str, str] = field(default_factory=dict)
     threads_per_core: int | None = None  # of the cores that this process may use
     virtual: bool | None = None
+    numa_nodes: list[Node] = field(default_factory=list)
     swap_used_bytes: int | None = None
     caches: dict[str, int] = field(default_factory=dict)  # bytes, one core's view
     governor: str | None = None
@@ -72,6 +82,7 @@ def describe_machine() -> MachineFacts:
         binding=binding_settings(),
         threads_per_core=threads_per_core(),
         virtual=virtual(),
+        numa_nodes=numa_nodes(),
         swap_used_bytes=psutil.swap_memory().used,
         caches=_caches(),
         governor=governor(),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -13,6 +15,7 @@ from flashbench.system.affinity import process_cores
 from flashbench.system.sysfs import read_list, read_number, read_text
 
 CPUS = Path("/sys/devices/system/cpu")
+NODES = Path("/sys/devices/system/node")
 CPUINFO = Path("/proc/cpuinfo")
 HYPERVISOR = Path("/sys/hypervisor/type")
 DMI = Path("/sys/class/dmi/id")
@@ -54,6 +57,28 @@ def threads_per_core() -> int | None:
     siblings = [read_list(CPUS / f"cpu{core}" / "topology" / "thread_siblings_list") for core in allowed]
     # The first thread of a physical core identifies the core.
     return max(Counter(each[0] for each in siblings).values()) if all(siblings) and siblings else None
+
+
+class Node(NamedTuple):
+    """A NUMA node: the fields of `results.record.NumaNode`."""
+
+    number: int
+    cpus: list[int]
+    memory_bytes: int | None
+
+
+def numa_nodes() -> list[Node]:
+    """The NUMA nodes of the machine, whatever this process may use; empty if the system does not tell."""
+    found = ((int(place.name.removeprefix("node")), place) for place in NODES.glob("node[0-9]*"))
+    return [
+        Node(number, read_list(place / "cpulist"), _node_memory(place)) for number, place in sorted(found)
+    ]
+
+
+def _node_memory(node: Path) -> int | None:
+    """From a line such as `Node 0 MemTotal:  8000000 kB`."""
+    match = re.search(r"MemTotal:\s*(\d+) kB", read_text(node / "meminfo") or "")
+    return None if match is None else 1024 * int(match[1])
 
 
 def governor() -> str | None:

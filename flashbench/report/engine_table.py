@@ -9,6 +9,7 @@ from flashbench.analysis.decoding import is_decoding
 from flashbench.analysis.group_words import place_words
 from flashbench.analysis.groups import Along, has_windows, without_window
 from flashbench.analysis.paths import engine_with_path
+from flashbench.analysis.scaling import alike, bases, efficiency, has_scaling, speed_up
 from flashbench.features.words import window_word
 from flashbench.problem import AttentionProblem
 from flashbench.report.cells import (
@@ -27,7 +28,7 @@ from flashbench.report.cells import (
 from flashbench.report.grid import Column, Grid, grid_of, when
 from flashbench.report.layout import AXES
 from flashbench.report.memory import memory_cells
-from flashbench.report.tones import NOTHING, Line
+from flashbench.report.tones import NOTHING, Cell, Line
 from flashbench.report.units import format_count
 from flashbench.results.record import Measurement
 
@@ -45,12 +46,14 @@ def engine_table(rows: Sequence[Measurement], along: Along) -> Grid:
         Column(AXES[along].header, place_words(places, along)),
         *when(_has_several_windows(rows), Column("Window", [window_word(row.problem) for row in rows])),
         *when(names_engines(rows), Column("Engine", [_engine_word(row) for row in rows], left=True)),
+        *when(has_scaling(rows), Column("Threads", [str(row.threads or NOTHING) for row in rows])),
         *when(_has_several_blocks(rows), Column("Block", [block_word(row) or NOTHING for row in rows])),
         *when(
             has_windows(rows) and not _are_steps(rows),
             Column("Pairs", [format_count(row.problem.visible_pairs) for row in rows]),
         ),
         Column("Time\n(ms)", time_cells(rows)),
+        *_scaling(rows),
         *_ratios(rows),
         *(_byte_rates(rows) if _are_steps(rows) else _operation_rates(rows)),
         *when(any(row.memory for row in rows), Column("Memory", memory_cells(rows))),
@@ -63,7 +66,7 @@ def engine_table(rows: Sequence[Measurement], along: Along) -> Grid:
             Column("Energy\n(mJ)", [energy_cell(row) for row in rows]),
         ),
     ]
-    several = len({(engine_with_path(row), window_word(row.problem)) for row in rows}) > 1
+    several = len({(engine_with_path(row), window_word(row.problem), row.threads) for row in rows}) > 1
     return grid_of(columns, places if several else None)
 
 
@@ -78,6 +81,8 @@ def legend_lines(rows: Sequence[Measurement]) -> list[Line]:
     lines = []
     if any(row.problem.mask is not None for row in rows):
         lines.append("rates count the pairs that a mask array hides too")
+    if has_scaling(rows):
+        lines.append("speed-up over the fewest threads; peaks measured on as many threads")
     if _are_steps(rows):
         lines.append("GB/s: rows of k and v that a query sees; tokens: this attention alone")
         if any((percent_of_bandwidth(row) or 0) > 100 for row in rows):
@@ -98,7 +103,7 @@ def _place(row: Measurement) -> AttentionProblem:
 
 def _without_window(row: Measurement) -> tuple[object, ...]:
     """What tells a measurement from others, except its window."""
-    return _place(row), row.engine, row.path_asked, row.blocks_asked
+    return _place(row), row.engine, row.path_asked, row.blocks_asked, row.threads
 
 
 def _has_several_windows(rows: Sequence[Measurement]) -> bool:
@@ -106,7 +111,7 @@ def _has_several_windows(rows: Sequence[Measurement]) -> bool:
 
 
 def _has_several_blocks(rows: Sequence[Measurement]) -> bool:
-    return len({(row.problem, row.engine, row.path_asked) for row in rows}) < len(rows)
+    return len({(row.problem, row.engine, row.path_asked, row.threads) for row in rows}) < len(rows)
 
 
 def _engine_word(row: Measurement) -> str:
@@ -122,20 +127,41 @@ def _ratios(rows: Sequence[Measurement]) -> list[Column]:
         ratios = [ratio_cell(row, base) for row, base in zip(rows, bases, strict=True)]
         return [Column(f"Time vs\n{FULL}", ratios)]
     first = engine_with_path(rows[0])
-    if not names_engines(rows) and not _has_several_blocks(rows):
+    one = len({engine_with_path(row) for row in rows}) == 1
+    if (not names_engines(rows) or (one and has_scaling(rows))) and not _has_several_blocks(rows):
         return []
-    base = {row.problem: row for row in reversed(rows) if engine_with_path(row) == first}
+    base = {(row.problem, row.threads): row for row in reversed(rows) if engine_with_path(row) == first}
     word = rows[0].path_asked or first  # a path's name alone is narrower
-    return [Column(f"Time vs\n{word}", [ratio_cell(row, base.get(row.problem)) for row in rows])]
+    return [
+        Column(f"Time vs\n{word}", [ratio_cell(row, base.get((row.problem, row.threads))) for row in rows])
+    ]
+
+
+def _scaling(rows: Sequence[Measurement]) -> list[Column]:
+    """Speed-up and efficiency over the fewest threads; no column without a scaling curve."""
+    fewest = bases(rows)
+    if not fewest:
+        return []
+    pairs = [(row, fewest.get(alike(row))) for row in rows]
+    return [
+        Column("Speed-\nup", [_share(speed_up(*pair), "{:.2f}x") for pair in pairs]),
+        Column("Effi-\nciency", [_share(efficiency(*pair), "{:.0%}") for pair in pairs]),
+    ]
+
+
+def _share(value: float | None, form: str) -> str | Cell:
+    return NOTHING if value is None else form.format(value)
 
 
 def _operation_rates(rows: Sequence[Measurement]) -> list[Column]:
+    with_peak = any(percent_of_peak(row) is not None for row in rows)
     return [
-        Column("GFLOP/s", [gflops_cell(row) for row in rows]),
+        # Beside a scaling curve and the percentage, rates would take more than 80 columns.
         *when(
-            any(percent_of_peak(row) is not None for row in rows),
-            Column("%\nPeak", [peak_cell(row) for row in rows]),
+            not (with_peak and has_scaling(rows)),
+            Column("GFLOP/s", [gflops_cell(row) for row in rows]),
         ),
+        *when(with_peak, Column("%\nPeak", [peak_cell(row) for row in rows])),
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -14,6 +13,7 @@ from flashbench.report.layout import NOT_STATED, caches_word
 from flashbench.report.tones import Line, Tone
 from flashbench.report.units import format_bytes
 from flashbench.results.record import Machine, Results
+from flashbench.system.sysfs import core_ranges
 
 Rows = list[tuple[str, str | None]]
 
@@ -44,6 +44,7 @@ def _hardware(machine: Machine) -> Rows:
         ("virtual machine", _yes_no(machine.virtual)),
         ("caches", caches_word(machine)),
         ("memory", None if machine.memory_bytes is None else format_bytes(machine.memory_bytes)),
+        *numa_rows(machine),
         ("system", _joined(machine.os, machine.python and f"Python {machine.python}")),
         ("libraries", versions_word(machine.libraries)),
     ]
@@ -56,6 +57,16 @@ def _paths(machine: Machine) -> Rows:
     taken = ", ".join(f"{dtype} {path}" for dtype, path in machine.paths.items())
     lacking = [f"no {name}: {reason}" for name, reason in machine.paths_lacking.items()]
     return [("paths", taken), *(("", line) for line in lacking)]
+
+
+def numa_rows(machine: Machine) -> Rows:
+    """A row for each NUMA node; one that says nothing if the system does not tell."""
+    rows: Rows = []
+    for node in machine.numa_nodes:
+        cpus = f"CPUs {core_ranges(node.cpus)}" if node.cpus else "no CPUs"
+        size = "" if node.memory_bytes is None else f", {format_bytes(node.memory_bytes)}"
+        rows.append((f"NUMA node {node.number}", f"{cpus}{size}"))
+    return rows or [("NUMA nodes", None)]
 
 
 def _state(machine: Machine) -> Rows:
@@ -134,19 +145,6 @@ def _limits_of_cores(machine: Machine) -> Rows:
     if machine.binding:
         rows.append(("thread binding", settings_word(machine.binding)))
     return rows
-
-
-def core_ranges(cores: Sequence[int]) -> str:
-    """Core numbers as Linux writes them.
-
-    >>> core_ranges([0, 1, 2, 3, 8, 10, 11])
-    '0-3,8,10-11'
-    """
-    runs = [
-        [core for _, core in run]
-        for _, run in groupby(enumerate(sorted(cores)), key=lambda pair: pair[1] - pair[0])
-    ]
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _yes_no(value: bool | None, yes: str = "yes", no: str = "no") -> str | None:

@@ -11,6 +11,7 @@ from flashbench.analysis.group_words import place_words, places_word, problem_li
 from flashbench.analysis.groups import Along, group_measurements, grouped, table_axis
 from flashbench.analysis.memory_views import CAUSES, View, memory_views
 from flashbench.analysis.paths import engine_with_path
+from flashbench.analysis.scaling import has_scaling
 from flashbench.report.cells import size_cell
 from flashbench.report.grid import Column, Grid, Section, grid_of, when
 from flashbench.report.layout import AXES, status_cell
@@ -70,12 +71,13 @@ def _name(row: Measurement) -> str:
 
 
 def _table(rows: Sequence[Measurement], along: Along) -> Grid:
-    with_blocks = len({(row.problem, row.engine, row.path_asked) for row in rows}) < len(rows)
+    with_blocks = len({(row.problem, row.engine, row.path_asked, row.threads) for row in rows}) < len(rows)
     problems = [row.problem for row in rows]
     memray, resident, expected = zip(*map(_views, rows), strict=True)
     columns = [
         Column(AXES[along].header, place_words(problems, along)),
         Column("Engine", [engine_with_path(row) for row in rows], left=True),
+        *when(has_scaling(rows), Column("Threads", [str(row.threads or NOTHING) for row in rows])),
         *when(with_blocks, Column("Block", [block_word(row) or NOTHING for row in rows])),
         Column("memray", memray),
         Column("Resident\n- outputs", resident),

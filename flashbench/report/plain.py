@@ -21,6 +21,9 @@ def check_plain(study: Study) -> None:
     """Raise ConfigError unless the study has exactly standard and flash, one block size and one path."""
     if len(study.paths) > 1:
         raise ConfigError(f"--plain is the documented table of one path, not of {', '.join(study.paths)}")
+    if len(study.thread_counts) > 1:
+        counts = ", ".join(map(str, study.thread_counts))
+        raise ConfigError(f"--plain is the documented table of one number of threads, not of {counts}")
     if set(study.engines) != DOCUMENTED_ENGINES or len(study.settings()) > 1:
         raise ConfigError(
             "--plain is the documented table of standard and flash with one block size, not "

@@ -48,6 +48,14 @@ def _fields_with_text(kind: type[Record]) -> tuple[str, ...]:
     return tuple(name for name, hint in kind.__annotations__.items() if "str" in hint or "Any" in hint)
 
 
+class NumaNode(Record, frozen=True, kw_only=True):
+    """CPUs and the memory next to them. A node without CPUs is memory alone."""
+
+    number: int
+    cpus: list[int]
+    memory_bytes: int | None = None
+
+
 class Machine(Record, frozen=True, kw_only=True):
     """Where the figures come from; None: unknown."""
 
@@ -64,6 +72,7 @@ class Machine(Record, frozen=True, kw_only=True):
     threads_per_core: int | None = None
     virtual: bool | None = None  # under a hypervisor
     memory_bytes: int | None = None
+    numa_nodes: list[NumaNode] = []  # empty: the system does not tell
     swap_used_bytes: int | None = None
     caches: dict[str, int] = {}  # bytes: {"L1d": ..., "L2": ..., "L3": ...}, one core's view
     governor: str | None = None

@@ -27,7 +27,7 @@ class Limits:
     def __init__(self, pool: WorkerPool, threads: int) -> None:
         """Measured in a worker of that pool."""
         self._pool = pool
-        self._threads = threads
+        self.threads = threads
         # By `peak_name`.
         self._flops: dict[str, int] = {}  # of one call
         self._bursts: dict[str, list[list[int]]] = {}
@@ -42,7 +42,7 @@ class Limits:
         try:
             with self._pool.turn(PEAK_WORKER) as worker:
                 if name not in self._flops:
-                    arguments = {"dtype": dtype, "threads": self._threads, "path": path}
+                    arguments = {"dtype": dtype, "threads": self.threads, "path": path}
                     self._flops[name] = worker.prepare(name, peak.FACTORY, arguments)["flops"]
                 burst = worker.time(name, 1, at_least_ns=peak.BURST_NS, at_most=PEAK_CALLS)
                 self._bursts.setdefault(name, []).append(burst.samples_ns)
@@ -52,7 +52,7 @@ class Limits:
     def time_bandwidth(self, bursts: int = BANDWIDTH_BURSTS) -> None:
         """How fast all threads together read memory, from a fresh process: it takes a gigabyte."""
         with contextlib.suppress(WorkerFailure), self._pool.fresh() as worker:
-            found = measure_bandwidth(worker, self._threads, bursts=bursts)
+            found = measure_bandwidth(worker, self.threads, bursts=bursts)
             self._bandwidths += [] if found is None else [found]
 
     @property

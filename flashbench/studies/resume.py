@@ -69,4 +69,5 @@ def key_of(measurement: Measurement) -> tuple[object, ...]:
         measurement.direction,
         measurement.blocks_asked,
         measurement.path_asked,
+        measurement.threads,
     )

@@ -58,6 +58,13 @@ class Row:
         return self.status in ("ok", "wrong")
 
     @property
+    def threads(self) -> int:
+        """The number of threads of its worker."""
+        threads = self.point.settings.num_threads
+        assert threads is not None, "the study names it"
+        return threads
+
+    @property
     def modules(self) -> list[str]:
         """Modules that its worker may import before the first call."""
         built_in = ENGINES.get(self.point.engine)
@@ -192,17 +199,17 @@ def asked_blocks(settings: Settings) -> tuple[int, int] | Literal["auto"]:
     return settings.block_q, settings.block_k
 
 
-def rows_of(study: Study, threads: int) -> list[Row]:
+def rows_of(study: Study) -> list[Row]:
     """One row for each point; an engine without blocks, or paths, has one row for all of them.
 
-    Raises ConfigError for a path that this CPU cannot run.
+    study: names its threads. Raises ConfigError for a path that this CPU cannot run.
     """
     engines = {name: get_outline(name) for name in study.engines}
     rows: list[Row] = []
     seen: set[Point] = set()
     for point in study.points():
         engine = engines[point.engine]
-        settings = point.settings._replace(num_threads=threads)
+        settings = point.settings
         blocks = engine.blocks(point.problem, point.direction, settings)
         if blocks is None:
             settings = settings._replace(block_q=None, block_k=None)

@@ -15,6 +15,7 @@ from flashbench.results.record import (
     Kind,
     Machine,
     Measurement,
+    NumaNode,
     Process,
     Results,
     TrainingStep,
@@ -76,8 +77,9 @@ def make_machine(
     from flashbench.codegen.isa import ISA  # here: loads Numba, which runs of other engines do not need
 
     floor = machine_floor(facts.cpu, threads)
+    nodes = [NumaNode(**node._asdict()) for node in facts.numa_nodes]
     return Machine(
-        **dataclasses.asdict(facts),
+        **{**dataclasses.asdict(facts), "numa_nodes": nodes},
         isa=ISA.name,
         cores=available_cores(),
         peak_gflops=peak_gflops,

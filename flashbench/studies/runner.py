@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from flashbench.analysis.advice import run_warnings
 from flashbench.analysis.movement import movement_warnings
-from flashbench.measure.machine import describe_machine
+from flashbench.measure.machine import MachineFacts, describe_machine
 from flashbench.results.peaks import path_peak
-from flashbench.results.record import Results
+from flashbench.results.record import Machine, Results
+from flashbench.studies.limits import Limits
 from flashbench.studies.nothing import is_empty
 from flashbench.studies.resume import restore
 from flashbench.studies.run_record import RunRecord, make_machine
@@ -49,29 +51,28 @@ def run(
     NothingToMeasureError if no point can be measured, ResultsError if `earlier` is of another study or
     machine, and Interrupted on Ctrl-C.
     """
-    threads = study.threads or available_cores()
-    record = RunRecord(study.kind, command, {**msgspec.to_builtins(study), "threads": threads})
+    study = replace(study, threads=study.threads or available_cores())
+    record = RunRecord(study.kind, command, msgspec.to_builtins(study))
     facts = describe_machine()  # before the run, whose own load is not of interest
 
     def step() -> None:
         if on_results is not None:
             on_results(results())
 
-    session = Session(study, threads, on_progress, step)
+    session = Session(study, on_progress, step)
     if earlier is not None:
         restore(session.rows, earlier, record.config, facts.cpu)
 
     def results() -> Results:
-        machine = make_machine(
-            facts,
-            session.limits.peak_gflops(),
-            threads,
-            read_bandwidth_gbps=session.limits.read_bandwidth_gbps
-            or (earlier.machine.read_bandwidth_gbps if earlier else None),
-        )
+        machines = {threads: _with_limits(facts, limits) for threads, limits in session.limits.items()}
+        machine = machines[max(machines)]
+        if machine.read_bandwidth_gbps is None and earlier is not None:
+            machine = replace(machine, read_bandwidth_gbps=earlier.machine.read_bandwidth_gbps)
+            machines[max(machines)] = machine
         measurements = [
             row.measurement(
-                path_peak(machine, row.point.problem.dtype, row.path), machine.read_bandwidth_gbps
+                path_peak(machines[row.threads], row.point.problem.dtype, row.path),
+                machines[row.threads].read_bandwidth_gbps,
             )
             for row in session.rows
             if row.tried
@@ -89,6 +90,13 @@ def run(
     except KeyboardInterrupt:
         raise Interrupted(results()) from None
     return results()
+
+
+def _with_limits(facts: MachineFacts, limits: Limits) -> Machine:
+    """The machine with its limits on a number of threads."""
+    return make_machine(
+        facts, limits.peak_gflops(), limits.threads, read_bandwidth_gbps=limits.read_bandwidth_gbps
+    )
 
 
 def failed(results: Results) -> bool:

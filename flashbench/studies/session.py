@@ -7,6 +7,7 @@ alike, and an interrupted run knows every point roughly instead of a few precise
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
@@ -16,6 +17,7 @@ import msgspec
 
 from flashbench.analysis.problem_words import length_word
 from flashbench.analysis.sizes import size_word
+from flashbench.analysis.words import counted
 from flashbench.engines import refusal
 from flashbench.features.words import window_word
 from flashbench.measure.machine import available_memory_bytes
@@ -52,22 +54,28 @@ class Session:
     def __init__(
         self,
         study: Study,
-        threads: int,
         on_progress: Callable[[Progress], None],
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
-        """on_step: called after each step, while all workers are idle.
+        """study: names its threads. on_step: called after each step, while all workers are idle.
 
         Raises EngineError when an engine is unknown or its library is missing.
         """
-        self.rows = rows_of(study, threads)
-        self.processes: dict[str, Process] = {}
+        self.rows = rows_of(study)
+        self._processes: dict[tuple[str, int], Process] = {}
         self._study = study
         self._on_progress, self._on_step = on_progress, on_step
-        self._pool = WorkerPool(threads, timeout_s=study.timeout_s)
-        self.limits = Limits(self._pool, threads)
+        # A library reads its number of threads when it is loaded, so each number has workers of its own.
+        self._pools = {row.threads: WorkerPool(row.threads, timeout_s=study.timeout_s) for row in self.rows}
+        self.limits = {count: Limits(pool, count) for count, pool in self._pools.items()}
         self._forecast = Forecast()
         self._budget = None if study.budget_s is None else Budget(study.budget_s)
+
+    @property
+    def processes(self) -> dict[str, Process]:
+        """By engine; of several numbers of threads those with most."""
+        known = sorted(self._processes, key=lambda place: place[1])
+        return {engine: self._processes[engine, threads] for engine, threads in known}
 
     @property
     def complete(self) -> bool:
@@ -85,9 +93,11 @@ class Session:
             raise nothing_to_measure(
                 (name, found[1]) for name, found in zip(engines, obstacles, strict=True) if found
             )
-        with self._pool:
+        with contextlib.ExitStack() as stack:
+            for pool in self._pools.values():
+                stack.enter_context(pool)
             if any(self._lacks_time(row) for row in self.rows):
-                self.limits.time_bandwidth()
+                self.limits[max(self.limits)].time_bandwidth()
             for number in range(self._least_rounds):
                 self._round(number, [row for row in self.rows if self._lacks_time(row, number + 1)])
             for row in self.rows:
@@ -112,11 +122,12 @@ class Session:
     def _round(self, number: int, rows: Iterable[Row]) -> None:
         """One burst of each row and of the hardware limits, in fresh processes."""
         rows = [row for row in rows if self._is_runnable(row)]
-        modules = {row.point.engine: (workload.__name__, *row.modules) for row in rows}
-        if any(row.reads_memory for row in rows):
-            self.limits.time_bandwidth()  # in each round, as the peak below
+        for threads in {row.threads for row in rows if row.reads_memory}:
+            self.limits[threads].time_bandwidth()  # in each round, as the peak below
         started = time.monotonic()
-        self._pool.renew(modules)
+        for threads, pool in self._pools.items():
+            own = [row for row in rows if row.threads == threads]
+            pool.renew({row.point.engine: (workload.__name__, *row.modules) for row in own})
         if self._budget is not None:
             self._budget.start_s = time.monotonic() - started
         for _, neighbours in groupby(rows, key=lambda row: (row.point.problem, row.point.direction)):
@@ -130,18 +141,21 @@ class Session:
                     self._time(group[place], number)
 
     def _time_peaks(self, rows: Sequence[Row]) -> None:
-        """One burst for each path of these rows. A row without a path is compared with the CPU's fastest."""
+        """One burst for each path and number of threads of these rows.
+
+        A row without a path is compared with the CPU's fastest.
+        """
         from flashbench.kernels.products.paths import fastest_path  # here: loads Numba
 
         dtype = rows[0].point.problem.dtype
-        for path in dict.fromkeys(row.path or fastest_path(dtype) for row in rows):
-            self.limits.time_peak(dtype, path)
+        for threads, path in dict.fromkeys((row.threads, row.path or fastest_path(dtype)) for row in rows):
+            self.limits[threads].time_peak(dtype, path)
 
     def _time(self, row: Row, number: int) -> None:
         """First call, the check if there was none yet, a burst; then free the point's memory."""
         started = time.monotonic()
         study = self._study
-        with row.keeping_failure(), self._pool.turn(row.point.engine) as worker:
+        with row.keeping_failure(), self._pools[row.threads].turn(row.point.engine) as worker:
             self._report(row, "first call")
             self._prepare(row, worker)
             if study.check and row.accuracy is None:
@@ -158,15 +172,15 @@ class Session:
     def _prepare(self, row: Row, worker: Worker, *, keep_scratch: bool = True) -> None:
         arguments = workload.arguments(row.point, self._study.seed, keep_scratch=keep_scratch)
         row.describe(worker.prepare(row.slot, workload.FACTORY, arguments))
-        if row.point.engine not in self.processes:
-            self.processes[row.point.engine] = msgspec.convert(worker.facts(), Process)
+        if (row.point.engine, row.threads) not in self._processes:
+            self._processes[row.point.engine, row.threads] = msgspec.convert(worker.facts(), Process)
 
     def _measure_memory(self, row: Row) -> None:
         """In a process of its own: memray must not slow a timing, nor other points' memory count here."""
         problem, _, direction, _ = row.point
         started = time.monotonic()
         self._report(row, "memory")
-        with row.keeping_failure(), self._pool.fresh() as worker:
+        with row.keeping_failure(), self._pools[row.threads].fresh() as worker:
             self._prepare(row, worker, keep_scratch=False)
             measured = worker.memory(row.slot)
             row.memory = Memory(
@@ -236,7 +250,8 @@ class Session:
         problem, engine, direction, settings = row.point
         block = "" if settings.block_q is None else f", blocks {settings.block_q} x {settings.block_k}"
         window = f", window {window_word(problem)}" if len(self._study.windows) > 1 else ""
-        label = f"{engine} {direction}, N={length_word(problem)}{window}{block}: {what}"
+        threads = f", {counted(row.threads, 'thread')}" if len(self._pools) > 1 else ""
+        label = f"{engine} {direction}, N={length_word(problem)}{window}{block}{threads}: {what}"
         left = [
             _step(kind, row)
             for row in self.rows

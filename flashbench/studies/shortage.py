@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from flashbench.analysis.blocks import block_label
 from flashbench.analysis.problem_words import length_word
+from flashbench.analysis.words import counted
 from flashbench.features.words import window_word
 from flashbench.results.record import Results
 from flashbench.studies.resume import key_of
@@ -22,7 +25,7 @@ def shortage_lines(study: Study, results: Results) -> list[str]:
 
     Failed points have a reason in the table and are not counted.
     """
-    rows = rows_of(study, results.config["threads"])
+    rows = rows_of(replace(study, threads=results.config["threads"]))
     found = {key_of(row): row for row in results.measurements}
     known = [(row, found.get(key_of(row.measurement(None)))) for row in rows]
     asked = [(row, at) for row, at in known if at is None or at.status in ("ok", "wrong")]
@@ -69,6 +72,8 @@ def _name(study: Study, row: Row) -> str:
         words.append(problem.dtype)
     if len(study.heads) > 1:
         words.append(f"heads {problem.num_heads}")
+    if len(study.thread_counts) > 1:
+        words.append(counted(row.threads, "thread"))
     if len(study.head_dims) > 1:
         words.append(f"head_dim {problem.head_dim}")
     block = block_label(row.measurement(None))

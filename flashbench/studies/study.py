@@ -69,7 +69,8 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     block_q: int | None = None  # with block_k; both win over block_sizes
     block_k: int | None = None
     paths: list[str] = msgspec.field(default_factory=lambda: [AUTO_PATH])  # of kernels/products/paths.py
-    threads: int | None = None  # None: every core this process may use
+    threads: int | list[int] | None = None  # None: every core this process may use; a list: a scaling curve
+    cpus: list[int] | None = None  # pins the workers to these; None: every CPU this process may use
     repeats: int = 5  # calls in one burst
     rounds: int = 6  # fresh processes per engine, a burst each, engines taking turns
     budget_s: float | None = None  # instead of rounds: one round, then more of the least certain points
@@ -97,15 +98,36 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             raise ConfigError(f"memory_budget_bytes must be at least 1, not {self.memory_budget_bytes}")
         if (self.block_q is None) != (self.block_k is None):
             raise ConfigError("block_q and block_k must be given together")
-        for size in (*self.block_sizes, self.block_q, self.block_k, self.threads):
+        for size in (*self.block_sizes, self.block_q, self.block_k, *self.thread_counts):
             if isinstance(size, int) and size < 1:
                 raise ConfigError(f"block sizes and threads must be at least 1, not {size}")
+        self._check_threads()
         self._check_features()
         self._check_lengths()
         if self.decode:
             self._check_decode()
         elif self.queries != 1:
             raise ConfigError("queries are those of a step of decoding: they need decode")
+
+    @property
+    def thread_counts(self) -> list[int] | list[None]:
+        """Every number of threads; [None] if the study names none."""
+        if isinstance(self.threads, list):
+            return self.threads
+        return [None] if self.threads is None else [self.threads]
+
+    def _check_threads(self) -> None:
+        counts = self.thread_counts
+        words = ", ".join(map(str, counts))
+        if not counts:
+            raise ConfigError("threads must name at least one number")
+        if len(set(counts)) < len(counts):
+            raise ConfigError(f"threads must name each number once, not {words}")
+        if self.kind == "sweep" and len(counts) > 1:
+            raise ConfigError(
+                f"a sweep is of one number of threads, not of {words}",
+                hint="flashbench profile --threads measures several",
+            )
 
     def _check_features(self) -> None:
         if self.mask is None and self.mask_axes != DEFAULT_MASK_AXES:
@@ -152,7 +174,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             raise ConfigError("decode is of the last queries: causal_alignment must be bottom-right")
 
     def settings(self, dtype: Dtype | None = None) -> list[Settings]:
-        """One Settings per block size and path. dtype: only with paths that compute it.
+        """One Settings per block size, path and number of threads. dtype: only with paths that compute it.
 
         Raises ConfigError if there is no path of some name, or none of them computes the dtype.
         """
@@ -160,9 +182,10 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         if self.block_q is None:
             blocks = [(None, None) if size == "auto" else (size, size) for size in self.block_sizes]
         return [
-            Settings(block_q=block_q, block_k=block_k, num_threads=self.threads, path=path)
+            Settings(block_q=block_q, block_k=block_k, num_threads=threads, path=path)
             for block_q, block_k in blocks
             for path in self._paths(dtype)
+            for threads in self.thread_counts
         ]
 
     def _paths(self, dtype: Dtype | None) -> list[str | None]:

@@ -11,9 +11,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
+from pathlib import Path
 
+from flashbench.errors import ConfigError
+from flashbench.system.sysfs import core_ranges, read_list
+
+ONLINE = Path("/sys/devices/system/cpu/online")
 # Environment variables that make OpenMP runtimes bind threads.
 BINDING_VARIABLES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 _NO_BINDING = {"false", "none", "disabled"}  # values with which they do not bind
@@ -46,6 +51,35 @@ def process_cores() -> frozenset[int] | None:
         return None
     mask = frozenset(os.sched_getaffinity(0))
     return mask if len(mask) == _MOST_CORES else _unbound(mask)
+
+
+@contextlib.contextmanager
+def pinned_to(cpus: Collection[int] | None) -> Iterator[None]:
+    """Within the block, the calling thread and all that it starts run on these CPUs; None: as before.
+
+    Raises ConfigError that names the CPUs that this machine lacks, or that this process may not use.
+    """
+    if cpus is None:
+        yield
+        return
+    allowed = process_cores()
+    if allowed is None:
+        raise ConfigError("--cpus needs Linux: this system does not pin processes to CPUs")
+    if not cpus:
+        raise ConfigError("cpus must name at least one CPU")
+    online = read_list(ONLINE) or allowed
+    for among, why in ((online, "this machine does not have"), (allowed, "this process may not use")):
+        if wrong := sorted(set(cpus).difference(among)):
+            raise ConfigError(
+                f"--cpus names CPUs that {why}: {core_ranges(wrong)}",
+                hint=f"choose from {core_ranges(allowed)}",
+            )
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        _move_to(before)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 
 
@@ -32,3 +34,16 @@ def read_list(path: Path) -> list[int]:
         if first:
             numbers += range(int(first), int(last or first) + 1)
     return numbers
+
+
+def core_ranges(cores: Iterable[int]) -> str:
+    """Numbers of cores as Linux writes them: the reverse of `read_list`.
+
+    >>> core_ranges([0, 1, 2, 3, 8, 10, 11])
+    '0-3,8,10-11'
+    """
+    runs = [
+        [core for _, core in run]
+        for _, run in groupby(enumerate(sorted(cores)), key=lambda pair: pair[1] - pair[0])
+    ]
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

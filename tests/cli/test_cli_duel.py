@@ -205,6 +205,7 @@ def test_two_environments_fight_with_the_same_engine(flashbench, fake_fight) -> 
         (["--aa", "-n", "64,128"], "--aa measures the noise floor of one problem, not of 2"),
         (["flash", "numpy", "--threshold", "5"], "--threshold takes a share such as 5% or 0.05, not '5'"),
         (["flash", "numpy", "--rounds", "3"], "rounds must be at least 7 for 1 problem and 3 looks, not 3"),
+        (["flash", "numpy", "--threads", "1,2"], "a duel is of one number of threads, not of 1, 2"),
         (["flash", "numpy", "--threshold", "0"], "threshold must be above 0, not 0"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,11 @@ def test_without_options_all_of_the_default_plan_is_tuned(
     assert done.err == "[0/8] float64 fwd full, 512 to 1023: 9 candidates\n"
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs masks of threads: Linux")
 def test_options_narrow_and_widen_the_plan(flashbench: CommandLine, fake_tune: FakeTune) -> None:
-    words = "tune --dtype float32 --head-dim 64,128 --causal yes --direction bwd -n 1k,2k --threads 3"
+    words = (
+        "tune --dtype float32 --head-dim 64,128 --causal yes --direction bwd -n 1k,2k --threads 3 --cpus 0"
+    )
     assert flashbench(*words.split()).code == 0
     assert fake_tune.plans == [
         Plan(
@@ -71,8 +75,15 @@ def test_options_narrow_and_widen_the_plan(flashbench: CommandLine, fake_tune: F
             directions=["bwd"],
             seq_lens=[1024, 2048],
             threads=3,
+            cpus=[0],
         )
     ]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs masks of threads: Linux")
+def test_all_threads_are_those_of_the_cpus(flashbench: CommandLine, fake_tune: FakeTune) -> None:
+    assert flashbench("tune", "--cpus", "0").code == 0
+    assert [plan.threads for plan in fake_tune.plans] == [1]
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from flashbench.studies.train.study import TrainStudy
 
 GROUP = typer.main.get_command(make_app())
 MEASURING = ("profile", "sweep", "duel", "tune", "verify")
-# `tune --show` shows the only table, `train --show` the table of a file.
-TWO_OPTIONS = {"show"}
+# `tune --show` shows the only table, `train --show` that of a file. Only `profile --threads` takes several.
+TWO_OPTIONS = {"show", "threads"}
 
 
 def params_of(command: str, *words: str) -> dict[str, Any]:
@@ -114,6 +114,7 @@ VALUES = {
     "block_k": "32",
     "path": "auto",
     "threads": "1",
+    "cpus": "0",
     "repeats": "2",
     "rounds": "2",
     "budget": "60s",

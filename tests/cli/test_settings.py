@@ -44,6 +44,10 @@ def test_a_sweep_has_defaults_of_its_own() -> None:
     [
         ("seq_lens", "128, 4k,1K", "seq_lens", [128, 4096, 1024]),
         ("batch", "8", "batch", 8),
+        ("threads", "2", "threads", 2),
+        ("threads", ["1,2", "4"], "threads", [1, 2, 4]),
+        ("cpus", "0-2,6,1", "cpus", [0, 1, 2, 6]),
+        ("cpus", "none", "cpus", None),
         ("seq_len_k", "4k", "seq_len_k", 4096),
         ("heads", "1,8", "heads", [1, 8]),
         ("kv_heads", "1", "kv_heads", 1),
@@ -69,7 +73,6 @@ def test_a_sweep_has_defaults_of_its_own() -> None:
         ("engine", ["flash", "numpy,standard"], "engines", ["flash", "numpy", "standard"]),
         ("block_sizes", "auto,32", "block_sizes", ["auto", 32]),
         ("path", "Convert,auto", "paths", ["convert", "auto"]),
-        ("threads", "2", "threads", 2),
         ("repeats", "7", "repeats", 7),
         ("rounds", "9", "rounds", 9),
         ("budget", "1.5m", "budget_s", 90.0),
@@ -92,6 +95,27 @@ def test_a_file_wins_over_defaults_and_options_over_the_file(study_file) -> None
     assert (study.seq_lens, study.batch, study.heads, study.repeats) == ([64], 3, [4], 5)
 
 
+@pytest.mark.parametrize(
+    ("text", "threads", "cpus"),
+    [
+        ("threads = 2", 2, None),
+        ("threads = [1, 2]", [1, 2], None),
+        ('threads = "1,2"\ncpus = "0-1"', [1, 2], [0, 1]),
+        ("cpus = [4, 5]", None, [4, 5]),
+    ],
+)
+def test_a_file_names_threads_and_cpus_as_options_do(
+    study_file, text: str, threads: int | list[int] | None, cpus: list[int] | None
+) -> None:
+    study = build_study("profile", {"config": study_file(text)})
+    assert (study.threads, study.cpus) == (threads, cpus)
+
+
+def test_only_a_profile_has_several_numbers_of_threads(study_file) -> None:
+    with pytest.raises(ConfigError, match="a sweep is of one number of threads, not of 1, 2"):
+        build_study("sweep", {"config": study_file("threads = [1, 2]")})
+
+
 def test_block_size_wins_over_the_file_s_block_q_and_block_k(study_file) -> None:
     name = study_file("block_q = 32\nblock_k = 64\n")
     assert [point.block_q for point in build_study("profile", {"config": name}).settings()] == [32]
@@ -111,6 +135,10 @@ def test_block_size_wins_over_the_file_s_block_q_and_block_k(study_file) -> None
         ({"seq_lens": "128,128"}, "seq_lens names 128 twice"),
         ({"seq_lens": "9" * 5000}, "--seq-lens takes whole numbers from 1 up"),
         ({"batch": "-1"}, "--batch takes whole numbers from 1 up, such as 64 or 4k (4096), not '-1'"),
+        ({"threads": "1,1"}, "threads must name each number once, not 1, 1"),
+        ({"threads": "1,0"}, "--threads takes whole numbers from 1 up, such as 64 or 4k (4096), not '0'"),
+        ({"cpus": "3-1"}, "--cpus takes numbers of CPUs and ranges of them, such as 0-7 or 0,2,4, not '3-1'"),
+        ({"cpus": "all"}, "--cpus takes numbers of CPUs and ranges of them, such as 0-7 or 0,2,4, not 'all'"),
         ({"dtype": "float8"}, "--dtype takes float16, bfloat16, float32 or float64, not 'float8'"),
         ({"direction": "back"}, "--direction takes fwd, bwd or fwd+bwd, not 'back'"),
         ({"causal": "maybe"}, "--causal takes no, yes or both, not 'maybe'"),

@@ -157,7 +157,7 @@ def make_results(
         created="2026-11-23T12:00:00+00:00",
         flashbench_version="0.1.0",
         command=["flashbench", "profile"],
-        config={"kind": "profile", "seed": 0, "threads": None, "repeats": 5, "rounds": 7},
+        config={"kind": "profile", "seed": 0, "threads": 2, "repeats": 5, "rounds": 7},
         machine=machine,
         measurements=measurements,
         complete=complete,

@@ -16,7 +16,7 @@ from flashbench.results.record import (
     Results,
     Threadpool,
 )
-from helpers.fake_results import MACHINE, make_measurement, make_results
+from helpers.fake_results import MACHINE, make_measurement, make_results, make_time
 from helpers.feature_rows import decode_rows, every_feature, length_rows, window_rows
 
 ENGINES = ("flash", "standard", "numpy", "torch-flash")
@@ -101,6 +101,22 @@ def make_sweep() -> Results:
         for block, factor in slower.items()
     ]
     return make_results(rows, kind="sweep")
+
+
+def make_scaling() -> Results:
+    """Two engines at two lengths with 1, 2 and 8 threads."""
+    speed_ups = {"flash": {1: 1.0, 2: 1.9, 8: 6.0}, "numpy": {1: 1.0, 2: 1.5, 8: 2.0}}
+    rows = [
+        replace(
+            make_measurement(engine, seqlen, slower=1 / ratio),
+            threads=threads,
+            time=make_time(seqlen * 48_000 / ratio),
+        )
+        for engine, ratios in speed_ups.items()
+        for seqlen in (512, 1024)
+        for threads, ratio in ratios.items()
+    ]
+    return make_results(rows, machine=FULL_MACHINE)
 
 
 def make_duel() -> Results:

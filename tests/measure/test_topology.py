@@ -9,10 +9,10 @@ import psutil
 import pytest
 
 from flashbench.measure import topology
-from flashbench.measure.topology import affinity, boost, governor, threads_per_core, virtual
+from flashbench.measure.topology import affinity, boost, governor, numa_nodes, threads_per_core, virtual
 from flashbench.system.sysfs import read_list, read_number, read_text
 
-PLACES = ("CPUS", "CPUINFO", "HYPERVISOR", "DMI")
+PLACES = ("CPUS", "NODES", "CPUINFO", "HYPERVISOR", "DMI")
 
 
 @pytest.fixture
@@ -32,6 +32,7 @@ def write(path: Path, text: str) -> None:
 
 def test_nothing_is_told_where_nothing_is_there(root: Path) -> None:
     assert (threads_per_core(), governor(), boost(), virtual()) == (None, None, None, None)
+    assert numa_nodes() == []
 
 
 def test_affinity_is_what_the_system_says() -> None:
@@ -64,6 +65,21 @@ def test_threads_of_a_core_are_counted_among_those_we_may_use(
     for core, text in siblings.items():
         write(root / "CPUS" / f"cpu{core}" / "topology" / "thread_siblings_list", text)
     assert threads_per_core() == threads
+
+
+def test_nodes_have_cpus_and_memory_each(root: Path) -> None:
+    for number, cpus, kilobytes in ((0, "0-1,4", 2048), (1, "2-3", 1024), (10, "", 4096)):
+        write(root / "NODES" / f"node{number}" / "cpulist", cpus)
+        meminfo = f"Node {number} MemTotal:  {kilobytes} kB\nNode {number} MemFree: 7 kB"
+        write(root / "NODES" / f"node{number}" / "meminfo", meminfo)
+    write(root / "NODES" / "node2" / "cpulist", "5")  # whose memory cannot be read
+    write(root / "NODES" / "possible", "0-15")
+    assert numa_nodes() == [
+        (0, [0, 1, 4], 2 * 1024**2),
+        (1, [2, 3], 1024**2),
+        (2, [5], None),
+        (10, [], 4 * 1024**2),
+    ]
 
 
 def test_governor_is_that_of_our_cores(root: Path) -> None:

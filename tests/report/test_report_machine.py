@@ -9,13 +9,18 @@ from msgspec.structs import replace
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.analysis.advice import advice
-from flashbench.report.machine import core_ranges, machine_report
-from flashbench.results.record import Machine, Results
+from flashbench.report.machine import machine_report
+from flashbench.results.record import Machine, NumaNode, Results
 
 FULL = replace(
     MACHINE,
     cores=8,
     affinity=[0, 1, 2, 3, 8, 9, 10, 11],
+    numa_nodes=[
+        NumaNode(number=0, cpus=[0, 1, 2, 3, 8, 9, 10, 11], memory_bytes=128 * 1024**3),
+        NumaNode(number=1, cpus=[4, 5, 6, 7, 12, 13, 14, 15], memory_bytes=120 * 1024**3),
+        NumaNode(number=2, cpus=[], memory_bytes=512 * 1024**3),
+    ],
     threads_per_core=2,
     virtual=False,
     swap_used_bytes=3 * 1024**3,
@@ -70,9 +75,3 @@ def test_unknown_is_said_in_one_way() -> None:
     assert "None" not in text
     assert "-\n" not in text
     assert text.count("not told") >= 10
-
-
-def test_cores_are_written_as_linux_writes_them() -> None:
-    assert core_ranges([3, 1, 2, 7]) == "1-3,7"
-    assert core_ranges([5]) == "5"
-    assert core_ranges([]) == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from helpers.fake_results import make_measurement, make_results
@@ -36,7 +38,22 @@ def engines() -> list[Measurement]:
     return [make_measurement(name, seqlen, num_heads=8) for seqlen in (512, 1024) for name in names]
 
 
+def curve(*engines: str, **problem: Any) -> list[Measurement]:
+    """Each engine on two lengths with 1, 2 and 4 threads, of which the last crashes at the second length."""
+    rows = []
+    for seqlen in (512, 1024):
+        for engine in engines:
+            for threads, slower in ((1, 4.0), (2, 2.1), (4, 1.25)):
+                failed = {"status": "crashed", "reason": "killed by signal 11"}
+                wanted = failed if (seqlen, threads) == (1024, 4) else {}
+                row = make_measurement(engine, seqlen, slower=slower, **wanted, **problem)
+                rows.append(msgspec.structs.replace(row, threads=threads))
+    return rows
+
+
 RESULTS = {
+    "scaling": make_results(curve("flash", "torch-flash", num_heads=8)),
+    "scaling of one engine": make_results(curve("flash")),
     "documented": make_results(),
     "documented too large": make_results(
         [
@@ -129,6 +146,8 @@ def test_plain_is_refused_for_anything_else(study: Study, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check_plain(study)
     check_plain(Study(engines=["flash", "standard"], block_sizes=[32]))
+    with pytest.raises(ConfigError, match="of one number of threads, not of 1, 2"):
+        check_plain(Study(threads=[1, 2]))
     with pytest.raises(ConfigError, match="of one path, not of auto, convert"):
         check_plain(Study(dtypes=["bfloat16"], paths=["auto", "convert"]))
 

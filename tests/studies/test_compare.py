@@ -246,6 +246,18 @@ def test_a_measurement_is_identified_by_problem_engine_direction_and_blocks_aske
     assert [(pair.base, pair.new) for pair in comparison.pairs] == [(row, row) for row in rows]
 
 
+def test_points_of_a_scaling_curve_are_compared_with_those_of_as_many_threads() -> None:
+    rows = [
+        msgspec.structs.replace(make_measurement("flash", 128, slower=4 / threads), threads=threads)
+        for threads in (1, 2, 4)
+    ]
+    comparison = compare(make_results(rows), make_results(rows[::-1]))
+    assert [(pair.base, pair.new) for pair in comparison.pairs] == [(row, row) for row in rows]
+    forced = compare(make_results(rows), make_results(rows[1:2]), force=True)
+    assert [pair.base.threads for pair in forced.pairs] == [2]
+    assert forced.only_in_base == [rows[0], rows[2]]
+
+
 def test_what_is_in_one_file_alone_is_listed() -> None:
     rows = [make_measurement("flash", seqlen) for seqlen in (128, 256, 512)]
     comparison = compare(make_results(rows[:2]), make_results(rows[1:]))

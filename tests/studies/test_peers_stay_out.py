@@ -19,7 +19,7 @@ from flashbench.studies.rows import rows_of
 from flashbench.studies.study import Study
 from flashbench.studies.memory_fit.training import training_rows
 study = Study(seq_lens=[16], engines=[{names}])
-rows = rows_of(study, 1)
+rows = rows_of(study)
 assert {{row.point.engine for row in rows}} == {{{names}}}
 training_rows(study, 2**30)
 print(*[(row.engine.name, *row.modules) for row in rows], sep="\\n")

@@ -279,6 +279,23 @@ def test_what_the_processes_run_with_is_recorded() -> None:
     assert all(pool.num_threads == 1 for pool in process.threadpools)
 
 
+def test_each_number_of_threads_has_workers_and_limits_of_its_own() -> None:
+    results = measure(engines=["numpy", "Right"], threads=[1, 2], seq_lens=[24, 25], rounds=1)
+    found = [(row.problem.seqlen_q, row.engine, row.threads) for row in results.measurements]
+    assert found == [
+        (seqlen, engine, threads)
+        for seqlen in (24, 25)
+        for engine in ("numpy", "Right")
+        for threads in (1, 2)
+    ]
+    for row in results.measurements:
+        assert_complete(row, bursts=1)
+    assert results.config["threads"] == [1, 2]
+    assert results.machine.peak_threads == 2
+    assert results.processes["numpy"].environment["OMP_NUM_THREADS"] == "2"
+    assert {pool.num_threads for pool in results.processes["numpy"].threadpools} == {2}
+
+
 def test_a_run_on_a_loaded_machine_warns_and_records_what_the_machine_can_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -35,7 +35,7 @@ def half(**settings: Any) -> Study:
 
 
 def paths_of(study: Study) -> list[tuple[str, str, str | None]]:
-    return [(row.point.engine, row.path or "", row.point.settings.path) for row in rows_of(study, 1)]
+    return [(row.point.engine, row.path or "", row.point.settings.path) for row in rows_of(study)]
 
 
 def test_the_engine_chooses_unless_a_path_is_named() -> None:
@@ -84,7 +84,7 @@ def lesser_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("name", [name for name, path in PATHS.items() if path.needs])
 def test_a_path_of_another_cpu_is_refused_before_anything_runs(name: str) -> None:
     with pytest.raises(ConfigError, match=f"path {name} cannot be used: this CPU lacks"):
-        rows_of(half(dtypes=[PATHS[name].dtypes[0]], paths=[name]), 1)
+        rows_of(half(dtypes=[PATHS[name].dtypes[0]], paths=[name]))
 
 
 def test_workers_get_the_path_and_older_ones_no_word_of_it() -> None:
@@ -180,5 +180,5 @@ def test_a_file_older_than_paths_is_read_and_its_rows_go_on(measured: Results) -
     del document["config"]["paths"]
     older = decode(msgspec.json.encode(document), name="older.json")
     assert [row.isa_path for row in older.measurements] == [None] * 3
-    rows = rows_of(half(), 1)
+    rows = rows_of(half())
     assert key_of(rows[0].measurement(None)) == key_of(older.measurements[0])

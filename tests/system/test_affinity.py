@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from flashbench.errors import ConfigError
 from flashbench.system import affinity
-from flashbench.system.affinity import binding_settings, on_process_cores, process_cores
+from flashbench.system.affinity import binding_settings, on_process_cores, pinned_to, process_cores
 
 LINUX = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs masks of threads: Linux")
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -150,9 +151,47 @@ def test_what_a_bound_thread_starts_has_the_process_cores(monkeypatch: pytest.Mo
         os.sched_setaffinity(0, before)
 
 
+@LINUX
+@NEEDS_CORES
+def test_pinned_to_cpus_within_the_block_and_as_before_afterwards() -> None:
+    before = os.sched_getaffinity(0)
+    with pinned_to(CORES[-1:]):
+        started = subprocess.check_output(
+            [sys.executable, "-c", "import os; print(*os.sched_getaffinity(0))"]
+        )
+        assert process_cores() == set(CORES[-1:])
+    assert list(map(int, started.split())) == CORES[-1:]
+    with pinned_to(None):
+        assert os.sched_getaffinity(0) == before
+    assert os.sched_getaffinity(0) == before
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("cpus", "said"),
+    [
+        ([1, 2, 6, 8, 9], "--cpus names CPUs that this machine does not have: 8-9"),
+        ([0, 1, 2, 7], "--cpus names CPUs that this process may not use: 0-1,7"),
+        ([], "cpus must name at least one CPU"),
+    ],
+)
+def test_cpus_that_cannot_be_used_are_named(
+    cpus: list[int], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "online").write_text("0-7\n")
+    monkeypatch.setattr(affinity, "ONLINE", tmp_path / "online")
+    monkeypatch.setattr(affinity, "process_cores", lambda: frozenset({2, 3, 4, 6}))
+    with pytest.raises(ConfigError) as caught, pinned_to(cpus):
+        pass
+    assert str(caught.value) == said
+    assert caught.value.hint == ("choose from 2-4,6" if cpus else None)
+
+
 def test_a_system_without_masks_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sched_getaffinity", "sched_setaffinity"):
         monkeypatch.delattr(os, name, raising=False)
     assert process_cores() is None
+    with pytest.raises(ConfigError, match="--cpus needs Linux"), pinned_to([0]):
+        pass
     with on_process_cores():
         pass

@@ -42,6 +42,7 @@ class Sizes(NamedTuple):
 class Work(NamedTuple):
     """Shared state of the threads of a call."""
 
+    threads: int  # that the call may use
     tasks: int  # number of tasks
     sequences: int  # address of the table of `Sequence`
     sequence_count: int

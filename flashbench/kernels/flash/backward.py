@@ -16,7 +16,7 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-from flashbench.codegen.atomics import publish, wait_for
+from flashbench.codegen.atomics import publish
 from flashbench.codegen.compiled import compiled
 from flashbench.codegen.elements import element_types
 from flashbench.codegen.pointers import at
@@ -37,7 +37,7 @@ from flashbench.kernels.call.visibility import (
     hides_some,
     put_limits,
 )
-from flashbench.kernels.flash.chains import next_task
+from flashbench.kernels.flash.chains import FINISHED, next_task, publish_end, wait_for_turn
 from flashbench.kernels.flash.gather import (
     K_ROWS,
     TICKETS,
@@ -55,8 +55,6 @@ from flashbench.kernels.flash.tile_steps import put_alibi, put_rows, tile_gradie
 from flashbench.kernels.maths.rows import all_finite
 from flashbench.kernels.products import Matrix, Product
 from flashbench.kernels.tile.scores import chain_softcap
-
-ALL_KEYS = 2**62  # a finished task publishes this as its progress: more than any number of keys
 
 
 class BackwardCall(NamedTuple):
@@ -91,7 +89,6 @@ class _Task(NamedTuple):
     link: Any  # index in the chain
     is_last: Any  # the last of the chain
     done: Any  # progress counter: keys that this task has passed; the next task waits for it
-    before: Any  # progress counter of the task before
 
 
 class _Rows(NamedTuple):
@@ -138,7 +135,7 @@ def work_on_chains(product, call, slot):
         links = call.sizes.group * tiles
         first = sequence.tiles_before * call.sizes.num_heads + kv * links
         done = at(call.work.progress, first + link)
-        task = _Task(kv, link, link + 1 == links, done, at(done, -1))
+        task = _Task(kv, link, link + 1 == links, done)
         attend_backward(product, call, scratch, queries, task)
         chain, link = next_task(call, tickets, chain, slot)
 
@@ -149,8 +146,9 @@ def attend_backward(product, call, scratch, queries, task):
     rows = begin(product, call, scratch, queries, task)
     tiles = 0
     past = 0  # this task adds nothing more to keys before this one
+    before = at(task.done, -1)  # progress counter to wait for
     if task.link > 0 and queries.first_key > 0:  # let the next task pass the keys that this task skips
-        wait_for(task.before, queries.first_key)
+        before = wait_for_turn(before, queries.first_key)
         publish(task.done, queries.first_key)
     block, last_block = key_blocks(queries, call.features)
     while block < last_block:
@@ -161,6 +159,8 @@ def attend_backward(product, call, scratch, queries, task):
             if keys.shown == HIDDEN:
                 continue
             k = put_gradients(product, call, scratch, queries, keys, rows)
+            if task.link > 0:
+                before = wait_for_turn(before, keys.start + keys.rows)
             add_to_dk_and_dv(product, call, scratch, queries, keys, rows, task, past)
             past = keys.start + keys.rows
             publish(task.done, past)
@@ -169,7 +169,7 @@ def attend_backward(product, call, scratch, queries, task):
         block += 1
     if tiles == 0:
         clear_sums(rows.dq, queries.rows, call.sizes.head_dim, call.zero)
-    finish(product, call, scratch, queries, task, rows, past)
+    finish(product, call, scratch, queries, task, rows, past, before)
 
 
 @step
@@ -278,9 +278,7 @@ def add_to_dk_and_dv(product, call, scratch, queries, keys, rows, task, past):
     """
     head_dim, head_dim_v, lanes = call.sizes.head_dim, call.sizes.head_dim_v, queries.lanes
     dk, dv = rows_from(rows.dk, keys.start), rows_from(rows.dv, keys.start)
-    if task.link > 0:
-        wait_for(task.before, keys.start + keys.rows)
-    elif past < keys.start:  # keys that the first task skips: no product writes them
+    if task.link == 0 and past < keys.start:  # keys that the first task skips: no product writes them
         clear_keys(call, rows, past, keys.start)
     if hides_some(keys) and not rows.finite:
         if task.link == 0:
@@ -322,10 +320,10 @@ def add_to_dq(product, call, scratch, queries, keys, rows, k_tile, begun):
 
 
 @step
-def finish(product, call, scratch, queries, task, rows, past):
+def finish(product, call, scratch, queries, task, rows, past, before):
     """Copy dq from scratch, clear dk and dv of the last keys if no product wrote them, release the next task.
 
-    The last task of a chain also copies gathered dk and dv to the outputs.
+    The last task of a chain also copies gathered dk and dv to the outputs. before: see `wait_for_turn`.
     """
     sequence, columns = queries.sequence, call.sizes.head_dim
     scale = call.features.scale if product.exact else call.zero + 1
@@ -336,9 +334,9 @@ def finish(product, call, scratch, queries, task, rows, past):
         product.put(dq, rows.dq, queries.rows, columns, scratch.delta)
     if task.link == 0:
         clear_keys(call, rows, past, sequence.seqlen_k)
-    else:
-        wait_for(task.before, ALL_KEYS)
+    elif task.is_last:
+        before = wait_for_turn(before, FINISHED)
     if task.is_last:
         scatter(call.dk, call.dk_home, sequence, task.kv, columns, scale)
         scatter(call.dv, call.dv_home, sequence, task.kv, call.sizes.head_dim_v, call.zero + 1)
-    publish(task.done, ALL_KEYS)
+    publish_end(task.done, before, task.link)

@@ -46,6 +46,7 @@ from flashbench.kernels.call.arrays import rows_at, sequence_at, sums_in_place, 
 from flashbench.kernels.call.structs import Array, Features, ForwardGathers, Numbers, Sizes, Work
 from flashbench.kernels.call.tiles import first_cursor, next_keys, sequence_of, tile_by_number, tiles_of
 from flashbench.kernels.call.visibility import (
+    NO_LIMIT,
     clear_sums,
     has_limits,
     put_limits,
@@ -119,12 +120,26 @@ def work_on_tiles(product, add, call, slot):
 
 @step
 def tile_of_task(call, task):
-    """The tile of queries of a task. Tasks are numbered by sequence, then head, then tile."""
-    b = sequence_of(call, task, call.sizes.num_heads)
+    """The tile of queries of a task. Tasks are numbered by sequence, then round, then head, then tile.
+
+    With causality a head's first tiles take longest. If there are more threads than tiles of a head, the last
+    head's long tiles would keep few threads busy at the end. Then the first round has half of the tiles of
+    each head, the next round half of what is left, and so on. Otherwise one round has all tiles of each head:
+    a thread reads the same k and v again.
+    """
+    heads = call.sizes.num_heads
+    b = sequence_of(call, task, heads)
     sequence = sequence_at(call, b)
-    inner = task - sequence.tiles_before * call.sizes.num_heads
-    tiles = tiles_of(call, sequence)
-    return tile_by_number(call, b, inner // tiles, inner % tiles)
+    task -= sequence.tiles_before * heads
+    first, left = 0, tiles_of(call, sequence)
+    in_rounds = call.features.right != NO_LIMIT and left < call.work.threads
+    count = (left + 1) // 2 if in_rounds else left
+    while task >= count * heads:
+        task -= count * heads
+        first += count
+        left -= count
+        count = (left + 1) // 2
+    return tile_by_number(call, b, task // count, first + task % count)
 
 
 @step

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from flashbench.analysis.blocks import block_rows
 from flashbench.analysis.groups import Along, GroupKey, group_key, table_axis
 from flashbench.analysis.paths import engine_with_path
+from flashbench.analysis.scaling import has_scaling
+from flashbench.analysis.words import counted
 from flashbench.report.charts.style import Look, engine_looks, nth_dash
 from flashbench.results.peaks import peak_of
 from flashbench.results.record import Machine, Measurement, Results
@@ -49,17 +51,19 @@ def make_panels(sources: Sequence[Source]) -> list[Panel]:
     along = table_axis(every)
     looks = engine_looks(row.engine for row in every)
     paths = list(dict.fromkeys(row.path_asked for row in every if row.path_asked is not None))
-    groups: dict[GroupKey, dict[tuple[int, str, str, str | None], list[Measurement]]] = {}
+    groups: dict[GroupKey, dict[tuple[int, str, str, str | None, int | None], list[Measurement]]] = {}
     for number, source in enumerate(sources):
+        curves = has_scaling(source.results.measurements)
         for row in source.results.measurements:
             lines = groups.setdefault(group_key(row, along), {})
-            lines.setdefault((number, row.engine, row.side or "", row.path_asked), []).append(row)
+            threads = row.threads if curves else None
+            lines.setdefault((number, row.engine, row.side or "", row.path_asked, threads), []).append(row)
     return [
         Panel(
             key,
             [
-                _series(sources, number, side, _with_path(looks[engine], path, paths), rows, along)
-                for (number, engine, side, path), rows in lines.items()
+                _series(sources, number, side, threads, _with_path(looks[engine], path, paths), rows, along)
+                for (number, engine, side, path, threads), rows in lines.items()
             ],
         )
         for key, lines in groups.items()
@@ -71,20 +75,28 @@ def _with_path(look: Look, path: str | None, paths: list[str]) -> Look:
 
 
 def _series(
-    sources: Sequence[Source], number: int, side: str, look: Look, rows: list[Measurement], along: Along
+    sources: Sequence[Source],
+    number: int,
+    side: str,
+    threads: int | None,
+    look: Look,
+    rows: list[Measurement],
+    along: Along,
 ) -> Series:
     several = len({row.blocks_asked for row in rows}) > 1
     engine, file = engine_with_path(rows[0]), ""
     if side:
         engine = f"{side.upper()}: {engine}"
         look = look._replace(hollow=side == "b")
+    if threads is not None:
+        engine = f"{engine}, {counted(threads, 'thread')}"
     if len(sources) > 1:
         file = f" \N{MIDDLE DOT} {sources[number].name}"
         look = look._replace(dash=nth_dash(number), hollow=look.hollow if side else number % 2 == 1)
     best = [found.fastest for found in block_rows(rows) if found.fastest] if several else rows
     return Series(
-        name=_shortened(engine + file),
-        label=_shortened(f"{engine}{' (best block)' if several else ''}{file}"),
+        name=shortened(engine + file),
+        label=shortened(f"{engine}{' (best block)' if several else ''}{file}"),
         look=look,
         machine=sources[number].results.machine,
         rows=sorted(best, key=lambda row: axis_value(row, along)),
@@ -92,7 +104,7 @@ def _series(
     )
 
 
-def _shortened(label: str) -> str:
+def shortened(label: str) -> str:
     """The label without its middle if it is too long: the engine is in front, the file at the end."""
     half = LONGEST_LABEL // 2
     return label if len(label) <= LONGEST_LABEL else f"{label[:half]}\N{HORIZONTAL ELLIPSIS}{label[-half:]}"

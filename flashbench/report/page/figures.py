@@ -12,12 +12,14 @@ from flashbench.analysis.blocks import block_labels, block_rows
 from flashbench.analysis.group_words import axis_word, problem_line
 from flashbench.analysis.groups import Along, GroupKey
 from flashbench.analysis.problem_words import length_word
+from flashbench.analysis.words import counted
 from flashbench.report.charts.heatmap import cell_words, heatmap_chart
 from flashbench.report.charts.latency import latency_chart, latency_limits, milliseconds
 from flashbench.report.charts.lines import Limits, Value
 from flashbench.report.charts.memory import memory_chart, memory_limits, workspace_bytes
 from flashbench.report.charts.roofline import roofline_chart, roofline_limits, roofs
-from flashbench.report.charts.series import Panel, Series
+from flashbench.report.charts.scaling import curve, scaling_chart, scaling_panels
+from flashbench.report.charts.series import Panel, Series, Source
 from flashbench.report.charts.style import chart_bytes
 from flashbench.report.charts.throughput import gflops, throughput_chart, throughput_limits
 from flashbench.report.page.inline import inline_svg
@@ -100,13 +102,19 @@ _ROOFLINE = _Kind(
     gflops,
     lambda value: f"{value:.3g} GFLOP/s",
 )
+_SCALING_WORDS = (
+    "Speed-up over the fewest threads, both axes logarithmic. On the dotted line each thread adds its full "
+    "share."
+)
 _BACKWARD = (
     "Backward operations count recomputation, so an engine that kept its probabilities may pass the peak."
 )
 
 
-def chart_sections(panels: Sequence[Panel], tables: Mapping[GroupKey, Table]) -> list[Section]:
-    """Latency, throughput, memory, block sizes and roofline."""
+def chart_sections(
+    sources: Sequence[Source], panels: Sequence[Panel], tables: Mapping[GroupKey, Table]
+) -> list[Section]:
+    """Latency, throughput, scaling, memory, block sizes and roofline."""
     names = caption_words([panel.key for panel in panels])
     kinds = [_section(kind, panels, names, tables) for kind in (_LATENCY, _THROUGHPUT, _MEMORY, _ROOFLINE)]
     latency, throughput, memory, roofline = kinds
@@ -116,7 +124,14 @@ def chart_sections(panels: Sequence[Panel], tables: Mapping[GroupKey, Table]) ->
         roofline = roofline._replace(
             words=f"{roofline.words} Where the bandwidth was not measured, only the ceiling is drawn."
         )
-    return [latency, throughput, memory, *_heatmaps(panels, names, tables), roofline]
+    return [
+        latency,
+        throughput,
+        *_scaling(scaling_panels(sources), names, tables),
+        memory,
+        *_heatmaps(panels, names, tables),
+        roofline,
+    ]
 
 
 def _section(
@@ -139,6 +154,28 @@ def _section(
         )
         charts.append(Chart(names[panel.key], tables[panel.key].id, svg))
     return Section(kind.id, kind.title, kind.words, charts)
+
+
+def _scaling(
+    panels: Sequence[Panel], names: Mapping[GroupKey, str], tables: Mapping[GroupKey, Table]
+) -> Iterator[Section]:
+    charts = []
+    for number, panel in enumerate(panels, start=1):
+        said = [
+            f"{series.label}: "
+            + ", ".join(f"{ratio:.2f} with {counted(threads, 'thread')}" for threads, ratio in curve(series))
+            + "."
+            for series in panel.series
+        ]
+        svg = inline_svg(
+            chart_bytes(scaling_chart(panel), "svg"),
+            prefix=f"scaling-{number}",
+            label=f"Scaling: {problem_line(panel.key)}",
+            description=" ".join([_SCALING_WORDS, *said]),
+        )
+        charts.append(Chart(names[panel.key], tables[panel.key].id, svg))
+    if charts:
+        yield Section("scaling", "Scaling", _SCALING_WORDS, charts)
 
 
 def _heatmaps(

@@ -62,7 +62,7 @@ def report_page(sources: Sequence[Source]) -> str:
             warnings=[(source.name, warning) for source in own for warning in source.results.warnings],
             several=len(own) > 1,
             verdicts=verdict_tables(own),
-            sections=chart_sections(panels, measured),
+            sections=chart_sections(own, panels, measured),
             single=len(panels) == 1,
             common=common_words([panel.key for panel in panels]),
             documented=documented_tables(given[0] if given else documented_results(), own),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from flashbench.analysis.words import counted, settings_word, versions_word
 from flashbench.report.charts.series import Source
 from flashbench.report.layout import NOT_STATED, caches_word
+from flashbench.report.machine import numa_rows
 from flashbench.report.page.table import Heading, Table, make_table
 from flashbench.report.units import format_bytes
 from flashbench.results.record import Machine, Process, Results, Threadpool
@@ -72,6 +73,7 @@ def _machine(machine: Machine) -> dict[str, str]:
         "Threads a core": machine.threads_per_core,
         "Virtual": _yes(machine.virtual),
         "Memory": _size(machine.memory_bytes),
+        **dict(numa_rows(machine)),
         "Swap used": _size(machine.swap_used_bytes),
         "Caches of a core": caches_word(machine),
         "Governor": machine.governor,

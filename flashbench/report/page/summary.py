@@ -10,6 +10,7 @@ from flashbench.analysis.group_words import axis_word, threads_word
 from flashbench.analysis.groups import group_measurements, grouped, table_axis
 from flashbench.analysis.paths import engine_with_path
 from flashbench.analysis.ratios import memory_ratio, time_ratio
+from flashbench.analysis.scaling import has_scaling, with_most_threads
 from flashbench.analysis.words import DIRECTION_WORDS, counted
 from flashbench.report.charts.series import Source
 from flashbench.report.duel import duel_counts
@@ -84,6 +85,8 @@ def _sentences(source: Source, files: int) -> Iterator[str]:
     if results.duels:
         yield f"{counted(len(results.duels), 'duel')} of B against A: {duel_counts(results)}."
         return
+    if has_scaling(rows):
+        yield "Ratios are those of the largest number of threads."
     yield from _headlines(_profiled(results))
     yield from _block_words(results.measurements)
 
@@ -146,7 +149,8 @@ def _whole_span(shares: Iterable[float | None]) -> str:
 def _block_words(rows: Sequence[Measurement]) -> Iterator[str]:
     """For a sweep: its figures are those of the best sizes; and the cost of the engine's own choice."""
     for engine in _engines(rows):
-        groups = group_measurements(row for row in rows if engine_with_path(row) == engine)
+        own = [row for row in rows if engine_with_path(row) == engine]
+        groups = group_measurements(with_most_threads(own))
         found = [at for group in groups.values() for at in block_rows(group)]
         if not any(len(at.points) > 1 for at in found):
             continue
@@ -158,11 +162,15 @@ def _block_words(rows: Sequence[Measurement]) -> Iterator[str]:
 
 
 def _profiled(results: Results) -> list[Measurement]:
-    """All rows, of several block sizes only the fastest. No rows of a duel, which has its own table."""
+    """All rows: of several block sizes only the fastest, of several numbers of threads only the most.
+
+    No rows of a duel, which has its own table.
+    """
     if results.duels:
         return []
     rows = []
-    for group in group_measurements(results.measurements, table_axis(results.measurements)).values():
+    measured = with_most_threads(results.measurements)
+    for group in group_measurements(measured, table_axis(measured)).values():
         for of_engine in grouped(group, engine_with_path).values():
             found = block_rows(of_engine)
             rows += [at.fastest or next(iter(at.points.values())) for at in found]

@@ -51,7 +51,7 @@ def fight(
     threshold is below this machine's known noise floor, EngineError if a side cannot serve,
     NothingToMeasureError if every match has a side that cannot run, and Interrupted on Ctrl-C.
     """
-    threads = duel.study.threads or available_cores()
+    threads = duel.study.thread_counts[0] or available_cores()
     facts = describe_machine()
     if not to_the_end:  # such a duel measures the floor
         _check_thresholds(duel, facts.cpu, threads)

@@ -47,6 +47,7 @@ class TrainStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # The dtype of torch.autocast in forward and loss. Weights, gradients and optimizer stay float32.
     autocast: Literal["bfloat16"] | None = None
     threads: int | None = None  # None: every core this process may use
+    cpus: list[int] | None = None  # pins the workers to these; None: every CPU this process may use
     repeats: int = 3  # steps in one burst
     rounds: int = 2  # fresh processes of each arm; the arms take turns
     seed: int = 0

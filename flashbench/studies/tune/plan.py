@@ -30,6 +30,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     directions: list[Pass] = msgspec.field(default_factory=lambda: ["fwd", "bwd"])
     seq_lens: list[int] = msgspec.field(default_factory=lambda: [256, 512, 1024, 2048, 4096])
     threads: int
+    cpus: list[int] | None = None  # pins the workers to these
 
     def __post_init__(self) -> None:
         for name in ("dtypes", "head_dims", "causal", "directions", "seq_lens"):

@@ -14,6 +14,7 @@ from helpers.report_files import (
     make_empty,
     make_features,
     make_profile,
+    make_scaling,
     make_sweep,
     sources,
 )
@@ -31,6 +32,7 @@ EVIL = "<script>alert(1)</script>\"'&$x$"
 CASES: dict[str, list[Results]] = {
     "profile": [make_profile()],
     "documented rows": [make_results()],
+    "scaling": [make_scaling()],
     "sweep": [make_sweep()],
     "duel": [make_duel()],
     "two files": [make_profile(engines=("flash", "standard")), make_results()],
