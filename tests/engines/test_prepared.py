@@ -111,6 +111,7 @@ def cases() -> list[Case]:
         Case(plain, ONE._replace(use_simd=False)),
         *(Case(of(40, dtype=dtype)) for dtype in ("float64", "float16", "bfloat16")),
         Case(of(40, dtype="bfloat16"), ONE._replace(path="convert")),
+        *(Case(of(70), ONE._replace(path=path)) for path in ("fma", "amx_split-emulated")),
         *(Case(of(40, **changes)) for changes in ({"causal": True}, {"window": (5, 0)}, {"window": (6, 0)})),
         *(Case(of(40, softcap=cap)) for cap in (2.0, 3.0)),
         *(Case(of(40, softmax_scale=scale)) for scale in (0.1, 0.2)),
