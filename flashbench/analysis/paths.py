@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flashbench.analysis.groups import grouped
-from flashbench.dtypes import is_half
 from flashbench.results.record import Measurement
 
 
@@ -15,9 +14,11 @@ def engine_with_path(row: Measurement) -> str:
 
 
 def paths_word(rows: Iterable[Measurement]) -> str:
-    """`flash amx, standard convert`; empty if the dtype leaves no choice."""
-    halves = (row for row in rows if row.isa_path is not None and is_half(row.problem.dtype))
+    """`flash amx, standard convert`; empty if all is computed by multiply-adds in the dtype itself."""
+    known = [row for row in rows if row.isa_path is not None]
+    if all(row.isa_path == "fma" for row in known):
+        return ""
     return ", ".join(
         f"{engine} {' and '.join(dict.fromkeys(row.isa_path or '' for row in found))}"
-        for engine, found in grouped(halves, lambda row: row.engine).items()
+        for engine, found in grouped(known, lambda row: row.engine).items()
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from flashbench.engines.flash.block_sizes import Blocks
+from flashbench.engines.flash.plan import path_for
 from flashbench.engines.flash.tuned import (
     Check,
     Entry,
@@ -19,11 +20,10 @@ from flashbench.engines.flash.tuned import (
     warn_ignored,
 )
 from flashbench.errors import ResultsError
-from flashbench.kernels.products.paths import path_of
 from flashbench.results.lock import exclusively
 from flashbench.results.store import check_writable, write_whole
 from flashbench.studies.tune.contest import Duel, heads_won
-from flashbench.studies.tune.plan import seqlen_from
+from flashbench.studies.tune.plan import search_problem, seqlen_from
 
 HINT = "set FLASHBENCH_CACHE_DIR to a directory that can be written"
 
@@ -102,12 +102,13 @@ def _keep(path: Path, outcomes: Sequence[Outcome]) -> None:
         if outcome.failure is None:
             entries.pop(outcome.key, None)
         if outcome.tried is not None and outcome.heads_from is not None:
+            problem = search_problem(outcome.key, outcome.threads)
             entries[outcome.key] = Entry(
                 dtype=outcome.key.dtype,
                 head_dim=outcome.key.head_dim,
                 causal=outcome.key.causal,
                 direction=outcome.key.direction,
-                path=path_of(outcome.key.dtype).product.name,
+                path=path_for(problem, outcome.key.direction, None).product.name,
                 seqlen_from=seqlen_from(outcome.key),
                 heads_from=outcome.heads_from,
                 block_q=outcome.tried.block_q,
