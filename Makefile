@@ -41,7 +41,8 @@ trials: ## how often a duel is wrong on this machine (half an hour; leave the ma
 ci: ## what CI runs, in a fresh virtual environment
 	.ci/run
 
-arm: ## kernels and engines as compiled for 64-bit Arm, emulated (as root, on Debian or Ubuntu; an hour or more)
+# Not in CI: neither has been run whole (docs/development.md has what was run, with its date).
+arm: ## kernels and engines as compiled for 64-bit Arm, emulated (as root, on Debian or Ubuntu)
 	.ci/arm
 
 arm-short: ## a selection of it
