@@ -59,7 +59,7 @@ _AMX, _DOTS = frozenset(("amx_bf16", "amx_tile")), frozenset(("avx512_bf16",))
 # Best first. Emulated paths let tests run, on any CPU, what is written for instructions that few have.
 PATHS: Mapping[str, Path] = {
     "amx_split": Path(
-        AMX_SPLIT, ("float32",), _AMX, "fma_burst", FMA, amx.refusal, least_readers=(512, 1024)
+        AMX_SPLIT, ("float32",), _AMX, "fma_burst", FMA, amx.refusal, least_readers=(512, 2048)
     ),
     "fma": Path(FMA, ("float32", "float64"), frozenset(), "fma_burst", FMA),
     "amx": Path(AMX, ("bfloat16",), _AMX, "amx_burst", CONVERT, amx.refusal),
