@@ -123,6 +123,10 @@ def sizes_of(problem: AttentionProblem, block_q: int, block_k: int) -> Sizes:
     return Sizes(heads, kv_heads, heads // kv_heads, problem.head_dim, problem.head_dim_v, block_q, block_k)
 
 
+# Between a call's table, which all threads read, and its counters: they share no cache line.
+_GAP = ALIGNMENT - CELL_BYTES
+
+
 class Counters(NamedTuple):
     """Numbers of counters that the threads of a call share; see `Work`. All are initially zero."""
 
@@ -132,8 +136,8 @@ class Counters(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of all of them, and of the cache line before them."""
-        return ALIGNMENT + CELL_BYTES * sum(self)
+        """Of all of them, and of the gap before them."""
+        return _GAP + CELL_BYTES * sum(self)
 
 
 NO_WORK = Work(*(0 for _ in Work._fields))  # of a call that is not packed yet
@@ -172,8 +176,7 @@ class PackedCall:
         self._table = own + b"".join(map(pack_struct, moves))
         self._sequences = sequences
         self._work, self._moves = cell_of(call, "work"), len(own) // CELL_BYTES
-        # Counters begin a cache line after the table, which all threads read while they count.
-        self._tickets = len(self._table) + ALIGNMENT
+        self._tickets = len(self._table) + _GAP
         self._finite = self._tickets + CELL_BYTES * counters.tickets
         self._progress = self._finite + CELL_BYTES * counters.finite
         self._zeros = counters.bytes

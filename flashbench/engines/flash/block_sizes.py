@@ -13,7 +13,7 @@ from flashbench.kernels.flash.scratch import STATE_ROWS, padded_lanes
 # larger tiles are no longer faster.
 _BYTES_PER_KEY = 32
 _MOST_FORWARD_BYTES = 40 * 1024
-_OVERHEAD_BYTES = 472  # tickets, tables and alignment, per thread
+_OVERHEAD_BYTES = 456  # tickets, tables and alignment, per thread
 # Measured at head_dim 32 to 256. At half rate (Zen 4) narrow tiles of many keys are faster than wide tiles of
 # few keys: one vector of queries is enough for products near the peak, and more keys per tile mean fewer
 # visits to o and row_max. On other CPUs (Intel with AVX-512, also with AVX2) the first product needs whole
