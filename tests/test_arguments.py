@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers.oracle_engine import OracleEngine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashbench.arguments import check, find_engine
 from flashbench.arguments.features import as_mask
-from flashbench.arguments.options import BatchOptions
 from flashbench.block_mask import BlockMask
 from flashbench.errors import AttentionError, EngineError, FlashbenchError, UnsupportedError
 from flashbench.functional import attention, attention_backward
 from flashbench.problem import AttentionProblem
-from flashbench.varlen import attention_varlen, attention_varlen_backward
 
 X = np.zeros((2, 4, 6, 8))
 
@@ -311,182 +305,6 @@ def test_a_mask_without_heads_where_q_has_none(mask: Any, message: str) -> None:
     assert str(error.value).startswith(message)
 
 
-T = np.zeros((6, 4, 8))
-CU = [0, 2, 6]
-BAD_PACKED = {
-    "4-D": ({"q": X}, "q must be 3-D (total, num_heads, head_dim), but has shape (2, 4, 6, 8)"),
-    "empty": ({"q": T[:0], "cu_seqlens_q": [0, 0]}, "q must not be empty, but has shape (0, 4, 8)"),
-    "other head_dim": (
-        {"k": T[..., :3]},
-        "k must have q's head_dim, but has shape (6, 4, 3) where q has (6, 4",
-    ),
-    "other values": (
-        {"v": T[:5]},
-        "v must have k's total and num_kv_heads, but has shape (5, 4, 8) where k has",
-    ),
-    "heads": ({"k": T[:, :3], "v": T[:, :3]}, "num_heads (4) must be a multiple of num_kv_heads (3)"),
-    "one bound": (
-        {"cu_seqlens_q": [0]},
-        "cu_seqlens_q must have shape (sequences + 1,), 2 at least, not (1,)",
-    ),
-    "bounds in 2-D": (
-        {"cu_seqlens_k": [CU]},
-        "cu_seqlens_k must have shape (sequences + 1,), 2 at least, not (1, 3",
-    ),
-    "bounds of halves": ({"cu_seqlens_k": [0.0, 6.0]}, "cu_seqlens_k must hold whole numbers, not float64"),
-    "late start": (
-        {"cu_seqlens_q": [1, 6]},
-        "cu_seqlens_q must go from 0 to the 6 rows of q, not from 1 to 6",
-    ),
-    "early end": (
-        {"cu_seqlens_k": [0, 5]},
-        "cu_seqlens_k must go from 0 to the 6 rows of k, not from 0 to 5",
-    ),
-    "back and forth": (
-        {"cu_seqlens_q": [0, 4, 2, 6]},
-        "cu_seqlens_q must ascend, but goes from 4 to 2 (sequence 1)",
-    ),
-    "other sequences": (
-        {"cu_seqlens_k": [0, 6]},
-        "cu_seqlens_q and cu_seqlens_k must be of the same number of sequences, not 2 and 1",
-    ),
-    "mask": (
-        {"mask": np.ones((6, 6), bool)},
-        "mask of shape (6, 6) does not broadcast to (batch, num_heads, seqlen_q, seqlen_k) = (2, 4, 4, 4)",
-    ),
-}
-
-
-@pytest.mark.parametrize(("changes", "message"), BAD_PACKED.values(), ids=BAD_PACKED)
-def test_a_wrong_argument_of_packed_sequences_is_named(changes: dict[str, Any], message: str) -> None:
-    arguments = {"q": T, "k": T, "v": T, "cu_seqlens_q": CU, "cu_seqlens_k": CU, "engine": "numpy", **changes}
-    with pytest.raises(AttentionError) as forward:
-        attention_varlen(**arguments)
-    with pytest.raises(AttentionError) as backward:
-        attention_varlen_backward(do=T, o=T, lse=T[..., 0].T, **arguments)
-    assert message in str(forward.value)
-    assert str(backward.value) == str(forward.value)
-
-
-BAD_PACKED_BACKWARD = {
-    "lse with queries first": (
-        {"lse": T[..., 0]},
-        "lse must have shape (4, 6) for these q, k and v, not (6, 4)",
-    ),
-    "do with heads first": (
-        {"do": T.swapaxes(0, 1)},
-        "do must have shape (6, 4, 8) for these q, k and v, not (4, 6, 8)",
-    ),
-}
-
-
-@pytest.mark.parametrize(("changes", "message"), BAD_PACKED_BACKWARD.values(), ids=BAD_PACKED_BACKWARD)
-def test_a_wrong_argument_of_the_packed_backward_is_named(
-    changes: dict[str, Any], message: str, oracle: OracleEngine
-) -> None:
-    arguments: dict[str, Any] = {"do": T, "q": T, "k": T, "v": T, "o": T, "lse": T[..., 0].T, **changes}
-    with pytest.raises(AttentionError) as error:
-        attention_varlen_backward(**arguments, cu_seqlens_q=CU, cu_seqlens_k=CU, engine="oracle")
-    assert str(error.value) == message
-
-
-@pytest.mark.parametrize(
-    ("function", "positional", "name", "suggestion"),
-    [
-        (attention, 3, "windw", "window"),
-        (attention, 3, "return_dmask", "return_lse"),
-        (attention, 3, "cu_seqlens", None),
-        (attention_backward, 6, "key_length", "key_lengths"),
-        (attention_varlen, 5, "key_lengths", None),
-        (attention_varlen_backward, 8, "block_table", None),
-    ],
-)
-def test_an_unknown_keyword_is_the_functions_own_type_error(
-    function: Callable[..., Any], positional: int, name: str, suggestion: str | None
-) -> None:
-    with pytest.raises(TypeError) as error:
-        function(*(T,) * positional, **{name: None})
-    message = f"{function.__name__}() got an unexpected keyword argument {name!r}"
-    assert str(error.value).startswith(message)
-    if suggestion is not None:
-        assert str(error.value) == f"{message}. Did you mean {suggestion!r}?"
-
-
-BATCH_OPTIONS = set(BatchOptions.__annotations__)
-PACKED_OPTIONS = BATCH_OPTIONS - {"key_lengths", "block_table"}
-
-
-@pytest.mark.parametrize(
-    ("function", "options"),
-    [
-        (attention, BATCH_OPTIONS | {"return_lse"}),
-        (attention_backward, BATCH_OPTIONS | {"return_dmask"}),
-        (attention_varlen, PACKED_OPTIONS | {"return_lse"}),
-        (attention_varlen_backward, PACKED_OPTIONS | {"return_dmask"}),
-    ],
-)
-def test_help_shows_every_option_with_its_default_and_says_what_it_is(
-    function: Callable[..., Any], options: set[str]
-) -> None:
-    signature = inspect.signature(function)
-    keywords = {name: p for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
-    assert set(keywords) == options
-    defaults = inspect.signature(check).parameters
-    for name, parameter in keywords.items():
-        assert parameter.default is (defaults[name].default if name in defaults else False)
-        assert name in str(function.__doc__)
-    assert not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-
-
-def test_types_of_the_options_are_said_the_same_twice() -> None:
-    parameters = inspect.signature(check).parameters
-    said = {
-        name: getattr(hint, "__forward_arg__", hint) for name, hint in BatchOptions.__annotations__.items()
-    }
-    assert said == {name: parameters[name].annotation for name in said}
-
-
-def test_an_engine_that_lacks_features_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(find_engine("numpy"), "features", frozenset())
-    given: dict[str, Any] = {
-        "window": (1, None),
-        "softcap": 3.0,
-        "alibi_slopes": np.ones(4),
-        "sinks": np.ones(4),
-        "mask": np.ones((6, 6), bool),
-        "key_lengths": [6, 6],
-        "dropout": 0.1,
-        "block_table": [[0], [1]],
-    }
-    for name, value in given.items():
-        options = {name: value}
-        if name == "dropout":
-            options["dropout_seed"] = 1
-        lacking = {"block_table": "block_table, key_lengths", "alibi_slopes": "alibi"}.get(name, name)
-        if name == "block_table":
-            options["key_lengths"] = [6, 6]
-        with pytest.raises(UnsupportedError) as error:
-            attention(X, X, X, engine="numpy", **options)
-        assert str(error.value) == f"engine 'numpy' cannot run this: the engine has no {lacking}"
-    with pytest.raises(UnsupportedError, match="the engine has no varlen"):
-        attention_varlen(T, T, T, CU, CU, engine="numpy")
-
-
-def test_what_turns_nothing_on_asks_for_no_feature(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(find_engine("numpy"), "features", frozenset())
-    nothing: dict[str, Any] = {
-        "window": [None, np.int64(0)],
-        "dropout": 0,
-        "dropout_seed": 7,
-        "softcap": None,
-        "mask": None,
-    }
-    assert np.array_equal(
-        attention(X, X, X, causal=True, engine="numpy", **nothing),
-        attention(X, X, X, causal=True, engine="numpy"),
-    )
-
-
 @given(
     own=st.lists(st.sampled_from([0, 1, 1, 2, 3, 4, 5]), max_size=5),
     full=st.tuples(*[st.integers(1, 4)] * 4),
@@ -546,54 +364,3 @@ def test_a_missing_library_is_not_an_unknown_engine(monkeypatch: pytest.MonkeyPa
     with pytest.raises(FlashbenchError, match="needs the package 'torch'") as error:
         attention(X, X, X, engine="torch-flash")
     assert type(error.value) is EngineError
-
-
-@pytest.mark.parametrize(
-    ("good", "bad"),
-    [
-        ({"causal": True}, {"causal": 1}),
-        ({"num_threads": 1}, {"num_threads": True}),
-        ({"softmax_scale": 1.0}, {"softmax_scale": True}),
-        ({"window": (1, 0)}, {"window": (True, 0)}),
-        ({"window": (1, 0)}, {"window": (1.0, 0)}),
-        ({"use_simd": True}, {"use_simd": 1}),
-    ],
-    ids=str,
-)
-def test_a_value_that_equals_an_accepted_one_is_still_refused(
-    good: dict[str, Any], bad: dict[str, Any]
-) -> None:
-    x = np.ones((1, 1, 5, 8))
-    for _ in range(2):
-        attention(x, x, x, **good)
-        with pytest.raises(AttentionError, match=f"^{next(iter(bad))} must be"):
-            attention(x, x, x, **bad)
-
-
-@pytest.mark.parametrize("make", [list, np.array, tuple], ids=["list", "array", "tuple"])
-def test_lengths_are_read_in_each_call(make: Callable[[Any], Any]) -> None:
-    rng = np.random.default_rng(0)
-    q, k, v = (rng.standard_normal((1, 1, n, 8)) for n in (3, 9, 9))
-    lengths = make([9])
-    first = attention(q, k, v, key_lengths=lengths)
-    if make is tuple:
-        lengths = (4,)
-    else:
-        lengths[0] = 4
-    second = attention(q, k, v, key_lengths=lengths)
-    assert np.array_equal(first, attention(q, k, v))
-    assert np.allclose(second, attention(q, k[:, :, :4], v[:, :, :4]), rtol=1e-14)
-    assert not np.allclose(first, second)
-
-
-def test_what_is_known_of_a_call_serves_other_arrays_of_its_shapes_only() -> None:
-    rng = np.random.default_rng(0)
-    for dtype in (np.float32, np.float64):
-        for shape in ((2, 3, 7, 8), (2, 7, 8)):
-            for _ in range(2):
-                q, k, v = (rng.standard_normal(shape).astype(dtype) for _ in range(3))
-                found = attention(q, k, v, causal=True)
-                assert (found.shape, found.dtype) == (shape, dtype)
-                assert np.array_equal(found, attention(q, k, v, mask=np.tri(7, dtype=bool)))
-    with pytest.raises(AttentionError, match="v must have k's batch"):
-        attention(q, k, v[:, :6], causal=True)

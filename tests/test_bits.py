@@ -1,4 +1,4 @@
-"""The comparing half of benchmarks/bits.py, which is to find every bit that a restructuring changed."""
+"""benchmarks/bits.py: hashes and their comparison, which find every bit that a restructuring changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from flashbench.dtypes import DTYPES, Dtype
 
 HASHES = {"square-5/flash/float32/fwd/o": "aa", "square-5/flash/float32/bwd/dq": "bb"}
 
@@ -52,3 +55,19 @@ def test_an_instruction_set_without_its_file_is_no_success(repository: Path, tmp
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert "generic: no file of new\n" in done.stdout
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_hash_tells_every_bit_but_those_of_a_nan(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, dtype: Dtype
+) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    from bits import hash_of
+
+    x = DTYPES[dtype].make(np.array([1.0, np.inf, np.nan, -0.0]))
+    other_nan, last_bit = x.copy(), x.copy()
+    patterns = [array.view(f"u{x.itemsize}") for array in (other_nan, last_bit)]
+    patterns[0][2] |= 1
+    patterns[1][0] |= 1
+    assert hash_of(other_nan) == hash_of(x)
+    assert len({hash_of(array) for array in (x, last_bit, x[::-1], x[:3])}) == 4

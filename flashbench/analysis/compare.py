@@ -1,4 +1,4 @@
-"""Two results files against each other: matching measurements, their change, and how certain it is."""
+"""Two results files against each other: whether they are comparable, and their matching measurements."""
 
 from __future__ import annotations
 
@@ -9,26 +9,15 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from flashbench.analysis.groups import grouped
-from flashbench.analysis.ratios import memory_ratio, time_ratio
+from flashbench.analysis.pairs import Pair, judge_pairs, least_processes, p_value, processes_of
 from flashbench.analysis.scaling import has_scaling
-from flashbench.analysis.verdict import ALPHA, FAILED, judge, status_verdict, verdicts_exit_code
+from flashbench.analysis.verdict import FAILED, verdicts_exit_code
 from flashbench.analysis.words import counted, settings_word
 from flashbench.errors import ResultsError
-from flashbench.measure.statistics import (
-    Interval,
-    holm,
-    mann_whitney_p,
-    process_medians,
-    smallest_mann_whitney_p,
-    unpaired_ratio,
-)
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.results.export.names import with_cold_caches
 from flashbench.results.one_line import one_line
-from flashbench.results.record import Measurement, Results, Side, Verdict
-
-# memray counts whole allocations. Those of the interpreter vary by about a page.
-MEMORY_NOISE_BYTES = 4096
+from flashbench.results.record import Measurement, Results, Side
 
 
 class IncomparableError(ResultsError):
@@ -48,22 +37,6 @@ class Key(NamedTuple):
     path: str | None
     side: Side | None
     threads: int | None  # None: all measurements of both files have the same number, or --force ignores it
-
-
-class Pair(msgspec.Struct, frozen=True, kw_only=True):
-    """One measurement in both files."""
-
-    base: Measurement
-    new: Measurement
-    time_ratio: float | None  # new median over base median; None unless both have one
-    time_low: float | None  # its 95 % interval by bootstrap over processes; None with one process a side
-    time_high: float | None
-    p_value: float | None  # Mann-Whitney, of process medians
-    p_holm: float | None  # the same, adjusted for the number of pairs with a time
-    processes: tuple[int, int]  # of base and new
-    memory_ratio: float | None
-    verdict: Verdict
-    note: str | None = None  # a reason that the figures do not show
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +120,7 @@ def compare(
         fail_over=fail_over,
         differences=differences,
         remarks=_remarks(base, new, fail_over) + _too_few(sides),
-        pairs=_judge_all(sides, fail_over),
+        pairs=judge_pairs(sides, fail_over),
         only_in_base=[row for key, row in old_rows.items() if key not in matched_old],
         only_in_new=[row for key, row in new_rows.items() if key not in matched_new],
     )
@@ -250,9 +223,9 @@ def _remarks(base: Results, new: Results, fail_over: float) -> list[str]:
 
 def _too_few(sides: Sequence[tuple[Measurement, Measurement]]) -> list[str]:
     """Advice if there are too few processes to decide."""
-    tested = sum(_p_value(*side) is not None for side in sides)
-    open_to_chance = [(base, new) for base, new in sides if base != new and _p_value(base, new) is not None]
-    counts = [_processes(row) for side in open_to_chance for row in side]
+    tested = sum(p_value(*side) is not None for side in sides)
+    open_to_chance = [(base, new) for base, new in sides if base != new and p_value(base, new) is not None]
+    counts = [processes_of(row) for side in open_to_chance for row in side]
     needed = least_processes(tested) if tested else 0
     if not counts or min(counts) >= needed:
         return []
@@ -260,104 +233,3 @@ def _too_few(sides: Sequence[tuple[Measurement, Measurement]]) -> list[str]:
         f"{counted(min(counts), 'process')} a side cannot exclude chance for "
         f"{counted(tested, 'measurement')}: measure both with --rounds {needed} or more, or use duel"
     ]
-
-
-def _judge_all(sides: Sequence[tuple[Measurement, Measurement]], fail_over: float) -> list[Pair]:
-    """Every pair, with its p-value adjusted for the number of p-values."""
-    raw = [_p_value(base, new) for base, new in sides]
-    adjusted = iter(holm([p for p in raw if p is not None]))
-    tested = sum(p is not None for p in raw)
-    return [
-        _judge(base, new, p, None if p is None else next(adjusted), tested, fail_over)
-        for (base, new), p in zip(sides, raw, strict=True)
-    ]
-
-
-def _p_value(base: Measurement, new: Measurement) -> float | None:
-    """The Mann-Whitney p-value; None without a valid time on both sides."""
-    if base.status != "ok" or new.status != "ok" or not base.time or not new.time:
-        return None
-    medians = [process_medians(time.samples_ns) for time in (base.time, new.time)]
-    return mann_whitney_p(*medians) if all(medians) else None
-
-
-def _judge(
-    base: Measurement, new: Measurement, p: float | None, p_holm: float | None, tested: int, fail_over: float
-) -> Pair:
-    verdict, note = status_verdict(base, new)
-    interval = None
-    if verdict is None:
-        verdict, note = "inconclusive", "time not measured"
-        if base.time and new.time:
-            interval = unpaired_ratio(
-                process_medians(base.time.samples_ns), process_medians(new.time.samples_ns)
-            )
-            verdict, note = _time_verdict(base, new, interval, p_holm, tested, fail_over)
-        memory = _memory_verdict(base, new, fail_over)
-        if memory is not None and not (base.time and new.time):
-            verdict, note = memory, None
-        if memory == "regressed" and verdict != "regressed":
-            verdict, note = "regressed", "more memory"
-        if base == new and verdict != "same":  # too few samples to exclude chance
-            verdict, note = "same", "the same measurement"
-    return Pair(
-        base=base,
-        new=new,
-        time_ratio=time_ratio(new, base),
-        time_low=interval and interval.low,
-        time_high=interval and interval.high,
-        p_value=p,
-        p_holm=p_holm,
-        processes=(_processes(base), _processes(new)),
-        memory_ratio=memory_ratio(new, base),
-        verdict=verdict,
-        note=note,
-    )
-
-
-def _time_verdict(
-    base: Measurement,
-    new: Measurement,
-    interval: Interval | None,
-    p_holm: float | None,
-    tested: int,
-    fail_over: float,
-) -> tuple[Verdict, str | None]:
-    if _is_single(base) or _is_single(new):
-        return "inconclusive", "no samples"
-    processes = _processes(base), _processes(new)
-    if interval is None or p_holm is None or tested * smallest_mann_whitney_p(*processes) > ALPHA:
-        return "inconclusive", f"{processes[0]} and {processes[1]} processes"
-    return judge(interval, p_holm, fail_over), None
-
-
-def least_processes(tested: int) -> int:
-    """The fewest processes a side with which the Mann-Whitney test, adjusted for that many pairs, can reject.
-
-    >>> least_processes(1), least_processes(10)
-    (4, 6)
-    """
-    processes = 1
-    while tested * smallest_mann_whitney_p(processes, processes) > ALPHA:
-        processes += 1
-    return processes
-
-
-def _memory_verdict(base: Measurement, new: Measurement, fail_over: float) -> Verdict | None:
-    if base.memory is None or new.memory is None:
-        return None
-    old, late = base.memory.workspace_peak_bytes, new.memory.workspace_peak_bytes
-    if abs(late - old) <= MEMORY_NOISE_BYTES:
-        return "same"
-    if late > old * (1 + fail_over):
-        return "regressed"
-    return "improved" if late < old / (1 + fail_over) else "same"
-
-
-def _processes(row: Measurement) -> int:
-    return sum(map(bool, row.time.samples_ns)) if row.time else 0
-
-
-def _is_single(row: Measurement) -> bool:
-    """Whether the time is a single figure from elsewhere, not a sample."""
-    return row.time is not None and sum(map(len, row.time.samples_ns)) <= 1

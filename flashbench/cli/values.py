@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from flashbench.errors import ConfigError
+from flashbench.system.sysfs import core_numbers
 
 Value = TypeVar("Value")
 _NUMBER = re.compile(r"\d{1,9}(?:\.\d{0,9})?|\.\d{1,9}")
 _SHARE = re.compile(rf"({_NUMBER.pattern})(%?)")
 _DURATION = re.compile(rf"({_NUMBER.pattern})\s*([smh]?)")
-_CPUS = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 _WHOLE = re.compile(r"(\d{1,12})([kK]?)")
 
 
@@ -42,16 +42,12 @@ def parse_cpus(option: str, text: str) -> list[int]:
     >>> parse_cpus("--cpus", "0-3,8")
     [0, 1, 2, 3, 8]
     """
-    numbers: set[int] = set()
-    for part in text.split(","):
-        match = _CPUS.fullmatch(part.strip())
-        first, last = (0, -1) if match is None else (int(match[1]), int(match[2] or match[1]))
-        if last < first:
-            raise ConfigError(
-                f"{option} takes numbers of CPUs and ranges of them, such as 0-7 or 0,2,4, not {text!r}"
-            )
-        numbers.update(range(first, last + 1))
-    return sorted(numbers)
+    try:
+        return core_numbers(text)
+    except ValueError:
+        raise ConfigError(
+            f"{option} takes numbers of CPUs and ranges of them, such as 0-7 or 0,2,4, not {text!r}"
+        ) from None
 
 
 def parse_seconds(option: str, text: str) -> float:

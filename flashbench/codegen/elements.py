@@ -65,11 +65,10 @@ def element_types(dtype: Dtype) -> tuple[Any, Any]:
 def lanes_at_once(storage: ir.Type) -> int:
     """Lanes of a tile of queries are a multiple of this: one vector of numbers.
 
-    With 16-bit floats at least 16, on any CPU: a tile register of AMX, and its emulation, has 16 lanes.
+    At least 16 where numbers may be multiplied on tile registers of AMX, or on their emulation on any CPU:
+    these have 16 lanes.
     """
-    if isinstance(storage, HalfType):
-        return max(16, ISA.lanes(4))
-    return ISA.lanes(4 if isinstance(storage, ir.FloatType) else 8)
+    return ISA.lanes(8) if isinstance(storage, ir.DoubleType) else max(16, ISA.lanes(4))
 
 
 def lanes_of(dtype: Dtype) -> int:

@@ -9,9 +9,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from flashbench.analysis.blocks import block_label, with_block
-from flashbench.analysis.compare import Comparison, Pair
+from flashbench.analysis.compare import Comparison
 from flashbench.analysis.group_words import problem_line
 from flashbench.analysis.groups import group_key, grouped
+from flashbench.analysis.pairs import Pair
 from flashbench.analysis.paths import engine_with_path
 from flashbench.analysis.problem_words import length_word
 from flashbench.analysis.words import STATUS_WORDS

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
+
+_CORES = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 
 
 def read_text(path: Path) -> str | None:
@@ -24,20 +27,29 @@ def read_number(path: Path) -> int | None:
 
 
 def read_list(path: Path) -> list[int]:
-    """Numbers of cores, from a list such as `0-3,8`; empty if the file is missing or empty.
+    """Numbers of cores; empty if the file is missing or empty. Raises ValueError as `core_numbers` does."""
+    text = read_text(path)
+    return [] if text is None else core_numbers(text)
 
-    Raises ValueError if the file holds something else.
+
+def core_numbers(text: str) -> list[int]:
+    """Numbers of cores, sorted, from a list as Linux writes them. Raises ValueError if it is something else.
+
+    >>> core_numbers("0-3,8")
+    [0, 1, 2, 3, 8]
     """
-    numbers: list[int] = []
-    for part in (read_text(path) or "").split(","):
-        first, _, last = part.partition("-")
-        if first:
-            numbers += range(int(first), int(last or first) + 1)
-    return numbers
+    numbers: set[int] = set()
+    for part in text.split(","):
+        match = _CORES.fullmatch(part.strip())
+        first, last = (0, -1) if match is None else (int(match[1]), int(match[2] or match[1]))
+        if last < first:
+            raise ValueError(f"not a list of cores: {text!r}")
+        numbers.update(range(first, last + 1))
+    return sorted(numbers)
 
 
 def core_ranges(cores: Iterable[int]) -> str:
-    """Numbers of cores as Linux writes them: the reverse of `read_list`.
+    """Numbers of cores as Linux writes them: the reverse of `core_numbers`.
 
     >>> core_ranges([0, 1, 2, 3, 8, 10, 11])
     '0-3,8,10-11'

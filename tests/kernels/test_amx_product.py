@@ -98,7 +98,7 @@ def patterns_of(kind):
 
 def parts_of(kind):
     """bfloat16 numbers of an operand's number."""
-    return PATHS[kind].product.halves
+    return PATHS[kind].product.parts
 
 
 def stored(kind, x):

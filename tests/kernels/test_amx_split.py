@@ -13,10 +13,12 @@ from numba.extending import intrinsic
 
 from flashbench.codegen.ir import const, full_vector, load, store
 from flashbench.codegen.pointers import pointer
-from flashbench.engines import Settings
+from flashbench.engines import Settings, launch
 from flashbench.engines.flash.engine import FlashEngine
 from flashbench.engines.flash.plan import path_for
+from flashbench.engines.launch import CallMemory
 from flashbench.extras import NO_EXTRAS
+from flashbench.kernels.flash.gather import REFUSED
 from flashbench.kernels.products.paths import PATHS
 from flashbench.kernels.products.split import CUT_THIRDS, LARGEST, SMALLEST, THIRDS, splits_exactly
 from flashbench.problem import AttentionProblem
@@ -162,7 +164,7 @@ def test_features_are_exact(kind, combination):
 @pytest.mark.parametrize("kind", SPLIT_KINDS)
 @given(
     batch=st.integers(1, 2), group=st.integers(1, 3), seqlen_q=st.integers(1, 90),
-    seqlen_k=st.integers(1, 120), head_dim=st.integers(1, 80), causal=st.booleans(),
+    seqlen_k=st.integers(2, 120), head_dim=st.integers(1, 80), causal=st.booleans(),
     block_q=st.integers(1, 64), block_k=st.integers(1, 80), threads=st.integers(1, 3),
 )  # fmt: skip
 def test_any_shape_is_exact(
@@ -173,6 +175,20 @@ def test_any_shape_is_exact(
         dtype="float32", causal=causal,
     )  # fmt: skip
     assert_as_exact_as_fma(problem, kind, roundings=64, block_q=block_q, block_k=block_k, num_threads=threads)
+
+
+@pytest.mark.parametrize("kind", SPLIT_KINDS)
+@given(seqlen_q=st.integers(1, 90), head_dim=st.integers(1, 80), block_q=st.integers(1, 64))
+def test_the_gradient_of_a_single_key_is_its_roundings(kind, seqlen_q, head_dim, block_q):
+    """dq and dk are 0, as dp = delta: multiply-adds round both alike, products of parts do not."""
+    problem = AttentionProblem.of(seqlen_q, seqlen_k=1, num_heads=1, head_dim=head_dim, dtype="float32")
+    q, k, v, do = inputs = problem.make_inputs()
+    found = results(problem, inputs, kind, block_q=block_q)
+    np.testing.assert_allclose(found["o"], np.broadcast_to(v, q.shape), rtol=2.0**-22)
+    error = 8 * 2.0**-24 * problem.scale * (np.abs(do) @ np.abs(v).swapaxes(2, 3)).astype("float64")
+    assert (np.abs(found["dq"]) <= error * np.abs(k)).all()
+    assert (np.abs(found["dk"]) <= np.sum(error * np.abs(q), axis=2, keepdims=True)).all()
+    np.testing.assert_allclose(found["dv"], do.sum(axis=2, keepdims=True, dtype="float64"), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", SPLIT_KINDS)
@@ -204,6 +220,25 @@ def test_a_call_with_a_number_that_does_not_split_is_computed_by_multiply_adds(k
     found, fma = (FLASH.backward(problem, settings, do, q, k, v, fma) for settings in chosen)
     for gradient in ("dq", "dk", "dv"):
         np.testing.assert_array_equal(getattr(found, gradient), getattr(fma, gradient))
+
+
+@pytest.mark.parametrize("kind", SPLIT_KINDS)
+def test_a_thread_refuses_a_call_once(kind, monkeypatch):
+    """The counter is not to overflow in a long call: a sum of one refusal for each tile could."""
+    found = []
+
+    class Memory(CallMemory):
+        @property
+        def refused(self):
+            found.append(self.table[(self.tickets - self.address) // 8 + 1])
+            return super().refused
+
+    monkeypatch.setattr(launch, "CallMemory", Memory)
+    problem = AttentionProblem.of(200, num_heads=4, dtype="float32")
+    q, k, v, _ = problem.make_inputs()
+    q[:] = k[:] = v[:] = np.inf
+    FLASH.forward(problem, Settings(path=kind, num_threads=2, block_q=16, block_k=16), q, k, v)
+    assert REFUSED <= found[0] < 3 * REFUSED
 
 
 @pytest.mark.parametrize("kind", SPLIT_KINDS)

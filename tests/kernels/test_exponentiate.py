@@ -35,19 +35,17 @@ def runner(step):
 RUN = {words.lines: runner(exponentiate_by(words)) for words in (ROUNDED, IN_HALVES, IN_THIRDS)}
 
 
-def made(s, row_max, row_sum, factor=1.0, halves=1):
+def made(s, row_max, row_sum, factor=1.0, parts=1):
     """(whether row_max is too small, p as [key, lane], new row sums, p of the keys that pad the tile)."""
     rows, lanes = s.shape
-    whole, target = guarded(padded(rows, 32) * lanes * halves // 2, np.float32)
+    whole, target = guarded(padded(rows, 32) * lanes * parts // 2, np.float32)
     new_sum = np.zeros(lanes, np.float32)
     arrays = (row_max.ctypes.data, row_sum.ctypes.data, new_sum.ctypes.data)
-    beyond = RUN[halves](
+    beyond = RUN[parts](
         np.float32(0), s.ctypes.data, rows, lanes, *arrays, np.float32(factor), target.ctypes.data
     )
     assert_guards_are_whole(whole, target)
-    words = target.view(np.uint16).reshape(
-        -1, halves, lanes, 2
-    )  # [pair of keys, half, lane, key of the pair]
+    words = target.view(np.uint16).reshape(-1, parts, lanes, 2)  # [pair of keys, part, lane, key of the pair]
     numbers = BFLOAT16.view(np.ascontiguousarray(words)).astype("float64").sum(axis=1)
     p = numbers.swapaxes(1, 2).reshape(-1, lanes)
     return beyond, p[:rows], new_sum, p[rows:]
@@ -64,29 +62,29 @@ def tile(rows, vectors, seed):
 @given(
     rows=st.integers(1, 70),
     vectors=st.integers(1, 7),
-    halves=st.sampled_from([1, 2, 3]),
+    parts=st.sampled_from([1, 2, 3]),
     seed=st.integers(0, 999),
 )
-def test_weights_and_row_sums_are_right(rows, vectors, halves, seed):
+def test_weights_and_row_sums_are_right(rows, vectors, parts, seed):
     rng, s = tile(rows, vectors, seed)
     factor = float(np.float32(0.7))
     row_max = (s.max(axis=0, initial=-9) * np.float32(factor)).astype("float32")
     row_sum = rng.random(s.shape[1]).astype("float32")
-    beyond, p, new_sum, padding = made(s, row_max, row_sum, factor, halves)
+    beyond, p, new_sum, padding = made(s, row_max, row_sum, factor, parts)
     exact = np.exp2(factor * s.astype("float64") - row_max)
     assert not beyond
-    # Of two halves, the first is cut off, so that the second may be 2^-7 of the number. Three keep all bits:
+    # Of two parts, the first is cut off, so that the second may be 2^-7 of the number. Three keep all bits:
     # then the rounding of the exponent shows.
-    roundoff = {1: 2.0**-8, 2: 2.0**-15, 3: 0}[halves]
+    roundoff = {1: 2.0**-8, 2: 2.0**-15, 3: 0}[parts]
     exponents = factor * np.where(np.isfinite(s), s, 0).astype("float64") - row_max
-    largest = LARGEST_ERROR if halves < 3 else (2 + np.abs(exponents).max()) * 2.0**-23
+    largest = LARGEST_ERROR if parts < 3 else (2 + np.abs(exponents).max()) * 2.0**-23
     assert np.all(np.abs(p - exact) <= (roundoff + largest) * exact + 2.0**-140)
     total = row_sum + exact.sum(axis=0)
     np.testing.assert_allclose(new_sum, total, rtol=largest + rows * 2.0**-24)
     assert not padding.any()
 
 
-@pytest.mark.parametrize("halves", [1, 2, 3])
+@pytest.mark.parametrize("parts", [1, 2, 3])
 @pytest.mark.parametrize(
     ("row_max", "score", "beyond"),
     [
@@ -99,20 +97,20 @@ def test_weights_and_row_sums_are_right(rows, vectors, halves, seed):
     ],
 )
 @pytest.mark.parametrize(("lane", "row"), [(0, 0), (5 * VECTOR - 1, 4), (6 * VECTOR - 1, 2)])
-def test_a_row_max_that_is_too_small_shows(halves, row_max, score, beyond, lane, row):
+def test_a_row_max_that_is_too_small_shows(parts, row_max, score, beyond, lane, row):
     s = np.full((5, 7 * VECTOR), -3.0, np.float32)
     maxima, sums = np.zeros(s.shape[1], np.float32), np.zeros(s.shape[1], np.float32)
     s[:, lane], maxima[lane] = -np.inf, row_max
     s[row, lane] = score
-    assert made(s, maxima, sums, halves=halves)[0] is beyond
+    assert made(s, maxima, sums, parts=parts)[0] is beyond
 
 
-@pytest.mark.parametrize("halves", [1, 2, 3])
-def test_a_nan_stays_in_its_lane(halves):
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_a_nan_stays_in_its_lane(parts):
     _, s = tile(6, 3, 0)
     s[4, 7] = np.nan
     _, p, new_sum, _ = made(
-        s, np.full(s.shape[1], 9, np.float32), np.zeros(s.shape[1], np.float32), 1.0, halves
+        s, np.full(s.shape[1], 9, np.float32), np.zeros(s.shape[1], np.float32), 1.0, parts
     )
     assert np.isnan(p[4, 7])
     assert np.isnan(new_sum[7])

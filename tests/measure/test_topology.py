@@ -10,7 +10,7 @@ import pytest
 
 from flashbench.measure import topology
 from flashbench.measure.topology import affinity, boost, governor, numa_nodes, threads_per_core, virtual
-from flashbench.system.sysfs import read_list, read_number, read_text
+from flashbench.system.sysfs import core_numbers, read_list, read_number, read_text
 
 PLACES = ("CPUS", "NODES", "CPUINFO", "HYPERVISOR", "DMI")
 
@@ -150,4 +150,10 @@ def test_files_are_read_as_text_numbers_and_lists(tmp_path: Path) -> None:
     assert read_number(tmp_path / "word") is read_number(tmp_path / "none") is None
     assert read_list(tmp_path / "list") == [0, 1, 2, 5, 7, 8]
     assert read_list(tmp_path / "number") == [42]
-    assert read_list(tmp_path / "none") == []
+    assert read_list(tmp_path / "none") == read_list(tmp_path / "empty") == []
+
+
+@pytest.mark.parametrize("text", ["", "auto", "3-1", "1-", "-1", "1-2-3", "1,,2", "+1"])
+def test_what_is_no_list_of_cores_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a list of cores"):
+        core_numbers(text)

@@ -11,7 +11,8 @@ import pytest
 from helpers.fake_exports import make_duel
 from helpers.fake_results import MACHINE, make_measurement, make_results
 
-from flashbench.analysis.compare import IncomparableError, compare, least_processes
+from flashbench.analysis.compare import IncomparableError, compare
+from flashbench.analysis.pairs import least_processes
 from flashbench.errors import ResultsError
 from flashbench.results.record import Measurement, Results, Status
 from flashbench.results.store import load

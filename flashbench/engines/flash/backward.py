@@ -10,7 +10,6 @@ from flashbench.engines.features import call_features, sinks_gradient, switches
 from flashbench.engines.flash.moves import Moves
 from flashbench.engines.flash.plan import OTHERWISE, path_for, plan_of, readers_of, tiling_of
 from flashbench.engines.flash.prepared import (
-    MAY_REFUSE,
     UNLIMITED,
     Inputs,
     Prepared,
@@ -36,6 +35,7 @@ from flashbench.kernels.flash.backward import BackwardCall, flash_backward
 from flashbench.kernels.flash.mask_gradient import MaskGradientCall, MaskShape, flash_mask_gradient
 from flashbench.kernels.flash.scratch import BACKWARD, MASK_GRADIENT
 from flashbench.kernels.products.paths import PATHS
+from flashbench.kernels.products.split import MAY_REFUSE
 from flashbench.problem import AttentionProblem
 
 _ARRAYS = "q", "k", "v", "o", "do", "dq", "dk", "dv", "dk_home", "dv_home", "lse"
@@ -102,7 +102,7 @@ class PreparedBackward(Prepared):
         )
         packed = PackedCall(call, tiling.sequences, tiling.counters, tiling.stride, moves=self._moves.rows)
         kernel = flash_backward(path.product, problem.dtype)
-        copies = self._inputs.copied or bool(self._moves.rows) or path.product.halves == MAY_REFUSE
+        copies = self._inputs.copied or self._moves.need_arrays
         super().__init__(problem, settings, call, packed, kernel, threads, _ARRAYS, copies=copies)
 
     def run(
@@ -181,7 +181,7 @@ def _mask_gradient(
     threads, blocks = plan_of(problem, "bwd", settings)
     dmask = np.zeros(problem.mask_shape, accumulator_of(problem.dtype).storage)
     path = path_for(problem, "bwd", settings.path)
-    if path.product.halves == MAY_REFUSE:
+    if path.product.parts == MAY_REFUSE:
         path = PATHS[OTHERWISE]
     tiling = tiling_of(problem, MASK_GRADIENT, blocks, path)
     features, owners = call_features(problem, extras)

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from flashbench.codegen.isa import HALF_RATE, ISA
 from flashbench.engines.launch import FLOPS_PER_THREAD
-from flashbench.kernels.flash.scratch import STATE_ROWS, padded_lanes
+from flashbench.kernels.flash.scratch import STATE_ROWS, WHOLE, padded_lanes
 
 # In float64, and at half rate also in float32, the workspace of a thread grows with the keys. It is 32 bytes
 # per key: half the documented 64, because two threads share the documented figure. It stops growing where
@@ -25,11 +25,10 @@ _NARROW_BACKWARD_KEY_BYTES = 256  # one vector group of keys: 64 in float32, 32 
 
 # 16-bit floats, measured at head_dim 64 and 128. A tile of keys is widened, or laid out, for each tile of
 # queries that reads it, so these are wide. On tile registers sums go through memory once per tile of keys, so
-# that it is long. An operand of two halves costs more to lay out.
+# that it is long. An operand in parts costs more to lay out.
 _HALF_LANES, _HALF_KEYS = 128, 64
 _EXACT_LANES, _EXACT_KEYS = {"fwd": 64, "bwd": 128}, {"fwd": 256, "bwd": 128}
-_TWO_HALVES = 128  # lanes and keys
-_HALF_UNIT = 32  # keys: operands are laid out in blocks of so many
+_IN_PARTS = 128  # lanes and keys
 
 Pass = Literal["fwd", "bwd"]
 
@@ -80,17 +79,17 @@ def forward_blocks(
 
 
 def half_blocks(
-    direction: Pass, seqlen_q: int, seqlen_k: int, window: int | None = None, *, exact: bool, halves: int
+    direction: Pass, seqlen_q: int, seqlen_k: int, window: int | None = None, *, exact: bool, parts: int
 ) -> Blocks:
     """Block sizes of 16-bit floats.
 
-    exact: products of 16-bit operands, not of widened ones. halves: 16-bit numbers per number of an operand.
+    exact: products of 16-bit operands, not of widened ones. parts: 16-bit numbers per number of an operand.
     """
     lanes = _EXACT_LANES[direction] if exact else _HALF_LANES
     keys = _EXACT_KEYS[direction] if exact else _HALF_KEYS
-    if halves >= 2:
-        lanes = keys = _TWO_HALVES
-    return within_window(Blocks(min(lanes, seqlen_q), keys), seqlen_k, window, _HALF_UNIT)
+    if parts >= 2:
+        lanes = keys = _IN_PARTS
+    return within_window(Blocks(min(lanes, seqlen_q), keys), seqlen_k, window, WHOLE)
 
 
 def backward_blocks(

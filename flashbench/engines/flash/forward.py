@@ -8,7 +8,6 @@ from flashbench.engines.flash.decode import PreparedDecode, decodes
 from flashbench.engines.flash.moves import Moves
 from flashbench.engines.flash.plan import OTHERWISE, path_for, plan_of, tiling_of
 from flashbench.engines.flash.prepared import (
-    MAY_REFUSE,
     UNLIMITED,
     Inputs,
     Prepared,
@@ -58,7 +57,7 @@ class PreparedForward(Prepared):
         )
         kernel = flash_forward(path.product, problem.dtype)
         names = "q", "k", "v", "o", "lse"
-        copies = self._inputs.copied or bool(self._moves.rows) or path.product.halves == MAY_REFUSE
+        copies = self._inputs.copied or self._moves.need_arrays
         super().__init__(problem, settings, call, packed, kernel, threads, names, copies=copies)
 
     def run(self, q: Array, k: Array, v: Array, extras: Extras) -> Forward:

@@ -24,13 +24,15 @@ from flashbench.engines.launch import (
 )
 from flashbench.kernels.flash.scratch import WHOLE, padded
 from flashbench.kernels.products.paths import Path
+from flashbench.kernels.products.split import MAY_REFUSE
 from flashbench.problem import AttentionProblem
 
 
 class Moves:
     """The moves of a call whose k and v have these forms.
 
-    k, v: forms of what tiles read. rows: of the table of moves.
+    k, v: forms of what tiles read. rows: of the table of moves. need_arrays: the call needs the arrays, not
+    their addresses alone: to lay them out, or to run again by another path.
     """
 
     def __init__(
@@ -48,12 +50,13 @@ class Moves:
         self._operands: list[tuple[bool, int]] = []  # (whether it is made of v, bytes)
         for kind, of_v in zip(kinds, laid_out, strict=True):
             x = v if of_v else k
-            move, size = operand_move(kind, x, problem, path.product.halves * padded(x.shape[3], WHOLE))
+            move, size = operand_move(kind, x, problem, path.product.parts * padded(x.shape[3], WHOLE))
             rows.append(move)
             self._operands.append((of_v, size))
         self.k = Form.contiguous(k.shape, k.itemsize) if self._gathers_k else k
         self.v = Form.contiguous(v.shape, v.itemsize) if self._gathers_v else v
         self.rows = tuple(rows)
+        self.need_arrays = bool(rows) or path.product.parts == MAY_REFUSE
 
     def rooms(self, k: Array, v: Array) -> tuple[Array, Array]:
         """The k and v that tiles read: themselves, or new memory to gather them into."""

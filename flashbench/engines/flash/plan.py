@@ -53,8 +53,8 @@ def built_in_blocks(problem: AttentionProblem, direction: Pass, path: str | None
     seqlen_q, seqlen_k, window = problem.seqlen_q, problem.seqlen_k, _window(problem)
     product = path_for(problem, direction, path).product
     if is_half(problem.dtype) or product.exact:
-        exact, halves = product.exact, product.halves
-        return half_blocks(direction, seqlen_q, seqlen_k, window, exact=exact, halves=halves)
+        exact, parts = product.exact, product.parts
+        return half_blocks(direction, seqlen_q, seqlen_k, window, exact=exact, parts=parts)
     if direction == "fwd":
         flops = problem.flops("fwd")
         return forward_blocks(seqlen_q, seqlen_k, problem.head_dim, problem.itemsize, flops, window)
@@ -152,7 +152,7 @@ def scratch_of(
         problem.itemsize,
         number_bytes,
         int(path.copies),
-        path.product.halves if path.product.exact else 0,
+        path.product.parts if path.product.exact else 0,
         limited(problem),
         problem.alibi,
         problem.softcap is not None,
@@ -188,7 +188,7 @@ def call_bytes(problem: AttentionProblem, direction: Pass, settings: Settings) -
         keys = entries * problem.num_kv_heads * head * WHOLE
         for kind in kinds_of_operands(path, direction):
             columns = padded(problem.head_dim_v if reads_v(kind, direction) else problem.head_dim, WHOLE)
-            shared += keys * columns * path.product.halves * 2 + ALIGNMENT + struct_bytes(Move)
+            shared += keys * columns * path.product.parts * 2 + ALIGNMENT + struct_bytes(Move)
     return threads * stride + ALIGNMENT + shared + counters_of(layout, problem, blocks).bytes
 
 
@@ -202,7 +202,7 @@ def kinds_of_operands(path: Path, direction: Pass) -> tuple[int, ...]:
 
     Rows of keys only where a number takes more than its own bytes twice: three parts of bfloat16.
     """
-    if path.product.halves < 3:
+    if path.product.parts < 3:
         return (VALUES,)
     return (K_ROWS, VALUES) if direction == "fwd" else (K_ROWS, V_ROWS, VALUES)
 

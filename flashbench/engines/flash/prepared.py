@@ -28,8 +28,6 @@ from flashbench.system.cores import available_cores
 MOST_KEPT, MOST_SEQUENCES = 256, 64
 # More threads than any machine has: the number that a prepared call can use then depends on the problem only.
 UNLIMITED = 2**31
-# A product with so many parts of a number refuses some numbers; the call then runs by another path.
-MAY_REFUSE = 3
 
 Prepare = TypeVar("Prepare", bound=Callable[..., Any])
 

@@ -252,7 +252,7 @@ def put_gradients(product, call, scratch, queries, keys, rows):
 def weighs_at_once(product, call, keys):
     """Whether p and ds of the tile are made as weights at once: no feature needs them in float32."""
     plain = not hides_some(keys) and call.features.dropout == 0 and call.features.cap == 0
-    return plain and product.exact and product.halves == 1
+    return plain and product.exact and product.parts == 1
 
 
 @step
@@ -260,13 +260,13 @@ def key_weights_rooms(product, scratch, queries, keys, at_once):
     """Where `key_weights` of p and of ds are made. If not at once, those of ds replace those of p."""
     if at_once:
         return scratch.weights, at(scratch.weights, keys.rows * whole(queries.lanes) // 2)
-    return (scratch.p, scratch.p) if product.halves == 1 else (scratch.weights, scratch.weights)
+    return (scratch.p, scratch.p) if product.parts == 1 else (scratch.weights, scratch.weights)
 
 
 @step
 def weights_room(product, scratch):
     """Where `weights` of ds are made, after `key_weights` were used."""
-    return scratch.ds if product.halves == 1 else scratch.weights
+    return scratch.ds if product.parts == 1 else scratch.weights
 
 
 @step

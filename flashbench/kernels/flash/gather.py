@@ -9,7 +9,7 @@ into few sets of every cache and evict each other, so that each tile of queries 
 
 from __future__ import annotations
 
-from flashbench.codegen.atomics import fetch_add, take_ticket, wait_for
+from flashbench.codegen.atomics import fetch_add, look, take_ticket, wait_for
 from flashbench.codegen.pointers import address_in, at, recast
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import CELL_BYTES, element
@@ -17,7 +17,7 @@ from flashbench.kernels.call.arrays import rows_at, rows_from, sequence_at
 from flashbench.kernels.call.structs import Array, Move, MoveSizes
 from flashbench.kernels.flash.scratch import WHOLE
 from flashbench.kernels.maths.rows import put_multiple
-from flashbench.kernels.products.split import splits_exactly
+from flashbench.kernels.products.split import MAY_REFUSE, splits_exactly
 
 # Kinds of moves, `MoveSizes.kind`: a copy of the rows, or an operand of products of keys.
 COPY, VALUES, K_ROWS, V_ROWS = range(4)
@@ -133,9 +133,14 @@ def operand_of(call, queries, keys, kind, room):
 
 @step
 def check_rows(product, call, x, rows, columns):
-    """Refuse the call if the product cannot compute with a number of x. Its results are then of no use."""
-    if product.halves == 3 and not splits_exactly(x.at, x.row, rows, columns):
-        fetch_add(at(call.work.tickets, 1), REFUSED)
+    """Refuse the call if the product cannot compute with a number of x. Its results are then of no use.
+
+    So it does not matter that `gather`, which waits for the same counter, then returns early.
+    """
+    if product.parts == MAY_REFUSE and not splits_exactly(x.at, x.row, rows, columns):
+        done = at(call.work.tickets, 1)
+        if look(done) < REFUSED:  # at most once per thread: the sum of one for each tile could overflow
+            fetch_add(done, REFUSED)
 
 
 @step

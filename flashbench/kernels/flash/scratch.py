@@ -13,8 +13,9 @@ from flashbench.codegen.pointers import at
 from flashbench.codegen.scratch import Part, ScratchLayout
 from flashbench.codegen.steps import step
 from flashbench.codegen.structs import Storage
+from flashbench.codegen.tiles import DEPTH
 
-WHOLE = 32  # keys and columns of 16-bit floats are padded to multiples of this: a tile register's depth
+WHOLE = DEPTH  # keys and columns of 16-bit floats are padded to multiples of this
 MOST_PARTS = 64  # parts of the keys that decoding merges at once
 
 
@@ -29,7 +30,7 @@ class ScratchSizes(NamedTuple):
     storage_bytes: int
     number_bytes: int
     copies: int = 0  # 1: the product reads copies of rows, as those of 16-bit floats do
-    halves: int = 0  # of the product, if it is exact: 16-bit numbers for each weight
+    weight_parts: int = 0  # of an exact product: 16-bit numbers for each weight
     limited: bool = False  # causality or a window: the first or the end key differs between queries
     alibi: bool = False
     softcap: bool = False
@@ -56,7 +57,7 @@ def _padded(size: int, n: ScratchSizes) -> int:
 
 def _operand(n: ScratchSizes, numbers: int) -> int:
     """float32 numbers that an operand of so many numbers takes: those of up to two parts take one each."""
-    return numbers * max(2, n.halves) // 2
+    return numbers * max(2, n.weight_parts) // 2
 
 
 def _copy(name: str, rows: Callable[[ScratchSizes], int], columns: Callable[[ScratchSizes], int]) -> Part:
@@ -103,7 +104,7 @@ FORWARD = ScratchLayout(
     "ForwardScratch",
     _QT,
     # A tile of scores, then the weights of an exact product: see `room_of_weights`.
-    _lanes("s", lambda n: _padded(n.block_k, n) + n.halves * _padded(n.block_k, n) // 2),
+    _lanes("s", lambda n: _padded(n.block_k, n) + n.weight_parts * _padded(n.block_k, n) // 2),
     *_ROW_STATE,
     *_LIMITS_IF_ANY,
     *_ALIBI,
@@ -129,7 +130,7 @@ BACKWARD = ScratchLayout(
     _lanes("cap_slopes", lambda n: n.softcap * n.block_k),
     Part(
         "weights",
-        lambda n: (n.halves > 0) * _operand(n, _padded(n.block_k, n) * padded(n.lanes, WHOLE)),
+        lambda n: (n.weight_parts > 0) * _operand(n, _padded(n.block_k, n) * padded(n.lanes, WHOLE)),
     ),
     _copy("turned", lambda n: n.block_k, lambda n: n.head_dim),
     _copy("q_tile", lambda n: n.lanes, lambda n: n.head_dim),
@@ -169,5 +170,5 @@ def room_of_weights(call, scratch, queries):
 def room_of_v(product, call, scratch):
     """What follows the tile of k in `rows`: the tile of v."""
     return at(
-        scratch.rows, whole(call.sizes.block_k) * whole(call.sizes.head_dim) * max(2, product.halves) // 2
+        scratch.rows, whole(call.sizes.block_k) * whole(call.sizes.head_dim) * max(2, product.parts) // 2
     )

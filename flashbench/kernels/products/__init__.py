@@ -43,7 +43,7 @@ class Product(NamedTuple):
     # 16-bit operands would round q a second time if `pack` multiplied it.
     exact: bool
     # 16-bit numbers that an operand has for each number. Rooms are sized for float32: there is room for two.
-    halves: int
+    parts: int
 
     # State of the thread, if the instructions need any: begin() before the first step of a call, end() after
     # the last, with what begin() returned. No Python runs between them.
@@ -61,14 +61,14 @@ class Product(NamedTuple):
     # these three return the `Matrix` of an operand that is in `room` already.
     turned: Any
     # weights(p, lanes, rows, room): p as `add_to_queries` reads it, made in `room`, which may be p itself
-    # unless halves == 3.
+    # unless parts == 3.
     weights: Any
     # queries(x, rows, columns, room): the `Matrix` of rows of do or q that `add_to_keys` reads.
     queries: Any
     # key_weights(p, lanes, rows, room): p as `add_to_keys` reads it, made in `room`, which may be p itself if
-    # halves == 1.
+    # parts == 1.
     key_weights: Any
-    # gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms): for exact products with halves == 1, all
+    # gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms): for exact products with parts == 1, all
     # weights of the backward pass from scores (gradient_weights.py). Then `weights` and `key_weights` have no
     # rows to make.
     gradient_weights: Any

@@ -13,7 +13,7 @@ from flashbench.kernels.products import Matrix, Product
 from flashbench.kernels.products.gradient_weights import put_gradient_weights
 from flashbench.kernels.products.on_tiles import Operands, PartsOf, product_on_tiles, whole
 from flashbench.kernels.products.pairs import pack_pairs, padded_rows, pair_rows
-from flashbench.kernels.products.tile_multiply import WHOLE
+from flashbench.kernels.products.tile_multiply import UNSPLIT
 from flashbench.kernels.products.turned import turn
 from flashbench.kernels.products.weights import ROUNDED, clear_lanes, put_key_weights
 from flashbench.kernels.products.words import halves
@@ -60,7 +60,7 @@ _OPERANDS = Operands(1, ROUNDED, _pack, _keys, _turned, _turned, pair_rows, _key
 
 
 def _product(kind: Any) -> Product:
-    product = product_on_tiles(kind, kind.name, _OPERANDS, PartsOf(WHOLE, WHOLE))
+    product = product_on_tiles(kind, kind.name, _OPERANDS, PartsOf(UNSPLIT, UNSPLIT))
     return product._replace(gradient_weights=_gradient_weights)
 
 

@@ -17,12 +17,12 @@ from flashbench.codegen.denormals import begin_flushing, end_flushing
 from flashbench.codegen.ir import call, fma
 from flashbench.codegen.steps import step
 from flashbench.kernels.products import Matrix, Product
-from flashbench.kernels.products.exponentiate import exponentiate, finish_exact_scores
+from flashbench.kernels.products.exponentiate import exponentiate_by, finish_exact_scores
 from flashbench.kernels.products.fma import put_row_sums, row_sums, scale_row_sums
 from flashbench.kernels.products.gradient_weights import put_gradient_weights
 from flashbench.kernels.products.multiply import Instruction, multiplication
 from flashbench.kernels.products.pairs import pack_pairs, padded_rows, pair_rows
-from flashbench.kernels.products.weights import clear_lanes, key_weights, weights
+from flashbench.kernels.products.weights import ROUNDED, clear_lanes, key_weights, weights_of
 from flashbench.kernels.products.words import halves, load_stored
 
 _WORD = ir.IntType(32)
@@ -108,20 +108,20 @@ def _product(name: str, multiply: Any) -> Product:
     return Product(
         name=name,
         exact=True,
-        halves=1,
+        parts=1,
         begin=begin_flushing,
         end=end_flushing,
         pack=_pack,
         keys=_keys,
         values=pair_rows,
         turned=pair_rows,
-        weights=weights,
+        weights=weights_of(ROUNDED),
         queries=pair_rows,
         key_weights=key_weights,
         gradient_weights=gradient_weights,
         scores=scores,
         finish_scores=finish_exact_scores,
-        exponentiate=exponentiate,
+        exponentiate=exponentiate_by(ROUNDED),
         add_to_queries=add_to_queries,
         add_to_keys=add_to_keys,
         sums=row_sums,

@@ -5,6 +5,7 @@ The words are those of weights.py, made straight from scores.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ from flashbench.codegen.ir import (
 from flashbench.codegen.steps import step
 from flashbench.kernels.maths.exp2 import MOST_ABOVE
 from flashbench.kernels.maths.rows import put_multiple
-from flashbench.kernels.products.weights import ROUNDED, Words, clear_words_after
+from flashbench.kernels.products.weights import Words, clear_words_after
 from flashbench.kernels.products.words import FLOAT, VECTOR
 
 NUMBERS = FLOAT.as_pointer()
@@ -147,6 +148,7 @@ def _exponentiation(kind: Words) -> Any:
     return exponentiate
 
 
+@functools.cache
 def exponentiate_by(kind: Words) -> Any:
     """The step `exponentiate` of a product that reads p so."""
     put = _exponentiation(kind)
@@ -156,9 +158,6 @@ def exponentiate_by(kind: Words) -> Any:
         return put(s, rows, lanes, lane_state, factor, target)
 
     return exponentiate
-
-
-exponentiate = exponentiate_by(ROUNDED)
 
 
 @step

@@ -98,7 +98,7 @@ def put_row_sums(target, sums, queries, columns, factors):
 FMA = Product(
     name="fma",
     exact=False,
-    halves=1,
+    parts=1,
     begin=no_state,
     end=keep_state,
     pack=_pack,

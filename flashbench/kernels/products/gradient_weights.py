@@ -103,7 +103,7 @@ def put_gradient_weights(
 ) -> Any:
     """Make the weights of both gradients.
 
-    tiles: pointers to s and dp; dp becomes words of ds, as `weights.weights` makes them. of_lanes: to lse2
+    tiles: pointers to s and dp; dp becomes words of ds, as `weights.weights_of` makes them. of_lanes: to lse2
     and delta. rooms: to the rows of p and of ds, as `weights.put_key_weights` makes them, `width` numbers
     apart.
     """

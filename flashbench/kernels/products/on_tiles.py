@@ -151,7 +151,7 @@ def product_on_tiles(kind: Any, name: str, operands: Operands, of: PartsOf) -> P
     return Product(
         name=name,
         exact=True,
-        halves=parts,
+        parts=parts,
         begin=begin_tiles if hardware else begin_flushing,
         end=end_tiles if hardware else end_flushing,
         pack=operands.pack,

@@ -153,3 +153,5 @@ def splits_exactly(typingctx: Any, matrix: Any, matrix_row: Any, rows: Any, colu
 
 HALVES, THIRDS = Split("halves", 2, halves_of, 1), Split("thirds", 3, thirds_of, 3)
 CUT_THIRDS = Split("cut_thirds", 3, cut_thirds_of, 3)
+# A product of so many parts refuses numbers that do not split; the call then runs by another path.
+MAY_REFUSE = THIRDS.parts

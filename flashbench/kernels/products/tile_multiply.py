@@ -33,7 +33,7 @@ _BLOCK = 2, 2  # tiles of C: height and width
 # (part of A, part of B) of each product. Where from one product to the next only one operand changes, the
 # other one need not be loaded.
 Parts = tuple[tuple[int, int], ...]
-WHOLE: Parts = ((0, 0),)
+UNSPLIT: Parts = ((0, 0),)
 
 
 class _Operand(NamedTuple):
@@ -200,7 +200,7 @@ def _product(builder: ir.IRBuilder, kind: Any, parts: Parts) -> ir.Function:
     return function(builder, f"fb.tile_product.{kind.name}.{of_parts}", signature, body)
 
 
-def tile_product(kind: Any, parts: Parts = WHOLE) -> Any:
+def tile_product(kind: Any, parts: Parts = UNSPLIT) -> Any:
     """The intrinsic `multiply` on this kind of tile registers, of operands in these parts."""
 
     @intrinsic

@@ -9,7 +9,7 @@ They are padded as the operands of pairs.py are. p is float32, as all of scratch
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -117,6 +117,7 @@ def _key_weights(builder: ir.IRBuilder) -> ir.Function:
     return function(builder, "fb.key_weights", [pointer, INT, INT, pointer, INT], body)
 
 
+@cache
 def weights_of(kind: Words) -> Any:
     """The step `weights` of a product that reads p so."""
 
@@ -127,7 +128,7 @@ def weights_of(kind: Words) -> Any:
 
     @step
     def weights(p, lanes, rows, room):
-        """room = the words of p (p[2j, lane], p[2j + 1, lane]), rounded to nearest, ties to even.
+        """room = the words of p (p[2j, lane], p[2j + 1, lane]), rounded to nearest even, or in parts.
 
         Rows of words are contiguous. Rows of p from `rows` up to whole tiles are zero. room may be p itself
         if the words need no more memory: up to two lines for two rows.
@@ -142,9 +143,6 @@ def weights_of(kind: Words) -> Any:
 def put_key_weights(typingctx: Any, p: Any, lanes: Any, rows: Any, room: Any, width: Any) -> Any:
     """room[key, lane] = p[key, lane], rounded: `width` 16-bit numbers from row to row, lanes to 2 * lanes."""
     return types.void(p, types.intp, types.intp, room, types.intp), calls(_key_weights)
-
-
-weights = weights_of(ROUNDED)
 
 
 @step

@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 
 import pytest
+from helpers.chart_artists import lines, points
 from helpers.fake_results import make_measurement, make_results
 from helpers.report_files import (
     ENGINES,
     FULL_MACHINE,
     make_duel,
     make_profile,
-    make_scaling,
     make_sweep,
     sources,
 )
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from msgspec.structs import replace
 
 from flashbench.report.charts.heatmap import heatmap_chart
@@ -26,7 +25,6 @@ from flashbench.report.charts.latency import latency_chart, latency_limits
 from flashbench.report.charts.memory import memory_chart, memory_limits
 from flashbench.report.charts.overview import overview_chart
 from flashbench.report.charts.roofline import roofline_chart, roofline_limits
-from flashbench.report.charts.scaling import scaling_chart, scaling_panels
 from flashbench.report.charts.series import LONGEST_LABEL, Panel, Source, make_panels
 from flashbench.report.charts.style import chart_bytes
 from flashbench.report.charts.throughput import throughput_chart, throughput_limits
@@ -48,15 +46,6 @@ def draw(name: str, *results: Results, panel: int = 0) -> Axes:
     assert limits is not None
     (axes,) = chart(panels[panel], limits).axes
     return axes
-
-
-def lines(axes: Axes) -> dict[str, Line2D]:
-    """The lines by label. Guides, peaks and roofs have a label that begins with an underscore."""
-    return {str(line.get_label()): line for line in axes.lines}
-
-
-def points(line: Line2D) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)]
 
 
 def full_rows(results: Results, engine: str) -> list[Measurement]:
@@ -165,42 +154,6 @@ def test_peaks_too_close_for_a_name_each_share_one() -> None:
         named = [text for text in words(draw(name, *files)) if text.startswith("measured")]
         assert named[0] == "measured peak 112 and 114"
         assert named[1].startswith("measured peak 230")
-
-
-def test_scaling_is_the_speed_up_over_the_fewest_threads() -> None:
-    (panel,) = scaling_panels(sources(make_scaling()))
-    (axes,) = scaling_chart(panel).axes
-    found = lines(axes)
-    assert [series.label for series in panel.series] == [
-        f"{engine}, N {seqlen}" for engine in ("flash", "numpy") for seqlen in (512, 1024)
-    ]
-    assert points(found["flash, N 1024"]) == [
-        (1, 1),
-        (2, pytest.approx(1.9, rel=1e-3)),
-        (8, pytest.approx(6, rel=1e-3)),
-    ]
-    assert points(found["numpy, N 512"]) == [
-        (1, 1),
-        (2, pytest.approx(1.5, rel=1e-3)),
-        (8, pytest.approx(2, rel=1e-3)),
-    ]
-    assert points(found["_ideal"]) == [(1, 1.0), (8, 8.0)]
-    assert {text.get_text() for text in axes.get_xticklabels()} == {"1", "2", "8"}
-    assert found["flash, N 512"].get_color() == found["flash, N 1024"].get_color()
-    assert found["flash, N 512"].get_linestyle() != found["flash, N 1024"].get_linestyle()
-
-
-def test_lines_over_the_length_are_told_apart_by_their_threads() -> None:
-    (panel,) = make_panels(sources(make_scaling()))
-    assert [series.label for series in panel.series][:3] == [
-        "flash, 1 thread",
-        "flash, 2 threads",
-        "flash, 8 threads",
-    ]
-
-
-def test_without_a_curve_there_is_no_scaling() -> None:
-    assert scaling_panels(sources(make_profile(), make_results())) == []
 
 
 def test_without_a_peak_there_is_no_roofline() -> None:
