@@ -56,7 +56,7 @@ _FLOAT64 = (
 
 # The same on [0, 1], exact at both ends: a row with one large score has p = 1. Largest relative error 3.3e-6,
 # mean error 3.0e-8: sums of p are better. Degree 3, with errors of 1.0e-4, would do for bfloat16's p, but not
-# for lse; it saved 3 % of a forward pass.
+# for lse.
 _ROUNDED_UPWARDS = (
     1.0,
     0.6930321208171397,
