@@ -15,6 +15,7 @@ from flashbench.kernels.products.words import halves
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
 VECTOR = ISA.lanes(4)
+rounded_weights = weights.weights_of(weights.ROUNDED)
 
 
 def pairs_of(even, odd):
@@ -114,7 +115,7 @@ ROWS, VECTORS, SEED = st.integers(1, 100), st.integers(1, 5), st.integers(0, 100
 
 @njit
 def run_weights(zero, p, lanes, rows):
-    return address_in(weights.weights(pointer(zero, p), lanes, rows, pointer(zero, p)))
+    return address_in(rounded_weights(pointer(zero, p), lanes, rows, pointer(zero, p)))
 
 
 @given(rows=ROWS, vectors=VECTORS, seed=SEED)
