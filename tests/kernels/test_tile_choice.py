@@ -38,10 +38,11 @@ def test_long_sequences_save_a_thousand_times_and_more(seqlen, savings):
     assert 8 * seqlen**2 / workspace(seqlen) >= savings
 
 
-@pytest.mark.parametrize("seqlen", [512, 1024, 2048, 4096, 8192])
-def test_workspace_does_not_grow_with_the_batch(seqlen):
-    # Except eight numbers: each sequence's place, and whether its v is finite.
-    assert workspace(seqlen, batch=8) <= workspace(seqlen) + 7 * 8 * 8
+@pytest.mark.parametrize("seqlen", [128, 512, 1024, 2048, 4096, 8192])
+def test_workspace_of_more_heads_stays_within_the_documented_figure_of_each_and_two_large_tiles(seqlen):
+    # The tables have eight numbers for each sequence: its place, and whether its v is finite.
+    tables = 7 * 8 * 8
+    assert workspace(seqlen, batch=8) <= min(8 * 64 * seqlen, 2 * 66 * 1024) + tables
 
 
 @pytest.mark.parametrize("seqlen", [128, 512, 2048, 8192])

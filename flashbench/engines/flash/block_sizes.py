@@ -9,17 +9,18 @@ from flashbench.engines.launch import FLOPS_PER_THREAD
 from flashbench.kernels.flash.scratch import STATE_ROWS, WHOLE, padded_lanes
 
 # In float64, and at half rate also in float32, the workspace of a thread grows with the keys. It is 32 bytes
-# per key: half the documented 64, because two threads share the documented figure. It stops growing where
-# larger tiles are no longer faster.
+# per key of each head: half the documented 64, because two threads share the documented figure. It stops
+# growing at 40 KiB a head, and where larger tiles are no longer faster.
 _BYTES_PER_KEY = 32
-_MOST_FORWARD_BYTES = 40 * 1024
+_MOST_BYTES_PER_HEAD = 40 * 1024
 _OVERHEAD_BYTES = 456  # tickets, tables and alignment, per thread
 # Measured at head_dim 32 to 256. At half rate (Zen 4) narrow tiles of many keys are faster than wide tiles of
 # few keys: one vector of queries is enough for products near the peak, and more keys per tile mean fewer
 # visits to o and row_max. On other CPUs (Intel with AVX-512, also with AVX2) the first product needs whole
-# register tiles, and the scores must fit the first-level cache.
+# register tiles, and the scores must fit the first-level cache in float32. In float64 wide tiles are worth
+# more: k and v of 2,048 keys fill a second-level cache, and each tile of queries reads them all.
 _NARROW_LANES, _NARROW_MOST_KEYS = 16, 512
-_WIDE_BYTES, _WIDE_MOST_KEYS = 256, 64  # lanes: 64 in float32, 32 in float64
+_WIDE_LANES, _WIDE_MOST_KEYS, _WIDE_MOST_BYTES = 64, 64, 66 * 1024
 _NARROW_BACKWARD_KEY_BYTES = 256  # one vector group of keys: 64 in float32, 32 in float64
 
 
@@ -48,23 +49,26 @@ def forward_blocks(
     flops: int,
     window: int | None = None,
     *,
+    heads: int = 1,
     half_rate: bool = HALF_RATE,
 ) -> Blocks:
     """Block sizes of the forward pass.
 
     At half rate: few queries, and as many keys as the workspace allows. Elsewhere: as many queries as it
-    allows. window: the most keys that a query attends to. flops: of the forward pass. Block sizes depend on
-    the problem only, not on the number of threads, so the bits of the result do too.
+    allows. window: the most keys that a query attends to. flops: of the forward pass. heads: of all sequences
+    of the batch. Block sizes depend on the problem only, not on the number of threads, so the bits of the
+    result do too.
     """
-    lanes, most_keys = _NARROW_LANES, _NARROW_MOST_KEYS
-    if not half_rate:
-        lanes, most_keys = _WIDE_BYTES // itemsize, _WIDE_MOST_KEYS
+    lanes, most_keys = _WIDE_LANES, _WIDE_MOST_KEYS
+    if half_rate:
+        lanes, most_keys = _NARROW_LANES, _NARROW_MOST_KEYS
+        heads = 1  # more keys for more heads are not measured
+    share = min(_WIDE_MOST_BYTES, _MOST_BYTES_PER_HEAD * heads)
     vector = ISA.lanes(itemsize)
     lanes = max(vector, lanes)
-    share = _MOST_FORWARD_BYTES
     if half_rate or itemsize == 8:  # the documented workspace figures are for these cases
         threads = 1 if flops < 2 * FLOPS_PER_THREAD else 2  # they share the documented figure
-        share = min(share, 2 * _BYTES_PER_KEY * seqlen_k // threads - _OVERHEAD_BYTES)
+        share = min(share, 2 * _BYTES_PER_KEY * seqlen_k * heads // threads - _OVERHEAD_BYTES)
     # A larger head_dim enlarges the packed queries; it must not shrink the tile of scores.
     wider = max(0, head_dim - 64)
     while True:

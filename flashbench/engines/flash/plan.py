@@ -56,8 +56,10 @@ def built_in_blocks(problem: AttentionProblem, direction: Pass, path: str | None
         exact, parts = product.exact, product.parts
         return half_blocks(direction, seqlen_q, seqlen_k, window, exact=exact, parts=parts)
     if direction == "fwd":
-        flops = problem.flops("fwd")
-        return forward_blocks(seqlen_q, seqlen_k, problem.head_dim, problem.itemsize, flops, window)
+        heads, flops = problem.batch * problem.num_heads, problem.flops("fwd")
+        return forward_blocks(
+            seqlen_q, seqlen_k, problem.head_dim, problem.itemsize, flops, window, heads=heads
+        )
     return backward_blocks(seqlen_q, seqlen_k, problem.head_dim, problem.itemsize, window)
 
 
