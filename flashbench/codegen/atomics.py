@@ -27,14 +27,35 @@ def take_ticket(typingctx: Any, counter: Any) -> Any:
 def fetch_add(typingctx: Any, cell: Any, value: Any) -> Any:
     """Add value to the cell, and return the cell's value before that.
 
-    Acquire and release: it comes after all earlier writes of this thread, and before its next reads. So the
-    thread that gets the last number sees everything that the threads before it wrote.
+    It comes after all earlier reads and writes of this thread, and before all later ones. So the thread that
+    gets the last number sees everything that the threads before it wrote.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.atomic_rmw("add", args[0], args[1], "acq_rel")
+        return builder.atomic_rmw("add", args[0], args[1], "seq_cst")
 
     return types.intp(cell, types.intp), codegen
+
+
+@intrinsic
+def fetch_or(typingctx: Any, cell: Any, bits: Any) -> Any:
+    """Set bits of the cell, and return the cell's value before that."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("or", args[0], args[1], "monotonic")
+
+    return types.intp(cell, types.intp), codegen
+
+
+@intrinsic
+def compare_exchange(typingctx: Any, cell: Any, expected: Any, value: Any) -> Any:
+    """Store value in the cell if it holds `expected`. Returns whether it did. Ordered as `fetch_add` is."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        found = builder.cmpxchg(*args, "seq_cst", "seq_cst")
+        return builder.zext(builder.extract_value(found, 1), context.get_value_type(types.boolean))
+
+    return types.boolean(cell, types.intp, types.intp), codegen
 
 
 @intrinsic
@@ -107,7 +128,7 @@ def look(typingctx: Any, cell: Any) -> Any:
     """The cell's value, which another thread may change. Pauses briefly, as callers look again in a loop."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        value = builder.load_atomic(args[0], "acquire", 8)
+        value = builder.load_atomic(args[0], "seq_cst", 8)
         _spin_hint(builder)
         return value
 

@@ -1,4 +1,4 @@
-"""Calls C functions by their address."""
+"""Calls functions by their address."""
 
 from __future__ import annotations
 
@@ -35,3 +35,22 @@ def number_from(typingctx: Any, address: Any) -> Any:
         return builder.sext(found, INT)
 
     return types.intp(types.intp), codegen
+
+
+@intrinsic
+def call_kernel(typingctx: Any, entry: Any, values: Any) -> Any:
+    """Call a function that Numba compiled: void(intp, ...), which cannot raise. values: a tuple of arguments.
+
+    Numba's calling convention: the first two arguments are addresses for a result and an error.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        given = cgutils.unpack_tuple(builder, args[1], values.count)
+        byte = ir.IntType(8).as_pointer()
+        outputs = [cgutils.alloca_once(builder, byte) for _ in range(2)]
+        kinds = [byte.as_pointer()] * 2 + [INT] * values.count
+        function = ir.FunctionType(ir.IntType(32), kinds)
+        builder.call(builder.inttoptr(args[0], function.as_pointer()), [*outputs, *given])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.UniTuple(types.intp, values.count)), codegen

@@ -24,7 +24,7 @@ from flashbench.kernels.flash.gather import COPY, REFUSED
 from flashbench.kernels.flash.scratch import WHOLE
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.system.cores import available_cores
-from flashbench.threads.pool import run_on_threads
+from flashbench.threads.pool import run_kernel
 
 # Up to this batch size a Python loop over the sequences is faster than calls to NumPy.
 FEW_SEQUENCES = 8
@@ -217,18 +217,12 @@ class CallMemory(NamedTuple):
         done = (self.tickets - self.address) // CELL_BYTES + 1
         return self.table[done] >= REFUSED
 
-    def run(self, kernel: Any, *options: Any, ticket: int = 0) -> None:
-        """Run a kernel of the call on its threads. ticket: index of its task counter in work.tickets.
+    def run(self, kernel: Any, *options: int) -> None:
+        """Run a kernel of the call on its threads.
 
         All arrays whose addresses are in the table must live until the last `run` returns.
         """
-        address, threads = self.address, self.threads
-        if threads == 1:
-            kernel(address, 0, *options)
-            return
-        run_on_threads(
-            lambda slot: kernel(address, slot, *options), threads, self.tickets + CELL_BYTES * ticket
-        )
+        run_kernel(kernel, self.address, self.threads, options)
 
 
 def cell_of(call: Any, name: str) -> int:

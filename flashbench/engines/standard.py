@@ -39,7 +39,6 @@ from flashbench.kernels.standard.stages import (
     DEPTH,
     KEY_GRADIENTS,
     KEY_TILE,
-    MASK_GRADIENT,
     OUTPUT,
     P_GRADIENT,
     QUERY_GRADIENT,
@@ -140,7 +139,7 @@ class StandardEngine(EngineBase):
         )
         memory = PackedCall(call, sequences, counters, stride).begin(threads)
         for stage in (SCORES, SOFTMAX, OUTPUT):
-            memory.run(standard_forward(problem.dtype), stage, ticket=stage)
+            memory.run(standard_forward(problem.dtype), stage)
         del memory, arrays  # keep them alive until here: the kernels have only their addresses
         return Forward(o, lse, kept if keep else None)
 
@@ -202,12 +201,12 @@ class StandardEngine(EngineBase):
         )
         memory = PackedCall(call, sequences, Counters(tickets=STAGES, finite=finite), stride).begin(threads)
         for stage in (P_GRADIENT, SCORE_GRADIENT):
-            memory.run(standard_backward(problem.dtype), stage, ticket=stage)
+            memory.run(standard_backward(problem.dtype), stage)
         if dmask is not None:
             lengths = problem.seqlen_q, problem.seqlen_k
-            memory.run(standard_mask_gradient(problem.dtype), *lengths, ticket=MASK_GRADIENT)
+            memory.run(standard_mask_gradient(problem.dtype), *lengths)
         for stage in (KEY_GRADIENTS, QUERY_GRADIENT):
-            memory.run(standard_backward(problem.dtype), stage, ticket=stage)
+            memory.run(standard_backward(problem.dtype), stage)
         del memory, arrays
         if room is not dv:
             dv[...] = room

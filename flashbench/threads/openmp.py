@@ -8,65 +8,68 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
-from collections.abc import Callable
 
 from numba import types
 
-from flashbench.codegen.atomics import give_way, look, publish
+from flashbench.codegen.atomics import fetch_add
 from flashbench.codegen.calls import call_address, number_from
 from flashbench.codegen.compiled import compiled_callback
-from flashbench.codegen.pointers import at, pointer
+from flashbench.codegen.pointers import address_in, at, pointer
 from flashbench.endings import ENDING, Ending
-from flashbench.threads.floating_point import Mode, call_in_mode, mode_addresses
+from flashbench.threads.call import (
+    GET_MODE,
+    INSIDE,
+    MODE,
+    SET_MODE,
+    STARTED,
+    STATE,
+    TEAM,
+    Call,
+    do_share,
+    leave,
+    note_mode,
+)
+from flashbench.threads.floating_point import call_in_mode
 
-# Cells of a call. Members get their address.
-_STARTED, _CALLER_DONE, _TICKETS, _WORK, _SIZE, _MEMBER, _MODE, _GET_MODE, _SET_MODE = range(9)
-_START, _END, _THREAD_NUMBER = range(9, 12)  # the runtime's entry points
-_CELLS = 12
-_SPINS = 4096  # a fraction of a millisecond
-_Work = Callable[[int], None]
-_callback = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t)
-_start_function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+# Cells of a team: the runtime's entry points, and our functions that it calls.
+_START, _END, _THREAD_NUMBER, _MEMBER, _SHARE = range(5)
+_CELLS = 5
+_start_function = ctypes.PYFUNCTYPE(None, ctypes.c_ssize_t, ctypes.c_ssize_t)
+
+
+def _share(cells, slot):
+    do_share(pointer(0, cells), slot)
 
 
 def _member(cells):
-    """Each thread of the team but the caller runs this, at first without the GIL.
-
-    It spins until the caller has taken a ticket: from then on the caller works without the GIL. A member that
-    asked for the GIL earlier would be put to sleep, and waking takes longer than a short call. If the caller
-    is done before that, the member leaves without the GIL.
-    """
-    place = pointer(0, cells)
-    number = number_from(at(place, _THREAD_NUMBER)[0])
-    done = at(place, _CALLER_DONE)
-    tickets = pointer(0, at(place, _TICKETS)[0])
-    looks = 0
-    while look(tickets) == 0:
-        if look(done) != 0:
-            return
-        looks += 1
-        if looks > _SPINS:  # another thread holds the GIL, or the caller has no core
-            give_way()
-    if place[_SET_MODE] == 0:
-        call_address(place[_WORK], (number,))
+    """Each thread of the team but the caller runs this. Its own floating-point mode is restored."""
+    call = pointer(0, cells)
+    team = pointer(0, call[TEAM])
+    slot = number_from(team[_THREAD_NUMBER])
+    fetch_add(at(call, STATE), INSIDE)
+    if call[SET_MODE] == 0:
+        do_share(call, slot)
     else:
-        call_in_mode(place[_WORK], number, place[_MODE], place[_GET_MODE], place[_SET_MODE])
+        mode = address_in(at(call, MODE))
+        call_in_mode(team[_SHARE], (cells, slot), mode, call[GET_MODE], call[SET_MODE])
+    leave(call)
 
 
-def _start(cells):
-    """Start the other threads and set _STARTED, in one C call: no exception can come between the two."""
-    place = pointer(0, cells)
-    call_address(place[_START], (place[_MEMBER], cells, place[_SIZE]))
-    publish(at(place, _STARTED), 1)
+def _start(cells, size):
+    """Start the other threads and set STARTED, in one C call: no exception can come between the two."""
+    call = pointer(0, cells)
+    team = pointer(0, call[TEAM])
+    note_mode(call)
+    call_address(team[_START], (team[_MEMBER], cells, size))
+    call[STARTED] = 1
 
 
 def _end(cells, kind, error, traceback):
     """Wait for the other threads, if they were started."""
-    place = pointer(0, cells)
-    publish(at(place, _CALLER_DONE), 1)
-    if place[_STARTED]:
-        call_address(place[_END], (0,))
+    call = pointer(0, cells)
+    if call[STARTED]:
+        call[STARTED] = 0
+        call_address(pointer(0, call[TEAM])[_END], (0,))
 
 
 _forked = False
@@ -97,64 +100,47 @@ class OpenMPTeam:
         # Start and end are separate calls. With GOMP_parallel the caller's share would be a callback from C,
         # which would swallow an exception from a signal handler.
         names = "GOMP_parallel_start", "GOMP_parallel_end", "omp_get_thread_num"
-        self._entries = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in names]
+        entries = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in names]
         n = types.intp
-        self._member = compiled_callback(_member, types.void(n))
-        self._starting = compiled_callback(_start, types.void(n))
-        self._ending = compiled_callback(_end, types.void(n, n, n, n))
-        self._start, self._end = _start_function(self._starting.address), ENDING(self._ending.address)
-        self._callers = threading.local()
+        made = [
+            compiled_callback(_member, types.void(n)),
+            compiled_callback(_share, types.void(n, n)),
+            compiled_callback(_start, types.void(n, n)),
+            compiled_callback(_end, types.void(n, n, n, n)),
+        ]
+        member, share, start, end = (callback.address for callback in made)
+        self._made = made
+        self._cells = (ctypes.c_int64 * _CELLS)(*entries, member, share)
+        self._start, self._end = _start_function(start), ENDING(end)
+        self._calls: list[Call] = []
+        self._spare: list[Call] = []
 
-    def run(self, work: _Work, num_threads: int, tickets: int) -> None:
-        """`run_on_threads` on these threads.
+    @property
+    def threads_inside(self) -> int:
+        """Threads of the team that are at work."""
+        return sum(call.threads_inside for call in self._calls)
 
-        num_threads: must be the number that the runtime uses. With fewer, the runtime would end the other
+    def take_call(self) -> Call:
+        """Cells for a caller to use, until it gives them back."""
+        try:
+            return self._spare.pop()
+        except IndexError:
+            call = Call()
+            call.cells[TEAM] = ctypes.addressof(self._cells)
+            self._calls.append(call)
+            return call
+
+    def give_back(self, call: Call) -> None:
+        self._spare.append(call)
+
+    def closed_behind(self, call: Call) -> Ending:
+        """A context manager. At the end of its block no thread of the team works on the call."""
+        return Ending(self._end, call.address)
+
+    def open(self, call: Call, helpers: int) -> None:
+        """Let `helpers` threads of the team work on the call.
+
+        helpers: one less than the number that the runtime uses. With fewer, the runtime would end the other
         threads, and start them again for its own next user.
         """
-        # One list per Python thread. It needs more than one caller if a signal handler calls within a call.
-        spare: list[_Caller] = self._callers.__dict__.setdefault("spare", [])
-        caller = spare.pop() if spare else _Caller(self._member.address, self._entries)
-        caller.begin(work, num_threads, tickets)
-        with Ending(self._end, caller.address):
-            self._start(caller.address)
-            work(0)
-        error = caller.finish()
-        spare.append(caller)
-        if error is not None:
-            raise error
-
-
-class _Caller:
-    """The cells and the callback of one call, used again by later calls of the same Python thread."""
-
-    def __init__(self, member: int, entries: list[int]) -> None:
-        self._cells = (ctypes.c_int64 * _CELLS)()
-        self._function = _callback(self._run)  # must live as long as its address is used
-        self._cells[_MEMBER] = member
-        self._cells[_START], self._cells[_END], self._cells[_THREAD_NUMBER] = entries
-        self._cells[_WORK] = ctypes.cast(self._function, ctypes.c_void_p).value or 0
-        self._cells[_GET_MODE], self._cells[_SET_MODE] = mode_addresses()
-        self.address = ctypes.addressof(self._cells)
-        self._work: _Work | None = None
-        self._mode: Mode | None = None
-        self._error: BaseException | None = None
-
-    def begin(self, work: _Work, num_threads: int, tickets: int) -> None:
-        self._mode = Mode()
-        cells = self._cells
-        cells[_STARTED] = cells[_CALLER_DONE] = 0
-        cells[_TICKETS], cells[_SIZE], cells[_MODE] = tickets, num_threads, self._mode.address
-        self._work, self._error = work, None
-
-    def _run(self, slot: int) -> None:
-        """The work of a member's thread. Signal handlers never run there."""
-        try:
-            assert self._work is not None
-            self._work(slot)
-        except BaseException as error:  # it cannot pass through the C code between here and the caller
-            self._error = error
-
-    def finish(self) -> BaseException | None:
-        error = self._error
-        self._work = self._mode = self._error = None
-        return error
+        self._start(call.address, helpers + 1)

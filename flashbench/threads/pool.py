@@ -3,102 +3,210 @@ after a fork.
 
 Numba's own pools cannot do that. Its workqueue layer aborts if two Python threads call at once. Its OpenMP
 layer dies after a fork. An idle OpenMP pool keeps spinning, and slows down what is timed next. Threads here
-wait on a queue. Tasks are handed out by ticket, so a call never waits for a thread that is busy elsewhere:
-the caller does the tasks that no other thread takes.
+look for calls for some 50 microseconds, as a program's next call often comes at once, and then sleep. Tasks
+are handed out by ticket, so a call never waits for a thread that is busy elsewhere: the caller does the tasks
+that no other thread takes.
 
-Linux starts a woken thread on the core of the thread that woke it. It may leave it there for seconds next to
-an idle core, which halves the speed (observed on Linux 6.18 with two cores). So each thread looks where it
-runs, and moves to a free core.
+A helper finds work, does it and sleeps in machine code (call.py says why).
 """
 
 from __future__ import annotations
 
 import _thread
-import contextlib
 import ctypes
+import functools
 import os
 import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from numba import types
+
+from flashbench.codegen.atomics import compare_exchange, fetch_add, look
+from flashbench.codegen.compiled import compiled_callback
+from flashbench.codegen.pointers import at, pointer
+from flashbench.codegen.steps import step
 from flashbench.endings import Ending
-from flashbench.system.affinity import process_cores
 from flashbench.system.cores import available_cores as available_cores  # importable from here, as before
-from flashbench.threads.floating_point import Mode
-from flashbench.threads.gate import Gate
+from flashbench.threads import semaphore
+from flashbench.threads.call import (
+    NEXT,
+    SEATS,
+    STATE,
+    Call,
+    Work,
+    adopt_mode,
+    do_share,
+    leave,
+    note_mode,
+    take_seat,
+)
+from flashbench.threads.cores import give_cores, note_cores, take_core
 
 if TYPE_CHECKING:
     from flashbench.threads.openmp import OpenMPTeam
 
+# The cells of a pool. Threads that look for work read the first, and change the second, so they are apart.
+_FIRST_CALL, _SLEEPERS, _SEMAPHORE = 0, 16, 32
+_CELLS = _SEMAPHORE + semaphore.CELLS
+_LOOKS = 1000  # before a thread sleeps: 50 us on Intel's CPUs, 20 on AMD's
 
-_current_core: Callable[[], int] | None = (
-    getattr(ctypes.CDLL(None), "sched_getcpu", None) if sys.platform == "linux" else None
-)
+
+@step
+def _help_some_call(pool):
+    """Do a share of a call that has a free seat. Returns whether there was one."""
+    address = look(at(pool, _FIRST_CALL))
+    while address != 0:
+        call = pointer(0, address)
+        slot = take_seat(call)
+        if slot:
+            adopt_mode(call)
+            take_core(call)
+            do_share(call, slot)
+            leave(call)
+            return True
+        address = look(at(call, NEXT))
+    return False
 
 
-class _Cores:
-    """The cores that the threads of one call run on; empty if the system does not tell."""
+@step
+def _any_seat(pool):
+    address = look(at(pool, _FIRST_CALL))
+    while address != 0:
+        call = pointer(0, address)
+        if look(at(call, STATE)) & 0xFFFF:
+            return True
+        address = look(at(call, NEXT))
+    return False
+
+
+@step
+def _take_sleepers(pool, most):
+    """Count up to `most` threads less that sleep. Returns how many: whoever counts them less wakes them."""
+    sleepers = at(pool, _SLEEPERS)
+    seen = look(sleepers)
+    taken = min(seen, most)
+    while taken > 0 and not compare_exchange(sleepers, seen, seen - taken):
+        seen = look(sleepers)
+        taken = min(seen, most)
+    return taken
+
+
+def _serve(cells, sleeps):
+    """What a thread of the pool does. Returns when it should sleep, if it cannot do that here.
+
+    It counts itself as sleeping first and looks once more then. So either it sees a call that opens at that
+    moment, or its caller sees the sleeper.
+    """
+    pool = pointer(0, cells)
+    looks = 0
+    while True:
+        if _help_some_call(pool):
+            looks = 0
+        elif looks < _LOOKS:
+            looks += 1
+        else:
+            fetch_add(at(pool, _SLEEPERS), 1)
+            if _any_seat(pool) and _take_sleepers(pool, 1):
+                looks = 0
+            elif sleeps:
+                semaphore.wait(at(pool, _SEMAPHORE))
+            else:
+                return
+
+
+def _open(cells, call_cells, seats):
+    """Give a call its seats. Returns how many threads are to be woken; where machine code can, it has."""
+    pool, call = pointer(0, cells), pointer(0, call_cells)
+    note_mode(call)
+    note_cores(call)
+    call[SEATS] = seats
+    fetch_add(at(call, STATE), seats)
+    asleep = _take_sleepers(pool, seats)
+    for _ in range(asleep):
+        semaphore.post(at(pool, _SEMAPHORE))
+    return asleep
+
+
+def _begin(cells):
+    semaphore.begin(at(pointer(0, cells), _SEMAPHORE))
+
+
+def _add(cells, call_cells):
+    """Put a call into the list that threads look through. It stays there."""
+    first, call = at(pointer(0, cells), _FIRST_CALL), pointer(0, call_cells)
+    seen = look(first)
+    call[NEXT] = seen
+    while not compare_exchange(first, seen, call_cells):
+        seen = look(first)
+        call[NEXT] = seen
+
+
+class _MachineCode:
+    """The functions above, as Python calls them. All but `serve` keep the GIL, as they take microseconds."""
 
     def __init__(self) -> None:
-        self._taken = {_current_core()} if _current_core else set()
-        self._allowed = (_current_core and process_cores()) or frozenset()
-        self._lock = threading.Lock()  # only helpers take it, and signal handlers do not run in them
+        size, n = ctypes.c_ssize_t, types.intp
+        self._made: list[Any] = []
+        self.serve = self._make(_serve, ctypes.CFUNCTYPE(None, size, size), types.void(n, n))
+        self.open = self._make(_open, ctypes.PYFUNCTYPE(size, size, size, size), n(n, n, n))
+        self.begin = self._make(_begin, ctypes.PYFUNCTYPE(None, size), types.void(n))
+        self.add = self._make(_add, ctypes.PYFUNCTYPE(None, size, size), types.void(n, n))
 
-    def take_one(self) -> None:
-        """Move the calling pool thread to a free core if another thread of the call runs on its core."""
-        if _current_core is None:
-            return
-        with self._lock:
-            free = self._allowed - self._taken
-            if _current_core() in self._taken and free:
-                # The mask stays: the thread is ours, and next time it wakes on one of these cores. If the
-                # process has lost these cores meanwhile, the call fails and the thread stays where it is.
-                with contextlib.suppress(OSError):
-                    os.sched_setaffinity(0, free)
-            self._taken.add(_current_core())
+    def _make(self, function: Callable[..., Any], kind: Any, signature: Any) -> Callable[..., Any]:
+        callback = compiled_callback(function, signature)
+        self._made.append(callback)
+        made: Callable[..., Any] = kind(callback.address)
+        return made
 
 
-class _Call:
-    """The work of one call. Helpers may join until the caller has no more tasks."""
-
-    _gate: Gate
-
-    def __init__(self, work: Callable[[int], None]) -> None:
-        self.error: BaseException | None = None
-        self.work = work
-        self._mode = Mode()
-        self._cores = _Cores()
-
-    def open_to(self, helpers: int) -> Ending:
-        """Within this block helpers may join. At its end none is at work, and none will be."""
-        self._gate = Gate(helpers)
-        return self._gate.closed_behind()
-
-    def help(self, helper: int) -> None:
-        """Run the work in a pool thread. Does nothing if the gate is closed."""
-        if not self._gate.enter(helper):
-            return
-        try:
-            self._mode.adopt()
-            self._cores.take_one()
-            self.work(1 + helper)  # slot 0 is the caller's
-        except BaseException as error:
-            self.error = error
-        finally:
-            self._gate.leave(helper)
+_machine_code = functools.cache(_MachineCode)
+_immortal: list[Any] = []  # what threads of pools read: a thread never ends
 
 
 class _Pool:
-    def __init__(self) -> None:
-        self._tickets: SimpleQueue[tuple[_Call, int]] = SimpleQueue()
+    def __init__(self, *, sleeps: bool = semaphore.IS_USABLE) -> None:
+        """sleeps: threads sleep in machine code. If not, they do in Python, by a queue."""
+        cells = (ctypes.c_int64 * _CELLS)()
+        _immortal.append(cells)
+        self._address = ctypes.addressof(cells)
+        self._code = _machine_code()
+        self._code.begin(self._address)
+        self._sleeps = sleeps
+        self._bell: SimpleQueue[None] = SimpleQueue()
         self._started: list[None] = []  # one entry per thread; list.append needs no lock
+        self._calls: list[Call] = []
+        self._spare: list[Call] = []
         self._warned = False
 
-    def ask(self, call: _Call, helpers: int) -> None:
+    @property
+    def threads_inside(self) -> int:
+        """Helpers that are at work."""
+        return sum(call.threads_inside for call in self._calls)
+
+    def take_call(self) -> Call:
+        """Cells for a caller to use, until it gives them back."""
+        try:
+            return self._spare.pop()
+        except IndexError:
+            call = Call()
+            _immortal.append(call)
+            self._calls.append(call)
+            self._code.add(self._address, call.address)
+            return call
+
+    def give_back(self, call: Call) -> None:
+        self._spare.append(call)
+
+    def closed_behind(self, call: Call) -> Ending:
+        """A context manager. At the end of its block the call is closed and no helper is inside."""
+        return call.closed_behind
+
+    def open(self, call: Call, helpers: int) -> None:
         """Let up to `helpers` pool threads help, fewer if no more can be started.
 
         An exception in here, or two callers at once, may start one thread too many. That thread only sleeps.
@@ -111,15 +219,17 @@ class _Pool:
                 self._warn(error, 1 + len(self._started))
                 break
             self._started.append(None)
-        for helper in range(min(helpers, len(self._started))):
-            self._tickets.put((call, helper))
+        give_cores(call)
+        asleep = self._code.open(self._address, call.address, min(helpers, len(self._started)))
+        if not self._sleeps:
+            for _ in range(asleep):
+                self._bell.put(None)
 
     def _serve(self, number: int) -> None:
         threading.current_thread().name = f"flashbench-{number}"
         while True:
-            call, helper = self._tickets.get()
-            call.help(helper)
-            del call
+            self._code.serve(self._address, self._sleeps)
+            self._bell.get()
 
     def _warn(self, error: RuntimeError, left: int) -> None:
         if self._warned or sys.is_finalizing():
@@ -129,17 +239,25 @@ class _Pool:
             f"no further thread can be started ({error}): calls use {left}; raise the limit of processes "
             "(ulimit -u, a container's pids limit), or ask for fewer threads",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
-_pool = _Pool()
+_pool: _Pool | None = None
+
+
+def the_pool() -> _Pool:
+    """The pool of this process. It is made by the first call that needs it."""
+    global _pool
+    if _pool is None:
+        _pool = _Pool()
+    return _pool
 
 
 def _forget_threads() -> None:
-    """In a forked child: it has none of its parent's threads, and one of them may hold the pool's locks."""
+    """In a forked child: it has none of its parent's threads."""
     global _pool
-    _pool = _Pool()
+    _pool = None
 
 
 if hasattr(os, "register_at_fork"):
@@ -171,29 +289,47 @@ class _Current(threading.local):
 _current = _Current()
 
 
-def run_on_threads(work: Callable[[int], None], num_threads: int, tickets: int | None = None) -> None:
+def run_on_threads(work: Work, num_threads: int) -> None:
     """Run work(slot) in the caller (slot 0) and in up to num_threads - 1 other threads at once.
 
-    `work` must take its tasks from a shared counter and release the GIL. When this function returns or
-    raises, every call of `work` has returned, even if signal handlers raised meanwhile. An exception of
-    `work` is raised here. Other threads compute in the caller's floating-point mode.
-
-    tickets: address of the counter, which must be 0 at first. A team's threads wait until the caller has
-    taken a ticket, so without the address no team is used.
+    `work` must take its tasks from a shared counter. When this function returns or raises, every call of
+    `work` has returned, even if signal handlers raised meanwhile. An exception of `work` is raised here.
+    Other threads compute in the caller's floating-point mode.
     """
     if num_threads == 1:
         work(0)
-        return
+    else:
+        _run(num_threads, lambda call: call.set_work(work), work)
+
+
+def run_kernel(kernel: Any, address: int, num_threads: int, options: Sequence[int] = ()) -> None:
+    """`run_on_threads` of kernel(address, slot, *options), a `compiled` function of integers.
+
+    The other threads run it without ever taking the GIL.
+    """
+
+    def share(slot: int) -> None:
+        kernel(address, slot, *options)
+
+    if num_threads == 1:
+        share(0)
+    else:
+        _run(num_threads, lambda call: call.set_kernel(kernel, address, options), share)
+
+
+def _run(num_threads: int, set_share: Callable[[Call], None], share: Work) -> None:
     lent = _current.lent()
-    if lent is not None and lent.team is not None and tickets is not None and lent.size == num_threads:
-        lent.team.run(work, num_threads, tickets)
-        return
-    call = _Call(work)
-    with call.open_to(num_threads - 1):
-        _pool.ask(call, num_threads - 1)
-        work(0)
-    # A late helper may still hold `call`. Drop the work, so that its arrays are freed when the caller is
-    # done.
-    del call.work
-    if call.error is not None:
-        raise call.error
+    helpers: _Pool | OpenMPTeam = the_pool()
+    if lent is not None and lent.team is not None and lent.size == num_threads:
+        helpers = lent.team
+    call = helpers.take_call()
+    try:
+        set_share(call)
+        with helpers.closed_behind(call):
+            helpers.open(call, num_threads - 1)
+            share(0)
+    finally:
+        error = call.finish()
+        helpers.give_back(call)
+    if error is not None:
+        raise error

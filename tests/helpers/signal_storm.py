@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from flashbench.engines import launch
 from flashbench.functional import attention
+from flashbench.threads import pool
 
 TIMERS = {
     signal.SIGALRM: signal.ITIMER_REAL,
@@ -31,7 +31,7 @@ class Deadline(TimeoutError):  # noqa: N818 - not an error. It is an OSError, as
     pass
 
 
-inside: list[int] = []  # slots that are at work
+helpers: Any = None  # the pool or team whose threads work on the calls
 armed = 0  # exceptions that may still get out of this call
 rings = raised = 0
 
@@ -46,24 +46,6 @@ def ring(*_: object) -> None:
         raise Deadline
 
 
-def watched(run: Any) -> Any:
-    """run_on_threads, recording the slots that are inside."""
-
-    def run_on_threads(work: Any, num_threads: int, tickets: int) -> None:
-        def noted(slot: int) -> None:
-            if slot:
-                inside.append(slot)
-            try:
-                work(slot)
-            finally:
-                if slot:
-                    inside.remove(slot)
-
-        run(noted, num_threads, tickets)
-
-    return run_on_threads
-
-
 def attempt(x: np.ndarray, want: np.ndarray, threads: int) -> str:
     global armed
     armed = random.choice((1, 2))
@@ -72,28 +54,27 @@ def attempt(x: np.ndarray, want: np.ndarray, threads: int) -> str:
         o = attention(q, q, q, causal=True, num_threads=threads)
         armed = 0
     except Deadline:
-        return "a thread outlives its call" if inside else "deadline"
+        return "a thread outlives its call" if helpers.threads_inside else "deadline"
     except BaseException as error:
         return f"{type(error).__name__}: {error}"
     return "right" if np.array_equal(o, want) else "wrong"
 
 
 def main(kind: str, calls: int) -> None:
-    global armed
+    global armed, helpers
     random.seed(0)
     threads = 4
     team: Any = contextlib.nullcontext()
+    helpers = pool.the_pool()
     if kind == "openmp":
         import torch
 
         from flashbench.integrations.torch.runtime import torch_team
-        from flashbench.threads.pool import Lent
 
         torch.set_num_threads(threads)
-        found = torch_team()
-        assert found is not None
-        team = Lent(found, threads)
-    launch.run_on_threads = watched(launch.run_on_threads)
+        helpers = torch_team()
+        assert helpers is not None
+        team = pool.Lent(helpers, threads)
     seen: collections.Counter[str] = collections.Counter()
     x = np.random.default_rng(0).standard_normal((1, 4, 192, 64))
     with team:
@@ -106,7 +87,7 @@ def main(kind: str, calls: int) -> None:
             try:
                 outcome = attempt(x, want, threads)
             except Deadline:  # the second, on its way out of the first
-                outcome = "a thread outlives its call" if inside else "two deadlines"
+                outcome = "a thread outlives its call" if helpers.threads_inside else "two deadlines"
             armed = 0
             seen[outcome] += 1
         for number in TIMERS:

@@ -12,7 +12,7 @@ import flashbench
 from flashbench.codegen import compiled as cache_of_kernels
 from flashbench.codegen.compiled import cache_directory, compiled
 from flashbench.kernels.probes import peak
-from flashbench.threads import gate
+from flashbench.threads import pool
 
 SCRIPT = """
 from flashbench.codegen import compiled
@@ -92,7 +92,7 @@ def test_an_edit_of_any_kernel_source_makes_all_machine_code_new(tmp_path):
 
 
 def test_the_threads_have_machine_code_of_their_own_sources():
-    assert gate._enter._cache.cache_path != peak._fma_burst._cache.cache_path
+    assert pool._machine_code()._made[0]._cache.cache_path != peak._fma_burst._cache.cache_path
 
 
 def test_without_a_writable_directory_kernels_still_run_and_say_so(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
 import threading
@@ -22,17 +21,15 @@ def flushes() -> bool:
     return float(np.multiply(DENORMAL, np.float64(0.5))) == 0.0
 
 
-def flushing_slots(size: int, tickets: int | None = None) -> dict[int, bool]:
+def flushing_slots(size: int) -> dict[int, bool]:
     seen: dict[int, bool] = {}
     everyone = threading.Barrier(size, timeout=60)
 
     def work(slot: int) -> None:
-        if tickets is not None and slot == 0:
-            ctypes.c_int64.from_address(tickets).value = 1
         everyone.wait()
         seen[slot] = flushes()
 
-    run_on_threads(work, size, tickets)
+    run_on_threads(work, size)
     return seen
 
 
@@ -44,7 +41,6 @@ def test_every_thread_flushes_denormals_as_its_caller_does(kind: str) -> None:
         pytest.skip("PyTorch cannot flush denormals on this CPU")
     torch.set_flush_denormal(False)
     size = 3
-    tickets = np.zeros(1, np.int64)
     if kind == "openmp":
         from flashbench.integrations.torch.runtime import torch_team
 
@@ -57,10 +53,9 @@ def test_every_thread_flushes_denormals_as_its_caller_does(kind: str) -> None:
     with lent:
         for flushing in (True, False, True):
             torch.set_flush_denormal(flushing)
-            tickets[0] = 0
             try:
                 assert flushes() is flushing
-                assert flushing_slots(size, tickets.ctypes.data) == dict.fromkeys(range(size), flushing)
+                assert flushing_slots(size) == dict.fromkeys(range(size), flushing)
             finally:
                 torch.set_flush_denormal(False)
 
@@ -88,18 +83,17 @@ def test_a_path_that_flushes_leaves_the_mode_as_it_was(path: str, flushing: bool
 # In a new process: a new thread inherits its maker's mode, so other tests would decide PyTorch's threads'
 # mode.
 TEAM = """
-import numpy as np
 import torch
 from flashbench.integrations.torch.runtime import torch_team
 from flashbench.threads.pool import Lent, run_on_threads
 torch.set_num_threads(3)
 x = torch.full((1 << 22,), 2.0**-1060, dtype=torch.float64)
 assert bool((x * 0.5 != 0).all())  # all threads are made
-team, tickets = torch_team(), np.ones(1, np.int64)
+team = torch_team()
 if team is None or not torch.set_flush_denormal(True):
     print("nothing to try")
 with Lent(team, 3):
-    run_on_threads(lambda slot: None, 3, tickets.ctypes.data)
+    run_on_threads(lambda slot: None, 3)
 torch.set_flush_denormal(False)
 assert bool((x * 0.5 != 0).all()), "a thread of PyTorch's flushes what it should not"
 """

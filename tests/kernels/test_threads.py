@@ -1,6 +1,7 @@
 """The thread pool: errors, signals, limits, fork, and calls at the same time."""
 
 import _thread
+import contextlib
 import ctypes
 import json
 import os
@@ -12,11 +13,16 @@ import time
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from flashbench.codegen.atomics import fetch_add, give_way, look
+from flashbench.codegen.compiled import compiled
+from flashbench.codegen.pointers import at, pointer
 from flashbench.system.cores import available_cores
 from flashbench.threads import pool as threads
-from flashbench.threads.pool import run_on_threads
+from flashbench.threads import semaphore
+from flashbench.threads.pool import run_kernel, run_on_threads
 
 
 def test_every_slot_is_used_at_most_once_and_slot_zero_always():
@@ -64,6 +70,99 @@ def test_an_error_in_any_thread_reaches_the_caller(guilty):
 
     with pytest.raises(ValueError, match=f"slot {guilty}"):
         run_on_threads(work, 2)
+
+
+@pytest.fixture(params=[True, False], ids=["sleeps-in-c", "sleeps-in-python"])
+def new_pool(request, monkeypatch):
+    """A pool of its own for the test. Not every system has the semaphore on which machine code sleeps."""
+    if request.param and not semaphore.IS_USABLE:
+        pytest.skip("machine code cannot sleep here")
+    monkeypatch.setattr(threads, "_pool", threads._Pool(sleeps=request.param))
+
+
+def test_callers_at_once_and_pauses_between_them_lose_no_work(new_pool):
+    done = []
+
+    def caller(number):
+        for turn in range(150):
+            tasks = list(range(5))
+
+            def work(slot, tasks=tasks):
+                with contextlib.suppress(IndexError):
+                    while True:
+                        done.append(tasks.pop())
+
+            run_on_threads(work, 2 + number)
+            assert not tasks
+            if turn % 10 == 0:
+                time.sleep(0.001 * number)  # so that threads go to sleep at different moments
+
+    callers = [threading.Thread(target=caller, args=(number,)) for number in range(4)]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join()
+    assert len(done) == 4 * 150 * 5
+    assert threads.the_pool().threads_inside == 0
+
+
+def test_all_threads_take_part_after_they_slept(new_pool):
+    for pause in (0, 0.02, 0, 0.02):
+        time.sleep(pause)
+        everyone = threading.Barrier(4, timeout=20)
+        run_on_threads(lambda slot, everyone=everyone: everyone.wait(), 4)
+
+
+def test_threads_without_work_use_no_time(new_pool):
+    everyone = threading.Barrier(4, timeout=20)
+    run_on_threads(lambda slot: everyone.wait(), 4)
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.1
+
+
+@compiled
+def _add_up(address, slot):
+    fetch_add(pointer(0, address), 1)
+    while look(pointer(0, address)) < 3:
+        give_way()
+
+
+@compiled
+def _add_up_one(address, slot, first):
+    fetch_add(at(pointer(0, address), 1 + slot), first)
+    _add_up(address, slot)
+
+
+@compiled
+def _add_up_two(address, slot, first, second):
+    _add_up_one(address, slot, first - second)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options"), [(_add_up, ()), (_add_up_one, (7,)), (_add_up_two, (9, 2))], ids=["0", "1", "2"]
+)
+def test_a_kernel_runs_in_every_thread_with_its_slot_and_options(kernel, options):
+    for _ in range(20):
+        cells = np.zeros(4, np.int64)
+        run_kernel(kernel, cells.ctypes.data, 3, options)
+        assert cells.tolist() == ([3, 7, 7, 7] if options else [3, 0, 0, 0])
+
+
+def test_a_call_that_opens_while_no_seat_is_taken_is_not_joined_later():
+    """Its caller was faster than any helper."""
+    pool = threads._Pool()
+    call = pool.take_call()
+    seen = []
+    call.set_work(seen.append)
+    with pool.closed_behind(call):
+        pool._code.open(pool._address, call.address, 2)  # no thread was started
+    pool._started.append(None)
+    _thread.start_new_thread(pool._serve, (0,))
+    time.sleep(0.05)
+    assert seen == []
+    assert call.threads_inside == 0
 
 
 class Deadline(Exception):  # noqa: N818 - what a test's or a task queue's own is called
@@ -186,14 +285,14 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 def test_a_team_that_an_exception_left_lent_takes_no_call():
     class Team:
-        def run(self, *_):
+        def take_call(self):
             raise AssertionError("its block is over")
 
     lent = threads.Lent(Team(), 2)
     lent.__enter__()
     del lent  # as if a second exception had skipped the exit
     slots = []
-    run_on_threads(slots.append, 2, 1)
+    run_on_threads(slots.append, 2)
     assert 0 in slots
 
 

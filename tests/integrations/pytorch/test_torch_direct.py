@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+
+torch = pytest.importorskip("torch")
 from torch import Tensor
 
 import flashbench

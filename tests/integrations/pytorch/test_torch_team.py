@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from flashbench import attention_backward
 from flashbench.integrations.torch import attention
 from flashbench.integrations.torch.runtime import on_torch_threads, torch_team
 from flashbench.threads.openmp import OpenMPTeam
-from flashbench.threads.pool import run_on_threads
+from flashbench.threads.pool import Lent, run_on_threads
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="PyTorch has libgomp on Linux")
 SIZE = 4  # threads, on any machine: OpenMP starts as many as requested
@@ -32,21 +33,20 @@ def team() -> OpenMPTeam:
     return found
 
 
+def run_on(team: OpenMPTeam, work: Callable[[int], None]) -> None:
+    with Lent(team, SIZE):
+        run_on_threads(work, SIZE)
+
+
 class Work:
     """Waits until all threads are there, so that a call needs all of them."""
 
     def __init__(self, fails_in: int | None = None, error: type[BaseException] = ValueError) -> None:
-        self.tickets = np.zeros(1, np.int64)
         self.slots: list[int] = []
         self._fails_in, self._error = fails_in, error
         self._everyone = threading.Barrier(SIZE, timeout=60)
 
-    @property
-    def address(self) -> int:
-        return int(self.tickets.ctypes.data)
-
     def __call__(self, slot: int) -> None:
-        self.tickets[0] += 1
         self.slots.append(slot)
         self._everyone.wait()
         if slot == self._fails_in:
@@ -56,7 +56,7 @@ class Work:
 def test_every_thread_has_a_slot_of_its_own(team: OpenMPTeam) -> None:
     for _ in range(3):
         work = Work()
-        team.run(work, SIZE, work.address)
+        run_on(team, work)
         assert sorted(work.slots) == list(range(SIZE))
 
 
@@ -67,71 +67,36 @@ def test_an_error_in_any_thread_reaches_the_caller(
 ) -> None:
     work = Work(guilty, error)
     with pytest.raises(error, match=f"slot {guilty}"):
-        team.run(work, SIZE, work.address)
+        run_on(team, work)
     after = Work()
-    team.run(after, SIZE, after.address)
-    assert len(after.slots) == SIZE
-
-
-def test_a_caller_that_fails_before_it_takes_a_ticket_lets_the_others_go(team: OpenMPTeam) -> None:
-    seen = []
-
-    def work(slot: int) -> None:
-        seen.append(slot)
-        if slot == 0:
-            raise ValueError("before any ticket")
-
-    tickets = np.zeros(1, np.int64)
-    with pytest.raises(ValueError, match="before any ticket"):
-        team.run(work, SIZE, tickets.ctypes.data)
-    assert seen == [0]
-    after = Work()
-    team.run(after, SIZE, after.address)
+    run_on(team, after)
     assert len(after.slots) == SIZE
 
 
 def test_a_signal_handler_that_calls_within_a_call_disturbs_neither(team: OpenMPTeam) -> None:
-    tickets = np.zeros(1, np.int64)
     outer: list[int] = []
     inner: list[int] = []
 
     def call_within(*_: object) -> None:
-        team.run(inner.append, SIZE, np.ones(1, np.int64).ctypes.data)
+        run_on(team, inner.append)
 
     def work(slot: int) -> None:
         if slot == 0:
             signal.raise_signal(signal.SIGUSR1)
-            tickets[0] = 1
         outer.append(slot)
 
     before = signal.signal(signal.SIGUSR1, call_within)
     try:
-        team.run(work, SIZE, tickets.ctypes.data)
+        run_on(team, work)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert inner[0] == 0
     assert sorted(outer) == list(range(SIZE))
 
 
-def test_others_start_only_when_the_caller_has_taken_a_ticket(team: OpenMPTeam) -> None:
-    tickets = np.zeros(1, np.int64)
-    seen: list[tuple[int, int]] = []
-
-    def work(slot: int) -> None:
-        if slot == 0:
-            time.sleep(0.05)  # releases the GIL
-            tickets[0] = 1
-            time.sleep(0.05)
-        seen.append((slot, int(tickets[0])))
-
-    team.run(work, SIZE, tickets.ctypes.data)
-    assert len(seen) == SIZE
-    assert all(taken == 1 for slot, taken in seen if slot)
-
-
 def test_python_threads_call_at_once(team: OpenMPTeam) -> None:
     works = [Work() for _ in range(3)]
-    callers = [threading.Thread(target=team.run, args=(work, SIZE, work.address)) for work in works]
+    callers = [threading.Thread(target=run_on, args=(team, work)) for work in works]
     for caller in callers:
         caller.start()
     for caller in callers:
@@ -139,18 +104,18 @@ def test_python_threads_call_at_once(team: OpenMPTeam) -> None:
     assert [sorted(work.slots) for work in works] == [list(range(SIZE))] * 3
 
 
-def test_the_pool_serves_who_takes_fewer_threads_or_has_no_tickets() -> None:
+def test_the_pool_serves_who_takes_more_threads() -> None:
     with on_torch_threads():
-        for size, tickets in ((torch.get_num_threads() + 1, 1), (2, None)):
-            names: list[str] = []
-            everyone = threading.Barrier(size, timeout=60)
+        size = torch.get_num_threads() + 1
+        names: list[str] = []
+        everyone = threading.Barrier(size, timeout=60)
 
-            def work(slot: int, names: list[str] = names, everyone: threading.Barrier = everyone) -> None:
-                everyone.wait()
-                names.append(threading.current_thread().name)
+        def work(slot: int) -> None:
+            everyone.wait()
+            names.append(threading.current_thread().name)
 
-            run_on_threads(work, size, tickets)
-            assert sum(name.startswith("flashbench-") for name in names) == size - 1
+        run_on_threads(work, size)
+    assert sum(name.startswith("flashbench-") for name in names) == size - 1
 
 
 @pytest.fixture
@@ -166,8 +131,8 @@ def test_the_bits_are_those_of_the_pool(
     engine: str, two_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    run = OpenMPTeam.run
-    monkeypatch.setattr(OpenMPTeam, "run", lambda *given: (calls.append(1), run(*given)))
+    start = OpenMPTeam.open
+    monkeypatch.setattr(OpenMPTeam, "open", lambda *given: (calls.append(1), start(*given)))
     monkeypatch.setattr("flashbench.integrations.torch.runtime.available_cores", lambda: 2)
     leaves = [torch.randn(1, 4, 700, 64, requires_grad=True) for _ in range(3)]
     o = attention(*leaves, causal=True, engine=engine)
