@@ -29,10 +29,9 @@ from flashbench.threads.pool import run_kernel
 # Up to this batch size a Python loop over the sequences is faster than calls to NumPy.
 FEW_SEQUENCES = 8
 
-# To wake a thread costs about 100 us. With fewer floating-point operations per thread than this, that is more
-# than it saves. The second limit is for few queries: they wait for memory, so a thread pays off earlier.
-FLOPS_PER_THREAD = 20_000_000
-_READING_FLOPS_PER_THREAD = 4_000_000
+# A thread that sleeps starts some 30 us late, one that spins at once. With fewer floating-point operations
+# per thread than this, some 20 us of work, to ask it costs more than it saves (measured at 64 to 256 tokens).
+FLOPS_PER_THREAD = 3_000_000
 
 # tasks(seqlen_q, seqlen_k): tasks per head of a sequence. Takes integers or arrays of them.
 Tasks = Callable[[Any, Any], Any]
@@ -42,24 +41,21 @@ COLUMN = structs.Sequence(
 )  # column indices of a table of sequences, by name
 
 
-def useful_threads(flops: int, tiles: int, num_threads: int, *, reading: bool = False) -> int:
-    """How many of the threads are worth waking. reading: few queries, so that memory limits the speed."""
-    least = _READING_FLOPS_PER_THREAD if reading else FLOPS_PER_THREAD
-    return max(1, min(num_threads, tiles, flops // least))
+def useful_threads(flops: int, tiles: int, num_threads: int) -> int:
+    """How many of the threads are worth waking."""
+    return max(1, min(num_threads, tiles, flops // FLOPS_PER_THREAD))
 
 
 def runs_alone(problem: AttentionProblem, direction: Direction) -> bool:
     """Whether our engines use one thread for the problem, however many there are."""
-    return useful_threads(problem.flops(direction), 2, 2, reading=True) == 1
+    return useful_threads(problem.flops(direction), 2, 2) == 1
 
 
-def threads_for(
-    problem: AttentionProblem, direction: Direction, settings: Settings, *, reading: bool = False
-) -> int:
+def threads_for(problem: AttentionProblem, direction: Direction, settings: Settings) -> int:
     """The number of threads of a call: `num_threads` or all cores, but only as many as are worth waking."""
     rows = problem.num_heads * problem.query_rows
     threads = settings.num_threads or available_cores()
-    return useful_threads(problem.flops(direction), rows, threads, reading=reading)
+    return useful_threads(problem.flops(direction), rows, threads)
 
 
 def copy_move(source: Form) -> Move:

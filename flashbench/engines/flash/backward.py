@@ -139,15 +139,22 @@ class PreparedBackward(Prepared):
             dmask = _mask_gradient(self.problem, self.settings, extras, do, q, *rooms, o, lse)
         return AttentionGradients(dq, dk, dv, dsinks, dmask)
 
-    def run_at(self, do: int, q: int, k: int, v: int, o: int, lse: int) -> AttentionGradients:
-        """`run` with the addresses of aligned arrays. Only if `addresses_suffice`."""
-        dq, dk, dv = self._dq.make(), self._dk.make(), self._dv.make()
-        sums = self._make_sums(dk, dv)
-        results = map(address_of, (dq, *sums, dk, dv))
-        memory, _ = self.begin(NO_EXTRAS, q, k, v, o, do, *results, lse)
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """How `run_at` wants memory for dq, dk and dv."""
+        return self._dq, self._dk, self._dv
+
+    def run_at(self, *addresses: int, num_threads: int) -> None:
+        """`run` with the addresses of aligned do, q, k, v, o, lse, dq, dk, dv. Only if `addresses_suffice`.
+
+        The memory for dk and dv holds zeros where `results` says so.
+        """
+        do, q, k, v, o, lse, dq, dk, dv = addresses
+        sums = [None if x is None else x.make() for x in self._sums]
+        grow = (home if x is None else address_of(x) for x, home in zip(sums, (dk, dv), strict=True))
+        memory, _ = self.begin(NO_EXTRAS, q, k, v, o, do, dq, *grow, dk, dv, lse, num_threads=num_threads)
         memory.run(self.kernel)
-        del sums
-        return AttentionGradients(dq, dk, dv)
+        del sums  # alive until here
 
     def _make_sums(self, dk: Array, dv: Array) -> tuple[Array, Array]:
         """The arrays in which dk and dv grow."""

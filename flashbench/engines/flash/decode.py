@@ -22,7 +22,7 @@ from flashbench.engines.flash.prepared import (
     query_form,
     value_form,
 )
-from flashbench.engines.forms import Ints
+from flashbench.engines.forms import Ints, Result
 from flashbench.engines.launch import (
     NO_WORK,
     CallMemory,
@@ -98,7 +98,7 @@ def _tasks(lengths: tuple[Any, Any], chunk: int, part_keys: int) -> Any:
 
 
 def _threads(problem: AttentionProblem, settings: Settings, plan: DecodePlan) -> int:
-    return min(threads_for(problem, "fwd", settings, reading=True), max(1, plan.tasks))
+    return min(threads_for(problem, "fwd", settings), max(1, plan.tasks))
 
 
 class _Tiling(NamedTuple):
@@ -199,14 +199,17 @@ class PreparedDecode(Prepared):
         del owners, parts, pages  # alive until here: the kernel has only their addresses
         return Forward(o, lse)
 
-    def run_at(self, q: int, k: int, v: int) -> Forward:
-        """`run` with the addresses of aligned arrays. Only if `addresses_suffice`."""
-        o, lse = self._o.make(), self._lse.make()
-        memory, _ = self.begin(NO_EXTRAS, q, k, v, address_of(o), address_of(lse))
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """How `run_at` wants memory for o and lse."""
+        return self._o, self._lse
+
+    def run_at(self, *addresses: int, num_threads: int) -> None:
+        """`run` with the addresses of aligned q, k, v, o and lse. Only if `addresses_suffice`."""
+        memory, _ = self.begin(NO_EXTRAS, *addresses, num_threads=num_threads)
         parts = self._put_parts(memory)
         memory.run(self.kernel)
-        del parts
-        return Forward(o, lse)
+        del parts  # alive until here
 
     def _put_parts(self, memory: CallMemory) -> NDArray[np.uint8]:
         """Memory for the results of all parts, which must live until the call is over."""

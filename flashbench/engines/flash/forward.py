@@ -17,7 +17,7 @@ from flashbench.engines.flash.prepared import (
     query_form,
     value_form,
 )
-from flashbench.engines.forms import Ints, tile_is_scattered
+from flashbench.engines.forms import Ints, Result, tile_is_scattered
 from flashbench.engines.launch import NO_WORK, PackedCall, address_of, placed, placed_numbers
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.kernels.call.structs import ForwardGathers, Gathers
@@ -76,12 +76,15 @@ class PreparedForward(Prepared):
         del owners, operands  # alive until here: the kernel has only their addresses
         return Forward(o, lse)
 
-    def run_at(self, q: int, k: int, v: int) -> Forward:
-        """`run` with the addresses of aligned arrays. Only if `addresses_suffice`."""
-        o, lse = self._o.make(), self._lse.make()
-        memory, _ = self.begin(NO_EXTRAS, q, k, v, address_of(o), address_of(lse))
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """How `run_at` wants memory for o and lse."""
+        return self._o, self._lse
+
+    def run_at(self, *addresses: int, num_threads: int) -> None:
+        """`run` with the addresses of aligned q, k, v, o and lse. Only if `addresses_suffice`."""
+        memory, _ = self.begin(NO_EXTRAS, *addresses, num_threads=num_threads)
         memory.run(self.kernel)
-        return Forward(o, lse)
 
 
 @kept

@@ -67,19 +67,22 @@ class Prepared:
         copies: bool,
     ) -> None:
         self.problem, self.settings, self.packed, self.kernel = problem, settings, packed, kernel
-        self._most_threads, self._num_threads = most_threads, settings.num_threads
+        self.most_threads, self._num_threads = most_threads, settings.num_threads
         self._places = tuple(cell_of(call, name) for name in arrays)
         self._features = cell_of(call, "features") if has_arrays(problem) else None
         self.addresses_suffice = not copies and self._features is None
 
-    def begin(self, extras: Extras, *addresses: int) -> tuple[CallMemory, Any]:
+    def begin(
+        self, extras: Extras, *addresses: int, num_threads: int | None = None
+    ) -> tuple[CallMemory, Any]:
         """(memory, owners): a call's memory, with the addresses of its arrays and of those of `extras`.
 
-        owners: what must live until the call is over beside the arrays that are at `addresses`.
+        owners: what must live until the call is over beside the arrays that are at `addresses`. num_threads:
+        None: those of the settings, or all cores.
         """
-        threads = self._most_threads
+        threads = self.most_threads
         if threads > 1:
-            threads = min(threads, self._num_threads or available_cores())
+            threads = min(threads, num_threads or self._num_threads or available_cores())
         memory = self.packed.begin(threads)
         table = memory.table
         for place, address in zip(self._places, addresses, strict=True):

@@ -56,13 +56,13 @@ def call_of(direction: Direction, q: Tensor, k: Tensor, v: Tensor, given: Option
     )
 
 
-def known_alone(direction: Direction, q: _Kind, k: _Kind, v: _Kind, rest: tuple[Any, ...]) -> Call | None:
-    """The call of tensors of these kinds, without their memory; None if a second thread may help.
+def known_call(direction: Direction, q: _Kind, k: _Kind, v: _Kind, rest: tuple[Any, ...]) -> Call:
+    """The call of tensors of these kinds, without their memory and its number of threads.
 
     rest: the options that are no tensors; those that are tensors are None.
     """
-    call, alone = _known(direction, q, k, v, None, rest)
-    return call if alone else None
+    call, _ = _known(direction, q, k, v, None, rest)
+    return call
 
 
 @functools.lru_cache(maxsize=1024)

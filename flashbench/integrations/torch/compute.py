@@ -9,7 +9,7 @@ from flashbench.engines import Array, Forward
 from flashbench.engines.standard import Kept
 from flashbench.integrations.torch.arrays import as_stored, as_tensor
 from flashbench.integrations.torch.calls import call_of
-from flashbench.integrations.torch.direct import backward_at, forward_at
+from flashbench.integrations.torch.direct import backward_at, forward_at, output_at
 from flashbench.integrations.torch.options import Options
 from flashbench.integrations.torch.runtime import on_torch_threads
 from flashbench.integrations.torch.statistics import counted
@@ -20,6 +20,9 @@ def compute_output(q: Tensor, k: Tensor, v: Tensor, given: Options) -> Tensor:
 
     q, k, v: (batch, heads, seqlen, head_dim), with contiguous rows (`laid_out`).
     """
+    direct = output_at(q, k, v, given)
+    if direct is not None:
+        return direct
     return as_tensor(_forward(q, k, v, given, keep=False).o, q.dtype)
 
 
@@ -32,6 +35,11 @@ def compute_forward(
 
     q, k, v: as of `compute_output`.
     """
+    direct = forward_at(q, k, v, given)
+    if direct is not None:
+        counted("forward")
+        o, lse = direct
+        return o, lse, None
     keep = keep and given.keeps_p
     forward = _forward(q, k, v, given, keep=keep)
     assert forward.lse is not None  # call_of refuses engines without lse
@@ -40,10 +48,6 @@ def compute_forward(
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, given: Options, *, keep: bool) -> Forward:
-    found = forward_at(q, k, v, given)
-    if found is not None:
-        counted("forward")
-        return found
     call = call_of("fwd", q, k, v, given)
     if call.settings.num_threads == 1:
         forward = call.forward(keep=keep)
@@ -73,7 +77,7 @@ def compute_backward(
     direct = backward_at(do, q, k, v, o, lse, given)
     if direct is not None:
         counted("backward")
-        dq, dk, dv = (as_tensor(x, q.dtype) for x in direct)
+        dq, dk, dv = direct
         return dq, dk, dv, None, None
     saved = None if p is None else Kept(as_stored("p", p).reshape(-1))
     forward = Forward(as_stored("o", o), as_stored("lse", lse), saved)

@@ -49,6 +49,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, given: Options) -> Tensor:
     return compute_output(q, k, v, given)
 
 
+def only_computes(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether a call on these tensors is to compute numbers and nothing else, in their own dtype."""
+    if _is_watched(q, k, v) or forward_ad._current_level >= 0 or torch.is_autocast_enabled("cpu"):
+        return False
+    return not (torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad))
+
+
 def _is_watched(*tensors: Tensor | None) -> bool:
     """Whether something needs to see this call: a compiler, exporter, profiler, mode or transform."""
     if torch.compiler.is_compiling():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import flashbench
 from flashbench.errors import AttentionError
-from flashbench.integrations.torch import attention, direct, scaled_dot_product_attention
+from flashbench.integrations.torch import attention, direct, functional, scaled_dot_product_attention
 from flashbench.integrations.torch.options import Options
 
 SHAPE = (2, 3, 20, 16)
@@ -49,8 +49,7 @@ def by_arrays(
 ) -> list[Tensor]:
     """What `results` gives where no call goes by addresses."""
     with monkeypatch.context() as patch:
-        for name in ("forward_at", "backward_at"):
-            patch.setattr(f"flashbench.integrations.torch.compute.{name}", lambda *_: None)
+        patch.setattr(direct, "_addresses", lambda *_: None)
         return results(q, k, v, do, **options)
 
 
@@ -127,9 +126,76 @@ def test_options_with_tensors_and_other_engines_go_by_arrays(changes: dict[str, 
     assert direct.forward_at(q, k, v, Options(**changes)) is None
 
 
-def test_a_call_that_two_threads_may_share_goes_by_arrays() -> None:
-    q = torch.ones(1, 1, 256, 64)
-    assert direct.forward_at(q, q, q, Options()) is None
+@pytest.mark.parametrize("threads", [1, 2])
+def test_calls_that_threads_share_have_the_same_bits(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [torch.randn(1, 4, 300, 64) for _ in range(4)]
+    assert direct.forward_at(*given[:3], Options()) is not None
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for a, b in zip(results(*given), by_arrays(*given, monkeypatch), strict=True):
+            assert torch.equal(a, b)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "named",
+    [
+        {},
+        {"is_causal": True},
+        {"scale": 0.3},
+        {"scale": 2},
+        {"enable_gqa": True},
+        {"block_q": 8, "block_k": 8},
+    ],
+    ids=str,
+)
+def test_sdpa_has_the_bits_of_calls_by_arrays(
+    dtype: torch.dtype, named: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, k, v, _ = tensors(dtype)
+    if "enable_gqa" in named:
+        k, v = k[:, :1], v[:, :1]
+    found = [scaled_dot_product_attention(q, k, v, **named) for _ in range(2)]
+    monkeypatch.setattr(direct, "_addresses", lambda *_: None)
+    expected = scaled_dot_product_attention(q, k, v, **named)
+    for o in found:
+        assert torch.equal(o, expected)
+        assert o.stride() == expected.stride()
+
+
+def test_sdpa_goes_by_addresses_only_where_numbers_are_all_that_is_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[bool] = []
+    at = functional.sdpa_at
+    monkeypatch.setattr(
+        functional,
+        "sdpa_at",
+        lambda *given: taken.append(True) or at(*given),  # type: ignore[func-returns-value]
+    )
+
+    def goes(*given: Any, **named: Any) -> bool:
+        taken.clear()
+        scaled_dot_product_attention(*given, **named)
+        return bool(taken)
+
+    q, k, v, _ = tensors(torch.float32)
+    assert goes(q, k, v)
+    assert goes(q, k, v, dropout_p=0)
+    assert not goes(q, k, v, attn_mask=torch.ones(20, 20, dtype=torch.bool))
+    assert not goes(q, k, v, dropout_p=0.5)
+    assert not goes(q, k, v, engine="standard")
+    assert not goes(q.clone().requires_grad_(), k, v)
+    with torch.no_grad():
+        assert goes(q.clone().requires_grad_(), k, v)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not goes(q, k, v)
+    for odd in ({"is_causal": 1}, {"scale": "1"}, {"enable_gqa": None}):
+        with pytest.raises((TypeError, RuntimeError)):  # PyTorch's own
+            scaled_dot_product_attention(q, k, v, **odd)
 
 
 def test_errors_name_the_argument() -> None:

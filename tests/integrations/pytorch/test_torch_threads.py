@@ -14,7 +14,7 @@ from helpers.fake_cgroups import FakeGroups
 
 torch = pytest.importorskip("torch")
 
-from flashbench.engines.flash.engine import FlashEngine
+from flashbench.engines import launch
 from flashbench.integrations.torch import OpenMP, Threads, attention, threads
 from flashbench.system.affinity import BINDING_VARIABLES
 from flashbench.system.cores import available_cores
@@ -27,15 +27,15 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="fork and shared libr
 def used_threads(monkeypatch: pytest.MonkeyPatch) -> int:
     """The number of threads with which a call calls its engine."""
     seen = []
-    forward = FlashEngine.forward
+    run = launch.run_kernel
 
-    def spy(self: Any, problem: Any, settings: Any, *arrays: Any, **named: Any) -> Any:
-        seen.append(settings.num_threads)
-        return forward(self, problem, settings, *arrays, **named)
+    def spy(kernel: Any, address: int, num_threads: int, options: Any = ()) -> None:
+        seen.append(num_threads)
+        run(kernel, address, num_threads, options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FlashEngine, "forward", spy)
-        attention(*(torch.ones(1, 1, 256, 64) for _ in range(3)))  # enough for two threads
+        patch.setattr(launch, "run_kernel", spy)
+        attention(*(torch.ones(1, 4, 500, 64) for _ in range(3)))  # enough for many threads
     return int(seen[0])
 
 
