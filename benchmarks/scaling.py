@@ -18,23 +18,28 @@ parentheses: fewer than four tiles a thread.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
+import numpy as np
+from numba import njit
 from ticket_order import Tiles, backward_time, forward_time
 
+from flashbench.codegen.atomics import fetch_add, look, nap
+from flashbench.codegen.calls import call_address
+from flashbench.codegen.pointers import at, pointer
 from flashbench.engines import Settings, get_engine
 from flashbench.engines.flash.block_sizes import Blocks, Pass
 from flashbench.engines.flash.plan import plan_of
 from flashbench.kernels.call.structs import Queries
 from flashbench.measure.machine import describe_machine
 from flashbench.problem import AttentionProblem, Inputs
-from flashbench.threads.pool import run_on_threads
+from flashbench.threads.pool import run_kernel
 
 PATH = "fma"  # other paths lay out keys before the first tile
 THREADS = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192)
@@ -155,16 +160,28 @@ class Starts(NamedTuple):
         return cls(one, (all_ - one) / (many - 1))
 
 
+# Cells of `_arrive`: the address of clock_gettime, the number of threads, how many of them have begun, and
+# for each of them when, in seconds and nanoseconds.
+_CLOCK, _THREADS, _BEGUN, _STARTS = range(4)
+
+
+@njit(nogil=True)
+def _arrive(address, slot):  # type: ignore[no-untyped-def]
+    """Note when the thread begins, and stay until all have begun."""
+    cells = pointer(0, address)
+    call_address(cells[_CLOCK], (time.CLOCK_MONOTONIC, address + 8 * (_STARTS + 2 * slot)))
+    fetch_add(at(cells, _BEGUN), 1)
+    while look(at(cells, _BEGUN)) < at(cells, _THREADS)[0]:
+        nap()
+
+
 def _last_start(helpers: int) -> float:
-    everyone, starts = threading.Barrier(1 + helpers), []
-
-    def work(slot: int) -> None:
-        starts.append(time.perf_counter())
-        everyone.wait()
-
-    began = time.perf_counter()
-    run_on_threads(work, 1 + helpers)
-    return max(starts) - began
+    cells = np.zeros(_STARTS + 2 * (1 + helpers), np.int64)
+    cells[_CLOCK] = ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value
+    cells[_THREADS] = 1 + helpers
+    began = time.clock_gettime(time.CLOCK_MONOTONIC)
+    run_kernel(_arrive, cells.ctypes.data, 1 + helpers)
+    return float(max(cells[_STARTS::2] + 1e-9 * cells[_STARTS + 1 :: 2]) - began)
 
 
 class Prediction:

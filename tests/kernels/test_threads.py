@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numba import njit
 
 from flashbench.codegen.atomics import fetch_add, give_way, look
-from flashbench.codegen.compiled import compiled
 from flashbench.codegen.pointers import at, pointer
 from flashbench.system.cores import available_cores
 from flashbench.threads import pool as threads
@@ -122,20 +122,20 @@ def test_threads_without_work_use_no_time(new_pool):
     assert time.process_time() - before < 0.1
 
 
-@compiled
+@njit(nogil=True)
 def _add_up(address, slot):
     fetch_add(pointer(0, address), 1)
     while look(pointer(0, address)) < 3:
         give_way()
 
 
-@compiled
+@njit(nogil=True)
 def _add_up_one(address, slot, first):
     fetch_add(at(pointer(0, address), 1 + slot), first)
     _add_up(address, slot)
 
 
-@compiled
+@njit(nogil=True)
 def _add_up_two(address, slot, first, second):
     _add_up_one(address, slot, first - second)
 
