@@ -38,7 +38,7 @@ def become_arm(python_version: str) -> None:
 
 
 def kernels(dtype: Any) -> Iterator[tuple[Any, int]]:
-    """(kernel, number of its arguments) of every path that computes the dtype on any CPU."""
+    """(kernel, number of its arguments) of the path that computes the dtype on Arm."""
     from flashbench.kernels.flash.backward import flash_backward
     from flashbench.kernels.flash.decode import flash_decode
     from flashbench.kernels.flash.forward import flash_forward
@@ -47,7 +47,11 @@ def kernels(dtype: Any) -> Iterator[tuple[Any, int]]:
     from flashbench.kernels.standard.mask_gradient import standard_mask_gradient
     from flashbench.kernels.standard.stages import standard_backward, standard_forward
 
-    paths = [path for path in PATHS.values() if dtype in path.dtypes and not path.needs]
+    paths = [
+        path
+        for path in PATHS.values()
+        if dtype in path.dtypes and not path.needs and not path.by_name_only
+    ]
     for path in paths:
         for flash in (flash_forward, flash_backward, flash_mask_gradient):
             yield flash(path.product, dtype), 2
