@@ -41,7 +41,8 @@ trials: ## how often a duel is wrong on this machine (half an hour; leave the ma
 ci: ## what CI runs, in a fresh virtual environment
 	.ci/run
 
-# Not in CI: neither has been run whole (docs/development.md has what was run, with its date).
+# Not in CI. Last runs, 2026-11-30 (docs/development.md has more): arm-short with nothing there took 15 minutes on two
+# busy cores, 54 tests passed, 100 of 100 cases are exact.
 arm: ## kernels and engines as compiled for 64-bit Arm, emulated (as root, on Debian or Ubuntu)
 	.ci/arm
 
