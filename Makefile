@@ -41,7 +41,9 @@ trials: ## how often a duel is wrong on this machine (half an hour; leave the ma
 ci: ## what CI runs, in a fresh virtual environment
 	.ci/run
 
-# Not in CI: neither has been run whole (docs/development.md has what was run, with its date).
+# Not in CI. Last runs, 2026-11-30 (docs/development.md has more): arm-short with nothing there took 15 minutes on two
+# busy cores, 54 tests passed, 100 of 100 cases were exact. Of arm: 300 of 300 cases, 414 tests of kernels, and the first 327
+# of 882 tests of engines.
 arm: ## kernels and engines as compiled for 64-bit Arm, emulated (as root, on Debian or Ubuntu)
 	.ci/arm
 

@@ -1,6 +1,6 @@
 """Compile the kernels for 64-bit Arm on this machine, into the cache of an emulated one.
 
-    python .ci/arm_kernels.py PYTHON_VERSION [DTYPE ...]
+    python .ci/arm_kernels.py PYTHON_VERSION DTYPE
 
 LLVM compiles for Arm anywhere, ten times as fast as under emulation. The cache names machine code by sources,
 versions, target and signature, so the emulated process finds it there; what it does not find, it compiles.
@@ -38,41 +38,37 @@ def become_arm(python_version: str) -> None:
 
 
 def kernels(dtype: Any) -> Iterator[tuple[Any, int]]:
-    """(kernel, number of its arguments) of every path that computes the dtype on any CPU."""
+    """(kernel, number of its arguments) of the path that computes the dtype on Arm."""
     from flashbench.kernels.flash.backward import flash_backward
     from flashbench.kernels.flash.decode import flash_decode
     from flashbench.kernels.flash.forward import flash_forward
     from flashbench.kernels.flash.mask_gradient import flash_mask_gradient
-    from flashbench.kernels.products.paths import PATHS
+    from flashbench.kernels.products.paths import PATHS, fastest_path
     from flashbench.kernels.standard.mask_gradient import standard_mask_gradient
     from flashbench.kernels.standard.stages import standard_backward, standard_forward
 
-    paths = [path for path in PATHS.values() if dtype in path.dtypes and not path.needs]
-    for path in paths:
-        for flash in (flash_forward, flash_backward, flash_mask_gradient):
-            yield flash(path.product, dtype), 2
-    for product in {path.decode.name: path.decode for path in paths}.values():
-        yield flash_decode(product, dtype), 2
+    path = PATHS[fastest_path(dtype)]
+    for flash in (flash_forward, flash_backward, flash_mask_gradient):
+        yield flash(path.product, dtype), 2
+    yield flash_decode(path.decode, dtype), 2
     for standard in (standard_forward, standard_backward):
         yield standard(dtype), 3
     yield standard_mask_gradient(dtype), 4
 
 
-def main(python_version: str, *dtypes: str) -> None:
+def main(python_version: str, dtype: str) -> None:
     become_arm(python_version)
     from numba import types
 
     from flashbench.codegen.isa import ISA
-    from flashbench.dtypes import NARROWEST_FIRST
 
     assert ISA.name == "neon", ISA.name
-    for dtype in dtypes or NARROWEST_FIRST:
-        for kernel, arguments in kernels(dtype):
-            kernel.compile((types.intp,) * arguments)
-            print(kernel.py_func.__qualname__, flush=True)
+    for kernel, arguments in kernels(dtype):
+        kernel.compile((types.intp,) * arguments)
+        print(kernel.py_func.__qualname__, flush=True)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or not os.environ.get("NUMBA_CPU_NAME"):
+    if len(sys.argv) != 3 or not os.environ.get("NUMBA_CPU_NAME"):
         sys.exit(__doc__)
     main(*sys.argv[1:])
