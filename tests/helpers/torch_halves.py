@@ -67,14 +67,18 @@ def assert_accurate(ours: Callable[..., Any], theirs: Callable[..., Any], leaves
 
 
 @on_one_thread()
-def assert_close_to(found: Sequence[Any], exact: Sequence[Any], plain: Sequence[Any], few: int = 1) -> None:
+def assert_close_to(
+    found: Sequence[Any], exact: Sequence[Any], plain: Sequence[Any], few: int = 1, terms: float = 0.0
+) -> None:
     """Assert it of o and its gradients, in this order. exact: in float64. plain: in the dtype itself.
 
     few: a factor for outputs of few numbers. There chance decides how large the plain formula's errors are.
+    terms: the largest number of v. Where the terms of o cancel, the rounding of p times it remains.
     """
     for at, (actual, expected, rounded) in enumerate(zip(found, exact, plain, strict=True)):
         assert actual.shape == expected.shape
-        one_rounding = UNIT_ROUNDOFF.get(actual.dtype, 0.0) * expected.abs().max().item()
+        largest = max(expected.abs().max().item(), 0.0 if at else terms)
+        one_rounding = UNIT_ROUNDOFF.get(actual.dtype, 0.0) * largest
         error = max((rounded.double() - expected).abs().max().item(), one_rounding)
         atol = few * (3 if at else 2) * error + 1e-5
         torch.testing.assert_close(actual.double(), expected, rtol=0, atol=atol)
