@@ -73,7 +73,7 @@ class Shape(NamedTuple):
             seqlen_k=keys,
             num_heads=heads,
             num_kv_heads=kv_heads,
-            dtype=self.dtype,  # type: ignore[arg-type]
+            dtype=self.dtype,
             causal=self.causal,
         )
 
@@ -166,7 +166,7 @@ _CLOCK, _THREADS, _BEGUN, _STARTS = range(4)
 
 
 @njit(nogil=True)
-def _arrive(address, slot):  # type: ignore[no-untyped-def]
+def _arrive(address, slot):
     """Note when the thread begins, and stay until all have begun."""
     cells = pointer(0, address)
     call_address(cells[_CLOCK], (time.CLOCK_MONOTONIC, address + 8 * (_STARTS + 2 * slot)))

@@ -64,6 +64,12 @@ def take_seat(call):
 
 
 @step
+def has_seat(call):
+    """Whether a seat is free at this moment."""
+    return look(at(call, STATE)) & _FREE != 0
+
+
+@step
 def leave(call):
     """The caller's arrays, and the cells, must not be touched after it."""
     fetch_add(at(call, STATE), -INSIDE)
@@ -163,6 +169,44 @@ class Call:
             self._work(slot)
         except BaseException as error:  # it cannot pass through the machine code between here and the caller
             self._error = error
+
+
+class Helpers:
+    """Threads that help callers. They keep the cells of calls, to use them again."""
+
+    def __init__(self) -> None:
+        self._calls: list[Call] = []
+        self._spare: list[Call] = []
+
+    @property
+    def threads_inside(self) -> int:
+        """Threads that are at work."""
+        return sum(call.threads_inside for call in self._calls)
+
+    def take_call(self) -> Call:
+        """Cells for a caller to use, until it gives them back."""
+        try:
+            return self._spare.pop()
+        except IndexError:
+            call = Call()
+            self._calls.append(call)
+            self._prepare(call)
+            return call
+
+    def give_back(self, call: Call) -> None:
+        self._spare.append(call)
+
+    def _prepare(self, call: Call) -> None:
+        """Make new cells known to the threads."""
+        raise NotImplementedError
+
+    def closed_behind(self, call: Call) -> Ending:
+        """A context manager. At the end of its block the call is closed and no thread is inside."""
+        return call.closed_behind
+
+    def open(self, call: Call, helpers: int) -> None:
+        """Let up to `helpers` threads work on the call."""
+        raise NotImplementedError
 
 
 @functools.cache  # a kernel lives as long as the process

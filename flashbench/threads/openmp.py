@@ -25,6 +25,7 @@ from flashbench.threads.call import (
     STATE,
     TEAM,
     Call,
+    Helpers,
     do_share,
     leave,
     note_mode,
@@ -89,13 +90,14 @@ def usable() -> bool:
     return not _forked
 
 
-class OpenMPTeam:
+class OpenMPTeam(Helpers):
     """Runs calls on all threads of an OpenMP runtime with libgomp's entry points (Linux: libgomp.so.1).
 
     path: the library, which the process has loaded. Raises OSError or AttributeError if it is not libgomp.
     """
 
     def __init__(self, path: str) -> None:
+        super().__init__()
         library = ctypes.CDLL(path)
         # Start and end are separate calls. With GOMP_parallel the caller's share would be a callback from C,
         # which would swallow an exception from a signal handler.
@@ -112,26 +114,9 @@ class OpenMPTeam:
         self._made = made
         self._cells = (ctypes.c_int64 * _CELLS)(*entries, member, share)
         self._start, self._end = _start_function(start), ENDING(end)
-        self._calls: list[Call] = []
-        self._spare: list[Call] = []
 
-    @property
-    def threads_inside(self) -> int:
-        """Threads of the team that are at work."""
-        return sum(call.threads_inside for call in self._calls)
-
-    def take_call(self) -> Call:
-        """Cells for a caller to use, until it gives them back."""
-        try:
-            return self._spare.pop()
-        except IndexError:
-            call = Call()
-            call.cells[TEAM] = ctypes.addressof(self._cells)
-            self._calls.append(call)
-            return call
-
-    def give_back(self, call: Call) -> None:
-        self._spare.append(call)
+    def _prepare(self, call: Call) -> None:
+        call.cells[TEAM] = ctypes.addressof(self._cells)
 
     def closed_behind(self, call: Call) -> Ending:
         """A context manager. At the end of its block no thread of the team works on the call."""

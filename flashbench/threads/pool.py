@@ -30,7 +30,6 @@ from flashbench.codegen.atomics import compare_exchange, fetch_add, look
 from flashbench.codegen.compiled import compiled_callback
 from flashbench.codegen.pointers import at, pointer
 from flashbench.codegen.steps import step
-from flashbench.endings import Ending
 from flashbench.system.cores import available_cores as available_cores  # importable from here, as before
 from flashbench.threads import semaphore
 from flashbench.threads.call import (
@@ -38,9 +37,11 @@ from flashbench.threads.call import (
     SEATS,
     STATE,
     Call,
+    Helpers,
     Work,
     adopt_mode,
     do_share,
+    has_seat,
     leave,
     note_mode,
     take_seat,
@@ -78,7 +79,7 @@ def _any_seat(pool):
     address = look(at(pool, _FIRST_CALL))
     while address != 0:
         call = pointer(0, address)
-        if look(at(call, STATE)) & 0xFFFF:
+        if has_seat(call):
             return True
         address = look(at(call, NEXT))
     return False
@@ -139,11 +140,9 @@ def _begin(cells):
 def _add(cells, call_cells):
     """Put a call into the list that threads look through. It stays there."""
     first, call = at(pointer(0, cells), _FIRST_CALL), pointer(0, call_cells)
-    seen = look(first)
-    call[NEXT] = seen
-    while not compare_exchange(first, seen, call_cells):
-        seen = look(first)
-        call[NEXT] = seen
+    call[NEXT] = look(first)
+    while not compare_exchange(first, call[NEXT], call_cells):
+        call[NEXT] = look(first)
 
 
 class _MachineCode:
@@ -168,9 +167,10 @@ _machine_code = functools.cache(_MachineCode)
 _immortal: list[Any] = []  # what threads of pools read: a thread never ends
 
 
-class _Pool:
+class _Pool(Helpers):
     def __init__(self, *, sleeps: bool = semaphore.IS_USABLE) -> None:
         """sleeps: threads sleep in machine code. If not, they do in Python, by a queue."""
+        super().__init__()
         cells = (ctypes.c_int64 * _CELLS)()
         _immortal.append(cells)
         self._address = ctypes.addressof(cells)
@@ -179,32 +179,11 @@ class _Pool:
         self._sleeps = sleeps
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._started: list[None] = []  # one entry per thread; list.append needs no lock
-        self._calls: list[Call] = []
-        self._spare: list[Call] = []
         self._warned = False
 
-    @property
-    def threads_inside(self) -> int:
-        """Helpers that are at work."""
-        return sum(call.threads_inside for call in self._calls)
-
-    def take_call(self) -> Call:
-        """Cells for a caller to use, until it gives them back."""
-        try:
-            return self._spare.pop()
-        except IndexError:
-            call = Call()
-            _immortal.append(call)
-            self._calls.append(call)
-            self._code.add(self._address, call.address)
-            return call
-
-    def give_back(self, call: Call) -> None:
-        self._spare.append(call)
-
-    def closed_behind(self, call: Call) -> Ending:
-        """A context manager. At the end of its block the call is closed and no helper is inside."""
-        return call.closed_behind
+    def _prepare(self, call: Call) -> None:
+        _immortal.append(call)
+        self._code.add(self._address, call.address)
 
     def open(self, call: Call, helpers: int) -> None:
         """Let up to `helpers` pool threads help, fewer if no more can be started.
@@ -319,9 +298,8 @@ def run_kernel(kernel: Any, address: int, num_threads: int, options: Sequence[in
 
 def _run(num_threads: int, set_share: Callable[[Call], None], share: Work) -> None:
     lent = _current.lent()
-    helpers: _Pool | OpenMPTeam = the_pool()
-    if lent is not None and lent.team is not None and lent.size == num_threads:
-        helpers = lent.team
+    team = lent.team if lent is not None and lent.size == num_threads else None
+    helpers: Helpers = team or the_pool()
     call = helpers.take_call()
     try:
         set_share(call)

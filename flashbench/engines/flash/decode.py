@@ -6,7 +6,6 @@ import functools
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flashbench.codegen.scratch import ALIGNMENT
 from flashbench.codegen.structs import struct_bytes
@@ -16,13 +15,13 @@ from flashbench.engines.features import switches
 from flashbench.engines.flash.prepared import (
     UNLIMITED,
     Inputs,
-    Prepared,
+    PreparedOutput,
     key_form,
     outputs_of,
     query_form,
     value_form,
 )
-from flashbench.engines.forms import Ints, Result
+from flashbench.engines.forms import Ints
 from flashbench.engines.launch import (
     NO_WORK,
     CallMemory,
@@ -36,7 +35,7 @@ from flashbench.engines.launch import (
     sizes_of,
     threads_for,
 )
-from flashbench.extras import NO_EXTRAS, Extras
+from flashbench.extras import Extras
 from flashbench.kernels.call.structs import Pages, Sequence, Sizes
 from flashbench.kernels.flash.decode import DecodeCall, flash_decode
 from flashbench.kernels.flash.merge import Split
@@ -149,7 +148,7 @@ def decode_bytes(problem: AttentionProblem, settings: Settings) -> int:
     return scratch + shared + tiling.part_bytes
 
 
-class PreparedDecode(Prepared):
+class PreparedDecode(PreparedOutput):
     """Runs with arrays of the problem's shapes and these strides. Only where `decodes` is true."""
 
     def __init__(self, problem: AttentionProblem, settings: Settings, q: Ints, k: Ints, v: Ints) -> None:
@@ -189,33 +188,23 @@ class PreparedDecode(Prepared):
         o, lse = self._o.make(), self._lse.make()
         memory, owners = self.begin(extras, *map(address_of, (q, k, v, o, lse)))
         table = memory.table
-        parts = self._put_parts(memory)
         pages = None
         if self.problem.page_size is not None:
             assert extras.block_table is not None
             pages = np.ascontiguousarray(extras.block_table, np.int64)
             table[self._pages + _TABLE], table[self._pages + _BATCH] = address_of(pages), pages.strides[0]
         memory.run(self.kernel)
-        del owners, parts, pages  # alive until here: the kernel has only their addresses
+        del owners, pages  # alive until here: the kernel has only their addresses
         return Forward(o, lse)
 
-    @property
-    def results(self) -> tuple[Result, ...]:
-        """How `run_at` wants memory for o and lse."""
-        return self._o, self._lse
-
-    def run_at(self, *addresses: int, num_threads: int) -> None:
-        """`run` with the addresses of aligned q, k, v, o and lse. Only if `addresses_suffice`."""
-        memory, _ = self.begin(NO_EXTRAS, *addresses, num_threads=num_threads)
-        parts = self._put_parts(memory)
-        memory.run(self.kernel)
-        del parts  # alive until here
-
-    def _put_parts(self, memory: CallMemory) -> NDArray[np.uint8]:
-        """Memory for the results of all parts, which must live until the call is over."""
+    def begin(
+        self, extras: Extras, *addresses: int, num_threads: int | None = None
+    ) -> tuple[CallMemory, Any]:
+        """The same with memory for the results of all parts, which is one of the owners."""
+        memory, owners = super().begin(extras, *addresses, num_threads=num_threads)
         parts = np.empty(self._part_bytes, np.uint8)
         memory.table[self._parts] = address_of(parts)
-        return parts
+        return memory, (owners, parts)
 
 
 _NO_PAGES = Pages(0, 0, 0)

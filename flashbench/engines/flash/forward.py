@@ -10,23 +10,23 @@ from flashbench.engines.flash.plan import OTHERWISE, path_for, plan_of, tiling_o
 from flashbench.engines.flash.prepared import (
     UNLIMITED,
     Inputs,
-    Prepared,
+    PreparedOutput,
     kept,
     key_form,
     outputs_of,
     query_form,
     value_form,
 )
-from flashbench.engines.forms import Ints, Result, tile_is_scattered
+from flashbench.engines.forms import Ints, tile_is_scattered
 from flashbench.engines.launch import NO_WORK, PackedCall, address_of, placed, placed_numbers
-from flashbench.extras import NO_EXTRAS, Extras
+from flashbench.extras import Extras
 from flashbench.kernels.call.structs import ForwardGathers, Gathers
 from flashbench.kernels.flash.forward import ForwardCall, flash_forward
 from flashbench.kernels.flash.scratch import FORWARD
 from flashbench.problem import AttentionProblem
 
 
-class PreparedForward(Prepared):
+class PreparedForward(PreparedOutput):
     """Runs with arrays of the problem's shapes and these strides."""
 
     def __init__(self, problem: AttentionProblem, settings: Settings, q: Ints, k: Ints, v: Ints) -> None:
@@ -75,16 +75,6 @@ class PreparedForward(Prepared):
             return prepared_forward(self.problem, otherwise, *strides).run(*given, extras)
         del owners, operands  # alive until here: the kernel has only their addresses
         return Forward(o, lse)
-
-    @property
-    def results(self) -> tuple[Result, ...]:
-        """How `run_at` wants memory for o and lse."""
-        return self._o, self._lse
-
-    def run_at(self, *addresses: int, num_threads: int) -> None:
-        """`run` with the addresses of aligned q, k, v, o and lse. Only if `addresses_suffice`."""
-        memory, _ = self.begin(NO_EXTRAS, *addresses, num_threads=num_threads)
-        memory.run(self.kernel)
 
 
 @kept

@@ -18,7 +18,7 @@ from flashbench.engines import Array, Settings
 from flashbench.engines.features import array_fields, has_arrays
 from flashbench.engines.forms import Form, Ints, Result
 from flashbench.engines.launch import CallMemory, PackedCall, cell_of
-from flashbench.extras import Extras
+from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.kernels.call.structs import Features
 from flashbench.problem import AttentionProblem
 from flashbench.system.cores import available_cores
@@ -93,6 +93,24 @@ class Prepared:
         for name, value in fields.items():
             table[self._features + _FEATURE[name]] = value
         return memory, owners
+
+
+class PreparedOutput(Prepared):
+    """A prepared call that computes o and lse."""
+
+    _o: Result
+    _lse: Result
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """How `run_at` wants memory for o and lse."""
+        return self._o, self._lse
+
+    def run_at(self, *addresses: int, num_threads: int) -> None:
+        """`run` with the addresses of aligned q, k, v, o and lse. Only if `addresses_suffice`."""
+        memory, owners = self.begin(NO_EXTRAS, *addresses, num_threads=num_threads)
+        memory.run(self.kernel)
+        del owners  # alive until here: the kernel has only their addresses
 
 
 def query_form(problem: AttentionProblem, strides: Ints) -> Form:

@@ -37,7 +37,6 @@ def compute_forward(
     """
     direct = forward_at(q, k, v, given)
     if direct is not None:
-        counted("forward")
         o, lse = direct
         return o, lse, None
     keep = keep and given.keeps_p
@@ -76,7 +75,6 @@ def compute_backward(
     """
     direct = backward_at(do, q, k, v, o, lse, given)
     if direct is not None:
-        counted("backward")
         dq, dk, dv = direct
         return dq, dk, dv, None, None
     saved = None if p is None else Kept(as_stored("p", p).reshape(-1))

@@ -85,7 +85,10 @@ def forward_at(q: Tensor, k: Tensor, v: Tensor, given: Options) -> list[Tensor] 
     if addresses is None:
         return None
     ready = _forward(_form(q), _form(k), _form(v), given[TENSORS:])
-    return None if ready is None else ready.all(q, addresses)
+    if ready is None:
+        return None
+    counted("forward")
+    return ready.all(q, addresses)
 
 
 def backward_at(
@@ -97,7 +100,10 @@ def backward_at(
         return None
     strides = do.stride(), o.stride(), lse.stride()
     ready = _backward(_form(q), _form(k), _form(v), given[TENSORS:], *strides)
-    return None if ready is None else ready.all(q, addresses)
+    if ready is None:
+        return None
+    counted("backward")
+    return ready.all(q, addresses)
 
 
 def sdpa_at(

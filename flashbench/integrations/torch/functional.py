@@ -128,7 +128,7 @@ def scaled_dot_product_attention(
             )
             named = _given(attn_mask, dropout_p, is_causal, scale, enable_gqa)
             return overridden(by, compute, query, key, value, **named)
-    # As above.
+    # As in `attention`: the usual kind of call goes around the rest.
     if attn_mask is None and dropout_p == 0 and engine == "flash" and eager.only_computes(query, key, value):
         found = sdpa_at(query, key, value, is_causal, scale, enable_gqa, block_q, block_k)
         if found is not None:

@@ -171,11 +171,12 @@ def test_sdpa_goes_by_addresses_only_where_numbers_are_all_that_is_wanted(
 ) -> None:
     taken: list[bool] = []
     at = functional.sdpa_at
-    monkeypatch.setattr(
-        functional,
-        "sdpa_at",
-        lambda *given: taken.append(True) or at(*given),  # type: ignore[func-returns-value]
-    )
+
+    def spy(*given: Any) -> Tensor | None:
+        taken.append(True)
+        return at(*given)
+
+    monkeypatch.setattr(functional, "sdpa_at", spy)
 
     def goes(*given: Any, **named: Any) -> bool:
         taken.clear()
