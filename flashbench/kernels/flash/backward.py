@@ -239,7 +239,8 @@ def put_gradients(product, call, scratch, queries, keys, rows):
     if weighs_at_once(product, call, keys):
         tiles, of_lanes = (scratch.p, scratch.ds), (scratch.lse2, scratch.delta)
         product.scores(scratch.ds, v, scratch.dot, queries.lanes, keys.rows, call.sizes.head_dim_v)
-        rooms = key_weights_rooms(product, scratch, queries, keys, True)
+        of_p, of_ds = key_weights_rooms(product, scratch, queries, keys, True)
+        rooms = of_p, of_ds, weights_room(product, scratch, queries, keys)
         product.gradient_weights(tiles, of_lanes, queries.lanes, keys.rows, factor, rooms)
     else:
         tile_gradients(product, call, scratch, queries, keys, v, factor)
@@ -252,21 +253,24 @@ def put_gradients(product, call, scratch, queries, keys, rows):
 def weighs_at_once(product, call, keys):
     """Whether p and ds of the tile are made as weights at once: no feature needs them in float32."""
     plain = not hides_some(keys) and call.features.dropout == 0 and call.features.cap == 0
-    return plain and product.exact and product.parts == 1
+    return plain and product.exact
 
 
 @step
 def key_weights_rooms(product, scratch, queries, keys, at_once):
     """Where `key_weights` of p and of ds are made. If not at once, those of ds replace those of p."""
     if at_once:
-        return scratch.weights, at(scratch.weights, keys.rows * whole(queries.lanes) // 2)
+        size = keys.rows * whole(queries.lanes) * product.parts // 2
+        return scratch.weights, at(scratch.weights, size)
     return (scratch.p, scratch.p) if product.parts == 1 else (scratch.weights, scratch.weights)
 
 
 @step
-def weights_room(product, scratch):
-    """Where `weights` of ds are made, after `key_weights` were used."""
-    return scratch.ds if product.parts == 1 else scratch.weights
+def weights_room(product, scratch, queries, keys):
+    """Where `weights` of ds are made. Those of three parts take more memory than ds does."""
+    if product.parts < 3:
+        return scratch.ds
+    return at(scratch.weights, keys.rows * whole(queries.lanes) * product.parts)
 
 
 @step
@@ -315,7 +319,7 @@ def add_to_dq(product, call, scratch, queries, keys, rows, k_tile, begun):
         place, to_turn = operand_of(call, queries, keys, VALUES, scratch.turned)
         turned = product.turned(k_tile, to_turn, columns, place)
         unmade = 0 if weighs_at_once(product, call, keys) else keys.rows
-        ds = product.weights(scratch.ds, queries.lanes, unmade, weights_room(product, scratch))
+        ds = product.weights(scratch.ds, queries.lanes, unmade, weights_room(product, scratch, queries, keys))
         product.add_to_queries(ds, queries.lanes, turned, rows.dq, queries.rows, columns, keys.rows, begun)
 
 

@@ -130,7 +130,10 @@ BACKWARD = ScratchLayout(
     _lanes("cap_slopes", lambda n: n.softcap * n.block_k),
     Part(
         "weights",
-        lambda n: (n.weight_parts > 0) * _operand(n, _padded(n.block_k, n) * padded(n.lanes, WHOLE)),
+        # Rows of p, rows of ds, and in three parts the words of ds.
+        lambda n: (
+            (2 + (n.weight_parts > 2)) * n.weight_parts * _padded(n.block_k, n) * padded(n.lanes, WHOLE) // 2
+        ),
     ),
     _copy("turned", lambda n: n.block_k, lambda n: n.head_dim),
     _copy("q_tile", lambda n: n.lanes, lambda n: n.head_dim),

@@ -68,9 +68,8 @@ class Product(NamedTuple):
     # key_weights(p, lanes, rows, room): p as `add_to_keys` reads it, made in `room`, which may be p itself if
     # parts == 1.
     key_weights: Any
-    # gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms): for exact products with parts == 1, all
-    # weights of the backward pass from scores (gradient_weights.py). Then `weights` and `key_weights` have no
-    # rows to make.
+    # gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms): for exact products, all weights of the
+    # backward pass from scores (gradient_weights.py). Then `weights` and `key_weights` have no rows to make.
     gradient_weights: Any
 
     # Products.

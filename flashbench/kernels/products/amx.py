@@ -10,7 +10,6 @@ from typing import Any
 from flashbench.codegen.steps import step
 from flashbench.codegen.tiles import DEPTH, TILE_ROWS, EmulatedTiles, HardwareTiles
 from flashbench.kernels.products import Matrix, Product
-from flashbench.kernels.products.gradient_weights import put_gradient_weights
 from flashbench.kernels.products.on_tiles import Operands, PartsOf, product_on_tiles, whole
 from flashbench.kernels.products.pairs import pack_pairs, padded_rows, pair_rows
 from flashbench.kernels.products.tile_multiply import UNSPLIT
@@ -47,11 +46,6 @@ def _key_weights(p, lanes, rows, room):
 
 
 @step
-def _gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms):
-    put_gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms, whole(lanes, DEPTH))
-
-
-@step
 def _clear(w, lanes, first, rows):
     clear_lanes(w, whole(lanes, DEPTH), first, rows)
 
@@ -60,8 +54,7 @@ _OPERANDS = Operands(1, ROUNDED, _pack, _keys, _turned, _turned, pair_rows, _key
 
 
 def _product(kind: Any) -> Product:
-    product = product_on_tiles(kind, kind.name, _OPERANDS, PartsOf(UNSPLIT, UNSPLIT))
-    return product._replace(gradient_weights=_gradient_weights)
+    return product_on_tiles(kind, kind.name, _OPERANDS, PartsOf(UNSPLIT, UNSPLIT))
 
 
 AMX, AMX_EMULATED = _product(HardwareTiles), _product(EmulatedTiles)

@@ -19,7 +19,7 @@ from flashbench.codegen.steps import step
 from flashbench.kernels.products import Matrix, Product
 from flashbench.kernels.products.exponentiate import exponentiate_by, finish_exact_scores
 from flashbench.kernels.products.fma import put_row_sums, row_sums, scale_row_sums
-from flashbench.kernels.products.gradient_weights import put_gradient_weights
+from flashbench.kernels.products.gradient_weights import gradient_weights_by
 from flashbench.kernels.products.multiply import Instruction, multiplication
 from flashbench.kernels.products.pairs import pack_pairs, padded_rows, pair_rows
 from flashbench.kernels.products.weights import ROUNDED, clear_lanes, key_weights, weights_of
@@ -82,6 +82,7 @@ def _keys(x, rows, columns, room):
 
 def _product(name: str, multiply: Any) -> Product:
     """The product on the micro-kernel `multiply`, whose elements are pairs."""
+    put_gradient_weights = gradient_weights_by(ROUNDED)
 
     # Strides count 16-bit numbers: neighbouring pairs are 2 apart.
 

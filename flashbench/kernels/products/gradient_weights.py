@@ -1,11 +1,12 @@
-"""p and ds of a tile, rounded, as the products of the backward pass read them: one pass over the scores.
+"""p and ds of a tile, as the products of the backward pass read them: one pass over the scores.
 
 p = exp2(factor * s - lse2), and ds = p * (dp - delta). `add_to_keys` reads both in rows of 16-bit numbers,
-`add_to_queries` reads ds in words of two keys, as weights.py says.
+`add_to_queries` reads ds in words of two keys, as weights.py says. In parts, if the product has parts.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -13,30 +14,18 @@ from numba import types
 from numba.extending import intrinsic
 
 from flashbench.codegen.intrinsics import spread
-from flashbench.codegen.ir import (
-    INT,
-    const,
-    constant,
-    fma,
-    full_vector,
-    function,
-    load,
-    loop,
-    round_down,
-    splat,
-)
-from flashbench.kernels.maths.exp2 import exp2_rounded
-from flashbench.kernels.products.words import clear_lines, put_rounded, rounded_pairs, store_words
+from flashbench.codegen.ir import INT, const, constant, fma, function, load, loop, round_down, splat
+from flashbench.codegen.steps import step
+from flashbench.kernels.products.weights import Words, clear_words_after
+from flashbench.kernels.products.words import COUNT, FLOAT, SHORT, VECTOR, WORD, put_rounded
 
-_SHORT, _WORD, _FLOAT = ir.IntType(16), ir.IntType(32), ir.FloatType()
-_VECTOR = full_vector(_FLOAT)
-_NUMBERS = _FLOAT.as_pointer()
+_NUMBERS = FLOAT.as_pointer()
 
 
 class _Tile(NamedTuple):
-    """Pointers to s, to dp, which the words of ds replace, to lse2 and delta, and to the rows of p and ds.
+    """Pointers to s, dp, lse2 and delta, to the rows of p and of ds, and to the words of ds.
 
-    width: numbers from row to row of p and ds.
+    width: numbers from part to part of a row of p and ds.
     """
 
     s: ir.Value
@@ -47,70 +36,93 @@ class _Tile(NamedTuple):
     factors: ir.Value  # a vector
     p_rows: ir.Value
     ds_rows: ir.Value
+    ds_words: ir.Value
     width: ir.Value
 
 
-def _put(b: ir.IRBuilder, tile: _Tile, row: ir.Value, rows: int, lane: ir.Value, vectors: int) -> None:
+def _put_row(
+    b: ir.IRBuilder, kind: Words, vectors: list[ir.Value], rows: ir.Value, start: ir.Value, width: ir.Value
+) -> None:
+    """The parts of some vectors of a row, `width` numbers apart."""
+    for number, part in enumerate(zip(*(kind.parts_of(b, x) for x in vectors), strict=True)):
+        put_rounded(b, list(part), rows, b.add(start, b.mul(width, const(number))))
+
+
+def _put(
+    b: ir.IRBuilder, kind: Words, tile: _Tile, row: ir.Value, rows: int, lane: ir.Value, vectors: int
+) -> None:
     """One row or two, some vectors of lanes."""
-    offsets = [b.add(lane, const(i * _VECTOR.count)) for i in range(vectors)]
-    shifts = [b.fneg(load(b, tile.lse2, offset, _VECTOR)) for offset in offsets]
-    means = [load(b, tile.delta, offset, _VECTOR) for offset in offsets]
-    ds = [[constant(_VECTOR, 0.0)] * vectors for _ in range(2)]
+    offsets = [b.add(lane, const(i * COUNT)) for i in range(vectors)]
+    shifts = [b.fneg(load(b, tile.lse2, offset, VECTOR)) for offset in offsets]
+    means = [load(b, tile.delta, offset, VECTOR) for offset in offsets]
+    ds = [[constant(VECTOR, 0.0)] * vectors for _ in range(2)]
+    row_size = b.mul(tile.width, const(kind.lines))
     for i in range(rows):
         number = b.add(row, const(i))
         base = b.mul(number, tile.lanes)
         p = []
         for j, offset in enumerate(offsets):
             place = b.add(base, offset)
-            x = fma(b, load(b, tile.s, place, _VECTOR), tile.factors, shifts[j])
-            p.append(exp2_rounded(b, x))
-            ds[i][j] = b.fmul(p[j], b.fsub(load(b, tile.dp, place, _VECTOR), means[j]))
-        start = b.add(b.mul(number, tile.width), lane)
-        put_rounded(b, p, tile.p_rows, start)
-        put_rounded(b, ds[i], tile.ds_rows, start)
-    words, line = b.bitcast(tile.dp, _WORD.as_pointer()), b.mul(b.sdiv(row, const(2)), tile.lanes)
+            x = fma(b, load(b, tile.s, place, VECTOR), tile.factors, shifts[j])
+            p.append(kind.exponential(b, x))
+            ds[i][j] = b.fmul(p[j], b.fsub(load(b, tile.dp, place, VECTOR), means[j]))
+        start = b.add(b.mul(number, row_size), lane)
+        _put_row(b, kind, p, tile.p_rows, start, tile.width)
+        _put_row(b, kind, ds[i], tile.ds_rows, start, tile.width)
+    line = b.mul(b.mul(b.sdiv(row, const(2)), const(kind.lines)), tile.lanes)
     for j, offset in enumerate(offsets):
-        store_words(b, rounded_pairs(b, ds[0][j], ds[1][j]), words, b.add(line, offset))
+        kind.put(b, ds[0][j], ds[1][j], tile.ds_words, b.add(line, offset), tile.lanes)
 
 
-def _gradient_weights(builder: ir.IRBuilder) -> ir.Function:
+def _gradient_weights(builder: ir.IRBuilder, kind: Words) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        s, dp, lse2, delta, lanes, rows, factor, p_rows, ds_rows, width = args
-        p_rows, ds_rows = (b.bitcast(x, _SHORT.as_pointer()) for x in (p_rows, ds_rows))
-        tile = _Tile(s, dp, lse2, delta, lanes, splat(b, factor, _VECTOR.count), p_rows, ds_rows, width)
+        s, dp, lse2, delta, lanes, rows, factor, *rooms, width = args
+        kinds = SHORT, SHORT, WORD
+        places = [b.bitcast(x, kind.as_pointer()) for x, kind in zip(rooms, kinds, strict=True)]
+        tile = _Tile(s, dp, lse2, delta, lanes, splat(b, factor, COUNT), *places, width)
 
         def put_lines(row: ir.Value, count: int) -> None:
             done: ir.Value = const(0)
             for vectors in (2, 1):
-                step = vectors * _VECTOR.count
+                step = vectors * COUNT
                 with loop(b, lanes, start=done, step=step, carry=[]) as (lane, _, _):
-                    _put(b, tile, row, count, lane, vectors)
+                    _put(b, kind, tile, row, count, lane, vectors)
                 done = round_down(b, lanes, step)
 
         with loop(b, rows, step=2, carry=[]) as (row, _, _):
             put_lines(row, 2)
         with b.if_then(b.trunc(rows, ir.IntType(1))):
             put_lines(b.sub(rows, const(1)), 1)
-        clear_lines(b, b.bitcast(dp, _WORD.as_pointer()), rows, lanes)
+        clear_words_after(b, kind, tile.ds_words, rows, lanes)
 
-    signature = [*[_NUMBERS] * 4, INT, INT, _FLOAT, _NUMBERS, _NUMBERS, INT]
-    return function(builder, "fb.gradient_weights", signature, body)
+    signature = [*[_NUMBERS] * 4, INT, INT, FLOAT, *[_NUMBERS] * 3, INT]
+    return function(builder, f"fb.gradient_weights.{kind.name}", signature, body)
 
 
-@intrinsic
-def put_gradient_weights(
-    typingctx: Any, tiles: Any, of_lanes: Any, lanes: Any, rows: Any, factor: Any, rooms: Any, width: Any
-) -> Any:
-    """Make the weights of both gradients.
+@cache
+def gradient_weights_by(kind: Words) -> Any:
+    """The step that makes the weights of both gradients for a product that reads p so."""
 
-    tiles: pointers to s and dp; dp becomes words of ds, as `weights.weights_of` makes them. of_lanes: to lse2
-    and delta. rooms: to the rows of p and of ds, as `weights.put_key_weights` makes them, `width` numbers
-    apart.
-    """
-    n = types.intp
+    @intrinsic
+    def put(
+        typingctx: Any, tiles: Any, of_lanes: Any, lanes: Any, rows: Any, factor: Any, rooms: Any, width: Any
+    ) -> Any:
+        n = types.intp
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.call(_gradient_weights(builder), spread(builder, args))
-        return context.get_dummy_value()
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            builder.call(_gradient_weights(builder, kind), spread(builder, args))
+            return context.get_dummy_value()
 
-    return types.void(tiles, of_lanes, n, n, types.float32, rooms, n), codegen
+        return types.void(tiles, of_lanes, n, n, types.float32, rooms, n), codegen
+
+    @step
+    def put_gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms, width):
+        """Make the weights of both gradients.
+
+        tiles: pointers to s and dp. of_lanes: to lse2 and delta. rooms: to the rows of p and of ds, whose
+        parts are `width` numbers apart, and to the words of ds, as `weights_of` makes them. These may replace
+        dp, if they need no more memory: up to two lines for two rows.
+        """
+        put(tiles, of_lanes, lanes, rows, factor, rooms, width)
+
+    return put_gradient_weights

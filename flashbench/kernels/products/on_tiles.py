@@ -20,7 +20,7 @@ from flashbench.codegen.steps import step
 from flashbench.codegen.tiles import DEPTH, TILE_ROWS, HardwareTiles, tile_config, tile_release
 from flashbench.kernels.products import Matrix, Product, Sums
 from flashbench.kernels.products.exponentiate import exponentiate_by, finish_exact_scores
-from flashbench.kernels.products.fma import no_gradient_weights
+from flashbench.kernels.products.gradient_weights import gradient_weights_by
 from flashbench.kernels.products.tile_multiply import Parts, square_of, tile_product
 from flashbench.kernels.products.turned import put_turned, scale_lanes
 from flashbench.kernels.products.weights import Words, weights_of
@@ -104,6 +104,11 @@ def product_on_tiles(kind: Any, name: str, operands: Operands, of: PartsOf) -> P
     parts, clear = operands.parts, operands.clear
     multiply_keys, multiply = tile_product(kind, of.scores), tile_product(kind, of.sums)
     hardware = kind is HardwareTiles
+    put_gradient_weights = gradient_weights_by(operands.words)
+
+    @step
+    def gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms):
+        put_gradient_weights(tiles, of_lanes, lanes, rows, factor, rooms, whole(lanes, DEPTH))
 
     @step
     def scores(s, keys, packed, lanes, rows, depth):
@@ -161,7 +166,7 @@ def product_on_tiles(kind: Any, name: str, operands: Operands, of: PartsOf) -> P
         weights=weights_of(operands.words),
         queries=operands.queries,
         key_weights=operands.key_weights,
-        gradient_weights=no_gradient_weights,
+        gradient_weights=gradient_weights,
         scores=scores,
         exponentiate=exponentiate_by(operands.words),
         finish_scores=finish_exact_scores,

@@ -41,33 +41,39 @@ class Words(NamedTuple):
     """How a product reads p: rows of words, each for two rows of p."""
 
     name: str
-    lines: int  # rows of words for two rows of p
-    # put(b, low, high, words, place, lanes): the words of two rows, of vectors of p, from words[place] on.
-    put: Callable[..., None]
+    split: Split | None  # None: a number is rounded to bfloat16
     exponential: Callable[[ir.IRBuilder, ir.Value], ir.Value]  # 2**x, as exact as the words
 
+    @property
+    def lines(self) -> int:
+        """Rows of words for two rows of p, one for each part."""
+        return 1 if self.split is None else self.split.parts
 
-def _put_rounded(
-    b: ir.IRBuilder, low: ir.Value, high: ir.Value, words: ir.Value, place: ir.Value, lanes: ir.Value
-) -> None:
-    store_words(b, rounded_pairs(b, low, high), words, place)
+    def parts_of(self, b: ir.IRBuilder, x: ir.Value) -> list[ir.Value]:
+        """A vector of p as vectors that are rounded to bfloat16 when they are stored."""
+        return [x] if self.split is None else self.split.of(b, x)
 
-
-def _of_parts(split: Split) -> Callable[..., None]:
     def put(
-        b: ir.IRBuilder, low: ir.Value, high: ir.Value, words: ir.Value, place: ir.Value, lanes: ir.Value
+        self,
+        b: ir.IRBuilder,
+        low: ir.Value,
+        high: ir.Value,
+        words: ir.Value,
+        place: ir.Value,
+        lanes: ir.Value,
     ) -> None:
-        for number, parts in enumerate(zip(split.of(b, low), split.of(b, high), strict=True)):
+        """Store the words of two rows, of vectors of p, from words[place] on."""
+        exact = 0 if self.split is None else self.split.exact
+        for number, parts in enumerate(zip(self.parts_of(b, low), self.parts_of(b, high), strict=True)):
             line = b.add(place, b.mul(lanes, const(number)))
-            made = exact_pairs(b, *parts) if number < split.exact else rounded_pairs(b, *parts)
-            store_words(b, made, words, line)
+            store_words(
+                b, exact_pairs(b, *parts) if number < exact else rounded_pairs(b, *parts), words, line
+            )
 
-    return put
 
-
-ROUNDED = Words("rounded", 1, _put_rounded, exp2_rounded)
-IN_HALVES = Words("halves", 2, _of_parts(HALVES), exp2_rounded)
-IN_THIRDS = Words("thirds", 3, _of_parts(CUT_THIRDS), exp2_flushed)
+ROUNDED = Words("rounded", None, exp2_rounded)
+IN_HALVES = Words("halves", HALVES, exp2_rounded)
+IN_THIRDS = Words("thirds", CUT_THIRDS, exp2_flushed)
 
 
 def clear_words_after(b: ir.IRBuilder, kind: Words, words: ir.Value, rows: ir.Value, lanes: ir.Value) -> None:
