@@ -98,7 +98,7 @@ class _Group:
                 largest[i] = larger(b, x, largest[i])
                 p[side] = self._kind.exponential(b, x)
                 sums[i] = b.fadd(sums[i], p[side])
-            self._kind.put(b, *p, self._scores.words, b.add(line, offset), lanes)
+            self._kind.put(b, p[0], p[1], self._scores.words, b.add(line, offset), lanes)
         return [*sums, *largest]
 
 

@@ -76,10 +76,11 @@ def _put(
 
 def _gradient_weights(builder: ir.IRBuilder, kind: Words) -> ir.Function:
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
-        s, dp, lse2, delta, lanes, rows, factor, *rooms, width = args
-        kinds = SHORT, SHORT, WORD
-        places = [b.bitcast(x, kind.as_pointer()) for x, kind in zip(rooms, kinds, strict=True)]
-        tile = _Tile(s, dp, lse2, delta, lanes, splat(b, factor, COUNT), *places, width)
+        s, dp, lse2, delta, lanes, rows, factor, p_rows, ds_rows, ds_words, width = args
+        p_rows, ds_rows = (b.bitcast(x, SHORT.as_pointer()) for x in (p_rows, ds_rows))
+        ds_words = b.bitcast(ds_words, WORD.as_pointer())
+        factors = splat(b, factor, COUNT)
+        tile = _Tile(s, dp, lse2, delta, lanes, factors, p_rows, ds_rows, ds_words, width)
 
         def put_lines(row: ir.Value, count: int) -> None:
             done: ir.Value = const(0)
