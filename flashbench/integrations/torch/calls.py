@@ -25,8 +25,7 @@ _Kind = tuple[torch.Size, torch.dtype]  # shape and dtype of a tensor
 def call_of(direction: Direction, q: Tensor, k: Tensor, v: Tensor, given: Options) -> Call:
     """The call of these tensors. Raises AttentionError, UnsupportedError and EngineError."""
     mask = given.mask
-    slopes, sinks, key_lengths, seed = given[1:TENSORS]
-    if not (slopes is sinks is key_lengths is seed is None):
+    if any(x is not None for x in given[1:TENSORS]):
         # The call depends on the numbers in these tensors, not only on their shapes.
         return _prepared(direction, q, k, v, given, num_threads())
     known, alone = _known(
@@ -78,7 +77,8 @@ def _known(
 
     It is a call on one thread. alone: more are of no use, so that nobody needs to count them.
     """
-    given = Options(None if mask is None else _like(mask), None, None, None, None, *rest)
+    tensors: list[Any] = [None if mask is None else _like(mask), *[None] * (TENSORS - 1)]
+    given = Options(*tensors, *rest)
     call = _prepared(direction, _like(q), _like(k), _like(v), given, threads=1)
     return call, call.engine.name in ("flash", "standard") and runs_alone(call.problem, direction)
 
@@ -92,7 +92,11 @@ def _prepared(direction: Direction, q: Tensor, k: Tensor, v: Tensor, given: Opti
     options: dict[str, Any] = given._asdict()
     window = options.pop("window_left"), options.pop("window_right")
     seed = options.pop("dropout_seed")
+    bounds = options.pop("cu_seqlens_q"), options.pop("cu_seqlens_k")
     options = {name: as_argument(name, x) if isinstance(x, Tensor) else x for name, x in options.items()}
+    if bounds[0] is not None:  # packed: the three are (total, heads, head_dim) for `attention_varlen`
+        q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
+        options["cu_seqlens"] = tuple(x.tolist() for x in bounds)
     return prepare(
         direction,
         as_argument("q", q),

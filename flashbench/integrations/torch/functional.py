@@ -72,7 +72,7 @@ def attention(
     if dropout and dropout_seed is None:
         dropout_seed = _new_seed()
     options = Options(
-        mask, alibi_slopes, sinks, key_lengths, dropout_seed,
+        mask, alibi_slopes, sinks, key_lengths, dropout_seed, None, None, None,
         engine, softmax_scale, causal, causal_alignment, *window, softcap, block_q, block_k, dropout,
     )  # fmt: skip
     # A short call spends most of its time in what follows, so the usual kind of call goes around it.
@@ -144,7 +144,7 @@ def scaled_dot_product_attention(
     q, k, v, mask = in_four_dimensions(query, key, value, attn_mask)
     seed = _new_seed() if dropout_p else None
     options = Options(
-        mask, None, None, None, seed,
+        mask, None, None, None, seed, None, None, None,
         engine, scale, is_causal, "top-left", None, None, None, block_q, block_k, dropout_p,
     )  # fmt: skip
     o = eager.attention(laid_out(q), laid_out(k), laid_out(v), options)

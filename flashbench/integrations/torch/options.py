@@ -15,6 +15,10 @@ class Options(NamedTuple):
     sinks: Tensor | None = None
     key_lengths: Tensor | None = None
     dropout_seed: Tensor | None = None  # a tensor of one number: tracing would make an int a constant
+    # Packed sequences: q is (1, heads, total, head_dim), and so are k and v.
+    cu_seqlens_q: Tensor | None = None
+    cu_seqlens_k: Tensor | None = None
+    block_table: Tensor | None = None  # k and v are (pages, heads, page_size, head_dim)
     engine: str = "flash"
     softmax_scale: float | None = None
     causal: bool = False
