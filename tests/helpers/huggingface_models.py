@@ -245,3 +245,13 @@ def compute(model: torch.nn.Module, attention: str, case: Case, inputs: dict[str
         loss.backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return Computed(logits.detach(), loss.detach(), found)
+
+
+def apart(a: Computed, b: Computed) -> float:
+    """The largest difference of logits, and of all gradients, each divided by the largest number."""
+    assert a.gradients.keys() == b.gradients.keys()
+    logits = (a.logits - b.logits).abs().max() / a.logits.abs().max()
+    names = list(a.gradients)
+    largest = max(a.gradients[name].abs().max() for name in names)
+    gradients = max((a.gradients[name] - b.gradients[name]).abs().max() for name in names)
+    return float(max(logits, gradients / largest))

@@ -7,6 +7,7 @@ Needs the extra `torch`: pip install 'flashbench[torch]'.
 
 from __future__ import annotations
 
+import flashbench.integrations.torch as _torch  # noqa: F401  # it says which extra is missing
 from flashbench.integrations.flash_attn.installation import FLASH_ATTN_VERSION, install, uninstall
 from flashbench.integrations.flash_attn.kv_cache import flash_attn_with_kvcache
 from flashbench.integrations.flash_attn.padded import (

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from helpers.huggingface_models import CASES, LEFT, RIGHT, Case, Computed, compute, default_dtype
+from helpers.huggingface_models import CASES, LEFT, RIGHT, Case, apart, compute, default_dtype
 
 from flashbench.integrations.huggingface import stats
 
@@ -17,16 +17,6 @@ NAME = "fb_numba"
 DECODERS = [case for case in CASES if case.generates]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-
-
-def apart(a: Computed, b: Computed) -> float:
-    """The largest difference of logits, and of all gradients, each divided by the largest number."""
-    assert a.gradients.keys() == b.gradients.keys()
-    logits = (a.logits - b.logits).abs().max() / a.logits.abs().max()
-    names = list(a.gradients)
-    largest = max(a.gradients[name].abs().max() for name in names)
-    gradients = max((a.gradients[name] - b.gradients[name]).abs().max() for name in names)
-    return float(max(logits, gradients / largest))
 
 
 @each_dtype
