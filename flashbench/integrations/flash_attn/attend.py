@@ -13,9 +13,9 @@ from flashbench.integrations.torch.options import Options
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, options: Options, *, lse: bool) -> tuple[Tensor, Tensor | None]:
-    """o, differentiable, and lse if asked for: (batch, heads, seqlen), natural log, not differentiable.
+    """o, differentiable, and lse if asked for: (batch, heads, seqlen), natural log, no gradient.
 
-    lse of a row that sees no key is +inf, as flash-attention has it; flashbench's is -inf, the logarithm of 0.
+    lse of a row that sees no key is +inf, as in flash-attention; flashbench's is -inf, the logarithm of 0.
     """
     q, k, v = laid_out(q), laid_out(k), laid_out(v)
     if not lse:

@@ -1,0 +1,20 @@
+"""Exact attention for JAX on CPUs: `dot_product_attention` with the signature and meaning of JAX's own.
+
+Needs the extra `jax`: pip install 'flashbench[jax]'.
+"""
+
+from __future__ import annotations
+
+from flashbench.errors import EngineError
+
+try:
+    import jax as _jax  # noqa: F401
+except ModuleNotFoundError as error:
+    raise EngineError(
+        f"flashbench.integrations.jax needs the package {error.name!r}, which is not installed",
+        hint="pip install 'flashbench[jax]'",
+    ) from error
+
+from flashbench.integrations.jax.attention import dot_product_attention
+
+__all__ = ["dot_product_attention"]
