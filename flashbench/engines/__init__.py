@@ -73,10 +73,12 @@ ENGINES: Mapping[str, BuiltIn] = {
     "numpy": BuiltIn("flashbench.engines.peers.numpy", "NumpyEngine", "numpy"),
     "torch-flash": BuiltIn("flashbench.engines.peers.torch", "TorchFlashEngine", "torch", "torch"),
     "torch-math": BuiltIn("flashbench.engines.peers.torch_math", "TorchMathEngine", "torch", "torch"),
+    "flex": BuiltIn("flashbench.engines.peers.flex", "FlexEngine", "torch", "torch"),
     "zentorch": BuiltIn("flashbench.engines.peers.zentorch", "ZentorchEngine", "zentorch", "zentorch"),
     "onnxruntime": BuiltIn(
         "flashbench.engines.peers.onnxruntime", "OnnxEngine", "onnxruntime", "onnxruntime"
     ),
+    "jax": BuiltIn("flashbench.engines.peers.jax", "JaxEngine", "jax", "jax"),
 }
 ENTRY_POINT_GROUP = "flashbench.engines"
 

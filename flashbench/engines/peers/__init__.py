@@ -6,6 +6,7 @@ outline, and the engine, which inherits from it, loads the library in a worker.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
@@ -16,6 +17,7 @@ from flashbench.engines.base import EngineBase
 from flashbench.engines.protocol import Layout
 from flashbench.problem import AttentionProblem, Direction
 
+_COMPILERS = ("g++", "clang++", "cl")
 # https://github.com/pytorch/pytorch/pull/157893 lets PyTorch's flash operator share key heads.
 _SHARES_KEY_HEADS = (2, 9)
 
@@ -57,6 +59,46 @@ class TorchMathOutline(PeerOutline):
 
     name = "torch-math"
     packages = ("torch",)
+
+
+class FlexOutline(PeerOutline):
+    """PyTorch's FlexAttention, compiled. Its features are functions of a score and its place."""
+
+    name = "flex"
+    packages = ("torch",)
+    features = frozenset(("window", "softcap", "alibi", "mask", "key_lengths"))
+
+    def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
+        """Gradients, and a machine without a compiler for C++."""
+        if direction != "fwd":
+            return "FlexAttention has no backward on CPUs"
+        if problem.dtype == "float64":
+            return "FlexAttention takes float32, float16 and bfloat16 on CPUs, not float64"
+        if not any(map(shutil.which, _COMPILERS)):
+            return f"FlexAttention needs a compiler for C++ ({', '.join(_COMPILERS)}), and there is none"
+        return None
+
+
+class JaxOutline(PeerOutline):
+    """JAX's function, which aligns causality and windows top-left."""
+
+    name = "jax"
+    layout: Layout = "bshd"
+    packages = ("jax", "ml_dtypes")
+    features = frozenset(("window", "mask", "key_lengths"))
+
+    def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
+        """What it would read as another problem, or refuses."""
+        if (problem.masked or "window" in problem.features) and problem.diagonal_offset:
+            sizes = f"{problem.seqlen_q} and {problem.seqlen_k}"
+            return (
+                "JAX's is_causal and local_window_size align top-left: bottom-right is the same only when "
+                f"seqlen_q equals seqlen_k, not for {sizes}"
+            )
+        if problem.head_dim != problem.head_dim_v:
+            sizes = f"{problem.head_dim_v} and {problem.head_dim}"
+            return f"JAX's dot_product_attention needs head_dim_v equal to head_dim, not {sizes}"
+        return None
 
 
 class ZentorchOutline(PeerOutline):
@@ -143,5 +185,12 @@ def _numbers(release: str) -> tuple[int, ...]:
 
 PEERS: Mapping[str, PeerOutline] = {
     outline.name: outline
-    for outline in (TorchFlashOutline(), TorchMathOutline(), ZentorchOutline(), OnnxOutline())
+    for outline in (
+        TorchFlashOutline(),
+        TorchMathOutline(),
+        FlexOutline(),
+        ZentorchOutline(),
+        OnnxOutline(),
+        JaxOutline(),
+    )
 }
