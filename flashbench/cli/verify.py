@@ -18,6 +18,7 @@ EPILOG = (
     "  flashbench verify --list\n"
     "  flashbench verify --suite torch\n"
     "  flashbench verify --suite flash-attention --sample 500\n"
+    "  flashbench verify --engine torch-flash --scripts findings\n"
     "  flashbench verify --json exactness.json\n\n"
     "Exit code: 0 everything is exact; 1 an engine is wrong or raised an error, or nothing was verified; 2 "
     "bad input, or nothing that an engine supports."
@@ -80,7 +81,15 @@ def verify(
     threads: options.Threads = None,
     list_: Annotated[bool, typer.Option("--list", help="Name the cases and run none.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A row per case.")] = False,
-    json: Annotated[str | None, options.json("every error")] = None,
+    scripts: Annotated[
+        str | None,
+        typer.Option(
+            "--scripts",
+            metavar="DIR",
+            help="Write a program for each finding, of NumPy and the library's own call, such as findings.",
+        ),
+    ] = None,
+    json: Annotated[str | None, options.json("every error and finding")] = None,
 ) -> None:
     """Check outputs and gradients against a float64 oracle: shapes, blocks, features, extreme values."""
     # Inside: these import NumPy, which --help must not.
@@ -92,9 +101,11 @@ def verify(
     from flashbench.cli.readers import all_engines, many, read_engines
     from flashbench.cli.streams import check_output, write_output
     from flashbench.cli.values import parse_seed, parse_whole
-    from flashbench.cli.verifying import narrowed, options_of
+    from flashbench.cli.verifying import make_directory, narrowed, options_of, write_scripts
+    from flashbench.report.findings import finding_lines
     from flashbench.report.verify import verify_json, verify_lines, verify_report
     from flashbench.studies import verify as study
+    from flashbench.studies.audit import audit
     from flashbench.studies.cases import choose_cases, sample_cases
 
     words = [word.strip() for words in case or [] for word in words.split(",")]
@@ -105,16 +116,22 @@ def verify(
         sys.stdout.write("".join(f"{each.name}\n" for each in cases))
         return
     check_output(json)
+    if scripts is not None:
+        make_directory(scripts)
     names = many(read_engines)("--engine", engine or study.DEFAULT_ENGINES)
     engines = all_engines(list(dict.fromkeys(names)))
     with show_progress(at_once=False) as on_progress:
         verification = study.verify(
             engines, cases, on_progress, suite=suite, options=options_of(context.params)
         )
+        findings = audit(verification, cases, on_progress)
     if json is not None:
-        write_output(json, verify_json(verification))
+        write_output(json, verify_json(verification, findings))
+    written = [] if scripts is None else write_scripts(scripts, findings)
     out = sys.stdout if json is None else sys.stderr
     Console(file=out).print(verify_report(verification, verbose=verbose))
     for line in verify_lines(verification, verbose=verbose):
         out.write(f"{line}\n")
+    if findings:
+        out.write("\n" + "\n".join(finding_lines(findings, written)))
     raise typer.Exit(verification.exit_code)

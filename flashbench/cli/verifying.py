@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from flashbench.cli.readers import ONE_COUNT, OPTIONS, PASSES, Options, read_params
+from flashbench.errors import ConfigError
+from flashbench.studies.audit import Finding
 from flashbench.studies.cases import Case, narrow_cases
 
 _OPTIONS: Options = {
@@ -25,3 +28,24 @@ def options_of(params: Mapping[str, Any]) -> list[str]:
     given = read_params(params, _OPTIONS)
     words = ["--direction", ",".join(given["directions"])] if "directions" in given else []
     return words + (["--threads", str(given["threads"])] if "threads" in given else [])
+
+
+def make_directory(directory: str) -> None:
+    """Make the directory of programs, before anything runs. Raises ConfigError if that cannot be done."""
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--scripts cannot make {directory!r}: {error.strerror}") from error
+
+
+def write_scripts(directory: str, findings: Sequence[Finding]) -> list[str | None]:
+    """Write the findings' programs into a directory. Their files; None: there is no program."""
+    files: list[str | None] = []
+    for number, finding in enumerate(findings, 1):
+        if finding.script is None:
+            files.append(None)
+            continue
+        path = Path(directory) / f"{finding.engine}-{number}-{finding.kind.replace(' ', '-')}.py"
+        path.write_text(finding.script, encoding="utf-8")
+        files.append(str(path))
+    return files

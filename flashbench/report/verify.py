@@ -15,6 +15,7 @@ from flashbench.analysis.words import counted
 from flashbench.report.grid import Grid
 from flashbench.report.tones import NOTHING, Cell, Line, Tone
 from flashbench.report.units import format_error
+from flashbench.studies.audit import Finding
 from flashbench.studies.question import GRADIENTS
 from flashbench.studies.verify import CaseResult, Deviation, Verdict, Verification
 from flashbench.texts import indented_json
@@ -127,9 +128,12 @@ def verify_lines(verification: Verification, *, verbose: bool = False) -> list[s
     return lines
 
 
-def verify_json(verification: Verification) -> str:
-    """Every result with every error, and the exit code."""
-    document = msgspec.to_builtins(verification) | {"exit_code": verification.exit_code}
+def verify_json(verification: Verification, findings: Sequence[Finding] = ()) -> str:
+    """Every result with every error, the findings, and the exit code."""
+    document = msgspec.to_builtins(verification) | {
+        "findings": msgspec.to_builtins(list(findings)),
+        "exit_code": verification.exit_code,
+    }
     return indented_json(document).decode()
 
 

@@ -127,7 +127,8 @@ def verify(
     """
     chosen = {name: get_engine(name) for name in engines}
     results = []
-    work, work_done, started = sum(map(_work, cases)), 0, time.monotonic()
+    work = sum(work_of(case.problem) for case in cases)
+    work_done, started = 0, time.monotonic()
 
     def wanted(case: Case) -> bool:
         return any(_refusal(engine, case) is None for engine in chosen.values())
@@ -141,9 +142,9 @@ def verify(
         # The first cases compile kernels, which says nothing of the others.
         left_s = elapsed / work_done * (work - work_done) if work_done > work / 50 else None
         on_progress(Progress(done, len(cases), case.name, left_s))
-        work_done += _work(case)
+        work_done += work_of(case.problem)
         for name, engine in chosen.items():
-            verdict, reason, outputs = _try(engine, case, question)
+            verdict, reason, outputs = try_case(engine, case, question)
             results.append(
                 CaseResult(
                     case=case.name,
@@ -168,9 +169,8 @@ def verify(
     )
 
 
-def _work(case: Case) -> int:
+def work_of(problem: AttentionProblem) -> int:
     """About in proportion to the time that a case takes, most of which the oracle does."""
-    problem = case.problem
     pairs = sum(count * seqlen_q * seqlen_k for (seqlen_q, seqlen_k), count in problem.length_counts.items())
     return problem.num_heads * pairs + _PAIRS_OF_A_CALL
 
@@ -182,7 +182,7 @@ def _refusal(engine: Engine, case: Case) -> str | None:
     return next((reason for reason in reasons if reason is not None), None)
 
 
-def _try(
+def try_case(
     engine: Engine, case: Case, question: Question
 ) -> tuple[Verdict, str | None, dict[Output, Deviation]]:
     """What the engine makes of the case, forward and then backward, up to the first failure."""
@@ -233,6 +233,15 @@ def _backward(engine: Engine, case: Case, question: Question) -> _Computed:
         )
         outputs += zip(GRADIENTS, (*gradients, gradients.dsinks, gradients.dmask), strict=True)
     return outputs, given.changed()
+
+
+def outputs_of(engine: Engine, case: Case, question: Question) -> list[tuple[Output, Any]]:
+    """All that the engine computes of a case: of two ways to a gradient, both."""
+    found, _ = _forward(engine, case, question)
+    if case.backward and refusal(engine, case.problem, "bwd") is None:
+        gradients, _ = _backward(engine, case, question)
+        found = [*found, *gradients]
+    return found
 
 
 def _compare(

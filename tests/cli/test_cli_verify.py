@@ -60,7 +60,31 @@ def test_a_wrong_plug_in_fails_with_a_command_that_reproduces_just_it(
     assert words == ["flashbench", "verify", "--engine", engine, "--case", case]
     again = flashbench(*words[1:])
     assert again.code == 1
-    assert again.out.splitlines()[-1].endswith(" of 1 case")
+    assert any(line.endswith(" of 1 case") for line in again.out.splitlines())
+
+
+def test_findings_are_printed_and_their_programs_written(flashbench: CommandLine, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    directory = tmp_path / "to" / "findings"
+    words = ["--engine", "torch-math", "--case", "nan-in-v-causal-float32", "--scripts", str(directory)]
+    done = flashbench("verify", *words, "--json", str(tmp_path / "all.json"))
+    assert done.code == 1
+    assert "torch-math lets a NaN or an infinity reach results of queries or keys" in " ".join(
+        done.out.split()
+    )
+    (script,) = directory.iterdir()
+    assert f"  python {script}" in done.out.splitlines()
+    compile(script.read_text(), str(script), "exec")
+    (finding,) = json.loads((tmp_path / "all.json").read_text())["findings"]
+    assert (finding["kind"], finding["cases"]) == ("spreads NaN", 1)
+
+
+def test_programs_that_cannot_be_written_are_an_error(flashbench: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    words = ["--engine", "LeakyNan", "--case", "nan-in-v-causal-float32", "--scripts", str(tmp_path / "file")]
+    done = flashbench("verify", *words)
+    assert done.code == 2
+    assert "error: --scripts cannot make" in done.err
 
 
 def test_unsupported_cases_are_counted_with_the_reason_and_do_not_fail(flashbench: CommandLine) -> None:

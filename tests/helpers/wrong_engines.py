@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from flashbench.block_mask import BlockMask
-from flashbench.dtypes import NARROWEST_FIRST
+from flashbench.dtypes import DTYPES, NARROWEST_FIRST
 from flashbench.engines import (
     AttentionGradients,
     Engine,
@@ -311,6 +311,36 @@ class LeaksWhatIsHidden(Featured):
         found = super().forward(*arguments, **options)
         with np.errstate(invalid="ignore"):
             return found._replace(o=found.o + 0 * arguments[-1].sum())
+
+
+class ReadsHiddenKeys(Featured):
+    """Adds a little of every value, also of hidden ones."""
+
+    def forward(self, problem: AttentionProblem, *arguments: Any, **options: Any) -> Forward:
+        found = super().forward(problem, *arguments, **options)
+        v = DTYPES[problem.dtype].view(arguments[-1]).astype(np.float64)
+        entry = DTYPES[problem.dtype]
+        o = entry.view(found.o).astype(np.float64) + 0.03 * v.mean()
+        return found._replace(o=entry.make(o))
+
+
+class Saturating(Featured):
+    """Its sums of more than 256 weights stop growing."""
+
+    def forward(self, problem: AttentionProblem, *arguments: Any, **options: Any) -> Forward:
+        found = super().forward(problem, *arguments, **options)
+        entry = DTYPES[problem.dtype]
+        o = entry.view(found.o).astype(np.float64) * min(1.0, 256 / problem.seqlen_k)
+        return found._replace(o=entry.make(o))
+
+
+class SinglePrecision(Right):
+    """Rounds float64 to float32 before it computes."""
+
+    def forward(self, problem: AttentionProblem, *arguments: Any, **options: Any) -> Forward:
+        settings, *arrays = arguments
+        rounded = [x.astype(np.float32).astype(x.dtype) for x in arrays]
+        return super().forward(problem, settings, *rounded, **options)
 
 
 class UntidyWithMasks(Featured):

@@ -95,6 +95,8 @@ class JaxOutline(PeerOutline):
                 "JAX's is_causal and local_window_size align top-left: bottom-right is the same only when "
                 f"seqlen_q equals seqlen_k, not for {sizes}"
             )
+        if problem.dtype == "float16":
+            return "JAX's dot_product_attention takes float32, float64 and bfloat16 on CPUs, not float16"
         if problem.head_dim != problem.head_dim_v:
             sizes = f"{problem.head_dim_v} and {problem.head_dim}"
             return f"JAX's dot_product_attention needs head_dim_v equal to head_dim, not {sizes}"

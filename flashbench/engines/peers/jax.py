@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +14,6 @@ import numpy as np
 from flashbench.block_mask import BlockMask
 from flashbench.engines.peers import JaxOutline
 from flashbench.engines.protocol import Array, AttentionGradients, Forward, Ran, Settings
-from flashbench.errors import UnsupportedError
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.problem import AttentionProblem, Direction
 
@@ -43,7 +41,7 @@ class JaxEngine(JaxOutline):
         keep: bool = False,
     ) -> Forward:
         """o; the lse that JAX gives is rounded to the dtype of k, so none is returned."""
-        with jax.enable_x64(problem.dtype == "float64"), _refusals():
+        with jax.enable_x64(problem.dtype == "float64"):
             o = _compiled(problem).forward(*_given(problem, extras, q, k, v))
             return Forward(_array(o).swapaxes(1, 2), None)
 
@@ -61,27 +59,16 @@ class JaxEngine(JaxOutline):
         mask_gradient: bool = False,
     ) -> AttentionGradients:
         """JAX's gradients, through a forward of their own."""
-        with jax.enable_x64(problem.dtype == "float64"), _refusals():
+        with jax.enable_x64(problem.dtype == "float64"):
             arguments = _given(problem, extras, q, k, v)
             dq, dk, dv, dmask = _compiled(problem).backward(*arguments, _tensor(problem, do))
-            gradients = (_array(x).swapaxes(1, 2) for x in (dq, dk, dv))
+            dq, dk, dv = (_array(x).swapaxes(1, 2) for x in (dq, dk, dv))
             of_mask = _array(dmask) if mask_gradient and dmask is not None else None
-            return AttentionGradients(*gradients, None, of_mask)
+            return AttentionGradients(dq, dk, dv, None, of_mask)
 
     def kernel(self, problem: AttentionProblem, direction: Direction) -> Ran | None:
         """The one that JAX has for CPUs, by its name."""
         return Ran("xla")
-
-
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """What XLA does not compile for CPUs, such as products of float16, is unsupported."""
-    try:
-        yield
-    except ValueError as error:
-        if "is not supported" not in str(error):
-            raise
-        raise UnsupportedError(str(error).partition("\n")[0]) from error
 
 
 class _Compiled:
@@ -102,16 +89,16 @@ class _Compiled:
                 bias,
                 mask,
                 scale=problem.scale,
-                is_causal=problem.masked,
+                is_causal=problem.causal,
                 key_value_seq_lengths=lengths,
                 local_window_size=window,
             )
 
         def gradients(q: Any, k: Any, v: Any, bias: Any, mask: Any, lengths: Any, do: Any) -> Any:
             if bias is None:
-                _, pull = jax.vjp(lambda *x: attend(*x, None, mask, lengths), q, k, v)
+                _, pull = jax.vjp(lambda q, k, v: attend(q, k, v, None, mask, lengths), q, k, v)
                 return *pull(do), None
-            _, pull = jax.vjp(lambda *x: attend(*x, mask, lengths), q, k, v, bias)
+            _, pull = jax.vjp(lambda q, k, v, bias: attend(q, k, v, bias, mask, lengths), q, k, v, bias)
             return pull(do)
 
         self.forward: Callable[..., Any] = jax.jit(attend)

@@ -130,6 +130,12 @@ def _session(node: Node, threads: int, keep_scratch: bool) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+def model_of(problem: AttentionProblem) -> bytes:
+    """The model of a problem, as ONNX files hold it."""
+    model: bytes = _model(_node_of(problem)).SerializeToString()
+    return model
+
+
 def _model(node: Node) -> onnx.ModelProto:
     """One node between inputs q, k and v and the output o: (batch, seqlen, heads * head_dim)."""
     attributes: dict[str, Any] = {"num_heads": node.num_heads, "scale": node.scale}
