@@ -73,7 +73,7 @@ def test_findings_are_printed_and_their_programs_written(flashbench: CommandLine
         done.out.split()
     )
     (script,) = directory.iterdir()
-    assert f"  python {script}" in done.out.splitlines()
+    assert f"  python {script}" in text.splitlines()
     compile(script.read_text(), str(script), "exec")
     (finding,) = json.loads((tmp_path / "all.json").read_text())["findings"]
     assert (finding["kind"], finding["cases"]) == ("spreads NaN", 1)
