@@ -94,6 +94,7 @@ def verify(
     """Check outputs and gradients against a float64 oracle: shapes, blocks, features, extreme values."""
     # Inside: these import NumPy, which --help must not.
     import sys
+    from collections import Counter
 
     from rich.console import Console
 
@@ -132,6 +133,7 @@ def verify(
     Console(file=out).print(verify_report(verification, verbose=verbose))
     for line in verify_lines(verification, verbose=verbose):
         out.write(f"{line}\n")
-    if findings:
-        out.write("\n" + "\n".join(finding_lines(findings, written)))
+    failed = Counter(result.engine for result in verification.results if result.failed)
+    if failed:
+        out.write("\n" + "\n".join(finding_lines(findings, written, failed)) + "\n")
     raise typer.Exit(verification.exit_code)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 
 from flashbench.analysis.words import counted
@@ -38,10 +38,13 @@ _WORDS: dict[Kind, str] = {
 }
 
 
-def finding_lines(findings: Sequence[Finding], scripts: Sequence[str | None] = ()) -> list[str]:
+def finding_lines(
+    findings: Sequence[Finding], scripts: Sequence[str | None] = (), failed: Mapping[str, int] | None = None
+) -> list[str]:
     """A paragraph for each, with the smallest case that shows it, and where its program is.
 
-    scripts: the files of the findings' programs, None for one without.
+    scripts: the files of the findings' programs, None for one without. failed: failed cases of each engine; a
+    line says how many of them no finding explains.
     """
     lines: list[str] = []
     for number, finding in enumerate(findings):
@@ -52,6 +55,10 @@ def finding_lines(findings: Sequence[Finding], scripts: Sequence[str | None] = (
         if number < len(scripts) and scripts[number] is not None:
             lines.append(f"  python {scripts[number]}")
         lines.append("")
+    for engine, count in (failed or {}).items():
+        left = count - sum(finding.cases for finding in findings if finding.engine == engine)
+        if left:
+            lines.append(f"{engine}: {counted(left, 'failed case')} not explained, for want of time")
     return lines
 
 

@@ -14,7 +14,7 @@ from flashbench.engines import get_engine, refusal
 from flashbench.problem import AttentionProblem
 from flashbench.report.findings import finding_lines
 from flashbench.studies.audit import Explanation, Finding, audit
-from flashbench.studies.audit.audit import explain
+from flashbench.studies.audit.explain import explain
 from flashbench.studies.audit.script import script_of
 from flashbench.studies.cases import Case, choose_cases, narrow_cases
 from flashbench.studies.verify import verify
@@ -111,6 +111,14 @@ def test_a_paragraph() -> None:
     assert "made smaller: 1 x 1, 1 sequence, heads 1, head_dim" in text
     assert max(map(len, lines[0].splitlines())) <= 100
     assert lines[1:] == ["  python somewhere.py", ""]
+
+
+def test_cases_that_time_did_not_allow_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashbench.studies.audit.explain._MOST_SECONDS", 0.0)
+    assert findings("WithoutSoftcap", "softcap-30") == []
+    assert finding_lines([], [], {"WithoutSoftcap": 1}) == [
+        "WithoutSoftcap: 1 failed case not explained, for want of time"
+    ]
 
 
 PEERS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flashbench.studies.audit.audit import audit
+from flashbench.studies.audit.explain import audit
 from flashbench.studies.audit.findings import Explanation, Finding, Kind
 
 __all__ = ["Explanation", "Finding", "Kind", "audit"]
