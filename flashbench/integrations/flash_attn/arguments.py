@@ -25,8 +25,8 @@ class Attention(NamedTuple):
     dropout_p: float = 0.0
     softmax_scale: float | None = None
     causal: bool = False
-    window_size: tuple[int, int] = (-1, -1)
-    softcap: float = 0.0
+    window_size: tuple[int | None, int | None] = (-1, -1)  # None: no limit, as in flash-attention 4
+    softcap: float | None = 0.0
     alibi_slopes: Tensor | None = None
     learnable_sink: Tensor | None = None
 
@@ -35,9 +35,10 @@ class Attention(NamedTuple):
 
         With dropout the seed comes from PyTorch's generator.
         """
-        if self.softcap > 0 and self.dropout_p > 0:
+        softcap = self.softcap if self.softcap is not None and self.softcap > 0 else None
+        if softcap is not None and self.dropout_p > 0:
             raise AttentionError(
-                f"softcap does not go with dropout_p: they are {self.softcap} and {self.dropout_p}",
+                f"softcap does not go with dropout_p: they are {softcap} and {self.dropout_p}",
                 hint="flash-attention refuses this too",
             )
         left, right = self.window_size
@@ -47,16 +48,16 @@ class Attention(NamedTuple):
             dropout_seed=torch.randint(2**63 - 1, (), device="cpu") if self.dropout_p else None,
             softmax_scale=self.softmax_scale,
             causal=bool(self.causal),
-            window_left=None if left < 0 else left,
-            window_right=None if right < 0 else right,
-            softcap=self.softcap if self.softcap > 0 else None,
+            window_left=None if left is None or left < 0 else int(left),
+            window_right=None if right is None or right < 0 else int(right),
+            softcap=softcap,
             dropout=self.dropout_p,
         )
 
     @property
     def local(self) -> bool:
         """Whether queries at different places see different keys."""
-        return self.causal or any(size >= 0 for size in self.window_size)
+        return self.causal or any(size is not None and size >= 0 for size in self.window_size)
 
 
 def check_tensors(dimensions: int, like: Tensor, /, **tensors: Tensor) -> None:
