@@ -125,15 +125,22 @@ def verify(
         verification = study.verify(
             engines, cases, on_progress, suite=suite, options=options_of(context.params)
         )
-        findings = audit(verification, cases, on_progress)
-    if json is not None:
-        write_output(json, verify_json(verification, findings))
-    written = [] if scripts is None else write_scripts(scripts, findings)
+    # The results first: to explain them runs the engines again, which may end the process.
     out = sys.stdout if json is None else sys.stderr
     Console(file=out).print(verify_report(verification, verbose=verbose))
     for line in verify_lines(verification, verbose=verbose):
         out.write(f"{line}\n")
+    out.flush()
+    if json is not None and json != "-":
+        write_output(json, verify_json(verification))
+    findings = []
     failed = Counter(result.engine for result in verification.results if result.failed)
     if failed:
+        with show_progress(at_once=False) as on_progress:
+            findings = audit(verification, cases, on_progress)
+    if json is not None and (findings or json == "-"):
+        write_output(json, verify_json(verification, findings))
+    if failed:
+        written = [] if scripts is None else write_scripts(scripts, findings)
         out.write("\n" + "\n".join(finding_lines(findings, written, failed)) + "\n")
     raise typer.Exit(verification.exit_code)

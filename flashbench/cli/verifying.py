@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,21 +32,28 @@ def options_of(params: Mapping[str, Any]) -> list[str]:
 
 
 def make_directory(directory: str) -> None:
-    """Make the directory of programs, before anything runs. Raises ConfigError if that cannot be done."""
+    """Make the directory of programs, before anything runs. Raises ConfigError if none can be written."""
     try:
         Path(directory).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
-        raise ConfigError(f"--scripts cannot make {directory!r}: {error.strerror}") from error
+        raise ConfigError(f"--scripts cannot write to {directory!r}: {error.strerror}") from error
 
 
 def write_scripts(directory: str, findings: Sequence[Finding]) -> list[str | None]:
-    """Write the findings' programs into a directory. Their files; None: there is no program."""
+    """Write the findings' programs into a directory. Their files; None: there is no program.
+
+    Raises ConfigError if that cannot be done.
+    """
     files: list[str | None] = []
     for number, finding in enumerate(findings, 1):
         if finding.script is None:
             files.append(None)
             continue
         path = Path(directory) / f"{finding.engine}-{number}-{finding.kind.replace(' ', '-')}.py"
-        path.write_text(finding.script, encoding="utf-8")
+        try:
+            path.write_text(finding.script, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--scripts cannot write {str(path)!r}: {error.strerror}") from error
         files.append(str(path))
     return files

@@ -34,6 +34,7 @@ _WORDS: dict[Kind, str] = {
         "is inaccurate in {0}. No feature that it might leave out, hidden key or narrower dtype explains it"
     ),
     "raises": "raises {0}",
+    "unsteady": "differs from call to call: {0}",
     "malformed": "returns what it should not: {0}",
 }
 

@@ -83,7 +83,7 @@ def test_programs_that_cannot_be_written_are_an_error(flashbench: CommandLine, t
     words = ["--engine", "LeakyNan", "--case", "nan-in-v-causal-float32", "--scripts", str(tmp_path / "file")]
     done = flashbench("verify", *words)
     assert done.code == 2
-    assert "error: --scripts cannot make" in done.err
+    assert "error: --scripts cannot write to" in done.err
 
 
 def test_unsupported_cases_are_counted_with_the_reason_and_do_not_fail(flashbench: CommandLine) -> None:

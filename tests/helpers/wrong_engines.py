@@ -343,6 +343,27 @@ class SinglePrecision(Right):
         return super().forward(problem, settings, *rounded, **options)
 
 
+class Inaccurate(Featured):
+    """All its results are a little too large."""
+
+    def forward(self, problem: AttentionProblem, *arguments: Any, **options: Any) -> Forward:
+        found = super().forward(problem, *arguments, **options)
+        entry = DTYPES[problem.dtype]
+        return found._replace(o=entry.make(1.05 * entry.view(found.o).astype(np.float64) + 0.3))
+
+
+class RaisingAtTimes(Inaccurate):
+    """Raises at every second call."""
+
+    calls = 0
+
+    def forward(self, problem: AttentionProblem, *arguments: Any, **options: Any) -> Forward:
+        type(self).calls += 1
+        if type(self).calls % 2 == 0:
+            raise MemoryError("at times")
+        return super().forward(problem, *arguments, **options)
+
+
 class UntidyWithMasks(Featured):
     """Writes to a block mask."""
 

@@ -68,6 +68,19 @@ def test_the_kind_of_error_is_found(engine: str) -> None:
     assert {each.kind for each in found} <= {kind, "misreads"}  # of a window, both sides may explain it
 
 
+@pytest.mark.parametrize("word", ["dropout-0.5", "square-17-causal", "logits-x30"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_an_engine_that_is_merely_inaccurate_is_called_no_worse(word: str, dtype: str) -> None:
+    found = findings("Inaccurate", word, dtypes=[dtype])
+    assert {each.kind for each in found} <= {"inaccurate", "narrow arithmetic"}
+
+
+def test_an_engine_that_raises_at_times_does_not_end_the_audit() -> None:
+    found = findings("RaisingAtTimes", "square-17", "softcap-30")
+    assert found
+    assert {each.kind for each in found} <= {"unsteady", "raises", "inaccurate"}
+
+
 def test_sums_that_saturate_are_told_from_rounding() -> None:
     (found,) = findings("Saturating", "len64x1024", dtypes=["bfloat16"])
     assert (found.kind, found.subject) == ("saturates", "sums over keys")

@@ -41,7 +41,7 @@ class Attention(NamedTuple):
                 f"softcap does not go with dropout_p: they are {softcap} and {self.dropout_p}",
                 hint="flash-attention refuses this too",
             )
-        left, right = self.window_size
+        left, right = self._sides()
         return Options(
             alibi_slopes=self.alibi_slopes,
             sinks=self.learnable_sink,
@@ -53,6 +53,13 @@ class Attention(NamedTuple):
             softcap=softcap,
             dropout=self.dropout_p,
         )
+
+    def _sides(self) -> tuple[int | None, int | None]:
+        try:
+            left, right = self.window_size
+        except (TypeError, ValueError):
+            raise AttentionError(f"window_size must be (left, right), not {self.window_size!r}") from None
+        return left, right
 
     @property
     def local(self) -> bool:
@@ -119,3 +126,18 @@ def check_pages(k: Tensor) -> None:
     """Refuse pages of another size than flash-attention has. Raises AttentionError."""
     if k.shape[1] % PAGE_UNIT:
         raise AttentionError(f"pages must be of a multiple of {PAGE_UNIT} keys, not {k.shape[1]}")
+
+
+def pages_of(block_table: Tensor, sequences: Tensor, columns: Tensor, count: int) -> Tensor:
+    """The pages at these places of a block table, as indices into a pool of `count`.
+
+    Raises AttentionError if a page is not in the pool, or the table is too short.
+    """
+    if columns.numel() and int(columns.max()) >= block_table.shape[1]:
+        needed = int(columns.max()) + 1
+        raise AttentionError(f"block_table must have {needed} pages a sequence, not {block_table.shape[1]}")
+    pages: Tensor = block_table.long()[sequences, columns]
+    if pages.numel() and (int(pages.min()) < 0 or int(pages.max()) >= count):
+        wrong = pages[(pages < 0) | (pages >= count)][0]
+        raise AttentionError(f"block_table must name pages from 0 to {count - 1}, not {int(wrong)}")
+    return pages

@@ -69,11 +69,19 @@ def install(*, replace: bool = False) -> None:
     """
     if _undo:
         return
-    if importlib.util.find_spec(_NAME) is not None:
+    if _NAME in sys.modules or importlib.util.find_spec(_NAME) is not None:
         what = "the package flash_attn is there already, and is not flashbench's"
         if not replace:
             raise EngineError(what, hint="install(replace=True) hides it in this process")
         warnings.warn(f"{what}; it is hidden until uninstall()", stacklevel=2)
+    try:
+        _install()
+    except BaseException:
+        uninstall()
+        raise
+
+
+def _install() -> None:
     before = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_ours(name)}
     _undo.append(functools.partial(_put_back, before))
     for name, contents in _CONTENTS.items():
@@ -82,11 +90,16 @@ def install(*, replace: bool = False) -> None:
         if parent:
             setattr(sys.modules[parent], own, sys.modules[name])
     sys.meta_path.insert(0, _FINDER)
-    _undo.append(functools.partial(sys.meta_path.remove, _FINDER))
+    _undo.append(_forget_finder)
     if importlib.util.find_spec("transformers") is not None:
         from flashbench.integrations.flash_attn.transformers import accept
 
         _undo.append(accept())
+
+
+def _forget_finder() -> None:
+    if _FINDER in sys.meta_path:  # somebody else may have set it anew
+        sys.meta_path.remove(_FINDER)
 
 
 def uninstall() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from flashbench.integrations.flash_attn.arguments import (
     check_pages,
     check_tensors,
     check_whole,
+    pages_of,
 )
 from flashbench.integrations.flash_attn.attend import attend
 from flashbench.integrations.flash_attn.rotary import apply_rotary_emb
@@ -93,8 +95,11 @@ def flash_attn_with_kvcache(
         if block_table is not None:
             raise AttentionError("cache_leftpad does not go with block_table")
         check_whole("cache_leftpad", cache_leftpad, (len(q),))
+        if cache_leftpad.min() < 0:
+            raise AttentionError(f"cache_leftpad must be at least 0, not {cache_leftpad.tolist()}")
+    put_back = _nothing
     if k is not None and v is not None:
-        cache.append(lengths, k, v)
+        put_back = cache.append(lengths, k, v)
         lengths = lengths + k.shape[1]
     mask = None
     if cache_leftpad is not None:  # flashbench's pages take no mask
@@ -102,9 +107,17 @@ def flash_attn_with_kvcache(
         mask = (torch.arange(cache.room, device="cpu") >= cache_leftpad[:, None])[:, None, None, :]
     options = options._replace(key_lengths=lengths, block_table=cache.table, mask=mask)
     q, keys, values = (x.transpose(1, 2) for x in (q, cache.k, cache.v))
-    o, lse = attend(q, keys, values, options, lse=return_softmax_lse)
+    try:
+        o, lse = attend(q, keys, values, options, lse=return_softmax_lse)
+    except Exception:
+        put_back()
+        raise
     o = o.transpose(1, 2)
     return o if lse is None else (o, lse)
+
+
+def _nothing() -> None:
+    """What undoes that nothing was appended."""
 
 
 class _Cache(NamedTuple):
@@ -119,13 +132,25 @@ class _Cache(NamedTuple):
         """Tokens of each sequence at most."""
         return int(self.k.shape[1] if self.table is None else self.k.shape[1] * self.table.shape[1])
 
-    def append(self, lengths: Tensor, k: Tensor, v: Tensor) -> None:
-        """Write new keys and values after these lengths."""
+    def append(self, lengths: Tensor, k: Tensor, v: Tensor) -> Callable[[], None]:
+        """Write new keys and values after these lengths. Returns what undoes that.
+
+        Raises AttentionError for a page that is not there.
+        """
         positions = lengths.long()[:, None] + torch.arange(k.shape[1], device="cpu")
         size = self.k.shape[1]
         sequences = torch.arange(len(lengths), device="cpu")[:, None]
-        pages = sequences if self.table is None else self.table.long()[sequences, positions // size]
-        self.k[pages, positions % size], self.v[pages, positions % size] = k, v
+        pages = sequences
+        if self.table is not None:
+            pages = pages_of(self.table, sequences, positions // size, len(self.k))
+        places = pages, positions % size
+        before = self.k[places], self.v[places]
+        self.k[places], self.v[places] = k, v
+
+        def undo() -> None:
+            self.k[places], self.v[places] = before
+
+        return undo
 
     def in_order(self) -> _Cache:
         """The same with an entry for each sequence, in order; a copy if it was not so."""

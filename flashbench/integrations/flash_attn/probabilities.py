@@ -12,6 +12,7 @@ from flashbench.philox import dropout_kept
 from flashbench.problem import MAX_HEAD_DIM, AttentionProblem
 
 
+@torch.compiler.disable  # it draws by NumPy
 @torch.no_grad()
 def signed_probabilities(q: Tensor, k: Tensor, options: Options, first_sequence: int = 0) -> Tensor:
     """(batch, heads, seqlen_q, seqlen_k), in q's dtype. Memory grows with the square of the length.

@@ -147,7 +147,9 @@ class RotaryEmbedding(torch.nn.Module):
     def _tables(self, seqlen: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """cos and sin for q and for k, (seqlen, dim / 2). Angles are float32, whatever the model's dtype."""
         positions = torch.arange(seqlen, device="cpu", dtype=torch.float32)
-        angles = torch.outer(positions, self._frequencies("cpu"))
+        # As it is set, such as for longer contexts. After model.half() it is computed again.
+        own = self.inv_freq if self.inv_freq.dtype is torch.float32 else self._frequencies("cpu")
+        angles = torch.outer(positions, own)
         cos, sin = angles.cos(), angles.sin()
         if self.scale_base is None:
             return cos.to(dtype), sin.to(dtype), cos.to(dtype), sin.to(dtype)

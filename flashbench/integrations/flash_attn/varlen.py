@@ -14,6 +14,7 @@ from flashbench.integrations.flash_attn.arguments import (
     check_pages,
     check_tensors,
     check_whole,
+    pages_of,
 )
 from flashbench.integrations.flash_attn.attend import attend
 from flashbench.integrations.flash_attn.padded import Result, lse_of_nothing, of_nothing, unpacked
@@ -102,7 +103,7 @@ def _end_to_end(pool: Tensor, bounds: Tensor, block_table: Tensor) -> Tensor:
     lengths = bounds.diff().long()
     sequence = torch.repeat_interleave(torch.arange(len(lengths), device="cpu"), lengths)
     place = torch.arange(len(sequence), device="cpu") - bounds[:-1].long()[sequence]
-    return pool[block_table.long()[sequence, place // size], place % size]
+    return pool[pages_of(block_table, sequence, place // size, len(pool)), place % size]
 
 
 def _put_probabilities(target: Tensor, q: Tensor, k: Tensor, options: Options) -> None:

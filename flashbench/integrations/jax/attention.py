@@ -56,7 +56,8 @@ def dot_product_attention(
 
     Returns:
         o: as query. With return_residual (o, lse): lse (batch, queries, heads), natural log, in key's dtype.
-        A row from which a mask, lengths or a window hide all keys has the mean of all values, as in JAX.
+        A row from which a mask, lengths or a window hide all keys has the mean of all values, as in JAX. A
+        row whose bias is -inf throughout has 0, where JAX has NaN.
 
     Raises:
         AttentionError: an argument breaks a rule.
@@ -76,6 +77,10 @@ def dot_product_attention(
     window = local_window_size
     if isinstance(window, int):
         window = window, window
+    if window is not None and min(window) < 0:
+        raise AttentionError(f"local_window_size must be at least 0, not {local_window_size}")
+    if not isinstance(scale, (int, float, type(None))):  # an array, which may be traced: a part of q
+        q, scale = (q.astype(jnp.promote_types(q.dtype, jnp.float32)) * scale).astype(q.dtype), 1.0
     wide = jnp.promote_types(q.dtype, jnp.float32)
     added = _added(bias, mask, wide)
     static = _Static(

@@ -23,6 +23,7 @@ from flashbench.studies.verify import Verification, outputs_of, try_case, work_o
 from flashbench.tolerances import Output, problem_tolerance
 
 _MOST_SECONDS = 120.0  # of one engine; cases that are left are not explained
+_MOST_SECONDS_A_FINDING = 20.0  # to make its case smaller
 OnProgress = Callable[[Progress], None]
 
 
@@ -61,22 +62,25 @@ def _of_engine(engine: Engine, failed: list[_Failed], on_progress: OnProgress) -
         on_progress(Progress(done, len(failed), f"{engine.name}: why {each.case.name} fails", None))
         if time.monotonic() > until:
             break
-        explanation = explain(engine, each.case)
-        if explanation is not None:  # else the engine is right this time
-            groups.setdefault(explanation, []).append(each)
+        explanation = _explained(engine, each.case) or Explanation("unsteady", "right when it ran again")
+        groups.setdefault(explanation, []).append(each)
     return [_finding(engine, explanation, alike) for explanation, alike in groups.items()]
 
 
 def _finding(engine: Engine, explanation: Explanation, alike: list[_Failed]) -> Finding:
     first = alike[0].case
 
+    until = time.monotonic() + _MOST_SECONDS_A_FINDING
+
     def fails(case: Case) -> bool:
+        if time.monotonic() > until:
+            return False
         try:
             return explain(engine, case) == explanation
         except Exception:  # a change of the case's inputs may not fit a smaller one
             return False
 
-    case = shrunk(first, fails)
+    case = first if explanation.kind == "unsteady" else shrunk(first, fails)
     _, reason, _ = try_case(engine, case, Question(case))
     return Finding(
         engine=engine.name,
@@ -90,15 +94,26 @@ def _finding(engine: Engine, explanation: Explanation, alike: list[_Failed]) -> 
     )
 
 
+def _explained(engine: Engine, case: Case) -> Explanation | None:
+    """`explain` of an engine that may raise at any call, and not at every one."""
+    try:
+        return explain(engine, case)
+    except Exception as error:
+        return Explanation("unsteady", f"{type(error).__name__} when it ran again")
+
+
 def explain(engine: Engine, case: Case) -> Explanation | None:
-    """What is wrong with the engine's results of this case; None: nothing."""
+    """What is wrong with the engine's results of this case; None: nothing. Raises what the engine raises."""
     question = Question(case)
     verdict, reason, _ = try_case(engine, case, question)
     if verdict not in ("wrong", "raised"):
         return None
     if verdict == "raised":
         return Explanation("raises", (reason or "").removeprefix("raised ").partition(":")[0])
+    if reason is not None and reason.startswith("changed its input"):
+        return Explanation("malformed", reason)
     question = Question(case)
+    question.answer()  # before the engine sees the inputs
     actual: dict[Output, Any] = {}
     wrong: list[Output] = []
     malformed = ""
@@ -115,8 +130,10 @@ def explain(engine: Engine, case: Case) -> Explanation | None:
     for reading in readings(case.problem, question.extras) if wrong else ():
         if _answers(case, reading, question, actual, wrong):
             return reading.explanation
-    if malformed or not wrong:  # not wrong: the results are right, but not all that it did
-        return Explanation("malformed", malformed or reason or "")
+    if malformed:
+        return Explanation("malformed", malformed)
+    if not wrong:
+        return Explanation("unsteady", "right when it ran again")
     name = wrong[0]
     values = question.folded(name, _numbers(case, name, actual[name]))
     right = question.folded(name, question.answers[name])

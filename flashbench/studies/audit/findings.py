@@ -19,6 +19,7 @@ Kind = Literal[
     "narrow arithmetic",  # its errors are those of a narrower dtype: `subject`
     "inaccurate",  # none of these
     "raises",
+    "unsteady",  # another run gave another result
     "malformed",  # a result of another type, shape or dtype, or an input that it wrote to
 ]
 

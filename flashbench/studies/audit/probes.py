@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from flashbench.dtypes import DTYPES, NARROWEST_FIRST, is_half
@@ -14,20 +15,25 @@ from flashbench.problem import AttentionProblem, Inputs
 from flashbench.reference import attention_backward_reference, attention_reference
 
 # A sum of ones in bfloat16 stops at 256, in float16 at 2,048.
-_MANY_KEYS = 8192
+_FEW_KEYS, _MANY_KEYS = 8, 8192
 _SATURATED = 0.2  # as a share
 _ALIKE = 8.0  # errors of one precision differ by less than this
 
 
 def sees(problem: AttentionProblem, inputs: Inputs, extras: Extras, place: tuple[int, ...]) -> Any:
-    """(sequences or 1, key heads, keys) as k has them: True where this row of o has a weight above 0.
+    """(sequences or 1, key heads, keys) as k has them: True where this row of o sees the key.
 
-    place: of a number of o. Found from the oracle's gradient by v, of this row alone.
+    place: of a number of o. Found from the oracle's gradient by v, of this row alone, with equal scores and
+    without dropout: then weights are 0 where a pair is hidden only.
     """
-    q, k, v, do = (np.nan_to_num(DTYPES[problem.dtype].view(x).astype(np.float64)) for x in inputs)
+    _, k, v, do = (np.nan_to_num(DTYPES[problem.dtype].view(x).astype(np.float64)) for x in inputs)
     row = np.zeros_like(do)
     row[place[:3]] = 1.0
-    gradients = attention_backward_reference(problem, row, q, k, v, extras)
+    plain = msgspec.structs.replace(problem, dropout=0.0, alibi=False, softcap=None)
+    shown = extras._replace(alibi_slopes=None)
+    if isinstance(extras.mask, np.ndarray) and problem.mask == "float":
+        shown = shown._replace(mask=np.where(np.isneginf(extras.mask), -np.inf, 0.0))
+    gradients = attention_backward_reference(plain, row, np.zeros(inputs.q.shape), k, v, shown)
     return (gradients.dv != 0).any(-1)
 
 
@@ -57,20 +63,28 @@ def leaks(
 
 
 def saturates(engine: Engine, problem: AttentionProblem) -> bool:
-    """Whether sums over many keys stop growing: all weights equal and all values 1 give 1."""
+    """Whether sums over many keys stop growing: the mean of ones is 1 for few keys, and not for many."""
     if not is_half(problem.dtype):
         return False
-    plain = AttentionProblem.of(1, seqlen_k=_MANY_KEYS, dtype=problem.dtype, head_dim=8)
-    if refusal(engine, plain, "fwd"):
+    few, many = _mean_of_ones(engine, problem, _FEW_KEYS), _mean_of_ones(engine, problem, _MANY_KEYS)
+    if few is None or many is None:
         return False
+    return bool((np.abs(few - 1.0) <= _SATURATED).all() and (np.abs(many - 1.0) > _SATURATED).any())
+
+
+def _mean_of_ones(engine: Engine, problem: AttentionProblem, keys: int) -> Array | None:
+    """o of equal scores and values of 1; None: the engine does not run that."""
+    plain = AttentionProblem.of(1, seqlen_k=keys, dtype=problem.dtype, head_dim=8)
+    if refusal(engine, plain, "fwd"):
+        return None
     entry = DTYPES[problem.dtype]
     q, k, v = (
         entry.make(np.full(shape, value)) for shape, value in ((plain.q_shape, 0), *[(plain.k_shape, 1)] * 2)
     )
-    o = None
+    o: Array | None = None
     with contextlib.suppress(Exception):  # then it fails for another reason
         o = entry.view(engine.forward(plain, Settings(), q, k, v).o).astype(np.float64)
-    return o is not None and bool((np.abs(o - 1.0) > _SATURATED).any())
+    return o
 
 
 def narrow_dtype(

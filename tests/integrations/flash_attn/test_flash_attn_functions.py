@@ -219,6 +219,22 @@ def test_compiled_as_one_graph(packed: bool) -> None:
     torch.testing.assert_close(*gradients)
 
 
+def test_nothing_to_attend_in_float16_or_beside_nan() -> None:
+    large = torch.full((1, 2000, 16, 64), 1.0, dtype=torch.float16)
+    large[0, 0] = math.nan
+    assert not flash_attn_func(large, large[:, :0], large[:, :0]).any()
+
+
+@pytest.mark.parametrize(
+    ("table", "words"), [([[0, -1]], "from 0 to 1"), ([[0, 2]], "from 0 to 1"), ([[0]], "2 pages")]
+)
+def test_pages_that_are_not_there(table: list[list[int]], words: str) -> None:
+    q, pool = made(1, 2, 16), made(2, 256, 2, 16)
+    rest = bounds(1), bounds(300), 1, 300
+    with pytest.raises(AttentionError, match=words):
+        flash_attn_varlen_func(q, pool, pool, *rest, block_table=torch.tensor(table, dtype=torch.int32))
+
+
 X = torch.zeros(1, 4, 2, 8)
 ROWS = torch.zeros(4, 2, 8)
 REFUSED = {
@@ -241,6 +257,8 @@ REFUSED = {
         ROWS, X, X, bounds(4), bounds(4), 4, 4, block_table=torch.zeros(1, 1, dtype=torch.int32)
     ),
     "slopes": lambda: flash_attn_func(X, X, X, alibi_slopes=torch.zeros(3)),
+    "no window": lambda: flash_attn_func(X, X, X, window_size=None),
+    "window of three": lambda: flash_attn_func(X, X, X, window_size=(1, 2, 3)),
 }
 
 

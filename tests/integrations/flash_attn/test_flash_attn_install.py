@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,30 @@ def test_the_real_package_is_hidden_with_a_warning_and_comes_back(real: Any) -> 
     uninstall()
     assert importlib.import_module("flash_attn").__version__ == "2.0"
     assert importlib.import_module("flash_attn.bert_padding") is real
+
+
+def test_a_module_without_a_spec_is_the_real_package_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = types.ModuleType("flash_attn")
+    monkeypatch.setitem(sys.modules, "flash_attn", stub)
+    with pytest.raises(EngineError, match="there already"):
+        install()
+    with pytest.warns(UserWarning, match="hidden"):
+        install(replace=True)
+    uninstall()
+    assert sys.modules["flash_attn"] is stub
+
+
+def test_an_installation_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str, contents: Any) -> Any:
+        raise RuntimeError(name)
+
+    monkeypatch.setattr("flashbench.integrations.flash_attn.installation._module", fail)
+    with pytest.raises(RuntimeError):
+        install()
+    assert importlib.util.find_spec("flash_attn") is None
+    monkeypatch.undo()
+    install()
+    uninstall()
 
 
 WITHOUT_TRANSFORMERS = """

@@ -138,6 +138,30 @@ def test_refused_with_pages(given: dict[str, Any], words: str) -> None:
         flash_attn_with_kvcache(Q, POOL, POOL, **{"block_table": TABLE, "cache_seqlens": 5} | given)
 
 
+WRONG_LATER = {
+    "slopes": {"alibi_slopes": torch.rand(3)},
+    "scale": {"softmax_scale": float("nan")},
+    "sink": {"learnable_sink": torch.zeros(5)},
+}
+
+
+@pytest.mark.parametrize("given", WRONG_LATER.values(), ids=list(WRONG_LATER))
+def test_what_attention_refuses_leaves_the_cache_unchanged(given: dict[str, Any]) -> None:
+    caches = [CACHE.clone(), CACHE.clone()]
+    with pytest.raises(AttentionError):
+        flash_attn_with_kvcache(Q, *caches, NEW, NEW, cache_seqlens=3, **given)
+    assert torch.equal(caches[0], CACHE)
+    assert torch.equal(caches[1], CACHE)
+
+
+@pytest.mark.parametrize("page", [-1, 4])
+def test_new_keys_go_to_no_other_sequences_page(page: int) -> None:
+    pool, table = POOL.clone(), torch.tensor([[0], [page]], dtype=INT)
+    with pytest.raises(AttentionError, match="pages from 0 to 3"):
+        flash_attn_with_kvcache(Q, pool, pool, NEW, NEW, cache_seqlens=5, block_table=table)
+    assert torch.equal(pool, POOL)
+
+
 def test_a_cache_smaller_than_the_batch_is_refused() -> None:
     with pytest.raises(AttentionError, match="entry for each"):
         flash_attn_with_kvcache(Q, CACHE[:1], CACHE[:1])

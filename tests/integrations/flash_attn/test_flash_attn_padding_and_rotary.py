@@ -148,6 +148,18 @@ def test_the_layer_turns_by_powers_of_its_base() -> None:
     assert torch.equal(layer(qkv, seqlen_offset=3)[:, :, 0], found_q)
 
 
+def test_the_layers_frequencies_may_be_set() -> None:
+    layer, slower = RotaryEmbedding(8), RotaryEmbedding(8)
+    slower.inv_freq /= 4
+    q, kv = torch.randn(1, 9, 1, 8), torch.randn(1, 9, 2, 1, 8)
+    far, _ = slower(q.clone(), kv.clone())
+    near, _ = layer(q.clone(), kv.clone())
+    torch.testing.assert_close(
+        far[:, 8], layer(q[:, 8:].clone(), kv[:, 8:].clone(), seqlen_offset=2)[0][:, 0]
+    )
+    assert not torch.equal(far, near)
+
+
 def test_scores_of_xpos_depend_on_the_distance_alone() -> None:
     layer = RotaryEmbedding(8, scale_base=16.0)
     q = torch.randn(1, 1, 1, 8).expand(1, 6, 1, 8).contiguous()

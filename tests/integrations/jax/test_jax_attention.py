@@ -168,6 +168,16 @@ def test_vmap_within_vmap() -> None:
     close(found[1, 1], of_jax(q[1, 1], k[1, 1], v[1, 1], is_causal=True))
 
 
+def test_a_scale_that_is_learned() -> None:
+    q, k, v = qkv()
+    for function in (lambda f, s: f(q, k, v, scale=s).sum(), lambda f, s: jnp.sin(f(q, k, v, scale=s)).sum()):
+        found, expected = (
+            jax.jit(jax.value_and_grad(lambda s, f=f: function(f, s)))(0.3)  # noqa: B023
+            for f in (dot_product_attention, of_jax)
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_without_batch_and_from_numpy() -> None:
     q, k, v = (np.asarray(x[0]) for x in qkv())
     close(dot_product_attention(q, k, v), of_jax(q, k, v))
@@ -221,6 +231,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 REFUSED = {
+    "window": (lambda q, k, v: dot_product_attention(q, k, v, local_window_size=(-1, 3)), "at least 0"),
     "dimensions": (lambda q, k, v: dot_product_attention(q[None], k, v), "query must"),
     "dtypes": (lambda q, k, v: dot_product_attention(q, k.astype(jnp.bfloat16), v), "key must be of"),
     "whole numbers": (
