@@ -16,6 +16,7 @@ from flashbench.cli import (
     duel,
     engines,
     export,
+    infer,
     machine,
     profile,
     report,
@@ -91,6 +92,7 @@ def make_app(*, for_command: bool = False) -> typer.Typer:
     app.command(cls=Command, epilog=compare.EPILOG)(compare.compare)
     app.command(cls=Command, epilog=duel.EPILOG)(duel.duel)
     app.command(cls=Command, epilog=train.EPILOG)(train.train)
+    app.command(cls=Command, epilog=infer.EPILOG)(infer.infer)
     app.command(cls=Command, epilog=export.EPILOG)(export.export)
     app.command(cls=Command, epilog=report.EPILOG)(report.report)
     app.command(cls=Command, epilog=machine.EPILOG)(machine.machine)

@@ -175,17 +175,13 @@ def train(
     from flashbench.cli.output import ResultFiles
     from flashbench.cli.progress import show_progress
     from flashbench.cli.train_settings import build_train_study
-    from flashbench.errors import ResultsError
     from flashbench.report.train import train_report
-    from flashbench.results.store import load_training
+    from flashbench.results.store import load_of
     from flashbench.studies import train as study
     from flashbench.system.affinity import pinned_to
 
     if show is not None:
-        results = load_training(show)
-        if not results.training:
-            raise ResultsError(f"{show} holds no training step")
-        Console().print(train_report(results))
+        Console().print(train_report(load_of("train", show)))
         return
     settings = build_train_study(context.params)
     files = ResultFiles(output)

@@ -6,6 +6,7 @@ import msgspec
 
 from flashbench.report.duel import duel_markdown
 from flashbench.report.escapes import escape_markdown
+from flashbench.report.infer import infer_markdown
 from flashbench.report.layout import NO_POINT, machine_lines, study_title
 from flashbench.report.profile import profile_sections
 from flashbench.report.train import train_markdown
@@ -23,13 +24,15 @@ def results_markdown(results: Results) -> str:
     blocks.append("\\\n".join(map(escape_markdown, machine_lines(results))))
     if results.kind == "train":
         blocks.append(train_markdown(results))
+    if results.kind == "infer":
+        blocks.append(infer_markdown(results))
     if results.duels:
         blocks.append(duel_markdown(results).rstrip())
     paired = {place for duel in results.duels for place in (duel.a, duel.b)}
     others = [row for place, row in enumerate(results.measurements) if place not in paired]
     for section in profile_sections(msgspec.structs.replace(results, measurements=others)):
         blocks += [f"**{escape_markdown(section.title)}**", *section.markdown()]
-    if not results.measurements and results.kind != "train":
+    if not results.measurements and results.kind not in ("train", "infer"):
         blocks.append(NO_POINT)
     blocks.append("\n".join(f"- warning: {escape_markdown(line)}" for line in results.warnings))
     return "\n\n".join(filter(None, blocks)) + "\n"

@@ -12,14 +12,14 @@ from flashbench.results.one_line import plain_texts
 
 # Version history: `results.upgrade` reads every older version. A new kind of file needs no new version, for
 # older releases refuse the kind by its name. So version 2 has training steps, and verdicts between engines,
-# since 2026-11-25.
+# since 2026-11-25, and tests of inference since 2026-11-30.
 #   2  2026-11: samples are one list per process (were: per burst of one process); minimum and outliers of a
 #      time; which instrument measured memory; the kernel that ran, energy, disturbance and side of a
 #      measurement; processes, sides, duels, warnings and `complete` of a file; more of the machine.
 #   1  2026-11: first version.
 SCHEMA_VERSION = 2
 
-Kind = Literal["profile", "sweep", "duel", "machine", "documented", "train"]
+Kind = Literal["profile", "sweep", "duel", "machine", "documented", "train", "infer"]
 Side = Literal["a", "b"]
 # improved and regressed compare two versions of one engine, a_faster and b_faster two engines. failed: a side
 # has no valid time, because it crashed, ran out of memory or time, or is wrong, unsupported or too large.
@@ -254,6 +254,42 @@ class TrainingStep(Record, frozen=True, kw_only=True):
     processes: list[TrainingProcess] = []  # one per process of `time`; the figures above are their medians
 
 
+class InferenceProcess(Record, frozen=True, kw_only=True):
+    """Attention in one process's calls. A resumed run continues from these."""
+
+    attention_ns: float
+    attention_share: float
+    attention_calls: int
+
+
+class InferenceTest(Record, frozen=True, kw_only=True):
+    """A prefill or some steps of decoding, of one model with one attention."""
+
+    model: str  # built in, or the path of its config.json
+    dtype: Literal["float32", "bfloat16", "float16"]
+    test: Literal["prefill", "decode"]
+    tokens: int  # of each sequence: of the prompt, or decoded one by one
+    depth: int  # tokens in the cache before
+    batch: int
+    attention: str  # sdpa, eager: of Transformers; flash: ours
+    threads: int | None = None
+    status: Status
+    reason: str | None = None  # one line, unless status is ok
+    parameters: int | None = None
+    weight_bytes: int | None = None
+    cache_bytes: int | None = None  # of the tokens that are in the cache before
+    time: Time | None = None  # of whole tests; a prefill ends with the first token
+    attention_ns: float | None = None  # in attention, of one test, measured in additional tests
+    attention_share: float | None = None  # of the test
+    peak_bytes: int | None = None  # of one test, beyond the weights and the cache before
+    note: str | None = None  # one line on what ran, such as a fallback
+    # Greedy choices after a short prompt, equal in every arm but where rounding decides; and how far each was
+    # ahead of the second, as a share of the largest logit.
+    compared_tokens: list[int] = []
+    compared_leads: list[float] = []
+    processes: list[InferenceProcess] = []  # one per process of `time`
+
+
 class Results(Record, frozen=True, kw_only=True):
     """A results file."""
 
@@ -268,5 +304,6 @@ class Results(Record, frozen=True, kw_only=True):
     processes: dict[str, Process] = {}  # by engine, in a duel by side
     duels: list[Duel] = []
     training: list[TrainingStep] = []
+    inference: list[InferenceTest] = []
     warnings: list[str] = []  # one line each: what a reader should know or do
     complete: bool = True  # False: points are still missing; --resume measures them

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -110,6 +111,9 @@ def _sync_directory(directory: Path) -> None:
             os.close(descriptor)
 
 
+_OF_MODELS = {"train": "training steps", "infer": "tests of inference"}
+
+
 def load(path: str | os.PathLike[str]) -> Results:
     """Read a results file of this schema version or an older one.
 
@@ -120,21 +124,25 @@ def load(path: str | os.PathLike[str]) -> Results:
 
 
 def load_measurements(path: str | os.PathLike[str]) -> Results:
-    """`load` a file of measurements. Also raises ResultsError if the file holds training steps."""
+    """`load` a file of measurements. Also raises ResultsError if the file holds rows of whole models."""
     results = load(path)
-    if results.kind == "train":
+    if results.kind in _OF_MODELS:
         raise ResultsError(
-            f'{path} holds training steps (kind "train"), and this command takes measurements of attention',
-            hint=f"flashbench train --show {path} prints their tables",
+            f'{path} holds {_OF_MODELS[results.kind]} (kind "{results.kind}"), and this command takes '
+            "measurements of attention",
+            hint=f"flashbench {results.kind} --show {path} prints their tables",
         )
     return results
 
 
-def load_training(path: str | os.PathLike[str]) -> Results:
-    """`load` a file of training steps. Also raises ResultsError if the file holds anything else."""
+def load_of(kind: Literal["train", "infer"], path: str | os.PathLike[str]) -> Results:
+    """`load` a file of rows of whole models. Raises ResultsError if it is of another kind, or holds none."""
     results = load(path)
-    if results.kind != "train":
-        raise ResultsError(f'{path} is of kind "{results.kind}", and holds no training steps')
+    what = _OF_MODELS[kind]
+    if results.kind != kind:
+        raise ResultsError(f'{path} is of kind "{results.kind}", and holds no {what}')
+    if not (results.training or results.inference):
+        raise ResultsError(f"{path} holds no {what}")
     return results
 
 

@@ -30,5 +30,6 @@ def nothing_to_measure(
 
 def is_empty(results: Results) -> bool:
     """Whether no point was measured, neither with a right result nor with a wrong one."""
-    statuses = {row.status for row in results.measurements} | {step.status for step in results.training}
+    statuses = {row.status for row in results.measurements}
+    statuses |= {row.status for row in results.training} | {row.status for row in results.inference}
     return statuses.isdisjoint(("ok", "wrong"))

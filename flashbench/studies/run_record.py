@@ -12,6 +12,7 @@ from flashbench.measure.machine import MachineFacts
 from flashbench.results.record import (
     SCHEMA_VERSION,
     Duel,
+    InferenceTest,
     Kind,
     Machine,
     Measurement,
@@ -43,6 +44,7 @@ class RunRecord:
         *,
         measurements: Sequence[Measurement] = (),
         training: Sequence[TrainingStep] = (),
+        inference: Sequence[InferenceTest] = (),
         duels: Sequence[Duel] = (),
         processes: Mapping[str, Process] | None = None,
         warnings: Sequence[str] = (),
@@ -61,6 +63,7 @@ class RunRecord:
             processes=dict(processes or {}),
             duels=list(duels),
             training=list(training),
+            inference=list(inference),
             warnings=list(warnings),
             complete=complete,
         )

@@ -142,7 +142,7 @@ def test_showing_a_file_without_steps_is_refused(flashbench, tmp_path: Path) -> 
     path = tmp_path / "steps.json"
     save(make_training([]), path)
     done = flashbench("train", "--show", str(path))
-    assert (done.code, done.err) == (2, f"error: {path} holds no training step\n")
+    assert (done.code, done.err) == (2, f"error: {path} holds no training steps\n")
 
 
 @pytest.mark.parametrize(
