@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": [RESULTS, RESULTS],
     "duel": ["flash", "numpy", "--json", "-"],
     "train": ["--json", "-"],
+    "infer": ["--json", "-"],
     "export": [RESULTS, "--format", "csv"],
     "report": [RESULTS],
     "machine": ["--json", "-"],
