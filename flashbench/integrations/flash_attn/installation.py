@@ -69,7 +69,7 @@ def install(*, replace: bool = False) -> None:
     """
     if _undo:
         return
-    if _NAME in sys.modules or importlib.util.find_spec(_NAME) is not None:
+    if _is_there():
         what = "the package flash_attn is there already, and is not flashbench's"
         if not replace:
             raise EngineError(what, hint="install(replace=True) hides it in this process")
@@ -79,6 +79,14 @@ def install(*, replace: bool = False) -> None:
     except BaseException:
         uninstall()
         raise
+
+
+def _is_there() -> bool:
+    """Whether the real package is. A folder of that name without an __init__.py is none."""
+    if _NAME in sys.modules:
+        return True
+    spec = importlib.util.find_spec(_NAME)
+    return spec is not None and spec.origin is not None
 
 
 def _install() -> None:

@@ -105,6 +105,15 @@ def test_a_module_without_a_spec_is_the_real_package_too(monkeypatch: pytest.Mon
     assert sys.modules["flash_attn"] is stub
 
 
+def test_a_folder_of_that_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flash_attn").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    install()
+    assert importlib.import_module("flash_attn").__version__ == FLASH_ATTN_VERSION
+    uninstall()
+
+
 def test_an_installation_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str, contents: Any) -> Any:
         raise RuntimeError(name)
