@@ -2,77 +2,59 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from statistics import median
-from typing import Any
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import ClassVar
 
-import msgspec
-
-from flashbench.measure.worker import WorkerFailure
-from flashbench.results.record import InferenceProcess, InferenceTest, Status
+from flashbench.results.record import InferenceProcess, InferenceTest
+from flashbench.studies.arms import ArmRow
 from flashbench.studies.infer.study import InferPoint
 from flashbench.studies.times import time_record
 
-# Fields of the record that come from a workload's description.
-_FACTS = ("parameters", "weight_bytes", "cache_bytes", "compared_tokens", "compared_leads")
 
+@dataclass(eq=False, kw_only=True)
+class InferRow(ArmRow):
+    """One point of a study of inference: one test of one model with one attention."""
 
-@dataclass(eq=False)
-class InferRow:
-    """One point. Measurements fill it in step by step; `record` makes an `InferenceTest` at any time."""
+    FACTS = ("parameters", "weight_bytes", "cache_bytes", "compared_tokens", "compared_leads")
+    LAST = ("note",)
+    GROWTH: ClassVar[float] = 1.0  # the number of new tokens is the same at each depth
 
     point: InferPoint
     batch: int
-    threads: int
-    status: Status = "ok"
-    reason: str | None = None
-    tried: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)  # the workload's description
-    samples: list[list[int]] = field(default_factory=list)  # nanoseconds of each test, one list per process
-    checks: list[dict[str, Any]] = field(default_factory=list)  # attention's time; one per process
-    peak_bytes: int | None = None
-    throttled_periods: int = 0  # periods in which a CPU quota stopped the timed process
 
     @property
-    def slot(self) -> str:
-        """The point's name in a worker."""
-        return " ".join(map(str, self.point.place))
+    def place(self) -> Hashable:
+        return self.point.place
 
     @property
-    def label(self) -> str:
-        """The point in words."""
+    def family(self) -> Hashable:
+        """The test at every depth."""
+        return self.point._replace(depth=0)
+
+    @property
+    def size(self) -> int:
+        """The tokens that are computed: those before the test too."""
+        return self.point.depth + self.point.tokens
+
+    @property
+    def words(self) -> str:
         model, dtype, test, tokens, depth, attention = self.point
         return f"{model} {dtype}, {test} {tokens} at {depth}, {attention}"
 
     @property
-    def can_run(self) -> bool:
-        return self.status == "ok"
+    def fixed_bytes(self) -> int:
+        return int(self.facts.get("weight_bytes", 0))
 
-    @contextlib.contextmanager
-    def keeping_failure(self) -> Iterator[None]:
-        """A worker's failure in the body becomes this row's status. Times of a failed row are dropped."""
-        try:
-            yield
-        except WorkerFailure as failure:
-            self.status, self.reason = failure.status, failure.reason
-            self.samples.clear()
-            self.checks.clear()
+    @property
+    def growing_bytes(self) -> int:
+        return super().growing_bytes + int(self.facts.get("cache_bytes", 0))
 
-    def restore(self, earlier: InferenceTest) -> None:
-        """Continue from the record of an earlier run of this point. Tokens are compared again at the end."""
-        samples = [] if earlier.time is None else [list(process) for process in earlier.time.samples_ns]
-        if len(samples) != len(earlier.processes):
-            return
-        self.tried = bool(samples) or earlier.peak_bytes is not None
-        self.samples, self.peak_bytes = samples, earlier.peak_bytes
-        known = msgspec.to_builtins(earlier)
-        self.facts = {name: known[name] for name in _FACTS if known[name] is not None}
-        self.checks = [
-            {name: value for name, value in process.items() if value is not None} | {"note": earlier.note}
-            for process in known["processes"]
-        ]
+    def is_of(self, earlier: InferenceTest) -> bool:
+        point = (
+            earlier.model, earlier.dtype, earlier.test, earlier.tokens, earlier.depth, earlier.attention
+        )  # fmt: skip
+        return point == self.point
 
     def record(self) -> InferenceTest:
         """The record of the results so far."""
@@ -89,19 +71,10 @@ class InferRow:
             status=self.status,
             reason=self.reason,
             time=time_record(self.samples),
-            attention_ns=self._median("attention_ns"),
-            attention_share=self._median("attention_share"),
+            attention_ns=self.median_of("attention_ns"),
+            attention_share=self.median_of("attention_share"),
             peak_bytes=self.peak_bytes,
             note=self.checks[-1].get("note") if self.checks else None,
-            processes=[_process(check) for check in self.checks],
-            **{name: self.facts[name] for name in _FACTS if name in self.facts},
+            processes=self.processes_as(InferenceProcess),
+            **{name: self.facts[name] for name in self.FACTS if name in self.facts},
         )
-
-    def _median(self, name: str) -> float | None:
-        found = [check[name] for check in self.checks if name in check]
-        return median(found) if found else None
-
-
-def _process(check: dict[str, Any]) -> InferenceProcess:
-    known = {name: check[name] for name in InferenceProcess.__struct_fields__ if name in check}
-    return InferenceProcess(**known)

@@ -16,6 +16,7 @@ pytest.importorskip("transformers")
 
 from flashbench.errors import ConfigError, ResultsError
 from flashbench.results.record import Results
+from flashbench.studies.arms.session import foretold_bytes
 from flashbench.studies.infer import InferStudy, failed, run
 from flashbench.studies.infer.row import InferRow
 from flashbench.studies.infer.run import _compare_tokens
@@ -101,7 +102,10 @@ def test_a_model_without_sdpa_is_unsupported_there(tmp_path: Path) -> None:
 
 
 def test_other_tokens_are_wrong() -> None:
-    rows = [InferRow(InferPoint("m", "float32", "prefill", 8, 0, arm), 1, 1) for arm in ("sdpa", "flash")]
+    rows = [
+        InferRow(point=InferPoint("m", "float32", "prefill", 8, 0, arm), batch=1, threads=1)
+        for arm in ("sdpa", "flash")
+    ]
     for row, tokens in zip(rows, ([3, 4], [3, 5]), strict=True):
         row.facts = {"compared_tokens": tokens, "compared_leads": [0.5, 0.25]}
     _compare_tokens(rows)
@@ -134,10 +138,23 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tiny: str) -> None:
 
 
 def test_a_budget_of_memory(tiny: str) -> None:
-    asked = study(tiny, attentions=["sdpa"], generate=[], depths=[0], memory_budget_bytes=1000)
-    (row,) = run(asked, command=[]).inference
-    assert row.status == "too_large"
-    assert row.time is None
+    """Memory is foretold from that at a smaller depth, and grows with the depth."""
+    asked = study(tiny, attentions=["sdpa"], generate=[], depths=[0, 1000], memory_budget_bytes=10**6)
+    small, large = run(asked, command=[]).inference
+    assert small.status == "ok"
+    assert large.status == "too_large"
+    assert large.reason.endswith("976.6 KiB are there: foretold, not tried")
+    assert large.time is None
+
+
+def test_weights_do_not_grow_with_the_depth() -> None:
+    def row(depth: int, **known: Any) -> InferRow:
+        point = InferPoint("m", "float32", "decode", 10, depth, "flash")
+        return InferRow(point=point, batch=1, threads=1, **known)
+
+    small = row(10, peak_bytes=20, facts={"weight_bytes": 5000, "cache_bytes": 80})
+    assert foretold_bytes(row(90), [small]) == 5000 + 500
+    assert foretold_bytes(row(90), []) == 0
 
 
 def test_an_unknown_model_is_refused_before_anything_runs() -> None:

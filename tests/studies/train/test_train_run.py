@@ -14,6 +14,7 @@ from helpers import fake_steps
 from flashbench.errors import EngineError
 from flashbench.integrations.forecasting import models
 from flashbench.results.record import Results, TrainingStep
+from flashbench.studies.arms.session import foretold_bytes
 from flashbench.studies.nothing import NothingToMeasureError
 from flashbench.studies.session import Progress
 from flashbench.studies.train import TrainStudy, failed, run, workload
@@ -160,18 +161,17 @@ def test_arms_are_processes_of_their_own(measured) -> None:
 
 def test_peaks_are_foretold_as_they_grew() -> None:
     """From one peak by the square. From several by the growth between the last two, but at least linearly."""
-    foretold = sys.modules[run.__module__]._foretold_bytes
 
     def row(length: int, peak: int | None) -> TrainRow:
         point = TrainPoint("tft", length, "flash")
-        return TrainRow(point, "TFT", windows=4, threads=2, peak_bytes=peak)
+        return TrainRow(point=point, label="TFT", windows=4, threads=2, peak_bytes=peak)
 
     asked = row(400, None)
-    assert foretold(asked, [asked]) == 0
-    assert foretold(asked, [row(200, 1000), asked]) == 4000
-    assert foretold(asked, [row(100, 500), row(200, 1000), asked]) == 2000
-    assert foretold(asked, [row(100, 10), row(200, 1000), asked]) == 4000
-    assert foretold(asked, [row(100, 1000), row(200, 1000), asked]) == 2000
+    assert foretold_bytes(asked, [asked]) == 0
+    assert foretold_bytes(asked, [row(200, 1000), asked]) == 4000
+    assert foretold_bytes(asked, [row(100, 500), row(200, 1000), asked]) == 2000
+    assert foretold_bytes(asked, [row(100, 10), row(200, 1000), asked]) == 4000
+    assert foretold_bytes(asked, [row(100, 1000), row(200, 1000), asked]) == 2000
 
 
 def test_progress_says_how_long_is_left_from_the_second_step_on(measured) -> None:
