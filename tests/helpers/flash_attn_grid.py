@@ -23,6 +23,7 @@ from torch import Tensor
 from flashbench.integrations import flash_attn
 from flashbench.integrations.flash_attn.bert_padding import pad_input, unpad_input
 from flashbench.integrations.flash_attn.rotary import apply_rotary_emb
+from helpers.plain_attention import alibi_bias, plain, visible_pairs
 
 _SLACK = 1e-5
 _HEADS = 6
@@ -110,64 +111,6 @@ def check(kind: str, case: dict[str, Any]) -> list[Found]:
     """All errors of a case."""
     torch.manual_seed(case["seed"])
     return _CHECKS[kind](case)
-
-
-def plain(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    visible: Tensor,
-    bias: Tensor | None = None,
-    softcap: float = 0.0,
-    kept: Tensor | None = None,
-    dropout: float = 0.0,
-    *,
-    wide: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """o (batch, seqlen, heads, head_dim) and the probabilities by the formula. visible: broadcasts to them.
-
-    wide: in float32; else in the inputs' dtype, with k scaled and not q, as another order of operations.
-    """
-    dtype = q.dtype
-    if wide:
-        q, k, v = q.float(), k.float(), v.float()
-    k, v = (x.repeat_interleave(q.shape[2] // k.shape[2], 2) for x in (k, v))
-    scale = 1 / math.sqrt(q.shape[-1])
-    pair = (q * scale, k) if wide else (q, k * scale)
-    s = torch.einsum("bqhd,bkhd->bhqk", *pair)
-    if softcap:
-        s = softcap * torch.tanh(s / softcap)
-    if bias is not None:
-        s = s + bias.to(s.dtype)
-    p = torch.softmax(s.masked_fill(~visible, -math.inf), -1).masked_fill(~visible, 0.0)
-    p = p.masked_fill(~visible.any(-1, keepdim=True), 0.0)
-    dropped = p if kept is None else p.masked_fill(~kept, 0.0)
-    o = torch.einsum("bhqk,bkhd->bqhd", dropped, v / (1 - dropout))
-    return o.to(dtype), p.to(dtype)
-
-
-def visible_pairs(
-    rows: Tensor, keys: Tensor, seqlen_q: int, seqlen_k: int, window: tuple[int, int], causal: bool
-) -> Tensor:
-    """(batch, 1, seqlen_q, seqlen_k). rows, keys: lengths of the sequences, (batch,)."""
-    left, right = window[0], 0 if causal else window[1]
-    i, j = torch.arange(seqlen_q)[:, None], torch.arange(seqlen_k)
-    rows, keys = rows[:, None, None], keys[:, None, None]
-    place = i + keys - rows
-    found = (j < keys) & (i < rows)
-    if left >= 0:
-        found &= j >= place - left
-    if right >= 0:
-        found &= j <= place + right
-    return found[:, None]
-
-
-def _bias(slopes: Tensor | None, rows: Tensor, keys: Tensor, seqlen_q: int, seqlen_k: int) -> Tensor | None:
-    if slopes is None:
-        return None
-    i, j = torch.arange(seqlen_q)[:, None], torch.arange(seqlen_k)
-    distance = (i + (keys - rows)[:, None, None] - j).abs()
-    return -slopes[:, :, None, None] * distance[:, None]
 
 
 class _Sizes(NamedTuple):
@@ -267,7 +210,7 @@ def _compare(
     seqlen_q, seqlen_k = q.shape[1], kv.shape[1]
     q, kv = q.detach().requires_grad_(), kv.detach().requires_grad_()
     visible = visible_pairs(sizes.rows, sizes.keys, seqlen_q, seqlen_k, sizes.window, case["causal"])
-    bias = _bias(sizes.slopes, sizes.rows, sizes.keys, seqlen_q, seqlen_k)
+    bias = alibi_bias(sizes.slopes, sizes.rows, sizes.keys, seqlen_q, seqlen_k)
     o, signed = ours(case, sizes, q, kv)
     kept = None
     if case["dropout"]:  # up to the longest sequence
@@ -354,7 +297,7 @@ def _check_kvcache(case: dict[str, Any]) -> list[Found]:
     visible = visible_pairs(sizes.rows, keys, seqlen_q, room, sizes.window, case["causal"])
     if leftpad is not None:
         visible = visible & (torch.arange(room) >= leftpad[:, None])[:, None, None]
-    bias = _bias(sizes.slopes, sizes.rows, keys, seqlen_q, room)
+    bias = alibi_bias(sizes.slopes, sizes.rows, keys, seqlen_q, room)
     (reference, _), (naive, _) = (
         plain(q_turned, expected_k, expected_v, visible, bias, wide=wide) for wide in (True, False)
     )

@@ -17,14 +17,15 @@ from flashbench.engines import (
     Forward,
     Layout,
     Ran,
+    Settings,
     get_engine,
 )
 from flashbench.engines.peers.numpy import NumpyEngine
 from flashbench.errors import UnsupportedError
 from flashbench.extras import NO_EXTRAS, Extras
 from flashbench.problem import AttentionProblem, Direction
-from helpers import plugins
-from helpers.oracle_engine import Oracle
+from helpers import plugins, wrong_readings
+from helpers.wrong_readings import Featured
 
 
 class Right:
@@ -129,34 +130,6 @@ def _writable(x: Any) -> Any:
     return np.asarray(SimpleNamespace(__array_interface__=interface))
 
 
-class _Scribbler:
-    """A mixin for a correct engine. It writes to one input before its call; results fit the changed input."""
-
-    def __init__(self, name: str, direction: Direction) -> None:
-        super().__init__()
-        self.spoils, self.direction = name, direction
-
-    def _spoil(self, arguments: tuple[Any, ...], extras: Extras) -> None:
-        target = _inputs_by_name(arguments, extras)[self.spoils]
-        own = _writable(target.partial if isinstance(target, BlockMask) else target)
-        if own.dtype == np.bool_:
-            own[...] = ~own
-        elif own.dtype == np.int64:
-            own[...] = own[..., ::-1].copy()
-        else:
-            own[...] = 0.25
-
-    def forward(self, *arguments: Any, extras: Extras = NO_EXTRAS, **options: Any) -> Forward:
-        if self.direction == "fwd":
-            self._spoil(arguments, extras)
-        return super().forward(*arguments, extras=extras, **options)  # type: ignore[misc]
-
-    def backward(self, *arguments: Any, extras: Extras = NO_EXTRAS, **options: Any) -> AttentionGradients:
-        if self.direction == "bwd":
-            self._spoil(arguments, extras)
-        return super().backward(*arguments, extras=extras, **options)  # type: ignore[misc]
-
-
 class WrongDtype(Right):
     def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
         found = super().forward(*arguments, keep=keep, **options)
@@ -167,116 +140,6 @@ class WrongType(Right):
     def forward(self, *arguments: Any, keep: bool = False, **options: Any) -> Forward:
         found = super().forward(*arguments, keep=keep, **options)
         return found._replace(lse=found.lse.tolist())
-
-
-class Featured(Oracle):
-    """Correct for every feature. The engines below answer another problem than they get."""
-
-    def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
-        return problem, extras
-
-    def forward(
-        self, problem: AttentionProblem, *rest: Any, extras: Extras = NO_EXTRAS, **options: Any
-    ) -> Forward:
-        problem, extras = self.understood(problem, extras)
-        return super().forward(problem, *rest, extras=extras, **options)
-
-    def backward(
-        self, problem: AttentionProblem, *rest: Any, extras: Extras = NO_EXTRAS, **options: Any
-    ) -> AttentionGradients:
-        problem, extras = self.understood(problem, extras)
-        return super().backward(problem, *rest, extras=extras, **options)
-
-
-class _Without(Featured):
-    """Ignores a field of the problem."""
-
-    field: str
-    value: Any = None
-
-    def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
-        return msgspec.structs.replace(problem, **{self.field: self.value}), extras
-
-
-class WithoutSoftcap(_Without):
-    field = "softcap"
-
-
-class WithoutAlibi(_Without):
-    field = "alibi"
-    value = False
-
-
-class WithoutMask(_Without):
-    field = "mask"
-
-
-class WithoutSinks(_Without):
-    field = "sinks"
-    value = False
-
-
-class WithoutKeyLengths(_Without):
-    field = "key_lengths"
-
-
-class WithoutDropout(_Without):
-    field = "dropout"
-    value = 0.0
-
-
-class TopLeftAlways(_Without):
-    """Aligns top-left also if lengths differ, as in a packed batch."""
-
-    field = "causal_alignment"
-    value = "top-left"
-
-
-class ShiftedWindow(Featured):
-    """Sees one key too many on the left."""
-
-    def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
-        if problem.window_left is not None:
-            problem = msgspec.structs.replace(problem, window_left=problem.window_left + 1)
-        return problem, extras
-
-
-class OneSlopeForAll(Featured):
-    """Uses the first head's slope for all heads."""
-
-    def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
-        slopes = extras.alibi_slopes
-        if slopes is not None:
-            extras = extras._replace(alibi_slopes=np.broadcast_to(slopes[:, :1], slopes.shape))
-        return problem, extras
-
-
-class OneMaskForAll(Featured):
-    """Uses the mask of the first sequence and head for all."""
-
-    def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
-        mask = extras.mask.dense() if isinstance(extras.mask, BlockMask) else extras.mask
-        if mask is not None:
-            first = np.broadcast_to(mask[:1, :1], mask.shape)
-            extras = extras._replace(
-                mask=BlockMask.from_mask(first) if isinstance(extras.mask, BlockMask) else first
-            )
-        return problem, extras
-
-
-class OtherDropoutBits(Featured):
-    """Exact dropout, but not with the promised random bits."""
-
-    def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
-        return msgspec.structs.replace(problem, dropout_seed=problem.dropout_seed ^ 1), extras
-
-
-class PagesInOrder(Featured):
-    def understood(self, problem: AttentionProblem, extras: Extras) -> tuple[AttentionProblem, Extras]:
-        table = extras.block_table
-        return problem, extras if table is None else extras._replace(
-            block_table=np.sort(table, axis=None).reshape(table.shape)
-        )
 
 
 class WrongDsinks(Featured):
@@ -311,6 +174,25 @@ class LeaksWhatIsHidden(Featured):
         found = super().forward(*arguments, **options)
         with np.errstate(invalid="ignore"):
             return found._replace(o=found.o + 0 * arguments[-1].sum())
+
+
+class LosesNan(Featured):
+    """Takes NaN and infinities for numbers."""
+
+    def forward(self, problem: AttentionProblem, settings: Settings, *arrays: Any, **options: Any) -> Forward:
+        entry = DTYPES[problem.dtype]
+        numbers = [entry.make(np.nan_to_num(entry.view(x).astype(np.float64))) for x in arrays]
+        return super().forward(problem, settings, *numbers, **options)
+
+
+class MeanWhereNothingIsSeen(Featured):
+    """A row that sees no key gets the mean of some, as of equal scores."""
+
+    def forward(self, *arguments: Any, **options: Any) -> Forward:
+        found = super().forward(*arguments, **options)
+        return found._replace(
+            o=np.where(np.isneginf(found.lse)[..., np.newaxis], 0.5, found.o).astype(found.o.dtype)
+        )
 
 
 class ReadsHiddenKeys(Featured):
@@ -374,14 +256,42 @@ class UntidyWithMasks(Featured):
         return found
 
 
-class OverwritingO(_Scribbler, Featured):
+class _Scribbler(Featured):
+    """Writes to one input before its call; results fit the changed input."""
+
+    def __init__(self, name: str, direction: Direction) -> None:
+        super().__init__()
+        self.spoils, self.direction = name, direction
+
+    def _spoil(self, arguments: tuple[Any, ...], extras: Extras) -> None:
+        target = _inputs_by_name(arguments, extras)[self.spoils]
+        own = _writable(target.partial if isinstance(target, BlockMask) else target)
+        if own.dtype == np.bool_:
+            own[...] = ~own
+        elif own.dtype == np.int64:
+            own[...] = own[..., ::-1].copy()
+        else:
+            own[...] = 0.25
+
+    def forward(self, *arguments: Any, extras: Extras = NO_EXTRAS, **options: Any) -> Forward:
+        if self.direction == "fwd":
+            self._spoil(arguments, extras)
+        return super().forward(*arguments, extras=extras, **options)
+
+    def backward(self, *arguments: Any, extras: Extras = NO_EXTRAS, **options: Any) -> AttentionGradients:
+        if self.direction == "bwd":
+            self._spoil(arguments, extras)
+        return super().backward(*arguments, extras=extras, **options)
+
+
+class OverwritingO(_Scribbler):
     """Writes to the memory of o, which it gets again for the next backward."""
 
     def __init__(self) -> None:
         super().__init__("o", "bwd")
 
 
-class Scribbling(_Scribbler, Featured):
+class Scribbling(_Scribbler):
     """Writes to one input: by default `q` in `fwd`."""
 
     def __init__(self, name: str = "q", direction: Direction = "fwd") -> None:
@@ -398,13 +308,15 @@ class RefusingLate(Right):
         raise UnsupportedError("no backward after all")
 
 
-NAMES = [
-    name
-    for name, value in list(globals().items())
-    if isinstance(value, type) and value.__module__ == __name__ and not name.startswith("_")
-]
+MODULES = {
+    name: value.__module__
+    for name, value in {**vars(wrong_readings), **globals()}.items()
+    if isinstance(value, type)
+    and value.__module__ in (wrong_readings.__name__, __name__)
+    and not name.startswith("_")
+}
 
 
 def install(directory: Path) -> None:
     """Make a plug-in package in the directory. It offers these engines by entry points."""
-    plugins.offer(directory, {name: f"{__name__}:{name}" for name in NAMES}, "wrong-engines")
+    plugins.offer(directory, {name: f"{module}:{name}" for name, module in MODULES.items()}, "wrong-engines")

@@ -45,6 +45,8 @@ SEEDED = {
     "OneMaskForAll": ("mask-bool-bhqk", "misreads", "the first head's mask as that of all heads"),
     "OtherDropoutBits": ("dropout-0.5", "misreads", "the seed of dropout as another"),
     "LeakyNan": ("nan-in-v-causal", "spreads NaN", ""),
+    "LosesNan": ("nan-in-v-causal", "loses NaN", ""),
+    "MeanWhereNothingIsSeen": ("len203x113-bottom-right", "unseeing rows", "o"),
     "ReadsHiddenKeys": ("square-17-causal", "leaks", "hidden keys"),
     "WrongForward": ("square-17", "inaccurate", "o"),
     "WrongLse": ("square-17", "inaccurate", "lse"),
@@ -138,6 +140,7 @@ PEERS = {
     "torch-math": ("nan-in-v-causal", "float32", "torch"),
     "torch-flash": ("nan-in-v-causal", "float32", "torch"),
     "jax": ("nan-in-v-causal", "float32", "jax"),
+    "flex": ("nan-in-v-mask-float", "bfloat16", "torch"),
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from helpers.flash_attn_grid import plain, visible_pairs
+from helpers.plain_attention import plain, visible_pairs
 
 import flashbench
 from flashbench.errors import AttentionError
