@@ -62,7 +62,7 @@ def export(
     chosen = parse_choices("--format", format_, formats, many=False)[0]
     check_output(output)
     file = load(results) if chosen.takes_training else load_measurements(results)
-    if not (file.measurements or file.training or file.inference):
+    if not file.rows:
         raise ResultsError(f"{results} has no measurements")
     left_out = [row for row in file.measurements if not chosen.takes(row)]
     if left_out and len(left_out) == len(file.measurements):

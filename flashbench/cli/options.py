@@ -344,6 +344,15 @@ Save = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Show = Annotated[
+    str | None,
+    typer.Option(
+        "--show",
+        metavar="FILE",
+        help="Print the tables of a file that --save or --json wrote, and measure nothing.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Resume = Annotated[
     bool,
     typer.Option(

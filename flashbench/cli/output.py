@@ -100,7 +100,7 @@ class ResultFiles:
             file.close()
 
     def _what_is_kept(self, results: Results) -> tuple[str, str | None]:
-        count = len(results.measurements) + len(results.training) + len(results.inference)
+        count = len(results.rows)
         measured = f"{count} measurement{'' if count == 1 else 's'} begun or finished"
         files = [file for file in self._files if file.can_grow]
         if not count or not files:

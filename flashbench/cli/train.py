@@ -157,43 +157,23 @@ def train(
             rich_help_panel=options.MEASURING,
         ),
     ] = None,
-    show: Annotated[
-        str | None,
-        typer.Option(
-            "--show",
-            metavar="FILE",
-            help="Print the tables of a file that --save or --json wrote, and measure nothing.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    show: options.Show = None,
     output: Annotated[Output, groups.OUTPUT],
 ) -> None:
     """Measure whole training steps of forecasting models, attention swapped: time, memory, share, losses."""
     # Inside: these import NumPy, which --help must not.
-    from rich.console import Console
-
-    from flashbench.cli.output import ResultFiles
-    from flashbench.cli.progress import show_progress
+    from flashbench.cli.arms import run_or_show
     from flashbench.cli.train_settings import build_train_study
     from flashbench.report.train import train_report
-    from flashbench.results.store import load_of
     from flashbench.studies import train as study
-    from flashbench.system.affinity import pinned_to
 
-    if show is not None:
-        Console().print(train_report(load_of("train", show)))
-        return
-    settings = build_train_study(context.params)
-    files = ResultFiles(output)
-    with show_progress() as on_progress, files.keeping_interrupted(), pinned_to(settings.cpus):
-        results = study.run(
-            settings,
-            command=context.obj,
-            on_progress=on_progress,
-            on_results=files.keep,
-            earlier=files.earlier,
-        )
-    files.finish(results)
-    files.console.print(train_report(results))
-    files.warn(results)
-    raise typer.Exit(1 if study.failed(results) else 0)
+    run_or_show(
+        study,
+        "train",
+        build_train_study,
+        train_report,
+        given=context.params,
+        command=context.obj,
+        output=output,
+        show=show,
+    )

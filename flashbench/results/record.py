@@ -307,3 +307,8 @@ class Results(Record, frozen=True, kw_only=True):
     inference: list[InferenceTest] = []
     warnings: list[str] = []  # one line each: what a reader should know or do
     complete: bool = True  # False: points are still missing; --resume measures them
+
+    @property
+    def rows(self) -> list[Measurement | TrainingStep | InferenceTest]:
+        """Every measurement, of whatever kind. Duels and the machine are none."""
+        return [*self.measurements, *self.training, *self.inference]

@@ -141,7 +141,7 @@ def load_of(kind: Literal["train", "infer"], path: str | os.PathLike[str]) -> Re
     what = _OF_MODELS[kind]
     if results.kind != kind:
         raise ResultsError(f'{path} is of kind "{results.kind}", and holds no {what}')
-    if not (results.training or results.inference):
+    if not results.rows:
         raise ResultsError(f"{path} holds no {what}")
     return results
 

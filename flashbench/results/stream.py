@@ -49,7 +49,7 @@ class GrowingFile:
                 remove_parts(each)
         else:
             for each, results in unfinished.items():
-                count = len(results.measurements) + len(results.training) + len(results.inference)
+                count = len(results.rows)
                 raise ResultsError(
                     f"{each} holds {count} measurement{'' if count == 1 else 's'} of an unfinished run",
                     hint=f"--resume goes on with it; to begin again: rm {each}",

@@ -30,6 +30,4 @@ def nothing_to_measure(
 
 def is_empty(results: Results) -> bool:
     """Whether no point was measured, neither with a right result nor with a wrong one."""
-    statuses = {row.status for row in results.measurements}
-    statuses |= {row.status for row in results.training} | {row.status for row in results.inference}
-    return statuses.isdisjoint(("ok", "wrong"))
+    return {row.status for row in results.rows}.isdisjoint(("ok", "wrong"))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -171,7 +172,7 @@ class Call:
             self._error = error
 
 
-class Helpers:
+class Helpers(ABC):
     """Threads that help callers. They keep the cells of calls, to use them again."""
 
     def __init__(self) -> None:
@@ -196,17 +197,17 @@ class Helpers:
     def give_back(self, call: Call) -> None:
         self._spare.append(call)
 
+    @abstractmethod
     def _prepare(self, call: Call) -> None:
         """Make new cells known to the threads."""
-        raise NotImplementedError
 
     def closed_behind(self, call: Call) -> Ending:
         """A context manager. At the end of its block the call is closed and no thread is inside."""
         return call.closed_behind
 
+    @abstractmethod
     def open(self, call: Call, helpers: int) -> None:
         """Let up to `helpers` threads work on the call."""
-        raise NotImplementedError
 
 
 @functools.cache  # a kernel lives as long as the process

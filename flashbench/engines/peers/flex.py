@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn.attention.flex_attention import BlockMask as Blocks
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -83,8 +84,8 @@ def _mods(problem: AttentionProblem, extras: Extras) -> _Mods:
     if extras.alibi_slopes is not None:
         slopes = torch.from_numpy(extras.alibi_slopes.copy())
         scores.append(lambda s, b, h, i, j: s - slopes[b, h] * (i + offset[b] - j).abs())
-    if problem.mask == "float":
-        added = torch.from_numpy(extras.mask.copy())  # type: ignore[union-attr]
+    if problem.mask == "float" and isinstance(extras.mask, np.ndarray):  # block masks have no numbers
+        added = torch.from_numpy(extras.mask.copy())
         scores.append(lambda s, b, h, i, j: s + added[b, h, i, j])
     shown = [*_limits(problem, offset)]
     if extras.mask is not None and problem.mask != "float":

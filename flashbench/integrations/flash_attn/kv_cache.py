@@ -109,7 +109,7 @@ def flash_attn_with_kvcache(
     q, keys, values = (x.transpose(1, 2) for x in (q, cache.k, cache.v))
     try:
         o, lse = attend(q, keys, values, options, lse=return_softmax_lse)
-    except Exception:
+    except BaseException:  # Ctrl-C too leaves the cache as it was
         put_back()
         raise
     o = o.transpose(1, 2)

@@ -19,7 +19,7 @@ from flashbench.studies.audit.findings import Explanation
 from flashbench.studies.audit.library_calls import CALLS
 from flashbench.studies.cases import Case
 from flashbench.studies.question import Question
-from flashbench.tolerances import problem_tolerance
+from flashbench.tolerances import Output, problem_tolerance
 
 _FORMULA_HAS = frozenset(("window", "softcap", "alibi", "mask", "key_lengths"))
 _MOST_NUMBERS = 1 << 16  # of all inputs: more would make no readable program
@@ -129,15 +129,15 @@ def script_of(engine: Engine, case: Case, explanation: Explanation) -> str | Non
 
 
 def _tolerances(case: Case, question: Question) -> dict[str, float]:
-    names = ("o", "lse", "dq", "dk", "dv") if case.backward else ("o", "lse")
+    names: tuple[Output, ...] = ("o", "lse", "dq", "dk", "dv") if case.backward else ("o", "lse")
     return {
         name: float(
             problem_tolerance(
                 case.problem,
-                name,  # type: ignore[arg-type]
+                name,
                 sizes=case.sizes,
                 largest_lse=question.largest_lse,
-                naive=question.naive.get(name),  # type: ignore[call-overload]
+                naive=question.naive.get(name),
             )
         )
         for name in names

@@ -84,9 +84,10 @@ class InferStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def points(self) -> list[InferPoint]:
         """All points. The arms of one test are neighbours."""
-        tests = [("prefill", tokens) for tokens in self.prompt] + [("decode", n) for n in self.generate]
+        tests: list[tuple[Test, int]] = [("prefill", tokens) for tokens in self.prompt]
+        tests += [("decode", tokens) for tokens in self.generate]
         spanned = product(self.models, self.dtypes, tests, sorted(self.depths), self.attentions)
         return [
-            InferPoint(model, dtype, test, tokens, depth, attention)  # type: ignore[arg-type]
+            InferPoint(model, dtype, test, tokens, depth, attention)
             for model, dtype, (test, tokens), depth, attention in spanned
         ]

@@ -154,6 +154,22 @@ def test_what_attention_refuses_leaves_the_cache_unchanged(given: dict[str, Any]
     assert torch.equal(caches[1], CACHE)
 
 
+def test_an_interrupted_call_leaves_the_cache_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    caches = [CACHE.clone(), CACHE.clone()]
+    seen = []
+
+    def interrupted(q: Any, k: Any, *_: Any, **__: Any) -> None:
+        seen.append(not torch.equal(k.transpose(1, 2), CACHE))  # the new keys are there by now
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flashbench.integrations.flash_attn.kv_cache.attend", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        flash_attn_with_kvcache(Q, *caches, NEW, NEW, cache_seqlens=3)
+    assert seen == [True]
+    assert torch.equal(caches[0], CACHE)
+    assert torch.equal(caches[1], CACHE)
+
+
 @pytest.mark.parametrize("page", [-1, 4])
 def test_new_keys_go_to_no_other_sequences_page(page: int) -> None:
     pool, table = POOL.clone(), torch.tensor([[0], [page]], dtype=INT)
