@@ -1,23 +1,25 @@
-"""Two results files against each other: whether they are comparable, and their matching measurements."""
+"""Two results files against each other: whether they are comparable, and their matching rows."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from flashbench.analysis.groups import grouped
 from flashbench.analysis.pairs import Pair, judge_pairs, least_processes, p_value, processes_of
+from flashbench.analysis.row_words import arm_word, place_word
 from flashbench.analysis.scaling import has_scaling
 from flashbench.analysis.verdict import FAILED, verdicts_exit_code
+from flashbench.analysis.whole_models import ModelRow, place_of, work_key
 from flashbench.analysis.words import counted, settings_word
 from flashbench.errors import ResultsError
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.results.export.names import with_cold_caches
 from flashbench.results.one_line import one_line
-from flashbench.results.record import Measurement, Results, Side
+from flashbench.results.record import AnyRow, Measurement, Results, Side
 
 
 class IncomparableError(ResultsError):
@@ -39,6 +41,14 @@ class Key(NamedTuple):
     threads: int | None  # None: all measurements of both files have the same number, or --force ignores it
 
 
+class ModelKey(NamedTuple):
+    """The identity of a whole model's row within a file."""
+
+    work: tuple[object, ...]
+    place: int
+    attention: str
+
+
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """A setting or a property of the machine in which the files differ."""
 
@@ -57,8 +67,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     differences: list[Difference]  # reasons against a comparison that --force overruled
     remarks: list[str]  # what else a reader should know
     pairs: list[Pair]
-    only_in_base: list[Measurement]
-    only_in_new: list[Measurement]
+    only_in_base: list[AnyRow]
+    only_in_new: list[AnyRow]
 
     @property
     def exit_code(self) -> int:
@@ -79,7 +89,7 @@ def compare(
     fail_over: float = 0.05,
     force: bool = False,
 ) -> Comparison:
-    """Match the measurements of two files and judge each pair.
+    """Match the rows of two files, measurements of attention or of whole models, and judge each pair.
 
     The files were not measured in turns, so the comparison is unpaired, over the medians of processes: a
     ratio with its bootstrap interval, and the Mann-Whitney test adjusted for the number of pairs (Holm).
@@ -130,28 +140,38 @@ def _both_shown(base_name: str, new_name: str) -> str:
     return f"flashbench report {shlex.quote(base_name)} {shlex.quote(new_name)} shows them side by side"
 
 
-def _by_key(results: Results, name: str, curves: bool) -> dict[Key, Measurement]:
+def _by_key(results: Results, name: str, curves: bool) -> dict[Key | ModelKey, AnyRow]:
     """curves: whether measurements are told apart by their numbers of threads."""
-    rows: dict[Key, Measurement] = {}
-    for row in results.measurements:
-        key = Key(
-            row.problem,
-            row.engine,
-            row.direction,
-            row.blocks_asked,
-            row.path_asked,
-            row.side,
-            row.threads if curves else None,
-        )
+    rows: dict[Key | ModelKey, AnyRow] = {}
+    for row in results.rows:
+        key = _key(row, curves) if isinstance(row, Measurement) else _model_key(row)
         if key in rows:
             raise ResultsError(
-                f"{name} holds {row.engine} at {row.problem.seqlen_q} twice, alike in every setting"
+                f"{name} holds {arm_word(row)} at {place_word(row)} twice, alike in every setting"
             )
         rows[key] = row
     return rows
 
 
-def _unlike_blocks(old: Iterable[Key], new: Iterable[Key]) -> list[tuple[Key, Key]]:
+def _key(row: Measurement, curves: bool) -> Key:
+    return Key(
+        row.problem,
+        row.engine,
+        row.direction,
+        row.blocks_asked,
+        row.path_asked,
+        row.side,
+        row.threads if curves else None,
+    )
+
+
+def _model_key(row: ModelRow) -> ModelKey:
+    return ModelKey(work_key(row), place_of(row), row.attention)
+
+
+def _unlike_blocks(
+    old: Iterable[Key | ModelKey], new: Iterable[Key | ModelKey]
+) -> list[tuple[Key | ModelKey, Key | ModelKey]]:
     """Pairs that differ only in their block size, if only one pairing is possible."""
     old_alike, new_alike = _without_blocks(old), _without_blocks(new)
     return [
@@ -161,8 +181,8 @@ def _unlike_blocks(old: Iterable[Key], new: Iterable[Key]) -> list[tuple[Key, Ke
     ]
 
 
-def _without_blocks(keys: Iterable[Key]) -> dict[Key, list[Key]]:
-    return grouped(keys, lambda key: key._replace(blocks=None))
+def _without_blocks(keys: Iterable[Key | ModelKey]) -> dict[Key, list[Key]]:
+    return grouped((key for key in keys if isinstance(key, Key)), lambda key: key._replace(blocks=None))
 
 
 def _differences(base: Results, new: Results) -> list[Difference]:
@@ -178,14 +198,29 @@ def _differences(base: Results, new: Results) -> list[Difference]:
         ("governor", base.machine.governor, new.machine.governor),
         ("threads", _threads(base), _threads(new)),
         ("cold", with_cold_caches(base), with_cold_caches(new)),
+        *_of_models(base, new),
     ]
     return [
         Difference(name=name, base=_word(old), new=_word(late)) for name, old, late in pairs if old != late
     ]
 
 
+def _of_models(base: Results, new: Results) -> Iterator[tuple[str, object, object]]:
+    """Settings of whole models that their rows do not have, and models that are others of the same name."""
+    for name in ("horizon", "patch_stride", "settings"):
+        yield name, base.config.get(name), new.config.get(name)
+    sizes = [_parameters(side) for side in (base, new)]
+    for model in sorted(sizes[0].keys() & sizes[1].keys()):
+        yield f"parameters of {model}", sizes[0][model], sizes[1][model]
+
+
+def _parameters(results: Results) -> dict[str, int]:
+    rows: list[ModelRow] = [*results.training, *results.inference]
+    return {row.model: row.parameters for row in rows if row.parameters is not None}
+
+
 def _threads(results: Results) -> str | None:
-    counts = sorted({row.threads for row in results.measurements if row.threads is not None})
+    counts = sorted({row.threads for row in results.rows if row.threads is not None})
     return ", ".join(map(str, counts)) or None
 
 
@@ -221,7 +256,7 @@ def _remarks(base: Results, new: Results, fail_over: float) -> list[str]:
     return remarks
 
 
-def _too_few(sides: Sequence[tuple[Measurement, Measurement]]) -> list[str]:
+def _too_few(sides: Sequence[tuple[AnyRow, AnyRow]]) -> list[str]:
     """Advice if there are too few processes to decide."""
     tested = sum(p_value(*side) is not None for side in sides)
     open_to_chance = [(base, new) for base, new in sides if base != new and p_value(base, new) is not None]

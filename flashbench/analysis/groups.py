@@ -15,7 +15,8 @@ from flashbench.results.record import Measurement
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
-Along = Literal["seqlen", "keys", "head_dim"]  # what runs down a table
+# What runs down a table; the last two in tables of whole models.
+Along = Literal["seqlen", "keys", "head_dim", "depth", "context"]
 # Length in a group's problem if its sequences have lengths of their own: these are then percent of it.
 _WHOLE = 100
 

@@ -1,24 +1,23 @@
-"""Conclusions from tests of inference: rates, ratios, Amdahl's bound, and the longest context that fits."""
+"""Conclusions from tests of inference: rates, and the longest context that fits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 
+from flashbench.measure.statistics import median_interval, process_medians
 from flashbench.results.record import InferenceTest
-
-BASE = "sdpa"
 
 
 class Rate(NamedTuple):
-    """Tokens a second: of the median, and of the fastest and slowest process's median."""
+    """Tokens a second: the median, and an interval of the median over processes."""
 
     median: float
     low: float
     high: float
+    confidence: float
 
 
 def tokens_per_second(test: InferenceTest) -> Rate | None:
@@ -26,38 +25,10 @@ def tokens_per_second(test: InferenceTest) -> Rate | None:
     if test.time is None:
         return None
     tokens = 1e9 * test.batch * test.tokens
-    processes = [median(process) for process in test.time.samples_ns]
-    return Rate(tokens / test.time.median_ns, tokens / max(processes), tokens / min(processes))
-
-
-def place_of(test: InferenceTest) -> tuple[object, ...]:
-    """What the arms of a test have in common."""
-    return test.model, test.dtype, test.test, test.tokens, test.depth, test.batch
-
-
-def base_of(
-    test: InferenceTest, tests: Sequence[InferenceTest], attention: str = BASE
-) -> InferenceTest | None:
-    """The same test with that attention."""
-    for other in tests:
-        if other.attention == attention and place_of(other) == place_of(test):
-            return other
-    return None
-
-
-def measured_ratio(test: InferenceTest, base: InferenceTest | None) -> float | None:
-    """How many times faster than the base a test is; None unless both were timed."""
-    if base is None or test.time is None or base.time is None:
-        return None
-    return base.time.median_ns / test.time.median_ns
-
-
-def amdahl_bound(test: InferenceTest, base: InferenceTest | None) -> float | None:
-    """1 / ((1 - f) + f / s): f is attention's share of the base's test, s its speed-up here (Amdahl 1967)."""
-    if base is None or base.attention_share is None or not base.attention_ns or not test.attention_ns:
-        return None
-    faster = base.attention_ns / test.attention_ns
-    return 1.0 / ((1.0 - base.attention_share) + base.attention_share / faster)
+    interval = median_interval(process_medians(test.time.samples_ns))
+    return Rate(
+        tokens / test.time.median_ns, tokens / interval.high, tokens / interval.low, interval.confidence
+    )
 
 
 def longest_context(prefills: Sequence[InferenceTest], budget_bytes: int) -> int | None:

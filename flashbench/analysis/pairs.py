@@ -1,4 +1,4 @@
-"""A measurement in two results files: its change, how certain it is, and the verdict."""
+"""A row in two results files: its change, how certain it is, and the verdict."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from flashbench.analysis.ratios import memory_ratio, time_ratio
+from flashbench.analysis.ratios import memory_ratio, peak_bytes, time_ratio
 from flashbench.analysis.verdict import ALPHA, judge, status_verdict
 from flashbench.measure.statistics import (
     Interval,
@@ -16,17 +16,17 @@ from flashbench.measure.statistics import (
     smallest_mann_whitney_p,
     unpaired_ratio,
 )
-from flashbench.results.record import Measurement, Verdict
+from flashbench.results.record import AnyRow, Verdict
 
 # memray counts whole allocations. Those of the interpreter vary by about a page.
 MEMORY_NOISE_BYTES = 4096
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
-    """One measurement in both files."""
+    """One row of both files."""
 
-    base: Measurement
-    new: Measurement
+    base: AnyRow
+    new: AnyRow
     time_ratio: float | None  # new median over base median; None unless both have one
     time_low: float | None  # its 95 % interval by bootstrap over processes; None with one process a side
     time_high: float | None
@@ -38,7 +38,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None = None  # a reason that the figures do not show
 
 
-def judge_pairs(sides: Sequence[tuple[Measurement, Measurement]], fail_over: float) -> list[Pair]:
+def judge_pairs(sides: Sequence[tuple[AnyRow, AnyRow]], fail_over: float) -> list[Pair]:
     """Every pair, with its p-value adjusted for the number of p-values."""
     raw = [p_value(base, new) for base, new in sides]
     adjusted = iter(holm([p for p in raw if p is not None]))
@@ -49,7 +49,7 @@ def judge_pairs(sides: Sequence[tuple[Measurement, Measurement]], fail_over: flo
     ]
 
 
-def p_value(base: Measurement, new: Measurement) -> float | None:
+def p_value(base: AnyRow, new: AnyRow) -> float | None:
     """The Mann-Whitney p-value; None without a valid time on both sides."""
     if base.status != "ok" or new.status != "ok" or not base.time or not new.time:
         return None
@@ -58,7 +58,7 @@ def p_value(base: Measurement, new: Measurement) -> float | None:
 
 
 def _judge(
-    base: Measurement, new: Measurement, p: float | None, p_holm: float | None, tested: int, fail_over: float
+    base: AnyRow, new: AnyRow, p: float | None, p_holm: float | None, tested: int, fail_over: float
 ) -> Pair:
     verdict, note = status_verdict(base, new)
     interval = None
@@ -92,8 +92,8 @@ def _judge(
 
 
 def _time_verdict(
-    base: Measurement,
-    new: Measurement,
+    base: AnyRow,
+    new: AnyRow,
     interval: Interval | None,
     p_holm: float | None,
     tested: int,
@@ -119,10 +119,10 @@ def least_processes(tested: int) -> int:
     return processes
 
 
-def _memory_verdict(base: Measurement, new: Measurement, fail_over: float) -> Verdict | None:
-    if base.memory is None or new.memory is None:
+def _memory_verdict(base: AnyRow, new: AnyRow, fail_over: float) -> Verdict | None:
+    old, late = peak_bytes(base), peak_bytes(new)
+    if old is None or late is None:
         return None
-    old, late = base.memory.workspace_peak_bytes, new.memory.workspace_peak_bytes
     if abs(late - old) <= MEMORY_NOISE_BYTES:
         return "same"
     if late > old * (1 + fail_over):
@@ -130,11 +130,11 @@ def _memory_verdict(base: Measurement, new: Measurement, fail_over: float) -> Ve
     return "improved" if late < old / (1 + fail_over) else "same"
 
 
-def processes_of(row: Measurement) -> int:
+def processes_of(row: AnyRow) -> int:
     """Processes that measured a time."""
     return sum(map(bool, row.time.samples_ns)) if row.time else 0
 
 
-def _is_single(row: Measurement) -> bool:
+def _is_single(row: AnyRow) -> bool:
     """Whether the time is a single figure from elsewhere, not a sample."""
     return row.time is not None and sum(map(len, row.time.samples_ns)) <= 1

@@ -1,4 +1,4 @@
-"""Conclusions from training steps: ratios, Amdahl's bound, and the longest context that fits."""
+"""The longest context whose training step fits into memory."""
 
 from __future__ import annotations
 
@@ -13,50 +13,9 @@ from flashbench.results.record import TrainingStep
 
 Vector = NDArray[np.float64]
 
-BASE = "standard"
 # Weight, gradient and Adam's two moments, in float32.
 BYTES_A_PARAMETER = 16
 _SMALL = 0.1  # share of the peak at the longest length; measured parts of this kind were up to 0.07
-
-
-def measured_ratio(row: TrainingStep, base: TrainingStep | None) -> float | None:
-    """How many times faster than the base a step is; None unless both were timed."""
-    if base is None or row.time is None or base.time is None:
-        return None
-    return base.time.median_ns / row.time.median_ns
-
-
-def attention_ns(row: TrainingStep) -> float | None:
-    """Time of attention in a step, forward and backward."""
-    if row.attention_forward_ns is None or row.attention_backward_ns is None:
-        return None
-    return row.attention_forward_ns + row.attention_backward_ns
-
-
-def amdahl_bound(row: TrainingStep, base: TrainingStep | None) -> float | None:
-    """1 / ((1 - f) + f / s): f is attention's share of the base's step, s its speed-up here.
-
-    Amdahl 1967, "Validity of the single processor approach": the effect of a faster part on the whole.
-    """
-    if base is None or base.attention_share is None:
-        return None
-    own, others = attention_ns(row), attention_ns(base)
-    if own is None or others is None or own <= 0 or others <= 0:
-        return None
-    share, faster = base.attention_share, others / own
-    return 1.0 / ((1.0 - share) + share / faster)
-
-
-def base_of(row: TrainingStep, rows: Sequence[TrainingStep], attention: str = BASE) -> TrainingStep | None:
-    """The step of the same model at the same length with that attention."""
-    for other in rows:
-        if other.attention == attention and same_place(row, other):
-            return other
-    return None
-
-
-def same_place(row: TrainingStep, other: TrainingStep) -> bool:
-    return (row.model, row.context_length) == (other.model, other.context_length)
 
 
 class LongestContext(NamedTuple):

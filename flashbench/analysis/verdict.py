@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from flashbench.analysis.words import STATUS_WORDS
 from flashbench.measure.statistics import Interval
-from flashbench.results.record import Measurement, Verdict
+from flashbench.results.record import AnyRow, Verdict
 
 ALPHA = 0.05
 FAILED = 4  # exit code when a side has no valid time
@@ -38,7 +38,7 @@ def between_engines(verdict: Verdict) -> Verdict:
     return "b_faster" if verdict == "improved" else verdict
 
 
-def status_verdict(base: Measurement, new: Measurement) -> tuple[Verdict | None, str | None]:
+def status_verdict(base: AnyRow, new: AnyRow) -> tuple[Verdict | None, str | None]:
     """Verdict and reason for two versions if one is not ok; (None, None) if both are: the figures decide.
 
     A side without a time is neither slower nor faster.
@@ -51,7 +51,7 @@ def status_verdict(base: Measurement, new: Measurement) -> tuple[Verdict | None,
     return "failed", f"now {now}" if was is None else f"{was}, now {now}"
 
 
-def sides_verdict(a: Measurement, b: Measurement) -> tuple[Verdict | None, str | None]:
+def sides_verdict(a: AnyRow, b: AnyRow) -> tuple[Verdict | None, str | None]:
     """Verdict and reason for a duel if a side is not ok; (None, None) if both are: the figures decide."""
     failed = [
         f"{side} {STATUS_WORDS[row.status]}" for side, row in (("A", a), ("B", b)) if row.status != "ok"
@@ -59,7 +59,7 @@ def sides_verdict(a: Measurement, b: Measurement) -> tuple[Verdict | None, str |
     return ("failed", ", ".join(failed)) if failed else (None, None)
 
 
-def verdicts_exit_code(judged: Iterable[tuple[Verdict, Measurement]]) -> int:
+def verdicts_exit_code(judged: Iterable[tuple[Verdict, AnyRow]]) -> int:
     """The exit code of verdicts; each comes with the measurement that it judges, B or the new side.
 
     1: something is slower. 4: nothing is slower, but a judged measurement failed. 3: something cannot be

@@ -1,4 +1,4 @@
-"""`flashbench compare`: a verdict per measurement of two results files."""
+"""`flashbench compare`: a verdict per row of two results files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ EPILOG = (
     "Examples:\n"
     "  flashbench compare old.json new.json\n"
     "  flashbench compare old.json new.json --fail-over 10% --format markdown\n"
-    "  flashbench compare results/documented.json mine.json --force\n\n"
+    "  flashbench compare results/documented.json mine.json --force\n"
+    "  flashbench compare tokens-old.json tokens-new.json\n\n"
     "Exit code: 0 all same or improved; 1 something regressed; 2 bad input; 3 something is inconclusive, or "
     "failed in the first file alone, or the files are not comparable; 4 something failed in the second file: "
     "it crashed, ran out of memory or time, is wrong, unsupported or too large, or all is so in both. 1 goes "
@@ -43,7 +44,7 @@ def compare(
     ] = "table",
     json: Annotated[str | None, options.json("the comparison")] = None,
 ) -> None:
-    """Say of every measurement in both files whether it improved, stayed the same or regressed."""
+    """Say of every row in both files, also of train and infer, whether it improved, stayed or regressed."""
     # Inside: these import NumPy, which --help must not.
     import sys
 
@@ -55,15 +56,15 @@ def compare(
     from flashbench.report.annotations import compare_annotations
     from flashbench.report.compare import compare_json, compare_markdown, compare_report
     from flashbench.report.github import report_to_github
-    from flashbench.results.store import load_measurements
+    from flashbench.results.store import load
 
     limit = parse_share("--fail-over", fail_over)
     formats = {"table": None, "markdown": compare_markdown, "json": compare_json}
     as_text = parse_choices("--format", format_, formats, many=False)[0]
     check_output(json)
     comparison = study.compare(
-        load_measurements(base),
-        load_measurements(new),
+        load(base),
+        load(new),
         base_name=base,
         new_name=new,
         fail_over=limit,

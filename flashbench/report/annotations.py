@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flashbench.analysis.compare import Comparison
+from flashbench.analysis.row_words import row_name
 from flashbench.report.duel import duel_line, duel_title
 from flashbench.report.github import Annotation, Level
-from flashbench.results.export.names import benchmark_name
-from flashbench.results.record import Measurement, Results, Verdict
+from flashbench.results.record import AnyRow, Results, Verdict
 
 LEVELS: Mapping[Verdict, Level] = {
     "regressed": "error",
@@ -34,7 +34,7 @@ def compare_annotations(comparison: Comparison) -> list[Annotation]:
     return [
         Annotation(
             _level(pair.verdict, pair.new),
-            f"{pair.verdict}: {benchmark_name(pair.new)}",
+            f"{pair.verdict}: {row_name(pair.new)}",
             ", ".join(
                 filter(
                     None,
@@ -52,6 +52,6 @@ def compare_annotations(comparison: Comparison) -> list[Annotation]:
     ]
 
 
-def _level(verdict: Verdict, judged: Measurement) -> Level:
+def _level(verdict: Verdict, judged: AnyRow) -> Level:
     """A failure of the other side is a warning: it is no error of the judged side."""
     return "warning" if verdict == "failed" and judged.status == "ok" else LEVELS[verdict]

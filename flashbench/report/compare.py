@@ -8,25 +8,23 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from flashbench.analysis.blocks import block_label, with_block
+from flashbench.analysis.blocks import with_block
 from flashbench.analysis.compare import Comparison
-from flashbench.analysis.group_words import problem_line
-from flashbench.analysis.groups import group_key, grouped
+from flashbench.analysis.groups import grouped
 from flashbench.analysis.pairs import Pair
-from flashbench.analysis.paths import engine_with_path
-from flashbench.analysis.problem_words import length_word
+from flashbench.analysis.ratios import peak_bytes
+from flashbench.analysis.row_words import arm_word, asked_word, kind_line, place_axis, place_word
 from flashbench.analysis.words import STATUS_WORDS
 from flashbench.report.cells import size_cell
 from flashbench.report.escapes import escape_markdown, markdown_list
 from flashbench.report.grid import Grid, Section
-from flashbench.report.layout import verdict_counts
+from flashbench.report.layout import AXES, verdict_counts
 from flashbench.report.tones import NOTHING, VERDICT_TONES, Cell, Line
 from flashbench.report.units import format_p, format_times, format_wide_ratio
-from flashbench.results.record import Measurement
+from flashbench.results.record import AnyRow, Measurement
 from flashbench.texts import indented_json
 
 _HEADERS = (
-    "Seq\nLen",
     "Base\n(ms)",
     "New\n(ms)",
     "Time\nratio",
@@ -68,7 +66,7 @@ def _sections(pairs: Sequence[Pair]) -> list[Section]:
 
 
 def _title(pair: Pair) -> str:
-    words = (engine_with_path(pair.new), problem_line(group_key(pair.new)), _blocks(pair), _paths(pair))
+    words = (arm_word(pair.new), kind_line(pair.new), _blocks(pair), _paths(pair))
     return ", ".join(filter(None, words))
 
 
@@ -76,14 +74,14 @@ def _reasons(pairs: Sequence[Pair]) -> list[Line]:
     """What the figures do not show: one line for each verdict and note, with its lengths."""
     noted = grouped((pair for pair in pairs if pair.note is not None), lambda pair: (pair.verdict, pair.note))
     return [
-        Line(f"{', '.join(length_word(pair.new.problem) for pair in where)}: {verdict}: {note}")
+        Line(f"{', '.join(place_word(pair.new) for pair in where)}: {verdict}: {note}")
         for (verdict, note), where in noted.items()
     ]
 
 
 def _blocks(pair: Pair) -> str:
     """The block sizes asked for, of both sides if they differ."""
-    words = [block_label(row) for row in (pair.base, pair.new)]
+    words = [asked_word(row) for row in (pair.base, pair.new)]
     if words[0] == words[1]:
         return f"block {words[0]}" if words[0] else ""
     return f"block {words[0] or 'none'} against {words[1] or 'none'}"
@@ -91,7 +89,7 @@ def _blocks(pair: Pair) -> str:
 
 def _paths(pair: Pair) -> str:
     """The paths of both sides if they differ."""
-    paths = [row.isa_path for row in (pair.base, pair.new)]
+    paths = [row.isa_path if isinstance(row, Measurement) else None for row in (pair.base, pair.new)]
     if None in paths or paths[0] == paths[1]:
         return ""
     return f"path {paths[0]} against {paths[1]}"
@@ -101,19 +99,16 @@ def _grid(pairs: Sequence[Pair]) -> Grid:
     both = [row for pair in pairs for row in (pair.base, pair.new)]
     timed = iter(format_times([row.time.median_ns for row in both if row.time]))
     times = iter([next(timed) if row.time else STATUS_WORDS.get(row.status) or NOTHING for row in both])
-    grid = Grid(*_HEADERS, left=[len(_HEADERS) - 1])
+    grid = Grid(AXES[place_axis(pairs[0].new)].header, *_HEADERS, left=[len(_HEADERS)])
     for pair in pairs:
         grid.add_row(
-            length_word(pair.new.problem),
+            place_word(pair.new),
             next(times),
             next(times),
             _ratio(pair.time_ratio),
             _interval(pair),
             NOTHING if pair.p_holm is None else format_p(pair.p_holm),
-            *(
-                size_cell(row.memory.workspace_peak_bytes if row.memory else None)
-                for row in (pair.base, pair.new)
-            ),
+            *(size_cell(peak_bytes(row)) for row in (pair.base, pair.new)),
             _ratio(pair.memory_ratio),
             Cell(pair.verdict, VERDICT_TONES[pair.verdict]),
         )
@@ -147,12 +142,12 @@ def _missing_lines(comparison: Comparison) -> list[str]:
     return [f"only in {side}: {words}" for side, rows in sides for words in _listed(rows)]
 
 
-def _listed(rows: Sequence[Measurement]) -> list[str]:
+def _listed(rows: Sequence[AnyRow]) -> list[str]:
     return [
-        f"{title}: {', '.join(length_word(row.problem) for row in group)}"
+        f"{title}: {', '.join(place_word(row) for row in group)}"
         for title, group in grouped(rows, _row_title).items()
     ]
 
 
-def _row_title(row: Measurement) -> str:
-    return with_block(f"{engine_with_path(row)}, {problem_line(group_key(row))}", block_label(row))
+def _row_title(row: AnyRow) -> str:
+    return with_block(f"{arm_word(row)}, {kind_line(row)}", asked_word(row))

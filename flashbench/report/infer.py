@@ -7,14 +7,10 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 
 from flashbench.analysis.groups import grouped
-from flashbench.analysis.inference import (
-    amdahl_bound,
-    base_of,
-    longest_context,
-    measured_ratio,
-    tokens_per_second,
-)
+from flashbench.analysis.inference import longest_context, tokens_per_second
+from flashbench.analysis.whole_models import amdahl_bound, base_of, measured_ratio
 from flashbench.analysis.words import NO_REASON, STATUS_WORDS, counted
+from flashbench.measure.statistics import CONFIDENCE
 from flashbench.report.escapes import escape_markdown
 from flashbench.report.grid import Grid
 from flashbench.report.layout import NO_POINT, heading
@@ -24,10 +20,10 @@ from flashbench.results.record import InferenceTest, Results
 
 _BLANK = Line("")
 _LEGEND = (
-    "tokens/s: of all sequences, and over processes from the slowest to the fastest. First: until the first "
-    "token, that is a whole prefill. Attn: attention's share of the time. x sdpa: how many times faster than "
-    "with Transformers' sdpa; at most: Amdahl's law, by sdpa's share and the time of both attentions. Peak: "
-    "of one test, beyond weights and cache."
+    "tokens/s: of all sequences; from - to: an interval of the median over processes, {confidence}. First: "
+    "until the first token, that is a whole prefill. Attn: attention's share of the time. x sdpa: how many "
+    "times faster than with Transformers' sdpa; at most: Amdahl's law, by sdpa's share and the time of both "
+    "attentions. Peak: of one test, beyond weights and cache."
 )
 
 
@@ -57,7 +53,7 @@ def _parts(results: Results) -> list[Line | Grid]:
         if any(row.time or row.peak_bytes for row in rows):
             parts.append(_table(rows))
         parts += _reasons(rows)
-    parts += [_BLANK, Line(_LEGEND)]
+    parts += [_BLANK, Line(_LEGEND.format(confidence=_confidence(results.inference)))]
     budget = results.config.get("memory_budget_bytes") or results.machine.memory_bytes
     if budget is not None:
         parts += _longest(results.inference, int(budget))
@@ -104,6 +100,14 @@ def _table(rows: Sequence[InferenceTest]) -> Grid:
             last=ends,
         )
     return grid
+
+
+def _confidence(tests: Sequence[InferenceTest]) -> str:
+    """`at 95 % confidence`, or with fewer than six processes less, and why."""
+    rates = [rate for test in tests if (rate := tokens_per_second(test)) is not None]
+    least = min((rate.confidence for rate in rates), default=CONFIDENCE)
+    too_few = "" if least >= CONFIDENCE else ", as --rounds 6 or more are needed for 95 %"
+    return f"at {100 * least:.0f} % confidence{too_few}"
 
 
 def _rate(rate: float) -> str:

@@ -35,6 +35,8 @@ AXES: Mapping[Along, Axis] = {
     "seqlen": Axis("Seq\nLen", "N", "sequence length N"),
     "keys": Axis("Keys", "Keys", "keys"),
     "head_dim": Axis("Head\nDim", "Head Dim", "head size"),
+    "depth": Axis("Depth", "Depth", "tokens in the cache before"),
+    "context": Axis("Con-\ntext", "Context", "context length"),
 }
 
 

@@ -7,14 +7,8 @@ from collections.abc import Iterable, Sequence
 from rich.console import Group, RenderableType
 
 from flashbench.analysis.groups import grouped
-from flashbench.analysis.training import (
-    BASE,
-    LongestContext,
-    amdahl_bound,
-    base_of,
-    longest_context,
-    measured_ratio,
-)
+from flashbench.analysis.training import LongestContext, longest_context
+from flashbench.analysis.whole_models import amdahl_bound, base_attention, base_of, measured_ratio
 from flashbench.analysis.words import NO_REASON, STATUS_WORDS, counted
 from flashbench.integrations.forecasting.models import most_context
 from flashbench.report.escapes import escape_markdown
@@ -209,7 +203,11 @@ def _longest(rows: Sequence[TrainingStep], budget_bytes: int) -> list[Line | Gri
         cells = []
         for arm in arms:
             longest = found[model, arm]
-            cells.append(NOTHING if longest is None else _longest_word(longest, found.get((model, BASE))))
+            cells.append(
+                NOTHING
+                if longest is None
+                else _longest_word(longest, found.get((model, base_attention(rows[0]))))
+            )
         grid.add_row(model, *cells)
     lengths = sorted({length for each in found.values() if each is not None for length in each.measured})
     limits = [(model, most) for model in known if (most := most_context(model)) is not None]

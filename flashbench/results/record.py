@@ -193,9 +193,12 @@ class Measurement(Record, frozen=True, kw_only=True):
 
 
 class Duel(Record, frozen=True, kw_only=True):
-    """B against A on one problem, paired by rounds. A round has one fresh process a side, in random order."""
+    """B against A on one problem, or in the same work of a whole model, paired by rounds.
 
-    a: int  # places in `Results.measurements`
+    A round has one fresh process a side, in random order; of whole models, in turns.
+    """
+
+    a: int  # places in `Results.rows`
     b: int
     ratio: float | None  # exp of the pseudo-median over rounds of ln(B / A); None: a side has no time
     low: float | None  # bootstrap interval over rounds at `confidence`
@@ -290,6 +293,10 @@ class InferenceTest(Record, frozen=True, kw_only=True):
     processes: list[InferenceProcess] = []  # one per process of `time`
 
 
+# A row of any kind of file: it has a status, a reason and a time.
+AnyRow = Measurement | TrainingStep | InferenceTest
+
+
 class Results(Record, frozen=True, kw_only=True):
     """A results file."""
 
@@ -309,6 +316,6 @@ class Results(Record, frozen=True, kw_only=True):
     complete: bool = True  # False: points are still missing; --resume measures them
 
     @property
-    def rows(self) -> list[Measurement | TrainingStep | InferenceTest]:
+    def rows(self) -> list[AnyRow]:
         """Every measurement, of whatever kind. Duels and the machine are none."""
         return [*self.measurements, *self.training, *self.inference]

@@ -89,7 +89,7 @@ def test_a_file_of_another_kind_is_refused(flashbench: CommandLine, tmp_path: Pa
         f'error: {path} is of kind "profile", and holds no tests of inference\n',
     )
     save(make_inference(), path)
-    done = flashbench("compare", str(path), str(path))
+    done = flashbench("export", str(path), "--format", "csv")
     assert done.code == 2
     assert 'holds tests of inference (kind "infer")' in done.err
     assert f"flashbench infer --show {path}" in done.err

@@ -210,7 +210,7 @@ def test_results_are_saved_and_written_to_stdout(flashbench, fake_train: FakeRun
     assert load(path) == fake_train.results
 
 
-@pytest.mark.parametrize("command", ["compare {0} {0}", "export {0} --format csv", "report {0}"])
+@pytest.mark.parametrize("command", ["export {0} --format csv", "report {0}"])
 def test_training_steps_are_no_measurements(flashbench, tmp_path: Path, command: str) -> None:
     if command.startswith("report"):
         pytest.importorskip("matplotlib")

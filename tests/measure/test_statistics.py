@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import mannwhitneyu
+from scipy.stats import binom, mannwhitneyu
 from statsmodels.stats.multitest import multipletests
 
 from flashbench.measure.statistics import (
     holm,
     mann_whitney_p,
+    median_interval,
     paired_ratio,
     process_medians,
     pseudo_median,
@@ -32,6 +33,20 @@ def test_spread_counts_outliers_and_keeps_them_in_the_median() -> None:
     found = spread([10, 11, 12, 13, 14, 100])
     assert (found.outliers, found.minimum, found.median) == (1, 10.0, 12.5)
     assert spread([5]).outliers == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 12, 30])
+def test_an_interval_of_the_median_has_the_binomial_distributions_coverage(count: int) -> None:
+    low, high, confidence = median_interval([float(value) for value in reversed(range(count))])
+    # The median is above value number i with the chance of at most i heads in `count` throws of a coin.
+    coverage = binom.cdf(high, count, 0.5) - binom.cdf(low, count, 0.5)
+    if count < 6:
+        assert (low, high, confidence) == (0.0, count - 1.0, pytest.approx(coverage))
+        return
+    assert confidence == 0.95
+    assert coverage >= 0.95
+    narrower = binom.cdf(high - 1, count, 0.5) - binom.cdf(low + 1, count, 0.5)
+    assert narrower < 0.95
 
 
 def test_a_process_is_one_number_however_many_calls_it_made() -> None:

@@ -6,13 +6,8 @@ import msgspec
 import pytest
 from helpers.fake_inference import CACHE, WEIGHTS, make_inference, make_test
 
-from flashbench.analysis.inference import (
-    amdahl_bound,
-    base_of,
-    longest_context,
-    measured_ratio,
-    tokens_per_second,
-)
+from flashbench.analysis.inference import longest_context, tokens_per_second
+from flashbench.analysis.whole_models import amdahl_bound, base_of, measured_ratio
 from flashbench.errors import ConfigError
 from flashbench.results.record import Time
 from flashbench.studies.infer.agreement import disagreement
@@ -23,7 +18,8 @@ from flashbench.studies.infer.study import InferPoint, InferStudy
 def test_a_rate_counts_every_sequence_and_spans_the_processes() -> None:
     time = Time(samples_ns=[[10, 20, 30], [40, 50, 60]], median_ns=35, low_ns=20, high_ns=50)
     rate = tokens_per_second(make_test("sdpa", "decode", 0, batch=4, time=time))
-    assert rate == pytest.approx((4 * 32e9 / 35, 4 * 32e9 / 50, 4 * 32e9 / 20))
+    # Two processes: their range holds the median with one half.
+    assert rate == pytest.approx((4 * 32e9 / 35, 4 * 32e9 / 50, 4 * 32e9 / 20, 0.5))
     assert tokens_per_second(make_test("sdpa", "decode", 0, time=None)) is None
 
 

@@ -10,7 +10,8 @@ from helpers.fake_training import make_step
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashbench.analysis.training import amdahl_bound, base_of, longest_context, measured_ratio
+from flashbench.analysis.training import longest_context
+from flashbench.analysis.whole_models import amdahl_bound, base_of, measured_ratio
 from flashbench.studies.train.agreement import disagreement
 
 
