@@ -27,6 +27,11 @@ def place_word(row: AnyRow) -> str:
     return length_word(row.problem) if isinstance(row, Measurement) else str(place_of(row))
 
 
+def place_name(row: AnyRow) -> str:
+    """The place with its name: `N=1024`, `depth 4096`."""
+    return f"N={place_word(row)}" if isinstance(row, Measurement) else f"{along_of(row)} {place_of(row)}"
+
+
 def place_axis(row: AnyRow) -> Along:
     """What the place is."""
     return "seqlen" if isinstance(row, Measurement) else along_of(row)
@@ -41,4 +46,4 @@ def row_name(row: AnyRow) -> str:
     """The row in one line, in which every row of a file differs."""
     if isinstance(row, Measurement):
         return benchmark_name(row)
-    return f"{kind_line(row)}, {along_of(row)} {place_of(row)}, {row.attention}"
+    return f"{kind_line(row)}, {place_name(row)}, {row.attention}"

@@ -17,7 +17,8 @@ EPILOG = (
     "  flashbench duel flash torch-flash --decode --seq-lens 8k\n"
     "  flashbench duel flash --dtype bfloat16 --path-a convert --path-b amx\n"
     "  flashbench duel flash standard --save duel.json --resume\n"
-    "  flashbench duel --aa\n\n"
+    "  flashbench duel --aa\n"
+    "  flashbench duel sdpa flash --from tokens.json\n\n"
     "Verdicts: of two engines which one is faster, or same; of two versions of one engine improved, same or "
     "regressed; inconclusive where even the last round cannot tell; failed where a side crashed, ran out of "
     "memory or time, is wrong, unsupported or too large.\n\n"
@@ -79,6 +80,15 @@ def duel(
             "--threshold", metavar="SHARE", help="A change up to this is the same, such as 5% or 0.05."
         ),
     ] = "5%",
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Judge two attentions of a file of train or infer, whose rounds took turns, and measure "
+            "nothing (default A: standard or sdpa, B: flash).",
+        ),
+    ] = None,
     problem: Annotated[Given, groups.problem("1024")],
     features: Annotated[Given, groups.FEATURES],
     engines: Annotated[Given, groups.engines().without("engine")],
@@ -99,6 +109,7 @@ def duel(
 ) -> None:
     """Fight A against B until it is clear which is faster, or that more rounds would not tell."""
     # Inside: these import NumPy, which --help must not.
+    from flashbench.cli.duel_from import duel_from
     from flashbench.cli.output import ResultFiles
     from flashbench.cli.progress import show_progress
     from flashbench.cli.settings import build_duel
@@ -110,6 +121,8 @@ def duel(
     from flashbench.studies.noise_floor import check_floor, keep_floor
     from flashbench.system.affinity import pinned_to
 
+    if from_ is not None:
+        raise typer.Exit(duel_from(from_, context, output))
     settings = build_duel(context.params)
     files = ResultFiles(output)
     with show_progress() as on_progress, files.keeping_interrupted(), pinned_to(settings.study.cpus):

@@ -21,9 +21,7 @@ LEVELS: Mapping[Verdict, Level] = {
 def duel_annotations(results: Results) -> list[Annotation]:
     """One for each duel that B lost, in which a side failed, or that is undecided."""
     return [
-        Annotation(
-            _level(duel.verdict, results.measurements[duel.b]), duel_title(results), duel_line(results, duel)
-        )
+        Annotation(_level(duel.verdict, results.rows[duel.b]), duel_title(results), duel_line(results, duel))
         for duel in results.duels
         if duel.verdict in LEVELS
     ]

@@ -7,20 +7,18 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from flashbench.analysis.group_words import problem_line
-from flashbench.analysis.groups import group_key, grouped
-from flashbench.analysis.paths import engine_with_path
-from flashbench.analysis.problem_words import length_word
+from flashbench.analysis.groups import grouped
+from flashbench.analysis.row_words import arm_word, kind_line, place_axis, place_name, place_word
 from flashbench.analysis.words import STATUS_WORDS
 from flashbench.report.escapes import escape_markdown, markdown_list
 from flashbench.report.grid import Grid, Section
-from flashbench.report.layout import heading, verdict_counts
+from flashbench.report.layout import AXES, heading, verdict_counts
 from flashbench.report.tones import NOTHING, VERDICT_TONES, Cell, Line, Tone
 from flashbench.report.units import format_p, format_times, format_wide_ratio
 from flashbench.results.record import Duel, Results, Side, Verdict
 
 SIDES: tuple[Side, Side] = ("a", "b")
-_HEADERS = ("Seq\nLen", "A\n(ms)", "B\n(ms)", "B / A", "interval", "p", "Rounds", "Verdict")
+_HEADERS = ("A\n(ms)", "B\n(ms)", "B / A", "interval", "p", "Rounds", "Verdict")
 
 
 def duel_report(results: Results) -> RenderableType:
@@ -55,13 +53,11 @@ def contestant_word(results: Results, side: Side) -> str:
 
 def duel_line(results: Results, duel: Duel) -> str:
     """One duel in one line, for an annotation."""
-    row = results.measurements[duel.b]
+    row = results.rows[duel.b]
     change = "" if duel.ratio is None else f" {format_wide_ratio(duel.ratio)} ({_interval(duel)})"
     if duel.verdict == "failed" and duel.reason is not None:
         change = f": {duel.reason}"
-    return (
-        f"{problem_line(group_key(row))}, N={length_word(row.problem)}: {verdict_word(results, duel)}{change}"
-    )
+    return f"{kind_line(row)}, {place_name(row)}: {verdict_word(results, duel)}{change}"
 
 
 def verdict_word(results: Results, duel: Duel) -> str:
@@ -71,7 +67,7 @@ def verdict_word(results: Results, duel: Duel) -> str:
 
 def verdict_words(results: Results, duel: Duel) -> Mapping[Verdict, str]:
     """Words for the verdicts that name an engine of this duel."""
-    a, b = (engine_with_path(results.measurements[place]) for place in (duel.a, duel.b))
+    a, b = (arm_word(results.rows[place]) for place in (duel.a, duel.b))
     return {"a_faster": f"{a} faster", "b_faster": f"{b} faster"}
 
 
@@ -82,18 +78,18 @@ def duel_counts(results: Results) -> str:
 
 def _sections(results: Results, *, with_tones: bool = True) -> list[Section]:
     """A table for each kind of problem. with_tones: for the terminal; Markdown has no verdict in bold."""
-    kinds = grouped(results.duels, lambda duel: problem_line(group_key(results.measurements[duel.a])))
+    kinds = grouped(results.duels, lambda duel: kind_line(results.rows[duel.a]))
     return [Section(title, _grid(results, duels, with_tones)) for title, duels in kinds.items()]
 
 
 def _grid(results: Results, duels: Sequence[Duel], with_tones: bool) -> Grid:
-    sides = [results.measurements[place] for duel in duels for place in (duel.a, duel.b)]
+    sides = [results.rows[place] for duel in duels for place in (duel.a, duel.b)]
     timed = iter(format_times([row.time.median_ns for row in sides if row.time]))
     times = iter([next(timed) if row.time else STATUS_WORDS.get(row.status) or NOTHING for row in sides])
-    grid = Grid(*_HEADERS, left=[len(_HEADERS) - 1])
+    grid = Grid(AXES[place_axis(sides[0])].header, *_HEADERS, left=[len(_HEADERS)])
     for duel in duels:
         grid.add_row(
-            length_word(results.measurements[duel.a].problem),
+            place_word(results.rows[duel.a]),
             next(times),
             next(times),
             NOTHING if duel.ratio is None else format_wide_ratio(duel.ratio),
@@ -125,21 +121,25 @@ def _sides(results: Results) -> list[str]:
             + (f" (5% shared among up to {looks} looks)" if looks > 1 else "")
         )
     if len(results.duels) > 1:
-        lines.append(f"p: exact sign-flip test, adjusted for {len(results.duels)} problems (Holm)")
+        what = "problems" if results.measurements else "tests"
+        lines.append(f"p: exact sign-flip test, adjusted for {len(results.duels)} {what} (Holm)")
     return lines
 
 
 def _reasons(results: Results) -> list[str]:
-    lines = []
+    """Each reason once, with the places that it is of. Where a duel failed, its sides have the reasons."""
+    reasons: list[tuple[str, str]] = []
     for duel in results.duels:
-        row = results.measurements[duel.a]
-        if duel.reason is not None and duel.verdict != "failed":  # its sides give their reasons below
-            lines.append(f"N={length_word(row.problem)}: {verdict_word(results, duel)}: {duel.reason}")
-        for side, place in (("A", duel.a), ("B", duel.b)):
-            found = results.measurements[place]
-            if found.reason is not None:
-                lines.append(f"N={length_word(row.problem)}: {side} {found.status}: {found.reason}")
-    return lines
+        place = place_name(results.rows[duel.a])
+        if duel.reason is not None and duel.verdict != "failed":
+            reasons.append((f"{verdict_word(results, duel)}: {duel.reason}", place))
+        for side, row in (("A", results.rows[duel.a]), ("B", results.rows[duel.b])):
+            if row.reason is not None:
+                reasons.append((f"{side} {row.status}: {row.reason}", place))
+    return [
+        f"{', '.join(dict.fromkeys(place for _, place in found))}: {reason}"
+        for reason, found in grouped(reasons, lambda each: each[0]).items()
+    ]
 
 
 def _summary(results: Results) -> str:

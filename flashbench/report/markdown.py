@@ -32,7 +32,7 @@ def results_markdown(results: Results) -> str:
     others = [row for place, row in enumerate(results.measurements) if place not in paired]
     for section in profile_sections(msgspec.structs.replace(results, measurements=others)):
         blocks += [f"**{escape_markdown(section.title)}**", *section.markdown()]
-    if not results.measurements and results.kind not in ("train", "infer"):
+    if not results.rows and results.kind not in ("train", "infer"):
         blocks.append(NO_POINT)
     blocks.append("\n".join(f"- warning: {escape_markdown(line)}" for line in results.warnings))
     return "\n\n".join(filter(None, blocks)) + "\n"

@@ -126,11 +126,13 @@ def load(path: str | os.PathLike[str]) -> Results:
 def load_measurements(path: str | os.PathLike[str]) -> Results:
     """`load` a file of measurements. Also raises ResultsError if the file holds rows of whole models."""
     results = load(path)
-    if results.kind in _OF_MODELS:
+    kind = "train" if results.training else "infer" if results.inference else results.kind
+    if kind in _OF_MODELS:
+        shows = f"{kind} --show {path} prints" if results.kind == kind else f"report {path} has"
         raise ResultsError(
-            f'{path} holds {_OF_MODELS[results.kind]} (kind "{results.kind}"), and this command takes '
+            f'{path} holds {_OF_MODELS[kind]} (kind "{results.kind}"), and this command takes '
             "measurements of attention",
-            hint=f"flashbench {results.kind} --show {path} prints their tables",
+            hint=f"flashbench {shows} their tables",
         )
     return results
 

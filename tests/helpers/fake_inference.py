@@ -51,3 +51,17 @@ def make_inference(**config: Any) -> Results:
         for test, depth, attention in product(("prefill", "decode"), (0, 4000), ARMS)
     ]
     return msgspec.structs.replace(make_results([]), kind="infer", inference=tests, config=config)
+
+
+PLACES = [(test, depth) for test in ("prefill", "decode") for depth in (0, 4096)]
+
+
+def in_rounds(slower: float, *, rounds: int = 10, **changed: Any) -> Results:
+    """All arms at each of PLACES; flash takes `slower` times as long as sdpa, and has `changed`."""
+    rows = []
+    for test, depth in PLACES:
+        for attention, times in (("sdpa", 1.0), ("eager", 3.0), ("flash", slower)):
+            time = make_time(times * (8e7 + 1000 * depth), processes=rounds)
+            row = make_test(attention, test, depth, time=time)
+            rows.append(msgspec.structs.replace(row, **changed) if attention == "flash" else row)
+    return msgspec.structs.replace(make_results([]), kind="infer", inference=rows)

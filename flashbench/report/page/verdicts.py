@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flashbench.analysis.blocks import block_word, with_block
-from flashbench.analysis.group_words import problem_line
-from flashbench.analysis.groups import group_key
-from flashbench.analysis.paths import engine_with_path
-from flashbench.analysis.problem_words import length_word
+from flashbench.analysis.row_words import arm_word, kind_line, place_axis, place_word
 from flashbench.report.charts.series import Source
 from flashbench.report.duel import verdict_word
+from flashbench.report.layout import AXES
 from flashbench.report.page.table import Heading, Table, make_table
 from flashbench.report.tones import VERDICT_TONES, Cell
 from flashbench.report.units import format_p, format_times
-from flashbench.results.record import Duel, Measurement, Results
+from flashbench.results.record import AnyRow, Duel, Measurement, Results
 
 _HEADINGS = (
-    Heading("Problem", words=True),
-    Heading("N"),
     Heading("A", words=True),
     Heading("B", words=True),
     Heading("Verdict", words=True),
@@ -48,20 +44,21 @@ def verdict_tables(sources: Sequence[Source]) -> list[Table]:
 def _table(id_: str, source: Source, *, several: bool) -> Table:
     results = source.results
     name = f", {source.name}" if several else ""
+    first = results.rows[results.duels[0].a]
     return make_table(
         id_,
         f"B against A{name}",
-        _HEADINGS,
+        [Heading("Problem", words=True), Heading(AXES[place_axis(first)].heading), *_HEADINGS],
         [_cells(results, duel) for duel in results.duels],
         notes=_notes(results),
     )
 
 
 def _cells(results: Results, duel: Duel) -> list[Cell | str]:
-    a, b = results.measurements[duel.a], results.measurements[duel.b]
+    a, b = results.rows[duel.a], results.rows[duel.b]
     return [
-        problem_line(group_key(b)),
-        length_word(b.problem),
+        kind_line(b),
+        place_word(b),
         _side(a),
         _side(b),
         Cell(verdict_word(results, duel), VERDICT_TONES[duel.verdict]),
@@ -78,11 +75,11 @@ def _cells(results: Results, duel: Duel) -> list[Cell | str]:
     ]
 
 
-def _side(row: Measurement) -> str:
-    return with_block(engine_with_path(row), block_word(row))
+def _side(row: AnyRow) -> str:
+    return with_block(arm_word(row), block_word(row)) if isinstance(row, Measurement) else arm_word(row)
 
 
-def _medians(a: Measurement, b: Measurement) -> list[str]:
+def _medians(a: AnyRow, b: AnyRow) -> list[str]:
     words = iter(format_times([row.time.median_ns for row in (a, b) if row.time]))
     return [next(words) if row.time else "" for row in (a, b)]
 
@@ -92,7 +89,8 @@ def _notes(results: Results) -> list[str]:
     shares = " and ".join(f"{100 * confidence:.1f} %" for confidence in confidences)
     notes = [
         "B / A is the exponential of the pseudo-median over rounds of the logarithm of B's time over A's: "
-        "above 1, B is slower. Each round is a fresh process a side, in random order. p is of the exact "
+        "above 1, B is slower. Each round is a fresh process a side, in random order or, of whole models, in "
+        "turns. p is of the exact "
         "sign-flip test of no difference, p, Holm the same adjusted for all duels of the file; a change "
         "up to the threshold counts as none." + (f" Intervals are at {shares}." if shares else "")
     ]

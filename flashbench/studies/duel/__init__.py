@@ -102,7 +102,7 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 
 def exit_code(results: Results) -> int:
     """1: B is slower somewhere. Else 4: B failed. Else 3: no verdict, or only A failed. Else 0."""
-    return verdicts_exit_code((duel.verdict, results.measurements[duel.b]) for duel in results.duels)
+    return verdicts_exit_code((duel.verdict, results.rows[duel.b]) for duel in results.duels)
 
 
 def floor_of(results: Results) -> NoiseFloor:

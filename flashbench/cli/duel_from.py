@@ -1,0 +1,64 @@
+"""`flashbench duel --from FILE`: judge two attentions of a file of whole models. Nothing is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import typer
+
+from flashbench.analysis.arm_duel import duel_of_arms
+from flashbench.analysis.whole_models import ModelRow, base_attention
+from flashbench.cli.groups import Output
+from flashbench.cli.output import ResultFiles
+from flashbench.cli.values import parse_share
+from flashbench.errors import ConfigError, ResultsError
+from flashbench.report.annotations import duel_annotations
+from flashbench.report.duel import duel_report
+from flashbench.report.github import report_to_github
+from flashbench.report.markdown import results_markdown
+from flashbench.results.store import load
+from flashbench.studies.duel import exit_code
+
+_FITS = ("a", "b", "from_", "threshold", "json", "save")  # the parameters that go with a file
+
+
+def duel_from(path: str, context: typer.Context, output: Output) -> int:
+    """Print the verdicts of a file and return the exit code.
+
+    Raises ConfigError for an option that needs a measurement, ResultsError for a file without whole models.
+    """
+    given = list(_given(context))
+    if others := [name for name in given if name not in _FITS]:
+        option = _spelled(context, others[0])
+        raise ConfigError(
+            f"{option} does not go with --from: {path} is measured already",
+            hint=f"leave {option} out, or measure anew without --from",
+        )
+    results = load(path)
+    rows: list[ModelRow] = [*results.training, *results.inference]
+    if not rows or results.duels:
+        raise ResultsError(
+            f'{path} is of kind "{results.kind}", and --from takes a file of train or infer',
+            hint="flashbench compare judges two files",
+        )
+    words = [context.params[name] for name in ("a", "b") if name in given]
+    a, b = [*words, *([base_attention(rows[0])] if not words else []), "flash"][:2]
+    judged = duel_of_arms(results, a, b, parse_share("--threshold", context.params["threshold"]))
+    files = ResultFiles(output)
+    files.finish(judged)
+    files.console.print(duel_report(judged))
+    report_to_github(results_markdown(judged), duel_annotations(judged), out=files.console.file)
+    return exit_code(judged)
+
+
+def _given(context: typer.Context) -> Iterator[str]:
+    """The parameters on the command line."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":  # Typer may have a Click of its own
+            yield name
+
+
+def _spelled(context: typer.Context, name: str) -> str:
+    """The option of a parameter, as it is typed."""
+    return next(max(each.opts, key=len) for each in context.command.params if each.name == name)
