@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import typer
 
 from flashbench.analysis.arm_duel import duel_of_arms
@@ -27,13 +25,7 @@ def duel_from(path: str, context: typer.Context, output: Output) -> int:
 
     Raises ConfigError for an option that needs a measurement, ResultsError for a file without whole models.
     """
-    given = list(_given(context))
-    if others := [name for name in given if name not in _FITS]:
-        option = _spelled(context, others[0])
-        raise ConfigError(
-            f"{option} does not go with --from: {path} is measured already",
-            hint=f"leave {option} out, or measure anew without --from",
-        )
+    given = given_with_file(context)
     results = load(path)
     rows: list[ModelRow] = [*results.training, *results.inference]
     if not rows or results.duels:
@@ -51,12 +43,18 @@ def duel_from(path: str, context: typer.Context, output: Output) -> int:
     return exit_code(judged)
 
 
-def _given(context: typer.Context) -> Iterator[str]:
-    """The parameters on the command line."""
-    for name in context.params:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":  # Typer may have a Click of its own
-            yield name
+def given_with_file(context: typer.Context) -> list[str]:
+    """The parameters on the command line. Raises ConfigError for one that does not go with a file."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    # By name: Typer may have a Click of its own.
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if others := [name for name in given if name not in _FITS]:
+        option = _spelled(context, others[0])
+        raise ConfigError(
+            f"{option} does not go with --from: {context.params['from_']} is measured already",
+            hint=f"leave {option} out, or measure anew without --from",
+        )
+    return given
 
 
 def _spelled(context: typer.Context, name: str) -> str:

@@ -25,6 +25,8 @@ from sybil.parsers.markdown import CodeBlockParser
 from typer.main import get_command
 
 from flashbench.cli.app import make_app
+from flashbench.cli.duel_from import given_with_file
+from flashbench.cli.infer_settings import build_infer_study
 from flashbench.cli.settings import build_duel, build_study, load_study
 from flashbench.cli.train_settings import build_train_study
 from flashbench.errors import EngineError
@@ -94,12 +96,16 @@ def read(arguments: list[str]) -> None:
         command = group.get_command(context, name)
         assert command is not None, f"no command is called {name}"
         with command.make_context(name, rest, parent=context) as parsed:
-            if name == "duel":
+            if name == "duel" and parsed.params["from_"] is not None:
+                given_with_file(parsed)
+            elif name == "duel":
                 build_duel(parsed.params)
             elif name in ("profile", "sweep"):
                 build_study(name, parsed.params)
             elif name == "train":
                 build_train_study(parsed.params)
+            elif name == "infer" and not any(word.startswith("./") for word in rest):  # a model of the reader
+                build_infer_study(parsed.params)
 
 
 def run(words: list[str]) -> None:
