@@ -94,7 +94,8 @@ def _cells(rows: Sequence[CaseResult], naive: bool) -> tuple[Cell, ...]:
         if naive:
             ratios = _ratios(rows, outputs)
             cells.append(Cell(f"{max(ratios):.2f}", Tone.QUIET) if ratios else NOTHING)
-    return *cells, _verdict(rows)
+    # Columns for naive errors leave little room at 80: lines below the table say what is unsupported.
+    return *cells, _verdict(rows, short=naive)
 
 
 def _ratios(results: Sequence[CaseResult], outputs: Sequence[Output]) -> list[float]:
@@ -161,10 +162,13 @@ def _worst(results: Sequence[CaseResult], outputs: Sequence[Output]) -> tuple[Ce
     return error, Cell(format_error(worst.tolerance), Tone.QUIET)
 
 
-def _verdict(results: Sequence[CaseResult]) -> Cell:
+def _verdict(results: Sequence[CaseResult], *, short: bool) -> Cell:
     found = {result.verdict for result in results}
     worst, *others = (verdict for verdict in _TONES if verdict in found)
-    return Cell(",\n".join(_counts(results)) if others else worst, _TONES[worst])
+    words = ",\n".join(_counts(results)) if others else worst
+    if short:
+        words = words.replace("unsupported", "n/a")
+    return Cell(words, _TONES[worst])
 
 
 def _counts(results: Sequence[CaseResult]) -> list[str]:

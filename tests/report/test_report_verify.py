@@ -171,6 +171,20 @@ def test_a_wide_table_breaks_words_and_no_numbers(snapshot: SnapshotAssertion) -
     assert max(map(len, table.splitlines())) <= 80
 
 
+def test_naive_errors_leave_room_for_every_word() -> None:
+    """At 80 columns nothing is cut."""
+    results = [
+        make_result("mine", f"{group}-{verdict}", verdict, group=group, dtype="bfloat16", naive_error=0.01)
+        for group, verdict in (("extremes", "unsupported"), ("square", "ok"), ("mixed", "ok"))
+    ]
+    results.append(make_result("mine", "b", "unsupported", group="mixed", dtype="bfloat16"))
+    table = rendered(verify_report(made(results)))
+    assert max(map(len, table.splitlines())) <= 80
+    assert "\N{HORIZONTAL ELLIPSIS}" not in table
+    assert " n/a" in table
+    assert "1 n/a,\n" in "\n".join(line.rstrip() for line in table.splitlines())
+
+
 def test_an_engine_name_is_quoted_for_the_shell() -> None:
     verification = made([make_result("my engine; rm", "square-1-float64", "raised")])
     assert verify_lines(verification)[1] == (

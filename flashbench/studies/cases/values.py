@@ -53,7 +53,7 @@ def magnitudes(dtype: Dtype) -> Iterator[Case]:
     for word, size in sizes.items():
         problem = AttentionProblem.of(113, num_heads=2, dtype=dtype)
         for name, masked in each_masking(word, problem):
-            yield Case(name, "magnitudes", masked, sizes=size)
+            yield Case(name, "extremes", masked, sizes=size)
 
 
 def steep_logits(dtype: Dtype) -> Iterator[Case]:
