@@ -77,7 +77,7 @@ def _groups(results: Sequence[CaseResult]) -> Grid:
 
 
 def _has_naive(results: Sequence[CaseResult]) -> bool:
-    return any(_ratios(results, (*FORWARD, *GRADIENTS)))
+    return bool(_ratios(results, (*FORWARD, *GRADIENTS)))
 
 
 def _headers(naive: bool) -> tuple[str, ...]:
