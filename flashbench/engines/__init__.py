@@ -79,6 +79,7 @@ ENGINES: Mapping[str, BuiltIn] = {
         "flashbench.engines.peers.onnxruntime", "OnnxEngine", "onnxruntime", "onnxruntime"
     ),
     "jax": BuiltIn("flashbench.engines.peers.jax", "JaxEngine", "jax", "jax"),
+    "hf-kernel": BuiltIn("flashbench.engines.peers.hf_kernel", "HfKernelEngine", "torch", "torch"),
 }
 ENTRY_POINT_GROUP = "flashbench.engines"
 
@@ -124,6 +125,7 @@ def get_outline(name: str) -> Outline:
         spec = find_spec(package)
         if spec is None or spec.origin is None:  # no origin: a directory of that name, not a package
             raise _missing(name, package)
+    peer.check()
     return peer
 
 

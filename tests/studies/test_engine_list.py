@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers import plugins
-from helpers.support import available_engines
+from helpers.support import OF_LIBRARIES, available_engines
 
 from flashbench.cli.settings import build_study
 from flashbench.dtypes import DTYPES
@@ -74,7 +74,7 @@ def test_one_that_runs_nothing_is_ready_and_can_do_nothing() -> None:
     assert not facts.can(LSE)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", OF_LIBRARIES)
 def test_built_in_engines_are_ready_where_their_library_is_there(name: str) -> None:
     facts = probe(name)
     if name in available_engines():
@@ -115,7 +115,7 @@ def test_what_an_engine_lacks_is_its_own_reason() -> None:
     assert math.notes == {}
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", OF_LIBRARIES)
 def test_optional_features_are_those_that_the_engine_names(name: str) -> None:
     if name not in available_engines():
         pytest.skip(f"{name} is not installed")

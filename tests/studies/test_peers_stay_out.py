@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+from helpers import hf_kernels
 
 from flashbench.engines import ENGINES, Outline, get_engine, get_outline, refusal
 from flashbench.engines.peers import PEERS
@@ -25,6 +27,11 @@ training_rows(study, 2**30)
 print(*[(row.engine.name, *row.modules) for row in rows], sep="\\n")
 print({{"torch", "onnx", "onnxruntime", "zentorch"}} & set(sys.modules) or "none is loaded")
 """
+
+
+@pytest.fixture(autouse=True)
+def _kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hf_kernels.choose(hf_kernels.RIGHT, tmp_path / "right", monkeypatch)
 
 
 def installed(name: str) -> bool:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 import numpy as np
 
 from flashbench.dtypes import NARROWEST_FIRST, accumulator_of
 from flashbench.engines.base import EngineBase
+from flashbench.engines.peers.hf_source import chosen_source, without_package
 from flashbench.engines.protocol import Layout
 from flashbench.problem import AttentionProblem, Direction
 
@@ -27,6 +29,9 @@ class PeerOutline(EngineBase):
 
     packages: tuple[str, ...]  # that the engine imports
     dtypes = NARROWEST_FIRST  # `unsupported` says in the library's words which it does not take
+
+    def check(self) -> None:
+        """Raise EngineError for what is missing beside the packages."""
 
 
 class TorchFlashOutline(PeerOutline):
@@ -100,6 +105,34 @@ class JaxOutline(PeerOutline):
         if problem.head_dim != problem.head_dim_v:
             sizes = f"{problem.head_dim_v} and {problem.head_dim}"
             return f"JAX's dot_product_attention needs head_dim_v equal to head_dim, not {sizes}"
+        return None
+
+
+class HfKernelOutline(PeerOutline):
+    """Any kernel with flash-attention's interface. What it refuses itself is known once it is loaded."""
+
+    name = "hf-kernel"
+    layout: Layout = "bshd"
+    packages = ("torch",)
+    # No dropout: a kernel draws it from PyTorch's generator, so its results cannot be compared.
+    features = frozenset(("window", "softcap", "alibi"))
+
+    def check(self) -> None:
+        """Raise EngineError if no kernel is where FLASHBENCH_HF_KERNEL says."""
+        if chosen_source().repository is not None and find_spec("kernels") is None:
+            raise without_package()
+
+    def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
+        """What no arguments of `flash_attn_func` mean."""
+        if problem.head_dim != problem.head_dim_v:
+            sizes = f"{problem.head_dim_v} and {problem.head_dim}"
+            return f"flash_attn_func has one head_dim, so head_dim_v must equal it, not {sizes}"
+        placed = problem.causal or problem.alibi or "window" in problem.features
+        if placed and problem.diagonal_offset != problem.seqlen_k - problem.seqlen_q:
+            return (
+                "flash_attn_func aligns bottom-right: top-left is the same only when seqlen_q equals"
+                f" seqlen_k, not for {problem.seqlen_q} and {problem.seqlen_k}"
+            )
         return None
 
 
@@ -194,5 +227,6 @@ PEERS: Mapping[str, PeerOutline] = {
         ZentorchOutline(),
         OnnxOutline(),
         JaxOutline(),
+        HfKernelOutline(),
     )
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping
 
+from flashbench.engines import get_engine
+from flashbench.engines.peers.hf_source import FUNCTION, chosen_source, options_of
 from flashbench.problem import AttentionProblem
 
 Call = Callable[[AttentionProblem], tuple[str, str]]
@@ -162,6 +164,30 @@ def computed(q, k, v, do):
     )
 
 
+def _hf_kernel(problem: AttentionProblem) -> tuple[str, str]:
+    """The kernel as a program loads it, and gradients if it has them."""
+    source = chosen_source()
+    arguments = [f"{name}={value!r}" for name, value in options_of(problem).items()]
+    if problem.alibi:
+        arguments.append("alibi_slopes=torch.from_numpy(slopes)")
+    call = f"""\
+    rows = (x.transpose(1, 2) for x in (q, k, v))  # (batch, length, heads, head_dim)
+    o = kernel.{FUNCTION}({", ".join(["*rows", *arguments])})
+    o = (o[0] if isinstance(o, tuple) else o).transpose(1, 2)"""
+    if source.folder is None:
+        named = ", ".join(f"{name}={value!r}" for name, value in source.chosen.items())
+        imports = f"from kernels import get_kernel\n\nkernel = get_kernel({source.repository!r}, {named})"
+    else:
+        imports = f"""\
+import importlib.util
+
+spec = importlib.util.spec_from_file_location("kernel", {str(source.folder / "__init__.py")!r})
+kernel = sys.modules["kernel"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(kernel)"""
+    trains = get_engine("hf-kernel").unsupported(problem, "bwd") is None
+    return _torch(imports, call, gradients=trains)
+
+
 # By engine.
 CALLS: Mapping[str, Call] = {
     "torch-flash": _torch_flash,
@@ -169,4 +195,5 @@ CALLS: Mapping[str, Call] = {
     "flex": _flex,
     "jax": _jax,
     "onnxruntime": _onnxruntime,
+    "hf-kernel": _hf_kernel,
 }

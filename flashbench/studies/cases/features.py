@@ -77,6 +77,9 @@ def softcaps(dtype: Dtype) -> Iterator[Case]:
         for name, masked in each_masking(f"softcap-{cap:g}", problem):
             yield Case(name, "softcap", masked)
             yield Case(f"{name}-logits-x10", "softcap", masked, sizes=Sizes(q=10.0)).in_blocks(16, 16)
+    one = AttentionProblem.of(70, num_heads=2, head_dim=16, dtype=dtype, softcap=2.0)
+    for name, masked in each_masking("softcap-2-one-head-dim", one):  # some libraries have no other
+        yield Case(name, "softcap", masked)
 
 
 def sinks(dtype: Dtype) -> Iterator[Case]:
@@ -138,6 +141,9 @@ def dropout(dtype: Dtype) -> Iterator[Case]:
         for name, masked in each_masking(f"dropout-{rate:g}", problem):
             yield Case(name, "dropout", masked)
             yield Case(name, "dropout", masked).in_blocks(17, 5)
+    one = AttentionProblem.of(70, num_heads=2, head_dim=16, dtype=dtype, dropout=0.5)
+    for name, masked in each_masking("dropout-0.5-one-head-dim", one):
+        yield Case(name, "dropout", masked)
 
 
 # Beside windows and masks, in the order of their cases.
