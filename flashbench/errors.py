@@ -37,6 +37,10 @@ class EngineError(FlashbenchError):
     """An engine is unknown, or its library is not installed."""
 
 
+class MissingError(EngineError):
+    """What an engine runs on is not there: its library is not installed, or no kernel was named."""
+
+
 class ConfigError(FlashbenchError):
     """A command-line option, a study file or a setting of the environment breaks a rule."""
 

@@ -33,7 +33,7 @@ from flashbench.engines.protocol import (
     path_taken,
     refusal,
 )
-from flashbench.errors import EngineError
+from flashbench.errors import EngineError, MissingError
 
 __all__ = [
     "ENGINES",
@@ -172,8 +172,8 @@ def _built_in(name: str) -> Engine:
     return engine
 
 
-def _missing(name: str, package: str) -> EngineError:
-    return EngineError(
+def _missing(name: str, package: str) -> MissingError:
+    return MissingError(
         f"engine {name!r} needs the package {package!r}, which is not installed",
         hint=f"pip install 'flashbench[{ENGINES[name].extra}]'",
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from flashbench.dtypes import DTYPES, Dtype
 from flashbench.engines import ENGINES, Engine, Forward, Settings, get_engine, path_taken, plugins, refusal
-from flashbench.errors import EngineError
+from flashbench.errors import EngineError, MissingError
 from flashbench.extras import make_extras
 from flashbench.features import FEATURES
 from flashbench.problem import AttentionProblem, Direction, Feature
@@ -43,7 +43,7 @@ class Probed(NamedTuple):
     error: str | None  # why it does not load; all else is then empty
     raised: str | None  # the error that it raised when asked or called
     hint: str | None
-    missing: bool  # its library is not installed
+    missing: bool  # what it runs on is not there
     library: str | None
     version: str | None
     summary: str
@@ -127,7 +127,7 @@ class EngineProbe:
             error=None if self._error is None else str(self._error),
             raised=self._raised,
             hint=None if self._error is None else self._error.hint,
-            missing=self._error is not None and isinstance(self._error.__cause__, ModuleNotFoundError),
+            missing=isinstance(self._error, MissingError),
             library=library,
             version=number,
             summary="" if self._engine is None else self._engine.summary,

@@ -15,10 +15,11 @@ from helpers.support import assert_close, assert_engine_is_exact
 
 from flashbench.engines import Ran, Settings, get_engine, get_outline, refusal
 from flashbench.engines.peers.hf_source import Source, chosen_source, options_of
-from flashbench.errors import EngineError
+from flashbench.errors import EngineError, MissingError
 from flashbench.extras import make_extras
 from flashbench.problem import AttentionProblem
 from flashbench.reference import attention_backward_reference, attention_reference
+from flashbench.studies.engine_list import probe
 from flashbench.tolerances import tolerance_for
 
 pytest.importorskip("torch")
@@ -130,14 +131,17 @@ def test_one_that_draws_or_refuses_it_is_not(source: str, choose) -> None:
 @pytest.mark.parametrize(
     ("value", "source", "chosen"),
     [
-        (None, Source(repository="kernels-community/flash-attn2"), {"version": 4}),
-        ("", Source(repository="kernels-community/flash-attn2"), {"version": 4}),
+        (
+            "kernels-community/flash-attn2",
+            Source(repository="kernels-community/flash-attn2"),
+            {"version": 4},
+        ),
         ("me/mine", Source(repository="me/mine"), {"version": 1}),
         ("me/my.kernel@v2", Source(repository="me/my.kernel", revision="v2"), {"revision": "v2"}),
     ],
 )
 def test_a_repository_is_named_as_in_transformers(
-    value: str | None, source: Source, chosen: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    value: str, source: Source, chosen: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hf_kernels.name(value, monkeypatch)
     assert chosen_source() == source
@@ -178,7 +182,7 @@ def test_a_kernel_without_the_function_or_that_does_not_load(
 
 
 def test_without_the_package_kernels_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    hf_kernels.name(None, monkeypatch)
+    hf_kernels.name("me/mine", monkeypatch)
     monkeypatch.setitem(sys.modules, "kernels", None)
     for find in (get_engine, get_outline):
         with pytest.raises(EngineError, match="needs the package 'kernels', which is not installed") as e:
@@ -217,7 +221,7 @@ def test_the_repository_reaches_get_kernel_in_workers(
     assert process["environment"]["FLASHBENCH_HF_KERNEL"] == "me/mine@main"
 
 
-def test_the_default_repository_has_the_version_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transformers_own_repository_has_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
     def get_kernel(repo_id: str, *, version: int) -> SimpleNamespace:
@@ -225,9 +229,22 @@ def test_the_default_repository_has_the_version_of_transformers(monkeypatch: pyt
         return SimpleNamespace(flash_attn_func=lambda q, k, v, **_: v)
 
     monkeypatch.setitem(sys.modules, "kernels", SimpleNamespace(get_kernel=get_kernel))
-    hf_kernels.name(None, monkeypatch)
+    hf_kernels.name("kernels-community/flash-attn2", monkeypatch)
     assert get_engine("hf-kernel").summary.startswith("flash_attn_func of kernels-community/flash-attn2, ")
     assert asked == [("kernels-community/flash-attn2", 4)]
+
+
+def test_nothing_is_downloaded_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with the package: without a name, the engine is not there."""
+    monkeypatch.setitem(sys.modules, "kernels", SimpleNamespace(get_kernel=None))
+    hf_kernels.name(None, monkeypatch)
+    for get in (get_engine, get_outline):
+        with pytest.raises(MissingError, match="needs FLASHBENCH_HF_KERNEL, which is not set"):
+            get("hf-kernel")
+    facts = probe("hf-kernel")
+    assert facts.state == "not installed"
+    assert facts.hint is not None
+    assert "FLASHBENCH_HF_KERNEL=kernels-community/flash-attn2" in facts.hint
 
 
 def test_what_the_hub_says_is_told(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from flashbench.errors import EngineError
+from flashbench.errors import EngineError, MissingError
 from flashbench.problem import AttentionProblem
 
 VARIABLE = "FLASHBENCH_HF_KERNEL"
 FUNCTION = "flash_attn_func"
-_DEFAULT = "kernels-community/flash-attn2"
+_EXAMPLE = "kernels-community/flash-attn2"
 # What Transformers 5.24 loads with PyTorch 2.10 and later, where its user names no revision. Of others, 1.
-_VERSIONS = {_DEFAULT: 4}
+_VERSIONS = {_EXAMPLE: 4}
 _REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
@@ -45,11 +45,17 @@ class Source(NamedTuple):
 
 
 def chosen_source() -> Source:
-    """The one that the environment names, else Transformers' own for flash_attention_2.
+    """The one that the environment names. There is no default: nothing is downloaded and run unasked.
 
-    Raises EngineError if the value is neither a folder with a Python package nor a repository.
+    Raises MissingError if it names none, and EngineError if that is neither a folder with a Python package nor
+    a repository.
     """
-    value = os.environ.get(VARIABLE) or _DEFAULT
+    value = os.environ.get(VARIABLE)
+    if not value:
+        raise MissingError(
+            f"engine 'hf-kernel' needs {VARIABLE}, which is not set: it names the kernel",
+            hint=f"{VARIABLE}={_EXAMPLE}, or a folder that holds a kernel's Python package",
+        )
     folder = Path(os.path.expanduser(value))
     if folder.is_dir():
         folder = folder.resolve()
@@ -76,9 +82,9 @@ def _builds(folder: Path) -> str | None:
     return f"name one of its builds: {', '.join(map(str, inside))}" if inside else None
 
 
-def without_package() -> EngineError:
+def without_package() -> MissingError:
     """A repository is named, and what loads it is not installed."""
-    return EngineError(
+    return MissingError(
         "engine 'hf-kernel' needs the package 'kernels', which is not installed",
         hint=f"pip install kernels, or set {VARIABLE} to a folder that holds the kernel's Python package",
     )
