@@ -47,8 +47,8 @@ class Source(NamedTuple):
 def chosen_source() -> Source:
     """The one that the environment names. There is no default: nothing is downloaded and run unasked.
 
-    Raises MissingError if it names none, and EngineError if that is neither a folder with a Python package nor
-    a repository.
+    Raises MissingError if it names none, and EngineError if that is neither a folder with a Python package
+    nor a repository.
     """
     value = os.environ.get(VARIABLE)
     if not value:
