@@ -34,6 +34,8 @@ from flashbench.report.charts.ticks import (
 from flashbench.report.layout import AXES
 from flashbench.results.record import InferenceTest, TrainingStep
 
+# Named although a file may lack some, so that each always looks the same.
+_NOT_ENGINES = ("eager", "original", "sdpa")
 BEFORE_ZERO = 0.04  # room beside a marker at depth 0, as a share of the largest depth
 
 
@@ -66,7 +68,7 @@ class Quantity(NamedTuple):
 def model_panels(sources: Sequence[Source]) -> list[ModelPanel]:
     """Every row of whole models, in the order measured; a line for each attention and file."""
     named = [(number, row) for number, source in enumerate(sources) for row in model_rows(source.results)]
-    looks = engine_looks(row.attention for _, row in named)
+    looks = engine_looks([*_NOT_ENGINES, *(row.attention for _, row in named)])
     panels: dict[tuple[object, ...], ModelPanel] = {}
     lines: dict[tuple[object, ...], ModelLine] = {}
     for number, row in named:

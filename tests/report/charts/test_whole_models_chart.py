@@ -156,6 +156,13 @@ def test_two_files_are_told_apart_and_a_file_alone_is_not_named() -> None:
     assert one.get_markerfacecolor() != two.get_markerfacecolor()
 
 
+def test_an_attention_looks_the_same_whichever_others_there_are() -> None:
+    results = make_inference()
+    alone = [test for test in results.inference if test.attention == "sdpa"]
+    one, other = (lines(draw(TOKENS, each))["sdpa"] for each in (results, replace(results, inference=alone)))
+    assert (one.get_color(), one.get_marker()) == (other.get_color(), other.get_marker())
+
+
 def test_a_step_without_data_stands_with_the_others_of_its_model() -> None:
     """It failed before its data was read."""
     steps = [replace(make_step("standard", 512), data=None, series=None), make_step("flash", 512)]

@@ -12,6 +12,7 @@ from helpers.html_page import Element, parse_page
 from helpers.report_files import make_profile, sources
 from msgspec.structs import replace
 
+from flashbench.analysis.arm_duel import duel_of_arms
 from flashbench.analysis.inference import tokens_per_second
 from flashbench.analysis.whole_models import ModelRow, model_rows
 from flashbench.report.page.page import name_sources, report_page
@@ -156,6 +157,14 @@ def test_two_files_of_one_work_share_charts_and_tables() -> None:
         "How many times faster than with sdpa, one",
         "How many times faster than with sdpa, two",
     ]
+
+
+def test_duels_of_attentions_have_verdicts_charts_and_tables() -> None:
+    page = page_of(duel_of_arms(make_inference(), "sdpa", "flash", 0.02))
+    assert {"Verdicts", "Tokens a second", "Everything measured"} <= headings(page)
+    assert "4 duels of B against A: 4 inconclusive." in page.text
+    assert [cells["Attention"] for cells in model_cells(page)] == ["sdpa", "flash"] * 4
+    assert not [table for table in page.all("table") if table.attributes["id"].startswith("faster")]
 
 
 def test_a_test_that_gave_nothing_makes_a_page_without_charts() -> None:
