@@ -8,7 +8,7 @@ from flashbench.analysis.groups import Along, GroupKey
 from flashbench.analysis.problem_words import feature_words, length_word
 from flashbench.analysis.words import DIRECTION_WORDS, counted
 from flashbench.problem import AttentionProblem
-from flashbench.results.record import Measurement
+from flashbench.results.record import AnyRow, Measurement
 
 
 def problem_words(key: GroupKey, *, both_directions: bool = False) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ def places_word(measurements: Iterable[Measurement], along: Along) -> str:
     return ", ".join(dict.fromkeys(axis_word(row.problem, along) for row in measurements))
 
 
-def threads_word(measurements: Iterable[Measurement]) -> str:
+def threads_word(measurements: Iterable[AnyRow]) -> str:
     """`2 threads`, `1 to 2 threads` if they differ, empty if not known."""
     counts = sorted({row.threads for row in measurements if row.threads is not None})
     if not counts:

@@ -5,12 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from flashbench.analysis.groups import Along
 from flashbench.analysis.words import counted
-from flashbench.results.record import InferenceTest, TrainingStep
+from flashbench.results.record import InferenceTest, Results, TrainingStep
 
 ModelRow = TrainingStep | InferenceTest
 RowType = TypeVar("RowType", TrainingStep, InferenceTest)
+
+
+def model_rows(results: Results) -> list[ModelRow]:
+    """Every row of whole models.
+
+    A step that failed before its data was read gets the data of its model's other steps: it is their work.
+    """
+    known = {
+        (row.model, row.windows): {"data": row.data, "series": row.series}
+        for row in results.training
+        if row.data is not None
+    }
+    steps = (
+        msgspec.structs.replace(row, **known.get((row.model, row.windows), {})) if row.data is None else row
+        for row in results.training
+    )
+    return [*steps, *results.inference]
 
 
 def work_key(row: ModelRow) -> tuple[object, ...]:
@@ -22,10 +41,15 @@ def work_key(row: ModelRow) -> tuple[object, ...]:
 
 def work_line(row: ModelRow) -> str:
     """`llama-160m, float32, decode 32`, or `PatchTST, float32, sf-temps, 4 windows`."""
-    return ", ".join(filter(None, _work_words(row)))
+    return ", ".join(work_words(row))
 
 
-def _work_words(row: ModelRow) -> Iterator[str | None]:
+def work_words(row: ModelRow) -> tuple[str, ...]:
+    """The words of `work_line`."""
+    return tuple(filter(None, _words(row)))
+
+
+def _words(row: ModelRow) -> Iterator[str | None]:
     yield row.model
     yield row.dtype
     if isinstance(row, InferenceTest):

@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 
 from flashbench.cli.groups import Output
 from flashbench.cli.output import ResultFiles
+from flashbench.cli.plotting import NO_CHART, check_plot, write_plot
 from flashbench.cli.progress import show_progress
 from flashbench.results.record import Results
 from flashbench.results.store import load_of
@@ -26,13 +27,25 @@ def run_or_show(
     command: Sequence[str],
     output: Output,
     show: str | None,
+    plot: str | None,
 ) -> None:
     """Print the file `show`, or run the study and exit with 1 if a point failed or none was measured.
 
     study: the package, with `run` and `failed`. given: the options; `settings_of` makes settings of them.
+    plot: where a chart goes.
     """
+
+    def print_report(console: Console, results: Results) -> None:
+        # First: the command ends early if the reader of stdout goes away.
+        drawn = plot is None or write_plot(plot, results)
+        console.print(report(results))
+        if not drawn:
+            console.print(NO_CHART)
+
+    if plot is not None:
+        check_plot(plot, others=(show, output.json, output.save))
     if show is not None:
-        Console().print(report(load_of(kind, show)))
+        print_report(Console(), load_of(kind, show))
         return
     settings = settings_of(given)
     files = ResultFiles(output)
@@ -45,6 +58,6 @@ def run_or_show(
             earlier=files.earlier,
         )
     files.finish(results)
-    files.console.print(report(results))
+    print_report(files.console, results)
     files.warn(results)
     raise typer.Exit(1 if study.failed(results) else 0)

@@ -110,6 +110,7 @@ def infer(
             rich_help_panel=options.MEASURING,
         ),
     ] = None,
+    plot: Annotated[str | None, options.plot("tokens a second and peak memory over the depth")] = None,
     show: options.Show = None,
     output: Annotated[Output, groups.OUTPUT],
 ) -> None:
@@ -129,4 +130,5 @@ def infer(
         command=context.obj,
         output=output,
         show=show,
+        plot=plot,
     )

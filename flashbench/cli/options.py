@@ -117,6 +117,16 @@ def threads(more: str = "", *, metavar: str = "N", example: str = "2") -> Any:
     )
 
 
+def plot(what: str) -> Any:
+    """--plot. what: what its chart shows."""
+    return typer.Option(
+        "--plot",
+        metavar="FILE.svg|png",
+        help=f"Draw {what} there, such as chart.svg, beside the table.",
+        rich_help_panel=OUTPUT,
+    )
+
+
 def repeats(what: str = "Timed calls in one burst", default: str = "5") -> Any:
     """--repeats."""
     return typer.Option(

@@ -10,15 +10,17 @@ from flashbench.report.charts import chart_kind, require_plot_extra
 from flashbench.results.record import Results
 from flashbench.results.store import check_writable, write_whole
 
+NO_CHART = "no chart: nothing was timed"
+
 
 def check_plot(path: str, *, others: Sequence[str | None]) -> None:
     """Raise FlashbenchError if the chart cannot be drawn, or not be written to that file.
 
-    others: the other files that the run writes.
+    others: the files of the results.
     """
     chart_kind("--plot", path)
     if any(other is not None and same_file(path, other) for other in others):
-        raise ConfigError(f"--plot is {path}, where the results go: give it a name of its own")
+        raise ConfigError(f"--plot is {path}, the file of the results: give it a name of its own")
     require_plot_extra()
     check_writable(path)
 

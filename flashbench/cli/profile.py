@@ -53,15 +53,7 @@ def profile(
             "--plain", help="Print the documented layout to the letter.", rich_help_panel=options.OUTPUT
         ),
     ] = False,
-    plot: Annotated[
-        str | None,
-        typer.Option(
-            "--plot",
-            metavar="FILE.svg|png",
-            help="Draw time and memory over the lengths there, such as chart.svg, beside the table.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    plot: Annotated[str | None, options.plot("time and memory over the lengths")] = None,
     memory_detail: Annotated[
         bool,
         typer.Option(
@@ -76,7 +68,7 @@ def profile(
     # Inside: these import NumPy, which --help must not.
     from rich.console import Console
 
-    from flashbench.cli.plotting import check_plot, write_plot
+    from flashbench.cli.plotting import NO_CHART, check_plot, write_plot
     from flashbench.cli.predicting import predict_and_report
     from flashbench.cli.running import run_and_report
     from flashbench.cli.settings import build_study
@@ -115,6 +107,6 @@ def profile(
             console.print()
             console.print(training_report(training_rows(study, budget), budget))
         if not drawn:
-            console.print("no chart: nothing was timed")
+            console.print(NO_CHART)
 
     run_and_report(study, command=context.obj, output=output, report=report)

@@ -157,6 +157,7 @@ def train(
             rich_help_panel=options.MEASURING,
         ),
     ] = None,
+    plot: Annotated[str | None, options.plot("steps and peak memory over the context length")] = None,
     show: options.Show = None,
     output: Annotated[Output, groups.OUTPUT],
 ) -> None:
@@ -176,4 +177,5 @@ def train(
         command=context.obj,
         output=output,
         show=show,
+        plot=plot,
     )

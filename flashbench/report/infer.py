@@ -15,7 +15,7 @@ from flashbench.report.escapes import escape_markdown
 from flashbench.report.grid import Grid
 from flashbench.report.layout import NO_POINT, heading
 from flashbench.report.tones import BOLD, NOTHING, Cell, Line, Tone, status_tone
-from flashbench.report.units import format_bytes, format_wide_ratio
+from flashbench.report.units import format_bytes, format_rate, format_wide_ratio
 from flashbench.results.record import InferenceTest, Results
 
 _BLANK = Line("")
@@ -53,7 +53,7 @@ def _parts(results: Results) -> list[Line | Grid]:
         if any(row.time or row.peak_bytes for row in rows):
             parts.append(_table(rows))
         parts += _reasons(rows)
-    parts += [_BLANK, Line(_LEGEND.format(confidence=_confidence(results.inference)))]
+    parts += [_BLANK, Line(_LEGEND.format(confidence=confidence_words(results.inference)))]
     budget = results.config.get("memory_budget_bytes") or results.machine.memory_bytes
     if budget is not None:
         parts += _longest(results.inference, int(budget))
@@ -90,8 +90,8 @@ def _table(rows: Sequence[InferenceTest]) -> Grid:
             if row.status not in ("ok", "wrong")
             else NOTHING
             if rate is None
-            else _rate(rate.median),
-            f"{_rate(rate.low)} - {_rate(rate.high)}" if rate else NOTHING,
+            else format_rate(rate.median),
+            f"{format_rate(rate.low)} - {format_rate(rate.high)}" if rate else NOTHING,
             f"{row.time.median_ns / 1e6:.0f}" if row.time and row.test == "prefill" else NOTHING,
             f"{100 * row.attention_share:.0f}" if row.attention_share is not None else NOTHING,
             _ratio(measured_ratio(row, base)),
@@ -102,16 +102,12 @@ def _table(rows: Sequence[InferenceTest]) -> Grid:
     return grid
 
 
-def _confidence(tests: Sequence[InferenceTest]) -> str:
+def confidence_words(tests: Sequence[InferenceTest]) -> str:
     """`at 95 % confidence`, or with fewer than six processes less, and why."""
     rates = [rate for test in tests if (rate := tokens_per_second(test)) is not None]
     least = min((rate.confidence for rate in rates), default=CONFIDENCE)
-    too_few = "" if least >= CONFIDENCE else ", as --rounds 6 or more are needed for 95 %"
+    too_few = "" if least >= CONFIDENCE else ", as 95 % needs 6 rounds or more"
     return f"at {100 * least:.0f} % confidence{too_few}"
-
-
-def _rate(rate: float) -> str:
-    return f"{rate:.0f}" if rate >= 99.5 else f"{rate:.1f}"
 
 
 def _ratio(ratio: float | None) -> str | Cell:

@@ -17,7 +17,7 @@ from flashbench.analysis.paths import engine_with_path, paths_word
 from flashbench.analysis.words import NO_REASON, STATUS_WORDS, counted
 from flashbench.report.tones import VERDICT_TONES, Cell, Line, status_tone
 from flashbench.report.units import format_bytes
-from flashbench.results.record import Machine, Measurement, Results, Verdict
+from flashbench.results.record import AnyRow, Machine, Measurement, Results, Verdict
 
 NO_POINT = "no point was measured"
 NOT_STATED = "not told"  # for a property that the system does not give
@@ -130,7 +130,7 @@ def verdict_counts(verdicts: Iterable[Verdict], words: Mapping[Verdict, str] = M
     )
 
 
-def statuses_line(measurements: Iterable[Measurement]) -> str:
+def statuses_line(measurements: Iterable[AnyRow]) -> str:
     """`2 crashed, 1 too large`; a row that is ok but has no time counts as `no time`."""
     counts = Counter(STATUS_WORDS.get(row.status, "no time") for row in measurements)
     return ", ".join(f"{count} {word}" for word, count in counts.items())

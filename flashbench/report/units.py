@@ -87,6 +87,15 @@ def format_times(times_ns: list[float]) -> list[str]:
     return [f"{time / 1e6:.{decimals}f}" for time in times_ns]
 
 
+def format_rate(rate: float) -> str:
+    """Tokens a second: whole from 100 up.
+
+    >>> format_rate(1969.2), format_rate(31.42)
+    ('1969', '31.4')
+    """
+    return f"{rate:.0f}" if rate >= 99.5 else f"{rate:.1f}"
+
+
 def format_change(ratio: float) -> str:
     """A ratio as a change: `+12%`, `-3.1%`. Changes below 10 % have one decimal.
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from helpers.fake_inference import make_inference
+from helpers.fake_inference import make_inference, make_test
 from helpers.fake_results import make_results
 
 from flashbench.cli.infer_settings import build_infer_study
@@ -78,6 +79,41 @@ def test_a_file_is_shown(flashbench: CommandLine, tmp_path: Path, monkeypatch: p
     assert "every attention chose the same tokens" in done.out
     (longest,) = [line for line in lines if line.split()[:3] == ["llama-160m", "float32", "512"]]
     assert longest.split()[-1] == "47,038"
+
+
+def test_a_shown_file_is_drawn(flashbench: CommandLine, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path, chart = tmp_path / "tokens.json", tmp_path / "chart.svg"
+    save(make_inference(), path)
+    done = flashbench("infer", "--show", str(path), "--plot", str(chart))
+    assert done.code == 0
+    assert "llama-160m: 150,000 parameters" in done.out
+    drawn = chart.read_bytes()
+    assert drawn.count(b">tokens/s</text>") == drawn.count(b">peak memory</text>") == 2
+    done = flashbench("infer", "--show", str(path), "--plot", str(tmp_path / "chart.pdf"))
+    assert (done.code, done.out) == (2, "")
+
+
+def test_a_chart_never_takes_the_place_of_the_shown_file(flashbench: CommandLine, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "tokens.svg"
+    save(make_inference(), path)
+    before = path.read_bytes()
+    done = flashbench("infer", "--show", str(path), "--plot", str(path))
+    assert done.code == 2
+    assert done.err == f"error: --plot is {path}, the file of the results: give it a name of its own\n"
+    assert path.read_bytes() == before
+
+
+def test_a_file_without_a_time_makes_no_chart_and_says_so(flashbench: CommandLine, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path, chart = tmp_path / "tokens.json", tmp_path / "chart.svg"
+    failed = make_test("flash", "decode", 0, status="crashed", reason="ended", time=None, peak_bytes=None)
+    save(msgspec.structs.replace(make_inference(), inference=[failed]), path)
+    done = flashbench("infer", "--show", str(path), "--plot", str(chart))
+    assert done.code == 0
+    assert done.out.endswith("no chart: nothing was timed\n")
+    assert not chart.exists()
 
 
 def test_a_file_of_another_kind_is_refused(flashbench: CommandLine, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from helpers.fake_inference import make_inference
 from helpers.fake_results import make_measurement, make_results
+from helpers.fake_training import every_kind
 from helpers.html_page import parse_page
 
 from flashbench.results.store import save
@@ -89,6 +91,16 @@ def test_a_missing_extra_is_one_line_and_how_to_get_it(flashbench, without, file
     )
 
 
+def test_files_of_whole_models_make_a_page_too(flashbench, file: str, tmp_path: Path) -> None:
+    tokens, steps, page = (tmp_path / name for name in ("tokens.json", "steps.json", "page.html"))
+    save(make_inference(), tokens)
+    save(every_kind(), steps)
+    done = flashbench("report", str(tokens), str(steps), file, "-o", str(page))
+    assert (done.code, done.err) == (0, "")
+    assert done.out.endswith(", 37 measurements of 3 files\n")
+    assert parse_page(page.read_text(encoding="utf-8")).one("h1").text == "tokens, steps, mine"
+
+
 @pytest.mark.parametrize(("suffix", "start"), [(".svg", b"<?xml"), (".png", b"\x89PNG"), (".SVG", b"<?xml")])
 def test_profile_plots_beside_its_table(
     flashbench, fake_run, tmp_path: Path, suffix: str, start: bytes
@@ -120,7 +132,7 @@ def test_a_chart_in_the_place_of_the_results_is_refused(flashbench, fake_run, tm
     path = str(tmp_path / "out.svg")
     done = flashbench("profile", "--plot", path, "--save", path)
     assert done.code == 2
-    assert done.err == f"error: --plot is {path}, where the results go: give it a name of its own\n"
+    assert done.err == f"error: --plot is {path}, the file of the results: give it a name of its own\n"
     assert fake_run.studies == []
 
 

@@ -210,13 +210,24 @@ def test_results_are_saved_and_written_to_stdout(flashbench, fake_train: FakeRun
     assert load(path) == fake_train.results
 
 
-@pytest.mark.parametrize("command", ["export {0} --format csv", "report {0}"])
-def test_training_steps_are_no_measurements(flashbench, tmp_path: Path, command: str) -> None:
-    if command.startswith("report"):
-        pytest.importorskip("matplotlib")
+def test_a_chart_is_checked_before_the_run_and_drawn_after_it(
+    flashbench, fake_train: FakeRun, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    assert flashbench("train", "--plot", str(tmp_path / "none" / "chart.svg")).code == 2
+    assert flashbench("train", "--plot", "chart.pdf").code == 2
+    assert fake_train.studies == []
+    chart = tmp_path / "chart.svg"
+    done = flashbench("train", "--plot", str(chart))
+    assert done.code == 0
+    assert "PatchTST" in done.out
+    assert b">time of a step, ms</text>" in chart.read_bytes()
+
+
+def test_training_steps_are_no_measurements(flashbench, tmp_path: Path) -> None:
     path = tmp_path / "steps.json"
     save(make_training([make_step("flash", 512)]), path)
-    done = flashbench(*command.format(path).split())
+    done = flashbench("export", str(path), "--format", "csv")
     assert done.code == 2
     assert done.err.splitlines()[0].startswith(f"error: {path} holds training steps")
     assert f"hint: flashbench train --show {path} prints their tables" in done.err

@@ -49,7 +49,8 @@ _FREE = ("reason", "note", "kernel", "host", "cpu", "microarchitecture", "isa", 
 def with_texts(results: Results, text: str) -> Results:
     """The results as read from a file that has `text` in every field that may hold any text."""
     document = msgspec.to_builtins(results)
-    places = [document["machine"], *document["measurements"], *document["training"], *document["duels"]]
+    kinds = ("measurements", "training", "inference", "duels")
+    places = [document["machine"], *(row for kind in kinds for row in document[kind])]
     for place in places:
         place |= {name: text for name in _FREE if name in place}
         if "engine" in place and place["engine"] != "flash":

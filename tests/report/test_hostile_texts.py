@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 from helpers.fake_exports import make_duel, small_profile, with_failures
+from helpers.fake_inference import make_inference
 from helpers.fake_results import make_measurement, make_results
 from helpers.fake_training import every_kind
 from helpers.hostile import FRAGMENTS, TEXTS, with_texts
@@ -25,6 +26,7 @@ from flashbench.analysis.compare import Comparison, compare
 from flashbench.report.compare import compare_markdown, compare_report
 from flashbench.report.duel import duel_report
 from flashbench.report.escapes import escape_markdown
+from flashbench.report.infer import infer_report
 from flashbench.report.machine import machine_report
 from flashbench.report.markdown import results_markdown
 from flashbench.report.memory import memory_report
@@ -42,6 +44,7 @@ FILES: dict[str, Callable[[], Results]] = {
     "failures": with_failures,
     "duel": make_duel,
     "training": every_kind,
+    "inference": make_inference,
 }
 REPORTS: dict[str, tuple[Callable[[Results], RenderableType], Callable[[], Results]]] = {
     "profile": (profile_report, with_failures),
@@ -49,6 +52,7 @@ REPORTS: dict[str, tuple[Callable[[Results], RenderableType], Callable[[], Resul
     "memory": (memory_report, with_failures),
     "duel": (duel_report, make_duel),
     "training": (train_report, every_kind),
+    "inference": (infer_report, make_inference),
     "machine": (machine_report, small_profile),
 }
 # No linkify: it reads text after escapes are undone, and GitHub's parser does not.
@@ -203,10 +207,9 @@ def test_every_exported_name_is_plain(format_: str, text: str) -> None:
 def test_the_page_has_neither_scripts_nor_addresses_of_the_file() -> None:
     from flashbench.report.page.page import name_sources, report_page
 
-    paths = [f"{ALL}.json", f"{ALL}<b>/other.json"]
-    page = parse_page(
-        report_page(name_sources(paths, [with_texts(make_profile(), ALL), with_texts(make_duel(), ALL)]))
-    )
+    paths = [f"{ALL}.json", f"{ALL}<b>/other.json", "steps.json", "tokens.json"]
+    files = [with_texts(make(), ALL) for make in (make_profile, make_duel, every_kind, make_inference)]
+    page = parse_page(report_page(name_sources(paths, files)))
     for element in page.walk():
         assert element.tag not in ("script", "iframe", "img", "object", "embed", "base", "form")
         for name, value in element.attributes.items():

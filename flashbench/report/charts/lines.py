@@ -1,17 +1,17 @@
-"""Lines over two logarithmic axes, each named at its end: most charts share this."""
+"""Lines over two axes, each named at its end: most charts share this."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from flashbench.report.charts.series import Panel, Series, axis_value
-from flashbench.report.charts.style import FONT_SIZE, PANEL_INCHES, dress, house_style, log_axis
+from flashbench.report.charts.series import Panel, axis_value
+from flashbench.report.charts.style import FONT_SIZE, PANEL_INCHES, Look, dress, house_style, log_axis
 from flashbench.report.charts.ticks import Interval, padded, spread_out, value_ticks
 from flashbench.report.colours import INK, PAPER
 from flashbench.report.layout import AXES
@@ -21,7 +21,7 @@ Value = Callable[[Measurement], float | None]
 # Longer names, or more of them, go below the chart. At its side they would take its width.
 LONGEST_NAME = 13
 MOST_NAMES = 6
-LONGEST_IN_TWO = 21  # longest name of a legend in two columns
+LONGEST_IN_TWO = 18  # longest name of a legend in two columns, beside ticks such as 256 MiB
 LEGEND_LINE_INCHES = 0.21
 BELOW_AXIS_POINTS = 44  # height of the ticks and the axis's name
 NAME_GAP = 0.075  # height of a line of text, as a share of the axes' height
@@ -34,11 +34,38 @@ class Limits(NamedTuple):
     y: Interval
 
 
-def panel_chart(draw: Callable[[Axes, Panel, Limits], None]) -> Callable[[Panel, Limits], Figure]:
+class Point(NamedTuple):
+    """A marker on a line, and the ends of the bar through it."""
+
+    x: float
+    y: float
+    bar: tuple[float, float] | None = None
+
+
+class Named(Protocol):
+    """A line's name and look: a `Series`, or the line of a whole model's attention."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def look(self) -> Look: ...
+
+
+class Together(Protocol):
+    """What one chart shows: a `Panel`, or the lines of a whole model's work."""
+
+    @property
+    def series(self) -> Sequence[Named]: ...
+
+
+AnyPanel = TypeVar("AnyPanel", bound=Together)
+
+
+def panel_chart(draw: Callable[[Axes, AnyPanel, Limits], None]) -> Callable[[AnyPanel, Limits], Figure]:
     """The function that makes a figure of one panel, from the function that draws the panel."""
 
     @house_style()
-    def chart(panel: Panel, limits: Limits) -> Figure:
+    def chart(panel: AnyPanel, limits: Limits) -> Figure:
         width, height = PANEL_INCHES
         figure = Figure(figsize=(width, height + legend_inches(panel.series)), layout="constrained")
         draw(figure.subplots(), panel, limits)
@@ -80,22 +107,38 @@ def draw_lines(
     bounds: Callable[[Measurement], tuple[float, float]] | None = None,
 ) -> None:
     """A line for each series, with a bar from lower to upper bound at each point."""
+    along = panel.key.along
+    draw_points(
+        axes,
+        [
+            (
+                series,
+                [
+                    Point(axis_value(row, along), y, bounds(row) if bounds else None)
+                    for row in series.rows
+                    if (y := value(row)) is not None
+                ],
+            )
+            for series in panel.series
+        ],
+    )
+
+
+def draw_points(axes: Axes, lines: Sequence[tuple[Named, Sequence[Point]]]) -> None:
+    """Each line through its points, their bars, and its name. A line without a point is left out."""
     ends = []
-    for series in panel.series:
-        rows = [row for row in series.rows if value(row) is not None]
-        if not rows:
+    for line, points in lines:
+        if not points:
             continue
-        xs = [axis_value(row, panel.key.along) for row in rows]
-        ys = [y for row in rows if (y := value(row)) is not None]
-        plot_series(axes, series, xs, ys)
-        if bounds is not None:
-            low, high = zip(*map(bounds, rows), strict=True)
-            axes.vlines(xs, low, high, color=series.look.colour, linewidth=1.2)
-        ends.append((series, ys[-1]))
-    name_series(axes, limits, ends)
+        plot_series(axes, line, [point.x for point in points], [point.y for point in points])
+        bars = [(point.x, *point.bar) for point in points if point.bar]
+        if bars:
+            axes.vlines(*zip(*bars, strict=True), color=line.look.colour, linewidth=1.2)
+        ends.append((line, points[-1].y))
+    name_series(axes, ends)
 
 
-def plot_series(axes: Axes, series: Series, xs: Sequence[float], ys: Sequence[float]) -> None:
+def plot_series(axes: Axes, series: Named, xs: Sequence[float], ys: Sequence[float]) -> None:
     """Points and the line through them."""
     look = series.look
     axes.plot(
@@ -111,7 +154,7 @@ def plot_series(axes: Axes, series: Series, xs: Sequence[float], ys: Sequence[fl
     )
 
 
-def name_series(axes: Axes, limits: Limits, ends: Sequence[tuple[Series, float]]) -> None:
+def name_series(axes: Axes, ends: Sequence[tuple[Named, float]]) -> None:
     """Each line's name at the height of its end, or all names below the chart if they are too long."""
     if _are_below([series for series, _ in ends]):
         figure = axes.get_figure(root=True)
@@ -132,7 +175,8 @@ def name_series(axes: Axes, limits: Limits, ends: Sequence[tuple[Series, float]]
             labelcolor=INK.light,
         )
         return
-    places = [share_of(y, limits.y) for _, y in ends]
+    on_axes = axes.transScale + axes.transLimits
+    places = [float(on_axes.transform((1.0, y))[1]) for _, y in ends]
     for (series, _), place in zip(ends, spread_out(places, NAME_GAP), strict=True):
         axes.text(
             1.02,
@@ -144,18 +188,18 @@ def name_series(axes: Axes, limits: Limits, ends: Sequence[tuple[Series, float]]
         )
 
 
-def legend_inches(series: Sequence[Series]) -> float:
+def legend_inches(series: Sequence[Named]) -> float:
     """Height of the names below a chart; 0 if they are beside it."""
     if not _are_below(series):
         return 0.0
     return LEGEND_LINE_INCHES * math.ceil(len(series) / _columns(series))
 
 
-def _are_below(series: Sequence[Series]) -> bool:
+def _are_below(series: Sequence[Named]) -> bool:
     return len(series) > MOST_NAMES or any(len(one.label) > LONGEST_NAME for one in series)
 
 
-def _columns(series: Sequence[Series]) -> int:
+def _columns(series: Sequence[Named]) -> int:
     return 2 if len(series) > 1 and all(len(one.label) <= LONGEST_IN_TWO for one in series) else 1
 
 

@@ -83,7 +83,7 @@ def draw_roofline(axes: Axes, panel: Panel, limits: Limits) -> None:
             xs, ys = zip(*points, strict=True)
             plot_series(axes, series, xs, ys)
             ends.append((series, ys[-1]))
-    name_series(axes, limits, ends)
+    name_series(axes, ends)
     # At the right end: the left end of a roof is its slope.
     name_peaks(axes, limits, [Peak(roof.peak_gflops, _remark(roof)) for roof in roofs(panel)], "right")
 

@@ -11,7 +11,7 @@ from flashbench.analysis.group_words import axis_word
 from flashbench.analysis.groups import GroupKey, group_key, grouped, table_axis
 from flashbench.analysis.paths import engine_with_path
 from flashbench.analysis.scaling import alike, bases, speed_up
-from flashbench.report.charts.lines import Limits, legend_inches, name_series, plot_series
+from flashbench.report.charts.lines import legend_inches, name_series, plot_series
 from flashbench.report.charts.series import Panel, Series, Source, shortened
 from flashbench.report.charts.style import PANEL_INCHES, dress, engine_looks, house_style, log_axis, nth_dash
 from flashbench.report.charts.ticks import padded, value_ticks
@@ -65,11 +65,7 @@ def scaling_chart(panel: Panel) -> Figure:
     axes.plot(ends, [1.0, ideal], label="_ideal", color=MUTED.light, linewidth=1.2, linestyle=(0, (1, 2)))
     for series, points in zip(panel.series, curves, strict=True):
         plot_series(axes, series, *zip(*points, strict=True))
-    name_series(
-        axes,
-        Limits(x, y),
-        [(series, points[-1][1]) for series, points in zip(panel.series, curves, strict=True)],
-    )
+    name_series(axes, [(series, points[-1][1]) for series, points in zip(panel.series, curves, strict=True)])
     return figure
 
 

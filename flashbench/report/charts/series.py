@@ -84,15 +84,14 @@ def _series(
     along: Along,
 ) -> Series:
     several = len({row.blocks_asked for row in rows}) > 1
-    engine, file = engine_with_path(rows[0]), ""
+    engine = engine_with_path(rows[0])
     if side:
         engine = f"{side.upper()}: {engine}"
         look = look._replace(hollow=side == "b")
     if threads is not None:
         engine = f"{engine}, {counted(threads, 'thread')}"
-    if len(sources) > 1:
-        file = f" \N{MIDDLE DOT} {sources[number].name}"
-        look = look._replace(dash=nth_dash(number), hollow=look.hollow if side else number % 2 == 1)
+    file, of_file = file_marks(sources, number, look)
+    look = of_file._replace(hollow=look.hollow) if side else of_file
     best = [found.fastest for found in block_rows(rows) if found.fastest] if several else rows
     return Series(
         name=shortened(engine + file),
@@ -102,6 +101,14 @@ def _series(
         rows=sorted(best, key=lambda row: axis_value(row, along)),
         sweep=rows if several else [],
     )
+
+
+def file_marks(sources: Sequence[Source], number: int, look: Look) -> tuple[str, Look]:
+    """What tells a file's lines from another's: the end of their labels, and a dash. Nothing for one file."""
+    if len(sources) == 1:
+        return "", look
+    name = f" \N{MIDDLE DOT} {sources[number].name}"
+    return name, look._replace(dash=nth_dash(number), hollow=number % 2 == 1)
 
 
 def shortened(label: str) -> str:

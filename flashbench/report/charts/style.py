@@ -91,6 +91,13 @@ def dress(axes: Axes, *, x_word: str, y_word: str) -> None:
 def log_axis(axes: Axes, which: Literal["x", "y"], limits: Interval, ticks: list[tuple[float, str]]) -> None:
     """A logarithmic axis with only these ticks."""
     getattr(axes, f"set_{which}scale")("log")
+    linear_axis(axes, which, limits, ticks)
+
+
+def linear_axis(
+    axes: Axes, which: Literal["x", "y"], limits: Interval, ticks: list[tuple[float, str]]
+) -> None:
+    """An axis with only these ticks, linear unless its scale was set before."""
     getattr(axes, f"set_{which}lim")(*limits)
     axis = axes.xaxis if which == "x" else axes.yaxis
     words = dict(ticks)

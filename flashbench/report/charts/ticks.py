@@ -1,4 +1,4 @@
-"""Limits and ticks of logarithmic axes: few, round, and no label over another."""
+"""Limits and ticks of axes: few, round, and no label over another."""
 
 from __future__ import annotations
 
@@ -25,6 +25,27 @@ def padded(values: Iterable[float], *, least: float = 4.0) -> Interval | None:
     low, high = min(positive), max(positive)
     margin = max((high / low) ** 0.07, math.sqrt(max(1.0, least / (high / low))))
     return low / margin, high * margin
+
+
+def from_zero(values: Iterable[float], *, before: float = 0.0) -> Interval:
+    """Limits of a linear axis from 0 to above the largest value. before: room below 0, as a share of it.
+
+    >>> from_zero([20.0, 50.0]), from_zero([0.0], before=0.05)
+    ((0.0, 54.0), (-0.05, 1.08))
+    """
+    highest = max(values, default=0.0) or 1.0
+    return -before * highest or 0.0, 1.08 * highest
+
+
+def even_ticks(limits: Interval) -> list[tuple[float, str]]:
+    """From 0 up in steps of 1, 2 or 5 times a power of ten.
+
+    >>> [word for _, word in even_ticks((0, 54))]
+    ['0', '10', '20', '30', '40', '50']
+    """
+    power = 10.0 ** math.floor(math.log10(limits[1] / MOST_TICKS))
+    step = next(size * power for size in (1, 2, 5, 10) if limits[1] / (size * power) < MOST_TICKS)
+    return [(count * step, f"{count * step:.12g}") for count in range(int(limits[1] / step) + 1)]
 
 
 def number_ticks(limits: Interval) -> list[tuple[float, str]]:
@@ -55,21 +76,27 @@ def byte_ticks(limits: Interval) -> list[tuple[float, str]]:
     return [(2.0**power, f"{2 ** (power % 10)} {BYTE_UNITS[power // 10]}") for power in chosen]
 
 
-def value_ticks(values: Iterable[int], limits: Interval) -> list[tuple[float, str]]:
-    """The measured values themselves. The largest come first; a value without room for its label is left out.
+def value_ticks(values: Iterable[int], limits: Interval, *, linear: bool = False) -> list[tuple[float, str]]:
+    """The measured values themselves, 0 and the largest first. One without room for its label is left out.
 
     >>> [word for _, word in value_ticks([128, 500, 512, 1024], (100, 1300))]
     ['128', '512', '1024']
+    >>> [word for _, word in value_ticks([0, 128, 512, 1024], (-50, 1100), linear=True)]
+    ['0', '512', '1024']
     """
-    width = math.log(limits[1] / limits[0])
-    chosen: list[int] = []
-    for value in sorted(set(values), reverse=True):
+    place = float if linear else math.log
+    width = place(limits[1]) - place(limits[0])
+
+    def apart(one: int, other: int) -> bool:
         # Half of each label; longer labels than four digits need more room.
-        letters = 0 if not chosen else (len(str(value)) + len(str(chosen[-1]))) / 2
-        gap = LEAST_GAP * max(1.0, letters / 4)
-        if not chosen or math.log(chosen[-1] / value) >= gap * width:
+        gap = LEAST_GAP * max(1.0, (len(str(one)) + len(str(other))) / 8)
+        return abs(place(one) - place(other)) >= gap * width
+
+    chosen: list[int] = []
+    for value in sorted(set(values), key=lambda value: (value != 0, -value)):
+        if all(apart(value, other) for other in chosen):
             chosen.append(value)
-    return [(float(value), str(value)) for value in reversed(chosen)]
+    return [(float(value), str(value)) for value in sorted(chosen)]
 
 
 def spread_out(places: list[float], gap: float) -> list[float]:

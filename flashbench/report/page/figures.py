@@ -24,7 +24,7 @@ from flashbench.report.charts.style import chart_bytes
 from flashbench.report.charts.throughput import gflops, throughput_chart, throughput_limits
 from flashbench.report.page.inline import inline_svg
 from flashbench.report.page.table import Table
-from flashbench.report.page.words import capital, caption_words
+from flashbench.report.page.words import capital, caption_words, common_words
 from flashbench.report.units import format_bytes
 
 
@@ -114,7 +114,9 @@ _BACKWARD = (
 def chart_sections(
     sources: Sequence[Source], panels: Sequence[Panel], tables: Mapping[GroupKey, Table]
 ) -> list[Section]:
-    """Latency, throughput, scaling, memory, block sizes and roofline."""
+    """Latency, throughput, scaling, memory, block sizes and roofline; nothing without measurements."""
+    if not panels:
+        return []
     names = caption_words([panel.key for panel in panels])
     kinds = [_section(kind, panels, names, tables) for kind in (_LATENCY, _THROUGHPUT, _MEMORY, _ROOFLINE)]
     latency, throughput, memory, roofline = kinds
@@ -124,13 +126,18 @@ def chart_sections(
         roofline = roofline._replace(
             words=f"{roofline.words} Where the bandwidth was not measured, only the ceiling is drawn."
         )
-    return [
+    sections = [
         latency,
         throughput,
         *_scaling(scaling_panels(sources), names, tables),
         memory,
         *_heatmaps(panels, names, tables),
         roofline,
+    ]
+    common = common_words([panel.key for panel in panels])
+    return [
+        section._replace(words=f"{section.words} {common}") if common and section.charts else section
+        for section in sections
     ]
 
 
@@ -145,7 +152,7 @@ def _section(
         points = [(series, _points(series, kind.value, panel.key.along)) for series in panel.series]
         if not any(values for _, values in points):
             continue
-        said = [_sentence(series, values, kind.written) for series, values in points if values]
+        said = [points_sentence(series.label, values, kind.written) for series, values in points if values]
         svg = inline_svg(
             chart_bytes(kind.draw(panel, limits), "svg"),
             prefix=f"{kind.id}-{number}",
@@ -207,8 +214,9 @@ def _points(series: Series, value: Value, along: Along) -> list[tuple[str, float
     return [(axis_word(row.problem, along), y) for row, y in found if y is not None]
 
 
-def _sentence(series: Series, points: Sequence[tuple[str, float]], written: Callable[[float], str]) -> str:
-    return f"{series.label}: {', '.join(f'{written(value)} at {place}' for place, value in points)}."
+def points_sentence(label: str, points: Sequence[tuple[str, float]], written: Callable[[float], str]) -> str:
+    """The points of a line in words, each as (place, value): `flash: 1.2 ms at 512, 4.7 ms at 1024.`"""
+    return f"{label}: {', '.join(f'{written(value)} at {place}' for place, value in points)}."
 
 
 def _heatmap_words(series: Series) -> str:

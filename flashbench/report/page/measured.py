@@ -8,15 +8,15 @@ from flashbench.analysis.blocks import block_word
 from flashbench.analysis.group_words import axis_word, problem_line
 from flashbench.analysis.groups import GroupKey, group_key, grouped, table_axis
 from flashbench.analysis.memory_views import memory_views
-from flashbench.analysis.words import NO_REASON, STATUS_WORDS
 from flashbench.report.cells import error_cell
 from flashbench.report.charts.series import Source
 from flashbench.report.layout import AXES
+from flashbench.report.page.rows import TIME_HEADINGS, TIME_NOTE, outcome_cell, time_cells
 from flashbench.report.page.table import Heading, Table, make_table
 from flashbench.report.page.words import capital
-from flashbench.report.tones import Cell, Tone, status_tone
-from flashbench.report.units import format_bytes, format_error, format_times
-from flashbench.results.record import Accuracy, Measurement, Memory, Time
+from flashbench.report.tones import Cell, Tone
+from flashbench.report.units import format_bytes, format_error
+from flashbench.results.record import Accuracy, Measurement, Memory
 
 _HEADINGS = (
     Heading("File", words=True),
@@ -26,13 +26,7 @@ _HEADINGS = (
     Heading("Kernel", words=True),
     Heading("Path", words=True),
     Heading("Threads"),
-    Heading("Median, ms"),
-    Heading("25 %"),
-    Heading("75 %"),
-    Heading("Minimum"),
-    Heading("Processes"),
-    Heading("Calls"),
-    Heading("Outliers"),
+    *TIME_HEADINGS,
     Heading("GFLOP/s"),
     Heading("% of peak"),
     Heading("GB/s"),
@@ -63,16 +57,11 @@ def measured_tables(sources: Sequence[Source]) -> dict[GroupKey, Table]:
 
 
 def _table(id_: str, key: GroupKey, rows: Sequence[tuple[str, Measurement]], *, several: bool) -> Table:
-    times = iter(format_times([ns for _, row in rows for ns in _times_ns(row.time)]))
-    cells = []
-    for name, row in rows:
-        words = [next(times) for _ in _times_ns(row.time)]
-        words += [""] * (4 - len(words))  # no time, or a time without a minimum
-        cells.append([axis_word(row.problem, key.along), name if several else "", *_cells(row, words)])
-    notes = [
-        "Median, quartiles and minimum are of all calls, in ms; outliers, beyond Tukey's outer fences, are "
-        "counted and not dropped."
+    cells = [
+        [axis_word(row.problem, key.along), name if several else "", *_cells(row, times)]
+        for (name, row), times in zip(rows, time_cells([row.time for _, row in rows]), strict=True)
     ]
+    notes = [TIME_NOTE]
     if any(row.memory for _, row in rows):
         notes.append(
             "Memory is beyond inputs and outputs: the peak as memray saw it, the growth of the process, and "
@@ -88,13 +77,6 @@ def _table(id_: str, key: GroupKey, rows: Sequence[tuple[str, Measurement]], *, 
     )
 
 
-def _times_ns(time: Time | None) -> list[float]:
-    if time is None:
-        return []
-    figures = [time.median_ns, time.low_ns, time.high_ns]
-    return figures if time.minimum_ns is None else [*figures, time.minimum_ns]
-
-
 def _cells(row: Measurement, times: Sequence[str]) -> list[Cell | str]:
     ok = row.status == "ok"
     percent = row.rates.percent_of_peak if row.rates and ok else None
@@ -107,7 +89,6 @@ def _cells(row: Measurement, times: Sequence[str]) -> list[Cell | str]:
         row.isa_path or "",
         "" if row.threads is None else str(row.threads),
         *times,
-        *_counts(row.time),
         f"{row.rates.gflops:.1f}" if row.rates and ok else "",
         "" if percent is None else f"{percent:.1f}",
         *_byte_rates(row),
@@ -117,14 +98,8 @@ def _cells(row: Measurement, times: Sequence[str]) -> list[Cell | str]:
         f"{100 * disturbance.moved:.1f} %" if disturbance else "",
         _optional(disturbance.others_cores if disturbance else None),
         _optional(disturbance.steal_percent if disturbance else None),
-        _status(row),
+        outcome_cell(row),
     ]
-
-
-def _counts(time: Time | None) -> list[str]:
-    if time is None:
-        return ["", "", ""]
-    return [str(len(time.samples_ns)), str(sum(map(len, time.samples_ns))), str(time.outliers)]
 
 
 def _byte_rates(row: Measurement) -> list[Cell | str]:
@@ -160,14 +135,6 @@ def _accuracy(accuracy: Accuracy | None) -> list[Cell | str]:
     if accuracy is None:
         return ["", ""]
     return [error_cell(accuracy), format_error(accuracy.tolerance)]
-
-
-def _status(row: Measurement) -> Cell:
-    """Blank if the row is ok and has no note."""
-    if row.status == "ok":
-        return Cell(row.note or "")
-    words = [STATUS_WORDS[row.status], row.reason or NO_REASON, row.note]
-    return Cell(": ".join(filter(None, words)), status_tone(row.status))
 
 
 def _optional(value: float | None) -> str:

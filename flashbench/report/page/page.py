@@ -12,15 +12,18 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from flashbench.errors import ConfigError
 from flashbench.report.charts.series import Source, make_panels
+from flashbench.report.charts.whole_models import model_panels
 from flashbench.report.colours import COLOURS
 from flashbench.report.layout import study_title
 from flashbench.report.page.documented import documented_tables
 from flashbench.report.page.figures import chart_sections
 from flashbench.report.page.measured import measured_tables
+from flashbench.report.page.models_figures import model_sections
+from flashbench.report.page.models_measured import model_tables
+from flashbench.report.page.models_summary import faster_tables
 from flashbench.report.page.settings import machine_table, process_tables, run_table
 from flashbench.report.page.summary import ratio_tables, summary
 from flashbench.report.page.verdicts import verdict_tables
-from flashbench.report.page.words import common_words
 from flashbench.report.tones import CLASSES
 from flashbench.results.documented import documented_results
 from flashbench.results.one_line import one_line
@@ -46,28 +49,32 @@ def name_sources(paths: Sequence[str], results: Sequence[Results]) -> list[Sourc
 def report_page(sources: Sequence[Source]) -> str:
     """The HTML of a report on these files.
 
-    Documented figures stand beside measured ones. A file with documented figures replaces the built-in ones.
+    Documented figures stand beside measurements. A file with documented figures replaces the built-in ones.
     """
     own = [source for source in sources if source.results.kind != "documented"]
     given = [source.results for source in sources if source.results.kind == "documented"]
-    panels = make_panels(own)
-    measured = measured_tables(own)
+    panels, of_models = make_panels(own), model_panels(own)
+    measured, models = measured_tables(own), model_tables(own)
+    sections = [*chart_sections(own, panels, measured), *model_sections(own, of_models, models)]
+    tables = [*measured.values(), *models.values()]
+    with_documented = given or any(source.results.measurements for source in own)
     return (
         _environment()
         .get_template("template.html.jinja")
         .render(
             title=_title(own),
             summary=summary(own),
-            ratios=ratio_tables(own),
+            ratios=[*ratio_tables(own), *faster_tables(own)],
             warnings=[(source.name, warning) for source in own for warning in source.results.warnings],
             several=len(own) > 1,
             verdicts=verdict_tables(own),
-            sections=chart_sections(own, panels, measured),
-            single=len(panels) == 1,
-            common=common_words([panel.key for panel in panels]),
-            documented=documented_tables(given[0] if given else documented_results(), own),
-            measured=list(measured.values()),
-            open_measured=sum(len(table.rows) for table in measured.values()) <= OPEN_ROWS,
+            sections=sections,
+            single=len({chart.table_id for section in sections for chart in section.charts}) <= 1,
+            documented=documented_tables(given[0] if given else documented_results(), own)
+            if with_documented
+            else [],
+            measured=tables,
+            open_measured=sum(len(table.rows) for table in tables) <= OPEN_ROWS,
             settings=[machine_table(own), run_table(own), *process_tables(own)] if own else [],
             colours=COLOURS,
             tone_classes=defaultdict(str, CLASSES),

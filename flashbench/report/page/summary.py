@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from flashbench.analysis.blocks import AUTO, block_rows
 from flashbench.analysis.decoding import is_decoding
@@ -11,14 +11,16 @@ from flashbench.analysis.groups import group_measurements, grouped, table_axis
 from flashbench.analysis.paths import engine_with_path
 from flashbench.analysis.ratios import memory_ratio, time_ratio
 from flashbench.analysis.scaling import has_scaling, with_most_threads
+from flashbench.analysis.whole_models import model_rows
 from flashbench.analysis.words import DIRECTION_WORDS, counted
 from flashbench.report.charts.series import Source
 from flashbench.report.duel import duel_counts
 from flashbench.report.layout import machine_words, statuses_line
+from flashbench.report.page.models_summary import held_words, speed_words
 from flashbench.report.page.table import Heading, Table, make_table
-from flashbench.report.page.words import capital, caption_words, common_words
+from flashbench.report.page.words import capital, caption_words, common_words, listed, named, span_word
 from flashbench.report.units import format_change, format_ratio, format_wide_ratio
-from flashbench.results.record import Measurement, Results
+from flashbench.results.record import AnyRow, Measurement, Results
 
 
 def summary(sources: Sequence[Source]) -> list[str]:
@@ -42,15 +44,15 @@ def ratio_tables(sources: Sequence[Source]) -> list[Table]:
         for key, group in groups.items():
             places = list(dict.fromkeys(axis_word(row.problem, key.along) for row in group))
             ends = places[0] if len(places) == 1 else f"{places[0]} to {places[-1]}"
-            times = [_span(_time_ratios(group, other, base), format_wide_ratio) for other in others]
-            memory = [_span(_memory_ratios(group, other, base), format_ratio) for other in others]
+            times = [span_word(_time_ratios(group, other, base), format_wide_ratio) for other in others]
+            memory = [span_word(_memory_ratios(group, other, base), format_ratio) for other in others]
             cells.append([names[key], ends, *times, *memory])
         with_memory = any(row.memory for row in rows)
         what = "Time and workspace over those of" if with_memory else "Time over that of"
         tables.append(
             make_table(
                 f"ratios-{number}",
-                f"{what} {base}{_named(source, len(sources))}",
+                f"{what} {base}{named(source, len(sources))}",
                 [
                     Heading("Problem", words=True),
                     Heading("N" if along == "seqlen" else "Head size"),
@@ -69,26 +71,28 @@ def ratio_tables(sources: Sequence[Source]) -> list[Table]:
 
 def _sentences(source: Source, files: int) -> Iterator[str]:
     results = source.results
-    rows = results.measurements
+    rows, models = results.measurements, model_rows(results)
     yield _where(source, files)
-    if not rows:
+    if not results.rows:
         yield "It holds no measurement."
         return
-    problems = len({(row.problem, row.direction) for row in rows})
-    engines = " and ".join(filter(None, [", ".join(_engines(rows)[:-1]), *_engines(rows)[-1:]]))
-    threads = threads_word(rows)
-    yield (
-        f"It holds {counted(len(rows), 'measurement')} of {engines} on {counted(problems, 'problem')}"
-        f"{f', with {threads}' if threads else ''}."
-    )
-    yield from _missing(rows)
+    if rows:
+        problems = len({(row.problem, row.direction) for row in rows})
+        threads = threads_word(rows)
+        yield (
+            f"It holds {counted(len(rows), 'measurement')} of {listed(_engines(rows))} on "
+            f"{counted(problems, 'problem')}{f', with {threads}' if threads else ''}."
+        )
+    yield from held_words(models)
+    yield from _missing(results.rows)
     if results.duels:
         yield f"{counted(len(results.duels), 'duel')} of B against A: {duel_counts(results)}."
         return
     if has_scaling(rows):
         yield "Ratios are those of the largest number of threads."
     yield from _headlines(_profiled(results))
-    yield from _block_words(results.measurements)
+    yield from _block_words(rows)
+    yield from speed_words(models)
 
 
 def _where(source: Source, files: int) -> str:
@@ -101,10 +105,10 @@ def _where(source: Source, files: int) -> str:
     return f"{name} on {machine_words(machine)}, on {day}, by flashbench {version}.{unfinished}"
 
 
-def _missing(rows: Sequence[Measurement]) -> Iterator[str]:
+def _missing(rows: Sequence[AnyRow]) -> Iterator[str]:
     failed = [row for row in rows if row.status != "ok"]
     if failed:
-        yield f"{counted(len(failed), 'measurement')} of these gave no right result: {statuses_line(failed)}."
+        yield f"{len(failed)} of these gave no right result: {statuses_line(failed)}."
 
 
 def _headlines(rows: Sequence[Measurement]) -> Iterator[str]:
@@ -117,7 +121,7 @@ def _headlines(rows: Sequence[Measurement]) -> Iterator[str]:
         parts = [
             f"{other} {span}"
             for other in others
-            if (span := _span(_time_ratios(own, other, base), format_wide_ratio))
+            if (span := span_word(_time_ratios(own, other, base), format_wide_ratio))
         ]
         if parts:
             words = capital(DIRECTION_WORDS[direction])
@@ -125,7 +129,7 @@ def _headlines(rows: Sequence[Measurement]) -> Iterator[str]:
     memory = [
         f"{other} {span}"
         for other in others
-        if (span := _span(_memory_ratios(rows, other, base), format_ratio))
+        if (span := span_word(_memory_ratios(rows, other, base), format_ratio))
     ]
     if memory:
         yield f"Peak workspace over that of {base}: {', '.join(memory)}."
@@ -143,7 +147,7 @@ def _headlines(rows: Sequence[Measurement]) -> Iterator[str]:
 def _whole_span(shares: Iterable[float | None]) -> str:
     """`80`, or `63 to 92`; empty if none is known."""
     known = sorted(share for share in shares if share is not None)
-    return _span(known, lambda share: f"{share:.0f}")
+    return span_word(known, lambda share: f"{share:.0f}")
 
 
 def _block_words(rows: Sequence[Measurement]) -> Iterator[str]:
@@ -157,7 +161,7 @@ def _block_words(rows: Sequence[Measurement]) -> Iterator[str]:
         yield f"Figures of {engine} are those of the fastest block size of each problem."
         costs = [cost for at in found if (cost := at.cost(AUTO)) is not None]
         if costs:
-            span = _span(costs, format_change)
+            span = span_word(costs, format_change)
             yield f"Its own choice, auto, took {span} over the best fixed size."
 
 
@@ -199,12 +203,3 @@ def _time_ratios(rows: Iterable[Measurement], over: str, under: str) -> list[flo
 def _memory_ratios(rows: Iterable[Measurement], over: str, under: str) -> list[float]:
     ratios = (memory_ratio(*pair) for pair in _pairs(rows, over, under))
     return [ratio for ratio in ratios if ratio is not None]
-
-
-def _span(ratios: Sequence[float], written: Callable[[float], str]) -> str:
-    ends = dict.fromkeys(written(ratio) for ratio in (min(ratios), max(ratios))) if ratios else {}
-    return " to ".join(ends)
-
-
-def _named(source: Source, files: int) -> str:
-    return f", {source.name}" if files > 1 else ""

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashbench.report.charts.ticks import byte_ticks, number_ticks, padded, spread_out, value_ticks
+from flashbench.report.charts.ticks import (
+    byte_ticks,
+    even_ticks,
+    from_zero,
+    number_ticks,
+    padded,
+    spread_out,
+    value_ticks,
+)
 
 LOW = st.floats(1e-6, 1e9)
 WIDE = st.floats(4, 1e12)
@@ -31,6 +39,32 @@ def test_byte_ticks_are_whole_powers_of_two(low: float, wide: float) -> None:
         number, unit = word.split(" ")
         assert low <= value <= low * wide
         assert value == int(number) * 1024 ** units[unit]
+
+
+@given(st.floats(1e-6, 1e9))
+def test_even_ticks_are_few_from_zero_and_read_as_they_are(highest: float) -> None:
+    low, high = from_zero([highest])
+    ticks = even_ticks((low, high))
+    assert 3 <= len(ticks) <= 6
+    assert ticks[0] == (0.0, "0")
+    steps = [after - before for (before, _), (after, _) in pairwise(ticks)]
+    assert steps == pytest.approx([steps[0]] * len(steps))
+    assert ticks[-1][0] <= high < ticks[-1][0] + 1.01 * steps[0]
+    assert all(math.isclose(float(word), value) for value, word in ticks)
+
+
+@pytest.mark.parametrize(
+    ("values", "limits"),
+    [([20.0, 50.0], (0.0, 54.0)), ([0.0], (0.0, 1.08)), ([], (0.0, 1.08))],
+)
+def test_limits_from_zero(values: list[float], limits: tuple[float, float]) -> None:
+    assert from_zero(values) == limits
+    assert from_zero(values, before=0.5)[0] == -0.5 * max([*values, 0.0] if any(values) else [1.0])
+
+
+def test_depths_on_a_linear_axis_give_way_to_the_larger() -> None:
+    ticks = value_ticks([0, 128, 512, 1024], (-50, 1100), linear=True)
+    assert [word for _, word in ticks] == ["0", "512", "1024"]
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,19 @@ def test_names_lie_within_the_figure_and_on_nothing_else(name: str, files: int) 
     assert not any(one.overlaps(other) for one in boxes for other in boxes if one is not other)
 
 
+@pytest.mark.parametrize("letters", range(3, 9))
+def test_a_legend_of_any_length_is_not_cut(letters: int) -> None:
+    """In two columns it would reach past the figure, beside labels as wide as those of memory."""
+    panels = make_panels([Source(letter * letters, make_profile()) for letter in "nu"])
+    limits = memory_limits(panels)
+    assert limits is not None
+    (axes,) = memory_chart(panels[0], limits).axes
+    figure = drawn(axes)
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
+
+
 @pytest.mark.parametrize("name", CHARTS)
 def test_no_tick_label_lies_on_another(name: str) -> None:
     axes = draw(name, make_profile())

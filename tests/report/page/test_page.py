@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers.fake_inference import make_inference
 from helpers.fake_results import make_measurement, make_results
+from helpers.fake_training import every_kind
 from helpers.html_page import Element, parse_page, table_text
 from helpers.report_files import (
     PROCESS,
@@ -37,6 +39,9 @@ CASES: dict[str, list[Results]] = {
     "duel": [make_duel()],
     "two files": [make_profile(engines=("flash", "standard")), make_results()],
     "features": [make_features()],
+    "inference": [make_inference()],
+    "training": [every_kind()],
+    "measurements and models": [make_results(), make_inference(), every_kind()],
     "nothing measured": [make_empty()],
     "documented alone": [documented_results()],
 }

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from helpers.chromium import CHROMIUM, Page, chromium
+from helpers.fake_inference import make_inference
+from helpers.fake_training import every_kind
 from helpers.report_files import make_duel, make_profile, make_sweep, sources
 
 from flashbench.report.colours import INK, PAPER
@@ -16,6 +18,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 
 FILES = {
     "one": sources(make_profile()),
+    "models": sources(make_inference(), every_kind()),
     "three": sources(make_profile(), make_sweep(), make_duel()),
 }
 # Elements that reach past the right edge of the screen, except those that scroll in their own box.
