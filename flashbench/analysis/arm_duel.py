@@ -14,7 +14,7 @@ import msgspec
 
 from flashbench.analysis.groups import grouped
 from flashbench.analysis.verdict import ALPHA, between_engines, judge, sides_verdict
-from flashbench.analysis.whole_models import ModelRow, place_of, work_key
+from flashbench.analysis.whole_models import ModelRow, model_rows, place_of, work_key
 from flashbench.analysis.words import counted
 from flashbench.errors import ConfigError
 from flashbench.measure.statistics import (
@@ -50,7 +50,7 @@ def duel_of_arms(results: Results, a: str, b: str, threshold: float) -> Results:
 
     Raises ConfigError if the file has no row of one of them, or never both in the same work.
     """
-    rows: list[ModelRow] = [*results.training, *results.inference]
+    rows = model_rows(results)
     known = list(dict.fromkeys(row.attention for row in rows))
     for attention in (a, b):
         if attention not in known:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from flashbench.analysis.arm_duel import duel_of_arms
-from flashbench.analysis.whole_models import ModelRow, base_attention
+from flashbench.analysis.whole_models import base_attention, model_rows
 from flashbench.cli.groups import Output
 from flashbench.cli.output import ResultFiles
 from flashbench.cli.values import parse_share
@@ -27,7 +27,7 @@ def duel_from(path: str, context: typer.Context, output: Output) -> int:
     """
     given = given_with_file(context)
     results = load(path)
-    rows: list[ModelRow] = [*results.training, *results.inference]
+    rows = model_rows(results)
     if not rows or results.duels:
         raise ResultsError(
             f'{path} is of kind "{results.kind}", and --from takes a file of train or infer',

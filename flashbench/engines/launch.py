@@ -22,7 +22,7 @@ from flashbench.kernels.call import structs
 from flashbench.kernels.call.structs import Move, MoveSizes, Numbers, Sizes, Work
 from flashbench.kernels.flash.gather import COPY, REFUSED
 from flashbench.kernels.flash.scratch import WHOLE
-from flashbench.problem import AttentionProblem, Direction
+from flashbench.problem import MOST_DECODING_QUERIES, AttentionProblem, Direction
 from flashbench.system.cores import available_cores
 from flashbench.threads.pool import run_kernel
 
@@ -32,6 +32,8 @@ FEW_SEQUENCES = 8
 # A thread that sleeps starts some 30 us late, one that spins at once. With fewer floating-point operations
 # per thread than this, some 20 us of work, to ask it costs more than it saves (measured at 64 to 256 tokens).
 FLOPS_PER_THREAD = 3_000_000
+# Of few queries, where to read k and v takes longest: the bytes that a thread reads in about as long.
+READ_PER_THREAD = 256 * 1024
 
 # tasks(seqlen_q, seqlen_k): tasks per head of a sequence. Takes integers or arrays of them.
 Tasks = Callable[[Any, Any], Any]
@@ -41,21 +43,24 @@ COLUMN = structs.Sequence(
 )  # column indices of a table of sequences, by name
 
 
-def useful_threads(flops: int, tiles: int, num_threads: int) -> int:
+def useful_threads(problem: AttentionProblem, direction: Direction, tiles: int, num_threads: int) -> int:
     """How many of the threads are worth waking."""
-    return max(1, min(num_threads, tiles, flops // FLOPS_PER_THREAD))
+    worth = problem.flops(direction) // FLOPS_PER_THREAD
+    if direction == "fwd" and problem.seqlen_q <= MOST_DECODING_QUERIES:
+        worth = max(worth, problem.kv_bytes // READ_PER_THREAD)
+    return max(1, min(num_threads, tiles, worth))
 
 
 def runs_alone(problem: AttentionProblem, direction: Direction) -> bool:
     """Whether our engines use one thread for the problem, however many there are."""
-    return useful_threads(problem.flops(direction), 2, 2) == 1
+    return useful_threads(problem, direction, 2, 2) == 1
 
 
 def threads_for(problem: AttentionProblem, direction: Direction, settings: Settings) -> int:
     """The number of threads of a call: `num_threads` or all cores, but only as many as are worth waking."""
     rows = problem.num_heads * problem.query_rows
     threads = settings.num_threads or available_cores()
-    return useful_threads(problem.flops(direction), rows, threads)
+    return useful_threads(problem, direction, rows, threads)
 
 
 def copy_move(source: Form) -> Move:

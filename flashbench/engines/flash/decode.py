@@ -134,7 +134,7 @@ def _tiling(problem: AttentionProblem, plan: DecodePlan) -> _Tiling:
         Split(plan.chunk, plan.rows, lanes, plan.part_keys, 0, part_numbers, problem.itemsize, int(half)),
         scratch,
         stride,
-        Counters(tickets=1 + plan.tasks),
+        Counters(tickets=2 * plan.tasks),  # there are no more threads than tasks
         plan.tasks * part_numbers * number_bytes,
     )
 

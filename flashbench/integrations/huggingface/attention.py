@@ -94,10 +94,12 @@ def attention_forward(
     else:
         pattern = pattern_of(attention_mask, query, keys)
     mask = pattern.mask if position_bias is None else with_bias(pattern, position_bias)
+    if pattern.keys < keys:
+        key, value = key[:, :, : pattern.keys], value[:, :, : pattern.keys]
     o = attention(
         query,
-        key[:, :, : pattern.keys],
-        value[:, :, : pattern.keys],
+        key,
+        value,
         softmax_scale=scaling,
         causal=pattern.causal,
         window=pattern.window,

@@ -51,8 +51,8 @@ _PIECES = 4  # pieces of a tile that prefetch
 class DecodeCall(NamedTuple):
     """The arguments of one call, shared by its threads.
 
-    work.tickets: the counter of tasks, then one counter per task. Only the counter of a head's first part is
-    used: it counts the finished parts of the head.
+    work.tickets: one counter per task, of which that of a head's first part counts the head's finished parts.
+    Then a counter for each thread's range of tasks.
     """
 
     q: Array
@@ -84,16 +84,25 @@ def flash_decode(product: Product, dtype: Dtype) -> Any:
 
 @step
 def work_on_parts(product, call, slot):
-    """Take parts of the keys from the shared counter until none is left."""
+    """Take the tasks of this thread's own range, then those that are left of the others' ranges.
+
+    A range is of neighbouring heads, and the same in each step. So a core's caches may hold keys and values
+    that its thread read last, or that the operator wrote which appended a token.
+    """
     scratch = thread_scratch(call, slot)
-    while True:
-        task = take_ticket(call.work.tickets)
-        if task >= call.work.tasks:
-            return
-        part = part_of(call, task)
-        begin(product, call, scratch, part)
-        attend_part(product, call, scratch, part)
-        finish_part(product, call, scratch, part)
+    threads, tasks = call.work.threads, call.work.tasks
+    for turn in range(threads):
+        owner = (slot + turn) % threads
+        first, end = owner * tasks // threads, (owner + 1) * tasks // threads
+        counter = at(call.work.tickets, tasks + owner)
+        while True:
+            task = first + take_ticket(counter)
+            if task >= end:
+                break
+            part = part_of(call, task)
+            begin(product, call, scratch, part)
+            attend_part(product, call, scratch, part)
+            finish_part(product, call, scratch, part)
 
 
 @step

@@ -59,7 +59,7 @@ def finish_part(product, call, scratch, part):
         at(tails, r)[0] = at(scratch.row_max, r)[0]
         at(tails, rows + r)[0] = at(scratch.row_sum, r)[0]
     first = part.task - part.number
-    if fetch_add(at(call.work.tickets, 1 + first), 1) == part.splits - 1:
+    if fetch_add(at(call.work.tickets, first), 1) == part.splits - 1:
         merge_parts(product, call, scratch, part, at(call.split.parts, first * call.split.part_numbers))
 
 
