@@ -15,10 +15,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from flashbench.dtypes import NARROWEST_FIRST, listed
 from flashbench.errors import UnsupportedError
 from flashbench.integrations.huggingface.given_masks import only, pattern_of, with_bias
+from flashbench.integrations.huggingface.lazy_masks import LazyMask
 from flashbench.integrations.huggingface.patterns import Pattern, band_pattern, in_band
-from flashbench.integrations.torch import attention
+from flashbench.integrations.torch import attention, eager
 from flashbench.integrations.torch.arrays import ACCUMULATORS
 from flashbench.integrations.torch.autocast import autocast
+from flashbench.integrations.torch.direct import sdpa_at
 from flashbench.integrations.torch.sdpa_arguments import why_not
 from flashbench.integrations.torch.statistics import fell_back
 
@@ -72,6 +74,11 @@ def attention_forward(
     if isinstance(scaling, Tensor):  # some models learn it
         query, scaling = query * scaling, 1.0
     dropout = dropout if module.training else 0.0
+    usual = position_bias is softcap is s_aux is sinks is indices is None and not dropout
+    if usual and engine == "flash" and query.shape[2] == 1:
+        found = _one_query(query, key, value, attention_mask, scaling)
+        if found is not None:
+            return found.transpose(1, 2).contiguous(), None
     causal = attention_mask is None and query.shape[2] > 1 and _causal(module, is_causal)
     if indices is not None:
         band = _band(causal, sliding_window)
@@ -110,6 +117,28 @@ def attention_forward(
         engine=engine,
     )
     return o.transpose(1, 2).contiguous(), None
+
+
+def _one_query(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
+) -> Tensor | None:
+    """o of a step of decoding whose query sees one range of the keys; None: the call must go another way.
+
+    Between two layers the weights empty the caches, also of Python's code. So the other way takes longer than
+    the attention to a thousand keys.
+    """
+    if not eager.only_computes(query, key, value):
+        return None
+    if mask is not None:
+        pattern = mask.pattern() if type(mask) is LazyMask else None
+        if pattern is None or pattern.mask is not None or pattern.window[1] is not None:
+            return None
+        if mask.shape != (query.shape[0], 1, 1, key.shape[2]):
+            return None
+        left, end = pattern.window[0], pattern.keys
+        first = 0 if left is None else max(0, end - 1 - left)
+        key, value = key[:, :, first:end], value[:, :, first:end]
+    return sdpa_at(query, key, value, False, scaling, True, None, None)
 
 
 def _causal(module: Module, is_causal: bool | None) -> bool:

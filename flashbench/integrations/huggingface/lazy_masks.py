@@ -30,6 +30,7 @@ class LazyMask(Tensor):
     unpadded: Tensor  # (batch, keys), True for keys that are not padding
     rule: tuple[int, int | None, int | None, torch.dtype]  # queries, low, high, dtype
     written: Tensor | None  # all of the numbers, once code has read them
+    found: Pattern | None  # once a layer has asked for it: all layers share the mask
     shared: bool  # other code may write to `written`
 
     # Operators go only to __torch_dispatch__, so their results are plain tensors.
@@ -49,7 +50,7 @@ class LazyMask(Tensor):
             cls, (batch, 1, queries, keys), dtype=dtype, device=unpadded.device
         )
         made.unpadded, made.rule = unpadded, (queries, low, high, dtype)
-        made.written, made.shared = None, False
+        made.written, made.found, made.shared = None, None, False
         return made
 
     def whole(self) -> Tensor:
@@ -65,12 +66,17 @@ class LazyMask(Tensor):
 
     def pattern(self) -> Pattern | None:
         """The pattern, without writing numbers; None if none fits, or other code may have changed them."""
-        queries, low, high, _ = self.rule
-        pattern = None if self.shared else band_pattern(queries, self.unpadded.shape[1], low, high)
-        if pattern is None:
+        if self.shared:
             return None
-        unpadded = self.unpadded[:, : pattern.keys]
-        return pattern if bool(unpadded.all()) else pattern._replace(mask=unpadded[:, None, None, :])
+        if self.found is None:
+            queries, low, high, _ = self.rule
+            pattern = band_pattern(queries, self.unpadded.shape[1], low, high)
+            if pattern is None:
+                return None
+            unpadded = self.unpadded[:, : pattern.keys]
+            whole = bool(unpadded.all())
+            self.found = pattern if whole else pattern._replace(mask=unpadded[:, None, None, :])
+        return self.found
 
     def __repr__(self) -> str:
         return f"LazyMask({self.whole()!r})"
@@ -146,7 +152,7 @@ def lazy_mask(
         eager_mask, batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask,
         dtype, use_vmap=use_vmap, device=device, **rest,
     )  # fmt: skip
-    if is_watched() or torch.device(device).type != "cpu" or use_vmap or q_length == 1:
+    if is_watched() or torch.device(device).type != "cpu" or use_vmap:
         return written()
     limits = limits_of(mask_function)
     if limits is None:
