@@ -43,8 +43,8 @@ class BatchOptions(Options, total=False):
     block_table: Any
 
 
-def with_options(accepted: type[Options]) -> Callable[[_Function], _Function]:
-    """Restrict a function's **options to the keywords of `accepted`.
+def with_options(accepted: type[Any]) -> Callable[[_Function], _Function]:
+    """Restrict a function's **options to the keywords of `accepted`, a TypedDict.
 
     `help` and `inspect.signature` show them with their defaults. Another name raises TypeError, as in any
     function.

@@ -33,7 +33,7 @@ from flashbench.errors import EngineError
 
 ONLY_PARSED = re.compile(r"<!-- only parsed: (?P<reason>\S.*) -->\s*\Z")
 MISSING = "package that is not installed"  # in a page's names
-OPTIONAL = {"torch", "transformers", "neuralforecast", "vega_datasets"}
+OPTIONAL = {"dask", "torch", "transformers", "neuralforecast", "vega_datasets"}
 _ASSIGNMENT = re.compile(r"[A-Z_]+=")
 
 

@@ -5,23 +5,27 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import sys
-sys.modules["torch"] = None  # as if it were not installed
+sys.modules["{package}"] = None  # as if it were not installed
 import flashbench
 from flashbench.errors import EngineError
 try:
-    import flashbench.integrations.torch
+    import flashbench.integrations.{package}
 except EngineError as error:
     print(error, error.hint, sep="; ")
 """
 
 
-def test_pytorch_is_asked_for_by_name() -> None:
+@pytest.mark.parametrize(("package", "extra"), [("torch", "torch"), ("jax", "jax"), ("dask", "cluster")])
+def test_the_package_is_asked_for_by_name(package: str, extra: str) -> None:
+    code = CODE.format(package=package)
     done = subprocess.run(
-        [sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.strip() == (
-        "flashbench.integrations.torch needs the package 'torch', which is not installed; "
-        "pip install 'flashbench[torch]'"
+        f"flashbench.integrations.{package} needs the package {package!r}, which is not installed; "
+        f"pip install 'flashbench[{extra}]'"
     )

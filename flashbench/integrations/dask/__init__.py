@@ -1,0 +1,20 @@
+"""Exact attention on dask arrays that are chunked along the sequence, for sequences that no machine holds.
+
+Needs the extra `cluster`: pip install 'flashbench[cluster]'.
+"""
+
+from __future__ import annotations
+
+from flashbench.errors import EngineError
+
+try:
+    import dask as _dask  # noqa: F401
+except ModuleNotFoundError as error:
+    raise EngineError(
+        f"flashbench.integrations.dask needs the package {error.name!r}, which is not installed",
+        hint="pip install 'flashbench[cluster]'",
+    ) from error
+
+from flashbench.integrations.dask.attention import attention, attention_backward
+
+__all__ = ["attention", "attention_backward"]
