@@ -4,7 +4,7 @@
 check: lint types contracts test ## lint, types, import contracts, tests
 
 install: ## everything for development, into the active environment
-	pip install -e '.[test,torch,onnxruntime,hf,models,docs,lint]'
+	pip install -e '.[test,torch,onnxruntime,hf,models,cluster,docs,lint]'
 
 test: ## the tests that a change should pass first
 	pytest

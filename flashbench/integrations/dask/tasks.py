@@ -117,16 +117,15 @@ def pair_gradients(
     """
     do, q, k, v, o = map(setting.numbers, (do, q, k, v, o))
     dq = np.zeros_like(q) if dq is None else dq.copy()
-    dk, dv = (
-        (np.zeros(k.shape, q.dtype), np.zeros(v.shape, q.dtype)) if dk_dv is None else map(np.copy, dk_dv)
-    )
+    dk, dv = map(np.zeros_like, (k, v)) if dk_dv is None else map(np.copy, dk_dv)
     for part in parts:
         rows, keys = (part.sequences, slice(None), part.queries), (part.sequences, slice(None), part.keys)
         arrays = do[rows], q[rows], k[keys], v[keys], o[rows], lse[rows]
         share = attention_backward(*arrays, **setting.options(part))
-        dq[rows] += share.dq
-        dk[keys] += share.dk
-        dv[keys] += share.dv
+        with np.errstate(invalid="ignore"):  # NaN and infinity are valid results
+            dq[rows] += share.dq
+            dk[keys] += share.dk
+            dv[keys] += share.dv
     return dq, (dk, dv)
 
 

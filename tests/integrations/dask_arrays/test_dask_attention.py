@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -217,6 +218,18 @@ def test_a_part_of_the_result_needs_only_its_own_pairs() -> None:
     assert pairs_in(needed, "attention-pair") == {(0, 0, 1, 0), (0, 0, 1, 1)}
 
 
+@pytest.mark.parametrize("name", ["causal", "window", "alibi of each sequence", "key lengths"])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_what_is_not_finite_reaches_who_sees_it_and_nobody_else(name: str, number: float) -> None:
+    made = arrays()
+    made.k[1, 0, 17, 3] = made.v[0, 1, 18, 2] = number
+    found = dask.compute(*lazy(made.chunked(7, 10), **OPTIONS[name]))
+    one = of_one_machine(made, **OPTIONS[name])
+    assert not all(np.isfinite(x).all() for x in one[2:])
+    for mine, theirs in zip(found, one, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-12)
+
+
 def options_of(name: str, dtype: Any) -> dict[str, Any]:
     """The options with sinks in the accumulator of dtype."""
     options = dict(OPTIONS[name])
@@ -262,7 +275,7 @@ def cluster() -> Any:
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
         ) as local,
-        distributed.Client(local) as client,
+        distributed.Client(local, set_as_default=False) as client,
     ):
         yield client
 
@@ -353,6 +366,14 @@ def test_o_and_lse_of_other_shapes_are_named() -> None:
         attention_backward(X, X, X, X, X[:, :, 1:], X[..., 0])
     with pytest.raises(AttentionError, match=r"lse must have shape \(2, 4, 10\) for these q, k and v"):
         attention_backward(X, X, X, X, X, X[:, :, 1:, 0])
+
+
+def test_help_shows_the_options() -> None:
+    names = "q, k, v, *, softmax_scale=None, causal=False, window=(None, None), softcap=None, "
+    names += "alibi_slopes=None, sinks=None, key_lengths=None, return_lse=False"
+    parameters = inspect.signature(attention).parameters.values()
+    bare = inspect.Signature([p.replace(annotation=p.empty) for p in parameters])
+    assert str(bare) == f"({names})"
 
 
 def test_an_unknown_option_is_refused_with_the_one_that_is_meant() -> None:
