@@ -19,6 +19,16 @@ class Part:
     diagonal: int  # the own key of the first of these queries, counted from the first of these keys
     window: Window  # of attention with causal_alignment="top-left" on these queries and keys
 
+    @property
+    def of_queries(self) -> tuple[slice, slice, slice]:
+        """The index of these queries in a chunk (batch, num_heads, seqlen_q, ...)."""
+        return self.sequences, slice(None), self.queries
+
+    @property
+    def of_keys(self) -> tuple[slice, slice, slice]:
+        """The index of these keys in a chunk (batch, num_kv_heads, seqlen_k, ...)."""
+        return self.sequences, slice(None), self.keys
+
 
 def parts_of(problem: AttentionProblem, sequences: range, queries: range, keys: range) -> tuple[Part, ...]:
     """The parts of a pair of chunks, which have these places in the problem. None: it is hidden whole.

@@ -76,7 +76,7 @@ def attend(
     o = np.zeros((*q.shape[:3], v.shape[3]))
     lse = np.full(q.shape[:3], -np.inf)
     for part in parts:
-        rows, keys = (part.sequences, slice(None), part.queries), (part.sequences, slice(None), part.keys)
+        rows, keys = part.of_queries, part.of_keys
         o[rows], lse[rows] = attention(q[rows], k[keys], v[keys], return_lse=True, **setting.options(part))
     if before is None:
         return AttentionOutput(o, lse)
@@ -119,7 +119,7 @@ def pair_gradients(
     dq = np.zeros_like(q) if dq is None else dq.copy()
     dk, dv = map(np.zeros_like, (k, v)) if dk_dv is None else map(np.copy, dk_dv)
     for part in parts:
-        rows, keys = (part.sequences, slice(None), part.queries), (part.sequences, slice(None), part.keys)
+        rows, keys = part.of_queries, part.of_keys
         arrays = do[rows], q[rows], k[keys], v[keys], o[rows], lse[rows]
         share = attention_backward(*arrays, **setting.options(part))
         with np.errstate(invalid="ignore"):  # NaN and infinity are valid results
