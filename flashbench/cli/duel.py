@@ -85,8 +85,8 @@ def duel(
         typer.Option(
             "--from",
             metavar="FILE",
-            help="Judge two attentions of a file of train or infer, whose rounds took turns, and measure "
-            "nothing (default A: standard or sdpa, B: flash).",
+            help="Judge two attentions of a file of train or infer, such as tokens.json, whose rounds took "
+            "turns, and measure nothing (default A: standard or sdpa, B: flash).",
         ),
     ] = None,
     problem: Annotated[Given, groups.problem("1024")],

@@ -102,6 +102,9 @@ def test_the_program_of_a_repository_calls_get_kernel(
     )
     assert folder.is_dir()
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(
+        sys.modules, "kernels", raising=False
+    )  # our folder of tests of kernels, as a namespace
     hf_kernels.name("me/mine@v2", monkeypatch)
     assert program(SMALL["causal, shared heads"], tmp_path).count("by the formula") == 4
 

@@ -119,7 +119,10 @@ class HfKernelOutline(PeerOutline):
 
     def check(self) -> None:
         """Raise EngineError if no kernel is where FLASHBENCH_HF_KERNEL says."""
-        if chosen_source().repository is not None and find_spec("kernels") is None:
+        if chosen_source().repository is None:
+            return
+        spec = find_spec("kernels")
+        if spec is None or spec.origin is None:  # no origin: a directory of that name, not a package
             raise without_package()
 
     def unsupported(self, problem: AttentionProblem, direction: Direction) -> str | None:
