@@ -13,19 +13,20 @@ from typing import NamedTuple
 import msgspec
 
 from flashbench.analysis.groups import grouped
-from flashbench.analysis.verdict import ALPHA, between_engines, judge, sides_verdict
-from flashbench.analysis.whole_models import ModelRow, model_rows, place_of, work_key
+from flashbench.analysis.verdict import ALPHA, between_engines, judge, sides_verdict, undecided
+from flashbench.analysis.whole_models import ModelRow, model_rows, place_key
 from flashbench.analysis.words import counted
 from flashbench.errors import ConfigError
 from flashbench.measure.statistics import (
+    Interval,
     holm,
+    least_pairs,
     paired_ratio,
     process_medians,
     sign_flip_p,
-    smallest_sign_flip_p,
 )
 from flashbench.measure.timing import turn_order
-from flashbench.results.record import Duel, InferenceTest, Results, TrainingStep
+from flashbench.results.record import Duel, InferenceTest, Results, TrainingStep, Verdict
 
 
 class _Sides(NamedTuple):
@@ -42,6 +43,7 @@ class _Sides(NamedTuple):
         if any(row.status != "ok" or row.time is None for row in rows):
             return []
         a, b = (process_medians(row.time.samples_ns) for row in rows if row.time)
+        # An interrupted run may have one process more of an attention.
         return [math.log(late / early) for early, late in zip(a, b, strict=False)]
 
 
@@ -77,7 +79,7 @@ def duel_of_arms(results: Results, a: str, b: str, threshold: float) -> Results:
 
 def _sides(rows: Sequence[ModelRow], a: str, b: str) -> list[_Sides]:
     found = []
-    for alike in grouped(rows, lambda row: (work_key(row), place_of(row))).values():
+    for alike in grouped(rows, place_key).values():
         by_arm = {row.attention: row for row in alike}
         if a in by_arm and b in by_arm:
             timed = [row.attention for row in alike if row.time is not None]
@@ -102,17 +104,7 @@ def _duel(
     interval = paired_ratio(logs) if logs else None
     verdict, reason = sides_verdict(pair.a, pair.b)
     if verdict is None:
-        verdict, reason = "inconclusive", "time not measured"
-        if interval is not None and p_holm is not None:
-            if tests * smallest_sign_flip_p(len(logs)) > ALPHA:
-                reason = (
-                    f"{counted(len(logs), 'round')} cannot exclude chance in {counted(tests, 'test')}: "
-                    f"--resume --rounds {_least_rounds(tests)} measures more"
-                )
-            else:
-                verdict = between_engines(judge(interval, p_holm, threshold))
-                crosses = f"{interval.low:.3f} to {interval.high:.3f}, which crosses the threshold"
-                reason = f"{len(logs)} rounds leave {crosses}" if verdict == "inconclusive" else None
+        verdict, reason = _judged(len(logs), interval, p_holm, tests, threshold)
     return Duel(
         a=place,
         b=place + 1,
@@ -130,19 +122,22 @@ def _duel(
     )
 
 
+def _judged(
+    rounds: int, interval: Interval | None, p_holm: float | None, tests: int, threshold: float
+) -> tuple[Verdict, str | None]:
+    if interval is None or p_holm is None:
+        return "inconclusive", "time not measured"
+    needed = least_pairs(ALPHA / tests)
+    if rounds < needed:
+        return "inconclusive", (
+            f"{counted(rounds, 'round')} cannot exclude chance in {counted(tests, 'test')}: "
+            f"--resume --rounds {needed} measures more"
+        )
+    verdict = between_engines(judge(interval, p_holm, threshold))
+    return verdict, undecided(rounds, interval) if verdict == "inconclusive" else None
+
+
 def _leads(pair: _Sides, number: int) -> bool:
-    """Whether A ran before B in that round."""
+    """Whether A ran before B in that round, in which all attentions took their turns."""
     order = [pair.arms[place] for place in turn_order(len(pair.arms), number)]
     return order.index(pair.a.attention) < order.index(pair.b.attention)
-
-
-def _least_rounds(tests: int) -> int:
-    """The fewest rounds after which the sign-flip test, adjusted for the number of tests, can reject.
-
-    >>> _least_rounds(1), _least_rounds(4)
-    (6, 8)
-    """
-    rounds = 1
-    while tests * smallest_sign_flip_p(rounds) > ALPHA:
-        rounds += 1
-    return rounds

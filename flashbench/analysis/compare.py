@@ -13,7 +13,7 @@ from flashbench.analysis.pairs import Pair, judge_pairs, least_processes, p_valu
 from flashbench.analysis.row_words import arm_word, place_word
 from flashbench.analysis.scaling import has_scaling
 from flashbench.analysis.verdict import FAILED, verdicts_exit_code
-from flashbench.analysis.whole_models import ModelRow, place_of, work_key
+from flashbench.analysis.whole_models import model_rows, place_key
 from flashbench.analysis.words import counted, settings_word
 from flashbench.errors import ResultsError
 from flashbench.problem import AttentionProblem, Direction
@@ -44,8 +44,7 @@ class Key(NamedTuple):
 class ModelKey(NamedTuple):
     """The identity of a whole model's row within a file."""
 
-    work: tuple[object, ...]
-    place: int
+    place: tuple[object, ...]
     attention: str
 
 
@@ -143,8 +142,9 @@ def _both_shown(base_name: str, new_name: str) -> str:
 def _by_key(results: Results, name: str, curves: bool) -> dict[Key | ModelKey, AnyRow]:
     """curves: whether measurements are told apart by their numbers of threads."""
     rows: dict[Key | ModelKey, AnyRow] = {}
-    for row in results.rows:
-        key = _key(row, curves) if isinstance(row, Measurement) else _model_key(row)
+    every: list[AnyRow] = [*results.measurements, *model_rows(results)]
+    for row in every:
+        key = _key(row, curves) if isinstance(row, Measurement) else ModelKey(place_key(row), row.attention)
         if key in rows:
             raise ResultsError(
                 f"{name} holds {arm_word(row)} at {place_word(row)} twice, alike in every setting"
@@ -163,10 +163,6 @@ def _key(row: Measurement, curves: bool) -> Key:
         row.side,
         row.threads if curves else None,
     )
-
-
-def _model_key(row: ModelRow) -> ModelKey:
-    return ModelKey(work_key(row), place_of(row), row.attention)
 
 
 def _unlike_blocks(
@@ -208,15 +204,14 @@ def _differences(base: Results, new: Results) -> list[Difference]:
 def _of_models(base: Results, new: Results) -> Iterator[tuple[str, object, object]]:
     """Settings of whole models that their rows do not have, and models that are others of the same name."""
     for name in ("horizon", "patch_stride", "settings"):
-        yield name, base.config.get(name), new.config.get(name)
+        yield name, base.study.get(name), new.study.get(name)
     sizes = [_parameters(side) for side in (base, new)]
     for model in sorted(sizes[0].keys() & sizes[1].keys()):
         yield f"parameters of {model}", sizes[0][model], sizes[1][model]
 
 
 def _parameters(results: Results) -> dict[str, int]:
-    rows: list[ModelRow] = [*results.training, *results.inference]
-    return {row.model: row.parameters for row in rows if row.parameters is not None}
+    return {row.model: row.parameters for row in model_rows(results) if row.parameters is not None}
 
 
 def _threads(results: Results) -> str | None:

@@ -31,6 +31,11 @@ def judge(interval: Interval, p_value: float, threshold: float, alpha: float = A
     return "same" if inside else "inconclusive"
 
 
+def undecided(rounds: int, interval: Interval) -> str:
+    """The reason of an inconclusive verdict."""
+    return f"{rounds} rounds leave {interval.low:.3f} to {interval.high:.3f}, which crosses the threshold"
+
+
 def between_engines(verdict: Verdict) -> Verdict:
     """The verdict in words for two engines: B is another engine, not the next version of A."""
     if verdict == "regressed":

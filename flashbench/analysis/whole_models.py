@@ -12,7 +12,7 @@ from flashbench.analysis.words import counted
 from flashbench.results.record import InferenceTest, Results, TrainingStep
 
 ModelRow = TrainingStep | InferenceTest
-RowType = TypeVar("RowType", TrainingStep, InferenceTest)
+RowType = TypeVar("RowType", bound=ModelRow)
 
 
 def model_rows(results: Results) -> list[ModelRow]:
@@ -71,6 +71,11 @@ def place_of(row: ModelRow) -> int:
     return row.depth if isinstance(row, InferenceTest) else row.context_length
 
 
+def place_key(row: ModelRow) -> tuple[object, ...]:
+    """What the attentions of a place have in common: all of the work."""
+    return *work_key(row), place_of(row)
+
+
 def base_attention(row: ModelRow) -> str:
     """The attention that others are compared with."""
     return "sdpa" if isinstance(row, InferenceTest) else "standard"
@@ -78,11 +83,8 @@ def base_attention(row: ModelRow) -> str:
 
 def base_of(row: RowType, rows: Sequence[RowType], attention: str | None = None) -> RowType | None:
     """The row of the same work at the same place with that attention (default `base_attention`)."""
-    wanted = attention or base_attention(row)
-    same = (work_key(row), place_of(row))
-    return next(
-        (one for one in rows if one.attention == wanted and (work_key(one), place_of(one)) == same), None
-    )
+    wanted, place = attention or base_attention(row), place_key(row)
+    return next((one for one in rows if one.attention == wanted and place_key(one) == place), None)
 
 
 def measured_ratio(row: ModelRow, base: ModelRow | None) -> float | None:

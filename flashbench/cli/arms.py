@@ -9,12 +9,10 @@ import typer
 from rich.console import Console, RenderableType
 
 from flashbench.cli.groups import Output
-from flashbench.cli.output import ResultFiles
 from flashbench.cli.plotting import NO_CHART, check_plot, write_plot
-from flashbench.cli.progress import show_progress
+from flashbench.cli.running import run_into_files
 from flashbench.results.record import Results
 from flashbench.results.store import load_of
-from flashbench.system.affinity import pinned_to
 
 
 def run_or_show(
@@ -48,16 +46,7 @@ def run_or_show(
         print_report(Console(), load_of(kind, show))
         return
     settings = settings_of(given)
-    files = ResultFiles(output)
-    with show_progress() as on_progress, files.keeping_interrupted(), pinned_to(settings.cpus):
-        results = study.run(
-            settings,
-            command=command,
-            on_progress=on_progress,
-            on_results=files.keep,
-            earlier=files.earlier,
-        )
-    files.finish(results)
+    files, results = run_into_files(study.run, settings, command=command, output=output, cpus=settings.cpus)
     print_report(files.console, results)
     files.warn(results)
     raise typer.Exit(1 if study.failed(results) else 0)

@@ -109,9 +109,10 @@ def duel(
 ) -> None:
     """Fight A against B until it is clear which is faster, or that more rounds would not tell."""
     # Inside: these import NumPy, which --help must not.
+    from functools import partial
+
     from flashbench.cli.duel_from import duel_from
-    from flashbench.cli.output import ResultFiles
-    from flashbench.cli.progress import show_progress
+    from flashbench.cli.running import run_into_files
     from flashbench.cli.settings import build_duel
     from flashbench.report.annotations import duel_annotations
     from flashbench.report.duel import duel_report
@@ -119,22 +120,17 @@ def duel(
     from flashbench.report.markdown import results_markdown
     from flashbench.studies import duel as study
     from flashbench.studies.noise_floor import check_floor, keep_floor
-    from flashbench.system.affinity import pinned_to
 
     if from_ is not None:
         raise typer.Exit(duel_from(from_, context, output))
     settings = build_duel(context.params)
-    files = ResultFiles(output)
-    with show_progress() as on_progress, files.keeping_interrupted(), pinned_to(settings.study.cpus):
-        results = study.fight(
-            settings,
-            command=context.obj,
-            on_progress=on_progress,
-            on_results=files.keep,
-            earlier=files.earlier,
-            to_the_end=aa,
-        )
-    files.finish(results)
+    files, results = run_into_files(
+        partial(study.fight, to_the_end=aa),
+        settings,
+        command=context.obj,
+        output=output,
+        cpus=settings.study.cpus,
+    )
     console = files.console
     console.print(duel_report(results))
     files.warn(results)

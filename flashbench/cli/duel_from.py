@@ -33,8 +33,8 @@ def duel_from(path: str, context: typer.Context, output: Output) -> int:
             f'{path} is of kind "{results.kind}", and --from takes a file of train or infer',
             hint="flashbench compare judges two files",
         )
-    words = [context.params[name] for name in ("a", "b") if name in given]
-    a, b = [*words, *([base_attention(rows[0])] if not words else []), "flash"][:2]
+    a = context.params["a"] if "a" in given else base_attention(rows[0])
+    b = context.params["b"] or "flash"
     judged = duel_of_arms(results, a, b, parse_share("--threshold", context.params["threshold"]))
     files = ResultFiles(output)
     files.finish(judged)

@@ -1,8 +1,9 @@
-"""Run a study for profile and sweep: show progress, keep the results, print the report."""
+"""Run a study: show progress, keep the results, print the report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -18,6 +19,31 @@ from flashbench.studies.study import Study
 from flashbench.system.affinity import pinned_to
 
 
+def run_into_files(
+    run: Callable[..., Results],
+    settings: Any,
+    *,
+    command: Sequence[str],
+    output: Output,
+    cpus: Collection[int] | None,
+) -> tuple[ResultFiles, Results]:
+    """Run a study with its progress on the screen, its results in files, and its workers on these CPUs.
+
+    A file that cannot be written is an error before anything runs.
+    """
+    files = ResultFiles(output)
+    with show_progress() as on_progress, files.keeping_interrupted(), pinned_to(cpus):
+        results = run(
+            settings,
+            command=command,
+            on_progress=on_progress,
+            on_results=files.keep,
+            earlier=files.earlier,
+        )
+    files.finish(results)
+    return files, results
+
+
 def run_and_report(
     study: Study,
     *,
@@ -25,21 +51,11 @@ def run_and_report(
     output: Output,
     report: Callable[[Console, Results], None],
 ) -> None:
-    """Run the study; exit with 1 if a point failed or none was measured.
+    """Run a study of profile or sweep; exit with 1 if a point failed or none was measured.
 
-    With --json stdout has the results alone, and the report goes to stderr. A file that cannot be written is
-    an error before anything runs.
+    With --json stdout has the results alone, and the report goes to stderr.
     """
-    files = ResultFiles(output)
-    with show_progress() as on_progress, files.keeping_interrupted(), pinned_to(study.cpus):
-        results = runner.run(
-            study,
-            command=command,
-            on_progress=on_progress,
-            on_results=files.keep,
-            earlier=files.earlier,
-        )
-    files.finish(results)
+    files, results = run_into_files(runner.run, study, command=command, output=output, cpus=study.cpus)
     report(files.console, results)
     files.warn(results)
     if study.budget_s is not None:

@@ -166,6 +166,15 @@ def smallest_sign_flip_p(pairs: int) -> float:
     return min(1.0, 2.0 ** (1 - pairs))
 
 
+def least_pairs(alpha: float) -> int:
+    """The fewest pairs with which the sign-flip test can reject at this level.
+
+    >>> least_pairs(0.05), least_pairs(0.05 / 4)
+    (6, 8)
+    """
+    return max(1, math.ceil(1 - math.log2(alpha)))
+
+
 def mann_whitney_p(base: Sequence[float], new: Sequence[float]) -> float:
     """Two-sided p-value of "either side is equally likely to be larger"; exact without ties."""
     from scipy.stats import mannwhitneyu

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 
 from flashbench.analysis.groups import grouped
-from flashbench.analysis.inference import longest_context, tokens_per_second
+from flashbench.analysis.inference import Rate, longest_context, tokens_per_second
 from flashbench.analysis.whole_models import amdahl_bound, base_of, measured_ratio
-from flashbench.analysis.words import NO_REASON, STATUS_WORDS, counted
+from flashbench.analysis.words import NO_REASON, counted
 from flashbench.measure.statistics import CONFIDENCE
-from flashbench.report.escapes import escape_markdown
 from flashbench.report.grid import Grid
 from flashbench.report.layout import NO_POINT, heading
-from flashbench.report.tones import BOLD, NOTHING, Cell, Line, Tone, status_tone
-from flashbench.report.units import format_bytes, format_rate, format_wide_ratio
+from flashbench.report.tones import NOTHING, Cell, Line, Tone
+from flashbench.report.units import format_bytes, format_rate
+from flashbench.report.whole_models import parts_markdown, ratio_cell, status_cell, status_word
 from flashbench.results.record import InferenceTest, Results
 
 _BLANK = Line("")
@@ -34,14 +34,7 @@ def infer_report(results: Results) -> RenderableType:
 
 def infer_markdown(results: Results) -> str:
     """The same as GitHub renders it, without a heading."""
-    blocks = []
-    for part in _parts(results):
-        if isinstance(part, Grid):
-            blocks.append(part.markdown())
-        elif part.text:
-            word = escape_markdown(part.text)
-            blocks.append(f"**{word}**" if part.tone in BOLD else word)
-    return "\n\n".join(blocks)
+    return parts_markdown(_parts(results))
 
 
 def _parts(results: Results) -> list[Line | Grid]:
@@ -86,37 +79,32 @@ def _table(rows: Sequence[InferenceTest]) -> Grid:
             f"{row.test} {row.tokens}" if first else "",
             str(row.depth) if first else "",
             row.attention,
-            _status(row)
-            if row.status not in ("ok", "wrong")
-            else NOTHING
-            if rate is None
-            else format_rate(rate.median),
+            _rate_cell(row, rate),
             f"{format_rate(rate.low)} - {format_rate(rate.high)}" if rate else NOTHING,
             f"{row.time.median_ns / 1e6:.0f}" if row.time and row.test == "prefill" else NOTHING,
             f"{100 * row.attention_share:.0f}" if row.attention_share is not None else NOTHING,
-            _ratio(measured_ratio(row, base)),
-            _ratio(amdahl_bound(row, base)),
+            ratio_cell(measured_ratio(row, base)),
+            ratio_cell(amdahl_bound(row, base)),
             f"{row.peak_bytes / 1024**2:.1f}" if row.peak_bytes is not None else NOTHING,
             last=ends,
         )
     return grid
 
 
+def _rate_cell(row: InferenceTest, rate: Rate | None) -> str | Cell:
+    if row.status not in ("ok", "wrong"):
+        return status_cell(row.status)
+    return NOTHING if rate is None else format_rate(rate.median)
+
+
 def confidence_words(tests: Sequence[InferenceTest]) -> str:
     """`at 95 % confidence`, or with fewer than six processes less, and why."""
     rates = [rate for test in tests if (rate := tokens_per_second(test)) is not None]
     least = min((rate.confidence for rate in rates), default=CONFIDENCE)
+    if least == 0:
+        return "of which one round has none: 95 % confidence needs 6 or more"
     too_few = "" if least >= CONFIDENCE else ", as 95 % needs 6 rounds or more"
     return f"at {100 * least:.0f} % confidence{too_few}"
-
-
-def _ratio(ratio: float | None) -> str | Cell:
-    return NOTHING if ratio is None else format_wide_ratio(ratio)
-
-
-def _status(row: InferenceTest) -> Cell:
-    word = "n/a" if row.status == "unsupported" else STATUS_WORDS[row.status]
-    return Cell(word, status_tone(row.status))
 
 
 def _reasons(rows: Sequence[InferenceTest]) -> list[Line]:
@@ -126,9 +114,8 @@ def _reasons(rows: Sequence[InferenceTest]) -> list[Line]:
         (row for row in rows if row.status != "ok"), lambda row: (row.attention, row.status, row.reason)
     )
     for (attention, status, reason), where in failed.items():
-        word = "n/a" if status == "unsupported" else STATUS_WORDS[status]
         tests = "" if len(where) > 1 else f" at {where[0].test} {where[0].tokens}, depth {where[0].depth}"
-        lines.append(Line(f"{attention}{tests}: {word}: {reason or NO_REASON}"))
+        lines.append(Line(f"{attention}{tests}: {status_word(status)}: {reason or NO_REASON}"))
     for note, where in grouped(rows, lambda row: row.note).items():
         if note is not None:
             lines.append(Line(f"{', '.join(dict.fromkeys(row.attention for row in where))}: {note}"))

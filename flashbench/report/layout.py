@@ -51,7 +51,7 @@ def heading(results: Results) -> list[RenderableType]:
 
 def study_title(results: Results) -> str:
     """The title that the study's settings give; empty without one."""
-    return str(results.config.get("title") or "")
+    return str(results.study.get("title") or "")
 
 
 def machine_lines(results: Results) -> list[str]:

@@ -9,14 +9,14 @@ from rich.console import Group, RenderableType
 from flashbench.analysis.groups import grouped
 from flashbench.analysis.training import LongestContext, longest_context
 from flashbench.analysis.whole_models import amdahl_bound, base_attention, base_of, measured_ratio
-from flashbench.analysis.words import NO_REASON, STATUS_WORDS, counted
+from flashbench.analysis.words import NO_REASON, counted
 from flashbench.integrations.forecasting.models import most_context
-from flashbench.report.escapes import escape_markdown
 from flashbench.report.grid import Grid
 from flashbench.report.layout import NO_POINT, heading
-from flashbench.report.tones import BOLD, NOTHING, Cell, Line, Tone, status_tone
-from flashbench.report.units import format_bytes, format_times, format_wide_ratio
-from flashbench.results.record import Results, Status, TrainingStep
+from flashbench.report.tones import NOTHING, Cell, Line, Tone
+from flashbench.report.units import format_bytes, format_known_times, format_wide_ratio
+from flashbench.report.whole_models import parts_markdown, ratio_cell, status_cell, status_word
+from flashbench.results.record import Results, TrainingStep
 
 # Steps whose times differ by less than this are equally fast.
 SAME = 0.05
@@ -31,14 +31,7 @@ def train_report(results: Results) -> RenderableType:
 
 def train_markdown(results: Results) -> str:
     """The same as GitHub renders it, without a heading."""
-    blocks = []
-    for part in _parts(results):
-        if isinstance(part, Grid):
-            blocks.append(part.markdown())
-        elif part.text:
-            word = escape_markdown(part.text)
-            blocks.append(f"**{word}**" if part.tone in BOLD else word)
-    return "\n\n".join(blocks)
+    return parts_markdown(_parts(results))
 
 
 def _parts(results: Results) -> list[Line | Grid]:
@@ -95,7 +88,7 @@ def _table(rows: Sequence[TrainingStep]) -> Grid:
         "x stan-\ndard", "at\nmost", "Loss",
         left=[1],
     )  # fmt: skip
-    steps = _times([row.time.median_ns if row.time else None for row in rows])
+    steps = format_known_times([row.time.median_ns if row.time else None for row in rows])
     for index, row in enumerate(rows):
         base = base_of(row, rows)
         first = index == 0 or rows[index - 1].context_length != row.context_length
@@ -103,21 +96,16 @@ def _table(rows: Sequence[TrainingStep]) -> Grid:
         grid.add_row(
             str(row.context_length) if first else "",
             row.attention,
-            steps[index] if row.status in ("ok", "wrong") else _status(row),
+            steps[index] or NOTHING if row.status in ("ok", "wrong") else status_cell(row.status),
             _phases(row),
             f"{row.peak_bytes / 1024**2:.1f}" if row.peak_bytes is not None else NOTHING,
             f"{100 * row.attention_share:.0f}" if row.attention_share is not None else NOTHING,
-            _ratio(measured_ratio(row, base)),
-            _ratio(amdahl_bound(row, base)),
+            ratio_cell(measured_ratio(row, base)),
+            ratio_cell(amdahl_bound(row, base)),
             f"{row.losses[-1]:.4f}" if row.losses else NOTHING,
             last=ends,
         )
     return grid
-
-
-def _times(times_ns: Sequence[float | None]) -> list[str | Cell]:
-    words = iter(format_times([time for time in times_ns if time is not None]))
-    return [NOTHING if time is None else next(words) for time in times_ns]
 
 
 def _phases(row: TrainingStep) -> str | Cell:
@@ -127,18 +115,6 @@ def _phases(row: TrainingStep) -> str | Cell:
     if len(known) < len(phases):
         return NOTHING
     return "/".join(f"{phase:.0f}" if phase >= 9.95 else f"{phase:.1f}" for phase in known)
-
-
-def _ratio(ratio: float | None) -> str | Cell:
-    return NOTHING if ratio is None else format_wide_ratio(ratio)
-
-
-def _status(row: TrainingStep) -> Cell:
-    return Cell(_status_word(row.status), status_tone(row.status))
-
-
-def _status_word(status: Status) -> str:
-    return "n/a" if status == "unsupported" else STATUS_WORDS[status]
 
 
 def _reasons(rows: Sequence[TrainingStep]) -> list[Line]:
@@ -151,7 +127,7 @@ def _reasons(rows: Sequence[TrainingStep]) -> list[Line]:
         lengths = "/".join(dict.fromkeys(str(row.context_length) for row in where))
         arms = ", ".join(dict.fromkeys(row.attention for row in where))
         place = "" if len(where) == len(rows) else f"{arms} at {lengths}: "
-        lines.append(Line(f"{place}{_status_word(status)}: {reason}"))
+        lines.append(Line(f"{place}{status_word(status)}: {reason}"))
     for note, where in grouped(rows, lambda row: row.note).items():
         if note is not None:
             places = ", ".join(f"{row.attention} at {row.context_length}" for row in where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from flashbench.analysis.sizes import with_unit
 from flashbench.errors import ConfigError
@@ -85,6 +86,12 @@ def format_times(times_ns: list[float]) -> list[str]:
     smallest = min((time for time in times_ns if time > 0), default=1e6) / 1e6
     decimals = 2 if smallest >= 0.1 else 3 if smallest >= 0.01 else 4
     return [f"{time / 1e6:.{decimals}f}" for time in times_ns]
+
+
+def format_known_times(times_ns: Sequence[float | None]) -> list[str]:
+    """`format_times` of those that are known; others stay empty."""
+    words = iter(format_times([time for time in times_ns if time is not None]))
+    return ["" if time is None else next(words) for time in times_ns]
 
 
 def format_rate(rate: float) -> str:

@@ -316,6 +316,12 @@ class Results(Record, frozen=True, kw_only=True):
     complete: bool = True  # False: points are still missing; --resume measures them
 
     @property
+    def study(self) -> dict[str, Any]:
+        """The settings of the study. A duel keeps those of its study apart from its own."""
+        found: dict[str, Any] = self.config.get("study", self.config)
+        return found
+
+    @property
     def rows(self) -> list[AnyRow]:
         """Every measurement, of whatever kind. Duels and the machine are none."""
         return [*self.measurements, *self.training, *self.inference]

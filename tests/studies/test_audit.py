@@ -158,6 +158,9 @@ def test_a_program_shows_it_without_flashbench(engine: str, tmp_path: Path) -> N
 
 
 SMALL = {
+    "one causal query": AttentionProblem.of(
+        1, seqlen_k=6, num_heads=2, head_dim=8, causal=True, dtype="float32"
+    ),
     "causal": AttentionProblem.of(9, num_heads=2, head_dim=8, causal=True, dtype="float32"),
     "shared heads": AttentionProblem.of(
         5, seqlen_k=7, batch=2, num_heads=4, num_kv_heads=2, head_dim=8, dtype="float32"
@@ -175,12 +178,12 @@ SMALL = {
 }  # fmt: skip
 
 
-_OF_TORCH = ("causal", "shared heads", "bfloat16")
+_OF_TORCH = ("causal", "one causal query", "shared heads", "bfloat16")
 RUNS = {  # what each library has
     "torch-math": _OF_TORCH,
     "torch-flash": _OF_TORCH,
     "jax": [name for name in SMALL if name != "softcap and ALiBi"],
-    "onnxruntime": ["causal"],
+    "onnxruntime": ["causal", "one causal query"],
     "flex": list(SMALL),
 }
 

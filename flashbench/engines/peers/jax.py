@@ -89,7 +89,7 @@ class _Compiled:
                 bias,
                 mask,
                 scale=problem.scale,
-                is_causal=problem.causal,
+                is_causal=problem.causal and problem.masked,  # not where its one query sees all keys
                 key_value_seq_lengths=lengths,
                 local_window_size=window,
             )

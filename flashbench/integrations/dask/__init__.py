@@ -5,15 +5,12 @@ Needs the extra `cluster`: pip install 'flashbench[cluster]'.
 
 from __future__ import annotations
 
-from flashbench.errors import EngineError
+from flashbench.integrations.requirements import missing
 
 try:
     import dask as _dask  # noqa: F401
 except ModuleNotFoundError as error:
-    raise EngineError(
-        f"flashbench.integrations.dask needs the package {error.name!r}, which is not installed",
-        hint="pip install 'flashbench[cluster]'",
-    ) from error
+    raise missing(error, "flashbench.integrations.dask", "cluster") from error
 
 from flashbench.integrations.dask.attention import attention, attention_backward
 

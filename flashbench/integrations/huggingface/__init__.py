@@ -9,16 +9,13 @@ Needs the extra `hf`: pip install 'flashbench[hf]'.
 
 from __future__ import annotations
 
-from flashbench.errors import EngineError
+from flashbench.integrations.requirements import missing
 
 try:
     import torch as _torch  # noqa: F401
     import transformers as _transformers  # noqa: F401
 except ModuleNotFoundError as error:
-    raise EngineError(
-        f"attention in Hugging Face's models needs the package {error.name!r}, which is not installed",
-        hint="pip install 'flashbench[hf]'",
-    ) from error
+    raise missing(error, "attention in Hugging Face's models", "hf") from error
 
 from flashbench.integrations.huggingface.registration import register
 from flashbench.integrations.torch import Stats, reset_stats, stats

@@ -5,15 +5,12 @@ Needs the extra `jax`: pip install 'flashbench[jax]'.
 
 from __future__ import annotations
 
-from flashbench.errors import EngineError
+from flashbench.integrations.requirements import missing
 
 try:
     import jax as _jax  # noqa: F401
 except ModuleNotFoundError as error:
-    raise EngineError(
-        f"flashbench.integrations.jax needs the package {error.name!r}, which is not installed",
-        hint="pip install 'flashbench[jax]'",
-    ) from error
+    raise missing(error, "flashbench.integrations.jax", "jax") from error
 
 from flashbench.integrations.jax.attention import dot_product_attention
 

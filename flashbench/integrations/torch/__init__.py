@@ -6,15 +6,12 @@ Needs the extra `torch`: pip install 'flashbench[torch]'.
 
 from __future__ import annotations
 
-from flashbench.errors import EngineError
+from flashbench.integrations.requirements import missing
 
 try:
     import torch as _torch  # noqa: F401
 except ModuleNotFoundError as error:
-    raise EngineError(
-        f"flashbench.integrations.torch needs the package {error.name!r}, which is not installed",
-        hint="pip install 'flashbench[torch]'",
-    ) from error
+    raise missing(error, "flashbench.integrations.torch", "torch") from error
 
 from flashbench.integrations.torch import flops as _flops  # noqa: F401  # registers formulas
 from flashbench.integrations.torch.attentions import ATTENTIONS, find_attention

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from matplotlib.ticker import MaxNLocator
+
 from flashbench.analysis.sizes import BYTE_UNITS
 
 Interval = tuple[float, float]
@@ -43,9 +45,8 @@ def even_ticks(limits: Interval) -> list[tuple[float, str]]:
     >>> [word for _, word in even_ticks((0, 54))]
     ['0', '10', '20', '30', '40', '50']
     """
-    power = 10.0 ** math.floor(math.log10(limits[1] / MOST_TICKS))
-    step = next(size * power for size in (1, 2, 5, 10) if limits[1] / (size * power) < MOST_TICKS)
-    return [(count * step, f"{count * step:.12g}") for count in range(int(limits[1] / step) + 1)]
+    steps = MaxNLocator(MOST_TICKS, steps=[1, 2, 5, 10]).tick_values(0.0, limits[1])
+    return [(float(tick), f"{tick:.12g}") for tick in steps if tick <= limits[1]]
 
 
 def number_ticks(limits: Interval) -> list[tuple[float, str]]:

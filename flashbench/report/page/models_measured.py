@@ -12,7 +12,7 @@ from flashbench.report.layout import AXES
 from flashbench.report.page.rows import TIME_HEADINGS, TIME_NOTE, outcome_cell, time_cells
 from flashbench.report.page.table import Heading, Table, make_table
 from flashbench.report.tones import Cell
-from flashbench.report.units import format_bytes, format_rate, format_times
+from flashbench.report.units import format_bytes, format_known_times, format_rate
 from flashbench.results.record import InferenceTest, TrainingStep
 
 _Column = tuple[Heading, Sequence[Cell | str]]
@@ -77,12 +77,12 @@ def _rates(tests: Sequence[InferenceTest]) -> Iterator[_Column]:
     yield Heading("to"), [format_rate(rate.high) if rate else "" for rate in rates]
     yield Heading("Confidence, %"), [_percent(rate.confidence if rate else None) for rate in rates]
     firsts = [test.time.median_ns if test.time and test.test == "prefill" else None for test in tests]
-    yield Heading("First token, ms"), _milliseconds(firsts)
+    yield Heading("First token, ms"), format_known_times(firsts)
 
 
 def _of_tests(tests: Sequence[InferenceTest]) -> Iterator[_Column]:
     if tests:
-        yield Heading("Attention, ms"), _milliseconds([test.attention_ns for test in tests])
+        yield Heading("Attention, ms"), format_known_times([test.attention_ns for test in tests])
 
 
 def _sizes_of_tests(tests: Sequence[InferenceTest]) -> Iterator[_Column]:
@@ -94,11 +94,11 @@ def _sizes_of_tests(tests: Sequence[InferenceTest]) -> Iterator[_Column]:
 def _of_steps(steps: Sequence[TrainingStep]) -> Iterator[_Column]:
     if not steps:
         return
-    yield Heading("Forward"), _milliseconds([step.forward_ns for step in steps])
-    yield Heading("Backward"), _milliseconds([step.backward_ns for step in steps])
-    yield Heading("Optimizer"), _milliseconds([step.optimizer_ns for step in steps])
-    yield Heading("Attention forward"), _milliseconds([step.attention_forward_ns for step in steps])
-    yield Heading("Attention backward"), _milliseconds([step.attention_backward_ns for step in steps])
+    yield Heading("Forward"), format_known_times([step.forward_ns for step in steps])
+    yield Heading("Backward"), format_known_times([step.backward_ns for step in steps])
+    yield Heading("Optimizer"), format_known_times([step.optimizer_ns for step in steps])
+    yield Heading("Attention forward"), format_known_times([step.attention_forward_ns for step in steps])
+    yield Heading("Attention backward"), format_known_times([step.attention_backward_ns for step in steps])
 
 
 def _outcomes_of_steps(steps: Sequence[TrainingStep]) -> Iterator[_Column]:
@@ -109,11 +109,6 @@ def _outcomes_of_steps(steps: Sequence[TrainingStep]) -> Iterator[_Column]:
     shapes = ["\N{MULTIPLICATION SIGN}".join(map(str, step.attention_shape or ())) for step in steps]
     yield Heading("Largest call", words=True), shapes
     yield Heading("Losses", words=True), [", ".join(f"{loss:.4f}" for loss in step.losses) for step in steps]
-
-
-def _milliseconds(times_ns: Sequence[float | None]) -> list[str]:
-    words = iter(format_times([time for time in times_ns if time is not None]))
-    return ["" if time is None else next(words) for time in times_ns]
 
 
 def _counts(counts: Sequence[int | None]) -> list[str]:

@@ -12,8 +12,10 @@ from flashbench.analysis.whole_models import (
     along_of,
     amdahl_bound,
     base_attention,
+    base_of,
     measured_ratio,
     model_rows,
+    place_key,
     place_of,
     work_key,
     work_words,
@@ -61,7 +63,7 @@ def faster_tables(sources: Sequence[Source]) -> list[Table]:
             names = distinct_words(works)
             cells = [
                 [names[work_key(group[0])], str(place_of(group[0])), *_ratio_cells(group, others)]
-                for group in grouped(rows, _place).values()
+                for group in grouped(rows, place_key).values()
             ]
             cells = [row for row in cells if any(row[2:])]
             if cells:
@@ -104,17 +106,12 @@ def _right(results: Results) -> list[ModelRow]:
 def _spans(rows: Sequence[ModelRow], ratio: _Ratio) -> str:
     """`flash 1.25x to 2.22x`, for each attention but the base."""
     right = [row for row in rows if row.status == "ok"]
-    bases = {_place(row): row for row in right if row.attention == base_attention(row)}
     found: dict[str, list[float]] = {}
     for row in right:
-        value = None if row.attention == base_attention(row) else ratio(row, bases.get(_place(row)))
+        value = None if row.attention == base_attention(row) else ratio(row, base_of(row, right))
         if value is not None:
             found.setdefault(row.attention, []).append(value)
     return ", ".join(f"{name} {span_word(values, format_wide_ratio)}" for name, values in found.items())
-
-
-def _place(row: ModelRow) -> tuple[object, ...]:
-    return work_key(row), place_of(row)
 
 
 def _what(row: ModelRow) -> str:

@@ -11,7 +11,7 @@ from flashbench.report.duel import verdict_word
 from flashbench.report.layout import AXES
 from flashbench.report.page.table import Heading, Table, make_table
 from flashbench.report.tones import VERDICT_TONES, Cell
-from flashbench.report.units import format_p, format_times
+from flashbench.report.units import format_known_times, format_p
 from flashbench.results.record import AnyRow, Duel, Measurement, Results
 
 _HEADINGS = (
@@ -70,18 +70,13 @@ def _cells(results: Results, duel: Duel) -> list[Cell | str]:
         str(len(duel.orders)),
         str(duel.orders.count("ab")),
         str(duel.looks),
-        *_medians(a, b),
+        *format_known_times([row.time.median_ns if row.time else None for row in (a, b)]),
         duel.reason or "",
     ]
 
 
 def _side(row: AnyRow) -> str:
     return with_block(arm_word(row), block_word(row)) if isinstance(row, Measurement) else arm_word(row)
-
-
-def _medians(a: AnyRow, b: AnyRow) -> list[str]:
-    words = iter(format_times([row.time.median_ns for row in (a, b) if row.time]))
-    return [next(words) if row.time else "" for row in (a, b)]
 
 
 def _notes(results: Results) -> list[str]:

@@ -32,8 +32,7 @@ def named(results: Results) -> list[tuple[str, Measurement]]:
 
 def with_cold_caches(results: Results) -> bool:
     """Whether the caches were emptied before every call."""
-    settings = results.config.get("study", results.config)  # a duel keeps its study's settings apart
-    return bool(settings.get("cold", False))
+    return bool(results.study.get("cold", False))
 
 
 def benchmark_name(row: Measurement, *, cold: bool = False) -> str:

@@ -127,7 +127,7 @@ def computed(q, k, v, do):
 
     def attend(q, k, v):
         return jax.nn.dot_product_attention(
-            q, k, v, {mask}, scale={problem.scale!r}, is_causal={problem.causal},
+            q, k, v, {mask}, scale={problem.scale!r}, is_causal={problem.causal and problem.masked},
             key_value_seq_lengths={lengths}, local_window_size={window},
         )
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from flashbench.analysis.verdict import between_engines, judge, sides_verdict
+from flashbench.analysis.verdict import between_engines, judge, sides_verdict, undecided
 from flashbench.measure.statistics import Interval, paired_ratio, process_medians, sign_flip_p
 from flashbench.results.record import Duel, Measurement, Side, Verdict
 from flashbench.studies.duel.settings import SIDES, Contestant, DuelStudy
@@ -106,10 +106,7 @@ class Match:
         if not self.both_ok:
             verdict, reason = sides_verdict(*(self.rows[side].measurement(None) for side in SIDES))
         elif interval is not None and verdict == "inconclusive":
-            reason = (
-                f"{len(self.orders)} rounds leave {interval.low:.3f} to {interval.high:.3f}, which crosses "
-                f"the threshold"
-            )
+            reason = undecided(len(self.orders), interval)
         return Duel(
             a=place,
             b=place + 1,

@@ -9,7 +9,7 @@ import msgspec
 from flashbench.analysis.verdict import ALPHA
 from flashbench.analysis.words import counted
 from flashbench.errors import ConfigError
-from flashbench.measure.statistics import smallest_sign_flip_p
+from flashbench.measure.statistics import least_pairs
 from flashbench.results.record import Side
 from flashbench.studies.engine_list import PROBE_TIMEOUT_S
 from flashbench.studies.study import Point, Study
@@ -78,7 +78,4 @@ def least_rounds(problems: int, looks: int) -> int:
     >>> least_rounds(1, 3), least_rounds(12, 3)
     (7, 11)
     """
-    rounds = LEAST_ROUNDS
-    while problems * smallest_sign_flip_p(rounds) > ALPHA / looks:
-        rounds += 1
-    return rounds
+    return max(LEAST_ROUNDS, least_pairs(ALPHA / looks / problems))

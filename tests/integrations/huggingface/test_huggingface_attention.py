@@ -9,13 +9,13 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from helpers.huggingface_layers import Layer, close, qkv
 from helpers.huggingface_masks import mask_function
 from helpers.huggingface_models import CASES, default_dtype
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import (
-    causal_mask_function,
     eager_mask,
     sdpa_mask,
     sliding_window_causal_mask_function,
@@ -30,28 +30,9 @@ forward = huggingface_attention.attention_forward
 NAME = "fb_numba"
 
 
-class Layer(torch.nn.Module):
-    def __init__(self, groups: int = 1, is_causal: bool | None = None) -> None:
-        super().__init__()
-        self.num_key_value_groups = groups
-        if is_causal is not None:
-            self.is_causal = is_causal
-        self.eval()
-
-
-def qkv(queries: int = 6, keys: int = 6, kv_heads: int = 2) -> list[Any]:
-    torch.manual_seed(0)
-    shapes = ((2, 4, queries, 8), (2, kv_heads, keys, 8), (2, kv_heads, keys, 8))
-    return [torch.randn(shape, dtype=torch.float64) for shape in shapes]
-
-
 def of_large_heads(*sizes: int) -> list[Any]:
     """Tensors that flashbench leaves to transformers. The added numbers change only the values' size."""
     return [torch.nn.functional.pad(x, (0, 257 - x.shape[3])) for x in qkv(*sizes)]
-
-
-def close(a: Any, b: Any) -> None:
-    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -197,55 +178,6 @@ def test_masks_of_all_kinds(queries, keys, offset, window, kind, groups, padding
     for a, b in zip(*inputs, strict=True):
         within = 100 * roundings if dtype is torch.float64 else 8 * roundings
         torch.testing.assert_close(a.grad.double(), b.grad, rtol=within, atol=within)
-
-
-@pytest.mark.parametrize("window", [None, 1, 3, 40])
-def test_a_step_of_decoding_goes_the_shortest_way(window: int | None, monkeypatch: Any) -> None:
-    """One query at the last of 30 keys. Nothing is read of its mask but what it is made of."""
-    q, k, v = qkv(1, 30)
-    function = causal_mask_function if window is None else sliding_window_causal_mask_function(window)
-    made = {
-        "batch_size": 2, "q_length": 1, "kv_length": 30, "q_offset": 29, "mask_function": function,
-        "dtype": torch.float64,
-    }  # fmt: skip
-    expected = sdpa_attention_forward(Layer(2), q, k, v, eager_mask(**made))[0]
-    mask = lazy_mask(**made)
-    monkeypatch.setattr(huggingface_attention, "attention", None)
-    reset_stats()
-    for _ in range(2):  # the second layer
-        close(forward(Layer(2), q, k, v, mask)[0], expected)
-    assert mask.written is None
-    assert stats() == (2, 0, {})
-    close(forward(Layer(2), q, k, v, None)[0], sdpa_attention_forward(Layer(2), q, k, v, None)[0])
-
-
-@pytest.mark.parametrize("change", ["padding", "written", "gradients", "dropout", "sinks", "softcap"])
-def test_other_steps_of_decoding_go_the_usual_way(change: str, monkeypatch: Any) -> None:
-    q, k, v = qkv(1, 9)
-    made = {"batch_size": 2, "q_length": 1, "kv_length": 9, "q_offset": 8, "dtype": torch.float64}
-    if change == "padding":
-        made["attention_mask"] = torch.tensor([[False] * 2 + [True] * 7, [True] * 9])
-    mask, eager, layer, options = lazy_mask(**made), eager_mask(**made), Layer(2), {}
-    if change == "written":
-        mask.numpy()[:, :, :, 3] = eager[:, :, :, 3] = -1.0
-    if change == "gradients":
-        q.requires_grad_()
-    if change == "dropout":
-        layer.train()
-        options = {"dropout": 0.5}
-    if change == "sinks":
-        options = {"s_aux": torch.zeros(4, dtype=torch.float64)}
-    if change == "softcap":
-        options = {"softcap": 1e9}
-    usual = huggingface_attention.attention
-    calls = []
-    monkeypatch.setattr(
-        huggingface_attention, "attention", lambda *x, **named: calls.append(1) or usual(*x, **named)
-    )
-    o = forward(layer, q, k, v, mask, **options)[0]
-    assert calls == [1]
-    if change not in ("dropout", "sinks"):
-        close(o, sdpa_attention_forward(Layer(2), q, k, v, eager)[0])
 
 
 def test_other_devices_are_left_to_transformers() -> None:
