@@ -117,8 +117,9 @@ def _given(problem: AttentionProblem, extras: Extras, *arrays: Array) -> tuple[A
         mask = np.broadcast_to(
             mask.dense(), (problem.batch, problem.num_heads, problem.seqlen_q, problem.seqlen_k)
         )
-    if problem.mask == "float":
-        mask, bias = None, jnp.asarray(mask)
+    if problem.mask == "float" and mask is not None:
+        # One entry of each axis along which it is broadcast, so that its gradient has this shape too.
+        bias, mask = jnp.asarray(mask[tuple(map(slice, problem.mask_shape))]), None
     lengths = None if problem.key_lengths is None else jnp.asarray(problem.key_lengths, jnp.int32)
     shown = None if mask is None else jnp.asarray(mask)
     return *(_tensor(problem, x) for x in arrays), bias, shown, lengths
