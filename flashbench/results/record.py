@@ -12,7 +12,7 @@ from flashbench.results.one_line import plain_texts
 
 # Version history: `results.upgrade` reads every older version. A new kind of file needs no new version, for
 # older releases refuse the kind by its name. So version 2 has training steps, and verdicts between engines,
-# since 2026-11-25, and tests of inference since 2026-11-30.
+# since 2026-11-25, and tests of inference and hosts since 2026-11-30.
 #   2  2026-11: samples are one list per process (were: per burst of one process); minimum and outliers of a
 #      time; which instrument measured memory; the kernel that ran, energy, disturbance and side of a
 #      measurement; processes, sides, duels, warnings and `complete` of a file; more of the machine.
@@ -314,6 +314,14 @@ class Results(Record, frozen=True, kw_only=True):
     inference: list[InferenceTest] = []
     warnings: list[str] = []  # one line each: what a reader should know or do
     complete: bool = True  # False: points are still missing; --resume measures them
+    # Of a cluster: what each host measured, as a file of its own. Then this file has no rows, and its machine is
+    # where the command ran.
+    hosts: list[Results] = []
+
+    @property
+    def each_host(self) -> list[Results]:
+        """The results of one machine each. Results of different hosts are never pooled."""
+        return self.hosts or [self]
 
     @property
     def study(self) -> dict[str, Any]:
