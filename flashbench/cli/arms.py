@@ -8,11 +8,12 @@ from typing import Any, Literal
 import typer
 from rich.console import Console, RenderableType
 
-from flashbench.cli.groups import Output
+from flashbench.cli.groups import Output, Where
 from flashbench.cli.plotting import NO_CHART, check_plot, write_plot
-from flashbench.cli.running import run_into_files
+from flashbench.cli.running import report_each_host, run_into_files
 from flashbench.results.record import Results
 from flashbench.results.store import load_of
+from flashbench.studies.runner import failed
 
 
 def run_or_show(
@@ -24,12 +25,13 @@ def run_or_show(
     given: Mapping[str, Any],
     command: Sequence[str],
     output: Output,
+    where: Where,
     show: str | None,
     plot: str | None,
 ) -> None:
     """Print the file `show`, or run the study and exit with 1 if a point failed or none was measured.
 
-    study: the package, with `run` and `failed`. given: the options; `settings_of` makes settings of them.
+    study: the package, with `run`. given: the options; `settings_of` makes settings of them.
     plot: where a chart goes.
     """
 
@@ -43,10 +45,12 @@ def run_or_show(
     if plot is not None:
         check_plot(plot, others=(show, output.json, output.save))
     if show is not None:
-        print_report(Console(), load_of(kind, show))
+        report_each_host(Console(), load_of(kind, show), print_report)
         return
     settings = settings_of(given)
-    files, results = run_into_files(study.run, settings, command=command, output=output, cpus=settings.cpus)
-    print_report(files.console, results)
+    files, results = run_into_files(
+        study.run, settings, command=command, output=output, cpus=settings.cpus, where=where
+    )
+    report_each_host(files.console, results, print_report)
     files.warn(results)
-    raise typer.Exit(1 if study.failed(results) else 0)
+    raise typer.Exit(1 if failed(results) else 0)

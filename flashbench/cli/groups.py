@@ -35,6 +35,16 @@ class Output(NamedTuple):
         return self.save or (None if self.json == "-" else self.json)
 
 
+class Where(NamedTuple):
+    """Where a study is measured."""
+
+    cluster: str | None  # None: here
+    each_node: bool
+
+
+HERE = Where(None, each_node=False)
+
+
 class Group(NamedTuple):
     """Options, by the parameter of a command that each would be without groups."""
 
@@ -121,6 +131,10 @@ OUTPUT = Group(
     {"json": options.Json, "save": options.Save, "resume": options.Resume},
     makes=Output,
     defaults={"resume": False},
+)
+
+CLUSTER = Group(
+    {"cluster": options.Cluster, "each_node": options.EachNode}, makes=Where, defaults={"each_node": False}
 )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flashbench.cli import groups, options
-from flashbench.cli.groups import Output, grouped
+from flashbench.cli.groups import Output, Where, grouped
 
 EPILOG = (
     "Examples:\n"
@@ -15,7 +15,8 @@ EPILOG = (
     "  flashbench infer --models llama-160m,mistral-160m --dtype float32,bfloat16\n"
     "  flashbench infer --models ./my-model/config.json --attention sdpa,flash -d 8k\n"
     "  flashbench infer --save tokens.json\n"
-    "  flashbench infer --save tokens.json --resume\n\n"
+    "  flashbench infer --save tokens.json --resume\n"
+    "  flashbench infer --cluster tcp://node0:8786 --each-node --save tokens.json\n\n"
     "Weights are random: nothing is downloaded, and attention costs the same with any weights. Needs the "
     "extra hf: pip install 'flashbench[hf]'.\n\n"
     "Exit code: 0 measured; 1 a test crashed, ran out of memory or time, or chose other tokens, or none was "
@@ -112,6 +113,7 @@ def infer(
     ] = None,
     plot: Annotated[str | None, options.plot("tokens a second and peak memory over the depth")] = None,
     show: options.Show = None,
+    where: Annotated[Where, groups.CLUSTER],
     output: Annotated[Output, groups.OUTPUT],
 ) -> None:
     """Measure tokens a second of whole language models by depth, attention swapped: time, memory, share."""
@@ -129,6 +131,7 @@ def infer(
         given=context.params,
         command=context.obj,
         output=output,
+        where=where,
         show=show,
         plot=plot,
     )

@@ -17,6 +17,7 @@ PROBLEM = "Problem"
 FEATURES = "Features"
 ENGINES = "Engines and blocks"
 MEASURING = "Measuring"
+CLUSTER = "Cluster"
 OUTPUT = "Output"
 
 
@@ -322,6 +323,25 @@ MemoryBudget = Annotated[
         metavar="SIZE",
         help="Such as 16GiB: a point predicted to need more is not tried (default what is free).",
         rich_help_panel=MEASURING,
+    ),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="Measure on the hosts of a Dask cluster: tcp://HOST:8786, local:N (processes here), or "
+        "slurm:FILE.yaml. Needs the extra cluster.",
+        rich_help_panel=CLUSTER,
+    ),
+]
+EachNode = Annotated[
+    bool,
+    typer.Option(
+        "--each-node",
+        help="Measure the whole study on each of its hosts, such as to compare them (default its lengths, or "
+        "models, shared among them).",
+        rich_help_panel=CLUSTER,
     ),
 ]
 Timeout = Annotated[

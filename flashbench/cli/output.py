@@ -92,7 +92,12 @@ class ResultFiles:
     def warn(self, results: Results) -> None:
         """Print warnings about the results on stderr."""
         empty = ["nothing was measured"] if is_empty(results) else []
-        for line in [*results.warnings, *empty]:
+        of_hosts = [
+            f"{host.machine.host}: {line}"
+            for host in (results.each_host if results.hosts else ())
+            for line in host.warnings
+        ]
+        for line in [*results.warnings, *of_hosts, *empty]:
             say(f"warning: {line}")
 
     def _close(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from flashbench.cli.streams import same_file
 from flashbench.errors import ConfigError
@@ -26,11 +28,17 @@ def check_plot(path: str, *, others: Sequence[str | None]) -> None:
 
 
 def write_plot(path: str, results: Results) -> bool:
-    """Write the chart if there is anything to draw, and return whether there was."""
+    """Write the chart if there is anything to draw, and return whether there was.
+
+    Each host of a cluster has a chart of its own: chart.svg becomes chart-node1.svg.
+    """
     from flashbench.report.charts.overview import overview_chart  # not at the top: the extra may be missing
     from flashbench.report.charts.style import chart_bytes
 
     figure = overview_chart(results)
     if figure is not None:
-        write_whole(path, chart_bytes(figure, chart_kind("--plot", path)))
+        file = Path(path)
+        if results.of_cluster:
+            file = file.with_stem(f"{file.stem}-{results.machine.host.replace(os.sep, '_')}")
+        write_whole(file, chart_bytes(figure, chart_kind("--plot", path)))
     return figure is not None

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flashbench.cli import groups, options
-from flashbench.cli.groups import Given, Output, grouped
+from flashbench.cli.groups import Given, Output, Where, grouped
 
 EPILOG = (
     "Examples:\n"
@@ -23,7 +23,8 @@ EPILOG = (
     "  flashbench profile --causal --plot chart.svg\n"
     "  flashbench profile -e flash --heads 8 --threads 1,2,4,8 --cpus 0-7\n"
     "  flashbench profile -e flash -e numpy --memory-detail\n"
-    "  flashbench profile --config configs/speed.toml --json - > speed.json\n\n"
+    "  flashbench profile --config configs/speed.toml --json - > speed.json\n"
+    "  flashbench profile --cluster tcp://node0:8786 --each-node --save nodes.json\n\n"
     "Exit code: 0 measured; 1 a point crashed, ran out of memory or time, or was wrong, or none was "
     "measured; 2 bad input, or nothing that can be measured."
 )
@@ -62,6 +63,7 @@ def profile(
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
+    where: Annotated[Where, groups.CLUSTER],
     output: Annotated[Output, groups.OUTPUT],
 ) -> None:
     """Measure time, peak memory and exactness over sequence lengths: the documented table."""
@@ -81,6 +83,8 @@ def profile(
     from flashbench.studies.memory_fit.training import training_rows
 
     study = build_study("profile", context.params)
+    if where.cluster is not None and (predict or plain):
+        raise ConfigError(f"{'--predict' if predict else '--plain'} is of one machine: leave out --cluster")
     if predict:
         predict_and_report(study, context.params)
         return
@@ -109,4 +113,4 @@ def profile(
         if not drawn:
             console.print(NO_CHART)
 
-    run_and_report(study, command=context.obj, output=output, report=report)
+    run_and_report(study, command=context.obj, output=output, where=where, report=report)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from flashbench.cli.say import say
 from flashbench.results.one_line import one_line
-from flashbench.studies.session import Progress
+from flashbench.studies.progress import HostProgress, Progress
 
 OnProgress = Callable[[Progress], None]
 # In a log, which keeps every line.
@@ -37,14 +39,27 @@ def show_progress(*, at_once: bool = True) -> Iterator[OnProgress]:
         TextColumn("{task.fields[left]}", markup=False),
         TextColumn("{task.description}", markup=False),
     )
+    hosts: list[HostProgress] = []
+
+    class Bars(ProgressBar):
+        """The bar, and below it a table of what each host of a cluster does."""
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield from super().get_renderables()
+            if hosts:
+                yield host_table(hosts)
+
     # Drawn between measurements only: a thread that redraws would slow down the timed code.
-    with ProgressBar(*columns, console=console, transient=True, auto_refresh=False) as bar:
+    with Bars(*columns, console=console, transient=True, auto_refresh=False) as bar:
         task = bar.add_task("starting", total=None, left="")
 
         def on_progress(step: Progress) -> None:
+            hosts[:] = step.hosts
+            if step.news is not None:
+                bar.console.print(one_line(step.news), markup=False, highlight=False)
             bar.update(
                 task,
-                description=one_line(step.label),
+                description="" if hosts else one_line(step.label),
                 completed=step.done,
                 total=step.total,
                 left=time_left(step),
@@ -54,7 +69,31 @@ def show_progress(*, at_once: bool = True) -> Iterator[OnProgress]:
         yield on_progress
 
 
-def time_left(step: Progress) -> str:
+def host_table(hosts: Sequence[HostProgress]) -> Table:
+    """What each host does now."""
+    table = Table("Host", "Done", "Part", "Step", "Left", "Now", box=None, pad_edge=False)
+    for host in hosts:
+        step = f"{host.done}/{host.total}" if host.total else ""
+        words = (host.host, str(host.finished), host.part or "idle", step, time_left(host), host.label)
+        table.add_row(*(Text(one_line(word), overflow="ellipsis", no_wrap=True) for word in words))
+    return table
+
+
+def host_line(host: HostProgress) -> str:
+    """A row of `host_table` for a log.
+
+    >>> host_line(HostProgress("node1", 2, "N=512", "flash: time", 3, 9, 65.0))
+    'node1: N=512, 3/9, 1:05 left, flash: time'
+    >>> host_line(HostProgress("node2", 2))
+    'node2: idle, 2 done'
+    """
+    if host.part is None:
+        return f"{host.host}: idle, {host.finished} done"
+    step = f"{host.done}/{host.total}" if host.total else ""
+    return f"{host.host}: {', '.join(filter(None, (host.part, step, time_left(host), host.label)))}"
+
+
+def time_left(step: Progress | HostProgress) -> str:
     """`2:05 left`; empty while it is unknown.
 
     >>> time_left(Progress(1, 9, "", 125.4)), time_left(Progress(1, 9, ""))
@@ -72,9 +111,12 @@ def _lines_now_and_then(last: float) -> OnProgress:
     def on_progress(step: Progress) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES or step.done == step.total:
+        if step.news is not None:
+            say(f"[{step.done}/{step.total}] {step.news}")
+        elif now - last >= SECONDS_BETWEEN_LINES or step.done == step.total:
             last = now
             left = f", {time_left(step)}" if step.left_s else ""
-            say(f"[{step.done}/{step.total}{left}] {step.label}")
+            for line in map(host_line, step.hosts) if step.hosts else [step.label]:
+                say(f"[{step.done}/{step.total}{left}] {line}")
 
     return on_progress

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import typer
 from rich.console import Console
 
-from flashbench.cli.groups import Output
+from flashbench.cli.groups import HERE, Output, Where
 from flashbench.cli.output import ResultFiles
 from flashbench.cli.progress import show_progress
 from flashbench.cli.say import say
+from flashbench.errors import ConfigError
+from flashbench.report.hosts import host_line
 from flashbench.results.record import Results
 from flashbench.studies import runner
 from flashbench.studies.shortage import shortage_lines
@@ -26,11 +29,19 @@ def run_into_files(
     command: Sequence[str],
     output: Output,
     cpus: Collection[int] | None,
+    where: Where = HERE,
 ) -> tuple[ResultFiles, Results]:
     """Run a study with its progress on the screen, its results in files, and its workers on these CPUs.
 
-    A file that cannot be written is an error before anything runs.
+    A file that cannot be written is an error before anything runs. On a cluster each host pins its own
+    workers.
     """
+    if where.each_node and where.cluster is None:
+        raise ConfigError("--each-node measures on each host of a cluster: give --cluster too")
+    if where.cluster is not None:
+        from flashbench.studies.cluster import run_on_cluster  # here: needs msgspec's schema of every study
+
+        run, cpus = partial(run_on_cluster, cluster=where.cluster, each_node=where.each_node), None
     files = ResultFiles(output)
     with show_progress() as on_progress, files.keeping_interrupted(), pinned_to(cpus):
         results = run(
@@ -49,18 +60,31 @@ def run_and_report(
     *,
     command: Sequence[str],
     output: Output,
+    where: Where,
     report: Callable[[Console, Results], None],
 ) -> None:
     """Run a study of profile or sweep; exit with 1 if a point failed or none was measured.
 
     With --json stdout has the results alone, and the report goes to stderr.
     """
-    files, results = run_into_files(runner.run, study, command=command, output=output, cpus=study.cpus)
-    report(files.console, results)
+    files, results = run_into_files(
+        runner.run, study, command=command, output=output, cpus=study.cpus, where=where
+    )
+    report_each_host(files.console, results, report)
     files.warn(results)
     if study.budget_s is not None:
         _say_what_is_missing(study, results, kept=output.file)
     raise typer.Exit(1 if runner.failed(results) else 0)
+
+
+def report_each_host(console: Console, results: Results, report: Callable[[Console, Results], None]) -> None:
+    """Print a report of each host's results; on a cluster each below a line that names the host."""
+    for number, one in enumerate(results.each_host):
+        if results.hosts:
+            if number:
+                console.print()
+            console.print(host_line(one))
+        report(console, one)
 
 
 def _say_what_is_missing(study: Study, results: Results, *, kept: str | None) -> None:

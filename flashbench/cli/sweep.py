@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flashbench.cli import groups, options
-from flashbench.cli.groups import Given, Output, grouped
+from flashbench.cli.groups import Given, Output, Where, grouped
 
 EPILOG = (
     "Examples:\n"
@@ -16,7 +16,8 @@ EPILOG = (
     "  flashbench sweep --config configs/block-sizes.toml --save blocks.json\n"
     "  flashbench sweep --save blocks.json --resume\n"
     "  flashbench sweep --causal yes --window 256 --seq-lens 4k,8k\n"
-    "  flashbench sweep --budget 60s\n\n"
+    "  flashbench sweep --budget 60s\n"
+    "  flashbench sweep --cluster slurm:jobs.yaml --save blocks.json\n\n"
     "Exit code: 0 measured; 1 a point crashed, ran out of memory or time, or was wrong, or none was "
     "measured; 2 bad input, or nothing that can be measured."
 )
@@ -34,6 +35,7 @@ def sweep(
     features: Annotated[Given, groups.FEATURES],
     engines: Annotated[Given, groups.engines("auto,16,32,64,128,256").without("block_q", "block_k")],
     measuring: Annotated[Given, groups.measuring("3")],
+    where: Annotated[Where, groups.CLUSTER],
     output: Annotated[Output, groups.OUTPUT],
 ) -> None:
     """Measure a grid of block sizes and lengths: a heatmap, and the best size beside the documented one."""
@@ -47,5 +49,6 @@ def sweep(
         study,
         command=context.obj,
         output=output,
+        where=where,
         report=lambda console, results: console.print(sweep_report(results)),
     )

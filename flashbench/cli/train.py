@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flashbench.cli import groups, options
-from flashbench.cli.groups import Output, grouped
+from flashbench.cli.groups import Output, Where, grouped
 
 EPILOG = (
     "Examples:\n"
@@ -17,7 +17,8 @@ EPILOG = (
     "  flashbench train --variant full-attention --save steps.json --resume\n"
     "  flashbench train --models itransformer --series 2000 --attention flash,torch-flash,original\n"
     "  flashbench train --models patchtst --set patchtst.res_attention=false --data synthetic\n"
-    "  flashbench train --config configs/training.toml\n\n"
+    "  flashbench train --config configs/training.toml\n"
+    "  flashbench train --cluster local:2 --save steps.json\n\n"
     "Needs the extra models: pip install 'flashbench[models]'.\n\n"
     "Exit code: 0 measured; 1 a step crashed, ran out of memory or time, or its loss differs, or none was "
     "measured; 2 bad input, or nothing that can be measured."
@@ -159,6 +160,7 @@ def train(
     ] = None,
     plot: Annotated[str | None, options.plot("steps and peak memory over the context length")] = None,
     show: options.Show = None,
+    where: Annotated[Where, groups.CLUSTER],
     output: Annotated[Output, groups.OUTPUT],
 ) -> None:
     """Measure whole training steps of forecasting models, attention swapped: time, memory, share, losses."""
@@ -176,6 +178,7 @@ def train(
         given=context.params,
         command=context.obj,
         output=output,
+        where=where,
         show=show,
         plot=plot,
     )

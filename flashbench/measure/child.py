@@ -46,7 +46,7 @@ def main(parent: int) -> None:
     """Serve process `parent` over standard input and output."""
     _die_with(parent)
     _age_the_heap()
-    requests, replies = _private_pipes()
+    requests, replies = private_pipes()
     decoder = msgspec.json.Decoder(AnyRequest)
     workloads: dict[str, Workload] = {}
     for line in requests:
@@ -99,7 +99,7 @@ def _handle(request: AnyRequest, workloads: dict[str, Workload]) -> dict[str, An
             return {}
 
 
-def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
+def private_pipes() -> tuple[BinaryIO, BinaryIO]:
     """Move the protocol's pipes away from fd 0 and 1. Afterwards fd 0 is empty and fd 1 is stderr.
 
     So a library that prints, from C or from Python, cannot print between two replies.

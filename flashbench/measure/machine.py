@@ -26,6 +26,7 @@ from flashbench.measure.topology import (
 )
 from flashbench.system.affinity import binding_settings
 from flashbench.system.cgroup import cpu_quota, groups
+from flashbench.system.node import node_name
 from flashbench.system.sysfs import read_text
 
 CPU_DIRECTORY = Path("/sys/devices/system/cpu/cpu0")
@@ -73,7 +74,7 @@ def describe_machine() -> MachineFacts:
     time.sleep(OTHERS_S)
     others, steal = meter.read().others_cores, steal_share()
     return MachineFacts(
-        host=platform.node(),
+        host=node_name(),
         cpu=archspec.cpu.brand_string() or platform.processor() or platform.machine(),
         microarchitecture=_microarchitecture(),
         memory_bytes=total_memory_bytes(),

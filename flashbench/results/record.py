@@ -314,14 +314,21 @@ class Results(Record, frozen=True, kw_only=True):
     inference: list[InferenceTest] = []
     warnings: list[str] = []  # one line each: what a reader should know or do
     complete: bool = True  # False: points are still missing; --resume measures them
-    # Of a cluster: what each host measured, as a file of its own. Then this file has no rows, and its machine is
-    # where the command ran.
+    # Of a cluster: what each task measured on its host, as a file of its own. Then this file has no rows
+    # itself, and its machine is where the command ran.
     hosts: list[Results] = []
+
+    @property
+    def of_cluster(self) -> bool:
+        """Whether hosts of a cluster measured it, this being the file or one host's share."""
+        return "each_node" in self.config
 
     @property
     def each_host(self) -> list[Results]:
         """The results of one machine each. Results of different hosts are never pooled."""
-        return self.hosts or [self]
+        from flashbench.results.hosts import by_host  # here, as it needs this module
+
+        return by_host(self)
 
     @property
     def study(self) -> dict[str, Any]:
@@ -331,5 +338,6 @@ class Results(Record, frozen=True, kw_only=True):
 
     @property
     def rows(self) -> list[AnyRow]:
-        """Every measurement, of whatever kind. Duels and the machine are none."""
-        return [*self.measurements, *self.training, *self.inference]
+        """Every measurement, of whatever kind and host. Duels and the machine are none."""
+        own: list[AnyRow] = [*self.measurements, *self.training, *self.inference]
+        return own + [row for task in self.hosts for row in task.rows]

@@ -18,8 +18,8 @@ from flashbench.results.record import Machine, Results
 from flashbench.studies.bandwidth import BURSTS
 from flashbench.studies.limits import Limits
 from flashbench.studies.nothing import NothingToMeasureError
+from flashbench.studies.progress import Progress
 from flashbench.studies.run_record import RunRecord, make_machine
-from flashbench.studies.session import Progress
 from flashbench.system.cores import available_cores
 
 # Bursts of each dtype's path, the dtypes taking turns.

@@ -45,6 +45,11 @@ def check_same_study(
             f"the file to go on with holds a {earlier.kind}, not a {kind}",
             hint=f"{'' if earlier.complete else goes_on}name another file",
         )
+    if earlier.hosts and "each_node" not in config:
+        raise ResultsError(
+            "the unfinished run is of a cluster, and this one is of one machine",
+            hint="repeat its --cluster, or name another file",
+        )
     if earlier.machine.cpu != cpu:
         raise ResultsError(
             f"the unfinished run is of another machine: {earlier.machine.cpu}, this one is {cpu}",

@@ -49,6 +49,7 @@ class RunRecord:
         processes: Mapping[str, Process] | None = None,
         warnings: Sequence[str] = (),
         complete: bool = True,
+        hosts: Sequence[Results] = (),
     ) -> Results:
         """The results file of this run, with what was measured so far."""
         return Results(
@@ -66,6 +67,7 @@ class RunRecord:
             inference=list(inference),
             warnings=list(warnings),
             complete=complete,
+            hosts=list(hosts),
         )
 
 

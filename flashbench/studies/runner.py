@@ -14,13 +14,14 @@ from flashbench.results.peaks import path_peak
 from flashbench.results.record import Machine, Results
 from flashbench.studies.limits import Limits
 from flashbench.studies.nothing import is_empty
+from flashbench.studies.progress import Progress
 from flashbench.studies.resume import restore
 from flashbench.studies.run_record import RunRecord, make_machine
-from flashbench.studies.session import Progress, Session
+from flashbench.studies.session import Session
 from flashbench.studies.study import Study
 from flashbench.system.cores import available_cores
 
-__all__ = ["Interrupted", "Progress", "failed", "run"]
+__all__ = ["Interrupted", "failed", "run"]
 
 FAILURES = ("out_of_memory", "timeout", "crashed", "wrong")
 
@@ -100,5 +101,10 @@ def _with_limits(facts: MachineFacts, limits: Limits) -> Machine:
 
 
 def failed(results: Results) -> bool:
-    """Whether a point was tried and failed, which what is unsupported or too large was not, or none timed."""
-    return is_empty(results) or any(row.status in FAILURES for row in results.measurements)
+    """Whether a point was tried and failed, which what is unsupported or too large was not, or none timed.
+
+    In whole models a point also fails whose losses or tokens differ from other arms'. On a cluster a part
+    that no host measured is a failure too.
+    """
+    lacking = bool(results.hosts) and not results.complete
+    return is_empty(results) or lacking or any(row.status in FAILURES for row in results.rows)

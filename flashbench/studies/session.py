@@ -11,7 +11,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from typing import NamedTuple
 
 import msgspec
 
@@ -32,20 +31,12 @@ from flashbench.studies.checking import check_row
 from flashbench.studies.forecast import Forecast, Step
 from flashbench.studies.limits import Limits
 from flashbench.studies.nothing import nothing_to_measure
+from flashbench.studies.progress import Progress
 from flashbench.studies.rows import Row, rows_of
 from flashbench.studies.study import Study
 
 # Kinds of step, which forecasts keep apart.
 TIMING, MEMORY = "time", "memory"
-
-
-class Progress(NamedTuple):
-    """`done` of `total` steps of a run, a label of the current one, and the seconds left."""
-
-    done: int
-    total: int
-    label: str
-    left_s: float | None = None  # None: unknown so far
 
 
 class Session:

@@ -20,8 +20,8 @@ from flashbench.reference import largest_error, worst_place
 from flashbench.results.record import Record
 from flashbench.studies.cases import DEFAULT_SUITE, Case
 from flashbench.studies.nothing import nothing_to_measure
+from flashbench.studies.progress import Progress
 from flashbench.studies.question import GRADIENTS, Question, questions
-from flashbench.studies.session import Progress
 from flashbench.studies.untouched import Given
 from flashbench.tolerances import ADDED_TO_NAIVE, Output, naive_unit, problem_tolerance
 

@@ -11,6 +11,7 @@ from helpers.fake_results import make_measurement, make_results
 from flashbench.cli.app import main
 from flashbench.results.record import Results, Status
 from flashbench.studies import runner
+from flashbench.studies.progress import Progress
 from flashbench.studies.study import Study
 
 
@@ -53,7 +54,7 @@ class FakeRunner:
         study: Study,
         *,
         command: Sequence[str],
-        on_progress: Callable[[runner.Progress], None],
+        on_progress: Callable[[Progress], None],
         on_results: Callable[[Results], None],
         earlier: Results | None,
     ) -> Results:
@@ -66,7 +67,7 @@ class FakeRunner:
             if index == self.stop_after:
                 raise runner.Interrupted(make_results(rows, kind=study.kind, complete=False))
             for what in ("first call", "time"):
-                on_progress(runner.Progress(index, len(points), f"{point.engine}: {what}"))
+                on_progress(Progress(index, len(points), f"{point.engine}: {what}"))
             problem = point.problem
             rows.append(
                 make_measurement(

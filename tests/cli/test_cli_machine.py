@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from flashbench.results.record import Results
 from flashbench.results.store import load
 from flashbench.studies import machine as study
-from flashbench.studies.session import Progress
+from flashbench.studies.progress import Progress
 
 CommandLine = Callable[..., Any]
 

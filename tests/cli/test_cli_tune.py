@@ -14,7 +14,7 @@ from helpers.tuned_entries import CHECKS, make_entry, write_table
 from flashbench.cli import tuning
 from flashbench.engines.flash.block_sizes import Blocks
 from flashbench.engines.flash.tuned import Key
-from flashbench.studies.session import Progress
+from flashbench.studies.progress import Progress
 from flashbench.studies.tune.keep import Outcome, Tuned
 from flashbench.studies.tune.plan import Plan
 from flashbench.studies.tune.run import Interrupted

@@ -14,7 +14,7 @@ from flashbench.cli.progress import show_progress
 from flashbench.results.record import Results
 from flashbench.results.store import load
 from flashbench.studies import runner
-from flashbench.studies.session import Progress
+from flashbench.studies.progress import Progress
 from flashbench.studies.study import Study
 
 

@@ -16,13 +16,14 @@ from helpers.fake_cgroups import FakeGroups
 from flashbench.measure import machine, topology
 from flashbench.measure.machine import available_memory_bytes, describe_machine, total_memory_bytes
 from flashbench.results.record import Machine
+from flashbench.system.node import node_name
 
 GIB = 1024**3
 
 
 def test_machine_knows_itself() -> None:
     facts = describe_machine()
-    assert facts.host == platform.node()
+    assert facts.host == node_name()
     assert facts.cpu
     assert facts.microarchitecture
     assert 0 < facts.memory_bytes <= psutil.virtual_memory().total

@@ -17,8 +17,8 @@ from flashbench.results.record import Results
 from flashbench.studies.duel import Contestant, DuelStudy, arena, exit_code, fight, floor_of
 from flashbench.studies.noise_floor import keep_floor, known_floor
 from flashbench.studies.nothing import NothingToMeasureError
+from flashbench.studies.progress import Progress
 from flashbench.studies.runner import Interrupted
-from flashbench.studies.session import Progress
 from flashbench.studies.study import Study
 
 

@@ -13,8 +13,8 @@ from helpers import fake_engines
 from flashbench.errors import ResultsError
 from flashbench.results.record import Results
 from flashbench.studies.duel import Contestant, DuelStudy, arena, fight
+from flashbench.studies.progress import Progress
 from flashbench.studies.runner import Interrupted
-from flashbench.studies.session import Progress
 from flashbench.studies.study import Study
 
 LENGTHS = [24, 25]

@@ -18,7 +18,7 @@ from flashbench.results.record import Results
 from flashbench.results.store import decode, encode
 from flashbench.studies import limits, machine, peak
 from flashbench.studies.machine import inspect_machine
-from flashbench.studies.session import Progress
+from flashbench.studies.progress import Progress
 
 
 @pytest.fixture

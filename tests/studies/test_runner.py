@@ -17,7 +17,8 @@ from flashbench.measure.timing import Burst
 from flashbench.measure.worker import Worker
 from flashbench.results.record import Measurement, Results, Status
 from flashbench.studies import peak, runner, session
-from flashbench.studies.runner import Interrupted, Progress, failed, run
+from flashbench.studies.progress import Progress
+from flashbench.studies.runner import Interrupted, failed, run
 from flashbench.studies.study import Study
 
 SEGFAULTS = sys.platform != "win32"

@@ -14,8 +14,8 @@ from flashbench.engines.flash.block_sizes import Blocks
 from flashbench.engines.flash.tuned import Key, read_entries
 from flashbench.errors import ResultsError
 from flashbench.studies import workload
+from flashbench.studies.progress import Progress
 from flashbench.studies.runner import run
-from flashbench.studies.session import Progress
 from flashbench.studies.study import Study
 from flashbench.studies.tune import contest
 from flashbench.studies.tune import run as tune_run

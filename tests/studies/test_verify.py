@@ -11,7 +11,7 @@ from flashbench.dtypes import NARROWEST_FIRST
 from flashbench.errors import EngineError
 from flashbench.studies.cases import choose_cases, narrow_cases
 from flashbench.studies.nothing import NothingToMeasureError
-from flashbench.studies.session import Progress
+from flashbench.studies.progress import Progress
 from flashbench.studies.verify import CaseResult, Deviation, Verification, verify
 
 

@@ -13,10 +13,10 @@ from flashbench.measure.machine import describe_machine
 from flashbench.results.record import Results
 from flashbench.studies.arms.row import ArmRow
 from flashbench.studies.arms.session import ArmSession, ArmStudy, Workers
+from flashbench.studies.progress import Progress
 from flashbench.studies.resume import check_same_study
 from flashbench.studies.run_record import RunRecord, make_machine
 from flashbench.studies.runner import Interrupted
-from flashbench.studies.session import Progress
 
 Row = TypeVar("Row", bound=ArmRow)
 

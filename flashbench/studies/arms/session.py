@@ -18,7 +18,8 @@ from flashbench.measure.worker import Worker
 from flashbench.results.record import Process
 from flashbench.studies.arms.row import ArmRow
 from flashbench.studies.forecast import Forecast, Step
-from flashbench.studies.session import MEMORY, TIMING, Progress
+from flashbench.studies.progress import Progress
+from flashbench.studies.session import MEMORY, TIMING
 
 Row = TypeVar("Row", bound=ArmRow)
 

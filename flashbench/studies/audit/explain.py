@@ -17,8 +17,8 @@ from flashbench.studies.audit.readings import Reading, readings
 from flashbench.studies.audit.script import script_of
 from flashbench.studies.audit.shrink import shrunk
 from flashbench.studies.cases import Case
+from flashbench.studies.progress import Progress
 from flashbench.studies.question import Question
-from flashbench.studies.session import Progress
 from flashbench.studies.verify import Verification, outputs_of, try_case, work_of
 from flashbench.tolerances import Output, problem_tolerance
 

@@ -22,10 +22,10 @@ from flashbench.results.record import Results
 from flashbench.studies.duel.arena import Arena
 from flashbench.studies.duel.settings import SIDES, Contestant, DuelStudy
 from flashbench.studies.noise_floor import DEFAULT_SEQLEN, NoiseFloor, check_floor, keep_floor, known_floor
+from flashbench.studies.progress import Progress
 from flashbench.studies.resume import check_same_study
 from flashbench.studies.run_record import RunRecord, make_machine
 from flashbench.studies.runner import Interrupted
-from flashbench.studies.session import Progress
 from flashbench.studies.study import Study
 from flashbench.system.cores import available_cores
 

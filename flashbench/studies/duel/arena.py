@@ -23,8 +23,8 @@ from flashbench.studies.duel import admission
 from flashbench.studies.duel.match import Match, Order
 from flashbench.studies.duel.settings import SIDES, DuelStudy
 from flashbench.studies.nothing import nothing_to_measure
+from flashbench.studies.progress import Progress
 from flashbench.studies.rows import Row
-from flashbench.studies.session import Progress
 
 SIDE_ORDERS: tuple[Order, Order] = ("ab", "ba")
 

@@ -7,7 +7,7 @@ tokens. Memory is measured first, in processes that are not timed.
 
 from __future__ import annotations
 
-from flashbench.studies.infer.run import failed, run
+from flashbench.studies.infer.run import run
 from flashbench.studies.infer.study import InferStudy
 
-__all__ = ["InferStudy", "failed", "run"]
+__all__ = ["InferStudy", "run"]

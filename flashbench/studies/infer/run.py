@@ -13,9 +13,7 @@ from flashbench.studies.infer.agreement import disagreement
 from flashbench.studies.infer.models import settings_of
 from flashbench.studies.infer.row import InferRow
 from flashbench.studies.infer.study import InferStudy
-from flashbench.studies.nothing import is_empty
-from flashbench.studies.runner import FAILURES
-from flashbench.studies.session import Progress
+from flashbench.studies.progress import Progress
 from flashbench.system.cores import available_cores
 
 _MODULES = (workload.__name__, "flashbench.integrations.huggingface")
@@ -54,11 +52,6 @@ def run(
         on_results=on_results,
         earlier=earlier,
     )
-
-
-def failed(results: Results) -> bool:
-    """Whether a point failed, its tokens differ from the other arms', or no point was timed."""
-    return is_empty(results) or any(row.status in FAILURES for row in results.inference)
 
 
 def _compare_tokens(arms: Sequence[InferRow]) -> None:

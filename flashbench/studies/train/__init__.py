@@ -8,7 +8,7 @@ timed.
 
 from __future__ import annotations
 
-from flashbench.studies.train.run import failed, run
+from flashbench.studies.train.run import run
 from flashbench.studies.train.study import Setting, TrainStudy
 
-__all__ = ["Setting", "TrainStudy", "failed", "run"]
+__all__ = ["Setting", "TrainStudy", "run"]

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 
 from flashbench.results.record import Results
 from flashbench.studies.arms import Workers, run_arms
-from flashbench.studies.nothing import is_empty, nothing_to_measure
-from flashbench.studies.runner import FAILURES
-from flashbench.studies.session import Progress
+from flashbench.studies.nothing import nothing_to_measure
+from flashbench.studies.progress import Progress
 from flashbench.studies.train import workload
 from flashbench.studies.train.agreement import disagreement
 from flashbench.studies.train.obstacles import Obstacles
@@ -49,11 +48,6 @@ def run(
         on_results=on_results,
         earlier=earlier,
     )
-
-
-def failed(results: Results) -> bool:
-    """Whether a point failed, its losses differ from the other arms', or no point was timed."""
-    return is_empty(results) or any(row.status in FAILURES for row in results.training)
 
 
 def _rows(study: TrainStudy, threads: int) -> list[TrainRow]:

@@ -15,7 +15,7 @@ from flashbench.measure.timing import Burst
 from flashbench.measure.worker import Worker, WorkerFailure
 from flashbench.studies import workload
 from flashbench.studies.forecast import Forecast, Step
-from flashbench.studies.session import Progress
+from flashbench.studies.progress import Progress
 from flashbench.studies.tune.candidates import candidates
 from flashbench.studies.tune.contest import LEAST_SPAN_S, MOST_PROCESSES, PROCESSES, Duel, fastest
 from flashbench.studies.tune.keep import Outcome, Tuned, find_table, keep, make_writable

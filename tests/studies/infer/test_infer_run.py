@@ -17,12 +17,12 @@ pytest.importorskip("transformers")
 from flashbench.errors import ConfigError, ResultsError
 from flashbench.results.record import Results
 from flashbench.studies.arms.session import foretold_bytes
-from flashbench.studies.infer import InferStudy, failed, run
+from flashbench.studies.infer import InferStudy, run
 from flashbench.studies.infer.row import InferRow
 from flashbench.studies.infer.run import _compare_tokens
 from flashbench.studies.infer.study import InferPoint
 from flashbench.studies.infer.workload import InferWorkload
-from flashbench.studies.runner import Interrupted
+from flashbench.studies.runner import Interrupted, failed
 
 TINY = {
     "model_type": "llama",

@@ -12,8 +12,8 @@ from helpers import fake_steps
 from flashbench.errors import ResultsError
 from flashbench.integrations.forecasting import models
 from flashbench.results.record import Results
+from flashbench.studies.progress import Progress
 from flashbench.studies.runner import Interrupted
-from flashbench.studies.session import Progress
 from flashbench.studies.train import TrainStudy, run, workload
 
 STUDY = TrainStudy(

@@ -16,8 +16,9 @@ from flashbench.integrations.forecasting import models
 from flashbench.results.record import Results, TrainingStep
 from flashbench.studies.arms.session import foretold_bytes
 from flashbench.studies.nothing import NothingToMeasureError
-from flashbench.studies.session import Progress
-from flashbench.studies.train import TrainStudy, failed, run, workload
+from flashbench.studies.progress import Progress
+from flashbench.studies.runner import failed
+from flashbench.studies.train import TrainStudy, run, workload
 from flashbench.studies.train.row import TrainRow
 from flashbench.studies.train.study import TrainPoint
 
