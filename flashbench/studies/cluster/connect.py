@@ -94,6 +94,9 @@ def _slurm(path: str) -> tuple[Any, int]:
     jobs = settings.pop("jobs", None)
     if not isinstance(jobs, int) or jobs < 1:
         raise ConfigError(f"{path} must have jobs, a number of workers from 1 up, not {jobs!r}")
+    for name in ("cores", "memory"):
+        if name not in settings:
+            raise ConfigError(f"{path} must have {name}, which SLURMCluster needs")
     arguments = {
         "processes": 1,
         "python": sys.executable,
