@@ -330,7 +330,7 @@ Cluster = Annotated[
     typer.Option(
         "--cluster",
         metavar="ADDRESS",
-        help="Measure on the hosts of a Dask cluster: tcp://HOST:8786, local:N (processes here), or "
+        help="Measure on the hosts of a Dask cluster, such as tcp://HOST:8786, local:2 (processes here) or "
         "slurm:FILE.yaml. Needs the extra cluster.",
         rich_help_panel=CLUSTER,
     ),
