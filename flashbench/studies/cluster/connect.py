@@ -18,6 +18,8 @@ _CONNECT_S = 10
 LOOPBACK = "127.0.0.1"
 # Dask's scheduler has an HTTP server even so: on a port that is free, and on loopback alone.
 _NO_DASHBOARD = {"dashboard": False, "dashboard_address": f"{LOOPBACK}:0"}
+# Ctrl-C on a terminal goes to the command and to its workers. It is the command's to handle.
+_IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 class Connection(NamedTuple):
@@ -79,6 +81,7 @@ def _local(spec: str, count: str) -> tuple[Any, int]:
         resources={RESOURCE: 1},
         host=LOOPBACK,
         scheduler_kwargs=_NO_DASHBOARD,
+        preload=_IGNORE_INTERRUPTS,
         silence_logs=logging.CRITICAL,
     )
     return cluster, int(count)
