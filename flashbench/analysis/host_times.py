@@ -152,9 +152,10 @@ def _judge_family(family: Family, fail_over: float) -> list[dict[str, HostTime]]
 
 
 def _may_differ(values: Values, fail_over: float) -> bool:
-    """Whether any two hosts' medians are so far apart that one may be slower."""
+    """Whether any host's median is so far above the middle, which is 0, that it may be slower."""
     medians = [median(own) for own in values.values()]
-    return max(medians) - min(medians) > math.log1p(fail_over)
+    middle = min(medians) if len(medians) == 2 else 0.0
+    return max(medians) - middle > math.log1p(fail_over)
 
 
 def _centred(values: Values) -> Values:

@@ -6,9 +6,11 @@ its clock, so they are correlated: an interval over calls would be far too narro
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -176,11 +178,26 @@ def _from_middle(centres: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _resampled(values: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """Pseudo-medians of RESAMPLES resamples of one group."""
+    count = len(values)
+    if math.comb(2 * count - 1, count) <= RESAMPLES:  # few differ: of six values 462
+        picks, chances = _multisets(count)
+        return pseudo_median(values[picks])[rng.choice(len(picks), RESAMPLES, p=chances)]
     parts = []
     for start in range(0, RESAMPLES, BATCH):
-        shape = (min(BATCH, RESAMPLES - start), len(values))
-        parts.append(pseudo_median(values[rng.integers(0, len(values), shape)]))
+        shape = (min(BATCH, RESAMPLES - start), count)
+        parts.append(pseudo_median(values[rng.integers(0, count, shape)]))
     return np.concatenate(parts)
+
+
+@cache
+def _multisets(count: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The resamples of so many values that differ in more than their order, and how likely each is."""
+    picks = list(itertools.combinations_with_replacement(range(count), count))
+    orders = [
+        math.factorial(count) / math.prod(math.factorial(pick.count(value)) for value in set(pick))
+        for pick in picks
+    ]
+    return np.array(picks), np.array(orders) / count**count
 
 
 def sign_flip_p(log_ratios: Sequence[float]) -> float:

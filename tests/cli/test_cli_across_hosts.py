@@ -201,7 +201,7 @@ def test_a_page_of_many_hosts_charts_those_that_stand_out(flashbench, file, tmp_
     page = tmp_path / "page.html"
     assert flashbench("report", file(make_cluster(hosts)), "-o", str(page)).code == 0
     text = page.read_text(encoding="utf-8")
-    assert "Charts have 8 of them, those that stand out first." in text
+    assert "Words, ratios and charts are of 8 of them, those that stand out first;" in text
     charts = text[text.index('id="latency"') : text.index('id="memory"')]
     assert "flash \N{MIDDLE DOT} node11" in charts
     assert "flash \N{MIDDLE DOT} node6" in charts

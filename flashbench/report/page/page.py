@@ -55,26 +55,30 @@ def report_page(sources: Sequence[Source]) -> str:
     """
     of_runs = [source for source in sources if source.results.kind != "documented"]
     hosts = Hosts(of_runs)
-    own, charted = hosts.sources, hosts.charted
+    own, shown = hosts.sources, hosts.shown
     given = [source.results for source in sources if source.results.kind == "documented"]
-    panels, of_models = make_panels(charted), model_panels(charted)
+    panels, of_models = make_panels(shown), model_panels(shown)
     measured, models = measured_tables(own), model_tables(own)
-    sections = [*chart_sections(charted, panels, measured), *model_sections(charted, of_models, models)]
+    sections = [*chart_sections(shown, panels, measured), *model_sections(shown, of_models, models)]
     tables = [*measured.values(), *models.values()]
-    with_documented = given or any(source.results.measurements for source in own)
+    # Documented figures stand beside files of one machine; beside each of many hosts they would be no news.
+    beside = [source for source in of_runs if not source.results.hosts]
+    with_documented = given or any(source.results.measurements for source in beside)
     return (
         _environment()
         .get_template("template.html.jinja")
         .render(
             title=_title(of_runs),
-            summary=[*hosts.words, *summary(own)],
-            ratios=[*ratio_tables(own), *faster_tables(own)],
+            host_words=hosts.words,
+            host_verdicts=hosts.verdicts,
+            summary=summary(shown),
+            ratios=[*ratio_tables(shown), *faster_tables(shown)],
             warnings=_warnings(of_runs, own),
             several=len(own) > 1,
-            verdicts=[*hosts.verdicts, *verdict_tables(own)],
+            verdicts=verdict_tables(own),
             sections=sections,
             single=len({chart.table_id for section in sections for chart in section.charts}) <= 1,
-            documented=documented_tables(given[0] if given else documented_results(), charted)
+            documented=documented_tables(given[0] if given else documented_results(), beside or shown)
             if with_documented
             else [],
             measured=tables,
