@@ -1,4 +1,4 @@
-"""Files of several hosts: a line that names the host whose results follow, and the hosts against their peers."""
+"""Files of several hosts: the line that names a host above its tables, and the hosts against their peers."""
 
 from __future__ import annotations
 
