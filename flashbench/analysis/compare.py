@@ -4,48 +4,28 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from itertools import islice
+from typing import NamedTuple
 
 import msgspec
 
 from flashbench.analysis.groups import grouped
 from flashbench.analysis.pairs import Pair, judge_pairs, least_processes, p_value, processes_of
-from flashbench.analysis.row_words import arm_word, place_word
+from flashbench.analysis.row_keys import AnyKey, Key, rows_by_key
 from flashbench.analysis.scaling import has_scaling
+from flashbench.analysis.settings import comparable_settings
 from flashbench.analysis.verdict import FAILED, verdicts_exit_code
-from flashbench.analysis.whole_models import model_rows, place_key
-from flashbench.analysis.words import counted, settings_word
+from flashbench.analysis.whole_models import model_rows
+from flashbench.analysis.words import counted
 from flashbench.errors import ResultsError
-from flashbench.problem import AttentionProblem, Direction
-from flashbench.results.export.names import with_cold_caches
 from flashbench.results.one_line import one_line
-from flashbench.results.record import AnyRow, Measurement, Results, Side
+from flashbench.results.record import AnyRow, Results
 
 
 class IncomparableError(ResultsError):
     """The files have different machines or settings, or no measurement in common."""
 
     exit_code = 3
-
-
-class Key(NamedTuple):
-    """The identity of a measurement within a file. Blocks and path are those asked for: the engine may choose
-    others."""
-
-    problem: AttentionProblem
-    engine: str
-    direction: Direction
-    blocks: tuple[int, int] | Literal["auto"] | None
-    path: str | None
-    side: Side | None
-    threads: int | None  # None: all measurements of both files have the same number, or --force ignores it
-
-
-class ModelKey(NamedTuple):
-    """The identity of a whole model's row within a file."""
-
-    place: tuple[object, ...]
-    attention: str
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +59,18 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return verdicts_exit_code((pair.verdict, pair.new) for pair in self.pairs)
 
 
+class Match(NamedTuple):
+    """Two comparable files: the rows that both have, and those of one alone. Nothing is judged yet."""
+
+    base: Results
+    new: Results
+    names: tuple[str, str]
+    differences: list[Difference]
+    sides: list[tuple[AnyRow, AnyRow]]
+    only_in_base: list[AnyRow]
+    only_in_new: list[AnyRow]
+
+
 def compare(
     base: Results,
     new: Results,
@@ -102,15 +94,20 @@ def compare(
     Raises IncomparableError if machines or settings differ and `force` is not set, and if no measurement is
     in both. force: also match measurements that differ only in their block size.
     """
+    return judged([match(base, new, names=(base_name, new_name), force=force)], fail_over)[0]
+
+
+def match(base: Results, new: Results, *, names: tuple[str, str], force: bool = False) -> Match:
+    """The rows that both files have. Raises IncomparableError, as `compare` does."""
     differences = _differences(base, new)
     if differences and not force:
         listed = "; ".join(f"{one.name}: {one.base} / {one.new}" for one in differences)
         raise IncomparableError(
-            f"{base_name} and {new_name} are not comparable: {listed}",
-            hint=f"{_both_shown(base_name, new_name)}; --force compares them all the same",
+            f"{names[0]} and {names[1]} are not comparable: {listed}",
+            hint=f"{_both_shown(*names)}; --force compares them all the same",
         )
     curves = has_scaling(base.measurements) or has_scaling(new.measurements)
-    old_rows, new_rows = _by_key(base, base_name, curves), _by_key(new, new_name, curves)
+    old_rows, new_rows = rows_by_key(base, names[0], curves), rows_by_key(new, names[1], curves)
     matches = [(key, key) for key in old_rows if key in new_rows]
     if force:
         matches += _unlike_blocks(
@@ -118,56 +115,45 @@ def compare(
         )
     if not matches:
         raise IncomparableError(
-            f"{base_name} and {new_name} have no measurement in common",
-            hint=_both_shown(base_name, new_name),
+            f"{names[0]} and {names[1]} have no measurement in common", hint=_both_shown(*names)
         )
-    matched_old, matched_new = ({match[side] for match in matches} for side in (0, 1))
-    sides = [(old_rows[old], new_rows[key]) for old, key in matches]
-    return Comparison(
-        base_name=one_line(base_name),
-        new_name=one_line(new_name),
-        fail_over=fail_over,
-        differences=differences,
-        remarks=_remarks(base, new, fail_over) + _too_few(sides),
-        pairs=judge_pairs(sides, fail_over),
+    matched_old, matched_new = ({pair[side] for pair in matches} for side in (0, 1))
+    return Match(
+        base,
+        new,
+        names,
+        differences,
+        sides=[(old_rows[old], new_rows[key]) for old, key in matches],
         only_in_base=[row for key, row in old_rows.items() if key not in matched_old],
         only_in_new=[row for key, row in new_rows.items() if key not in matched_new],
     )
+
+
+def judged(matches: Sequence[Match], fail_over: float) -> list[Comparison]:
+    """A comparison for each match. p-values are adjusted for the pairs of all of them together."""
+    every = [pair for one in matches for pair in one.sides]
+    pairs = iter(judge_pairs(every, fail_over))
+    tested = sum(p_value(*pair) is not None for pair in every)
+    return [
+        Comparison(
+            base_name=one_line(one.names[0]),
+            new_name=one_line(one.names[1]),
+            fail_over=fail_over,
+            differences=one.differences,
+            remarks=_remarks(one.base, one.new, fail_over) + _too_few(one.sides, tested),
+            pairs=list(islice(pairs, len(one.sides))),
+            only_in_base=one.only_in_base,
+            only_in_new=one.only_in_new,
+        )
+        for one in matches
+    ]
 
 
 def _both_shown(base_name: str, new_name: str) -> str:
     return f"flashbench report {shlex.quote(base_name)} {shlex.quote(new_name)} shows them side by side"
 
 
-def _by_key(results: Results, name: str, curves: bool) -> dict[Key | ModelKey, AnyRow]:
-    """curves: whether measurements are told apart by their numbers of threads."""
-    rows: dict[Key | ModelKey, AnyRow] = {}
-    every: list[AnyRow] = [*results.measurements, *model_rows(results)]
-    for row in every:
-        key = _key(row, curves) if isinstance(row, Measurement) else ModelKey(place_key(row), row.attention)
-        if key in rows:
-            raise ResultsError(
-                f"{name} holds {arm_word(row)} at {place_word(row)} twice, alike in every setting"
-            )
-        rows[key] = row
-    return rows
-
-
-def _key(row: Measurement, curves: bool) -> Key:
-    return Key(
-        row.problem,
-        row.engine,
-        row.direction,
-        row.blocks_asked,
-        row.path_asked,
-        row.side,
-        row.threads if curves else None,
-    )
-
-
-def _unlike_blocks(
-    old: Iterable[Key | ModelKey], new: Iterable[Key | ModelKey]
-) -> list[tuple[Key | ModelKey, Key | ModelKey]]:
+def _unlike_blocks(old: Iterable[AnyKey], new: Iterable[AnyKey]) -> list[tuple[AnyKey, AnyKey]]:
     """Pairs that differ only in their block size, if only one pairing is possible."""
     old_alike, new_alike = _without_blocks(old), _without_blocks(new)
     return [
@@ -177,55 +163,29 @@ def _unlike_blocks(
     ]
 
 
-def _without_blocks(keys: Iterable[Key | ModelKey]) -> dict[Key, list[Key]]:
+def _without_blocks(keys: Iterable[AnyKey]) -> dict[Key, list[Key]]:
     return grouped((key for key in keys if isinstance(key, Key)), lambda key: key._replace(blocks=None))
 
 
 def _differences(base: Results, new: Results) -> list[Difference]:
     """Differences that make times incomparable. Host names, dates and library versions do not."""
-    pairs: list[tuple[str, object, object]] = [
-        ("kind", base.kind, new.kind) if "documented" in (base.kind, new.kind) else ("kind", None, None),
-        ("cpu", base.machine.cpu, new.machine.cpu),
-        ("isa", base.machine.isa, new.machine.isa),
-        ("cores", base.machine.cores, new.machine.cores),
-        # None: no limit. A file older than this field has None too.
-        ("cpu_quota", base.machine.cpu_quota or "none", new.machine.cpu_quota or "none"),
-        ("binding", _binding(base), _binding(new)),
-        ("governor", base.machine.governor, new.machine.governor),
-        ("threads", _threads(base), _threads(new)),
-        ("cold", with_cold_caches(base), with_cold_caches(new)),
-        *_of_models(base, new),
-    ]
-    return [
-        Difference(name=name, base=_word(old), new=_word(late)) for name, old, late in pairs if old != late
-    ]
+    old, late = comparable_settings(base), comparable_settings(new)
+    pairs: list[tuple[str, str, str]] = [(name, old[name], late[name]) for name in old]
+    if "documented" in (base.kind, new.kind):
+        pairs.insert(0, ("kind", base.kind, new.kind))
+    pairs += _of_models(base, new)
+    return [Difference(name=name, base=one, new=other) for name, one, other in pairs if one != other]
 
 
-def _of_models(base: Results, new: Results) -> Iterator[tuple[str, object, object]]:
-    """Settings of whole models that their rows do not have, and models that are others of the same name."""
-    for name in ("horizon", "patch_stride", "settings"):
-        yield name, base.study.get(name), new.study.get(name)
+def _of_models(base: Results, new: Results) -> Iterator[tuple[str, str, str]]:
+    """Models that are others of the same name."""
     sizes = [_parameters(side) for side in (base, new)]
     for model in sorted(sizes[0].keys() & sizes[1].keys()):
-        yield f"parameters of {model}", sizes[0][model], sizes[1][model]
+        yield f"parameters of {model}", str(sizes[0][model]), str(sizes[1][model])
 
 
 def _parameters(results: Results) -> dict[str, int]:
     return {row.model: row.parameters for row in model_rows(results) if row.parameters is not None}
-
-
-def _threads(results: Results) -> str | None:
-    counts = sorted({row.threads for row in results.rows if row.threads is not None})
-    return ", ".join(map(str, counts)) or None
-
-
-def _binding(results: Results) -> str:
-    """OpenMP's settings that bind threads to cores."""
-    return settings_word(dict(sorted(results.machine.binding.items()))) or "none"
-
-
-def _word(value: object) -> str:
-    return "not stated" if value is None else str(value)
 
 
 def _remarks(base: Results, new: Results, fail_over: float) -> list[str]:
@@ -251,9 +211,8 @@ def _remarks(base: Results, new: Results, fail_over: float) -> list[str]:
     return remarks
 
 
-def _too_few(sides: Sequence[tuple[AnyRow, AnyRow]]) -> list[str]:
-    """Advice if there are too few processes to decide."""
-    tested = sum(p_value(*side) is not None for side in sides)
+def _too_few(sides: Sequence[tuple[AnyRow, AnyRow]], tested: int) -> list[str]:
+    """Advice if there are too few processes to decide. tested: p-values that are adjusted together."""
     open_to_chance = [(base, new) for base, new in sides if base != new and p_value(base, new) is not None]
     counts = [processes_of(row) for side in open_to_chance for row in side]
     needed = least_processes(tested) if tested else 0

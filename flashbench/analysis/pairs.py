@@ -121,8 +121,11 @@ def least_processes(tested: int) -> int:
 
 def _memory_verdict(base: AnyRow, new: AnyRow, fail_over: float) -> Verdict | None:
     old, late = peak_bytes(base), peak_bytes(new)
-    if old is None or late is None:
-        return None
+    return None if old is None or late is None else memory_verdict(old, late, fail_over)
+
+
+def memory_verdict(old: float, late: float, fail_over: float) -> Verdict:
+    """The verdict on two peaks in bytes, which have no noise but that of the interpreter."""
     if abs(late - old) <= MEMORY_NOISE_BYTES:
         return "same"
     if late > old * (1 + fail_over):

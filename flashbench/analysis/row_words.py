@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flashbench.analysis.blocks import block_label
+from flashbench.analysis.blocks import block_label, with_block
 from flashbench.analysis.group_words import problem_line
 from flashbench.analysis.groups import Along, group_key
 from flashbench.analysis.paths import engine_with_path
@@ -47,3 +47,8 @@ def row_name(row: AnyRow) -> str:
     if isinstance(row, Measurement):
         return benchmark_name(row)
     return f"{kind_line(row)}, {place_name(row)}, {row.attention}"
+
+
+def row_title(row: AnyRow) -> str:
+    """All of a row but its place: what ran, the kind of problem or work, and the block sizes asked for."""
+    return with_block(f"{arm_word(row)}, {kind_line(row)}", asked_word(row))

@@ -14,7 +14,7 @@ from flashbench.report.annotations import duel_annotations
 from flashbench.report.duel import duel_report
 from flashbench.report.github import report_to_github
 from flashbench.report.markdown import results_markdown
-from flashbench.results.store import load
+from flashbench.results.store import load, one_host
 from flashbench.studies.duel import exit_code
 
 _FITS = ("a", "b", "from_", "threshold", "json", "save")  # the parameters that go with a file
@@ -26,7 +26,7 @@ def duel_from(path: str, context: typer.Context, output: Output) -> int:
     Raises ConfigError for an option that needs a measurement, ResultsError for a file without whole models.
     """
     given = given_with_file(context)
-    results = load(path)
+    results = one_host(load(path), path, "a duel pairs the rounds of one machine")
     rows = model_rows(results)
     if not rows or results.duels:
         raise ResultsError(

@@ -56,16 +56,24 @@ def export(
     from flashbench.report.layout import statuses_line
     from flashbench.report.markdown import results_markdown
     from flashbench.results.export import FORMATS, Format
-    from flashbench.results.store import load, load_measurements, write_whole
+    from flashbench.results.store import load, load_measurements, one_host, write_whole
 
-    formats = {**FORMATS, "markdown": Format(results_markdown, lambda row: True, takes_training=True)}
+    formats = {
+        **FORMATS,
+        "markdown": Format(results_markdown, lambda row: True, takes_training=True, takes_hosts=True),
+    }
     chosen = parse_choices("--format", format_, formats, many=False)[0]
     check_output(output)
     file = load(results) if chosen.takes_training else load_measurements(results)
+    if not chosen.takes_hosts:
+        file = one_host(
+            file, results, f"{format_} has one entry for each measurement, and no place for its host"
+        )
+    measurements = [row for each in file.each_host for row in each.measurements]
     if not file.rows:
         raise ResultsError(f"{results} has no measurements")
-    left_out = [row for row in file.measurements if not chosen.takes(row)]
-    if left_out and len(left_out) == len(file.measurements):
+    left_out = [row for row in measurements if not chosen.takes(row)]
+    if left_out and len(left_out) == len(measurements):
         raise ResultsError(
             f"{results} has nothing that {format_} has a place for: {statuses_line(left_out)}",
             hint="csv and markdown have a place for every measurement",
@@ -80,5 +88,5 @@ def export(
     if not file.complete:
         say(f"{results} is unfinished: more was asked for than it holds")
     if left_out:
-        of = f"{len(left_out)} of {len(file.measurements)} measurements"
+        of = f"{len(left_out)} of {len(measurements)} measurements"
         say(f"left out {of}, for which {format_} has no place: {statuses_line(left_out)}")

@@ -14,7 +14,8 @@ from flashbench.cli.output import ResultFiles
 from flashbench.cli.progress import show_progress
 from flashbench.cli.say import say
 from flashbench.errors import ConfigError
-from flashbench.report.hosts import host_line
+from flashbench.report.across_hosts import across_report
+from flashbench.report.hosts import across_of, host_line
 from flashbench.results.record import Results
 from flashbench.studies import runner
 from flashbench.studies.shortage import shortage_lines
@@ -78,13 +79,20 @@ def run_and_report(
 
 
 def report_each_host(console: Console, results: Results, report: Callable[[Console, Results], None]) -> None:
-    """Print a report of each host's results; on a cluster each below a line that names the host."""
+    """Print a report of each host's results; on a cluster each below a line that names the host.
+
+    Below them are the verdicts on hosts that measured the same.
+    """
     for number, one in enumerate(results.each_host):
         if results.hosts:
             if number:
                 console.print()
             console.print(host_line(one))
         report(console, one)
+    across = across_of(results)
+    if across is not None:
+        console.print()
+        console.print(across_report(across))
 
 
 def _say_what_is_missing(study: Study, results: Results, *, kept: str | None) -> None:

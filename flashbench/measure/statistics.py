@@ -6,9 +6,11 @@ its clock, so they are correlated: an interval over calls would be far too narro
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -143,6 +145,59 @@ def unpaired_ratio(
         rng=np.random.default_rng(SEED),
     ).confidence_interval
     return Interval(ratio, float(found.low), float(found.high))
+
+
+def against_the_middle(groups: Sequence[Sequence[float]], confidence: float = CONFIDENCE) -> list[Interval]:
+    """Each group's ratio to the middle group: exp of its pseudo-median less the median of all pseudo-medians.
+
+    groups: logarithms, two groups or more of one value or more. The middle of three groups or more is where
+    most of them are: one slow group does not move it. Of two groups the middle is the other one.
+    The intervals are percentile bootstraps over the values of each group. The groups are always all: this is
+    a statement on these groups, not on others that might have been.
+
+    >>> [round(one.ratio, 2) for one in against_the_middle([[0.0, 0.01], [0.0, 0.01], [0.1, 0.11]])]
+    [1.0, 1.0, 1.11]
+    """
+    values = [np.asarray(group, float) for group in groups]
+    found = _from_middle(np.array([[float(pseudo_median(each))] for each in values]))[:, 0]
+    rng = np.random.default_rng(SEED)
+    drawn = _from_middle(np.array([_resampled(each, rng) for each in values]))
+    tail = 50 * (1 - confidence)
+    lows, highs = np.percentile(drawn, (tail, 100 - tail), axis=1)
+    return [
+        Interval(*(math.exp(float(bound)) for bound in bounds))
+        for bounds in zip(found, lows, highs, strict=True)
+    ]
+
+
+def _from_middle(centres: NDArray[np.float64]) -> NDArray[np.float64]:
+    """centres[group, resample] less the middle of its resample."""
+    middle = centres[::-1] if len(centres) == 2 else np.median(centres, axis=0)
+    return np.asarray(centres - middle)
+
+
+def _resampled(values: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Pseudo-medians of RESAMPLES resamples of one group."""
+    count = len(values)
+    if math.comb(2 * count - 1, count) <= RESAMPLES:  # few differ: of six values 462
+        picks, chances = _multisets(count)
+        return pseudo_median(values[picks])[rng.choice(len(picks), RESAMPLES, p=chances)]
+    parts = []
+    for start in range(0, RESAMPLES, BATCH):
+        shape = (min(BATCH, RESAMPLES - start), count)
+        parts.append(pseudo_median(values[rng.integers(0, count, shape)]))
+    return np.concatenate(parts)
+
+
+@cache
+def _multisets(count: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The resamples of so many values that differ in more than their order, and how likely each is."""
+    picks = list(itertools.combinations_with_replacement(range(count), count))
+    orders = [
+        math.factorial(count) / math.prod(math.factorial(pick.count(value)) for value in set(pick))
+        for pick in picks
+    ]
+    return np.array(picks), np.array(orders) / count**count
 
 
 def sign_flip_p(log_ratios: Sequence[float]) -> float:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flashbench.analysis.across_hosts import AcrossHosts, Node
 from flashbench.analysis.compare import Comparison
+from flashbench.analysis.compare_hosts import HostComparison
+from flashbench.analysis.host_times import UNDECIDED, HostVerdict
 from flashbench.analysis.row_words import row_name
+from flashbench.report.across_hosts import node_lines
 from flashbench.report.duel import duel_line, duel_title
 from flashbench.report.github import Annotation, Level
+from flashbench.report.units import format_wide_ratio
 from flashbench.results.record import AnyRow, Results, Verdict
 
 LEVELS: Mapping[Verdict, Level] = {
@@ -16,6 +21,7 @@ LEVELS: Mapping[Verdict, Level] = {
     "failed": "error",
     "inconclusive": "warning",
 }
+HOST_LEVELS: Mapping[HostVerdict, Level] = {"slower": "error", "failed": "error", UNDECIDED: "warning"}
 
 
 def duel_annotations(results: Results) -> list[Annotation]:
@@ -48,6 +54,38 @@ def compare_annotations(comparison: Comparison) -> list[Annotation]:
         for pair in comparison.pairs
         if pair.verdict in LEVELS
     ]
+
+
+def compare_hosts_annotations(comparison: HostComparison) -> list[Annotation]:
+    """Those of each host, which their titles name, and one for each host that is not comparable."""
+    return [
+        *(
+            Annotation("warning", f"{host}: not compared", why)
+            for host, why in comparison.incomparable.items()
+        ),
+        *(
+            one._replace(title=f"{host}: {one.title}")
+            for host, own in comparison.hosts.items()
+            for one in compare_annotations(own)
+        ),
+    ]
+
+
+def across_annotations(across: AcrossHosts) -> list[Annotation]:
+    """One for each host that is slower, failed or cannot be told."""
+    return [
+        Annotation(
+            HOST_LEVELS[node.verdict],
+            f"{node.host}: {node.verdict}",
+            "; ".join(filter(None, [_time_word(node), *node_lines(node)])),
+        )
+        for node in across.nodes
+        if node.verdict in HOST_LEVELS
+    ]
+
+
+def _time_word(node: Node) -> str:
+    return "" if node.time is None else f"time {format_wide_ratio(node.time.ratio)}"
 
 
 def _level(verdict: Verdict, judged: AnyRow) -> Level:

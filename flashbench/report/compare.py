@@ -8,12 +8,18 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from flashbench.analysis.blocks import with_block
 from flashbench.analysis.compare import Comparison
 from flashbench.analysis.groups import grouped
 from flashbench.analysis.pairs import Pair
 from flashbench.analysis.ratios import peak_bytes
-from flashbench.analysis.row_words import arm_word, asked_word, kind_line, place_axis, place_word
+from flashbench.analysis.row_words import (
+    arm_word,
+    asked_word,
+    kind_line,
+    place_axis,
+    place_word,
+    row_title,
+)
 from flashbench.analysis.words import STATUS_WORDS
 from flashbench.report.cells import size_cell
 from flashbench.report.escapes import escape_markdown, markdown_list
@@ -145,9 +151,5 @@ def _missing_lines(comparison: Comparison) -> list[str]:
 def _listed(rows: Sequence[AnyRow]) -> list[str]:
     return [
         f"{title}: {', '.join(place_word(row) for row in group)}"
-        for title, group in grouped(rows, _row_title).items()
+        for title, group in grouped(rows, row_title).items()
     ]
-
-
-def _row_title(row: AnyRow) -> str:
-    return with_block(f"{arm_word(row)}, {kind_line(row)}", asked_word(row))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -126,7 +127,9 @@ def load(path: str | os.PathLike[str]) -> Results:
 def load_measurements(path: str | os.PathLike[str]) -> Results:
     """`load` a file of measurements. Also raises ResultsError if the file holds rows of whole models."""
     results = load(path)
-    kind = "train" if results.training else "infer" if results.inference else results.kind
+    hosts = results.each_host
+    has_steps, has_tests = any(each.training for each in hosts), any(each.inference for each in hosts)
+    kind = "train" if has_steps else "infer" if has_tests else results.kind
     if kind in _OF_MODELS:
         shows = f"{kind} --show {path} prints" if results.kind == kind else f"report {path} has"
         raise ResultsError(
@@ -146,6 +149,20 @@ def load_of(kind: Literal["train", "infer"], path: str | os.PathLike[str]) -> Re
     if not results.rows:
         raise ResultsError(f"{path} holds no {what}")
     return results
+
+
+def one_host(results: Results, path: str, rule: str) -> Results:
+    """The results of the file's only host. rule: why several cannot be taken together.
+
+    Raises ResultsError if there are several.
+    """
+    first, *others = results.each_host
+    if others:
+        raise ResultsError(
+            f"{path} holds {1 + len(others)} hosts: {rule}",
+            hint=f"each of its hosts is a results file: jq '.hosts[0]' {shlex.quote(path)} > one.json",
+        )
+    return first
 
 
 def decode(content: bytes, *, name: str) -> Results:

@@ -62,7 +62,7 @@ def test_no_command_shows_the_commands_and_fails(flashbench) -> None:
         (["profile", "--frobnicate"], "error: no such option: --frobnicate"),
         (["profile", "--batch"], "error: option '--batch' requires an argument"),
         (["profile", "surplus"], "error: got unexpected extra argument"),
-        (["compare", "one.json"], "error: missing argument 'NEW.json'"),
+        (["compare", "one.json"], "error: compare takes two files, BASE.json and NEW.json, not 1"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_a_hint(flashbench, words: list[str], error: str) -> None:

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, mannwhitneyu
+from scipy.stats import binom, ks_2samp, mannwhitneyu
 from statsmodels.stats.multitest import multipletests
 
+from flashbench.measure import statistics
 from flashbench.measure.statistics import (
+    against_the_middle,
     holm,
     mann_whitney_p,
     median_interval,
@@ -147,3 +149,36 @@ def test_holm_is_statsmodels_holm(p_values: list[float]) -> None:
 
 def test_holm_of_nothing_is_nothing() -> None:
     assert holm([]) == []
+
+
+def test_of_two_groups_each_is_compared_with_the_other() -> None:
+    first, second = against_the_middle([[0.0, 0.02, 0.01], [0.2, 0.21, 0.19]])
+    assert first.ratio == pytest.approx(1 / second.ratio)
+    assert second.ratio == pytest.approx(math.exp(0.19))
+    assert first.low == pytest.approx(1 / second.high)
+
+
+@given(st.lists(st.lists(st.floats(-0.1, 0.1), min_size=2, max_size=10), min_size=3, max_size=6), st.data())
+@settings(max_examples=30)
+def test_a_slow_group_moves_no_other_further_than_the_healthy_lie_apart(
+    groups: list[list[float]], data: st.DataObject
+) -> None:
+    slow = data.draw(st.integers(0, len(groups) - 1))
+    groups[slow] = [value + 100.0 for value in groups[slow]]
+    for place, found in enumerate(against_the_middle(groups)):
+        assert found.low <= found.high
+        if place != slow:
+            assert math.exp(-0.2) - 1e-9 <= found.ratio <= math.exp(0.2) + 1e-9
+
+
+def test_enumerated_and_drawn_resamples_have_the_same_distribution() -> None:
+    """Resamples of few values are enumerated, those of many are drawn."""
+    values = np.array([0.0, 0.011, -0.023, 0.052, 0.004, 0.031, -0.012])
+    picks, chances = statistics._multisets(len(values))
+    assert len(picks) == math.comb(13, 7)
+    assert chances.sum() == pytest.approx(1.0)
+    enumerated = statistics._resampled(values, np.random.default_rng(1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "RESAMPLES", math.comb(13, 7) - 1)  # too few to enumerate
+        drawn = statistics._resampled(values, np.random.default_rng(1))
+    assert ks_2samp(enumerated, drawn).pvalue > 0.01

@@ -17,6 +17,7 @@ from flashbench.report.colours import COLOURS
 from flashbench.report.layout import study_title
 from flashbench.report.page.documented import documented_tables
 from flashbench.report.page.figures import chart_sections
+from flashbench.report.page.hosts import Hosts
 from flashbench.report.page.measured import measured_tables
 from flashbench.report.page.models_figures import model_sections
 from flashbench.report.page.models_measured import model_tables
@@ -50,27 +51,34 @@ def report_page(sources: Sequence[Source]) -> str:
     """The HTML of a report on these files.
 
     Documented figures stand beside measurements. A file with documented figures replaces the built-in ones.
+    Each host of a file stands on the page as a file of its own would.
     """
-    own = [source for source in sources if source.results.kind != "documented"]
+    of_runs = [source for source in sources if source.results.kind != "documented"]
+    hosts = Hosts(of_runs)
+    own, shown = hosts.sources, hosts.shown
     given = [source.results for source in sources if source.results.kind == "documented"]
-    panels, of_models = make_panels(own), model_panels(own)
+    panels, of_models = make_panels(shown), model_panels(shown)
     measured, models = measured_tables(own), model_tables(own)
-    sections = [*chart_sections(own, panels, measured), *model_sections(own, of_models, models)]
+    sections = [*chart_sections(shown, panels, measured), *model_sections(shown, of_models, models)]
     tables = [*measured.values(), *models.values()]
-    with_documented = given or any(source.results.measurements for source in own)
+    # Documented figures stand beside files of one machine; beside each of many hosts they would be no news.
+    beside = [source for source in of_runs if not source.results.hosts]
+    with_documented = given or any(source.results.measurements for source in beside)
     return (
         _environment()
         .get_template("template.html.jinja")
         .render(
-            title=_title(own),
-            summary=summary(own),
-            ratios=[*ratio_tables(own), *faster_tables(own)],
-            warnings=[(source.name, warning) for source in own for warning in source.results.warnings],
+            title=_title(of_runs),
+            host_words=hosts.words,
+            host_verdicts=hosts.verdicts,
+            summary=summary(shown),
+            ratios=[*ratio_tables(shown), *faster_tables(shown)],
+            warnings=_warnings(of_runs, own),
             several=len(own) > 1,
             verdicts=verdict_tables(own),
             sections=sections,
             single=len({chart.table_id for section in sections for chart in section.charts}) <= 1,
-            documented=documented_tables(given[0] if given else documented_results(), own)
+            documented=documented_tables(given[0] if given else documented_results(), beside or shown)
             if with_documented
             else [],
             measured=tables,
@@ -80,6 +88,12 @@ def report_page(sources: Sequence[Source]) -> str:
             tone_classes=defaultdict(str, CLASSES),
         )
     )
+
+
+def _warnings(of_runs: Sequence[Source], own: Sequence[Source]) -> list[tuple[str, str]]:
+    """Those of the files, and those of their hosts, each with the name of its source."""
+    named = [*(file for file in of_runs if file.results.hosts), *own]
+    return [(source.name, warning) for source in named for warning in source.results.warnings]
 
 
 def _title(sources: Sequence[Source]) -> str:

@@ -15,6 +15,7 @@ class Format(NamedTuple):
     render: Callable[[Results], str]
     takes: Callable[[Measurement], bool]  # whether the format can hold that measurement
     takes_training: bool = False  # whether the format can hold training steps
+    takes_hosts: bool = False  # whether the format says which host measured what
 
 
 # One line adds a format.
@@ -23,5 +24,5 @@ FORMATS: Mapping[str, Format] = {
     "github-action-benchmark": Format(github_action_benchmark.render, github_action_benchmark.takes),
     "google-benchmark": Format(google_benchmark.render, google_benchmark.takes),
     "pyperf": Format(pyperf.render, pyperf.takes),
-    "csv": Format(csv.render, csv.takes),
+    "csv": Format(csv.render, csv.takes, takes_hosts=True),
 }

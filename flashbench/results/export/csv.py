@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from flashbench.features import FEATURES
@@ -152,15 +152,23 @@ def takes(row: Measurement) -> bool:
 
 
 def render(results: Results) -> str:
-    """What is not known or does not apply is an empty field; numbers keep every digit, texts stay texts."""
+    """What is not known or does not apply is an empty field; numbers keep every digit, texts stay texts.
+
+    Of a file of several hosts the rows of one host follow those of another: column `host` tells them apart.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    duels = {duel.b: duel for duel in results.duels}
-    for place, (name, row) in enumerate(named(results)):
-        line = Line(name, row, results, results.processes.get(row.side or row.engine), duels.get(place))
-        writer.writerow([_field(line, source) for source in COLUMNS.values()])
+    for file in results.each_host:
+        writer.writerows(_rows(file))
     return text.getvalue()
+
+
+def _rows(file: Results) -> Iterator[list[Any]]:
+    duels = {duel.b: duel for duel in file.duels}
+    for place, (name, row) in enumerate(named(file)):
+        line = Line(name, row, file, file.processes.get(row.side or row.engine), duels.get(place))
+        yield [_field(line, source) for source in COLUMNS.values()]
 
 
 def _field(line: Line, source: str | Callable[[AttentionProblem], Any]) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.chromium import CHROMIUM, Page, chromium
+from helpers.fake_hosts import make_cluster, make_hosts
 from helpers.fake_inference import make_inference
 from helpers.fake_training import every_kind
 from helpers.report_files import make_duel, make_profile, make_sweep, sources
@@ -20,6 +21,7 @@ FILES = {
     "one": sources(make_profile()),
     "models": sources(make_inference(), every_kind()),
     "three": sources(make_profile(), make_sweep(), make_duel()),
+    "hosts": sources(make_cluster(make_hosts(4, 1, slow={2: 1.2}))),
 }
 # Elements that reach past the right edge of the screen, except those that scroll in their own box.
 OVERHANG = """
