@@ -2,7 +2,8 @@
 
 - python: run. The blocks of a page share their names. A line `print(...)  # text` must print that text.
 - sh: each `flashbench ...` runs in the page's own directory, which holds the repository's configs/ and
-  results/. After `<!-- only parsed: REASON -->`, command lines are parsed but not run.
+  results/.
+- After `<!-- only parsed: REASON -->`, a program is compiled and command lines are parsed; neither runs.
 - toml: a study file, if it has a kind. json, yaml: must parse.
 """
 
@@ -37,11 +38,17 @@ OPTIONAL = {"dask", "torch", "transformers", "neuralforecast", "vega_datasets"}
 _ASSIGNMENT = re.compile(r"[A-Z_]+=")
 
 
+def only_parsed(example: Example) -> bool:
+    return ONLY_PARSED.search(example.document.text[: example.region.start]) is not None
+
+
 def python(example: Example) -> None:
     if example.namespace.get(MISSING):
         return  # it may use names of the block that could not run
     line = example.line + example.parsed.line_offset
     code = compile("\n" * line + example.parsed, example.path, "exec", dont_inherit=True)
+    if only_parsed(example):
+        return
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
@@ -62,9 +69,8 @@ def python(example: Example) -> None:
 
 
 def sh(example: Example) -> None:
-    only_parsed = ONLY_PARSED.search(example.document.text[: example.region.start])
     for words in commands(example.parsed):
-        if only_parsed:
+        if only_parsed(example):
             read(words[1:])
         else:
             run(words)
