@@ -34,7 +34,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(home: Path) -> Iterator[int]:
     """The page's scheduler and worker, with the page's settings, on loopback; the scheduler's port."""
     (port,) = free_ports(1)
-    text = block("sh", "dask worker").replace("ib0", "lo").replace("node1:8786", f"127.0.0.1:{port}")
+    text = (
+        block("sh", "dask scheduler --protocol tls")
+        .replace("ib0", "lo")
+        .replace("node1:8786", f"127.0.0.1:{port}")
+    )
     commands = [shlex.split(line) for line in text.replace("8786", str(port)).splitlines()]
     environment = os.environ | {"DASK_CONFIG": os.fspath(home / "tls.yaml")}
     processes = []
