@@ -80,15 +80,11 @@ def host_table(hosts: Sequence[HostProgress]) -> Table:
 
 
 def host_line(host: HostProgress) -> str:
-    """A row of `host_table` for a log.
+    """A row of `host_table`, of a host at work, for a log.
 
     >>> host_line(HostProgress("node1", 2, "N=512", "flash: time", 3, 9, 65.0))
     'node1: N=512, 3/9, 1:05 left, flash: time'
-    >>> host_line(HostProgress("node2", 2))
-    'node2: idle, 2 done'
     """
-    if host.part is None:
-        return f"{host.host}: idle, {host.finished} done"
     step = f"{host.done}/{host.total}" if host.total else ""
     return f"{host.host}: {', '.join(filter(None, (host.part, step, time_left(host), host.label)))}"
 
@@ -116,7 +112,8 @@ def _lines_now_and_then(last: float) -> OnProgress:
         elif now - last >= SECONDS_BETWEEN_LINES or step.done == step.total:
             last = now
             left = f", {time_left(step)}" if step.left_s else ""
-            for line in map(host_line, step.hosts) if step.hosts else [step.label]:
+            busy = [host_line(host) for host in step.hosts if host.part is not None]
+            for line in busy or [step.label]:
                 say(f"[{step.done}/{step.total}{left}] {line}")
 
     return on_progress

@@ -133,13 +133,12 @@ HOSTS = [
 ]
 
 
-def test_a_log_has_a_line_a_host_and_all_news(capsys) -> None:
+def test_a_log_has_a_line_for_each_host_at_work_and_all_news(capsys) -> None:
     with show_progress() as on_progress:
         on_progress(Progress(3, 5, "N=4096", hosts=HOSTS))
         on_progress(Progress(3, 5, "N=512 begins on node2", hosts=HOSTS, news="N=512 begins on node2"))
     assert capsys.readouterr().err.splitlines() == [
         "[3/5] node1: N=4096, 7/24, 1:05 left, flash fwd: time, round 2 of 6",
-        "[3/5] node2: idle, 1 done",
         "[3/5] N=512 begins on node2",
     ]
 

@@ -37,7 +37,7 @@ def parts_of(study: AnyStudy, *, whole: bool = False) -> list[Part]:
     lengths.
     """
     if whole:
-        return [Part("all", study)]
+        return [Part("the study", study)]
     if isinstance(study, Study):
         return [Part(f"N={length}", replace(study, seq_lens=[length]), length) for length in study.seq_lens]
     return [Part(model, replace(study, models=[model])) for model in study.models]

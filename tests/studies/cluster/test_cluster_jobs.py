@@ -90,7 +90,7 @@ def test_a_host_of_each_node_that_is_lost_for_good_is_named() -> None:
     ledger = Ledger(parts_of(STUDY, whole=True), None, each_node=True)
     ledger.meet("a")
     ledger.leave("a")
-    assert ledger.given_up == {"all for a": "the host is not there"}
+    assert ledger.given_up == {"the study for a": "the host is not there"}
     assert not ledger.waiting
 
 
