@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ from msgspec.structs import replace
 
 from flashbench.errors import ConfigError, ResultsError
 from flashbench.results.record import Results
+from flashbench.studies.infer import InferStudy
 from flashbench.studies.nothing import NothingToMeasureError
 from flashbench.studies.progress import Progress
 from flashbench.studies.runner import Interrupted, failed, run
@@ -28,6 +30,7 @@ from helpers.clusters import hosts
 
 from flashbench.studies.cluster import dispatch, run_on_cluster
 from flashbench.studies.cluster.dispatch import ClusterError
+from flashbench.studies.cluster.parts import AnyStudy
 
 # Its processes need no Numba but for the limits of the machine.
 STUDY = Study(engines=["numpy"], seq_lens=[16, 24], rounds=1, repeats=1, threads=1, memory=False)
@@ -39,7 +42,7 @@ def two_hosts() -> Iterator[Any]:
         yield cluster
 
 
-def measured(study: Study, cluster: Any, *, each_node: bool = False, **options: Any) -> Results:
+def measured(study: AnyStudy, cluster: Any, *, each_node: bool = False, **options: Any) -> Results:
     """cluster: a cluster of Dask, or a word of --cluster."""
     address = cluster if isinstance(cluster, str) else cluster.scheduler_address
     return run_on_cluster(study, cluster=address, each_node=each_node, command=["flashbench"], **options)
@@ -287,3 +290,30 @@ def test_nothing_is_left_running(two_hosts: Any) -> None:
     ) and time.monotonic() < end:
         time.sleep(0.2)
     assert not left
+
+
+@pytest.mark.grid
+def test_whole_models_from_the_command_s_directory(
+    two_hosts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": "llama"} | sizes | heads))
+    monkeypatch.chdir(tmp_path)
+    study = InferStudy(
+        models=["first", "second"],
+        attentions=["sdpa", "flash"],
+        prompt=[4],
+        generate=[],
+        rounds=1,
+        memory=False,
+    )
+    results = measured(study, two_hosts)
+    assert results.complete, results.warnings
+    rows = [row for task in results.hosts for row in task.inference]
+    assert sorted((row.model, row.attention, row.status) for row in rows) == [
+        (model, attention, "ok") for model in ("first", "second") for attention in ("flash", "sdpa")
+    ]
