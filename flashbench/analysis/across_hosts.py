@@ -172,8 +172,8 @@ def _node(host: Host, peers: _Peers, times: HostTimes, unlike: str | None, fail_
     elif time is None and (rows or not limits):
         reasons.append("no row has a time here and on a peer")
         verdict = UNDECIDED if verdict == "same" else verdict
-    if verdict == "slower" and (disturbed := disturbed_words(rows)):
-        reasons.append(f"meanwhile {disturbed}: measure again when it is quiet")
+    if verdict == "slower" and (disturbed := disturbed_words(host.results.machine, rows)):
+        reasons.append(f"{disturbed}: measure again when it is quiet")
     return Node(
         host=host.name,
         file=one_line(host.file),

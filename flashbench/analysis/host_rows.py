@@ -9,7 +9,7 @@ from flashbench.analysis.pairs import memory_verdict
 from flashbench.analysis.ratios import peak_bytes
 from flashbench.analysis.row_keys import AnyKey
 from flashbench.analysis.words import NO_REASON, STATUS_WORDS
-from flashbench.results.record import AnyRow
+from flashbench.results.record import AnyRow, Machine
 
 Rows = Mapping[str, Mapping[AnyKey, AnyRow]]  # of each host
 
@@ -43,11 +43,11 @@ def memory_ratios(rows: Rows, host: str, fail_over: float) -> tuple[float | None
     return (own_bytes / middle_bytes if middle_bytes else None), more
 
 
-def disturbed_words(rows: Mapping[AnyKey, AnyRow]) -> str:
-    """What else used a host's cores meanwhile; empty if nothing did, or nothing is known."""
+def disturbed_words(machine: Machine, rows: Mapping[AnyKey, AnyRow]) -> str:
+    """What else used a host's cores before the run or meanwhile; empty if nothing did, or nothing is known."""
     found = [d for row in rows.values() if (d := getattr(row, "disturbance", None)) is not None]
-    cores = max((one.others_cores for one in found if one.others_cores is not None), default=0.0)
-    steal = max((one.steal_percent for one in found if one.steal_percent is not None), default=0.0)
+    cores = max(one.others_cores or 0.0 for one in (machine, *found))
+    steal = max((one.steal_percent or 0.0 for one in found), default=0.0)  # of the machine: since boot
     words = [
         f"other processes kept {cores:.1f} cores busy" if cores >= _BUSY_CORES else "",
         f"the hypervisor gave {steal:.0f} % of CPU time to other guests" if steal >= _STOLEN_PERCENT else "",

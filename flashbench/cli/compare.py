@@ -33,9 +33,9 @@ def compare(
     files: Annotated[
         list[str],
         typer.Argument(
-            metavar="BASE.json NEW.json",
-            help="The results to compare with, and the results to judge. With --across hosts: any files of "
-            "one host or several.",
+            metavar="FILE.json",
+            help="BASE.json, the results to compare with, and NEW.json, the results to judge. With --across "
+            "hosts: one file or more, of one host or several each.",
             show_default=False,
         ),
     ],

@@ -70,7 +70,7 @@ def test_a_threshold_above_the_difference_finds_none() -> None:
 
 def test_low_bandwidth_is_found_where_times_are_the_same() -> None:
     hosts = make_hosts(8, 4)
-    hosts[6] = make_host("node6", 99, read_bandwidth_gbps=15.0)
+    hosts[6] = make_host("node6", 99, read_bandwidth_gbps=15.0, others_cores=1.5)
     across = judged(hosts)
     assert verdicts(across) == same_but(8, node6="slower")
     node = across.nodes[6]
@@ -79,6 +79,7 @@ def test_low_bandwidth_is_found_where_times_are_the_same() -> None:
     (low,) = [limit for limit in node.limits if limit.verdict != "same"]
     assert (low.name, low.value) == ("read bandwidth", 15.0)
     assert low.ratio == pytest.approx(0.75, abs=0.02)
+    assert node.reasons == ["other processes kept 1.5 cores busy: measure again when it is quiet"]
 
 
 def test_one_figure_of_few_or_unlike_hosts_cannot_be_told() -> None:
@@ -254,7 +255,7 @@ def test_what_else_ran_on_a_slow_host_is_said() -> None:
     hosts[3] = msgspec.structs.replace(hosts[3], measurements=rows, complete=False)
     across = judged(hosts)
     assert across.nodes[3].reasons == [
-        "meanwhile other processes kept 0.9 cores busy and the hypervisor gave 4 % of CPU time to other "
+        "other processes kept 0.9 cores busy and the hypervisor gave 4 % of CPU time to other "
         "guests: measure again when it is quiet"
     ]
     assert across.remarks == ["node3 is unfinished: it is judged by the rows that it has"]
