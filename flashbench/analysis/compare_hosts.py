@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import msgspec
 
 from flashbench.analysis.compare import Comparison, IncomparableError, Match, judged, match
-from flashbench.errors import ResultsError
 from flashbench.results.one_line import one_line
 from flashbench.results.record import Results
 
@@ -40,10 +37,9 @@ def compare_hosts(
 ) -> HostComparison:
     """`compare` for each host that both files have. p-values are adjusted for the pairs of all hosts.
 
-    Raises IncomparableError if the files have no host in common, or none whose results are comparable;
-    ResultsError if a file holds a host twice.
+    Raises IncomparableError if the files have no host in common, or none whose results are comparable.
     """
-    old, late = hosts_by_name(base, base_name), hosts_by_name(new, new_name)
+    old, late = _by_name(base), _by_name(new)
     matches: dict[str, Match] = {}
     incomparable: dict[str, IncomparableError] = {}
     for host in old:
@@ -72,10 +68,5 @@ def compare_hosts(
     )
 
 
-def hosts_by_name(results: Results, name: str) -> dict[str, Results]:
-    """The results of each host. Raises ResultsError, which begins with `name`, if two have the same name."""
-    hosts = [each.machine.host for each in results.each_host]
-    for host, count in Counter(hosts).items():
-        if count > 1:
-            raise ResultsError(f"{name} holds {count} hosts of the name {host!r}: they cannot be told apart")
-    return dict(zip(hosts, results.each_host, strict=True))
+def _by_name(results: Results) -> dict[str, Results]:
+    return {each.machine.host: each for each in results.each_host}

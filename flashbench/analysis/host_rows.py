@@ -44,7 +44,7 @@ def memory_ratios(rows: Rows, host: str, fail_over: float) -> tuple[float | None
 
 
 def disturbed_words(machine: Machine, rows: Mapping[AnyKey, AnyRow]) -> str:
-    """What else used a host's cores before the run or meanwhile; empty if nothing did, or nothing is known."""
+    """What else used a host's cores before the run or meanwhile; empty if nothing is known to have."""
     found = [d for row in rows.values() if (d := getattr(row, "disturbance", None)) is not None]
     cores = max(one.others_cores or 0.0 for one in (machine, *found))
     steal = max((one.steal_percent or 0.0 for one in found), default=0.0)  # of the machine: since boot

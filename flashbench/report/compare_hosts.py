@@ -11,7 +11,6 @@ from flashbench.analysis.words import counted
 from flashbench.report.compare import compare_markdown, compare_report
 from flashbench.report.escapes import escape_markdown, markdown_list
 from flashbench.report.layout import verdict_counts
-from flashbench.report.tones import Line, Tone
 from flashbench.texts import indented_json
 
 
@@ -19,7 +18,7 @@ def compare_hosts_report(comparison: HostComparison) -> RenderableType:
     """The comparison for a terminal."""
     parts: list[RenderableType] = []
     for host, own in comparison.hosts.items():
-        parts += [Line(host, Tone.STRONG), compare_report(own), Text()]
+        parts += [Text.assemble("host ", (host, "bold")), compare_report(own), Text()]
     return Group(*parts, *map(Text, [*_missing_lines(comparison), _summary(comparison)]))
 
 
@@ -27,7 +26,7 @@ def compare_hosts_markdown(comparison: HostComparison) -> str:
     """The comparison as GitHub renders it."""
     blocks = [f"**{_summary(comparison)}**", markdown_list(_missing_lines(comparison))]
     for host, own in comparison.hosts.items():
-        blocks += [f"### {escape_markdown(host)}", compare_markdown(own).rstrip()]
+        blocks += [f"### host {escape_markdown(host)}", compare_markdown(own).rstrip()]
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 

@@ -12,8 +12,10 @@ from helpers.rendering import rendered
 from syrupy.assertion import SnapshotAssertion
 
 from flashbench.analysis.across_hosts import AcrossHosts, across_hosts
+from flashbench.analysis.compare_hosts import compare_hosts
 from flashbench.report.across_hosts import across_json, across_markdown, across_report
 from flashbench.report.annotations import across_annotations
+from flashbench.report.compare_hosts import compare_hosts_report
 from flashbench.report.hosts import across_of, host_line
 from flashbench.report.markdown import results_markdown
 from flashbench.results.record import Results
@@ -91,3 +93,20 @@ def test_a_file_of_one_machine_is_as_before() -> None:
     assert across_of(host) is None
     assert str(host_line(host)) == "host node0"
     assert "node0" not in results_markdown(host)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_two_files_of_hosts_side_by_side(snapshot: SnapshotAssertion, width: int) -> None:
+    old, new = make_hosts(3, 60), make_hosts(3, 60)
+    new[1] = make_host("node1", 60_001, slower=1.2)
+    new[2] = make_host("node2", 60_002, cores=1)
+    found = compare_hosts(
+        make_cluster([*old, make_host("gone", 1)]),
+        make_cluster([*new, make_host("extra", 2)]),
+        base_name="old.json",
+        new_name="new.json",
+        fail_over=0.05,
+        force=False,
+    )
+    assert found.exit_code == 1
+    assert rendered(compare_hosts_report(found), width=width) == snapshot

@@ -335,3 +335,15 @@ def test_fewer_slow_hosts_than_half_accuse_no_other(count: int, seed: int, data:
     assert found <= expected
     assert len(slow) > max(1, count // 4) or found == expected
     assert all(verdicts(across)[host] != "same" for host in expected)
+
+
+def test_a_host_that_measured_in_several_tasks_is_one_host() -> None:
+    hosts = make_hosts(4, 21, slow={1: 1.2})
+    tasks = [
+        msgspec.structs.replace(host, measurements=host.measurements[part::2])
+        for part in range(2)
+        for host in hosts
+    ]
+    split, whole = judged(tasks), judged(hosts)
+    assert verdicts(split) == verdicts(whole) == same_but(4, node1="slower")
+    assert [node.rows for node in split.nodes] == [4] * 4
