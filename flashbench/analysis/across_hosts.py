@@ -25,7 +25,7 @@ from flashbench.analysis.peers import Host, hosts_of, peer_groups, unlike_machin
 from flashbench.analysis.row_keys import AnyKey, rows_by_key
 from flashbench.analysis.row_words import place_word, row_title
 from flashbench.analysis.scaling import has_scaling
-from flashbench.analysis.verdict import FAILED
+from flashbench.analysis.verdict import ALPHA, FAILED
 from flashbench.analysis.words import counted
 from flashbench.results.one_line import one_line
 from flashbench.results.record import AnyRow, Results
@@ -119,9 +119,9 @@ def across_hosts(
     curves = any(has_scaling(host.results.measurements) for host in hosts)
     rows = {host.name: rows_by_key(host.results, host.name, curves) for host in hosts}
     _check_common(rows)
-    groups = [
-        _peers(number, group, rows, fail_over) for number, group in enumerate(peer_groups(hosts, force=force))
-    ]
+    by_peers = peer_groups(hosts, force=force)
+    alpha = ALPHA / len(by_peers)
+    groups = [_peers(number, group, rows, fail_over, alpha) for number, group in enumerate(by_peers)]
     times = judge_times([group.values for group in groups], fail_over)
     unlike = unlike_settings(hosts)
     return AcrossHosts(
@@ -146,11 +146,15 @@ def _check_common(rows: Mapping[str, Mapping[AnyKey, AnyRow]]) -> None:
 
 
 def _peers(
-    number: int, hosts: list[Host], rows: Mapping[str, dict[AnyKey, AnyRow]], fail_over: float
+    number: int,
+    hosts: list[Host],
+    rows: Mapping[str, dict[AnyKey, AnyRow]],
+    fail_over: float,
+    alpha: float,
 ) -> _Peers:
     # Ordered by name: the bootstrap's bounds do not depend on the order of the files.
     own = {name: rows[name] for name in sorted(host.name for host in hosts)}
-    limits = judge_limits({host.name: host.results.machine for host in hosts}, fail_over)
+    limits = judge_limits({host.name: host.results.machine for host in hosts}, fail_over, alpha)
     return _Peers(number, hosts, own, row_values(own), limits)
 
 

@@ -247,6 +247,32 @@ def smallest_mann_whitney_p(base: int, new: int) -> float:
     return min(1.0, 2 / math.comb(base + new, base))
 
 
+def low_outliers(values: Sequence[float], alpha: float) -> list[int]:
+    """Places of values that are too low to be of one normal distribution with the others, the lowest first.
+
+    Rosner 1983, the generalized extreme Studentized deviate test, one-sided: at most a quarter of the values,
+    and one of less than eight. It takes the lowest away one after the other, so that two do not hide each
+    other. Fewer than four values have no outlier. The chance to find one among equals is alpha, and up to 1.5
+    alpha where several are sought.
+
+    >>> low_outliers([20.0, 20.1, 13.0, 19.9, 20.2], 0.05)
+    [2]
+    """
+    from scipy.special import stdtrit  # here, so that a measurement does not load SciPy
+
+    order = sorted(range(len(values)), key=values.__getitem__)
+    found = 0
+    for count in range(1, max(1, len(values) // 4) + 1):
+        others = [values[place] for place in order[count:]]
+        if len(others) < 3:
+            break
+        distance = statistics.fmean(others) - values[order[count - 1]]
+        unit = statistics.stdev(others) * math.sqrt(1 + 1 / len(others))
+        if distance > unit * float(stdtrit(len(others) - 1, 1 - alpha / (len(others) + 1))):
+            found = count
+    return order[:found]
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for their number.
 

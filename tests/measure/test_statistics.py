@@ -18,6 +18,7 @@ from flashbench.measure import statistics
 from flashbench.measure.statistics import (
     against_the_middle,
     holm,
+    low_outliers,
     mann_whitney_p,
     median_interval,
     paired_ratio,
@@ -182,3 +183,20 @@ def test_enumerated_and_drawn_resamples_have_the_same_distribution() -> None:
         patch.setattr(statistics, "RESAMPLES", math.comb(13, 7) - 1)  # too few to enumerate
         drawn = statistics._resampled(values, np.random.default_rng(1))
     assert ks_2samp(enumerated, drawn).pvalue > 0.01
+
+
+@pytest.mark.parametrize("count", [4, 8, 32])
+def test_low_outliers_are_seldom_found_among_equals(count: int) -> None:
+    rng = np.random.default_rng(count)
+    found = sum(bool(low_outliers(list(rng.normal(size=count)), 0.05)) for _ in range(1000))
+    assert found <= 1000 * 0.05 * 1.5 + 3 * math.sqrt(1000 * 0.05)
+    assert found >= 1000 * 0.05 / 2
+
+
+def test_two_low_outliers_do_not_hide_each_other_and_high_ones_are_none() -> None:
+    rng = np.random.default_rng(2)
+    values = [*rng.normal(scale=0.01, size=6), -0.25, -0.3]
+    assert low_outliers(values, 0.05) == [7, 6]
+    assert low_outliers([-value for value in values], 0.05) == []
+    assert low_outliers([1.0, 1.0, 1.0, 0.9], 0.05) == [3]
+    assert low_outliers([1.0] * 4, 0.05) == low_outliers([1.0, 1.1, 0.1], 0.05) == []
