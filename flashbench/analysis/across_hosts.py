@@ -241,9 +241,9 @@ def _too_few(groups: Sequence[_Peers], times: HostTimes) -> Iterator[str]:
             needed = times.together.least_rounds(len(found))
             yield (
                 f"{counted(min(short), 'round')} cannot exclude chance for "
-                f"{counted(times.together.tested, 'host')}: the smallest adjusted p of "
-                f"{counted(len(found), 'peer')} is {times.together.smallest_p(len(found), min(short)):.2g}, "
-                f"and {100 * times.together.alpha:g} % are asked for; measure with --rounds {needed} or more"
+                f"{counted(times.together.tested, 'host')}: p is at least "
+                f"{times.together.smallest_p(len(found), min(short)):.2g}, and "
+                f"{times.together.alpha:g} is asked for; measure with --rounds {needed} or more"
             )
         elif any(host.name in values for host in group.hosts for values in times.single.groups):
             needed, rounds = times.single.least_rounds(len(found)), min(time.rounds for time in found)

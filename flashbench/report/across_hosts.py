@@ -129,7 +129,9 @@ def _sections(across: AcrossHosts) -> Iterator[Section]:
 def _lines(nodes: Sequence[Node]) -> Iterator[Line]:
     said = ((node.host, line) for node in nodes for line in node_lines(node))
     for line, pairs in grouped(said, lambda pair: pair[1]).items():
-        yield Line(f"{', '.join(host for host, _ in pairs)}: {line}")
+        every = len(pairs) == len(nodes) > 1
+        hosts = "each host" if every else ", ".join(host for host, _ in pairs)
+        yield Line(f"{hosts}: {line}")
 
 
 def _grid(nodes: Sequence[Node]) -> Grid:

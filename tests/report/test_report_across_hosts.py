@@ -110,3 +110,8 @@ def test_two_files_of_hosts_side_by_side(snapshot: SnapshotAssertion, width: int
     )
     assert found.exit_code == 1
     assert rendered(compare_hosts_report(found), width=width) == snapshot
+
+
+def test_too_few_rounds_are_said_once(snapshot: SnapshotAssertion) -> None:
+    found = across_hosts([("nodes.json", make_cluster(make_hosts(8, 61, rounds=2)))])
+    assert rendered(across_report(found)) == snapshot
