@@ -127,17 +127,18 @@ def test_jobs_with_tls(nodes: Slurm, settings: dict[str, Any], tmp_path: Path) -
 
 
 @pytest.mark.grid
-def test_jobs_end_when_the_scheduler_is_killed(
+def test_jobs_that_run_and_that_wait_end_when_the_scheduler_is_killed(
     nodes: Slurm, settings: dict[str, Any], tmp_path: Path
 ) -> None:
+    settings["death_timeout"] = 5
     program = f"""
         import time
         from dask_jobqueue import SLURMCluster
         from distributed import Client
         if __name__ == "__main__":
             with SLURMCluster(**{settings!r}) as cluster, Client(cluster) as client:
-                cluster.scale(jobs=1)
-                client.wait_for_workers(1, timeout=60)
+                cluster.scale(jobs=3)
+                client.wait_for_workers(2, timeout=60)
                 print("ready", flush=True)
                 time.sleep(600)
     """
@@ -146,7 +147,7 @@ def test_jobs_end_when_the_scheduler_is_killed(
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
-            assert len(nodes.jobs()) == 1
+            assert len(nodes.jobs()) == 3
         finally:
             process.send_signal(signal.SIGKILL)
     wait_until_no_job_is_left(nodes, 60)

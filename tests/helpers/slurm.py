@@ -98,15 +98,15 @@ class Slurm(NamedTuple):
         return self.run("squeue", "-h", "-o", "%i").split()
 
     def processes(self) -> list[psutil.Process]:
-        """Daemons, jobs, and the step of each job. Steps are no children of slurmd, and go on without it."""
-        found = {process for process in psutil.process_iter() if self._started(process)}
-        found |= {step for process in found if (step := process.parent()) and step.name() == "slurmstepd"}
+        """Daemons, jobs, and the step of each job, and whatever else was started with its SLURM_CONF."""
+        found = set()
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):  # it ends, or is another user's
+                if process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]:
+                    found.add(process)
+                    if (parent := process.parent()) and parent.name() == "slurmstepd":
+                        found.add(parent)  # it hides its environment
         return list(found - {psutil.Process()})
-
-    def _started(self, process: psutil.Process) -> bool:
-        with suppress(psutil.Error):
-            return bool(process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"])
-        return False
 
 
 @contextmanager
@@ -189,6 +189,7 @@ def _cancel_jobs(made: Slurm) -> None:
 
 
 def _end_what_is_left(made: Slurm) -> None:
-    for process in made.processes():
+    """Steps and jobs are no children of slurmd, and go on without it. Nor are they ours, as others may be."""
+    for process in set(made.processes()) - set(psutil.Process().children(recursive=True)):
         with suppress(psutil.NoSuchProcess):
             process.kill()
