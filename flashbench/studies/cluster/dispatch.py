@@ -55,9 +55,8 @@ class Dispatch:
         on_progress: Callable[[Progress], None],
         on_step: Callable[[], None],
     ) -> None:
-        self._client, self._expected = connection
+        self._client, self._coming = connection
         self._ledger, self._cluster, self._command = ledger, cluster, list(command)
-        self._each_node = ledger.each_node
         self._on_progress, self._on_step = on_progress, on_step
         self.workers = Workers(self._client)
         self.nothing: list[tuple[str, str]] = []  # part and reason
@@ -103,7 +102,10 @@ class Dispatch:
 
     def _more_may_come(self) -> bool:
         """Whether a host may still come that the ledger has not met."""
-        return self.workers.unknown or not self._ledger.total or self.workers.most < (self._expected or 0)
+        return self.workers.unknown or not self._ledger.total or self._to_come() is not None
+
+    def _to_come(self) -> str | None:
+        return self._coming(self.workers.present, self.workers.most)
 
     def _place(self) -> None:
         """Give each idle machine a job."""
@@ -197,15 +199,18 @@ class Dispatch:
         missed = {host for host, since_s in self._missed_s.items() if now - since_s > WAIT_S}
         for host in missed - {_ANY}:
             self._ledger.leave(host)
-        if _ANY in wanted and not self._running and self.workers.most >= (self._expected or 1):
-            refused = list(self.workers.refused.values())
-            if refused and len(refused) == self.workers.most:
-                raise ClusterError("; ".join(refused))
-            if _ANY in missed and self._number:
-                self._ledger.stop("no worker is left")
-        if _ANY in missed and not self._number and not self._expected:
+        if _ANY not in wanted or self._running:
+            return
+        if (why := self._to_come()) is not None:
+            self._say(f"waiting for {why}")
+        elif refused := list(self.workers.refused.values()):
+            raise ClusterError("; ".join(refused))
+        elif _ANY in missed and self._number:
+            self._ledger.stop("no worker is left")
+        elif _ANY in missed:
             raise ClusterError(
-                f"{self._cluster} has no worker", hint=f"dask worker ... --resources {RESOURCE}=1 starts one"
+                f"{self._cluster} has no worker",
+                hint=f"dask worker ... --resources {RESOURCE}=1 starts one; logs of SLURM's jobs say why they ended",
             )
 
     def _say(self, label: str, *, news: bool = False) -> None:
@@ -217,7 +222,7 @@ class Dispatch:
         self._on_progress(
             Progress(
                 self._ledger.finished,
-                max(self._ledger.total, self._expected or 0) if self._each_node else self._ledger.total,
+                self._ledger.total,
                 label,
                 max(known) if known and all_known else None,
                 [self._of_host(host, by_host.get(host)) for host in hosts],

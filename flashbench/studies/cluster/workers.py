@@ -33,7 +33,8 @@ class Workers:
         self._answers: queue.SimpleQueue[tuple[str, Mapping[str, Any] | BaseException]] = queue.SimpleQueue()
         self.known: dict[str, Worker] = {}
         self.refused: dict[str, str] = {}
-        self.most = 0  # workers at once so far, also those that may not measure
+        # Also those that may not measure: now, and at most at once so far.
+        self.present = self.most = 0
 
     @property
     def unknown(self) -> bool:
@@ -49,7 +50,8 @@ class Workers:
         for address in present - self._asked:
             self._asked.add(address)
             threading.Thread(target=self._ask, args=(address,), daemon=True).start()
-        self.most = max(self.most, len(present))
+        self.present = len(present)
+        self.most = max(self.most, self.present)
         came = list(self._accepted(present))
         gone = [worker for address, worker in self.known.items() if address not in present]
         for address in self._asked - present:
