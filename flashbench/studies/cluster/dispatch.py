@@ -210,7 +210,7 @@ class Dispatch:
         elif _ANY in missed:
             raise ClusterError(
                 f"{self._cluster} has no worker",
-                hint=f"dask worker ... --resources {RESOURCE}=1 starts one; logs of SLURM's jobs say why they ended",
+                hint=f"dask worker ... --resources {RESOURCE}=1 starts one; SLURM's logs say why jobs ended",
             )
 
     def _say(self, label: str, *, news: bool = False) -> None:
