@@ -13,11 +13,21 @@ import numpy as np
 from flashbench.arguments import Call, check
 from flashbench.errors import AttentionError
 from flashbench.extras import Extras
-from flashbench.integrations.dask.parts import Part, parts_of, ring_order
+from flashbench.integrations.dask.parts import Part, parts_of, spread
 from flashbench.integrations.dask.tasks import Setting
 from flashbench.problem import AttentionProblem, Direction
 
 Places = tuple[range, ...]  # the rows of each chunk along one axis
+Block = tuple[int, int]  # numbers of a chunk of batch and of a chunk of heads
+
+
+class Step(NamedTuple):
+    """One chunk of keys and the chunks of queries that see it."""
+
+    block: Block
+    setting: Setting
+    keys: int
+    pairs: list[tuple[int, tuple[Part, ...]]]  # a chunk of queries, and what it sees of the keys
 
 
 class Grid(NamedTuple):
@@ -45,18 +55,30 @@ class Grid(NamedTuple):
         """The sinks of this chunk of heads; None without sinks."""
         return None if self.extras.sinks is None else self.extras.sinks[heads.start : heads.stop]
 
-    def pairs(self, sequences: range) -> Iterator[tuple[int, int, tuple[Part, ...]]]:
-        """(chunk of queries, chunk of keys, parts) of all pairs that are not hidden.
+    def blocks(self) -> Iterator[tuple[Block, range, range]]:
+        """(its numbers, its sequences, its heads) of each chunk of batch and heads of q."""
+        batch, heads, _, _ = self.places()
+        for (b, sequences), (h, of_heads) in itertools.product(enumerate(batch), enumerate(heads)):
+            yield (b, h), sequences, of_heads
 
-        They come step by step of the ring. In a step no chunk of queries comes twice, and no two chunks of
-        keys either if there are as many of them.
+    def steps(self) -> list[Step]:
+        """All pairs that are not hidden, in the order in which they are computed.
+
+        A step is one chunk of keys with all chunks of queries that see it. So a chunk of keys is wanted for a
+        short time only, and every worker wants it then.
+
+        Its chunks of queries come in the order of `spread`, in which workers share them out.
         """
+        found = []
         _, _, queries, keys = self.places()
-        orders = [ring_order(i, len(queries), len(keys)) for i in range(len(queries))]
-        for step, i in itertools.product(range(len(keys)), range(len(queries))):
-            j = orders[i][step]
-            if parts := parts_of(self.problem, sequences, queries[i], keys[j]):
-                yield i, j, parts
+        order = sorted(range(len(queries)), key=spread)
+        for block, sequences, heads in self.blocks():
+            setting = self.setting(sequences, heads)
+            for j, of_j in enumerate(keys):
+                seen = ((i, parts_of(self.problem, sequences, queries[i], of_j)) for i in order)
+                if pairs := [(i, parts) for i, parts in seen if parts]:
+                    found.append(Step(block, setting, j, pairs))
+        return found
 
 
 def grid_of(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flashbench.problem import AttentionProblem, Window
@@ -72,13 +71,12 @@ def _part(
     return Part(sequences, slice(first_query, end_query), slice(first_key, end_key), diagonal, window)
 
 
-def ring_order(chunk: int, query_chunks: int, key_chunks: int) -> Sequence[int]:
-    """The key chunks in the order in which a chunk of queries goes through them: from its own place backward.
+def spread(chunk: int) -> int:
+    """Sort key of chunks: neighbours in this order are far apart, and each part of it is spread over all.
 
-    In each step the chunks of queries are at different chunks of keys, so none is wanted by all at once.
+    It is the number with its bits in reverse (van der Corput's sequence).
 
-    >>> ring_order(1, 4, 4)
-    [1, 0, 3, 2]
+    >>> sorted(range(8), key=spread)
+    [0, 4, 2, 6, 1, 5, 3, 7]
     """
-    own = chunk * key_chunks // query_chunks
-    return [(own - step) % key_chunks for step in range(key_chunks)]
+    return int(f"{chunk:064b}"[::-1], 2)

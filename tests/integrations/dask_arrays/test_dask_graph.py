@@ -115,14 +115,16 @@ def test_a_task_writes_into_nothing_that_it_gets() -> None:
         parts_of(problem, range(BATCH), range(ROWS), range(ROWS)),
         Setting("float64", 0.3, None, None),
     )
-    before = attend(setting, parts, None, made.q, made.k, made.v)
+    queries, keys = (made.q,), (made.k, made.v)
+    before = attend(setting, parts, None, queries, keys)
     sums = made.q * 2, (made.k * 3, made.v * 4)
     for x in (*made, *before, sums[0], *sums[1]):
         x.flags.writeable = False
-    o, lse = attend(setting, parts, before, made.q, made.k, made.v)
+    o, lse = attend(setting, parts, before, queries, keys)
     assert_close(o, before.o, 1e-14)  # the same keys twice
     assert_close(lse, before.lse + np.log(2), 1e-14)
-    dq, (dk, dv) = pair_gradients(setting, parts, *sums, made.do, made.q, made.k, made.v, *before)
+    given = made.do, made.q, *before
+    dq, (dk, dv) = pair_gradients(setting, parts, *sums, given, keys)
     whole = flashbench.attention_backward(made.do, made.q, made.k, made.v, *before, softmax_scale=0.3)
     for mine, start, theirs in zip((dq, dk, dv), (sums[0], *sums[1]), whole, strict=True):
         assert_close(mine - start, theirs, 1e-14)
