@@ -174,13 +174,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--limit", type=float, default=1.9, help="GiB of a worker")
-    parser.add_argument("--seqlen", type=int, default=8192)
+    parser.add_argument("--limit", type=float, default=1.95, help="GiB of a worker")
+    parser.add_argument("--seqlen", type=int, default=4096)
     parser.add_argument("--queries", type=int, help="the last so many of the sequence; default: all")
-    parser.add_argument("--heads", type=int, default=256)
+    parser.add_argument("--heads", type=int, default=512)
     parser.add_argument("--head-dim", type=int, default=64)
-    parser.add_argument("--query-chunk", type=int, default=256)
-    parser.add_argument("--key-chunk", type=int, default=64)
+    parser.add_argument("--query-chunk", type=int, default=64)
+    parser.add_argument("--key-chunk", type=int, default=32)
     parser.add_argument("--dtype", default="float64")
     given = parser.parse_args()
     problem = AttentionProblem.of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -64,5 +65,27 @@ def times_computed(dask_scheduler: Any) -> dict[Any, int]:
 
 def slowly(chunk: Any) -> Any:
     """A chunk, as from a slow disk."""
-    time.sleep(0.02)
+    time.sleep(0.01)
     return chunk
+
+
+class Kept(logging.Handler):
+    """Messages, in the order in which they came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def keep_spill_messages(dask_worker: Any) -> None:
+    """Let this worker keep what it logs about spilling."""
+    dask_worker.spill_messages = Kept()
+    logging.getLogger("distributed.spill").addHandler(dask_worker.spill_messages)
+
+
+def spill_messages(dask_worker: Any) -> list[str]:
+    """What this worker logged about spilling."""
+    return list(dask_worker.spill_messages.messages)
