@@ -113,7 +113,7 @@ def measure(
         tempfile.TemporaryDirectory() as name,
         distributed.LocalCluster(
             n_workers=workers, threads_per_worker=1, memory_limit=limit,
-            host="127.0.0.1", dashboard_address=None, local_directory=name,
+            host="127.0.0.1", dashboard_address="127.0.0.1:0", local_directory=name,
         ) as cluster,
         distributed.Client(cluster) as client,
     ):  # fmt: skip
@@ -175,12 +175,12 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--limit", type=float, default=1.95, help="GiB of a worker")
-    parser.add_argument("--seqlen", type=int, default=4096)
+    parser.add_argument("--seqlen", type=int, default=2048)
     parser.add_argument("--queries", type=int, help="the last so many of the sequence; default: all")
-    parser.add_argument("--heads", type=int, default=512)
+    parser.add_argument("--heads", type=int, default=1024)
     parser.add_argument("--head-dim", type=int, default=64)
-    parser.add_argument("--query-chunk", type=int, default=64)
-    parser.add_argument("--key-chunk", type=int, default=32)
+    parser.add_argument("--query-chunk", type=int, default=32)
+    parser.add_argument("--key-chunk", type=int, default=16)
     parser.add_argument("--dtype", default="float64")
     given = parser.parse_args()
     problem = AttentionProblem.of(

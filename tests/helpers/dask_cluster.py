@@ -15,6 +15,9 @@ import distributed
 
 from flashbench.integrations.dask import Placement
 
+# So that transfers and transitions of a whole test are in the logs.
+LONG_LOGS = {"distributed.admin.low-level-log-length": 200_000}
+
 
 @contextmanager
 def local_cluster(
@@ -29,13 +32,13 @@ def local_cluster(
     folder: for what they spill. memory_limit: of a worker, 0 for none.
     """
     with (
-        dask.config.set(config or {}),
+        dask.config.set({**LONG_LOGS, **(config or {})}),
         distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             memory_limit=memory_limit,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             local_directory=folder,
         ) as cluster,
         distributed.Client(cluster) as client,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 import dask.array as da
 import msgspec
 import numpy as np
+from dask._task_spec import TaskRef
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
@@ -19,7 +20,7 @@ from flashbench.engines import AttentionGradients
 from flashbench.functional import AttentionOutput
 from flashbench.integrations.dask import tasks
 from flashbench.integrations.dask.grid import Block, Grid, grid_of
-from flashbench.integrations.dask.loads import load, sources_of
+from flashbench.integrations.dask.loads import Placed, load, sources_of
 from flashbench.integrations.dask.memory import in_flight_or_default
 from flashbench.problem import Window
 
@@ -128,7 +129,8 @@ def attention(
             queries, key = (of_queries, *block, i), (pair, *block, i, j)
             if queries not in last:
                 made[queries] = load(queries, [(grid.q.name, *block, i, 0)], sources, after)
-            made[key] = (tasks.attend, setting, parts, last.get(queries), queries, keys)
+            before = TaskRef(last[queries]) if queries in last else None
+            made[key] = Placed(key, tasks.attend, setting, parts, before, TaskRef(queries), TaskRef(keys))
             made[(seen, *block, i, j)] = (tasks.nothing, key)
             last[queries] = key
         done.append([(seen, *block, i, j) for i, _ in pairs])
@@ -225,8 +227,8 @@ def attention_backward(
             # Two tasks, because the halves go to different workers.
             sum_of_dq[queries], sum_of_dk_dv[keys] = (to_queries, *key[1:]), (to_keys, *key[1:])
             made[sum_of_dq[queries]], made[sum_of_dk_dv[keys]] = (getitem, key, 0), (getitem, key, 1)
-        made[(seen, *block, j)] = (tasks.nothing, sum_of_dk_dv[keys])
-        done.append([(seen, *block, j)])
+        made[(seen, *key[1:])] = (tasks.nothing, sum_of_dk_dv[keys])  # of the last pair, which waits for all
+        done.append([(seen, *key[1:])])
     for block, sequences, of_heads in grid.blocks():
         setting, sinks_here = grid.setting(sequences, of_heads), grid.sinks(of_heads)
         for i, rows in enumerate(grid.places()[2]):

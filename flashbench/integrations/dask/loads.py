@@ -44,8 +44,8 @@ def sources_of(arrays: Iterable[da.Array]) -> dict[Key, Task]:
     return found
 
 
-class _Load(Task):
-    """A task that keeps its key: Dask does not fuse it with the only one that it waits for."""
+class Placed(Task):
+    """A task that keeps its key, by which `Placement` knows it: Dask does not fuse it with others."""
 
     __slots__ = ()
 
@@ -54,7 +54,7 @@ class _Load(Task):
         return True
 
 
-def load(key: Key, chunks: Iterable[Key], sources: Mapping[Key, Task], after: Iterable[Key]) -> Task:
+def load(key: Key, chunks: Iterable[Key], sources: Mapping[Key, Task], after: Iterable[Key]) -> Placed:
     """The task `key`: these chunks as a tuple, loaded when the tasks `after` are done."""
     arrays = (sources.get(chunk, TaskRef(chunk)) for chunk in chunks)
-    return _Load(key, tasks.together, List(*map(TaskRef, after)), *arrays)
+    return Placed(key, tasks.together, List(*map(TaskRef, after)), *arrays)

@@ -114,8 +114,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_under_the_spill_changes_no_bit(expected: list[Any], small_disk: Path) -> None:
     with local_cluster(folder=small_disk, config=SPILL_ALL, memory_limit="1 GB") as client:
         client.run(keep_spill_messages)
-        # Dask makes room on the full disk when it reads a spilled result, and if it cannot, the task fails. But
-        # then the result is in memory, so that another try finds it.
+        # Dask makes room on the disk when it reads a spilled result. If it cannot, the task fails. But then
+        # the result is in memory, and another try finds it.
         assert_bits(client.gather(client.compute(attentions(), retries=20)), expected)
         failed = [message for messages in client.run(spill_messages).values() for message in messages]
         assert "Spill to disk failed; keeping data in memory" in failed
@@ -144,7 +144,7 @@ def scheduler_and_workers(folder: Path) -> Iterator[tuple[distributed.Client, in
 
     def start(what: str, *options: str) -> subprocess.Popen[bytes]:
         line = [*command[:2], command[2] + what, *options, "--scheduler-file", str(file)]
-        line += ["--host", "127.0.0.1", "--no-dashboard"]
+        line += ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"]
         return subprocess.Popen(
             line, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

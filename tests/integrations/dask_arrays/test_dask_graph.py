@@ -100,7 +100,11 @@ def cluster() -> Any:
     """A client of two worker processes."""
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",
+            host="127.0.0.1",
         ) as local,
         distributed.Client(local, set_as_default=False) as client,
     ):
