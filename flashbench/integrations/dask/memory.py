@@ -52,7 +52,7 @@ def worker_memory(
     >>> problem = AttentionProblem.of(65536, num_heads=32, head_dim=128, dtype="float32")
     >>> found = worker_memory(problem, "fwd", query_chunk=4096, key_chunk=2048, workers=4)
     >>> [n // 2**20 for n in found], found.total // 2**20
-    ([776, 320, 225], 1321)
+    ([772, 320, 322], 1414)
     """
     ahead = in_flight_or_default(in_flight, workers)
     dtype = DTYPES[problem.dtype]

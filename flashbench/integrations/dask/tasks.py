@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,9 @@ from flashbench.merge import merge_attention
 from flashbench.problem import AttentionProblem
 
 KeyGradients = tuple[Array, Array]
+
+# Numbers of o. So that a merge takes little memory beside its result.
+_MERGED_AT_ONCE = 2**17
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +98,11 @@ def attend(
         options = setting.options(part)
         o[rows], lse[rows] = attention(q[rows], k[of_keys], v[of_keys], return_lse=True, **options)
     if before is not None:
-        for head in np.ndindex(o.shape[:2]):  # so that a merge takes memory for one head
-            merged = merge_attention([before.o[head], o[head]], [before.lse[head], lse[head]])
-            o[head], lse[head] = merged
+        batch, heads, *of_head = o.shape
+        step = max(1, _MERGED_AT_ONCE // math.prod(of_head))
+        for b, h in itertools.product(range(batch), range(0, heads, step)):
+            at = b, slice(h, h + step)
+            o[at], lse[at] = merge_attention([before.o[at], o[at]], [before.lse[at], lse[at]])
     return AttentionOutput(o, lse)
 
 

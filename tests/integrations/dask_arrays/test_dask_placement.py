@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 pytest.importorskip("dask.array")
-distributed = pytest.importorskip("distributed")
+pytest.importorskip("distributed")
 
 from helpers.dask_arrays import arrays, lazy
+from helpers.dask_cluster import local_cluster
 
 from flashbench.integrations.dask.memory import in_flight_or_default
 from flashbench.integrations.dask.parts import spread
@@ -74,15 +75,6 @@ def test_chunks_of_heads_begin_with_different_workers() -> None:
 
 def test_as_many_chunks_of_keys_are_in_flight_as_the_client_has_workers_and_one_more() -> None:
     assert in_flight_or_default(None) == 2
-    with (
-        distributed.LocalCluster(
-            n_workers=3,
-            threads_per_worker=1,
-            processes=False,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-        ) as cluster,
-        distributed.Client(cluster),
-    ):
+    with local_cluster(3):
         assert in_flight_or_default(None) == 4
         assert in_flight_or_default(7) == 7
