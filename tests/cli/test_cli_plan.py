@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,23 @@ def test_a_wrong_option_is_one_line(
     done = flashbench(*WORDS.split(), *words.split())
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines()[0] == f"error: {error}"
+
+
+def test_with_a_file_of_rates_dask_is_not_needed(rates: str) -> None:
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['dask', 'distributed'])); "
+        "from flashbench.cli.app import main; sys.exit(main())"
+    )
+    words = [sys.executable, "-c", program, *WORDS.split()]
+    done = subprocess.run([*words, "--rates", rates], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: measuring a pair of chunks, which --rates FILE spares, needs the package 'dask', which is "
+        "not installed",
+        "hint: pip install 'flashbench[cluster]'",
+    ]
 
 
 def test_what_a_plan_needs_is_asked_for(flashbench: CommandLine) -> None:

@@ -14,11 +14,11 @@ from flashbench.measure.machine import describe_machine
 from flashbench.measure.pool import WorkerPool
 from flashbench.measure.worker import WorkerFailure
 from flashbench.problem import AttentionProblem, Direction
-from flashbench.studies.plan.pair import FACTORY
 from flashbench.studies.plan.plan import Chunks
 from flashbench.studies.plan.rates import PassRate, Rates, flops_of, merged_numbers
 from flashbench.studies.session import Progress
 
+FACTORY = "flashbench.studies.plan.pair:build"  # not imported here: it needs Dask
 # The kernel's rate hardly changes beyond so many rows.
 MOST_ROWS = 4096
 MOST_FLOPS = 1.2e11  # of a forward call, to have the rates in half a minute

@@ -12,8 +12,6 @@ from flashbench.chunks.parts import parts_of
 from flashbench.integrations.dask.tasks import Setting, attend, finish, pair_gradients
 from flashbench.problem import AttentionProblem, Direction
 
-FACTORY = "flashbench.studies.plan.pair:build"
-
 
 def build(problem: dict[str, Any], direction: Direction) -> PairWorkload:
     """The task of this problem, whose queries are one chunk and whose keys another."""
