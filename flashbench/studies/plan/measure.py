@@ -16,7 +16,7 @@ from flashbench.measure.worker import WorkerFailure
 from flashbench.problem import AttentionProblem, Direction
 from flashbench.studies.plan.plan import Chunks
 from flashbench.studies.plan.rates import PassRate, Rates, flops_of, merged_numbers
-from flashbench.studies.session import Progress
+from flashbench.studies.progress import Progress
 
 FACTORY = "flashbench.studies.plan.pair:build"  # not imported here: it needs Dask
 # The kernel's rate hardly changes beyond so many rows.
