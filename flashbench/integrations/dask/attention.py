@@ -16,12 +16,12 @@ from dask.highlevelgraph import HighLevelGraph
 
 from flashbench.arguments.arrays import accumulator_dtype
 from flashbench.arguments.options import with_options
+from flashbench.chunks.memory import in_flight_or_default
 from flashbench.engines import AttentionGradients
 from flashbench.functional import AttentionOutput
 from flashbench.integrations.dask import tasks
 from flashbench.integrations.dask.grid import Block, Grid, grid_of
 from flashbench.integrations.dask.loads import Placed, load, sources_of
-from flashbench.integrations.dask.memory import in_flight_or_default
 from flashbench.problem import Window
 
 if TYPE_CHECKING:

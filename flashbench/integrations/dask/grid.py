@@ -11,13 +11,12 @@ import dask.array as da
 import numpy as np
 
 from flashbench.arguments import Call, check
+from flashbench.chunks.parts import Part, Places, places_of, steps_of
 from flashbench.errors import AttentionError
 from flashbench.extras import Extras
-from flashbench.integrations.dask.parts import Part, parts_of, spread
 from flashbench.integrations.dask.tasks import Setting
 from flashbench.problem import AttentionProblem, Direction
 
-Places = tuple[range, ...]  # the rows of each chunk along one axis
 Block = tuple[int, int]  # numbers of a chunk of batch and of a chunk of heads
 
 
@@ -42,7 +41,7 @@ class Grid(NamedTuple):
     def places(self) -> tuple[Places, Places, Places, Places]:
         """Along batch, heads, queries and keys."""
         batch, heads, queries, _ = self.q.chunks
-        return _places(batch), _places(heads), _places(queries), _places(self.k.chunks[2])
+        return places_of(batch), places_of(heads), places_of(queries), places_of(self.k.chunks[2])
 
     def setting(self, sequences: range, heads: range) -> Setting:
         """The options of this chunk of batch and heads."""
@@ -62,22 +61,13 @@ class Grid(NamedTuple):
             yield (b, h), sequences, of_heads
 
     def steps(self) -> list[Step]:
-        """All pairs that are not hidden, in the order in which they are computed.
-
-        A step is one chunk of keys with all chunks of queries that see it. So a chunk of keys is wanted for a
-        short time only, and every worker wants it then.
-
-        Its chunks of queries come in the order of `spread`, in which workers share them out.
-        """
+        """All pairs that are not hidden, in the order in which they are computed: that of `steps_of`."""
         found = []
         _, _, queries, keys = self.places()
-        order = sorted(range(len(queries)), key=spread)
         for block, sequences, heads in self.blocks():
             setting = self.setting(sequences, heads)
-            for j, of_j in enumerate(keys):
-                seen = ((i, parts_of(self.problem, sequences, queries[i], of_j)) for i in order)
-                if pairs := [(i, parts) for i, parts in seen if parts]:
-                    found.append(Step(block, setting, j, pairs))
+            steps = steps_of(self.problem, sequences, queries, keys)
+            found += [Step(block, setting, j, pairs) for j, pairs in steps]
         return found
 
 
@@ -132,8 +122,3 @@ def _check_array(name: str, x: Any, ndim: int) -> None:
 def _filled(sizes: tuple[int, ...]) -> tuple[int, ...]:
     """Without empty chunks."""
     return tuple(size for size in sizes if size)
-
-
-def _places(sizes: tuple[int, ...]) -> Places:
-    ends = itertools.accumulate(sizes)
-    return tuple(range(end - size, end) for end, size in zip(ends, sizes, strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from flashbench.integrations.dask.parts import spread
+from flashbench.chunks.parts import owners_of, spread
 
 # Tasks that belong on one worker: (token, chunk of batch, chunk of heads, "queries" or "keys", chunk of them)
 Group = tuple[Any, ...]
@@ -87,8 +87,8 @@ def _owners(keys: Collection[Any], workers: int) -> dict[Group, int]:
             seen_by[token, b, h, "keys", key[4]].append(i)
     owners = {}
     for number, (block, chunks) in enumerate(sorted(by_block.items())):
-        for place, i in enumerate(sorted(chunks, key=spread)):
-            owners[(*block, "queries", i)] = (place * workers // len(chunks) + number) % workers
+        for i, owner in owners_of(chunks, workers).items():
+            owners[(*block, "queries", i)] = (owner + number) % workers
     for group, chunks_of_queries in seen_by.items():
         in_order = sorted(chunks_of_queries, key=spread)
         loads = in_order[group[-1] % len(in_order)]

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from flashbench.arguments.arrays import accumulator_dtype, as_published, as_stored
+from flashbench.chunks.parts import Part
 from flashbench.dtypes import DTYPES, Dtype
 from flashbench.engines import Array
 from flashbench.engines.features import sinks_gradient
 from flashbench.extras import Extras
 from flashbench.functional import AttentionOutput, attention, attention_backward
-from flashbench.integrations.dask.parts import Part
 from flashbench.merge import merge_attention
 from flashbench.problem import AttentionProblem
 

@@ -29,8 +29,8 @@ from helpers.support import assert_close
 from hypothesis import given, settings
 
 import flashbench
+from flashbench.chunks.parts import parts_of
 from flashbench.integrations.dask import attention
-from flashbench.integrations.dask.parts import parts_of
 from flashbench.integrations.dask.tasks import Setting, attend, pair_gradients
 from flashbench.problem import AttentionProblem
 

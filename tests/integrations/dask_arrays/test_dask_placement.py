@@ -14,8 +14,8 @@ pytest.importorskip("distributed")
 from helpers.dask_arrays import arrays, lazy
 from helpers.dask_cluster import local_cluster
 
-from flashbench.integrations.dask.memory import in_flight_or_default
-from flashbench.integrations.dask.parts import spread
+from flashbench.chunks.memory import in_flight_or_default
+from flashbench.chunks.parts import spread
 from flashbench.integrations.dask.placement import _group, _is_ours, _owners
 
 
