@@ -102,7 +102,9 @@ class Dispatch:
 
     def _more_may_come(self) -> bool:
         """Whether a host may still come that the ledger has not met."""
-        return self.workers.unknown or not self._ledger.total or self._to_come() is not None
+        return self._ledger.each_node and (
+            self.workers.unknown or not self._ledger.total or self._to_come() is not None
+        )
 
     def _to_come(self) -> str | None:
         return self._coming(self.workers.present, self.workers.most)
@@ -203,7 +205,7 @@ class Dispatch:
             return
         if (why := self._to_come()) is not None:
             self._say(f"waiting for {why}")
-        elif refused := list(self.workers.refused.values()):
+        elif not self._number and (refused := list(self.workers.refused.values())):
             raise ClusterError("; ".join(refused))
         elif _ANY in missed and self._number:
             self._ledger.stop("no worker is left")
