@@ -18,6 +18,7 @@ from flashbench.cli import (
     export,
     infer,
     machine,
+    plan,
     profile,
     report,
     sweep,
@@ -95,6 +96,7 @@ def make_app(*, for_command: bool = False) -> typer.Typer:
     app.command(cls=Command, epilog=infer.EPILOG)(infer.infer)
     app.command(cls=Command, epilog=export.EPILOG)(export.export)
     app.command(cls=Command, epilog=report.EPILOG)(report.report)
+    app.command(cls=Command, epilog=plan.EPILOG)(plan.plan)
     app.command(cls=Command, epilog=machine.EPILOG)(machine.machine)
     app.command(cls=Command, epilog=tune.EPILOG)(tune.tune)
     app.command(cls=Command, epilog=engines.EPILOG)(engines.engines)

@@ -13,11 +13,13 @@ Value = TypeVar("Value")
 _NUMBER = re.compile(r"\d{1,9}(?:\.\d{0,9})?|\.\d{1,9}")
 _SHARE = re.compile(rf"({_NUMBER.pattern})(%?)")
 _DURATION = re.compile(rf"({_NUMBER.pattern})\s*([smh]?)")
-_WHOLE = re.compile(r"(\d{1,12})([kK]?)")
+_WHOLE = re.compile(r"(\d{1,12})([kK]?)|(\d{1,9})[mM]")
+_LINK = re.compile(rf"({_NUMBER.pattern})\s*([kKMGT]?)(i?)(B|b|bit)/s")
+_SHORT_TIME = re.compile(rf"({_NUMBER.pattern})\s*(us|ms|s|)")
 
 
 def parse_whole(option: str, text: str, *, also: str = "") -> int:
-    """A whole number from 1 up; `4k` is 4096.
+    """A whole number from 1 up; `4k` is 4096, and `1M` 1024 of that.
 
     >>> parse_whole("--seq-lens", "4k")
     4096
@@ -116,6 +118,37 @@ def parse_share(option: str, text: str) -> float:
     return share
 
 
+def parse_link(option: str, text: str) -> float:
+    """Bytes a second, from bytes or from bits (a small b). K to T are powers of 1000, Ki to Ti of 1024.
+
+    >>> parse_link("--link", "25GB/s"), parse_link("--link", "100Gb/s"), parse_link("--link", "1KiB/s")
+    (25000000000.0, 12500000000.0, 1024.0)
+    """
+    match = _LINK.fullmatch(text.strip())
+    rate = 0.0
+    if match is not None:
+        number, prefix, binary, unit = match.groups()
+        rate = float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " ")
+        rate /= 8 if unit != "B" else 1
+    if rate <= 0:
+        raise ConfigError(
+            f"{option} takes bytes or bits a second, such as 25GB/s, 12.5GiB/s or 100Gb/s, not {text!r}"
+        )
+    return rate
+
+
+def parse_short_time(option: str, text: str) -> float:
+    """Seconds from `300us`, `0.5ms` or `2s`; 0 is allowed.
+
+    >>> parse_short_time("--latency", "0.5ms"), parse_short_time("--latency", "0")
+    (0.0005, 0.0)
+    """
+    match = _SHORT_TIME.fullmatch(text.strip())
+    if match is None or (not match[2] and float(match[1])):
+        raise ConfigError(f"{option} takes a time with its unit, such as 300us, 0.5ms or 2s, not {text!r}")
+    return float(match[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0, "": 0.0}[match[2]]
+
+
 def or_none(read: Callable[[str, str], Value]) -> Callable[[str, str], Value | None]:
     """A reader that also takes `none`, with which an option turns off what a study file turns on."""
     return lambda option, text: None if text.strip().lower() == "none" else read(option, text)
@@ -169,7 +202,9 @@ def parse_lengths(option: str, text: str) -> list[int | float]:
 
 def _rows(word: str) -> int | None:
     match = _WHOLE.fullmatch(word)
-    return None if match is None else int(match[1]) * (1024 if match[2] else 1)
+    if match is None:
+        return None
+    return int(match[3]) * 1024**2 if match[3] else int(match[1]) * (1024 if match[2] else 1)
 
 
 def _share(word: str) -> float | None:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from rich.console import RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from flashbench.analysis.blocks import block_word, with_block
@@ -134,3 +135,11 @@ def statuses_line(measurements: Iterable[AnyRow]) -> str:
     """`2 crashed, 1 too large`; a row that is ok but has no time counts as `no time`."""
     counts = Counter(STATUS_WORDS.get(row.status, "no time") for row in measurements)
     return ", ".join(f"{count} {word}" for word, count in counts.items())
+
+
+def dashed(lines: Iterable[str]) -> Table:
+    """Each line after a dash; a long one continues under its beginning."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for line in lines:
+        table.add_row("-", Text(line))
+    return table

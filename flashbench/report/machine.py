@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from flashbench.analysis.words import counted, settings_word, versions_word
-from flashbench.report.layout import NOT_STATED, caches_word
+from flashbench.report.layout import NOT_STATED, caches_word, dashed
 from flashbench.report.tones import Line, Tone
 from flashbench.report.units import format_bytes
 from flashbench.results.record import Machine, Results
@@ -28,7 +28,7 @@ def machine_report(results: Results) -> RenderableType:
     ]
     parts: list[RenderableType] = [Line(machine.host, Tone.STRONG), _table(sections)]
     if results.warnings:
-        parts += [Text(), Line("Advice", Tone.STRONG), _list(results.warnings)]
+        parts += [Text(), Line("Advice", Tone.STRONG), dashed(results.warnings)]
     return Group(*parts)
 
 
@@ -117,14 +117,6 @@ def _table(sections: Iterable[Rows]) -> Table:
         table.add_row()
         for name, value in rows:
             table.add_row(name, Text(value) if value else Line(NOT_STATED))
-    return table
-
-
-def _list(lines: Sequence[str]) -> Table:
-    """Each line after a dash; a long one continues under its beginning."""
-    table = Table.grid(padding=(0, 1, 0, 0))
-    for line in lines:
-        table.add_row("-", Text(line))
     return table
 
 

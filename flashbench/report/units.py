@@ -142,3 +142,35 @@ def format_p(p_value: float) -> str:
     ('0.016', '1.000', '<0.001')
     """
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Three digits in the unit that a reader would choose, from microseconds to days.
+
+    >>> [format_seconds(s) for s in (0.0, 2e-5, 0.0123, 1.5, 90.0, 5400.0, 200_000.0, 10**6)]
+    ['0 s', '20.0 us', '12.3 ms', '1.50 s', '90.0 s', '90.0 min', '55.6 h', '11.6 days']
+    """
+    if not seconds:
+        return "0 s"
+    for unit, size, end in (("us", 1e-6, 1e-3), ("ms", 1e-3, 1.0), ("s", 1.0, 120.0), ("min", 60.0, 7200.0)):
+        if seconds < end:
+            return f"{_three_digits(seconds / size)} {unit}"
+    hours = seconds / 3600
+    return f"{_three_digits(hours)} h" if hours < 72 else f"{_three_digits(hours / 24)} days"
+
+
+def format_link(rate: float) -> str:
+    """Bytes a second, in powers of 1000 as networks count: `25.0 GB/s`.
+
+    >>> format_link(12.5e9), format_link(800.0)
+    ('12.5 GB/s', '800 B/s')
+    """
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while rate >= 999.5 and len(units) > 1:
+        rate /= 1000
+        units.pop(0)
+    return f"{_three_digits(rate)} {units[0]}/s"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:#.3g}".rstrip(".") if value < 999.5 else f"{value:,.0f}"

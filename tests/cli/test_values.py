@@ -14,9 +14,11 @@ from flashbench.cli.values import (
     parse_block_sizes,
     parse_choices,
     parse_lengths,
+    parse_link,
     parse_seconds,
     parse_seed,
     parse_share,
+    parse_short_time,
     parse_whole,
     parse_wholes,
     parse_window,
@@ -35,6 +37,8 @@ PARSERS: list[Callable[[str, str], object]] = [
     parse_above_zero,
     parse_window,
     parse_lengths,
+    parse_link,
+    parse_short_time,
     lambda option, text: parse_choices(option, text, {"one": 1, "two": 2}),
     lambda option, text: parse_bytes(text, name=option),
 ]
@@ -81,3 +85,37 @@ def test_choices_may_be_one_word_only() -> None:
     assert parse_choices("--option", "one,two", {"one": 1, "two": 2}) == [1, 2]
     with pytest.raises(ConfigError, match="--option takes one or two, not 'one,two'"):
         parse_choices("--option", "one,two", {"one": 1, "two": 2}, many=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("25GB/s", 25e9),
+        ("25 GB/s", 25e9),
+        ("100Gb/s", 12.5e9),
+        ("100Gbit/s", 12.5e9),
+        ("12.5GiB/s", 12.5 * 1024**3),
+        ("1TB/s", 1e12),
+        ("8b/s", 1.0),
+        (".5kB/s", 500.0),
+    ],
+)
+def test_a_link_is_in_bytes_or_in_bits(text: str, rate: float) -> None:
+    assert parse_link("--link", text) == rate
+
+
+@pytest.mark.parametrize("text", ["25", "25GB", "GB/s", "0GB/s", "-1GB/s", "25gB", "25Gx/s", "1eGB/s"])
+def test_a_link_without_its_unit_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--link takes bytes or bits a second, such as 25GB/s"):
+        parse_link("--link", text)
+
+
+def test_a_short_time_has_a_unit_unless_it_is_0() -> None:
+    found = [parse_short_time("--latency", text) for text in ("300us", "0.5 ms", "2s", "0", "0ms")]
+    assert found == pytest.approx([3e-4, 5e-4, 2.0, 0.0, 0.0])
+    with pytest.raises(ConfigError, match="--latency takes a time with its unit"):
+        parse_short_time("--latency", "1")
+
+
+def test_an_m_is_1024_times_a_k() -> None:
+    assert parse_wholes("--option", "16M,1m,1024k") == [16 * 1024**2, 1024**2, 1024**2]

@@ -12,6 +12,8 @@ try:
 except ModuleNotFoundError as error:
     raise missing(error, "flashbench.integrations.dask", "cluster") from error
 
+from flashbench.chunks.memory import WorkerMemory, worker_memory
 from flashbench.integrations.dask.attention import attention, attention_backward
+from flashbench.integrations.dask.placement import Placement
 
-__all__ = ["attention", "attention_backward"]
+__all__ = ["Placement", "WorkerMemory", "attention", "attention_backward", "worker_memory"]

@@ -11,13 +11,22 @@ import dask.array as da
 import numpy as np
 
 from flashbench.arguments import Call, check
+from flashbench.chunks.parts import Part, Places, places_of, steps_of
 from flashbench.errors import AttentionError
 from flashbench.extras import Extras
-from flashbench.integrations.dask.parts import Part, parts_of, ring_order
 from flashbench.integrations.dask.tasks import Setting
 from flashbench.problem import AttentionProblem, Direction
 
-Places = tuple[range, ...]  # the rows of each chunk along one axis
+Block = tuple[int, int]  # numbers of a chunk of batch and of a chunk of heads
+
+
+class Step(NamedTuple):
+    """One chunk of keys and the chunks of queries that see it."""
+
+    block: Block
+    setting: Setting
+    keys: int
+    pairs: list[tuple[int, tuple[Part, ...]]]  # a chunk of queries, and what it sees of the keys
 
 
 class Grid(NamedTuple):
@@ -32,7 +41,7 @@ class Grid(NamedTuple):
     def places(self) -> tuple[Places, Places, Places, Places]:
         """Along batch, heads, queries and keys."""
         batch, heads, queries, _ = self.q.chunks
-        return _places(batch), _places(heads), _places(queries), _places(self.k.chunks[2])
+        return places_of(batch), places_of(heads), places_of(queries), places_of(self.k.chunks[2])
 
     def setting(self, sequences: range, heads: range) -> Setting:
         """The options of this chunk of batch and heads."""
@@ -45,18 +54,21 @@ class Grid(NamedTuple):
         """The sinks of this chunk of heads; None without sinks."""
         return None if self.extras.sinks is None else self.extras.sinks[heads.start : heads.stop]
 
-    def pairs(self, sequences: range) -> Iterator[tuple[int, int, tuple[Part, ...]]]:
-        """(chunk of queries, chunk of keys, parts) of all pairs that are not hidden.
+    def blocks(self) -> Iterator[tuple[Block, range, range]]:
+        """(its numbers, its sequences, its heads) of each chunk of batch and heads of q."""
+        batch, heads, _, _ = self.places()
+        for (b, sequences), (h, of_heads) in itertools.product(enumerate(batch), enumerate(heads)):
+            yield (b, h), sequences, of_heads
 
-        They come step by step of the ring. In a step no chunk of queries comes twice, and no two chunks of
-        keys either if there are as many of them.
-        """
+    def steps(self) -> list[Step]:
+        """All pairs that are not hidden, in the order in which they are computed: that of `steps_of`."""
+        found = []
         _, _, queries, keys = self.places()
-        orders = [ring_order(i, len(queries), len(keys)) for i in range(len(queries))]
-        for step, i in itertools.product(range(len(keys)), range(len(queries))):
-            j = orders[i][step]
-            if parts := parts_of(self.problem, sequences, queries[i], keys[j]):
-                yield i, j, parts
+        for block, sequences, heads in self.blocks():
+            setting = self.setting(sequences, heads)
+            steps = steps_of(self.problem, sequences, queries, keys)
+            found += [Step(block, setting, j, pairs) for j, pairs in steps]
+        return found
 
 
 def grid_of(
@@ -110,8 +122,3 @@ def _check_array(name: str, x: Any, ndim: int) -> None:
 def _filled(sizes: tuple[int, ...]) -> tuple[int, ...]:
     """Without empty chunks."""
     return tuple(size for size in sizes if size)
-
-
-def _places(sizes: tuple[int, ...]) -> Places:
-    ends = itertools.accumulate(sizes)
-    return tuple(range(end - size, end) for end, size in zip(ends, sizes, strict=True))

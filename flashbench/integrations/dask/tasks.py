@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +12,19 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from flashbench.arguments.arrays import accumulator_dtype, as_published, as_stored
+from flashbench.chunks.parts import Part
 from flashbench.dtypes import DTYPES, Dtype
 from flashbench.engines import Array
 from flashbench.engines.features import sinks_gradient
 from flashbench.extras import Extras
 from flashbench.functional import AttentionOutput, attention, attention_backward
-from flashbench.integrations.dask.parts import Part
 from flashbench.merge import merge_attention
 from flashbench.problem import AttentionProblem
 
 KeyGradients = tuple[Array, Array]
+
+# Numbers of o. So that a merge takes little memory beside its result.
+_MERGED_AT_ONCE = 2**17
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,22 +70,40 @@ class Setting:
         return np.asarray(sliding_window_view(of_diagonals, keys, axis=-1)[..., ::-1, :])
 
 
+Chunks = tuple[Array, ...]  # of one chunk of queries, or of keys: what `together` loaded
+
+
+def together(after: object, *chunks: Array) -> Chunks:
+    """Chunks as one result, which travels as one. `after` is what has to be done before."""
+    return chunks
+
+
+def nothing(found: object) -> None:
+    """Says that `found` is there, in a result that costs nothing to send."""
+
+
 def attend(
-    setting: Setting, parts: Sequence[Part], before: AttentionOutput | None, q: Array, k: Array, v: Array
+    setting: Setting, parts: Sequence[Part], before: AttentionOutput | None, queries: Chunks, keys: Chunks
 ) -> AttentionOutput:
     """Attention of a chunk of queries to the key chunks so far: merges one more into `before`.
 
-    It is in float64 for every dtype, so that a long chain of merges adds no rounding that counts.
+    queries: (q,). keys: (k, v). The result is in float64 for every dtype, so that a long chain of merges adds
+    no rounding that counts.
     """
-    q, k, v = map(setting.numbers, (q, k, v))
+    q, k, v = map(setting.numbers, (*queries, *keys))
     o = np.zeros((*q.shape[:3], v.shape[3]))
     lse = np.full(q.shape[:3], -np.inf)
     for part in parts:
-        rows, keys = part.of_queries, part.of_keys
-        o[rows], lse[rows] = attention(q[rows], k[keys], v[keys], return_lse=True, **setting.options(part))
-    if before is None:
-        return AttentionOutput(o, lse)
-    return merge_attention([before.o, o], [before.lse, lse])
+        rows, of_keys = part.of_queries, part.of_keys
+        options = setting.options(part)
+        o[rows], lse[rows] = attention(q[rows], k[of_keys], v[of_keys], return_lse=True, **options)
+    if before is not None:
+        batch, heads, *of_head = o.shape
+        step = max(1, _MERGED_AT_ONCE // math.prod(of_head))
+        for b, h in itertools.product(range(batch), range(0, heads, step)):
+            at = b, slice(h, h + step)
+            o[at], lse[at] = merge_attention([before.o[at], o[at]], [before.lse[at], lse[at]])
+    return AttentionOutput(o, lse)
 
 
 def finish(
@@ -103,29 +126,27 @@ def pair_gradients(
     parts: Sequence[Part],
     dq: Array | None,
     dk_dv: KeyGradients | None,
-    do: Array,
-    q: Array,
-    k: Array,
-    v: Array,
-    o: Array,
-    lse: Array,
+    queries: Chunks,
+    keys: Chunks,
 ) -> tuple[Array, KeyGradients]:
     """dq of a chunk of queries, and dk and dv of a chunk of keys: adds their pair's share to the sums so far.
 
-    o and lse are those of all keys. A pair's probabilities are exp(s - lse), and delta is the sum of do * o,
-    so the share needs nothing of other pairs. The sums are in the accumulator's dtype.
+    queries: (do, q, o, lse), o and lse those of all keys. keys: (k, v). A pair's probabilities are
+    exp(s - lse), and delta is the sum of do * o, so the share needs nothing of other pairs. The sums are in
+    the accumulator's dtype.
     """
-    do, q, k, v, o = map(setting.numbers, (do, q, k, v, o))
+    *of_queries, lse = queries
+    do, q, o, k, v = map(setting.numbers, (*of_queries, *keys))
     dq = np.zeros_like(q) if dq is None else dq.copy()
     dk, dv = map(np.zeros_like, (k, v)) if dk_dv is None else map(np.copy, dk_dv)
     for part in parts:
-        rows, keys = part.of_queries, part.of_keys
-        arrays = do[rows], q[rows], k[keys], v[keys], o[rows], lse[rows]
+        rows, of_keys = part.of_queries, part.of_keys
+        arrays = do[rows], q[rows], k[of_keys], v[of_keys], o[rows], lse[rows]
         share = attention_backward(*arrays, **setting.options(part))
         with np.errstate(invalid="ignore"):  # NaN and infinity are valid results
             dq[rows] += share.dq
-            dk[keys] += share.dk
-            dv[keys] += share.dv
+            dk[of_keys] += share.dk
+            dv[of_keys] += share.dv
     return dq, (dk, dv)
 
 
@@ -134,8 +155,9 @@ def finish_gradient(setting: Setting, shape: tuple[int, ...], found: Array | Non
     return setting.publish(np.zeros(shape) if found is None else found)
 
 
-def sinks_share(problem: AttentionProblem, sinks: Array, do: Array, o: Array, lse: Array) -> Array:
-    """The share of a chunk of queries in dsinks, (num_heads of the chunk,)."""
+def sinks_share(problem: AttentionProblem, sinks: Array, queries: Chunks) -> Array:
+    """The share of a chunk of queries (do, q, o, lse) in dsinks, (num_heads of the chunk,)."""
+    do, _, o, lse = queries
     do, o = (as_stored(x, problem.dtype) for x in (do, o))
     share = sinks_gradient(problem, Extras(sinks=sinks), do, o, lse)
     assert share is not None

@@ -101,10 +101,10 @@ class Dispatch:
         self._running.clear()
 
     def _more_may_come(self) -> bool:
-        """Whether a host may still come that the ledger has not met."""
-        return self._ledger.each_node and (
-            self.workers.unknown or not self._ledger.total or self._to_come() is not None
-        )
+        """Whether a host may still come that should measure the study too."""
+        if not self._ledger.each_node:
+            return False
+        return self.workers.unknown or not self._ledger.total or self._to_come() is not None
 
     def _to_come(self) -> str | None:
         return self._coming(self.workers.present, self.workers.most)

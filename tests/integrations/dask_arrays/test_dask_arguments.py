@@ -72,7 +72,7 @@ def test_o_and_lse_of_other_shapes_are_named() -> None:
 
 def test_help_shows_the_options() -> None:
     names = "q, k, v, *, softmax_scale=None, causal=False, window=(None, None), softcap=None, "
-    names += "alibi_slopes=None, sinks=None, key_lengths=None, return_lse=False"
+    names += "alibi_slopes=None, sinks=None, key_lengths=None, return_lse=False, in_flight=None"
     parameters = inspect.signature(attention).parameters.values()
     bare = inspect.Signature([p.replace(annotation=p.empty) for p in parameters])
     assert str(bare) == f"({names})"

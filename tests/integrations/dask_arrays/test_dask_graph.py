@@ -29,8 +29,8 @@ from helpers.support import assert_close
 from hypothesis import given, settings
 
 import flashbench
+from flashbench.chunks.parts import parts_of
 from flashbench.integrations.dask import attention
-from flashbench.integrations.dask.parts import parts_of
 from flashbench.integrations.dask.tasks import Setting, attend, pair_gradients
 from flashbench.problem import AttentionProblem
 
@@ -100,7 +100,11 @@ def cluster() -> Any:
     """A client of two worker processes."""
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",
+            host="127.0.0.1",
         ) as local,
         distributed.Client(local, set_as_default=False) as client,
     ):
@@ -115,14 +119,16 @@ def test_a_task_writes_into_nothing_that_it_gets() -> None:
         parts_of(problem, range(BATCH), range(ROWS), range(ROWS)),
         Setting("float64", 0.3, None, None),
     )
-    before = attend(setting, parts, None, made.q, made.k, made.v)
+    queries, keys = (made.q,), (made.k, made.v)
+    before = attend(setting, parts, None, queries, keys)
     sums = made.q * 2, (made.k * 3, made.v * 4)
     for x in (*made, *before, sums[0], *sums[1]):
         x.flags.writeable = False
-    o, lse = attend(setting, parts, before, made.q, made.k, made.v)
+    o, lse = attend(setting, parts, before, queries, keys)
     assert_close(o, before.o, 1e-14)  # the same keys twice
     assert_close(lse, before.lse + np.log(2), 1e-14)
-    dq, (dk, dv) = pair_gradients(setting, parts, *sums, made.do, made.q, made.k, made.v, *before)
+    given = made.do, made.q, *before
+    dq, (dk, dv) = pair_gradients(setting, parts, *sums, given, keys)
     whole = flashbench.attention_backward(made.do, made.q, made.k, made.v, *before, softmax_scale=0.3)
     for mine, start, theirs in zip((dq, dk, dv), (sums[0], *sums[1]), whole, strict=True):
         assert_close(mine - start, theirs, 1e-14)

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -343,6 +345,41 @@ def test_nothing_is_left_running(two_hosts: Any) -> None:
     ) and time.monotonic() < end:
         time.sleep(0.2)
     assert not left
+
+
+def dask(*words: str) -> subprocess.Popen[bytes]:
+    """A scheduler or a worker by Dask's own command, on loopback."""
+    on_loopback = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
+    return subprocess.Popen([sys.executable, "-m", "dask", *words, *on_loopback], stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.grid
+def test_nothing_is_left_running_without_a_scheduler(tmp_path: Path) -> None:
+    """Dask's worker would wait for its task; a new cluster on its host would then measure beside it."""
+    file = tmp_path / "scheduler.json"
+    started = [dask("scheduler", "--port", "0", "--scheduler-file", os.fspath(file))]
+    resources = ("--nthreads", "1", "--resources", "bench=1", "--local-directory", os.fspath(tmp_path))
+    started.append(dask("worker", "--scheduler-file", os.fspath(file), *resources))
+    measuring: list[psutil.Process] = []
+
+    def kill_the_scheduler(step: Progress) -> None:
+        if any(host.total for host in step.hosts) and not measuring:
+            of_worker = psutil.Process(started[1].pid).children(recursive=True)
+            measuring.extend(one for one in of_worker if "host_process" in " ".join(one.cmdline()))
+            started[0].kill()
+
+    try:
+        while not file.exists():
+            time.sleep(0.1)
+        address = json.loads(file.read_text())["address"]
+        with pytest.raises(ClusterError, match="does not answer any more"):
+            measured(replace(STUDY, rounds=200), address, on_progress=kill_the_scheduler)
+        assert measuring
+        assert psutil.wait_procs(measuring, timeout=10)[1] == []
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait()
 
 
 @pytest.mark.grid

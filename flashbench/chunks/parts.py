@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from flashbench.problem import AttentionProblem, Window
+
+Places = tuple[range, ...]  # the rows of each chunk along one axis
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,13 @@ class Part:
     window: Window  # of attention with causal_alignment="top-left" on these queries and keys
 
     @property
+    def scores(self) -> int:
+        """Visible (query, key) pairs of one head, over these sequences."""
+        queries, keys = (side.stop - side.start for side in (self.queries, self.keys))
+        sequences: int = self.sequences.stop - self.sequences.start
+        return sequences * _scores(queries, keys, self.window)
+
+    @property
     def of_queries(self) -> tuple[slice, slice, slice]:
         """The index of these queries in a chunk (batch, num_heads, seqlen_q, ...)."""
         return self.sequences, slice(None), self.queries
@@ -28,6 +38,41 @@ class Part:
     def of_keys(self) -> tuple[slice, slice, slice]:
         """The index of these keys in a chunk (batch, num_kv_heads, seqlen_k, ...)."""
         return self.sequences, slice(None), self.keys
+
+
+def places_of(sizes: Sequence[int]) -> Places:
+    """The rows of chunks with these sizes.
+
+    >>> places_of((3, 2))
+    (range(0, 3), range(3, 5))
+    """
+    ends = itertools.accumulate(sizes)
+    return tuple(range(end - size, end) for end, size in zip(ends, sizes, strict=True))
+
+
+def steps_of(
+    problem: AttentionProblem, sequences: range, queries: Places, keys: Places
+) -> Iterator[tuple[int, list[tuple[int, tuple[Part, ...]]]]]:
+    """(chunk of keys, [(chunk of queries, what it sees)]): pairs that are not hidden, in their order.
+
+    A step is one chunk of keys with all chunks of queries that see it, in the order of `spread`, in which
+    workers share them out. So a chunk of keys is wanted for a short time, and every worker wants it then.
+    """
+    order = sorted(range(len(queries)), key=spread)
+    for j, of_j in enumerate(keys):
+        seen = ((i, parts_of(problem, sequences, queries[i], of_j)) for i in order)
+        if pairs := [(i, parts) for i, parts in seen if parts]:
+            yield j, pairs
+
+
+def owners_of(chunks: Collection[int], workers: int) -> dict[int, int]:
+    """The number of the worker of each of these chunks of queries: neighbours by `spread` share one.
+
+    >>> owners_of(range(4), 2)
+    {0: 0, 2: 0, 1: 1, 3: 1}
+    """
+    order = sorted(chunks, key=spread)
+    return {i: place * workers // len(order) for place, i in enumerate(order)}
 
 
 def parts_of(problem: AttentionProblem, sequences: range, queries: range, keys: range) -> tuple[Part, ...]:
@@ -72,13 +117,18 @@ def _part(
     return Part(sequences, slice(first_query, end_query), slice(first_key, end_key), diagonal, window)
 
 
-def ring_order(chunk: int, query_chunks: int, key_chunks: int) -> Sequence[int]:
-    """The key chunks in the order in which a chunk of queries goes through them: from its own place backward.
+def spread(chunk: int) -> int:
+    """Sort key of chunks: neighbours in this order are far apart, and each part of it is spread over all.
 
-    In each step the chunks of queries are at different chunks of keys, so none is wanted by all at once.
+    It is the number with its bits in reverse (van der Corput's sequence).
 
-    >>> ring_order(1, 4, 4)
-    [1, 0, 3, 2]
+    >>> sorted(range(8), key=spread)
+    [0, 4, 2, 6, 1, 5, 3, 7]
     """
-    own = chunk * key_chunks // query_chunks
-    return [(own - step) % key_chunks for step in range(key_chunks)]
+    return int(f"{chunk:064b}"[::-1], 2)
+
+
+@functools.lru_cache(maxsize=1024)  # most pairs of chunks are alike
+def _scores(queries: int, keys: int, window: Window) -> int:
+    alike = AttentionProblem.of(queries, seqlen_k=keys, causal_alignment="top-left", window=window)
+    return alike.visible_pairs

@@ -1,0 +1,1 @@
+"""Attention on many hosts, computed before it is run: tasks, bytes, memory and time."""
