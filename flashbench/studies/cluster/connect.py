@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 from flashbench.errors import ConfigError, mid_sentence
@@ -15,8 +17,6 @@ from flashbench.studies.cluster.slurm import start_jobs
 
 _RULE = "--cluster takes tcp://HOST:PORT, local:N or slurm:FILE.yaml"
 _CONNECT_S = 10
-# Ctrl-C on a terminal goes to the command and to its workers. It is the command's to handle.
-_IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 class Connection(NamedTuple):
@@ -33,12 +33,9 @@ def connected(spec: str) -> Iterator[Connection]:
     Raises ConfigError for a wrong address or file, and EngineError if a package is missing.
     """
     kind, _, rest = spec.partition(":")
-    try:
-        from distributed import Client
-    except ModuleNotFoundError as error:
-        raise missing(error, "--cluster", "cluster") from error
+    client_of = _client_type()
     if "://" in spec:
-        with _client(Client, spec) as client:
+        with _client(client_of, spec) as client:
             yield Connection(client)
         return
     if kind == "local":
@@ -47,8 +44,23 @@ def connected(spec: str) -> Iterator[Connection]:
         started, coming = start_jobs(rest)
     else:
         raise ConfigError(f"{_RULE}, not {spec!r}")
-    with started as cluster, Client(cluster, set_as_default=False) as client:
+    with started as cluster, client_of(cluster, set_as_default=False) as client:
         yield Connection(client, coming)
+
+
+def _client_type() -> Any:
+    try:
+        from distributed import Client
+    except ModuleNotFoundError as error:
+        raise missing(error, "--cluster", "cluster") from error
+
+    class ClosedByWith(Client):  # type: ignore[misc]
+        """Dask's own closes itself when collected. One that never connected waits 20 s for that, in vain."""
+
+        def __del__(self) -> None:
+            pass
+
+    return ClosedByWith
 
 
 def _client(client_of: Any, address: str) -> Any:
@@ -72,13 +84,32 @@ def _local(spec: str, count: str) -> tuple[Any, Coming]:
 
     if not count.isdecimal() or int(count) < 1:
         raise ConfigError(f"--cluster local:N takes a number of workers from 1 up, not {spec!r}")
-    cluster = LocalCluster(
-        n_workers=int(count),
-        threads_per_worker=1,
-        resources={RESOURCE: 1},
-        host=LOOPBACK,
-        scheduler_kwargs=NO_DASHBOARD,
-        preload=_IGNORE_INTERRUPTS,
-        silence_logs=logging.CRITICAL,
-    )
+    with _without_interrupts():
+        cluster = LocalCluster(
+            n_workers=int(count),
+            threads_per_worker=1,
+            memory_limit=0,
+            resources={RESOURCE: 1},
+            host=LOOPBACK,
+            scheduler_kwargs=NO_DASHBOARD,
+            silence_logs=logging.CRITICAL,
+        )
     return cluster, lambda present, most: "its processes start" if most < int(count) else None
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Threads and processes that begin here never get SIGINT, and this thread gets it at the end.
+
+    Ctrl-C on a terminal goes to the command and to its workers. It is the command's to handle, and a worker
+    that it ends while it starts would make Dask fail.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # its start, with the first process, would let SIGINT through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

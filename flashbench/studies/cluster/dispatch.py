@@ -205,7 +205,7 @@ class Dispatch:
             return
         if (why := self._to_come()) is not None:
             self._say(f"waiting for {why}")
-        elif refused := list(self.workers.refused.values()):
+        elif not self._number and (refused := list(self.workers.refused.values())):
             raise ClusterError("; ".join(refused))
         elif _ANY in missed and self._number:
             self._ledger.stop("no worker is left")

@@ -96,9 +96,12 @@ def _read(pipe: IO[bytes], found: queue.SimpleQueue[bytes | None]) -> None:
 
 
 def _is_cancelled(worker: Any, key: str) -> bool:
-    """Whether nobody waits for the task: its client cancelled it, or is gone."""
+    """Whether nobody waits for the task: its client cancelled it or is gone, or the scheduler is.
+
+    Without its scheduler a worker closes, and waits half a minute for its task.
+    """
     state = worker.state.tasks.get(key)
-    return state is None or state.state == "cancelled"
+    return state is None or state.state == "cancelled" or worker.status.name == "closing"
 
 
 def own_environment(set_by_dask: Iterable[str] | None = None) -> dict[str, str]:

@@ -74,10 +74,20 @@ class Workers:
             if address not in present or address in self.known:
                 continue
             reason = refusal(self._own, found)
-            if reason is None and not isinstance(found, BaseException):
-                worker = Worker(address, found["host"], found["machine"], found["cpu"])
+            if isinstance(found, BaseException):
+                self.refused[address] = f"worker {address} is refused: {reason}"
+                continue
+            worker = Worker(address, found["host"], found["machine"], found["cpu"])
+            reason = reason or self._of_another_machine(worker)
+            if reason is None:
                 self.known[address] = worker
                 yield worker
             else:
-                host = "" if isinstance(found, BaseException) else f" on {found['host']}"
-                self.refused[address] = f"worker {address}{host} is refused: {reason}"
+                self.refused[address] = f"worker {address} on {worker.host} is refused: {reason}"
+
+    def _of_another_machine(self, worker: Worker) -> str | None:
+        """Why a worker must not measure whose host is called as another machine: one would hide the other."""
+        for other in self.known.values():
+            if other.host == worker.host and other.machine != worker.machine:
+                return f"{other.address} on another machine has this name; set FLASHBENCH_NODE of both"
+        return None

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -173,6 +175,59 @@ def test_a_worker_with_another_kernel_is_refused_and_others_measure(
 
 
 @pytest.mark.grid
+def test_a_refused_worker_does_not_end_a_run_whose_other_worker_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flashbench.studies.cluster import workers
+
+    monkeypatch.setattr(workers, "refusal", lambda _, found: "no" if found["host"] == "node1" else None)
+    with hosts(["node1", "node2"]) as cluster:
+        killed: list[psutil.Process] = []
+
+        def kill_once(step: Progress) -> None:
+            if step.news is not None and "begins on" in step.news and not killed:
+                killed.append(workers_of(cluster)[1])
+                killed[0].kill()
+
+        results = measured(STUDY, cluster, on_progress=kill_once)
+    assert results.complete, results.warnings
+    assert {task.machine.host for task in results.hosts} == {"node2"}
+    assert sum(row.note is not None for row in results.rows) == 1
+
+
+@pytest.mark.grid
+def test_two_machines_of_one_name_are_not_taken_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker's address stands for its machine: on this one they cannot differ."""
+    from flashbench.studies.cluster import workers
+
+    ask = workers.Workers._ask
+
+    def ask_machine(self: workers.Workers, address: str) -> None:
+        ask(self, address)
+        of, found = self._answers.get()
+        assert not isinstance(found, BaseException)
+        self._answers.put((of, {**found, "machine": of}))
+
+    monkeypatch.setattr(workers.Workers, "_ask", ask_machine)
+    with hosts(["localhost", "localhost"]) as cluster:
+        results = measured(STUDY, cluster, each_node=True)
+    assert [task.machine.host for task in results.hosts] == ["localhost"]
+    assert not results.complete
+    (warning,) = [line for line in results.warnings if "refused" in line]
+    assert "on localhost is refused: tcp://" in warning
+    assert "on another machine has this name; set FLASHBENCH_NODE of both" in warning
+
+
+@pytest.mark.grid
+def test_lengths_do_not_wait_for_workers_that_nobody_needs(
+    two_hosts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with jobs of SLURM that wait in the queue."""
+    monkeypatch.setattr(dispatch.Dispatch, "_to_come", lambda _: "a job of SLURM: PENDING (Resources)")
+    assert measured(STUDY, two_hosts).complete
+
+
+@pytest.mark.grid
 def test_no_worker_and_no_scheduler_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "WAIT_S", 1.0)
     with hosts([]) as cluster, pytest.raises(ClusterError, match="has no worker"):
@@ -290,6 +345,41 @@ def test_nothing_is_left_running(two_hosts: Any) -> None:
     ) and time.monotonic() < end:
         time.sleep(0.2)
     assert not left
+
+
+def dask(*words: str) -> subprocess.Popen[bytes]:
+    """A scheduler or a worker by Dask's own command, on loopback."""
+    on_loopback = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
+    return subprocess.Popen([sys.executable, "-m", "dask", *words, *on_loopback], stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.grid
+def test_nothing_is_left_running_without_a_scheduler(tmp_path: Path) -> None:
+    """Dask's worker would wait for its task; a new cluster on its host would then measure beside it."""
+    file = tmp_path / "scheduler.json"
+    started = [dask("scheduler", "--port", "0", "--scheduler-file", os.fspath(file))]
+    resources = ("--nthreads", "1", "--resources", "bench=1", "--local-directory", os.fspath(tmp_path))
+    started.append(dask("worker", "--scheduler-file", os.fspath(file), *resources))
+    measuring: list[psutil.Process] = []
+
+    def kill_the_scheduler(step: Progress) -> None:
+        if any(host.total for host in step.hosts) and not measuring:
+            of_worker = psutil.Process(started[1].pid).children(recursive=True)
+            measuring.extend(one for one in of_worker if "host_process" in " ".join(one.cmdline()))
+            started[0].kill()
+
+    try:
+        while not file.exists():
+            time.sleep(0.1)
+        address = json.loads(file.read_text())["address"]
+        with pytest.raises(ClusterError, match="does not answer any more"):
+            measured(replace(STUDY, rounds=200), address, on_progress=kill_the_scheduler)
+        assert measuring
+        assert psutil.wait_procs(measuring, timeout=10)[1] == []
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait()
 
 
 @pytest.mark.grid
