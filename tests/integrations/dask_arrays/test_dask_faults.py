@@ -41,7 +41,7 @@ MADE = arrays(rows=384, keys=384)
 
 def attentions() -> list[Any]:
     """o, lse and gradients, lazy; loading their chunks takes a second or so."""
-    chunked = MADE.chunked(32, 48)
+    chunked = MADE.chunked(48, 64)
     return lazy(chunked._replace(**{n: getattr(chunked, n).map_blocks(slowly) for n in "qkv"}), **OPTIONS)
 
 
@@ -62,7 +62,8 @@ def test_killed_workers_change_no_bit(expected: list[Any]) -> None:
     draw = random.Random(0)
     hit = 0
     # LocalCluster gives up a worker that is away so long after a kill, even if it is away for a second kill.
-    with local_cluster(config={"distributed.deploy.lost-worker-timeout": "1 hour"}) as client:
+    settings = {"distributed.deploy.lost-worker-timeout": "1 hour", "distributed.comm.timeouts.connect": "5s"}
+    with local_cluster(config=settings) as client:
         start = time.monotonic()
         assert_bits(client.gather(client.compute(attentions())), expected)
         longest = time.monotonic() - start
