@@ -38,6 +38,9 @@ from flashbench.studies.cluster.parts import AnyStudy
 STUDY = Study(engines=["numpy"], seq_lens=[16, 24], rounds=1, repeats=1, threads=1, memory=False)
 
 
+JOBS = "jobs: 1\ncores: 1\nmemory: 0\ninterface: lo"
+
+
 @pytest.fixture(scope="module")
 def two_hosts() -> Iterator[Any]:
     with hosts(["node1", "node2"]) as cluster:
@@ -248,9 +251,17 @@ def test_a_wrong_address_is_named(word: str) -> None:
         ("jobs: 0", "must have jobs, a number of workers from 1 up, not 0"),
         ("[1", "is not YAML"),
         ("text", "must name settings of SLURMCluster and jobs"),
+        ("jobs: true", "must have jobs, a number of workers from 1 up, not True"),
         ("jobs: 1\ncores: 1", "must have memory, which SLURMCluster needs"),
+        (f"{JOBS}99", "'lo99' is not a valid network interface"),
+        (f"{JOBS}\nscheduler_options: 3", "SLURMCluster says: scheduler_options is a dict, not 3"),
+        (f"{JOBS}\nworker_extra_args: --lifetime", "worker_extra_args is a list, not '--lifetime'"),
+        (f"{JOBS}\njob_extra_directives: --exclusive", "job_extra_directives is a list, not"),
+        (f"{JOBS}\nlog_directory: /dev/null/logs", "/dev/null/logs cannot be made"),
     ],
 )
+# Dask's Cluster.__del__, of a cluster that was never made.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_wrong_file_of_slurm_is_named(tmp_path: Path, content: str, words: str) -> None:
     path = tmp_path / "jobs.yaml"
     path.write_text(content)
