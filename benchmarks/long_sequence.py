@@ -1,8 +1,10 @@
-"""Attention and its backward pass on Dask workers whose memory the keys and values do not fit into.
+r"""Attention and its backward pass on Dask workers whose memory the keys and values do not fit into.
 
-It takes some minutes, and `--workers` times the limit of memory:
+It takes a minute; the second line some more, for as many queries as keys, and 8 GiB of memory:
 
     python benchmarks/long_sequence.py
+    python benchmarks/long_sequence.py --workers 4 --limit 1.95 --seqlen 2048 --queries 2048 \
+        --heads 1024 --key-chunk 16
 
 Each worker is a process of one thread. k and v of the whole sequence exceed its limit of memory. Inputs are
 random numbers, made chunk by chunk; o, lse and the gradients are stored in a folder, a file a chunk. The
@@ -111,6 +113,8 @@ def measure(
     k, v = (numbers(problem.k_shape, key_chunk) for _ in range(2))
     with (
         tempfile.TemporaryDirectory() as name,
+        # It may drop a copy that is needed once more.
+        dask.config.set({"distributed.scheduler.active-memory-manager.start": False}),
         distributed.LocalCluster(
             n_workers=workers, threads_per_worker=1, memory_limit=limit,
             host="127.0.0.1", dashboard_address="127.0.0.1:0", local_directory=name,
@@ -173,18 +177,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--limit", type=float, default=1.95, help="GiB of a worker")
-    parser.add_argument("--seqlen", type=int, default=2048)
-    parser.add_argument("--queries", type=int, help="the last so many of the sequence; default: all")
-    parser.add_argument("--heads", type=int, default=1024)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--limit", type=float, default=0.7, help="GiB of a worker")
+    parser.add_argument("--seqlen", type=int, default=1536)
+    parser.add_argument("--queries", type=int, default=256, help="the last so many of the sequence")
+    parser.add_argument("--heads", type=int, default=512)
     parser.add_argument("--head-dim", type=int, default=64)
     parser.add_argument("--query-chunk", type=int, default=32)
-    parser.add_argument("--key-chunk", type=int, default=16)
+    parser.add_argument("--key-chunk", type=int, default=32)
     parser.add_argument("--dtype", default="float64")
     given = parser.parse_args()
     problem = AttentionProblem.of(
-        given.queries or given.seqlen, seqlen_k=given.seqlen, num_heads=given.heads, head_dim=given.head_dim,
+        given.queries, seqlen_k=given.seqlen, num_heads=given.heads, head_dim=given.head_dim,
         dtype=given.dtype, causal=True,
     )  # fmt: skip
     limit = int(given.limit * GIB)

@@ -15,8 +15,12 @@ import distributed
 
 from flashbench.integrations.dask import Placement
 
-# So that transfers and transitions of a whole test are in the logs.
-LONG_LOGS = {"distributed.admin.low-level-log-length": 200_000}
+SETTINGS = {
+    # Transfers and transitions of a whole test are in the logs.
+    "distributed.admin.low-level-log-length": 200_000,
+    # It may drop a copy that is needed once more.
+    "distributed.scheduler.active-memory-manager.start": False,
+}
 
 
 @contextmanager
@@ -32,7 +36,7 @@ def local_cluster(
     folder: for what they spill. memory_limit: of a worker, 0 for none.
     """
     with (
-        dask.config.set({**LONG_LOGS, **(config or {})}),
+        dask.config.set({**SETTINGS, **(config or {})}),
         distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,

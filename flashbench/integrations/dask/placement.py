@@ -11,8 +11,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from flashbench.chunks.parts import owners_of, spread
 
-# Tasks that belong on one worker: (token, chunk of batch, chunk of heads, "queries", "keys" or "steps", its
-# number). A step has the number of its chunk of keys.
+# Tasks that belong on one worker: (token, chunk of batch, chunk of heads, "queries" or "keys", chunk of them)
 Group = tuple[Any, ...]
 
 _KINDS = "load-queries|load-keys|pair|queries|keys|seen|sinks"
@@ -70,10 +69,7 @@ def _group(key: Any) -> Group:
     found = _NAME.fullmatch(key[0])
     assert found is not None
     block, chunk = key[1:3], key[3]
-    if found[1] == "load-keys":
-        return found[2], *block, "keys", chunk
-    # Backward a step is told to be done where its last pair was, which has the sums.
-    return found[2], *block, "steps" if found[1] == "seen" and len(key) == 4 else "queries", chunk
+    return found[2], *block, "keys" if found[1] == "load-keys" else "queries", chunk
 
 
 def _owners(keys: Collection[Any], workers: int) -> dict[Group, int]:
@@ -97,7 +93,6 @@ def _owners(keys: Collection[Any], workers: int) -> dict[Group, int]:
         in_order = sorted(chunks_of_queries, key=spread)
         loads = in_order[group[-1] % len(in_order)]
         owners[group] = owners[(*group[:3], "queries", loads)]
-        owners[(*group[:3], "steps", group[-1])] = owners[(*group[:3], "queries", in_order[-1])]
     return owners
 
 

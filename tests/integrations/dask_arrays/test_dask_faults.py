@@ -162,6 +162,7 @@ def scheduler_and_workers(folder: Path) -> Iterator[tuple[distributed.Client, in
             process.wait(30)
 
 
+@pytest.mark.grid
 def test_a_killed_scheduler_is_an_error_and_the_next_run_gives_the_result(
     expected: list[Any], tmp_path: Path
 ) -> None:
