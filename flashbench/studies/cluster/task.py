@@ -107,7 +107,8 @@ def _is_cancelled(worker: Any, key: str) -> bool:
 def own_environment(set_by_dask: Iterable[str] | None = None) -> dict[str, str]:
     """This worker's environment, less what Dask's nanny sets and the numbers of threads.
 
-    Our worker processes set their own numbers of threads, and a study sees every core of the host.
+    Our worker processes set their own numbers of threads, and a study sees every core of the host. What is
+    flashbench's stays: the nanny's settings may name the host.
     """
     if set_by_dask is None:
         import dask
@@ -115,4 +116,8 @@ def own_environment(set_by_dask: Iterable[str] | None = None) -> dict[str, str]:
         names = ("distributed.nanny.environ", "distributed.nanny.pre-spawn-environ")
         set_by_dask = [key for name in names for key in dask.config.get(name, {})]
     without = {*THREAD_VARIABLES, *set_by_dask}
-    return {name: value for name, value in os.environ.items() if name not in without}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in without or name.startswith("FLASHBENCH_")
+    }

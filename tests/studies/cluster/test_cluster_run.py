@@ -28,14 +28,19 @@ from flashbench.studies.study import Study
 
 pytest.importorskip("distributed")
 
+from dask.config import set as dask_settings
 from helpers.clusters import hosts
 
 from flashbench.studies.cluster import dispatch, run_on_cluster
 from flashbench.studies.cluster.dispatch import ClusterError
 from flashbench.studies.cluster.parts import AnyStudy
+from flashbench.studies.cluster.task import own_environment
 
 # Its processes need no Numba but for the limits of the machine.
 STUDY = Study(engines=["numpy"], seq_lens=[16, 24], rounds=1, repeats=1, threads=1, memory=False)
+
+
+JOBS = "jobs: 1\ncores: 1\nmemory: 0\ninterface: lo"
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +108,24 @@ def test_threads_are_the_study_s_and_not_the_nanny_s() -> None:
         (host,) = measured(study, cluster).each_host
     assert host.measurements[0].threads == alone.measurements[0].threads
     assert host.processes["numpy"].environment == alone.processes["numpy"].environment
+
+
+def test_the_nanny_s_settings_do_not_reach_a_part_but_the_name_of_its_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else two hosts of one image would have one name, and the results of one would replace the other's."""
+    given = {"MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1", "FLASHBENCH_NODE": "node1"}
+    for name, value in (given | {"NUMBA_NUM_THREADS": "1", "PLAIN": "1"}).items():
+        monkeypatch.setenv(name, value)
+    with dask_settings({"distributed.nanny.environ": given}):
+        found = own_environment()
+    assert {name: found.get(name) for name in [*given, "NUMBA_NUM_THREADS", "PLAIN"]} == {
+        "MALLOC_TRIM_THRESHOLD_": None,
+        "OMP_NUM_THREADS": None,
+        "NUMBA_NUM_THREADS": None,
+        "FLASHBENCH_NODE": "node1",
+        "PLAIN": "1",
+    }
 
 
 @pytest.mark.grid
@@ -248,9 +271,17 @@ def test_a_wrong_address_is_named(word: str) -> None:
         ("jobs: 0", "must have jobs, a number of workers from 1 up, not 0"),
         ("[1", "is not YAML"),
         ("text", "must name settings of SLURMCluster and jobs"),
+        ("jobs: true", "must have jobs, a number of workers from 1 up, not True"),
         ("jobs: 1\ncores: 1", "must have memory, which SLURMCluster needs"),
+        (f"{JOBS}99", "'lo99' is not a valid network interface"),
+        (f"{JOBS}\nscheduler_options: 3", "SLURMCluster says: scheduler_options is a dict, not 3"),
+        (f"{JOBS}\nworker_extra_args: --lifetime", "worker_extra_args is a list, not '--lifetime'"),
+        (f"{JOBS}\njob_extra_directives: --exclusive", "job_extra_directives is a list, not"),
+        (f"{JOBS}\nlog_directory: /dev/null/logs", "/dev/null/logs cannot be made"),
     ],
 )
+# Dask's Cluster.__del__, of a cluster that was never made.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_wrong_file_of_slurm_is_named(tmp_path: Path, content: str, words: str) -> None:
     path = tmp_path / "jobs.yaml"
     path.write_text(content)
