@@ -12,7 +12,7 @@ from flashbench.studies.plan.layout import Layout
 
 # Nanoseconds for each number that a task merges or adds beside its kernel, on one core of an Intel Xeon
 # (Emerald Rapids): python benchmarks/plan_validation.py prints them. For rates from a results file.
-USUAL_MERGE_NS = {"fwd": 25.0, "bwd": 6.0}
+USUAL_MERGE_NS = {"fwd": 22.0, "bwd": 4.5}
 
 
 class PassRate(Record, frozen=True, kw_only=True):
