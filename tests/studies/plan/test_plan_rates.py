@@ -73,7 +73,8 @@ def test_rows_of_another_kind_do_not_count(other: Measurement) -> None:
 
 
 def test_of_a_clusters_hosts_the_slowest_counts() -> None:
-    hosts = [make_results([row(1024, slower=slower)]) for slower in (1.0, 1.5, 1.2)]
+    alike = [make_results([row(1024, slower=slower)]) for slower in (1.0, 1.5, 1.2)]
+    hosts = [replace(one, machine=replace(one.machine, host=f"node{n}")) for n, one in enumerate(alike)]
     results = replace(make_results([]), hosts=hosts)
     found = rates_of_file(results, "f", PROBLEM, ["fwd"], 4096)
     assert found.of("fwd").gflops == gflops(hosts[1].measurements[0])
