@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from flashbench.analysis.sizes import size_word
 from flashbench.analysis.words import DIRECTION_WORDS
 from flashbench.chunks.memory import in_flight_or_default, worker_memory
 from flashbench.errors import ConfigError
@@ -283,7 +284,7 @@ def _assumptions(passes: Sequence[PassPlan], rates: Rates, network: Network) -> 
         "stored in no time. A chunk of keys is loaded by one host, and travels once to each other that needs "
         "it.",
         "Every 2 s Dask drops chunks of keys that no pair of a host needs just then, and sends them again: "
-        f"at most {most:,} bytes of keys move in each direction.",
+        f"at most {size_word(most)} of keys move in each direction.",
         "A host receives one chunk after the other at the rate of --link, takes none of its cores for that, "
         "and sends without limit.",
         f"A message of Dask takes {1e3 * network.latency_s:g} ms ({hops} from a pair to the next), and its "
