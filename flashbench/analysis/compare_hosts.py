@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from flashbench.analysis.compare import Comparison, IncomparableError, Match, judged, match
+from flashbench.results.hosts import each_host
 from flashbench.results.one_line import one_line
 from flashbench.results.record import Results
 
@@ -69,4 +70,4 @@ def compare_hosts(
 
 
 def _by_name(results: Results) -> dict[str, Results]:
-    return {each.machine.host: each for each in results.each_host}
+    return {each.machine.host: each for each in each_host(results)}

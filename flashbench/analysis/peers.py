@@ -10,6 +10,7 @@ from flashbench.analysis.groups import grouped
 from flashbench.analysis.settings import comparable_settings
 from flashbench.analysis.sizes import with_unit
 from flashbench.errors import ResultsError
+from flashbench.results.hosts import each_host
 from flashbench.results.record import Results
 
 Value = TypeVar("Value", bound=Hashable)
@@ -30,7 +31,7 @@ def hosts_of(files: Iterable[tuple[str, Results]]) -> list[Host]:
     """
     found: dict[str, Host] = {}
     for file, results in files:
-        for each in results.each_host:
+        for each in each_host(results):
             name = each.machine.host
             if each.kind == "documented":
                 raise ResultsError(f"{file} holds documented figures, which are of no host")

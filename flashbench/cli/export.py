@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from flashbench.results.hosts import each_host
+
 EPILOG = (
     "Examples:\n"
     "  flashbench export results.json --format markdown\n"
@@ -69,7 +71,7 @@ def export(
         file = one_host(
             file, results, f"{format_} has one entry for each measurement, and no place for its host"
         )
-    measurements = [row for each in file.each_host for row in each.measurements]
+    measurements = [row for each in each_host(file) for row in each.measurements]
     if not file.rows:
         raise ResultsError(f"{results} has no measurements")
     left_out = [row for row in measurements if not chosen.takes(row)]

@@ -12,6 +12,7 @@ from flashbench.cli.groups import Output
 from flashbench.cli.say import say
 from flashbench.cli.streams import check_output, same_file
 from flashbench.errors import ConfigError, FlashbenchError
+from flashbench.results.hosts import each_host
 from flashbench.results.record import Results
 from flashbench.results.store import encode
 from flashbench.results.stream import GrowingFile
@@ -94,7 +95,7 @@ class ResultFiles:
         empty = ["nothing was measured"] if is_empty(results) else []
         of_hosts = [
             f"{host.machine.host}: {line}"
-            for host in (results.each_host if results.hosts else ())
+            for host in (each_host(results) if results.hosts else ())
             for line in host.warnings
         ]
         for line in [*results.warnings, *of_hosts, *empty]:

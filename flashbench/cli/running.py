@@ -16,6 +16,7 @@ from flashbench.cli.say import say
 from flashbench.errors import ConfigError
 from flashbench.report.across_hosts import across_report
 from flashbench.report.hosts import across_of, host_line
+from flashbench.results.hosts import each_host
 from flashbench.results.record import Results
 from flashbench.studies import runner
 from flashbench.studies.shortage import shortage_lines
@@ -83,7 +84,7 @@ def report_each_host(console: Console, results: Results, report: Callable[[Conso
 
     Below them are the verdicts on hosts that measured the same.
     """
-    for number, one in enumerate(results.each_host):
+    for number, one in enumerate(each_host(results)):
         if results.hosts:
             if number:
                 console.print()

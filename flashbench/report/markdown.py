@@ -12,6 +12,7 @@ from flashbench.report.infer import infer_markdown
 from flashbench.report.layout import NO_POINT, machine_lines, study_title
 from flashbench.report.profile import profile_sections
 from flashbench.report.train import train_markdown
+from flashbench.results.hosts import each_host
 from flashbench.results.record import Results
 
 
@@ -24,7 +25,7 @@ def results_markdown(results: Results) -> str:
     if not results.hosts:
         return _of_host(results)
     blocks = []
-    for each in results.each_host:
+    for each in each_host(results):
         blocks += [f"## {escape_markdown(str(host_line(each)))}", _of_host(each).rstrip()]
     across = across_of(results)
     blocks += ["## Hosts against their peers", across_markdown(across).rstrip()] if across else []

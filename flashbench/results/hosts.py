@@ -9,10 +9,11 @@ from msgspec.structs import replace
 from flashbench.results.record import Machine, Results
 
 
-def by_host(results: Results) -> list[Results]:
+def each_host(results: Results) -> list[Results]:
     """The results of each host, in the order in which they came; of one machine: the results themselves.
 
-    A host's tasks become one file, with the settings of the whole study.
+    A host's tasks become one file, with the settings of the whole study. Results of different hosts are never
+    pooled.
     """
     if not results.hosts:
         return [results]

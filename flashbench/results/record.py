@@ -324,13 +324,6 @@ class Results(Record, frozen=True, kw_only=True):
         return "each_node" in self.config
 
     @property
-    def each_host(self) -> list[Results]:
-        """The results of one machine each. Results of different hosts are never pooled."""
-        from flashbench.results.hosts import by_host  # here, as it needs this module
-
-        return by_host(self)
-
-    @property
     def study(self) -> dict[str, Any]:
         """The settings of the study. A duel keeps those of its study apart from its own."""
         found: dict[str, Any] = self.config.get("study", self.config)

@@ -14,6 +14,7 @@ import msgspec
 
 from flashbench.errors import ResultsError, mid_sentence
 from flashbench.results.beside import digest
+from flashbench.results.hosts import each_host
 from flashbench.results.record import SCHEMA_VERSION, Results
 from flashbench.results.upgrade import STEPS, upgrade
 from flashbench.texts import indented_json
@@ -127,7 +128,7 @@ def load(path: str | os.PathLike[str]) -> Results:
 def load_measurements(path: str | os.PathLike[str]) -> Results:
     """`load` a file of measurements. Also raises ResultsError if the file holds rows of whole models."""
     results = load(path)
-    hosts = results.each_host
+    hosts = each_host(results)
     has_steps, has_tests = any(each.training for each in hosts), any(each.inference for each in hosts)
     kind = "train" if has_steps else "infer" if has_tests else results.kind
     if kind in _OF_MODELS:
@@ -156,7 +157,7 @@ def one_host(results: Results, path: str, rule: str) -> Results:
 
     Raises ResultsError if there are several.
     """
-    first, *others = results.each_host
+    first, *others = each_host(results)
     if others:
         raise ResultsError(
             f"{path} holds {1 + len(others)} hosts: {rule}",

@@ -11,6 +11,7 @@ from helpers.fake_results import make_measurement, make_results
 from msgspec.structs import replace
 
 from flashbench.cli.progress import show_progress
+from flashbench.results.hosts import each_host
 from flashbench.results.record import Results
 from flashbench.results.store import load
 from flashbench.studies.progress import HostProgress, Progress
@@ -88,7 +89,7 @@ def test_json_has_all_hosts(flashbench, fake_cluster, tmp_path: Path) -> None:
     path = tmp_path / "nodes.json"
     assert flashbench(*WORDS, "--each-node", "--save", str(path)).code == 0
     assert fake_cluster.asked["each_node"]
-    assert [one.machine.host for one in load(path).each_host] == ["node1", "node2"]
+    assert [one.machine.host for one in each_host(load(path))] == ["node1", "node2"]
 
 
 def test_each_host_has_a_chart_of_its_own(flashbench, fake_cluster, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from helpers.slurm import Slurm, needs_slurm, slurm
 from helpers.tls import needs_openssl, tls_settings
 
 from flashbench.errors import ConfigError
+from flashbench.results.hosts import each_host
 from flashbench.results.record import Results
 from flashbench.studies.progress import Progress
 from flashbench.studies.study import Study
@@ -54,8 +55,8 @@ def test_each_node_of_slurm_measures_the_study(nodes: Slurm, tmp_path: Path) -> 
     seen: list[Progress] = []
     results = measured(settings_file(nodes, tmp_path), on_progress=seen.append)
     assert results.complete, results.warnings
-    assert [host.machine.host for host in results.each_host] == ["node1", "node2"]
-    for host in results.each_host:
+    assert [host.machine.host for host in each_host(results)] == ["node1", "node2"]
+    for host in each_host(results):
         assert [row.problem.seqlen_q for row in host.measurements] == [16, 24]
     # Both nodes are this machine, so they take turns.
     assert max(sum(host.part is not None for host in step.hosts) for step in seen) == 1

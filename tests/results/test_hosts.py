@@ -5,6 +5,7 @@ from __future__ import annotations
 from helpers.fake_results import make_measurement, make_results
 from msgspec.structs import replace
 
+from flashbench.results.hosts import each_host
 from flashbench.results.record import Results
 from flashbench.results.store import encode, load
 
@@ -27,7 +28,7 @@ def whole(*tasks: Results) -> Results:
 
 def test_the_tasks_of_a_host_become_one_file_with_the_settings_of_the_study() -> None:
     results = whole(task("a", 16, 80.0), task("b", 32, 50.0), task("a", 64, 100.0, complete=False))
-    first, second = results.each_host
+    first, second = each_host(results)
     assert (first.machine.host, second.machine.host) == ("a", "b")
     assert [row.problem.seqlen_q for row in first.measurements] == [16, 64]
     assert first.config == {"seq_lens": [16, 32, 64], "threads": 2, "each_node": False}
@@ -40,7 +41,7 @@ def test_the_tasks_of_a_host_become_one_file_with_the_settings_of_the_study() ->
 
 def test_a_file_of_one_machine_is_its_own_host() -> None:
     results = make_results([make_measurement("flash", 16)])
-    assert results.each_host == [results]
+    assert each_host(results) == [results]
     assert not results.of_cluster
 
 

@@ -22,6 +22,7 @@ from flashbench.report.hosts import across_of
 from flashbench.report.page.table import Heading, Table, make_table
 from flashbench.report.tones import Cell
 from flashbench.report.units import format_p
+from flashbench.results.hosts import each_host
 
 # More lines of one engine cannot be told apart in a chart, and more paragraphs are not read.
 MOST_SHOWN = 8
@@ -52,7 +53,7 @@ class Hosts:
         self.words: list[str] = []  # a paragraph for each file of hosts
         self.verdicts: list[Table] = []
         for file in files:
-            hosts = file.results.each_host
+            hosts = each_host(file.results)
             if not file.results.hosts:
                 self.sources.append(file)
                 self.shown.append(file)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from flashbench.features import FEATURES
 from flashbench.problem import AttentionProblem
 from flashbench.results.export.names import DIRECTIONS, named, with_cold_caches
+from flashbench.results.hosts import each_host
 from flashbench.results.peaks import peak_of
 from flashbench.results.record import Duel, Measurement, Process, Results
 
@@ -159,7 +160,7 @@ def render(results: Results) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    for file in results.each_host:
+    for file in each_host(results):
         writer.writerows(_rows(file))
     return text.getvalue()
 

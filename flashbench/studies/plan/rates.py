@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flashbench.dtypes import DTYPES, Dtype
 from flashbench.errors import ResultsError
 from flashbench.problem import AttentionProblem, Direction
+from flashbench.results.hosts import each_host
 from flashbench.results.record import Measurement, Record, Results
 from flashbench.studies.plan.layout import Layout
 
@@ -81,7 +82,7 @@ def rates_of_file(
     found: dict[Direction, PassRate] = {}
     for direction in directions:
         of_hosts = [
-            _chosen(host.measurements, problem, dtype, direction, chunk) for host in results.each_host
+            _chosen(host.measurements, problem, dtype, direction, chunk) for host in each_host(results)
         ]
         known = [rate for rate in of_hosts if rate is not None]
         if not known:
@@ -93,7 +94,7 @@ def rates_of_file(
             )
         found[direction] = min(known, key=lambda rate: rate.gflops)
     return Rates(
-        source=f"{name} ({results.each_host[0].machine.cpu})",
+        source=f"{name} ({each_host(results)[0].machine.cpu})",
         merge_source="those of one core of an Intel Xeon (Emerald Rapids): the file has none",
         forward=found.get("fwd"),
         backward=found.get("bwd"),

@@ -19,6 +19,7 @@ import pytest
 from msgspec.structs import replace
 
 from flashbench.errors import ConfigError, ResultsError
+from flashbench.results.hosts import each_host
 from flashbench.results.record import Results
 from flashbench.studies.infer import InferStudy
 from flashbench.studies.nothing import NothingToMeasureError
@@ -65,7 +66,7 @@ def test_lengths_are_shared_among_hosts(two_hosts: Any) -> None:
     assert results.complete
     assert not failed(results)
     assert lengths(results) == [16, 24]
-    assert {one.machine.host for one in results.each_host} <= {"node1", "node2"}
+    assert {one.machine.host for one in each_host(results)} <= {"node1", "node2"}
     for task in results.hosts:
         assert task.machine.cpu
         assert task.machine.libraries
@@ -82,7 +83,7 @@ def test_lengths_are_shared_among_hosts(two_hosts: Any) -> None:
 def test_each_node_measures_everything(two_hosts: Any) -> None:
     results = measured(STUDY, two_hosts, each_node=True)
     assert results.complete
-    first, second = results.each_host
+    first, second = each_host(results)
     assert [first.machine.host, second.machine.host] == ["node1", "node2"]
     for host in (first, second):
         assert [row.problem.seqlen_q for row in host.measurements] == [16, 24]
@@ -105,7 +106,7 @@ def test_threads_are_the_study_s_and_not_the_nanny_s() -> None:
     study = replace(STUDY, seq_lens=[16], threads=None)
     alone = run(study, command=[])
     with hosts(["node1"], environment={"NUMBA_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}) as cluster:
-        (host,) = measured(study, cluster).each_host
+        (host,) = each_host(measured(study, cluster))
     assert host.measurements[0].threads == alone.measurements[0].threads
     assert host.processes["numpy"].environment == alone.processes["numpy"].environment
 
