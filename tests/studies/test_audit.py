@@ -182,6 +182,7 @@ _OF_TORCH = ("causal", "one causal query", "shared heads", "bfloat16")
 RUNS = {  # what each library has
     "torch-math": _OF_TORCH,
     "torch-flash": _OF_TORCH,
+    "zentorch": _OF_TORCH,
     "jax": [name for name in SMALL if name != "softcap and ALiBi"],
     "onnxruntime": ["causal", "one causal query"],
     "flex": list(SMALL),
@@ -193,7 +194,7 @@ def test_programs_agree_with_the_formula_where_a_library_is_right(
     engine: str, name: str, tmp_path: Path
 ) -> None:
     """Else a program would show an error of its own."""
-    pytest.importorskip({"jax": "jax", "onnxruntime": "onnxruntime"}.get(engine, "torch"))
+    pytest.importorskip(engine if engine in ("jax", "onnxruntime", "zentorch") else "torch")
     made, problem = get_engine(engine), SMALL[name]
     assert refusal(made, problem, "fwd") is None
     script = script_of(made, Case("small", "small", problem), Explanation("inaccurate", "o"))

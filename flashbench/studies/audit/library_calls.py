@@ -65,6 +65,12 @@ def _torch_flash(problem: AttentionProblem) -> tuple[str, str]:
     return imports, body
 
 
+def _zentorch(problem: AttentionProblem) -> tuple[str, str]:
+    """The operator. Its lse is left out: the kernel that it usually runs never writes one."""
+    call = f"    o, _ = torch.ops.zentorch.zentorch_sdpa(q, k, v, 0.0, {problem.masked}, scale={problem.scale!r})"
+    return _torch("import zentorch  # registers its operators with torch", call, gradients=False)
+
+
 def _flex(problem: AttentionProblem) -> tuple[str, str]:
     offset = "0" if problem.causal_alignment == "top-left" else f"{problem.seqlen_k - problem.seqlen_q}"
     if problem.key_lengths is not None and problem.causal_alignment != "top-left":
@@ -192,6 +198,7 @@ spec.loader.exec_module(kernel)"""
 CALLS: Mapping[str, Call] = {
     "torch-flash": _torch_flash,
     "torch-math": _torch_math,
+    "zentorch": _zentorch,
     "flex": _flex,
     "jax": _jax,
     "onnxruntime": _onnxruntime,
