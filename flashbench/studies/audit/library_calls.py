@@ -67,7 +67,8 @@ def _torch_flash(problem: AttentionProblem) -> tuple[str, str]:
 
 def _zentorch(problem: AttentionProblem) -> tuple[str, str]:
     """The operator. Its lse is left out: the kernel that it usually runs never writes one."""
-    call = f"    o, _ = torch.ops.zentorch.zentorch_sdpa(q, k, v, 0.0, {problem.masked}, scale={problem.scale!r})"
+    operator = "torch.ops.zentorch.zentorch_sdpa"
+    call = f"    o, _ = {operator}(q, k, v, 0.0, {problem.masked}, scale={problem.scale!r})"
     return _torch("import zentorch  # registers its operators with torch", call, gradients=False)
 
 
