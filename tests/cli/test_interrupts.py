@@ -28,6 +28,7 @@ COMMANDS = {
     "export": [RESULTS, "--format", "csv"],
     "report": [RESULTS],
     "machine": ["--json", "-"],
+    "plan": ["--hosts", "2", "--seq-len", "1k", "--link", "1GB/s", "--json", "-"],
     "tune": ["--json", "-"],
     "engines": ["--json", "-"],
 }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,8 @@ def start_jobs(path: str) -> tuple[Any, Coming]:
     """
     settings = _read(Path(path))
     try:
-        from dask_jobqueue import SLURMCluster
+        with keeping_interrupts():
+            from dask_jobqueue import SLURMCluster
     except ModuleNotFoundError as error:
         raise missing(error, "--cluster slurm:FILE", "cluster") from error
     jobs = settings.pop("jobs", None)
@@ -54,6 +58,17 @@ def start_jobs(path: str) -> tuple[Any, Coming]:
         cluster.close()
         raise
     return cluster, _Queue(cluster)
+
+
+@contextmanager
+def keeping_interrupts() -> Iterator[None]:
+    """Put the handler of Ctrl-C back: dask_jobqueue's import replaces it by one that ends the process."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)
 
 
 def _arguments(settings: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,3 +71,25 @@ def test_a_slurm_that_does_not_answer_changes_nothing(cluster: SimpleNamespace) 
     assert coming(0) == expected
     cluster.says = None
     assert coming(0) == expected
+
+
+def test_ctrl_c_stays_the_command_s(tmp_path: Path) -> None:
+    """In a process of its own, as the import of dask_jobqueue replaces the handler the first time alone."""
+    pytest.importorskip("distributed")
+    path = tmp_path / "jobs.yaml"
+    path.write_text("jobs: 0")
+    program = f"""
+import signal, sys
+from flashbench.errors import ConfigError
+from flashbench.studies.cluster.slurm import start_jobs
+before = signal.getsignal(signal.SIGINT)
+try:
+    start_jobs({os.fspath(path)!r})
+except ConfigError as error:
+    print(error)
+assert "dask_jobqueue" in sys.modules
+assert signal.getsignal(signal.SIGINT) is before
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "must have jobs" in done.stdout
