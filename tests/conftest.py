@@ -29,6 +29,21 @@ def _no_tuned_blocks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         os.environ["FLASHBENCH_TUNED_DIR"] = before
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _own_environment(_no_tuned_blocks: None) -> Iterator[None]:
+    """What a module does to the environment ends with it.
+
+    Dask's nannies set variables of the process that starts them and leave them, also MALLOC_TRIM_THRESHOLD_,
+    which changes how much memory every later process takes.
+    """
+    before = dict(os.environ)
+    yield
+    current = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    for name in current.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if current.get(name, value) != value})
+
+
 @pytest.fixture(scope="module")
 def oracle() -> Iterator[Any]:
     """`engine="oracle"`: has every feature, and remembers the arguments of its last call."""

@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from flashbench.results.hosts import each_host
-
 EPILOG = (
     "Examples:\n"
     "  flashbench export results.json --format markdown\n"
@@ -58,6 +56,7 @@ def export(
     from flashbench.report.layout import statuses_line
     from flashbench.report.markdown import results_markdown
     from flashbench.results.export import FORMATS, Format
+    from flashbench.results.hosts import each_host
     from flashbench.results.store import load, load_measurements, one_host, write_whole
 
     formats = {
