@@ -10,7 +10,7 @@ from rich.text import Text
 
 from flashbench.analysis.words import DIRECTION_WORDS, counted
 from flashbench.features.words import window_word
-from flashbench.problem import AttentionProblem
+from flashbench.problem import AttentionProblem, Direction
 from flashbench.report.cells import fits_cell, size_cell
 from flashbench.report.grid import Column, grid_of
 from flashbench.report.layout import dashed
@@ -69,10 +69,9 @@ def _problem_words(problem: AttentionProblem) -> str:
     return ", ".join(words)
 
 
-def _rate_words(direction: str, rate: PassRate) -> str:
-    name = "forward" if direction == "fwd" else "backward"
+def _rate_words(direction: Direction, rate: PassRate) -> str:
     threads = "" if rate.threads is None else f", {counted(rate.threads, 'thread')}"
-    return f"a host, {name}: {rate.gflops:.4g} GFLOP/s at {rate.seqlen:,} keys{threads}"
+    return f"a host, {DIRECTION_WORDS[direction]}: {rate.gflops:.4g} GFLOP/s at {rate.seqlen:,} keys{threads}"
 
 
 def _word(each: PassPlan) -> str:
