@@ -22,12 +22,10 @@ from flashbench.studies.study import Study
 pytest.importorskip("dask_jobqueue")
 
 from distributed import Security
-from helpers.clusters import hosts
+from helpers.clusters import STUDY, hosts
 
 from flashbench.studies.cluster import dispatch, run_on_cluster
 from flashbench.studies.cluster.dispatch import ClusterError
-
-STUDY = Study(engines=["numpy"], seq_lens=[16, 24], rounds=1, repeats=1, threads=1, memory=False)
 
 
 def settings_file(nodes: Slurm, directory: Path, **others: Any) -> Path:

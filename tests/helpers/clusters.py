@@ -7,9 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 from distributed import Nanny, Scheduler, SpecCluster
 
+from flashbench.results.record import Results
+from flashbench.studies.cluster import run_on_cluster
+from flashbench.studies.cluster.parts import AnyStudy
+from flashbench.studies.study import Study
+
 BENCH = {"bench": 1}
+# Its processes need no Numba but for the limits of the machine.
+STUDY = Study(engines=["numpy"], seq_lens=[16, 24], rounds=1, repeats=1, threads=1, memory=False)
 
 
 @contextmanager
@@ -43,3 +51,18 @@ def hosts(
         workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL, security=security
     ) as cluster:
         yield cluster
+
+
+def measured(study: AnyStudy, cluster: Any, *, each_node: bool = False, **options: Any) -> Results:
+    """cluster: a cluster of Dask, or a word of --cluster."""
+    address = cluster if isinstance(cluster, str) else cluster.scheduler_address
+    return run_on_cluster(study, cluster=address, each_node=each_node, command=["flashbench"], **options)
+
+
+def lengths(results: Results) -> list[int]:
+    return sorted(row.problem.seqlen_q for task in results.hosts for row in task.measurements)
+
+
+def workers_of(cluster: Any) -> list[psutil.Process]:
+    """The processes of the workers, not of their nannies' helpers."""
+    return [psutil.Process(nanny.pid) for nanny in cluster.workers.values() if nanny.pid is not None]
